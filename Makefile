@@ -1,0 +1,46 @@
+# `make test` and `make demo` set everything up on a machine with Python 3.11 or newer, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup test quick check format documents demo bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## Make a virtual environment with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ckptman needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: $(READY)  ## Run all tests
+	$(BIN)/python -m pytest
+
+quick: $(READY)  ## Run the tests that take no more than seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(READY)  ## Lint, format, types, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/ckptman report --project TASK_MAPPING.md --check
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+documents: $(READY)  ## Write the generated documents
+	$(BIN)/ckptman report --project TASK_MAPPING.md
+
+demo: $(READY)  ## Train a few short runs, ingest, validate, report
+	PATH="$(abspath $(BIN)):$$PATH" sh tests/demo.sh demo
+
+bench: $(READY)  ## Run the benchmarks
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
