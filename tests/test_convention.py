@@ -1,0 +1,128 @@
+"""The convention file: it loads, it is checked, and a lab's file extends it without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckptman.convention_file import BUILT_IN, built_in, find_file, load_convention
+from ckptman.errors import ConfigurationError
+from ckptman.grid import cells, task_of
+from ckptman.naming import naming_of
+from ckptman.placement import place_of
+
+
+def extended(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "ckptman.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_built_in_grid_is_the_published_one() -> None:
+    grid = built_in().grids["main"]
+    configurations = sum(len(cells(grid, regime, "full")) for regime in grid.regimes) * len(grid.k)
+    assert configurations == 84
+    assert len(grid.seeds) == 3
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_convention(extended(tmp_path, "")).groups == built_in().groups
+
+
+def test_numbering_can_be_chosen(tmp_path: Path) -> None:
+    assert load_convention(extended(tmp_path, "numbering: merged\n")).numbering == "merged"
+    assert load_convention(extended(tmp_path, "numbering: merged\n"), numbering="full").numbering == "full"
+
+
+WORKED_EXAMPLE = """\
+name:
+  fields:
+    wd: {config: weight_decay, type: float, optional: true, after: nodup, title: Weight decay}
+  examples:
+    - Final_N128_d128_H1_L1_npos1_mlp0_ln1_lenmix_trainK2to8_testK17to32_nodup1_wd0.1_iters40000.pt
+groups:
+  "decay_k{K}": {layernorm: true, regime: dynamic, grid: decay, example: decay_k8}
+grids:
+  decay:
+    k: [8, 16]
+    seeds: [1, 2]
+    axes: {n_layers: [1, 2], weight_decay: [0.0, 0.1]}
+    regimes: {dynamic: {axes: [n_layers, weight_decay], set: {train_min_k: 2}}}
+    numberings: {full: {}, merged: {}}
+"""
+
+
+def test_a_lab_adds_a_field_a_group_and_a_grid_without_python(tmp_path: Path) -> None:
+    convention = load_convention(extended(tmp_path, WORKED_EXAMPLE))
+    config = {
+        "vocab_n": 128, "n_embd": 128, "n_heads": 1, "n_layers": 2, "without_pos": True, "use_mlp": False,
+        "use_layernorm": True, "length_mode": "mix", "train_min_k": 2, "train_max_k": 8, "test_min_k": 17,
+        "test_max_k": 32, "allow_duplicates": False, "weight_decay": 0.1, "wandb_group": "decay_k8", "seed": 2,
+    }  # fmt: skip
+    name = naming_of(convention).name_for(config, convention.prefixes[1], 40000)
+    assert name.endswith("_nodup1_wd0.1_iters40000.pt")
+    assert naming_of(convention).parse(name).values["weight_decay"] == 0.1
+    assert task_of(convention.grids["decay"], "dynamic", "full", config) == 3
+    place = place_of(config, convention, source_group="decay_k8")
+    assert str(place.run_folder(convention)) == "with_layernorm/dynamic/decay_k8/task_0003/seed_2"
+    # Names without the new field still parse.
+    assert naming_of(convention).parse(built_in().name_examples[0])
+
+
+def test_the_worked_example_is_the_documented_one() -> None:
+    readme = Path(__file__).parents[1] / "README.md"
+    assert WORKED_EXAMPLE in readme.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("numberin: merged\n", "did you mean 'numbering'"),
+        ("numbering: merge\n", "did you mean 'merged'"),
+        ("numbering: {a: 1}\n", "numbering must be text"),
+        ("- a list\n", "must be a mapping"),
+        ("version: 2\n", "version 2"),
+        ("name: {fields: {L: {config: n_layers, typ: int}}}\n", "unknown key 'typ'"),
+        ("name: {fields: {L: {config: n_layers, type: integer}}}\n", "must be one of int, bool"),
+        ("name: {fields: {wd: {config: weight_decay, type: float, after: nodupe}}}\n", "did you mean 'nodup'"),
+        ("name: {fields: {wd_: {config: weight_decay, type: float}}}\n", "a tag is made of letters"),
+        ("name: {fields: {wd: {config: weight_decay, type: float}}}\n", "does not follow the naming convention"),
+        ("name: {fields: {trainK: {config: [train_min_k]}}}\n", "a range has two keys"),
+        ("name: {fields: {L: {inverted: true}}}\n", "only a bool can be inverted"),
+        ("name: {examples: [nonsense.pt]}\n", "nonsense.pt"),
+        ('groups: {"x_{K}": {layernorm: true, regime: dynamic, grid: main, example: y_8}}\n', "is not of this pattern"),
+        ('groups: {"x_k{K}": {layernorm: true, regime: dynamic, grid: man, example: x_k8}}\n', "no grid 'man'"),
+        ('groups: {"x/k{K}": {layernorm: true, regime: dynamic, grid: main, example: x/k8}}\n', "letters, digits"),
+        ('groups: {"x": {layernorm: true, regime: dynamic, grid: main, example: x}}\n', "must hold {K}"),
+        ('groups: {"no_such_k{K}": null}\n', "takes a key away"),
+        ("grids: {main: {seeds: [1, 1]}}\n", "stands there twice"),
+        ("grids: {main: {axes: {n_layers: []}}}\n", "a list with something in it"),
+        ("grids: {main: {regimes: {fixed: {axes: [n_layer]}}}}\n", "no axis 'n_layer'"),
+        ("folders: {run: seed}\n", "must hold {seed} once"),
+        ("folders: {run: '../{seed}'}\n", "letters, digits"),
+        ("families: {layernorm: {folders: {with: a, without: a}}}\n", "two folders of one level"),
+        ("a: &x 1\nb: *x\n", "anchor"),
+        ("numbering: full\nnumbering: merged\n", "twice"),
+        ("title: !!python/object/apply:os.system [true]\n", "python"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_convention(extended(tmp_path, text))
+    assert told in error.value.message
+    assert "ckptman.yaml" in error.value.message
+
+
+def test_the_nearest_file_going_up_counts(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    outer = extended(tmp_path, "")
+    assert find_file(deep) == outer
+    inner = extended(tmp_path / "a", "")
+    assert find_file(deep) == inner
+    assert find_file(deep / "not" / "there") == inner
+
+
+def test_the_built_in_file_is_in_the_package() -> None:
+    assert BUILT_IN.is_file()

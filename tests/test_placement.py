@@ -1,0 +1,80 @@
+"""Where a run belongs: by its configuration, never by the folder it lay in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckptman.config import TrainConfig
+from ckptman.convention_file import built_in, load_convention
+from ckptman.errors import RefusedError
+from ckptman.placement import place_of
+
+
+def config(**values: Any) -> dict[str, Any]:
+    return TrainConfig(**{"train_max_k": 8, "wandb_group": "len_gen_k8", **values}).to_dict()
+
+
+def folder(values: dict[str, Any], **said: Any) -> str:
+    return str(place_of(values, built_in(), **said).run_folder(built_in()))
+
+
+def test_the_four_families() -> None:
+    fixed = {"train_min_k": 8}
+    assert folder(config()) == "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
+    assert folder(config(**fixed)) == "with_layernorm/fixed/len_gen_single_k8/task_0003/seed_1337"
+    assert folder(config(use_layernorm=False)) == "without_layernorm/dynamic/len_gen_no_ln_k8/task_0006/seed_1337"
+    assert (
+        folder(config(use_layernorm=False, **fixed))
+        == "without_layernorm/fixed/len_gen_single_no_ln_k8/task_0003/seed_1337"
+    )
+
+
+def test_the_source_folder_has_no_say_in_a_known_group() -> None:
+    assert folder(config(), source_group="len_gen_k4", source_task=2) == folder(config())
+
+
+def test_a_known_name_that_says_something_else_gives_way_to_the_configuration() -> None:
+    assert folder(config(wandb_group="len_gen_k16"), source_group="len_gen_k16").split("/")[2] == "len_gen_k8"
+
+
+def test_a_group_of_no_known_pattern_keeps_its_name_and_its_task() -> None:
+    place = place_of(config(train_min_k=8, n_layers=5), built_in(), source_group="huang_LN_fixed50", source_task=17)
+    assert str(place.folder) == "with_layernorm/fixed/huang_LN_fixed50/task_0017"
+    with pytest.raises(RefusedError) as error:
+        place_of(config(), built_in(), source_group="huang_LN_fixed50")
+    assert error.value.code == "no-task"
+
+
+def test_the_merged_numbering_tells_mlp_runs_apart() -> None:
+    merged = load_convention(numbering="merged")
+    folders = [str(place_of(config(use_mlp=mlp), merged).run_folder(merged)) for mlp in (False, True)]
+    assert folders == [
+        "with_layernorm/dynamic/len_gen_k8/task_0002/seed_1337-mlp0",
+        "with_layernorm/dynamic/len_gen_k8/task_0002/seed_1337-mlp1",
+    ]
+
+
+def test_an_unknown_seed_has_a_folder_too() -> None:
+    values = config()
+    del values["seed"]
+    assert folder(values).endswith("/seed_unknown")
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", ".hidden", "a\nb", "a\x1b[31m", "a\\b", "x" * 201])
+def test_a_group_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
+    assert place_of(config(), built_in(), source_group="odd name [red]", source_task=1).group == "odd name [red]"
+    with pytest.raises(RefusedError) as error:
+        place_of(config(), built_in(), source_group=name, source_task=1)
+    assert error.value.code == "unsafe-group"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [("use_layernorm", None, "no-family"), ("train_max_k", "8", "no-family"), ("n_layers", 3, "off-grid")],
+)
+def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code: str) -> None:
+    with pytest.raises(RefusedError) as error:
+        folder({**config(), key: value})
+    assert error.value.code == code
