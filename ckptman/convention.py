@@ -71,9 +71,12 @@ class CheckpointRules:
 
 @dataclass(frozen=True)
 class RawLayout:
-    """Names of the folders that training leaves."""
+    """Names of the files and folders that training leaves."""
 
     saved_models: str
+    wandb: str
+    state: str
+    status: str
     wandb_runs: tuple[str, ...]
     wandb_ignored: tuple[str, ...]
 

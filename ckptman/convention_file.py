@@ -333,6 +333,9 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
 def _build_raw(section: _Section) -> RawLayout:
     raw = RawLayout(
         saved_models=section.get("saved_models", _word),
+        wandb=section.get("wandb", _word),
+        state=section.get("state", _word),
+        status=section.get("status", _word),
         wandb_runs=section.get("wandb_runs", _list_of(_word)),
         wandb_ignored=section.get("wandb_ignored", _list_of(_word)),
     )

@@ -83,7 +83,7 @@ def _decode(source: str | bytes, max_bytes: int) -> str:
         fix = "Check that this is the file you meant."
         raise _BadYamlError(f"{size}; at most {max_bytes:,} are read", code="yaml-too-large", fix=fix)
     if isinstance(source, str):
-        return source.removeprefix("\ufeff")
+        return source
     try:
         return source.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -110,7 +110,7 @@ class _Builder:
         return value
 
     def _value(self, event: Any, depth: int) -> object:
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        if event.anchor is not None:  # an alias has one too
             sign = "alias *" if isinstance(event, yaml.AliasEvent) else "anchor &"
             raise _at(event, f"{sign}{event.anchor} is not allowed", code="yaml-alias", fix="Write the value out.")
         if depth > MAX_DEPTH:

@@ -58,6 +58,7 @@ def test_an_empty_document_is_none() -> None:
 
 def test_bytes_and_text_give_the_same() -> None:
     assert load_yaml("\ufeffa: ü".encode(), "x") == load_yaml("a: ü", "x") == {"a": "ü"}
+    assert load_yaml("\ufeffa: ü", "x") == {"a": "ü"}
 
 
 def test_what_pyyaml_writes_is_read_back() -> None:
