@@ -1,0 +1,178 @@
+"""The `ckptman` program: the command table, options that commands share, and the one place where errors end.
+
+Exit status: 0 done and clean, 1 done with findings or something refused, 2 wrong usage or configuration, 3 a fault of
+the program or the machine, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import ckptman
+from ckptman.cli.text import console, plain
+from ckptman.convention import Convention
+from ckptman.convention_file import find_file, load_convention
+from ckptman.errors import CkptmanError, ConfigurationError, UsageError
+from ckptman.tree import dump_json
+
+DEFAULT_ROOT = "checkpoints"
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ckptman",
+    help="Sort, check and document the model checkpoints of a training grid.",
+    epilog="Start with: ckptman ingest RAW_OUTPUTS, then ckptman validate, then ckptman report.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Root = Annotated[Path, typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", help="The organized tree.")]
+Numbering = Annotated[
+    str | None,
+    typer.Option(
+        "--numbering", envvar="CKPTMAN_NUMBERING", metavar="NAME", help="Numbering of the tasks: full or merged."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ckptman {ckptman.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            envvar="CKPTMAN_CONFIG",
+            metavar="FILE",
+            help="Rules and settings; by default the nearest ckptman.yaml in the tree or above it.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if config is not None and not config.is_file():
+        raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
+    context.obj = config
+    file = config or find_file(Path.cwd())
+    if file is not None and context.invoked_subcommand is not None:
+        settings = dict(load_convention(file).settings)
+        if "root" in settings:
+            settings["root"] = str(file.parent / str(settings["root"]))
+        context.default_map = _defaults(context, settings, file)
+
+
+def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:
+    """The rules for a tree: `--config`, else the nearest ckptman.yaml in or above the tree, else the built-in ones."""
+    return load_convention(context.obj or find_file(root), numbering=numbering)
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command."""
+    sys.stdout.write(dump_json(document).decode("ascii"))
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    console(stderr=True).print(plain("WARNING ", "bold yellow") + plain(message))
+
+
+def main() -> None:
+    """Entry point of the `ckptman` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line, and return its exit status. Every error ends here."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can hold undecodable bytes
+    try:
+        status = int(_command().main(arguments or ["--help"], prog_name="ckptman", standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        return _usage_error(error)
+    except CkptmanError as error:
+        _print_error(error.message, error.fix)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader of the pipe has gone; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except Exception as error:
+        return _bug(error, arguments)
+    if status == INTERRUPTED:
+        _print_error("interrupted", "Run the same command again: it goes on from where it was.")
+    return status
+
+
+def _command() -> Any:
+    # Imported here, so that each command module can import this one for its shared options.
+    from ckptman.cli import commands
+
+    commands.register()
+    return typer.main.get_command(app)
+
+
+def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The settings of a ckptman.yaml as defaults for the options of each command."""
+    commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]  # the app is a group of commands
+    options = {name: {parameter.name for parameter in command.params} for name, command in commands.items()}
+    known = {str(option) for names in options.values() for option in names}
+    for key in settings:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(
+                f"{file}: settings: no command has an option {key!r}{hint}",
+                code="bad-convention",
+                fix="Settings are defaults for options, such as `mode: hardlink` for --mode.",
+            )
+    return {name: {key: settings[key] for key in settings if key in names} for name, names in options.items()}
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f"See: {context.command_path} --help" if context is not None else ""
+    _print_error(error.format_message(), hint)
+    return 2
+
+
+def _print_error(message: str, fix: str) -> None:
+    talk = console(stderr=True)
+    talk.print(plain("ERROR ", "bold red") + plain(message))
+    if fix:
+        talk.print(plain("  ") + plain(fix))
+
+
+def _bug(error: Exception, arguments: list[str]) -> int:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ckptman-bug-", suffix=".log", delete=False, errors="backslashreplace"
+        ) as log:
+            log.write(f"ckptman {ckptman.__version__}, Python {sys.version}\n{arguments!r}\n\n")
+            log.write("".join(traceback.format_exception(error)))
+        where = f"The details are in {log.name}; please report them."
+    except OSError:
+        where = "The details could not be saved."
+    _print_error(f"this is a fault in ckptman: {type(error).__name__}: {error}", where)
+    return 3

@@ -1,0 +1,207 @@
+"""`ckptman ingest`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
+from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
+from ckptman.ingest import IngestResult, ingest
+from ckptman.ingest_plan import Trust
+from ckptman.overwritten import LostFiles
+from ckptman.sources import Refusal
+from ckptman.transfer import Mode
+
+_MOST_LINES = 12
+"""Lines shown of each kind; --verbose shows all."""
+
+
+@app.command("ingest")
+def _ingest(
+    context: typer.Context,
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Raw outputs: the root, one group, one task, one run, or a tree.")
+    ],
+    root: Root = Path(DEFAULT_ROOT),
+    mode: Annotated[
+        Mode, typer.Option(envvar="CKPTMAN_MODE", help="How files get to their place; move removes the source.")
+    ] = Mode.COPY,
+    trust: Annotated[
+        Trust,
+        typer.Option(envvar="CKPTMAN_TRUST", help="Which decides where a name and the configuration disagree."),
+    ] = Trust.NEITHER,
+    settle: Annotated[
+        float,
+        typer.Option(
+            envvar="CKPTMAN_SETTLE",
+            min=0,
+            metavar="SECONDS",
+            help="A cut file younger than this may still be being written: it is deferred.",
+        ),
+    ] = 600.0,
+    checksum: Annotated[bool, typer.Option("--checksum", help="Read files again that look unchanged.")] = False,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Follow symbolic links below SRC.")
+    ] = False,
+    with_wandb: Annotated[
+        bool, typer.Option("--with-wandb", help="Keep each run's W&B folder beside its checkpoints.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
+    numbering: Numbering = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Sort raw outputs into the tree.
+
+    Each checkpoint goes where the configuration inside it says. Nothing is overwritten, and the source stays as it is
+    (but for --mode move). Doing it again places only what is new.
+
+    Example: ckptman ingest /scratch/grid_outputs --root checkpoints --dry-run
+    """
+    with ByteProgress() as progress:
+        result = ingest(
+            source,
+            root,
+            convention=convention_for(context, root, numbering),
+            mode=mode,
+            trust=trust,
+            settle=settle,
+            checksum=checksum,
+            follow_symlinks=follow_symlinks,
+            with_wandb=with_wandb,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    for message in result.warnings:
+        warn(message)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result, console(), verbose=verbose)
+    raise typer.Exit(1 if result.refused else 0)
+
+
+def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
+    """Print what an ingest did."""
+    most = None if verbose else _MOST_LINES
+    plan = result.plan
+    size = size_text(sum(row.size for row in result.placed))
+    runs = len({row.path.rpartition("/")[0] for row in result.placed})
+    if result.placed:
+        verb = "would place" if result.dry_run else "placed"
+        out.print(
+            plain(f"{verb} {count_text(len(result.placed), 'checkpoint')} of {count_text(runs, 'run')} ({size}) in ")
+            + plain(plan.root, "bold")
+        )
+    elif plan.unchanged or plan.duplicates:
+        out.print(plain("nothing to place: ", "bold") + plain("every checkpoint of the source is in the tree already"))
+    else:
+        out.print(plain("nothing to place: ", "bold") + plain(f"no checkpoint was found below {plan.source}"))
+    if result.placed and (verbose or result.dry_run):
+        _lines(out, [f"{row.source} → {row.path}" for row in result.placed], most)
+    else:
+        _groups(out, result)
+    if plan.unchanged:
+        out.print(plain(f"{count_text(len(plan.unchanged), 'checkpoint')} unchanged since the last ingest"))
+    if result.wandb_placed:
+        out.print(plain(f"{count_text(len(result.wandb_placed), 'W&B file')} kept beside the checkpoints"))
+    _section(
+        out,
+        f"{count_text(len(plan.duplicates), 'duplicate')}: the same bytes are in the tree",
+        [f"{item.source} = {item.same_as}" for item in plan.duplicates],
+        most,
+    )
+    _renumbered(out, result, most)
+    _overwritten(out, result, most)
+    _section(
+        out,
+        f"{count_text(len(plan.without_files), 'W&B run')} without a checkpoint",
+        [f"run {item.run.run_id}: {_why_no_file(item)}" for item in plan.without_files],
+        most,
+    )
+    _section(
+        out,
+        f"{count_text(len(plan.ambiguous), 'checkpoint')} that several W&B runs could have written (see run.json)",
+        [row.path for row in plan.ambiguous],
+        most,
+    )
+    _refusals(out, result.deferred, "deferred: it may still be being written", most)
+    _refusals(out, result.refused, "refused", None)
+    if result.placed and not result.dry_run:
+        out.print(plain(f"Next: ckptman validate --root {plan.root}", "dim"))
+
+
+def _why_no_file(item: LostFiles) -> str:
+    if item.missing:
+        return f"{', '.join(item.missing)} missing"
+    if item.run.last_iter is None:
+        return "nothing was logged"
+    return f"ended at iteration {item.run.last_iter}, before its first checkpoint"
+
+
+def _groups(out: Console, result: IngestResult) -> None:
+    counts = Counter(row.path.rsplit("/", 3)[0] for row in result.placed)
+    for folder, count in sorted(counts.items()):
+        out.print(plain(f"  {count:>5}  {folder}"))
+
+
+def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
+    """Files whose task id is another than at the source, told once a task."""
+    moved = Counter(
+        (row.path.rsplit("/", 3)[0].rpartition("/")[2], row.source_task, row.task)
+        for row in (*result.placed, *result.plan.unchanged)
+        if row.source_task is not None and row.source_task != row.task
+    )
+    if moved:
+        files = sum(moved.values())
+        lines = [
+            f"{group}: task {there} at the source is task {here} here ({count_text(count, 'file')})"
+            for (group, there, here), count in sorted(moved.items())
+        ]
+        _section(out, f"{count_text(files, 'file')} renumbered: the configuration decides, not the folder", lines, most)
+
+
+def _overwritten(out: Console, result: IngestResult, most: int | None) -> None:
+    runs = result.plan.overwritten
+    if runs:
+        tasks: dict[tuple[str, int, tuple[str, ...]], list[str]] = defaultdict(list)
+        for run in runs:
+            tasks[run.group, run.task, run.overwritten_by].append(f"{run.seed} (run {run.run_id})")
+        heading = (
+            f"{count_text(len(runs), 'run')} overwritten: a later run of the same task wrote files of the same names; "
+            "only the W&B records of these remain"
+        )
+        lines = [
+            f"{group} task {task}: seed {', '.join(lost)}, overwritten by run {', '.join(by) or '(unknown)'}"
+            for (group, task, by), lost in tasks.items()
+        ]
+        _section(out, heading, lines, most, style="yellow")
+    partly = [
+        f"{run.group} task {run.task} seed {run.seed} (run {run.run_id}): lost {', '.join(run.files)}"
+        for run in result.plan.partly_overwritten
+    ]
+    _section(out, f"{count_text(len(partly), 'run')} overwritten in part", partly, most, style="yellow")
+
+
+def _refusals(out: Console, items: tuple[Refusal, ...], what: str, most: int | None) -> None:
+    style = "bold red" if what == "refused" else "yellow"
+    lines = [f"{item.source}: {item.message} [{item.code}] {item.fix}" for item in items]
+    _section(out, f"{count_text(len(items), 'file')} {what}", lines, most, style=style)
+
+
+def _section(out: Console, heading: str, lines: list[str], most: int | None, *, style: str = "bold") -> None:
+    if lines:
+        out.print(plain(heading, style))
+        _lines(out, lines, most)
+
+
+def _lines(out: Console, lines: list[str], most: int | None) -> None:
+    for line in lines[:most]:
+        out.print(plain(f"  {line}"))
+    if most is not None and len(lines) > most:
+        out.print(plain(f"  … and {len(lines) - most} more (--verbose names all, --json too)", "dim"))

@@ -1,0 +1,53 @@
+"""Numbers and foreign strings as people read them: on a terminal and in the generated documents."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+
+def one_line(text: object) -> str:
+    """`text` on one line, with control characters, bidirectional marks and undecodable bytes spelled out.
+
+    A file name can hold anything; written as it is, it could move the cursor, reorder a line or forge one.
+    """
+    return "".join(_spelled(char) if _is_unsafe(char) else char for char in str(text))
+
+
+def size_text(count: int) -> str:
+    """Bytes for people, in decimal units: `1.05 MB`."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}"
+
+
+def count_text(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def natural_key(text: object) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts names as people do: `k4`, `k8`, `k16`. Different names have different keys."""
+    pieces = re.split(r"([0-9]+)", str(text))
+    numbers = tuple((0, int(p)) if i % 2 else (1, p) for i, p in enumerate(pieces))
+    return (*numbers, (2, str(text)))  # `k04` and `k4` are one number, but not one name
+
+
+def path_key(path: PurePosixPath) -> tuple[tuple[tuple[int, int | str], ...], ...]:
+    """A key that sorts paths folder by folder, each name as `natural_key` does."""
+    return tuple(map(natural_key, path.parts))
+
+
+def _is_unsafe(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _spelled(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

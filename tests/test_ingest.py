@@ -1,0 +1,563 @@
+"""`ingest`: every file at the place its configuration says, nothing lost, nothing overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
+
+from ckptman.convention_file import load_convention
+from ckptman.errors import MachineError, UsageError
+from ckptman.ingest import IngestResult, ingest
+from ckptman.transfer import Mode, lock_tree
+from ckptman.tree import read_record
+
+RUN = "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "grid_outputs"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def task(source: Path, number: int = 6, group: str = "len_gen_k8") -> Path:
+    return source / group / f"task_{number:04d}"
+
+
+def codes(result: IngestResult) -> list[str]:
+    return [item.code for item in result.refused]
+
+
+# --- where files go ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_placed_with_its_provenance(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234", metrics=gen_metrics(0.75))
+    before = snapshot(source)
+    result = ingest(source, root)
+    assert [row.path for row in result.placed] == [f"{RUN}/{file.name}" for file in files]
+    for file in files:
+        assert (root / RUN / file.name).read_bytes() == file.read_bytes()
+    record = read_record(root / RUN)
+    assert (record.run_id, record.seed, record.task, record.group) == ("abcd1234", 1337, 6, "len_gen_k8")
+    assert record.config == config().to_dict()
+    assert record.config_source == "checkpoint"
+    assert record.metrics["gen/K17/exact_match_acc"] == 0.75
+    assert record.source.root == str(source)
+    assert record.source.wandb == ("len_gen_k8/task_0006/wandb/wandb/run-20260310_000000-abcd1234",)
+    assert [entry.sha256 for entry in record.checkpoints] == [
+        hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    ]
+    assert snapshot(source) == before
+
+
+def test_the_configuration_decides_not_the_folder(source: Path, root: Path) -> None:
+    write_run(task(source, 2), config(), run_id="abcd1234")  # the 4-id numbering calls it 2
+    result = ingest(source, root)
+    assert {row.path.rpartition("/")[0] for row in result.placed} == {RUN}
+    assert [(item.task, item.source_task) for item in result.plan.renumbered] == [(6, 2), (6, 2)]
+    assert read_record(root / RUN).source.task == 2
+
+
+def test_seeds_that_overwrote_each_other_are_found(source: Path, root: Path) -> None:
+    for index, seed in enumerate((1337, 2337, 3337)):
+        write_run(task(source), config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index)
+    result = ingest(source, root)
+    assert {row.seed for row in result.placed} == {3337}
+    lost = [(run.run_id, run.seed, run.overwritten_by) for run in result.plan.overwritten]
+    assert lost == [("run1337", 1337, ("run3337",)), ("run2337", 2337, ("run3337",))]
+    # The finding stays the same when nothing is left to place, and in the tree.
+    again = ingest(source, root)
+    assert again.plan.overwritten == result.plan.overwritten
+    kept = json.loads((root / RUN).with_name("overwritten.json").read_text())
+    assert [run["run_id"] for run in kept["runs"]] == ["run1337", "run2337"]
+
+
+def test_seeds_in_folders_of_their_own_are_not_overwritten(source: Path, root: Path) -> None:
+    for seed in (1337, 2337, 3337):
+        write_run(task(source), config(seed=seed), run_id=f"run{seed}", saved_models=f"saved_models/seed_{seed}")
+    result = ingest(source, root)
+    assert {row.seed for row in result.placed} == {1337, 2337, 3337}
+    assert result.plan.overwritten == ()
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_is_not_called_overwritten(source: Path, root: Path) -> None:
+    write_run(task(source), config(seed=2337), run_id="early", last_iter=5000, save=False)
+    write_run(task(source), config(seed=1337), run_id="whole", started=START + 1000)
+    result = ingest(source, root)
+    assert result.plan.overwritten == ()
+    assert [item.run.run_id for item in result.plan.without_files] == ["early"]
+
+
+def test_a_final_that_survives_a_killed_later_seed_is_overwritten_in_part(source: Path, root: Path) -> None:
+    write_run(task(source), config(seed=1337), run_id="first")
+    write_run(
+        task(source), config(seed=2337), run_id="killed", started=START + 1000, files=("Checkpoint",), last_iter=25000
+    )
+    result = ingest(source, root)
+    assert {(row.seed, row.kind) for row in result.placed} == {(1337, "Final"), (2337, "Checkpoint")}
+    [partly] = result.plan.partly_overwritten
+    assert (partly.run_id, partly.files) == ("first", (name_of(config(), "Checkpoint"),))
+
+
+def test_the_merged_numbering(source: Path, root: Path) -> None:
+    for mlp in (False, True):
+        write_run(task(source, 2), config(use_mlp=mlp), run_id=f"mlp{int(mlp)}")
+    result = ingest(source, root, convention=load_convention(numbering="merged"))
+    folders = sorted({row.path.rpartition("/")[0].rpartition("/")[2] for row in result.placed})
+    assert folders == ["seed_1337-mlp0", "seed_1337-mlp1"]
+    assert result.plan.renumbered == ()
+
+
+def test_a_group_of_no_known_pattern_is_placed_as_it_is(source: Path, root: Path) -> None:
+    odd = config(8, train_min_k=8, wandb_group="huang_LN_fixed50")
+    write_run(task(source, 17, "huang_LN_fixed50"), odd, run_id="abcd1234")
+    result = ingest(source, root)
+    assert result.placed[0].path.startswith("with_layernorm/fixed/huang_LN_fixed50/task_0017/seed_1337/")
+
+
+@pytest.mark.parametrize("part", ["", "len_gen_k8", "len_gen_k8/task_0006", "len_gen_k8/task_0006/saved_models"])
+def test_the_source_may_be_any_part(source: Path, root: Path, part: str) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    result = ingest(source / part, root)
+    assert len(result.placed) == 2
+    assert read_record(root / RUN).run_id == "abcd1234"
+    # The whole source afterwards finds nothing new.
+    assert ingest(source, root).placed == ()
+
+
+def test_one_file_is_a_source(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    assert [row.path for row in ingest(files[1], root).placed] == [f"{RUN}/{files[1].name}"]
+
+
+# --- second runs, duplicates ------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_of_the_same_seed_gets_a_folder_of_its_own(source: Path, root: Path, tmp_path: Path) -> None:
+    write_run(task(source), config(), run_id="firstrun")
+    other = tmp_path / "scratch_b"
+    write_run(task(other), config(), run_id="otherrun", salt=1)
+    ingest(source, root)
+    result = ingest(other, root)
+    assert {row.path.rpartition("/")[0] for row in result.placed} == {f"{RUN}-otherrun"}
+    assert read_record(root / RUN).run_id == "firstrun"
+    assert ingest(source, root).placed == ingest(other, root).placed == ()
+
+
+def test_a_rerun_that_overwrote_is_told_apart_by_time(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="firstrun")
+    write_run(task(source), config(), run_id="rerun", started=START + 5000, salt=1)
+    result = ingest(source, root)
+    assert {row.run_id for row in result.placed} == {"rerun"}
+    assert [run.run_id for run in result.plan.overwritten] == ["firstrun"]
+
+
+def test_a_rerun_whose_times_are_lost_stays_open(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="firstrun")
+    files = write_run(task(source), config(), run_id="rerun", started=START + 5000, salt=1)
+    for file in files:
+        os.utime(file, (START - 9e6, START - 9e6))
+    result = ingest(source, root)
+    record = read_record(root / RUN)
+    assert record.run_id is None
+    assert record.attribution.candidates == ("firstrun", "rerun")
+    assert len(result.plan.ambiguous) == 2
+    assert result.plan.overwritten == ()  # one of them was, but which?
+
+
+def test_the_same_bytes_again_are_one_file(source: Path, root: Path, tmp_path: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    other = tmp_path / "copy"
+    shutil.copytree(source, other, symlinks=True)
+    ingest(source, root)
+    tree = {path for path in snapshot(root) if path.endswith(".pt")}
+    result = ingest(other, root)
+    assert result.placed == ()
+    assert [(item.source.rpartition("/")[2], item.same_as) for item in result.plan.duplicates] == [
+        (Path(path).name, path) for path in sorted(tree)
+    ]
+    assert {path for path in snapshot(root) if path.endswith(".pt")} == tree
+    # The copy is remembered: it is named again, and not read again.
+    assert len(ingest(other, root).plan.duplicates) == 2
+    assert opened_checkpoints(lambda: ingest(other, root)) == set()
+
+
+def test_duplicates_within_one_source(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    backup = task(source) / "backup"
+    backup.mkdir()
+    shutil.copy2(files[1], backup)
+    result = ingest(source, root)
+    assert len(result.placed) == 2
+    assert len(result.plan.duplicates) == 1
+
+
+def test_an_organized_tree_is_a_source(source: Path, root: Path, tmp_path: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234", metrics=gen_metrics(0.25))
+    ingest(source, root)
+    second = tmp_path / "second"
+    result = ingest(root, second)
+    assert {row.run_id for row in result.placed} == {"abcd1234"}
+    assert read_record(second / RUN).metrics["gen/K17/exact_match_acc"] == 0.25
+    assert result.refused == ()
+
+
+def test_a_tree_sorted_by_hand_is_a_source(source: Path, root: Path) -> None:
+    folder = source / "with_layernorm" / "dynamic" / "len_gen_k8" / "task_0002"
+    write_checkpoint(folder / name_of(config()), config())
+    result = ingest(source, root)
+    assert [row.path for row in result.placed] == [f"{RUN}/{name_of(config())}"]
+    assert [(item.task, item.source_task) for item in result.plan.renumbered] == [(6, 2)]
+
+
+# --- doing it again ---------------------------------------------------------------------------------------------------
+
+_opened: list[str] | None = None
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        _opened.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_watch)
+
+
+def opened_checkpoints(action: Callable[[], object]) -> set[str]:
+    """Names of the checkpoint files that an action opens."""
+    global _opened  # an audit hook cannot be taken away
+    _opened = []
+    try:
+        action()
+        return {Path(path).name for path in _opened if path.endswith(".pt")}
+    finally:
+        _opened = None
+
+
+def test_doing_it_again_places_nothing_and_reads_no_checkpoint(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    assert opened_checkpoints(lambda: ingest(source, root)) == {file.name for file in files}  # the control
+    before = snapshot(root)
+    results: list[IngestResult] = []
+    assert opened_checkpoints(lambda: results.append(ingest(source, root))) == set()
+    assert results[0].placed == ()
+    assert len(results[0].plan.unchanged) == 2
+    assert snapshot(root) == before
+
+
+def test_checksum_reads_again(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    assert opened_checkpoints(lambda: ingest(source, root, checksum=True)) >= {file.name for file in files}
+    # Bytes that changed behind an unchanged size and time are seen by it alone.
+    state = files[1].stat()
+    write_checkpoint(files[1], config(), salt=9)
+    os.utime(files[1], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert ingest(source, root).placed == ()
+    assert len(ingest(source, root, checksum=True).placed) == 1
+
+
+def test_only_new_runs_are_placed(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="first")
+    ingest(source, root)
+    for index in range(3):
+        write_run(task(source, index, "len_gen_k6"), config(6, use_mlp=bool(index % 2)), run_id=f"more{index}",
+                  started=START + 1000 * index)  # fmt: skip
+    result = ingest(source, root)
+    assert {row.group for row in result.placed} == {"len_gen_k6"}
+    assert len(result.plan.unchanged) == 2
+
+
+def test_a_file_that_was_taken_from_the_tree_is_placed_again(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    (root / RUN / files[0].name).unlink()
+    assert [row.path for row in ingest(source, root).placed] == [f"{RUN}/{files[0].name}"]
+
+
+def test_an_unfinished_run_folder_is_completed(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    whole = snapshot(root)
+    (root / RUN / "run.json").unlink()
+    (root / RUN / files[1].name).unlink()
+    result = ingest(source, root)
+    assert [row.kind for row in result.placed] == ["Final"]
+    assert snapshot(root) == whole
+
+
+def test_a_dry_run_prints_the_very_plan(source: Path, root: Path) -> None:
+    for seed in (1337, 2337):
+        write_run(task(source, 2), config(seed=seed), run_id=f"run{seed}", started=START + seed)
+    (source / "bad.pt").write_bytes(b"")
+    os.utime(source / "bad.pt", (START, START))
+    dry = ingest(source, root, dry_run=True)
+    assert not root.exists()
+    real = ingest(source, root)
+    assert {**dry.to_json(), "dry_run": False} == real.to_json()
+    assert real.placed
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+def test_hard_links_warn(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    result = ingest(source, root, mode="hardlink")
+    assert (root / RUN / files[0].name).samefile(files[0])
+    assert "source" in result.warnings[0]
+    assert ingest(source, root, mode="hardlink").placed == ()
+    assert opened_checkpoints(lambda: ingest(source, root)) == set()
+
+
+def test_symbolic_links(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root, mode="symlink")
+    assert (root / RUN / files[0].name).readlink() == files[0]
+    assert opened_checkpoints(lambda: ingest(source, root)) == set()
+
+
+def test_move_takes_the_source_away_once_it_is_in_the_tree(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    bytes_before = [file.read_bytes() for file in files]
+    ingest(source, root, mode=Mode.MOVE)
+    assert [file.exists() for file in files] == [False, False]
+    assert [(root / RUN / file.name).read_bytes() for file in files] == bytes_before
+    again = ingest(source, root, mode=Mode.MOVE)
+    assert again.placed == ()
+    assert again.plan.without_files == again.plan.overwritten == ()
+
+
+def test_with_wandb_keeps_the_runs_folder(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    assert not (root / RUN / "wandb").exists()
+    result = ingest(source, root, with_wandb=True)
+    kept = root / RUN / "wandb" / "run-20260310_000000-abcd1234"
+    there = source / "len_gen_k8/task_0006/wandb/wandb/run-20260310_000000-abcd1234"
+    assert snapshot(kept) == snapshot(there)
+    assert len(result.wandb_placed) == 4
+    assert read_record(root / RUN).wandb == ("wandb/run-20260310_000000-abcd1234",)
+    assert ingest(source, root, with_wandb=True).wandb_placed == ()
+    # A W&B file that changed is named, and the kept one stays.
+    (there / "files" / "wandb-summary.json").write_text("{}")
+    os.utime(there / "files" / "wandb-summary.json", (START, START))
+    before = snapshot(kept)
+    assert codes(ingest(source, root, with_wandb=True)) == ["wandb-changed"]
+    assert snapshot(kept) == before
+
+
+# --- what is in the way -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def good(source: Path) -> list[Path]:
+    """A good run beside whatever a test breaks: the rest must go on."""
+    return write_run(task(source), config(), run_id="abcd1234")
+
+
+def assert_rest_went_on(result: IngestResult, root: Path) -> None:
+    assert [row.path.rpartition("/")[0] for row in result.placed] == [RUN, RUN]
+    assert (root / RUN / "run.json").is_file()
+
+
+def old(path: Path) -> Path:
+    os.utime(path, (START, START))
+    return path
+
+
+def test_a_cut_file_is_deferred_while_it_is_young(source: Path, root: Path, good: list[Path]) -> None:
+    cut = task(source, 7) / "saved_models" / name_of(config(length_mode="curriculum"))
+    write_checkpoint(cut, config(length_mode="curriculum"))
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-100])
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert [item.source for item in result.deferred] == [str(cut.relative_to(source))]
+    assert result.refused == ()
+    assert codes(ingest(source, root, settle=0)) == ["cut"]
+    assert codes(ingest(old(cut).parents[3], root)) == ["cut"]
+    cut.write_bytes(whole)
+    assert len(ingest(source, root).placed) == 1
+
+
+def test_a_file_with_flipped_bytes_is_refused_by_its_checksum(source: Path, root: Path, good: list[Path]) -> None:
+    bad = write_checkpoint(task(source, 4) / "saved_models" / name_of(config(use_mlp=True)), config(use_mlp=True))
+    data = bytearray(bad.read_bytes())
+    middle = data.index(b"data/0") + 200
+    data[middle] ^= 0xFF
+    bad.write_bytes(bytes(data))
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert len(result.refused) == 1
+    assert result.refused[0].source == str(bad.relative_to(source))
+
+
+def test_a_name_that_disagrees_is_refused_until_somebody_decides(source: Path, root: Path, tmp_path: Path) -> None:
+    inside = config(use_mlp=True)
+    wrong = write_checkpoint(task(source) / "saved_models" / name_of(config()), inside)
+    result = ingest(source, root)
+    assert codes(result) == ["name-disagrees"]
+    assert "use_mlp" in result.refused[0].message
+    by_config = ingest(source, tmp_path / "by_config", trust="config")
+    assert by_config.placed[0].path.endswith(f"task_0004/seed_1337/{name_of(inside)}")
+    by_name = ingest(source, tmp_path / "by_name", trust="name")
+    assert by_name.placed[0].path.endswith(f"task_0006/seed_1337/{wrong.name}")
+    record = read_record(tmp_path / "by_name" / RUN)
+    assert (record.config["use_mlp"], record.config_source) == (False, "name")
+
+
+def test_an_unknown_name_is_refused_or_given_by_the_configuration(source: Path, root: Path) -> None:
+    write_checkpoint(task(source) / "saved_models" / "best.pt", config())
+    assert codes(ingest(source, root)) == ["unknown-name"]
+    result = ingest(source, root, trust="config")
+    assert result.placed[0].path == f"{RUN}/{name_of(config())}"
+
+
+def test_without_a_configuration_inside_the_wandb_record_gives_it(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(seed=2337), run_id="abcd1234")
+    for file in files:
+        strip_config(file)
+    ingest(source, root)
+    record = read_record(root / RUN.replace("1337", "2337"))
+    assert (record.config_source, record.run_id) == ("W&B files", "abcd1234")
+
+
+def test_without_any_record_the_name_gives_it(source: Path, root: Path) -> None:
+    strip_config(write_checkpoint(task(source) / "saved_models" / name_of(config()), config()))
+    result = ingest(source, root)
+    assert result.placed[0].path.endswith("task_0006/seed_unknown/" + name_of(config()))
+    record = read_record(root / Path(result.placed[0].path).parent)
+    assert (record.config_source, record.seed, record.run_id) == ("name", None, None)
+
+
+def strip_config(file: Path) -> Path:
+    state = file.stat()
+    document = torch.load(file)
+    del document["train_config"]
+    torch.save(document, file)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    return file
+
+
+def test_symbolic_links_in_the_source_are_named_or_followed(
+    source: Path, root: Path, good: list[Path], tmp_path: Path
+) -> None:
+    elsewhere = write_checkpoint(tmp_path / "elsewhere" / name_of(config(use_mlp=True)), config(use_mlp=True))
+    (task(source, 4)).mkdir()
+    (task(source, 4) / elsewhere.name).symlink_to(elsewhere)
+    (task(source, 4) / "loop").symlink_to(source)
+    (task(source, 4) / "nowhere.pt").symlink_to(tmp_path / "nothing")
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert codes(result) == ["symlink"] * 3
+    followed = ingest(source, root, follow_symlinks=True)
+    assert [row.task for row in followed.placed] == [4]
+    assert sorted(codes(followed)) == ["symlink-loop", "unreadable"]
+
+
+def test_a_pipe_does_not_block(source: Path, root: Path, good: list[Path]) -> None:
+    os.mkfifo(task(source) / "saved_models" / name_of(config(use_mlp=True)))
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert codes(result) == ["not-a-file"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    source: Path, root: Path, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = source / "len_gen_k8" / "secret"
+    secret.mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(os.fsdecode(path)) == secret:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # modes do not stop root
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert codes(result) == ["unreadable-folder"]
+
+
+@pytest.mark.parametrize("name", [b"a\nb.pt", b"\x1b[31mred.pt", b"[red]x.pt", b"\xff\xfe.pt", b"'; rm -rf ~.pt"])
+def test_odd_names_are_told_and_the_rest_goes_on(source: Path, root: Path, good: list[Path], name: bytes) -> None:
+    odd = task(source) / os.fsdecode(name)
+    shutil.copy2(good[1], odd)
+    result = ingest(source, root)
+    assert_rest_went_on(result, root)
+    assert codes(result) == ["unknown-name"]
+    document = json.dumps(result.to_json())
+    assert json.loads(document)["refused"][0]["source"] == str(odd.relative_to(source))
+
+
+def test_nan_in_a_summary_is_kept_as_text(source: Path, root: Path) -> None:
+    metrics = {**gen_metrics(0.5), "train/loss": float("nan"), "lr": float("inf")}
+    write_run(task(source), config(), run_id="abcd1234", metrics=metrics)
+    ingest(source, root)
+    document = json.loads((root / RUN / "run.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert (document["metrics"]["train/loss"], document["metrics"]["lr"]) == ("NaN", "Infinity")
+
+
+def test_a_source_inside_the_tree_is_a_usage_error(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    for inside in (root, root / "with_layernorm"):
+        with pytest.raises(UsageError) as error:
+            ingest(inside, root)
+        assert error.value.code == "source-inside-root"
+    with pytest.raises(UsageError, match="does not exist"):
+        ingest(source / "nothing", root)
+
+
+def test_a_tree_inside_the_source_is_left_out(source: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    inside = source / "checkpoints"
+    assert len(ingest(source, inside).placed) == 2
+    again = ingest(source, inside)
+    assert again.placed == again.plan.duplicates == ()
+
+
+def test_nothing_in_the_tree_is_overwritten(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    squatter = root / RUN / files[0].name
+    squatter.parent.mkdir(parents=True)
+    squatter.write_bytes(b"something of the user's")
+    result = ingest(source, root)
+    assert squatter.read_bytes() == b"something of the user's"
+    assert len(result.placed) == 2  # both found another place
+    assert all((root / row.path).stat().st_size == row.size for row in result.placed)
+
+
+def test_two_ingests_at_once_do_not_mix(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    root.mkdir()
+    with lock_tree(root), pytest.raises(MachineError) as error:
+        ingest(source, root)
+    assert error.value.code == "tree-busy"
+    assert len(ingest(source, root).placed) == 2
+
+
+def test_a_future_time_does_not_defer_for_ever(source: Path, root: Path) -> None:
+    (task(source)).mkdir(parents=True)
+    cut = task(source) / name_of(config())
+    cut.write_bytes(b"PK\x03\x04cut")
+    os.utime(cut, (time.time() + 1e6, time.time() + 1e6))
+    assert codes(ingest(source, root)) == ["cut"]
