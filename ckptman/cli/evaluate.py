@@ -1,0 +1,224 @@
+"""`ckptman eval`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ckptman.cli.app import Json, app, convention_for, print_json, warn
+from ckptman.cli.ls import NOTHING, percent, print_table
+from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.convention import Convention
+from ckptman.errors import UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from ckptman.evaluate import Evaluation, EvaluationResult
+
+_LONGEST = 10_000
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_MEANING = {
+    "teacher-forced": "each number is predicted from the correct ones before it (the published metric)",
+    "autoregressive": "the model reads its own output",
+}
+
+
+@app.command("eval")
+def _eval(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="Checkpoints, run folders or whole trees (their Final checkpoints)."),
+    ],
+    lengths: Annotated[
+        str | None,
+        typer.Option("--k", metavar="K", help="The lengths: 17-32, or 4,8,17-32; by default those of the metric."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Lists of each length.")] = 1000,
+    autoregressive: Annotated[
+        bool,
+        typer.Option(
+            "--autoregressive", help="Let the model read its own output, instead of the correct numbers before each."
+        ),
+    ] = False,
+    sample_seed: Annotated[int, typer.Option("--seed", metavar="SEED", help="Chooses the lists.")] = 0,
+    all_checkpoints: Annotated[
+        bool, typer.Option("--all", help="Of a folder, take every checkpoint, not only the Final ones.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:1 …")
+    ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(envvar="CKPTMAN_THREADS", min=1, metavar="N", help="CPU threads; by default torch's choice."),
+    ] = None,
+    no_record: Annotated[
+        bool, typer.Option("--no-record", help="Leave run.json alone; otherwise a run's result is recorded there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how well checkpoints sort lists of random numbers.
+
+    For each length K: the exact match (lists sorted right at all K positions) with its 95 % Wilson score interval, and
+    the token accuracy (positions that are right). The mean exact match over K = 17..32 is a run's generalization; in a
+    tree it is recorded in run.json, and ls, report and the stars use it.
+
+    Teacher-forced, each number is predicted from the correct ones before it: the metric that training logs. With
+    --autoregressive the model reads its own output, as it does in use. The exact match is the same both ways, since the
+    most probable number is taken, and as long as all are right there is no difference; the token accuracy is not.
+
+    The same file, seed and number of samples give the same figures.
+
+    Example: ckptman eval checkpoints --k 17-32 --samples 2000
+    """
+    groups = _by_convention(context, paths)  # first, since it may end here, and torch takes its time to import
+    ks = None if lengths is None else parse_lengths(lengths)
+
+    import torch
+
+    from ckptman.evaluate import EvaluationMode, EvaluationResult, evaluate
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    results = []
+    with SampleProgress() as progress:
+        for convention, members in groups:
+            results.append(
+                evaluate(
+                    members,
+                    k=ks,
+                    samples=samples,
+                    seed=sample_seed,
+                    mode=EvaluationMode.AUTOREGRESSIVE if autoregressive else EvaluationMode.TEACHER_FORCED,
+                    all_checkpoints=all_checkpoints,
+                    device=device,
+                    record=not no_record,
+                    convention=convention,
+                    progress=progress,
+                )
+            )
+    result = EvaluationResult.joined(results)
+    for message in result.warnings:
+        warn(message)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result, console())
+    talk = console(stderr=True)
+    for item in result.refused:
+        talk.print(plain("REFUSED ", "bold red") + plain(f"{item.message} [{item.code}]"))
+        talk.print(plain(f"  {item.fix}"))
+    raise typer.Exit(1 if result.refused else 0)
+
+
+def parse_lengths(text: str) -> list[int]:
+    """The lengths that `--k` names: `17-32`, or `4,8,17-32`.
+
+    Raises:
+        UsageError: (`bad-lengths`) for anything else.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise _bad_lengths(f"--k: {part.strip()!r} is neither a length nor a range of lengths")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not 1 <= low <= high <= _LONGEST:
+            raise _bad_lengths(f"--k: {part.strip()!r} is not a range of lengths from 1 to {_LONGEST:,}")
+        found.update(range(low, high + 1))
+    return sorted(found)
+
+
+def show(result: EvaluationResult, out: Console) -> None:
+    """Print what was measured: a table for each file, and one for all of them if there are several."""
+    for evaluation in result.evaluations:
+        _show_one(evaluation, out)
+        out.print()
+    if len(result.evaluations) > 1:
+        out.print(plain(f"{count_text(len(result.evaluations), 'checkpoint')}, {_mode_text(result.evaluations[0])}"))
+        rows = [(_mean_text(evaluation), evaluation.path) for evaluation in result.evaluations]
+        print_table(out, [("Mean exact match", "Checkpoint"), *rows])
+
+
+def _show_one(evaluation: Evaluation, out: Console) -> None:
+    out.print(plain(evaluation.path, "bold"))
+    out.print(plain(f"{_mode_text(evaluation)}; {evaluation.samples:,} lists of each length, seed {evaluation.seed}"))
+    rows = [
+        (
+            str(k),
+            percent(accuracy.exact_match),
+            _interval_text(accuracy.interval),
+            f"{100 * accuracy.token_accuracy:.2f} %",  # one error in a thousand positions is not nothing
+        )
+        for k, accuracy in evaluation.by_k.items()
+    ]
+    print_table(out, [("K", "Exact match", "95 % interval", "Token accuracy"), *rows], right=range(4), indent="  ")
+    low, high = evaluation.generalization_k
+    where = ", recorded in run.json" if evaluation.recorded else ""
+    if evaluation.gen_em is None:
+        out.print(plain(f"  no mean: not every length of K = {low}..{high} was evaluated{where}"))
+    else:
+        out.print(plain(f"  mean over K = {low}..{high}: ") + plain(_mean_text(evaluation), "bold") + plain(where))
+
+
+def _mode_text(evaluation: Evaluation) -> str:
+    return f"{evaluation.mode}: {_MEANING[evaluation.mode]}"
+
+
+def _mean_text(evaluation: Evaluation) -> str:
+    if evaluation.gen_em is None or evaluation.gen_interval is None:
+        return NOTHING
+    return f"{percent(evaluation.gen_em)} ({_interval_text(evaluation.gen_interval)})"
+
+
+def _interval_text(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * low:.1f}–{percent(high)}"
+
+
+def _bad_lengths(message: str) -> UsageError:
+    return UsageError(message, code="bad-lengths", fix="Write --k 17-32, or --k 4,8,17-32.")
+
+
+def _by_convention(context: typer.Context, paths: list[Path]) -> list[tuple[Convention, list[Path]]]:
+    """The paths with the rules of the tree that each lies in."""
+    groups: dict[Path | None, tuple[Convention, list[Path]]] = {}
+    for path in paths:
+        convention = convention_for(context, path if path.is_dir() else path.absolute().parent)
+        groups.setdefault(convention.source, (convention, []))[1].append(path)
+    return list(groups.values())
+
+
+class SampleProgress:
+    """A progress bar over samples on stderr, with the run at work and the time left; silent where it is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> SampleProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` samples are done."""
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total)
+        description = clean(Path(name).parent.name or name)
+        self._progress.update(self._task, description=description, completed=done, total=total)
