@@ -1,0 +1,103 @@
+"""Checks of single checkpoint files: readable, rightly named, at the right step, with the right weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ckptman.attribution import same_value
+from ckptman.convention import Convention, Prefix
+from ckptman.findings import Finding, finding
+from ckptman.inventory import FROM_NAME, CheckedFile, CheckedRun, Inventory
+from ckptman.naming import naming_of
+from ckptman.weight_shapes import expected_weights
+
+_MOST_LISTED = 4
+"""Differences that one message names."""
+
+
+def check_files(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Check every checkpoint file by itself."""
+    for file in inventory.files:
+        yield from _check_readable(file)
+        if file.name is None:
+            yield finding("unknown-name", file.path, file.name_problem)
+    for run in inventory.runs:
+        for file in run.files:
+            yield from _check_name(file, run, convention)
+            yield from _check_recipe(file, run.config)
+            yield from _check_weights(file, run.config)
+
+
+def _check_readable(file: CheckedFile) -> Iterator[Finding]:
+    if file.refusal is not None:
+        if file.refusal.code == "unreadable":
+            yield finding("unreadable", file.path, file.refusal.message)
+        else:
+            message = f"{file.refusal.message} [{file.refusal.code}]"
+            yield finding("bad-checkpoint", file.path, message, file.refusal.fix)
+    elif file.damage is not None:
+        code = "unreadable" if file.damage.code == "unreadable" else "bad-crc"
+        yield finding(code, file.path, f"{file.damage.message} [{file.damage.code}]")
+
+
+def _check_name(file: CheckedFile, run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+    if file.name is None or file.info is None:
+        return
+    inside = file.info.config or {}
+    differences = [str(item) for item in naming_of(convention).disagreements(file.name, inside)]
+    done = file.info.iters_done
+    wrong_step = done is not None and done != file.name.step
+    if run.record is not None and run.record.config_source == FROM_NAME:
+        if wrong_step:
+            differences.append(f"{file.name.step} iterations in the name and {done} in the file")
+        if differences:
+            yield finding("overruled-config", file.path, f"by the decision at its ingest, {_listed(differences)}")
+        return
+    if differences:
+        yield finding("name-disagrees", file.path, _listed(differences))
+    if wrong_step:
+        yield finding("step-disagrees", file.path, f"{file.name.step} iterations in the name, and {done} in the file")
+
+
+def _check_recipe(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:
+    if file.name is None or file.step is None:
+        return
+    prefix = file.name.prefix
+    expected = prefix.expected_step(config)
+    if expected is not None and not _is_on_recipe(prefix, file.step, expected):
+        more = "" if prefix.final else " (or a later multiple)"
+        yield finding(
+            "off-recipe",
+            file.path,
+            f"a {prefix.name} of this recipe is saved after {expected} iterations{more}, since {prefix.step_config} is "
+            f"{config[prefix.step_config]}; this one holds {file.step}",
+        )
+
+
+def _is_on_recipe(prefix: Prefix, step: int, expected: int) -> bool:
+    if prefix.final:
+        return step == expected
+    interval = expected - prefix.step_plus  # one on the way may be saved at each multiple of it
+    multiple = step - prefix.step_plus
+    return step == expected or (interval > 0 and multiple > 0 and multiple % interval == 0)
+
+
+def _check_weights(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:
+    if file.info is None:
+        return
+    expected = expected_weights(config)
+    if expected is not None:
+        differences = expected.differences({tensor.name: tensor.shape for tensor in file.info.tensors})
+        if differences:
+            yield finding("wrong-shapes", file.path, _listed(differences))
+    model, trained = file.info.model_config or {}, file.info.config or {}
+    unequal = sorted(key for key in model.keys() & trained.keys() if not same_value(model[key], trained[key]))
+    if unequal:
+        said = [f"{key} is {model[key]!r} for the model and {trained[key]!r} for the training" for key in unequal]
+        yield finding("model-config-disagrees", file.path, _listed(said))
+
+
+def _listed(differences: list[str]) -> str:
+    more = len(differences) - _MOST_LISTED
+    return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")

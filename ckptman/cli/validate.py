@@ -1,0 +1,272 @@
+"""`ckptman validate`."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
+from ckptman.cli.text import clean, console, count_text, plain, size_text
+from ckptman.errors import UsageError
+from ckptman.findings import KINDS, Finding, FindingKind, Severity, matching_codes, nearest_code
+from ckptman.tree import SCHEMA_VERSION
+from ckptman.validate import ValidationResult, validate
+
+_LIST = "list"
+"""What `--explain` takes for all codes."""
+_MOST_LINES = 10
+"""Findings of one code shown for one folder; --json and --format github give all."""
+_TASK_LEVEL = 4
+"""Levels of folders down to a task's, which is what findings are grouped by."""
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
+
+
+class Format(StrEnum):
+    """How findings are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+    """As annotations of a GitHub Actions workflow."""
+
+
+@app.command("validate")
+def _validate(
+    context: typer.Context,
+    root: Root = Path(DEFAULT_ROOT),
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it with run.json.")] = False,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--select",
+            envvar="CKPTMAN_SELECT",
+            metavar="CODE",
+            help="Report only this code, or codes that begin so; all, default; may be repeated.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore",
+            envvar="CKPTMAN_IGNORE",
+            metavar="CODE",
+            help="Leave out this code, or codes that begin so; may be repeated.",
+        ),
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="CODE", help="Tell what a code means, and exit; list names all.")
+    ] = None,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="text, json, or github for annotations in a workflow.")
+    ] = Format.TEXT,
+    numbering: Numbering = None,
+    as_json: Json = False,
+) -> None:
+    """Check a tree: names, places, run.json, shapes, steps, seeds, strays.
+
+    Of each checkpoint only the header is read; --deep reads every byte. Nothing is changed. Trees that ckptman did not
+    sort can be checked as well. The exit status is 0 for a clean tree, and 1 where anything is found.
+
+    Example: ckptman validate --root checkpoints --ignore missing-seed
+    """
+    if as_json and output_format is Format.GITHUB:
+        raise UsageError("--json and --format github exclude each other", code="two-formats", fix="Give one of them.")
+    as_json = as_json or output_format is Format.JSON
+    if explain is not None:
+        raise typer.Exit(_explain(explain, as_json=as_json))
+    convention = convention_for(context, root, numbering)
+
+    def stale_documents(tree: Path) -> Iterable[str]:
+        from ckptman.report import stale
+
+        return stale(tree, convention)
+
+    with _Progress() as progress:
+        result = validate(
+            root,
+            convention=convention,
+            deep=deep,
+            select=_codes(select),
+            ignore=_codes(ignore),
+            progress=progress,
+            stale_documents=stale_documents,
+        )
+    if as_json:
+        print_json(result.to_json())
+    elif output_format is Format.GITHUB:
+        out = console()
+        for item in result.findings:
+            out.print(Text(annotation(item, root)))
+    else:
+        show(result, console(), limited=bool(_codes(select) or _codes(ignore)))
+    raise typer.Exit(result.exit_status)
+
+
+def show(result: ValidationResult, out: Console, *, limited: bool = False) -> None:
+    """Print what was found, by task folder: those with errors first, and in each the errors first.
+
+    Args:
+        limited: Whether only some of the codes were asked for, which a clean result then says.
+    """
+    folders: dict[str, list[Finding]] = defaultdict(list)
+    for item in result.findings:
+        folders[_folder_of(item)].append(item)
+    explained: set[tuple[str, str]] = set()
+    for folder in sorted(folders, key=lambda name: (not any(map(_is_error, folders[name])), name)):
+        out.print(plain("the tree" if folder == "." else folder, "bold"))
+        _show_folder(folder, sorted(folders[folder], key=lambda item: not _is_error(item)), out, explained)
+    _show_counts(result, out, limited=limited)
+
+
+def annotation(item: Finding, root: Path) -> str:
+    """A finding as GitHub Actions takes it from the log of a workflow, and shows it at the file."""
+    file = PurePosixPath(root, item.path)
+    return (
+        f"::{item.severity} file={_property(file)},title={_property(item.code)}::{_data(f'{item.message} {item.fix}')}"
+    )
+
+
+def _folder_of(item: Finding) -> str:
+    return str(PurePosixPath(*PurePosixPath(item.path).parts[:_TASK_LEVEL]))
+
+
+def _is_error(item: Finding) -> bool:
+    return item.severity is Severity.ERROR
+
+
+def _show_folder(folder: str, items: list[Finding], out: Console, explained: set[tuple[str, str]]) -> None:
+    """The findings of one folder. What to do is said once, for the first that it is the same for."""
+    width = max(len(item.code) for item in items)
+    shown: dict[str, int] = defaultdict(int)
+    for item in items:
+        shown[item.code] += 1
+        if shown[item.code] > _MOST_LINES:
+            continue
+        inside = "" if item.path == folder else f"{PurePosixPath(item.path).relative_to(folder)}: "
+        out.print(
+            plain(f"  {item.severity:<7}  ", _STYLES[item.severity])
+            + plain(f"{item.code:<{width}}  ")
+            + plain(f"{inside}{item.message}")
+        )
+        if item.fix and (item.code, item.fix) not in explained:
+            explained.add((item.code, item.fix))
+            out.print(plain(f"{'':<{width + 13}}{item.fix}", "dim"))
+    for code, count in shown.items():
+        if count > _MOST_LINES:
+            out.print(plain(f"  … and {count - _MOST_LINES:,} more {code} (--json names all)", "dim"))
+
+
+def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> None:
+    what = f"{count_text(result.checked, 'checkpoint')} of {count_text(result.runs, 'run')} ({size_text(result.size)})"
+    how = "every byte read" if result.deep else "headers read; --deep reads every byte"
+    if not result.findings:
+        wrong = "nothing of what was asked for is wrong" if limited else "nothing is wrong"
+        out.print(plain("clean: ", "bold green") + plain(f"{wrong} with {what}; {how}"))
+        return
+    codes = ", ".join(f"{count:,} × {code}" for code, count in result.by_code.items())
+    counts = f"{count_text(result.errors, 'error')}, {count_text(result.warnings, 'warning')}"
+    out.print(plain(counts, "bold") + plain(f" in {what}; {how}: {codes}"))
+    out.print(plain(f"What a code means: ckptman validate --explain {next(iter(result.by_code))}", "dim"))
+
+
+def _codes(values: Iterable[str] | None) -> tuple[str, ...]:
+    """Codes as options give them, where one value may also hold several, with commas between them."""
+    parts = (part.strip() for value in values or () for part in value.split(","))
+    return tuple(part for part in parts if part)
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+
+
+def _explain(name: str, *, as_json: bool) -> int:
+    """Print what a code, or each that begins so, means; all in short for `list`, and where there is none such."""
+    codes = matching_codes(name)
+    kinds = [KINDS[code] for code in codes] or list(KINDS.values())
+    out = console()
+    if as_json:
+        print_json({"schema_version": SCHEMA_VERSION, "codes": [kind.to_json() for kind in kinds]})
+    elif codes:
+        for index, kind in enumerate(kinds):
+            _explain_one(kind, out, first=index == 0)
+    else:
+        width = max(map(len, KINDS))
+        for kind in kinds:
+            out.print(
+                plain(f"{kind.severity:<7}  ", _STYLES[kind.severity])
+                + plain(f"{kind.code:<{width}}  ", "bold")
+                + plain(kind.meaning)
+            )
+    if not codes and name != _LIST:
+        near = nearest_code(name)
+        raise UsageError(
+            f"there is no finding code {name!r}" + (f"; did you mean {near!r}?" if near else ""),
+            code="unknown-code",
+            fix="All codes are listed above.",
+        )
+    return 0
+
+
+def _explain_one(kind: FindingKind, out: Console, *, first: bool) -> None:
+    if not first:
+        out.print()
+    state = "" if kind.default else ", off by default"
+    out.print(plain(kind.code, "bold") + plain(f" ({kind.severity}{state})", _STYLES[kind.severity]))
+    for title, text in (("", kind.meaning), ("Cause: ", kind.cause), ("Fix: ", kind.fix)):
+        for line in textwrap.wrap(title + text, width=min(out.width, 100) - 2, break_on_hyphens=False):
+            out.print(plain(f"  {line}"))
+
+
+# --- GitHub -----------------------------------------------------------------------------------------------------------
+
+
+def _data(text: object) -> str:
+    """Text of a workflow command. GitHub decodes %, CR and LF; anything else that could steer a terminal is spelled."""
+    return clean(str(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
+
+
+def _property(text: object) -> str:
+    """A value before the `::`, where a colon and a comma would end it."""
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """A bar for each stage on stderr; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._stages: dict[str, int] = {}
+
+    def __enter__(self) -> _Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done: bytes while hashing, files in any other stage."""
+        amount = f"{size_text(done)} of {size_text(total)}" if stage == "hashing" else f"{done:,} of {total:,} files"
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=total, amount=amount)
+        self._progress.update(self._stages[stage], completed=done, total=total, amount=amount)  # type: ignore[arg-type]
