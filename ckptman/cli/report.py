@@ -1,0 +1,80 @@
+"""`ckptman report`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
+from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.report import ReportResult, State, report, report_convention
+
+_STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
+
+
+@app.command("report")
+def _report(
+    context: typer.Context,
+    root: Root = Path(DEFAULT_ROOT),
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", metavar="FILE", help="Write the task mapping of the rules alone, without a tree, to FILE."
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 where a document is stale.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what changes, as a unified diff.")] = False,
+    numbering: Numbering = None,
+    as_json: Json = False,
+) -> None:
+    """Write TASK_MAPPING.md and README.md of a tree.
+
+    TASK_MAPPING.md is written whole. In README.md only what stands between its ckptman:begin and ckptman:end comments
+    is written; where there is no README, a whole one is made. Every figure is counted from the files.
+
+    Example: ckptman report --check --diff
+    """
+    rules = convention_for(context, root if project is None else project.absolute().parent, numbering)
+    if project is None:
+        result = report(root, convention=rules, check=check)
+        where = ["--root", str(root)]
+    else:
+        result = report_convention(project, convention=rules, check=check)
+        where = ["--project", str(project)]
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _show(result, console(), diff=diff)
+    if check and any(document.state is State.STALE for document in result.documents):
+        options = where + (["--numbering", numbering] if numbering else [])
+        config = ["--config", str(context.obj)] if context.obj else []
+        talk = plain("Bring it up to date with: ") + plain(shlex.join(["ckptman", *config, "report", *options]), "bold")
+        console(stderr=True).print(talk)
+    raise typer.Exit(1 if result.stale else 0)
+
+
+def _show(result: ReportResult, out: Console, *, diff: bool) -> None:
+    for document in result.documents:
+        out.print(plain(document.state.value, _STYLES[document.state]) + plain(f"  {result.root / document.name}"))
+        if document.kept_as is not None:
+            out.print(plain(f"  the file that was there was not written by ckptman: it is kept as {document.kept_as}"))
+        if document.refusal is not None:
+            out.print(plain(f"  {document.refusal.message} [{document.refusal.code}] {document.refusal.fix}"))
+        if diff:
+            for line in document.diff().splitlines():
+                out.print(plain(clean(line), _diff_style(line)))
+    found = result.statistics
+    if found is not None:
+        out.print(
+            plain(f"{count_text(len(found.files), 'checkpoint')}, {count_text(len(found.finished), 'run')}, ")
+            + plain(f"{count_text(len(found.configurations), 'configuration')}, ")
+            + plain(f"{count_text(len(found.lost), 'overwritten run')}")
+        )
+
+
+def _diff_style(line: str) -> str:
+    return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")

@@ -1,0 +1,228 @@
+"""`report`: the documents at the root of a tree, TASK_MAPPING.md and README.md, written from what is on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from difflib import unified_diff
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ckptman.convention import Convention
+from ckptman.convention_file import built_in
+from ckptman.errors import MachineError, RefusedError, UsageError
+from ckptman.marked_blocks import decode
+from ckptman.task_mapping import GENERATED, task_mapping_text
+from ckptman.transfer import lock_tree, write_atomically
+from ckptman.tree import SCHEMA_VERSION
+from ckptman.tree_readme import README, TASK_MAPPING, readme_text
+from ckptman.tree_statistics import TreeStatistics, count_tree
+
+_MOST_BYTES = 16 << 20  # far above any document that people write
+
+
+class State(StrEnum):
+    """What became of a document."""
+
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    """It says already what it should."""
+    STALE = "stale"
+    """It would be written, if this were no check."""
+    REFUSED = "refused"
+    """It cannot be written, for the reason that is told."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document, as it is and as it should be."""
+
+    name: str
+    state: State
+    before: str | None = None
+    """Its text as it was; None where there was none, or it is refused."""
+    after: str | None = None
+    """Its text as it should be; None where it is refused."""
+    refusal: RefusedError | None = None
+    kept_as: str | None = None
+    """The name under which a file was kept that somebody else had written and that had to give way."""
+
+    def diff(self) -> str:
+        """What changes, as a unified diff; empty where nothing does."""
+        if self.after is None:
+            return ""
+        old, new = (value.splitlines(keepends=True) if value else [] for value in (self.before, self.after))
+        lines = unified_diff(old, new, f"a/{self.name}" if self.before is not None else "/dev/null", f"b/{self.name}")
+        return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's entry in the JSON that `ckptman report --json` prints."""
+        entry: dict[str, Any] = {"path": self.name, "state": self.state.value}
+        if self.kept_as is not None:
+            entry["kept_as"] = self.kept_as
+        if self.refusal is not None:
+            entry |= {"code": self.refusal.code, "message": self.refusal.message, "fix": self.refusal.fix}
+        return entry
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `report` wrote, or would write."""
+
+    root: Path
+    check: bool
+    documents: tuple[Document, ...]
+    statistics: TreeStatistics | None
+    """What the documents were written from; None where there was no tree."""
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Names of the documents that do not say what they should: stale ones and refused ones."""
+        return tuple(document.name for document in self.documents if document.state in (State.STALE, State.REFUSED))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ckptman report --json` prints."""
+        document: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "root": str(self.root),
+            "check": self.check,
+            "documents": [item.to_json() for item in self.documents],
+        }
+        if self.statistics is not None:
+            found = self.statistics
+            document["statistics"] = {
+                "files": len(found.files),
+                "bytes": sum(file.size for file in found.files),
+                "runs": len(found.finished),
+                "configurations": len(found.configurations),
+                "overwritten_runs": len(found.lost),
+                "expected_runs": sum(count.runs_expected for count in found.grid_counts),
+                "expected_files": sum(count.files_expected for count in found.grid_counts),
+                "complete_runs": sum(count.complete for count in found.grid_counts),
+            }
+        return document
+
+
+def report(
+    root: str | Path = "checkpoints", *, convention: Convention | None = None, check: bool = False
+) -> ReportResult:
+    """Write the documents of a tree, or check them.
+
+    `TASK_MAPPING.md` is written whole; one that ckptman did not write is kept beside it under another name. In
+    `README.md` only the marked blocks are written. The same tree gives the same bytes.
+
+    Args:
+        root: The tree.
+        convention: Its rules; the built-in ones by default.
+        check: Write nothing, and tell what is stale.
+
+    Raises:
+        UsageError: (`no-tree`) where there is no folder `root`.
+        MachineError: a document cannot be written, or another ckptman is writing to the tree.
+    """
+    rules = convention or built_in()
+    root = Path(root).absolute()
+    with lock_tree(root) if root.is_dir() and not check else nullcontext():
+        statistics = count_tree(root, rules)
+        documents = (
+            _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
+            _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
+        )
+    return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
+
+
+def stale(root: str | Path, convention: Convention) -> list[str]:
+    """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
+    return list(report(root, convention=convention, check=True).stale)
+
+
+def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:
+    """Write the task mapping of a convention alone, without a tree, to a file; or check it.
+
+    Args:
+        file: Where to; its folder exists. A file there that ckptman did not write is refused.
+        convention: The rules; the built-in ones by default.
+        check: Write nothing, and tell whether the file is stale.
+
+    Raises:
+        UsageError: (`no-folder`) where the file's folder does not exist.
+        MachineError: the file cannot be written.
+    """
+    rules = convention or built_in()
+    file = Path(file).absolute()
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
+
+    def text(old: str | None) -> str:
+        if old is not None and not _is_generated(old):
+            raise RefusedError(
+                f"{file} was not written by ckptman",
+                code="not-generated",
+                fix="Give another file name, or move that file away.",
+            )
+        return task_mapping_text(rules)
+
+    return ReportResult(root=file.parent, check=check, documents=(_document(file, check, text),), statistics=None)
+
+
+def _document(path: Path, check: bool, text: Callable[[str | None], str], *, whole: bool = False) -> Document:
+    """Write one document, or check it. `whole` ones need not be readable to be replaced."""
+    try:
+        data = _read(path)
+        before = None if data is None else data.decode("utf-8", "replace") if whole else decode(data, path.name)
+        after = text(before)
+        if data == after.encode():
+            return Document(path.name, State.UNCHANGED, before, after)
+        if check:
+            return Document(path.name, State.STALE, before, after)
+        kept_as = _keep(path, data) if whole and data is not None and not _is_generated(before or "") else None
+        write_atomically(path, after.encode(), replace=True)
+    except RefusedError as error:
+        return Document(path.name, State.REFUSED, refusal=error)
+    return Document(path.name, State.WRITTEN, before, after, kept_as=kept_as)
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a document; None where there is none."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = "a symbolic link" if path.is_symlink() else "not a file"
+        raise RefusedError(
+            f"{path} is {what}, so it is not written to", code="not-a-file", fix="Move it out of the way."
+        )
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise RefusedError(f"{path} is too large to be a document", code="too-large", fix="Move it out of the way.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(
+            f"cannot read {path}: {error.strerror}", code="unreadable", fix="Check its permissions."
+        ) from error
+
+
+def _is_generated(text: str) -> bool:
+    return any(line.startswith(GENERATED) for line in text.splitlines()[:10])
+
+
+def _keep(path: Path, data: bytes) -> str:
+    """Keep a file that gives way under a name that is free, or that has the same bytes already."""
+    number = 1
+    while True:
+        kept = path.with_name(f"{path.stem}.previous{'' if number == 1 else f'-{number}'}{path.suffix}")
+        try:
+            write_atomically(kept, data, replace=False)
+        except RefusedError as error:
+            if error.code != "taken" or number > 99:
+                raise
+            number += 1
+        else:
+            return kept.name
+
+
+def _readme_name(statistics: TreeStatistics) -> str:
+    """README.md, or the file that is called so in other letters: a second one would be its twin."""
+    names = sorted(name for name in statistics.top_files if name.lower() == README.lower())
+    return README if README in names or not names else names[0]
