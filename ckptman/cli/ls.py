@@ -1,0 +1,231 @@
+"""`ckptman ls`, and the options and the table that it shares with `show`, `task` and `name`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Root, app, convention_for, print_json, warn
+from ckptman.cli.text import clean, console, count_text, plain, size_text
+from ckptman.convention import Convention
+from ckptman.errors import UsageError
+from ckptman.listing import ListedCheckpoint, Listing, list_checkpoints
+from ckptman.strict_yaml import load_yaml
+from ckptman.where import Where, equal, nearest, parse_where
+
+NOTHING = "–"
+"""What a table shows where there is no value."""
+
+# The parameters are not called as their flags, so that a setting of another command (`mode: hardlink`) is none of them.
+Layers = Annotated[int | None, typer.Option("--layers", metavar="N", help="Transformer layers.")]
+Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.")]
+Mode = Annotated[str | None, typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.")]
+K = Annotated[int | None, typer.Option("--k", metavar="K", help="The longest trained list.")]
+Fixed = Annotated[bool | None, typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.")]
+Layernorm = Annotated[
+    bool | None, typer.Option("--layernorm/--no-layernorm", help="With or without LayerNorm.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another configuration value; may be repeated."),
+]
+
+
+@app.command("ls")
+def _ls(
+    context: typer.Context,
+    root: Root = Path(DEFAULT_ROOT),
+    n_layers: Layers = None,
+    use_mlp: Mlp = None,
+    longest: K = None,
+    length_mode: Mode = None,
+    fixed: Fixed = None,
+    layernorm: Layernorm = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", metavar="SEED", help="Seed; may be repeated.")] = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="W&B group.")] = None,
+    task_id: Annotated[int | None, typer.Option("--task", metavar="ID", help="Task id, as in the tree.")] = None,
+    final: Annotated[
+        bool | None, typer.Option("--final/--not-final", help="Of the end of training, or on the way.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="CONDITION", help="A condition, see above; may be repeated: all must hold."),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="KEY", help="Sort by a key; -KEY puts the largest first."),
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Print bare paths, each ended by a zero byte, as for xargs -0.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the checkpoints of a tree.
+
+    A condition compares a key with a value by ==, !=, <, <=, >, >=; conditions are joined by and, or, not, and
+    parentheses. Keys are those of the configuration (n_layers), of the run's metrics (gen/K17/exact_match_acc), and of
+    a checkpoint itself: path, size, group, layernorm, regime, task, source_task, seed, run_id, kind, step, final, k,
+    and gen_em, the run's generalization from 0 to 1. A value that was not measured fulfils no comparison; KEY is
+    missing asks for it.
+
+    Example: ckptman ls --final --where "gen_em >= 0.95 and n_layers == 1" --sort -gen_em
+    """
+    if as_json and (paths or null):
+        raise UsageError("--json and --paths are two outputs", code="bad-usage", fix="Give one of them.")
+    convention = convention_for(context, root)
+    flags = {
+        "n_layers": n_layers,
+        "use_mlp": use_mlp,
+        convention.families.k_config: longest,
+        "length_mode": length_mode,
+        "regime": None if fixed is None else "fixed" if fixed else "dynamic",
+        "layernorm": layernorm,
+        "group": group,
+        "task": task_id,
+        "final": final,
+    }
+    conditions = [equal(key, value) for key, value in flags.items() if value is not None]
+    if seeds:
+        conditions.append(equal("seed", *seeds))
+    conditions.extend(parse_where(text) for text in where or ())
+    listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
+    if as_json:
+        print_json(listing.to_json())
+    elif paths or null:
+        _print_paths(listing, end=b"\0" if null else b"\n")
+    elif listing.checkpoints:
+        _print_table(listing, convention, console())
+    _tell(listing, conditions)
+    raise typer.Exit(0 if listing.complete else 1)
+
+
+def aligned(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """Rows as lines, their cells made safe and padded to columns; those in `right` stand at the right of theirs."""
+    cells = [[cell if cell.isascii() and cell.isprintable() else clean(cell) for cell in row] for row in rows]
+    lengths = [[cell_len(cell) for cell in row] for row in cells]
+    widths = [max(column) for column in zip(*lengths, strict=True)]
+    to_right = frozenset(right)
+    lines = []
+    for row, taken in zip(cells, lengths, strict=True):
+        padded = [
+            " " * (width - length) + cell if index in to_right else cell + " " * (width - length)
+            for index, (cell, length, width) in enumerate(zip(row, taken, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def print_table(out: Console, rows: Sequence[Sequence[str]], right: Iterable[int] = (), *, indent: str = "") -> None:
+    """Print rows as a table; the first one is its heading. Lines are never cut or folded."""
+    head, *lines = aligned(rows, right)
+    out.out(indent + head, style="bold", highlight=False)
+    if lines:  # at once, since a call for each line would take a second for ten thousand
+        out.out("\n".join(indent + line for line in lines), highlight=False)
+
+
+def percent(value: float) -> str:
+    """A fraction for people: `97.9 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def value_text(value: object) -> str:
+    """A configuration value as tables write it."""
+    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+
+
+def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
+    """The values that `--set KEY=VALUE` gives; a value is read as YAML reads it: `8`, `true`, `mix`, `[25, 50]`.
+
+    Raises:
+        UsageError: for an unknown key, naming the nearest known ones, and for a value that is no YAML.
+    """
+    names = tuple(known)
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--set {text!r} has no '='", code="bad-setting", fix="Write --set KEY=VALUE.")
+        if key not in names:
+            near = " or ".join(map(repr, nearest(key, names)))
+            raise UsageError(
+                f"--set: unknown key {key!r}" + (f"; did you mean {near}?" if near else ""),
+                code="unknown-key",
+                fix=f"Keys are: {', '.join(sorted(names))}",
+            )
+        values[key] = load_yaml(value, f"--set {key}", error=UsageError)
+    return values
+
+
+def _print_table(listing: Listing, convention: Convention, out: Console) -> None:
+    axes = tuple(convention.axis_titles)
+    titles = [convention.axis(axis).title for axis in axes]
+    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Generalization (run)", "Run"]
+    numbers = {"Task", "Seed", "Step", "Size", "Generalization (run)"}
+    rows = [head, *(_cells(item, axes, convention) for item in listing.checkpoints)]
+    print_table(out, rows, [index for index, title in enumerate(head) if title in numbers])
+
+
+def _cells(item: ListedCheckpoint, axes: Sequence[str], convention: Convention) -> list[str]:
+    row = item.row
+    values = (item.config.get(axis) for axis in axes)
+    return [
+        row.group,
+        str(row.task),
+        *(
+            NOTHING if value is None else convention.axis(axis).word(value)
+            for axis, value in zip(axes, values, strict=True)
+        ),
+        NOTHING if row.seed is None else str(row.seed),
+        row.kind,
+        str(row.step),
+        size_text(row.size),
+        NOTHING if item.generalization is None else percent(item.generalization.value),
+        row.run_id or NOTHING,
+    ]
+
+
+def _print_paths(listing: Listing, *, end: bytes) -> None:
+    here = Path.cwd()
+    found = []
+    for item in listing.checkpoints:
+        path = listing.root / item.row.path
+        found.append(str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path))
+    if end == b"\n" and any("\n" in path for path in found):
+        warn("a path holds a line break: with --null, each path ends in a zero byte instead")
+    if end == b"\n" and sys.stdout.isatty():
+        found = [clean(path) for path in found]
+    # As bytes, since a path can hold what is no text.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in found))
+
+
+def _tell(listing: Listing, conditions: Sequence[Where]) -> None:
+    """Say on stderr what the listing leaves out, and why it is empty."""
+    talk = console(stderr=True)
+    for code, count in Counter(item.code for item in listing.not_listed).items():
+        first = next(item for item in listing.not_listed if item.code == code)
+        more = f" (and {count - 1:,} more like it)" if count > 1 else ""
+        warn(f"not listed: {first.path}: {first.message}{more}")
+    if listing.not_listed:
+        talk.print(plain(f"  See: ckptman validate --root {listing.root}"))
+    if listing.checkpoints:
+        runs = len({item.row.path.rpartition("/")[0] for item in listing.checkpoints})
+        size = size_text(sum(item.row.size for item in listing.checkpoints))
+        of = f" of {listing.total:,}" if conditions else ""
+        talk.print(plain(f"{len(listing.checkpoints):,}{of} checkpoints, {count_text(runs, 'run')}, {size}", "dim"))
+        return
+    if not listing.total:
+        talk.print(plain(f"there is no checkpoint in {listing.root}"))
+        return
+    talk.print(plain(f"none of {count_text(listing.total, 'checkpoint')} fulfils every condition"))
+    for item in listing.unmatched:
+        talk.print(plain(f"  none has {item.where.text}; {'; '.join(item.there_are)}"))

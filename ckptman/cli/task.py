@@ -1,0 +1,289 @@
+"""`ckptman task`: from a task id to its configuration, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
+from ckptman.cli.ls import Fixed, K, Layernorm, Layers, Mlp, Mode, Set, print_table, settings_of, value_text
+from ckptman.cli.text import console, plain
+from ckptman.config import TrainConfig
+from ckptman.convention import Convention, Grid, GroupPattern, Scalar
+from ckptman.errors import UsageError
+from ckptman.grid import Cell, cells, cells_of_task, config_values, task_of
+from ckptman.placement import family_folder
+from ckptman.tree import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """One regime of a grid, whose tasks are asked for."""
+
+    grid: Grid
+    regime: str
+    convention: Convention
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return self.grid.regimes[self.regime].axes
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return cells(self.grid, self.regime, self.convention.numbering)
+
+    def ids(self, cell: Cell) -> dict[str, int]:
+        """The cell's id in every numbering."""
+        return {name: task_of(self.grid, self.regime, name, cell.values) for name in self.grid.numberings}
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The numberings that are not in force and give another id to some cell."""
+        ids = [self.ids(cell) for cell in self.cells]
+        return tuple(name for name in self.grid.numberings if any(i[name] != i[self.convention.numbering] for i in ids))
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What is asked for beside the task: a group, or the pattern of one where K is not given."""
+
+    of: _Grid
+    pattern: GroupPattern
+    k: int | None
+    name: str
+    """The group's name; with `{K}` in it where K is not given."""
+
+    def config(self, cell: Cell) -> dict[str, Scalar]:
+        """Everything that the group and the cell decide; what follows from K is left out where K is not given."""
+        values = config_values(self.pattern, self.of.grid, self.k or 0, cell, self.of.convention)
+        if self.k is None:
+            by_k = {key for key, value in self.of.grid.regimes[self.of.regime].set.items() if value == "K"}
+            values = {k: v for k, v in values.items() if k not in by_k | {self.of.convention.families.k_config}}
+        return values
+
+    def folder(self, cell: Cell) -> str:
+        """The task folder, relative to the root."""
+        convention = self.of.convention
+        top = family_folder(self.pattern.layernorm, self.pattern.regime, convention)
+        return str(top / self.name / convention.folders.task(cell.task))
+
+
+@app.command("task")
+def _task(
+    context: typer.Context,
+    number: Annotated[int | None, typer.Argument(metavar="[ID]", help="A task id.", min=0)] = None,
+    root: Root = Path(DEFAULT_ROOT),
+    n_layers: Layers = None,
+    use_mlp: Mlp = None,
+    length_mode: Mode = None,
+    longest: K = None,
+    fixed: Fixed = None,
+    layernorm: Layernorm = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="GROUP", help="A group; it says K, --fixed and --layernorm.")
+    ] = None,
+    settings: Set = None,
+    numbering: Numbering = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a task id stands for, or which id a configuration has.
+
+    Without arguments: all task ids of the numbering in force. With an ID: its configuration. With a configuration, or
+    part of one: the ids that it has, one a line. Dynamic training with LayerNorm is meant unless something else is
+    asked for.
+
+    Example: ckptman task 6 --k 8
+
+    Example: ckptman task --layers 1 --no-mlp --mode mix
+    """
+    convention = convention_for(context, root, numbering)
+    if group is not None and (longest, fixed, layernorm) != (None, None, None):
+        raise _bad_usage("--group says K, the regime and LayerNorm already", "Leave out --k, --fixed and --layernorm.")
+    flags = {"n_layers": n_layers, "use_mlp": use_mlp, "length_mode": length_mode}
+    asked = {key: value for key, value in flags.items() if value is not None}
+    if number is not None and (asked or settings):
+        raise _bad_usage("give a task id or a configuration, not both", "See: ckptman task --help")
+    if (number, group, longest) == (None, None, None) and not asked and not settings:
+        _show_all(_grids(convention, fixed, layernorm), convention, as_json=as_json)
+        return
+    family = _family(convention, group, longest, fixed=fixed is True, layernorm=layernorm is not False)
+    asked |= settings_of(settings or (), family.of.axes)
+    found = _cells_of_id(family, number) if number is not None else _cells_of_config(family, asked)
+    if family.k is not None and family.k not in family.of.grid.k:
+        known = ", ".join(map(str, family.of.grid.k))
+        warn(f"K = {family.k} is not on the grid {family.of.grid.name!r}, which has K = {known}")
+    if as_json:
+        print_json(_document(convention, [_cell_json(family.of, cell) | _family_json(family, cell) for cell in found]))
+    elif number is not None:
+        _show_task(family, found, console())
+    elif asked:
+        _print_ids(family.of, found)
+    else:
+        _print_grid(family.of, console())
+
+
+def _bad_usage(message: str, fix: str) -> UsageError:
+    return UsageError(message, code="bad-usage", fix=fix)
+
+
+def _family(convention: Convention, group: str | None, k: int | None, *, fixed: bool, layernorm: bool) -> _Family:
+    """The group that is meant, by its name or by what it is made of."""
+    if group is not None:
+        for pattern in convention.groups:
+            if (parsed := pattern.parse(group)) is not None:
+                of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
+                return _Family(of, pattern, parsed["K"], group)
+        raise UsageError(
+            f"{group!r} is of no known group pattern, so its task ids mean what its source says",
+            code="unknown-group",
+            fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
+        )
+    regime = "fixed" if fixed else "dynamic"
+    for pattern in convention.groups:
+        if (pattern.layernorm, pattern.regime) == (layernorm, regime):
+            of = _Grid(convention.grids[pattern.grid], regime, convention)
+            values = TrainConfig().to_dict() | {"K": "{K}" if k is None else k}
+            return _Family(of, pattern, k, pattern.format(values))
+    raise UsageError(
+        f"no group pattern of the convention is for {regime} training {'with' if layernorm else 'without'} LayerNorm",
+        code="no-group",
+        fix="Add a group pattern for this family to ckptman.yaml.",
+    )
+
+
+def _grids(convention: Convention, fixed: bool | None, layernorm: bool | None) -> list[_Grid]:
+    """The regimes of grids that some group has, each once."""
+    wanted = [
+        pattern
+        for pattern in convention.groups
+        if (fixed is None or (pattern.regime == "fixed") == fixed)
+        and (layernorm is None or pattern.layernorm == layernorm)
+    ]
+    keys = dict.fromkeys((pattern.grid, pattern.regime) for pattern in wanted)
+    return [_Grid(convention.grids[name], regime, convention) for name, regime in keys]
+
+
+def _cells_of_id(family: _Family, number: int) -> tuple[Cell, ...]:
+    of = family.of
+    try:
+        return cells_of_task(of.grid, of.regime, of.convention.numbering, number)
+    except UsageError:
+        _print_grid(of, console(stderr=True))
+        raise
+
+
+def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[Cell, ...]:
+    of = family.of
+    constants = {key: value for key, value in of.grid.regimes[of.regime].set.items() if value != "K"}
+    found = tuple(cell for cell in of.cells if _fits({**constants, **cell.values}, asked))
+    if not found:
+        _print_grid(of, console(stderr=True))
+        text = ", ".join(f"{key} = {value_text(value)}" for key, value in asked.items())
+        raise UsageError(
+            f"no {of.regime} task of the grid {of.grid.name!r} has {text}",
+            code="no-such-task",
+            fix="See all of them with: ckptman task",
+        )
+    return found
+
+
+def _fits(values: Mapping[str, Scalar], asked: Mapping[str, Any]) -> bool:
+    # Compared with their types, since True == 1 in Python.
+    return all(
+        values.get(key) == value and isinstance(values.get(key), bool) == isinstance(value, bool)
+        for key, value in asked.items()
+    )
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _show_all(grids: Sequence[_Grid], convention: Convention, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(convention, [_cell_json(of, cell) for of in grids for cell in of.cells]))
+        return
+    out = console()
+    for index, of in enumerate(grids):
+        if index:
+            out.print()
+        _print_grid(of, out)
+
+
+def _print_grid(of: _Grid, out: Console) -> None:
+    patterns = [p for p in of.convention.groups if (p.grid, p.regime) == (of.grid.name, of.regime)]
+    out.print(
+        plain(f"{of.regime}", "bold")
+        + plain(f", {of.convention.numbering} numbering: {', '.join(p.pattern for p in patterns)}")
+    )
+    titles = [of.convention.axis(axis).title for axis in of.axes]
+    head = ["Task", *titles, *(f"Task ({name} numbering)" for name in of.differing)]
+    rows = [[str(cell.task), *_words(of, cell), *(str(of.ids(cell)[name]) for name in of.differing)]
+            for cell in of.cells]  # fmt: skip
+    print_table(out, [head, *rows], right=(0,), indent="  ")
+
+
+def _words(of: _Grid, cell: Cell) -> list[str]:
+    return [of.convention.axis(axis).word(cell.values[axis]) for axis in of.axes]
+
+
+def _show_task(family: _Family, found: Sequence[Cell], out: Console) -> None:
+    of = family.of
+    numbering = of.convention.numbering
+    k = "" if family.k is None else f", K = {family.k}"
+    out.print(plain(f"task {found[0].task}", "bold") + plain(f", {family.pattern.title}{k} ({numbering} numbering)"))
+    facts = [("group", family.name), ("folder", family.folder(found[0]))]
+    for name in of.differing:
+        others = sorted({of.ids(cell)[name] for cell in found})
+        facts.append((f"{name} numbering", f"task {' and '.join(map(str, others))}"))
+    width = max(len(label) for label, _ in facts)
+    for label, fact in facts:
+        out.print(plain(f"  {label:<{width}}  ", "dim") + plain(fact))
+    configs = [family.config(cell) for cell in found]
+    columns = [[value_text(config[key]) for config in configs] for key in configs[0]]
+    head = ["Key", *(["Value"] if len(found) == 1 else [", ".join(_brief(of, cell)) for cell in found])]
+    print_table(out, [head, *([key, *values] for key, values in zip(configs[0], columns, strict=True))], indent="  ")
+
+
+def _brief(of: _Grid, cell: Cell) -> list[str]:
+    return [of.convention.axis(axis).brief(cell.values[axis]) for axis in of.axes]
+
+
+def _print_ids(of: _Grid, found: Iterable[Cell]) -> None:
+    """The ids on stdout, for a shell; what each stands for on stderr."""
+    out, talk = console(), console(stderr=True)
+    for cell in found:
+        talk.print(
+            plain(f"{of.regime} task {cell.task} ({of.convention.numbering} numbering): "
+                  f"{', '.join(_brief(of, cell))}", "dim")
+        )  # fmt: skip
+    for task in dict.fromkeys(cell.task for cell in found):
+        out.print(plain(task))
+
+
+def _document(convention: Convention, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "numbering": convention.numbering, "tasks": tasks}
+
+
+def _cell_json(of: _Grid, cell: Cell) -> dict[str, Any]:
+    return {
+        "task": cell.task,
+        "grid": of.grid.name,
+        "regime": of.regime,
+        "config": dict(cell.values),
+        "numberings": of.ids(cell),
+    }
+
+
+def _family_json(family: _Family, cell: Cell) -> dict[str, Any]:
+    return {
+        "config": family.config(cell),
+        "layernorm": family.pattern.layernorm,
+        "k": family.k,
+        "group": family.name,
+        "folder": family.folder(cell),
+    }
