@@ -19,24 +19,66 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ckptman.checkpoint import CheckpointInfo, read_checkpoint
-    from ckptman.config import TrainConfig
-    from ckptman.convention_file import load_convention
-    from ckptman.errors import CkptmanError, ConfigurationError, MachineError, RefusedError, UsageError
-    from ckptman.ingest import IngestResult, ingest
+    from ckptman.checkpoint import CheckpointInfo as CheckpointInfo
+    from ckptman.checkpoint import read_checkpoint as read_checkpoint
+    from ckptman.config import TrainConfig as TrainConfig
+    from ckptman.convention_file import load_convention as load_convention
+    from ckptman.errors import CkptmanError as CkptmanError
+    from ckptman.errors import ConfigurationError as ConfigurationError
+    from ckptman.errors import MachineError as MachineError
+    from ckptman.errors import RefusedError as RefusedError
+    from ckptman.errors import UsageError as UsageError
+    from ckptman.evaluate import Evaluation as Evaluation
+    from ckptman.evaluate import EvaluationResult as EvaluationResult
+    from ckptman.evaluate import evaluate as evaluate
+    from ckptman.findings import Finding as Finding
+    from ckptman.ingest import IngestResult as IngestResult
+    from ckptman.ingest import ingest as ingest
+    from ckptman.listing import Listing as Listing
+    from ckptman.listing import list_checkpoints as list_checkpoints
+    from ckptman.loading import GPT as GPT
+    from ckptman.loading import GPTConfig as GPTConfig
+    from ckptman.loading import load as load
+    from ckptman.report import ReportResult as ReportResult
+    from ckptman.report import report as report
+    from ckptman.show import ShownCheckpoint as ShownCheckpoint
+    from ckptman.show import show as show
+    from ckptman.tree import RunRecord as RunRecord
+    from ckptman.tree import TreeScan as TreeScan
+    from ckptman.tree import scan_tree as scan_tree
+    from ckptman.validate import ValidationResult as ValidationResult
+    from ckptman.validate import validate as validate
 
 _HOMES = {
     "CheckpointInfo": "checkpoint",
     "CkptmanError": "errors",
     "ConfigurationError": "errors",
+    "Evaluation": "evaluate",
+    "EvaluationResult": "evaluate",
+    "Finding": "findings",
+    "GPT": "loading",
+    "GPTConfig": "loading",
     "IngestResult": "ingest",
+    "Listing": "listing",
     "MachineError": "errors",
     "RefusedError": "errors",
+    "ReportResult": "report",
+    "RunRecord": "tree",
+    "ShownCheckpoint": "show",
     "TrainConfig": "config",
+    "TreeScan": "tree",
     "UsageError": "errors",
+    "ValidationResult": "validate",
+    "evaluate": "evaluate",
     "ingest": "ingest",
+    "list_checkpoints": "listing",
+    "load": "loading",
     "load_convention": "convention_file",
     "read_checkpoint": "checkpoint",
+    "report": "report",
+    "scan_tree": "tree",
+    "show": "show",
+    "validate": "validate",
 }
 
 __all__ = ["__version__", *_HOMES]
