@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from ckptman.archive import show_path
 from ckptman.attribution import same_value
 from ckptman.convention import Convention, Prefix
 from ckptman.findings import Finding, finding
@@ -19,26 +21,33 @@ _MOST_LISTED = 4
 def check_files(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every checkpoint file by itself."""
     for file in inventory.files:
-        yield from _check_readable(file)
+        yield from _check_readable(file, inventory.scan.root)
         if file.name is None:
             yield finding("unknown-name", file.path, file.name_problem)
     for run in inventory.runs:
         for file in run.files:
             yield from _check_name(file, run, convention)
-            yield from _check_recipe(file, run.config)
+            yield from _check_recipe(file, run.config, convention)
             yield from _check_weights(file, run.config)
 
 
-def _check_readable(file: CheckedFile) -> Iterator[Finding]:
-    if file.refusal is not None:
-        if file.refusal.code == "unreadable":
-            yield finding("unreadable", file.path, file.refusal.message)
-        else:
-            message = f"{file.refusal.message} [{file.refusal.code}]"
-            yield finding("bad-checkpoint", file.path, message, file.refusal.fix)
-    elif file.damage is not None:
-        code = "unreadable" if file.damage.code == "unreadable" else "bad-crc"
-        yield finding(code, file.path, f"{file.damage.message} [{file.damage.code}]")
+def end_of_training(config: Mapping[str, Any], convention: Convention) -> int | None:
+    """The iterations that a run has in all, by its own recipe; None where that does not say."""
+    ends = (prefix.expected_step(config) for prefix in convention.prefixes if prefix.final)
+    return max((end for end in ends if end is not None), default=None)
+
+
+def _check_readable(file: CheckedFile, root: Path) -> Iterator[Finding]:
+    error = file.refusal or file.damage
+    if error is None:
+        return
+    message = error.message.removeprefix(f"{show_path(root / file.path)}: ")
+    if error.code == "unreadable":
+        yield finding("unreadable", file.path, message)
+    elif file.refusal is not None:
+        yield finding("bad-checkpoint", file.path, f"{message} [{error.code}]", error.fix)
+    else:
+        yield finding("bad-crc", file.path, message)
 
 
 def _check_name(file: CheckedFile, run: CheckedRun, convention: Convention) -> Iterator[Finding]:
@@ -60,27 +69,29 @@ def _check_name(file: CheckedFile, run: CheckedRun, convention: Convention) -> I
         yield finding("step-disagrees", file.path, f"{file.name.step} iterations in the name, and {done} in the file")
 
 
-def _check_recipe(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_recipe(file: CheckedFile, config: Mapping[str, Any], convention: Convention) -> Iterator[Finding]:
     if file.name is None or file.step is None:
         return
     prefix = file.name.prefix
     expected = prefix.expected_step(config)
-    if expected is not None and not _is_on_recipe(prefix, file.step, expected):
+    end = end_of_training(config, convention)
+    if expected is not None and not _is_on_recipe(prefix, file.step, expected, end):
         more = "" if prefix.final else " (or a later multiple)"
+        until = "" if prefix.final or end is None else f" and training ends after {end}"
         yield finding(
             "off-recipe",
             file.path,
             f"a {prefix.name} of this recipe is saved after {expected} iterations{more}, since {prefix.step_config} is "
-            f"{config[prefix.step_config]}; this one holds {file.step}",
+            f"{config[prefix.step_config]}{until}; this one holds {file.step}",
         )
 
 
-def _is_on_recipe(prefix: Prefix, step: int, expected: int) -> bool:
+def _is_on_recipe(prefix: Prefix, step: int, expected: int, end: int | None) -> bool:
     if prefix.final:
         return step == expected
-    interval = expected - prefix.step_plus  # one on the way may be saved at each multiple of it
+    interval = expected - prefix.step_plus  # one on the way is saved at each multiple of it
     multiple = step - prefix.step_plus
-    return step == expected or (interval > 0 and multiple > 0 and multiple % interval == 0)
+    return interval > 0 and multiple > 0 and multiple % interval == 0 and (end is None or step <= end)
 
 
 def _check_weights(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:

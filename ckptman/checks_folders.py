@@ -32,7 +32,7 @@ def check_folders(inventory: Inventory, convention: Convention) -> Iterator[Find
     walk = _Walk(inventory, convention)
     yield from walk.folder(PurePosixPath())
     yield from _check_system_files(walk.system_files)
-    yield from _check_links(inventory, walk.links, convention)
+    yield from _check_links(inventory, walk.links)
     yield from _check_twins(inventory)
 
 
@@ -162,9 +162,10 @@ def _check_system_files(paths: list[PurePosixPath]) -> Iterator[Finding]:
         yield finding("system-file", path, "an operating system or a file manager left it")
 
 
-def _check_links(inventory: Inventory, links: list[PurePosixPath], convention: Convention) -> Iterator[Finding]:
+def _check_links(inventory: Inventory, links: list[PurePosixPath]) -> Iterator[Finding]:
     root = inventory.scan.root
     real_root = root.resolve()
+    checkpoints = {file.path: file for file in inventory.files}
     placed: dict[PurePosixPath, list[Path]] = defaultdict(list)
     for path in links:
         said = os.readlink(root / path)  # noqa: PTH115  (a Path would rewrite it)
@@ -173,11 +174,11 @@ def _check_links(inventory: Inventory, links: list[PurePosixPath], convention: C
         except (OSError, RuntimeError):  # a loop is a RuntimeError before Python 3.13
             yield finding("dangling-link", path, f"it leads to {said}, where nothing can be reached")
             continue
-        is_checkpoint = path.name.endswith(convention.checkpoint.suffix)
+        file = checkpoints.get(path)
         if target.is_relative_to(real_root):
-            if not is_checkpoint:
+            if file is None:
                 yield finding("stray-file", path, f"this link to {said} does not belong to the tree")
-        elif is_checkpoint:
+        elif file is not None and file.info is not None:
             placed[PurePosixPath(*path.parts[: min(3, len(path.parts) - 1)])].append(target)
         else:
             yield finding("outside-link", path, f"it leads out of the tree, to {target}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from ckptman.attribution import same_value
 from ckptman.convention import Convention, Grid, GroupPattern
@@ -12,7 +13,7 @@ from ckptman.findings import Finding, finding
 from ckptman.grid import Cell, cells, config_values
 from ckptman.inventory import CheckedRun, Inventory, Standing
 from ckptman.placement import family_folder, group_pattern
-from ckptman.tree import OverwrittenRun
+from ckptman.tree import OVERWRITTEN_FILE, OverwrittenRun
 
 _SEPARATELY = "Train the missing {}, each into a folder of its own, so that none overwrites another, and ingest {}."
 
@@ -53,10 +54,11 @@ class _Group:
 def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Look for what the grid has and the tree has not, and for what no run of the grid has."""
     groups = _groups(inventory, convention)
+    unread = [path for path, _ in inventory.scan.unreadable if path.name != OVERWRITTEN_FILE]
     for group in groups:
         for item in group.present:
             yield from _check_settings(group, item, convention)
-            yield from _check_seeds(group, item, convention)
+            yield from _check_seeds(group, item, unread, convention)
     yield from _check_groups({group.name for group in groups}, convention)
 
 
@@ -111,12 +113,16 @@ def _check_settings(group: _Group, item: _Present, convention: Convention) -> It
             yield finding("off-grid", run.folder, "; ".join(differences))
 
 
-def _check_seeds(group: _Group, item: _Present, convention: Convention) -> Iterator[Finding]:
+def _check_seeds(
+    group: _Group, item: _Present, unread: Iterable[PurePosixPath], convention: Convention
+) -> Iterator[Finding]:
     missing = [seed for seed in group.grid.seeds if seed not in item.seeds]
     if not missing:
         return
     folder = family_folder(group.pattern.layernorm, group.pattern.regime, convention) / group.name
     path = folder / convention.folders.task(item.cell.task)
+    if any(path.is_relative_to(other) or other.is_relative_to(path) for other in unread):
+        return  # what is missing may be there
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
     lost = _overwritten(item, missing)
     if item.runs:

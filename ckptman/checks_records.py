@@ -2,55 +2,108 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.attribution import same_value
 from ckptman.convention import Convention
 from ckptman.findings import Finding, finding
-from ckptman.inventory import FROM_CHECKPOINT, CheckedFile, CheckedRun, Inventory
+from ckptman.inventory import FROM_CHECKPOINT, CheckedFile, CheckedRun, Inventory, way_back
 from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE, RunFolder, RunRecord
+from ckptman.wording import count_text
 
 _MOST_LISTED = 4
 """Differences that one message names."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
+_LIST_AGAIN = "Delete it, and ingest the source again, which writes the list of overwritten runs anew."
 
 
 def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every run.json, and the files of each run folder against it."""
-    there = {entry.path for entry in inventory.scan.entries}
+    there = {entry.path: entry.kind for entry in inventory.scan.entries}
     files: dict[PurePosixPath, list[CheckedFile]] = defaultdict(list)
     for file in inventory.files:
         files[file.path.parent].append(file)
     for path, reason in inventory.scan.unreadable:
-        code = "bad-record" if path.name == OVERWRITTEN_FILE else "unreadable"
-        yield finding(code, path, reason)
+        if path.name == OVERWRITTEN_FILE:
+            yield finding("bad-record", path, reason.replace(f"{inventory.scan.root / path} ", "it "), _LIST_AGAIN)
+        else:
+            yield finding("unreadable", path, reason)
+    found_at = {home: path for path, home in inventory.astray.items()}
     for folder in inventory.scan.runs:
         if folder.record is not None:
-            yield from _check_files_are_there(folder, folder.record, there)
+            yield from _check_entries(folder, folder.record)
+            yield from _check_files_are_there(folder, folder.record, there, found_at)
             for file in files[folder.path]:
-                yield from _check_file(file, folder.record, convention)
+                yield from _check_file(file, folder.record, inventory.astray.get(file.path), convention)
         elif folder.problem is not None:
-            yield finding("bad-record", folder.path / RUN_FILE, f"it cannot be used: {folder.problem}")
+            code, message = "bad-record", f"it cannot be used: {folder.problem}"
+            if not os.access(inventory.scan.root / folder.path / RUN_FILE, os.R_OK):
+                code, message = "unreadable", folder.problem  # nothing is known against it
+            yield finding(code, folder.path / RUN_FILE, message)
+        elif (kind := there.get(folder.path / RUN_FILE)) is not None:
+            yield finding("bad-record", folder.path / RUN_FILE, f"it cannot be used: it is {_KINDS[kind]}, no file")
     for run in inventory.runs:
         yield from _check_place(run)
     yield from _check_duplicates(inventory)
 
 
-def _check_files_are_there(folder: RunFolder, record: RunRecord, there: Collection[PurePosixPath]) -> Iterator[Finding]:
+def _check_entries(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
+    """What no run.json says that ckptman wrote."""
+    names = Counter(entry.file for entry in record.checkpoints)
+    said = [f"it lists {name} {count} times" for name, count in names.items() if count > 1]
+    said += [
+        f"the sha256 of {entry.file} is {entry.sha256!r}, which is no SHA-256"
+        for entry in record.checkpoints
+        if _SHA256.fullmatch(entry.sha256) is None
+    ]
+    said += [f"its W&B folder {kept!r} does not lie in the run's folder" for kept in record.wandb if _leaves(kept)]
+    if said:
+        yield finding("record-disagrees", folder.path / RUN_FILE, _listed(said))
+
+
+def _check_files_are_there(
+    folder: RunFolder,
+    record: RunRecord,
+    there: Collection[PurePosixPath],
+    found_at: Mapping[PurePosixPath, PurePosixPath],
+) -> Iterator[Finding]:
     for entry in record.checkpoints:
         if entry.file not in folder.files:
-            yield finding("missing-file", folder.path / entry.file, "run.json lists this checkpoint; it is not there")
+            path = folder.path / entry.file
+            message = "run.json lists this checkpoint; it is not there"
+            if (now := found_at.get(path)) is not None:
+                seems = now.name if now.parent == path.parent else now
+                yield finding("missing-file", path, f"{message}, but {seems} seems to be it", way_back(now, path))
+            else:
+                yield finding("missing-file", path, message)
     for kept in record.wandb:
-        if folder.path / kept not in there:
+        if not _leaves(kept) and folder.path / kept not in there:
             yield finding("missing-file", folder.path / kept, "run.json lists this W&B folder; it is not there")
 
 
-def _check_file(file: CheckedFile, record: RunRecord, convention: Convention) -> Iterator[Finding]:
+def _leaves(kept: str) -> bool:
+    """Whether a path that run.json gives leads out of the run's folder."""
+    path = PurePosixPath(kept)
+    return path.is_absolute() or ".." in path.parts or not path.parts
+
+
+def _check_file(
+    file: CheckedFile, record: RunRecord, home: PurePosixPath | None, convention: Convention
+) -> Iterator[Finding]:
     entry = file.entry
     if entry is None:
-        yield finding("unrecorded-file", file.path, "run.json does not list this checkpoint")
+        message = "run.json does not list this checkpoint"
+        if home is None:
+            yield finding("unrecorded-file", file.path, message)
+        else:
+            known = f"it seems to be {home.name}" if home.parent == file.path.parent else f"that of {home.parent} does"
+            yield finding("unrecorded-file", file.path, f"{message}; {known}", way_back(file.path, home))
         return
     if file.size != entry.size:
         yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
@@ -63,7 +116,7 @@ def _check_file(file: CheckedFile, record: RunRecord, convention: Convention) ->
     if record.config_source == FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
         differences = _config_differences(record.config, file.info.config, convention.ignored_keys)
         if differences:
-            yield finding("config-disagrees", file.path, "; ".join(differences))
+            yield finding("config-disagrees", file.path, _listed(differences))
 
 
 def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) -> list[str]:
@@ -76,8 +129,12 @@ def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) ->
             differences.append(f"{key} is in the file only")
         elif not same_value(recorded[key], inside[key]):
             differences.append(f"{key} is {recorded[key]!r} in run.json and {inside[key]!r} in the file")
+    return differences
+
+
+def _listed(differences: list[str]) -> str:
     more = len(differences) - _MOST_LISTED
-    return differences[:_MOST_LISTED] + ([f"and {more} more"] if more > 0 else [])
+    return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _check_place(run: CheckedRun) -> Iterator[Finding]:
@@ -98,12 +155,13 @@ def _check_place(run: CheckedRun) -> Iterator[Finding]:
 
 
 def _check_duplicates(inventory: Inventory) -> Iterator[Finding]:
-    places: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for file in inventory.files:
-        recorded = file.entry.sha256 if file.entry is not None and file.entry.size == file.size else None
-        sha256 = file.sha256 or recorded
-        if sha256 is not None:
-            places[sha256].append(file.path)
-    for paths in places.values():
-        for path in paths[1:]:
-            yield finding("duplicate", path, f"it has the same bytes as {paths[0]}")
+    """Copies of files; those of one folder that are copies of another's files are told of together."""
+    folders: dict[tuple[PurePosixPath, PurePosixPath], list[PurePosixPath]] = defaultdict(list)
+    for copy, original in inventory.copies.items():
+        folders[copy.parent, original.parent].append(copy)
+    for (folder, other), paths in folders.items():
+        if len(paths) == 1:
+            yield finding("duplicate", paths[0], f"it has the same bytes as {inventory.copies[paths[0]]}")
+        else:
+            count = count_text(len(paths), "checkpoint")
+            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {other}")

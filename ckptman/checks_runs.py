@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from ckptman.attribution import differing_keys
-from ckptman.convention import Convention
+from ckptman.checks_files import end_of_training
+from ckptman.convention import Convention, Prefix
 from ckptman.findings import Finding, finding
-from ckptman.inventory import CheckedRun, Inventory, Standing, fingerprint
+from ckptman.inventory import CheckedRun, Inventory, Standing, fingerprint, way_back
 from ckptman.placement import Place, group_pattern
+from ckptman.tree import RUN_FILE
 from ckptman.wording import count_text
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
+_MOST_STEPS = 4
+"""Missing checkpoints of a run that one message names."""
+_MOST_TREES = 3
+"""Roots of trees that one message names."""
 
 
 def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -26,10 +33,11 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
     for run in inventory.runs:
         yield from _check_config(run, convention)
         yield from _check_attribution(run)
-        if run.standing is not Standing.EXTRA:
-            yield from _check_whole(run, convention)
+    whole = [run for run in inventory.runs if run.standing is not Standing.EXTRA and not _home_of(run, inventory)]
+    for run in whole:
+        yield from _check_whole(run, convention)
     yield from _check_tests(inventory, convention)
-    yield from _check_repeated(inventory, convention)
+    yield from _check_repeated([run for run in whole if not _is_copy(run, inventory)], convention)
 
 
 # --- numbering --------------------------------------------------------------------------------------------------------
@@ -41,12 +49,19 @@ def numbering_of_tree(inventory: Inventory, convention: Convention) -> Conventio
     Another numbering fits if by it some runs are in their place that otherwise are not, and none the other way round.
     """
     misplaced = _misplaced(inventory)
-    for name in dict.fromkeys(name for grid in convention.grids.values() for name in grid.numberings):
-        if misplaced and all(name in grid.numberings for grid in convention.grids.values()):
-            other = replace(convention, numbering=name)
-            if _misplaced(inventory.placed_by(other)) < misplaced:
-                return other
+    for name in _numberings(convention) if misplaced else ():
+        other = replace(convention, numbering=name)
+        if _misplaced(inventory.placed_by(other)) < misplaced:
+            return other
     return convention
+
+
+def _numberings(convention: Convention) -> Iterator[str]:
+    """The numberings that every grid has."""
+    grids = convention.grids.values()
+    for name in dict.fromkeys(name for grid in grids for name in grid.numberings):
+        if all(name in grid.numberings for grid in grids):
+            yield name
 
 
 def check_numbering(inventory: Inventory, given: Convention, fitting: Convention) -> Iterator[Finding]:
@@ -68,14 +83,70 @@ def _misplaced(inventory: Inventory) -> set[tuple[PurePosixPath, str]]:
     return {
         (run.folder, fingerprint(run.config, ()))
         for run in inventory.runs
-        if run.place is not None and not _is_in_task_folder(run, run.place)
+        if run.place is not None and not run.is_in_place
     }
 
 
-def _is_in_task_folder(run: CheckedRun, place: Place) -> bool:
-    if run.standing is Standing.LOOSE:
-        return place.folder == run.folder or place.folder in run.folder.parents
-    return place.folder == run.folder.parent
+# --- the root ---------------------------------------------------------------------------------------------------------
+
+
+def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path, ...]:
+    """The roots of the trees that the runs are sorted into, where the root that was given is none of them.
+
+    It lies in a tree, such as one of its families, or above one. Nothing is returned where a run lies in no tree.
+    """
+    root = inventory.scan.root.resolve()
+    for name in dict.fromkeys((convention.numbering, *_numberings(convention))):
+        placed = inventory.placed_by(replace(convention, numbering=name)).runs
+        homes = {_tree_of(run, run.place, root) for run in placed if run.place and run.standing is not Standing.EXTRA}
+        if root in homes:
+            return ()
+        if homes and None not in homes:
+            return tuple(sorted(home for home in homes if home is not None))
+    return ()
+
+
+def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Tell where the root is not one: within a tree, above one, or what training leaves."""
+    root = inventory.scan.root.resolve()
+    if trees := _trees_elsewhere(inventory, convention):
+        if all(root.is_relative_to(tree) for tree in trees):
+            what = "lies in a tree, whose root is"
+        else:
+            what = f"lies above the {'root' if len(trees) == 1 else 'roots'} of {count_text(len(trees), 'tree')}:"
+        yield finding(
+            "wrong-root",
+            ".",
+            f"this folder {what} {', '.join(map(str, trees[:_MOST_TREES]))}{', …' if len(trees) > _MOST_TREES else ''}",
+            f"Check that: ckptman validate --root {shlex.quote(str(trees[0]))}",
+        )
+    elif _is_raw(inventory, convention):
+        yield finding(
+            "wrong-root",
+            ".",
+            f"this folder holds raw outputs: {count_text(len(inventory.files), 'checkpoint')}, none of them sorted",
+            _sort_it(inventory, PurePosixPath()),
+        )
+
+
+def _is_raw(inventory: Inventory, convention: Convention) -> bool:
+    """Whether nothing is sorted, and every checkpoint lies where training saves it."""
+    return (
+        not any(True for _ in inventory.scan.records)
+        and not any(run.is_in_place for run in inventory.runs)
+        and bool(inventory.files)
+        and all(convention.raw.saved_models in file.path.parent.parts for file in inventory.files)
+    )
+
+
+def _tree_of(run: CheckedRun, place: Place, root: Path) -> Path | None:
+    """The root of the tree in which a run lies in its place; None if it does not lie so in any."""
+    wanted = place.folder.parts
+    home = root / run.folder
+    for folder in (home, *home.parents) if run.standing is Standing.LOOSE else (home.parent,):
+        if folder.parts[-len(wanted) :] == wanted:
+            return Path(*folder.parts[: -len(wanted)])
+    return None
 
 
 # --- run.json ---------------------------------------------------------------------------------------------------------
@@ -86,10 +157,15 @@ def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
     scan = inventory.scan
     folders = {run.path: run for run in scan.runs}
     recorded = {path for path, _ in scan.records}
-    counts = Counter(file.path.parent for file in inventory.files if file.path.parent not in recorded)
+    counts = Counter(
+        file.path.parent
+        for file in inventory.files
+        if file.path.parent not in recorded and file.path not in inventory.astray  # it has one, elsewhere
+    )
+    no_files = {entry.path for entry in scan.entries if entry.path.name == RUN_FILE and entry.kind != "file"}
     for folder, count in counts.items():
         run = folders.get(folder)
-        if run is not None and run.problem is not None:
+        if run is not None and (run.problem is not None or folder / RUN_FILE in no_files):
             continue  # its run.json is told of as a bad one
         message = f"{count_text(count, 'checkpoint')} without a run.json"
         if run is not None and recorded:
@@ -114,27 +190,49 @@ def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
 
 
 def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
-    """Runs in wrong folders; those of one folder that belong to one other folder are told of together."""
-    misplaced: dict[tuple[PurePosixPath, PurePosixPath], list[CheckedRun]] = defaultdict(list)
+    """Runs in wrong folders; those of one task folder that belong to one other folder are told of together."""
+    misplaced: dict[tuple[PurePosixPath, PurePosixPath, Standing], list[CheckedRun]] = defaultdict(list)
     for run in inventory.runs:
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
             yield finding(code, run.folder, run.place_problem.message, run.place_problem.fix)
-        elif run.place is not None and not _is_in_task_folder(run, run.place):
-            misplaced[run.folder, run.place.folder].append(run)
+        elif run.place is not None and not run.is_in_place:
+            home = run.folder.parent if run.standing is Standing.RECORDED else run.folder
+            misplaced[home, run.place.folder, run.standing].append(run)
         elif run.place is not None:
-            yield from _check_run_folder(run, run.place, convention)
-    for (folder, target), runs in misplaced.items():
-        whole = runs[0].standing is Standing.RECORDED
+            yield from _check_run_folder(run, run.place, inventory, convention)
+    for (home, target, _), runs in misplaced.items():
         yield finding(
             "misplaced",
-            folder,
+            runs[0].folder if len(runs) == 1 else home,
             f"by its configuration, {_which_files(runs)} belongs in {target}",
-            f"Move the run's folder to {target}" if whole else _sort_it(inventory, folder),
+            _put_right(runs, target, inventory),
         )
 
 
-def _check_run_folder(run: CheckedRun, place: Place, convention: Convention) -> Iterator[Finding]:
+def _put_right(runs: list[CheckedRun], target: PurePosixPath, inventory: Inventory) -> str:
+    """What to do about runs that belong in another task folder."""
+    if home := _home_of(runs[0], inventory):
+        return way_back(runs[0].files[0].path, home)
+    if all(_is_copy(run, inventory) for run in runs):
+        return f"The same files are in {inventory.copies[runs[0].files[0].path].parents[1]}: delete these."
+    if runs[0].standing is Standing.RECORDED:
+        return f"Move {'the folder of the run' if len(runs) == 1 else 'the folders of the runs'} into {target}"
+    return _sort_it(inventory, runs[0].folder)
+
+
+def _home_of(run: CheckedRun, inventory: Inventory) -> PurePosixPath | None:
+    """Where a run.json misses a file of the run; None unless each of its files is missed somewhere."""
+    homes = [inventory.astray.get(file.path) for file in run.files]
+    return homes[0] if homes and None not in homes else None
+
+
+def _is_copy(run: CheckedRun, inventory: Inventory) -> bool:
+    """Whether each of the run's files is a copy of another, which is told of as a duplicate."""
+    return bool(run.files) and all(file.path in inventory.copies for file in run.files)
+
+
+def _check_run_folder(run: CheckedRun, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """The name of a run's folder: by its seed, with or without something that tells apart a second run."""
     if run.standing is Standing.LOOSE and (
         run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
@@ -143,7 +241,16 @@ def _check_run_folder(run: CheckedRun, place: Place, convention: Convention) -> 
     expected = place.run_folder(convention).name
     if run.folder.name != expected and not run.folder.name.startswith(f"{expected}-"):
         message = f"by its configuration, {_which_files([run])} belongs in {place.folder / expected}"
-        yield finding("wrong-run-folder", run.folder, message)
+        yield finding("wrong-run-folder", run.folder, message, _right_folder(run, place.folder / expected, inventory))
+
+
+def _right_folder(run: CheckedRun, expected: PurePosixPath, inventory: Inventory) -> str:
+    """What to do about a run in another run's folder."""
+    if home := _home_of(run, inventory):
+        return way_back(run.files[0].path, home)
+    if run.standing is Standing.EXTRA:
+        return f"Move {_which_files([run])} into {expected}; what is there already, delete here."
+    return f"Rename the folder to {expected.name}, or ingest the run's source again."
 
 
 def _which_files(runs: list[CheckedRun]) -> str:
@@ -166,17 +273,30 @@ def _check_config(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
 
 
 def _check_tests(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
-    """Groups whose runs were tested on lengths they were trained on, each once."""
+    """Groups whose runs were tested on lengths they were trained on, or on others than their grid's, each once."""
     overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
+    others: Counter[tuple[PurePosixPath, int, int]] = Counter()
     for run in inventory.runs:
         trained, tested = _range(run, convention.families.fixed_when_equal), _range(run, _TEST_RANGE)
-        if trained is not None and tested is not None and run.place is not None and tested[0] <= trained[1]:
+        if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
+            continue
+        if tested[0] <= trained[1]:
             overlaps[run.place.folder.parent, trained[1], *tested] += 1
+        elif tested != convention.generalization_k and group_pattern(run.place.group, convention) is not None:
+            others[run.place.folder.parent, *tested] += 1
     for (group, longest, low, high), count in sorted(overlaps.items()):
         yield finding(
             "test-overlaps-train",
             group,
             f"{count_text(count, 'run')} trained on lengths up to {longest}, and tested on {low} to {high}",
+        )
+    for (group, low, high), count in sorted(others.items()):
+        first, last = convention.generalization_k
+        yield finding(
+            "other-test-lengths",
+            group,
+            f"{count_text(count, 'run')} tested on lengths {low} to {high}, "
+            f"where those of the convention are {first} to {last}",
         )
 
 
@@ -201,22 +321,41 @@ def _check_whole(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
     if not kinds:
         return
     finals = [prefix for prefix in convention.prefixes if prefix.final]
-    ends = [end for prefix in finals if (end := prefix.expected_step(run.config)) is not None]
     if finals and kinds.isdisjoint(prefix.name for prefix in finals):
         yield finding("missing-final", run.folder, f"{_described(run)} has only: {', '.join(sorted(kinds))}")
+    end = end_of_training(run.config, convention)
     for prefix in convention.prefixes:
-        step = prefix.expected_step(run.config)
-        if not prefix.final and prefix.name not in kinds and step is not None and ends and step <= max(ends):
-            message = f"{_described(run)} has no {prefix.name}, which its recipe saves after {step} iterations"
-            yield finding("missing-checkpoint", run.folder, message)
+        if not prefix.final and end is not None:
+            yield from _check_on_the_way(run, prefix, end, stopped=kinds.isdisjoint(p.name for p in finals))
 
 
-def _check_repeated(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+def _check_on_the_way(run: CheckedRun, prefix: Prefix, end: int, *, stopped: bool) -> Iterator[Finding]:
+    """Whether a run has every checkpoint that its recipe saves until its end, or until the last one that it got to."""
+    first = prefix.expected_step(run.config)
+    if first is None or first <= prefix.step_plus:
+        return
+    steps = {file.step for file in run.files if file.name is not None and file.name.prefix == prefix}
+    steps |= {item.step for item in run.record.checkpoints if item.kind == prefix.name} if run.record else set()
+    there = {step for step in steps if step is not None}
+    expected = range(first, (max(there, default=0) if stopped else end) + 1, first - prefix.step_plus)
+    count = len(expected) - sum(step in expected for step in there)
+    if count == 0:
+        return
+    missing = list(islice((step for step in expected if step not in there), _MOST_STEPS))
+    which = ", ".join(map(str, missing)) + (f" and {count - len(missing):,} more" if count > len(missing) else "")
+    if there:
+        message = f"{_described(run)} lacks the {prefix.name} after {which} iterations, which its recipe saves"
+    else:
+        message = f"{_described(run)} has no {prefix.name}, which its recipe saves after {which} iterations"
+    yield finding("missing-checkpoint", run.folder, message)
+
+
+def _check_repeated(whole: Iterable[CheckedRun], convention: Convention) -> Iterator[Finding]:
     """Runs of one configuration and seed. In a group with a grid, its axes alone make the configuration."""
     same: dict[tuple[object, ...], list[CheckedRun]] = defaultdict(list)
-    for run in inventory.runs:
+    for run in whole:
         place = run.place
-        if place is not None and place.seed is not None and run.files and run.standing is not Standing.EXTRA:
+        if place is not None and place.seed is not None and run.files:
             known = group_pattern(place.group, convention) is not None
             config = "" if known else fingerprint(run.config, convention.ignored_keys)
             same[place.folder, place.notes, place.seed, config].append(run)
@@ -224,7 +363,9 @@ def _check_repeated(inventory: Inventory, convention: Convention) -> Iterator[Fi
         first = runs[0]
         for run in runs[1:]:
             if run.run_id is not None and run.run_id == first.run_id:
-                continue  # a copy of its folder, which is told of as a duplicate
+                continue  # a copy of its folder, in which something was changed
+            if None in (run.record, first.record) and _file_names(run).isdisjoint(_file_names(first)):
+                continue  # parts of one run, in two folders
             keys = differing_keys(first.config, run.config, convention.ignored_keys)
             differ = f"; their configurations differ in {', '.join(keys)}" if keys else ""
             yield finding(
@@ -232,6 +373,10 @@ def _check_repeated(inventory: Inventory, convention: Convention) -> Iterator[Fi
                 run.folder,
                 f"{_described(run)} repeats {_described(first)} in {first.folder}{differ}",
             )
+
+
+def _file_names(run: CheckedRun) -> set[str]:
+    return {file.path.name for file in run.files}
 
 
 def _described(run: CheckedRun) -> str:

@@ -5,6 +5,7 @@ Only this module knows how the YAML is laid out; the others see the dataclasses 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -40,7 +41,8 @@ T = TypeVar("T")
 def find_file(start: Path) -> Path | None:
     """The nearest `ckptman.yaml` in `start` or above it."""
     start = start.absolute()
-    return next((folder / FILE_NAME for folder in (start, *start.parents) if (folder / FILE_NAME).is_file()), None)
+    # os.path's test is False below a folder that may not be entered, where pathlib's raises.
+    return next((f for folder in (start, *start.parents) if os.path.isfile(f := folder / FILE_NAME)), None)  # noqa: PTH113
 
 
 def load_convention(file: Path | None = None, *, numbering: str | None = None) -> Convention:

@@ -158,6 +158,14 @@ _TABLE = (
         "Name the tree with --root, or fill it with: ckptman ingest SRC --root DIR",
     ),
     _error(
+        "wrong-root",
+        "The root is not that of a tree: it lies in one, or above one, or holds raw outputs.",
+        "Every run lies where its configuration says, but for the folders above; or every checkpoint lies where "
+        "training saves it. Groups, places and strays can only be checked in a tree, so just the files and each "
+        "run.json were.",
+        "Name the tree itself with --root; raw outputs are sorted into one with: ckptman ingest SRC --root DIR",
+    ),
+    _error(
         "other-numbering",
         "The task folders are numbered by another numbering than the one in force.",
         "Two numberings of the tasks exist, and one task id stands for different configurations in them. The tree was "
@@ -195,8 +203,8 @@ _TABLE = (
         "off-recipe",
         "A checkpoint was saved at another iteration than its recipe says.",
         "A final checkpoint holds as many iterations as the recipe has, one on the way a multiple of the checkpoint "
-        "interval plus one. Another number means a run that was stopped early and saved as if it were done, or a "
-        "configuration that is not the one it was trained with.",
+        "interval plus one, up to the end. Another number means a run that was stopped early and saved as if it were "
+        "done, or a configuration that is not the one it was trained with.",
         "Find out from the run's log how long it trained; train it again if it was stopped.",
     ),
     _warning(
@@ -255,6 +263,13 @@ _TABLE = (
         "The tested range does not lie above the trained one, so the measured accuracy is not generalization to "
         "lengths never seen. Documents that rank configurations by it compare unlike things.",
         "Evaluate on longer lists, or ignore this code for a group that is meant so: --ignore test-overlaps-train",
+    ),
+    _warning(
+        "other-test-lengths",
+        "Models of a group with a grid were tested on other lengths than the convention says.",
+        "Generalization is the mean over the lengths of the convention (metrics.generalization). These runs have no "
+        "metrics for all of them, so that they count as not measured, and their names say other lengths.",
+        "Evaluate them on the lengths of the convention with: ckptman eval",
     ),
     _error(
         "off-grid",

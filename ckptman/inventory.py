@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -102,6 +104,18 @@ class CheckedRun:
         """The W&B run, if it is known."""
         return self.record.run_id if self.record is not None else None
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it lies in the task folder that its configuration gives; where it belongs nowhere, it does not.
+
+        Files that no run.json tells of may also lie in that folder itself, or anywhere below it.
+        """
+        if self.place is None:
+            return False
+        if self.standing is Standing.LOOSE:
+            return self.place.folder == self.folder or self.place.folder in self.folder.parents
+        return self.place.folder == self.folder.parent
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -114,6 +128,53 @@ class Inventory:
     def placed_by(self, convention: Convention) -> Inventory:
         """The same, with each run's place worked out by these rules."""
         return replace(self, runs=tuple(_placed(run, convention) for run in self.runs))
+
+    @cached_property
+    def astray(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Files that were moved or renamed: where each lies now, and where a run.json misses it.
+
+        It has to be of the size, the step and the configuration that run.json says, and where its bytes were read, of
+        the same SHA-256.
+        """
+        missed: dict[tuple[int, int, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
+        for folder in self.scan.runs:
+            if folder.record is not None:
+                config = fingerprint(folder.record.config, ())
+                for entry in folder.record.checkpoints:
+                    if entry.file not in folder.files:
+                        missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
+        found = {}
+        for file in self.files if missed else ():
+            if file.entry is None and file.info is not None and file.step is not None:
+                key = file.size, file.info.iters_done or file.step, fingerprint(file.info.config or {}, ())
+                homes = [path for path, sha256 in missed[key] if file.sha256 in (None, sha256)]
+                if homes:
+                    found[file.path] = min(homes, key=lambda path: (path.name != file.path.name, path))
+        return found
+
+    @cached_property
+    def copies(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Files whose bytes are in the tree twice: each copy, and the one that it is a copy of.
+
+        That is the one in the place that its configuration gives it, or else the first by path. A run whose last
+        checkpoint on the way is of its very end has two files of the same bytes, neither of which is a copy.
+        """
+        kinds = {file.path: (file.path.parent, file.entry.step, file.entry.kind) for file in self.files if file.entry}
+        right = {file.path for run in self.runs if run.is_in_place for file in run.files}
+        places: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in self.files:
+            recorded = file.entry.sha256 if file.entry is not None and file.entry.size == file.size else None
+            sha256 = file.sha256 or recorded
+            if sha256 is not None:
+                places[sha256].append(file.path)
+        found = {}
+        for paths in places.values():
+            original, *others = sorted(paths, key=lambda path: (path not in right, path))
+            for other in others:
+                one, two = kinds.get(original), kinds.get(other)
+                if one is None or two is None or one[:2] != two[:2] or one == two:
+                    found[other] = original
+        return found
 
 
 def take_inventory(
@@ -142,6 +203,13 @@ def take_inventory(
     )
 
 
+def way_back(path: PurePosixPath, home: PurePosixPath) -> str:
+    """What to do about a file of `Inventory.astray`."""
+    if path.parent == home.parent:
+        return f"Rename it to {home.name}"
+    return f"Move it back to {home.parent}" + ("" if path.name == home.name else f", as {home.name}")
+
+
 def is_not_ours(path: PurePosixPath) -> bool:
     """Whether a path is outside of what is checked: left by the system, or part of a version control at the root."""
     return path.parts[:1] == (_VERSION_CONTROL,) or any(map(is_system_name, path.parts))
@@ -161,7 +229,7 @@ def kept_wandb_parts(path: PurePosixPath, runs: Collection[PurePosixPath], conve
 
 
 def _checkpoint_entries(scan: TreeScan, convention: Convention) -> list[Entry]:
-    """Files and links with a checkpoint's suffix that lead somewhere, but for those in kept W&B folders."""
+    """Files and links to files with a checkpoint's suffix, but for those in kept W&B folders."""
     runs = {run.path for run in scan.runs}
     return [
         entry
@@ -170,16 +238,15 @@ def _checkpoint_entries(scan: TreeScan, convention: Convention) -> list[Entry]:
         and entry.path.name.endswith(convention.checkpoint.suffix)
         and not is_not_ours(entry.path)
         and not kept_wandb_parts(entry.path, runs, convention)
-        and (entry.kind == "file" or _leads_somewhere(scan.root / entry.path))
+        and (entry.kind == "file" or _leads_to_a_file(scan.root / entry.path))
     ]
 
 
-def _leads_somewhere(link: Path) -> bool:
+def _leads_to_a_file(link: Path) -> bool:
     try:
-        link.stat()
+        return stat.S_ISREG(link.stat().st_mode)
     except OSError:
         return False
-    return True
 
 
 def _read(root: Path, entry: Entry, folder: RunFolder | None, convention: Convention) -> CheckedFile:

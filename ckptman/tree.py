@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.convention import Convention
-from ckptman.errors import MachineError, RefusedError, UsageError
+from ckptman.errors import RefusedError, UsageError
 from ckptman.transfer import write_atomically
 
 SCHEMA_VERSION = 1
@@ -304,7 +304,11 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
         files: dict[str, int] = {}
         for item in found:
             path = folder / item.name
-            kind, size = _kind_of(item)
+            try:
+                kind, size = _kind_of(item)
+            except OSError as error:  # in a folder that may be listed, but not entered
+                unreadable.append((path, error.strerror or str(error)))
+                continue
             entries.append(Entry(path=path, kind=kind, size=size))
             if kind == "folder":
                 pending.append(path)
@@ -475,6 +479,8 @@ def _load_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("it is no JSON") from None
 
 
 def _bad_record(file: Path, problem: str) -> RefusedError:
@@ -486,17 +492,12 @@ def _bad_record(file: Path, problem: str) -> RefusedError:
 
 
 def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:
-    try:
-        if item.is_symlink():
-            try:
-                return "symlink", item.stat().st_size
-            except OSError:
-                return "symlink", 0  # leads nowhere
-        state = item.stat(follow_symlinks=False)
-    except OSError as error:
-        raise MachineError(
-            f"cannot look at {item.path}: {error.strerror}", code="unreadable", fix="Check the disk."
-        ) from error
+    if item.is_symlink():
+        try:
+            return "symlink", item.stat().st_size
+        except OSError:
+            return "symlink", 0  # leads nowhere
+    state = item.stat(follow_symlinks=False)
     if stat.S_ISDIR(state.st_mode):
         return "folder", 0
     return ("file", state.st_size) if stat.S_ISREG(state.st_mode) else ("other", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ckptman.checks_files import check_files
 from ckptman.checks_folders import check_folders
 from ckptman.checks_grid import check_grid
 from ckptman.checks_records import check_records
-from ckptman.checks_runs import check_numbering, check_runs, numbering_of_tree
+from ckptman.checks_runs import check_numbering, check_root, check_runs, numbering_of_tree
 from ckptman.convention import Convention
 from ckptman.convention_file import find_file, load_convention
 from ckptman.errors import MachineError
@@ -132,7 +133,8 @@ def _check_documents(root: Path, stale_documents: Callable[[Path], Iterable[str]
     try:
         for name in stale_documents(root):
             if (root / name).exists():
-                yield finding("stale-document", name, "it does not say what the tree holds now")
+                fix = f"Bring it up to date with: ckptman report --root {shlex.quote(str(root))}"
+                yield finding("stale-document", name, "it does not say what the tree holds now", fix)
     except MachineError as error:
         yield finding("unreadable", ".", error.message)
 
@@ -140,9 +142,12 @@ def _check_documents(root: Path, stale_documents: Callable[[Path], Iterable[str]
 def _findings(inventory: Inventory, *, given: Convention, fitting: Convention) -> Iterator[Finding]:
     if not inventory.files:
         yield finding("empty-tree", ".", "there is no checkpoint below this folder")
-    yield from check_numbering(inventory, given, fitting)
     yield from check_records(inventory, fitting)
     yield from check_files(inventory, fitting)
+    if elsewhere := tuple(check_root(inventory, fitting)):
+        yield from elsewhere
+        return  # by what lies above a run, nothing here could be judged
+    yield from check_numbering(inventory, given, fitting)
     yield from check_runs(inventory, fitting)
     yield from check_grid(inventory, fitting)
     yield from check_folders(inventory, fitting)

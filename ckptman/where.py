@@ -206,7 +206,7 @@ def nearest(key: str, names: Iterable[str]) -> list[str]:
     """The known names that were most likely meant, three at most: those that contain `key`, else the most similar."""
     by_length = sorted(names, key=lambda name: (len(name), name))
     within = [name for name in by_length if key.lower() in name.lower()] if len(key) > 2 else []
-    return within[:3] or get_close_matches(key, by_length, n=1, cutoff=0.5)
+    return within[:3] or get_close_matches(key, by_length, n=1, cutoff=0.6)
 
 
 # --- truth ------------------------------------------------------------------------------------------------------------

@@ -189,6 +189,13 @@ def test_an_empty_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     assert out == ""
     assert "there is no checkpoint" in err
+    # What is there and was never sorted is told of with the way to sort it.
+    (tmp_path / "task_0000").mkdir()
+    (tmp_path / "task_0000" / "Final_N128.pt").touch()
+    assert run(["ls", "--root", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert f"to sort it: ckptman ingest {tmp_path} --root NEW" in err
+    assert "there is no checkpoint" not in err
 
 
 def test_what_is_left_out_is_told_and_a_broken_record_gives_status_1(

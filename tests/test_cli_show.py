@@ -126,7 +126,7 @@ def test_a_refused_file_does_not_stop_the_others(
     out, err = capsys.readouterr()
     assert file.name in out
     assert "REFUSED" in err
-    assert "[not-a-checkpoint]" in err
+    assert f"REFUSED {bad}: not a checkpoint, but a text file [not-a-checkpoint]" in err  # its path stands there once
     assert "Traceback" not in err
     assert run(["show", str(file)]) == 0  # the control
     assert capsys.readouterr().err == ""

@@ -127,7 +127,7 @@ def test_a_merged_id_has_two_configurations(capsys: pytest.CaptureFixture[str]) 
     assert {item["numberings"]["full"] for item in found} == {4, 6}
     out = output(capsys, "2", "--k", "8", "--numbering", "merged")
     assert "L1, MLP on, mix  L1, MLP off, mix" in out
-    assert "full numbering  task 4 and 6" in out
+    assert "full numbering  tasks 4 and 6" in out
     assert [item["numberings"]["merged"] for item in tasks(capsys, "6", "--k", "8")] == [2]
 
 
@@ -233,6 +233,8 @@ grids:
         (["--set", "n_layer=1"], "did you mean 'n_layers'?", False),
         (["--set", "n_layers"], "has no '='", False),
         (["6", "--numbering", "ful"], "did you mean 'full'", False),
+        (["6", "--k", "0"], "--k", False),
+        (["--layers", "0"], "--layers", False),
     ],
 )
 def test_a_wrong_request_has_status_2(

@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from trees import CHECKPOINTS, DYNAMIC, FINAL, FIXED, RUN, RUNS, TASK, copy, edit_entry, make_good_tree
+from trees import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    DYNAMIC,
+    FINAL,
+    FIXED,
+    RUN,
+    RUNS,
+    TASK,
+    copy,
+    edit_entry,
+    edit_record,
+    make_good_tree,
+)
 
 from ckptman.cli.app import run
 from ckptman.cli.text import size_text
@@ -71,9 +84,9 @@ def test_findings_are_grouped_by_folder_errors_first(command: Command, root: Pat
     assert done.out.splitlines()[:10] == [
         TASK,
         f"  error    missing-file  seed_1337/{FINAL}: run.json lists this checkpoint; it is not there",
-        f"                         {KINDS['missing-file'].fix}",
+        f"                         Fix: {KINDS['missing-file'].fix}",
         "  warning  stray-file    seed_1337/a.txt: this file does not belong to the tree",
-        f"                         {KINDS['stray-file'].fix}",
+        f"                         Fix: {KINDS['stray-file'].fix}",
         f"{DYNAMIC}/task_0000/notes.txt".rpartition("/")[0],
         "  warning  stray-file  notes.txt: this file does not belong to the tree",
         "with_layernorm/notes.txt",
@@ -82,6 +95,21 @@ def test_findings_are_grouped_by_folder_errors_first(command: Command, root: Pat
         "headers read; --deep reads every byte: 3 × stray-file, 1 × missing-file",
     ]
     assert done.out.splitlines()[-1] == "What a code means: ckptman validate --explain stray-file"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal(command: Command, root: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    (root / "with_layernorm" / "notes.txt").touch()
+    (root / TASK / "overwritten.json").write_text("[]")
+    edit_record(root / RUN, config={"learning_rate": 0.5, "min_lr": 0.25, "weight_decay": 0.125})
+    wide = command("--root", root).out
+    assert max(map(len, wide.splitlines())) > 120  # in a pipe, a finding is one line
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = command("--root", root).out
+    too_long = [line for line in narrow.splitlines() if len(line) > columns]
+    assert all(len(line.split()) == 1 or FINAL in line or CHECKPOINT in line for line in too_long)  # a path is not cut
+    assert len(too_long) == 2
+    assert narrow.split() == wide.split()  # every word is there
 
 
 def _size(root: Path) -> str:
@@ -133,7 +161,7 @@ def test_github_annotations(command: Command, root: Path) -> None:
     odd, missing = done.out.splitlines()
     assert odd.startswith(f"::warning file={root}/100%25%2C a%3Ab%0A.txt,title=stray-file::this file does not belong")
     assert missing.startswith(f"::error file={root}/{RUN}/{FINAL},title=missing-file::run.json lists this checkpoint")
-    assert missing.endswith(KINDS["missing-file"].fix)
+    assert missing.endswith(f"it is not there. {KINDS['missing-file'].fix}")
 
 
 def test_an_annotation_holds_nothing_that_github_or_a_terminal_would_obey() -> None:

@@ -127,6 +127,13 @@ def no_checkpoint_at_all(root: Path, _: MonkeyPatch) -> None:
     shutil.rmtree(root / "with_layernorm")
 
 
+@fault("wrong-root", ".", also=("stale-document",), says="this folder lies above the root of 1 tree: ")
+def a_folder_above_the_tree(root: Path, _: MonkeyPatch) -> None:
+    report(root, convention=load_convention(root / "ckptman.yaml"))
+    (root / "grid").mkdir()
+    (root / "with_layernorm").rename(root / "grid" / "with_layernorm")
+
+
 @fault("other-numbering", ".", says="12 runs would be misplaced by the 'merged' numbering")
 def sorted_by_the_other_numbering(root: Path, _: MonkeyPatch) -> None:
     (root / "ckptman.yaml").write_text(RULES + "numbering: merged\n")
@@ -161,7 +168,12 @@ def a_final_one_before_the_end(root: Path, _: MonkeyPatch) -> None:
     record_again(root / RUN)
 
 
-@fault("off-recipe", f"{RUN}/{CHECKPOINT.replace('20001', '20000')}", says="this one holds 20000")
+@fault(
+    "off-recipe",
+    f"{RUN}/{CHECKPOINT.replace('20001', '20000')}",
+    also=("missing-checkpoint",),
+    says="this one holds 20000",
+)
 def one_on_the_way_at_another_iteration(root: Path, _: MonkeyPatch) -> None:
     file = rename(root / RUN, CHECKPOINT, CHECKPOINT.replace("20001", "20000"), step=20000)
     write_checkpoint(file, small_config(), step=20000)
@@ -211,7 +223,7 @@ def a_file_nobody_may_read(root: Path, patch: MonkeyPatch) -> None:
     patch.setattr(os, "open", deny)
 
 
-@fault("unreadable", RUN, also=("missing-seed",), says="Permission denied")
+@fault("unreadable", RUN, says="Permission denied")
 def a_folder_nobody_may_look_into(root: Path, patch: MonkeyPatch) -> None:
     original = os.scandir
 
@@ -221,6 +233,19 @@ def a_folder_nobody_may_look_into(root: Path, patch: MonkeyPatch) -> None:
         return original(path)
 
     patch.setattr(os, "scandir", deny)
+
+
+@fault("unreadable", f"{RUN}/run.json", says="Permission denied")
+def a_record_nobody_may_read(root: Path, patch: MonkeyPatch) -> None:
+    file, original, access = root / RUN / "run.json", Path.read_bytes, os.access
+
+    def deny(path: Path) -> bytes:
+        if path == file:
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    patch.setattr(Path, "read_bytes", deny)
+    patch.setattr(os, "access", lambda path, mode: path != file and access(path, mode))
 
 
 @fault("bad-crc", f"{RUN}/{FINAL}")
@@ -267,6 +292,14 @@ def a_test_on_trained_lengths(root: Path, _: MonkeyPatch) -> None:
         new = name.replace("testK17to32", "testK4to32")
         rename(root / RUN, name, new)
         save(root / RUN, new, step, test_min_k=4)
+
+
+@fault("other-test-lengths", FIXED, says="1 run tested on lengths 20 to 32, where those of the convention are 17 to 32")
+def a_test_on_other_lengths(root: Path, _: MonkeyPatch) -> None:
+    for name, step in ((CHECKPOINT, 20001), (FINAL, 40000)):
+        new = name.replace("testK17to32", "testK20to32")
+        rename(root / RUN, name, new)
+        save(root / RUN, new, step, test_min_k=20)
 
 
 @fault("off-grid", DYNAMIC_RUN, says="train_min_k is 3, where every run of len_gen_k4 has 2")
@@ -369,9 +402,11 @@ def a_kept_wandb_folder_that_was_deleted(root: Path, _: MonkeyPatch) -> None:
     edit_record(root / RUN, wandb=["wandb/run-20260310_000000-run00000"])
 
 
-@fault("unrecorded-file", f"{RUN}/{CHECKPOINT.replace('20001', '40001')}")
+@fault("unrecorded-file", f"{RUN}/{CHECKPOINT}")
 def a_checkpoint_that_was_put_there(root: Path, _: MonkeyPatch) -> None:
-    write_checkpoint(root / RUN / CHECKPOINT.replace("20001", "40001"), small_config(), step=40001)
+    data = (root / RUN / CHECKPOINT).read_bytes()
+    drop(root / RUN, CHECKPOINT)
+    (root / RUN / CHECKPOINT).write_bytes(data)
 
 
 @fault("wrong-size", f"{RUN}/{FINAL}", says="7 by run.json")
@@ -425,7 +460,7 @@ def a_second_run_of_a_seed(root: Path, _: MonkeyPatch) -> None:
     edit_record(again, run_id="again")
 
 
-@fault("duplicate", f"{TASK}/seed_1337-copy/{FINAL}", says=f"the same bytes as {RUN}/{FINAL}")
+@fault("duplicate", f"{TASK}/seed_1337-copy", says=f"2 checkpoints here has the same bytes as one in {RUN}")
 def a_run_folder_that_was_copied(root: Path, _: MonkeyPatch) -> None:
     shutil.copytree(root / RUN, root / TASK / "seed_1337-copy")
 
@@ -661,14 +696,17 @@ def test_a_merged_tree_is_clean_by_its_numbering(tmp_path: Path) -> None:
 
 
 def test_raw_outputs_are_no_tree(tmp_path: Path) -> None:
-    task = tmp_path / "grid_outputs" / "len_gen_k8" / "task_0006"
-    write_run(task, config(8), run_id="abc")
-    result = validate(tmp_path / "grid_outputs", ignore=["missing"])
-    assert [(item.code, item.path) for item in result.findings] == [
-        ("misplaced", "len_gen_k8/task_0006/saved_models"),
-        ("no-record", "len_gen_k8/task_0006/saved_models"),
-        ("stray-folder", "len_gen_k8/task_0006/wandb"),
-    ]
+    source = tmp_path / "grid_outputs"
+    for kind in ("len_gen_k8", "len_gen_k6"):
+        write_run(source / kind / "task_0006", config(int(kind[-1])), run_id=kind)
+    result = validate(source)
+    assert [(item.code, item.path) for item in result.findings] == [("wrong-root", ".")]
+    assert result.findings[0].message == "this folder holds raw outputs: 4 checkpoints, none of them sorted"
+    assert result.findings[0].fix == f"Sort it into a new tree: ckptman ingest {source} --root NEW"
+    # One checkpoint elsewhere, and it is a folder in disorder.
+    home = source / "len_gen_k8" / "task_0006"
+    (home / "saved_models" / name_of(config(8))).rename(home / name_of(config(8)))
+    assert codes(validate(source, ignore=["missing"])) == {"misplaced", "no-record", "stray-folder"}
 
 
 def test_a_tree_of_links_is_told_of_once_a_group(tmp_path: Path) -> None:
@@ -743,6 +781,166 @@ def test_a_name_that_was_trusted_is_told_of_as_that(tmp_path: Path) -> None:
     assert codes(validate(tmp_path / "checkpoints", ignore=["missing"])) == {"overruled-config"}
 
 
+# --- moved, renamed, copied -------------------------------------------------------------------------------------------
+
+
+def fixes(result: ValidationResult) -> dict[str, str]:
+    return {item.code: item.fix for item in result.findings}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("to", "expected", "fix"),
+    [
+        (f"{FIXED}/task_0002/seed_1337/{FINAL}", {"misplaced", "unrecorded-file"}, f"Move it back to {RUN}"),
+        (f"{TASK}/seed_2337/moved.pt", {"wrong-run-folder", "unrecorded-file"}, f"Move it back to {RUN}, as {FINAL}"),
+        (f"{TASK}/{FINAL}", set(), f"Move it back to {RUN}"),
+        (FINAL, {"misplaced"}, f"Move it back to {RUN}"),
+        (f"{RUN}/best.pt", {"unrecorded-file"}, f"Rename it to {FINAL}"),
+    ],
+)
+def test_a_file_that_was_moved_is_known_where_it_is_now(
+    root: Path, to: str, expected: set[str], fix: str, deep: bool
+) -> None:
+    (root / RUN / FINAL).rename(root / to)
+    result = validate(root, deep=deep, ignore=["unknown-name"])
+    assert codes(result) == {"missing-file", *expected}
+    assert set(fixes(result).values()) == {fix}
+    [missing] = of(result, "missing-file")
+    assert missing.endswith(f"but {to.removeprefix(RUN + '/')} seems to be it")
+
+
+def test_a_file_of_another_seed_in_a_run_is_to_be_moved_and_a_renamed_run_to_be_renamed(root: Path) -> None:
+    shutil.copy(root / TASK / "seed_2337" / FINAL, root / RUN / FINAL)
+    assert fixes(validate(root))["wrong-run-folder"] == (
+        f"Move {FINAL} into {TASK}/seed_2337; what is there already, delete here."
+    )
+    (root / DYNAMIC_RUN).rename(root / DYNAMIC / "task_0006" / "seed_9")
+    found = [item.fix for item in validate(root).findings if item.path.endswith("seed_9")]
+    assert found == ["Rename the folder to seed_1337, or ingest the run's source again."]
+
+
+def test_another_file_is_not_taken_for_the_one_that_is_missing(root: Path) -> None:
+    (root / RUN / FINAL).unlink()
+    other = write_checkpoint(root / TASK / FINAL, small_config(), salt=1)  # of the same size
+    assert "seems to be it" in of(validate(root), "missing-file")[0]
+    assert "seems to be it" not in of(validate(root, deep=True), "missing-file")[0]
+    write_checkpoint(other, small_config(seed=9337), salt=1)
+    assert "seems to be it" not in of(validate(root), "missing-file")[0]
+
+
+def test_a_copy_of_a_group_is_told_of_once_a_task_and_the_original_is_left_alone(root: Path) -> None:
+    shutil.copytree(root / FIXED, root / "backup")
+    result = validate(root)
+    assert {(item.code, item.path) for item in result.findings} == {
+        *(("misplaced", f"backup/task_{task:04d}") for task in range(4)),
+        *(("duplicate", f"backup/task_{task:04d}/seed_{seed}") for task in range(4) for seed in (1337, 2337)),
+    }
+    assert fixes(result)["misplaced"] == f"The same files are in {FIXED}/task_0003: delete these."
+
+
+def test_the_runs_of_a_renamed_task_folder_are_told_of_together(root: Path) -> None:
+    (root / TASK).rename(root / FIXED / "task_0009")
+    result = validate(root)
+    assert [(item.code, item.path, item.message) for item in result.findings] == [
+        ("misplaced", f"{FIXED}/task_0009", f"by its configuration, each of 4 checkpoints here belongs in {TASK}")
+    ]
+    assert result.findings[0].fix == f"Move the folders of the runs into {TASK}"
+
+
+def test_the_last_checkpoint_and_the_final_one_of_a_run_are_no_copies(tmp_path: Path) -> None:
+    run = small_config(max_iters=20_001)
+    task = tmp_path / "grid_outputs" / "len_gen_single_k4" / "task_0003"
+    final = write_checkpoint(task / "saved_models" / name_of(run), run, step=20_001)
+    shutil.copy(final, final.with_name(name_of(run, "Checkpoint")))
+    root = tmp_path / "checkpoints"
+    ingest(tmp_path / "grid_outputs", root, settle=0)
+    assert sorted(path.name[:5] for path in (root / RUN).glob("*.pt")) == ["Check", "Final"]
+    assert validate(root, ignore=["missing"], deep=True).findings == ()
+    shutil.copytree(root / RUN, root / TASK / "seed_1337-copy")
+    assert codes(validate(root, ignore=["missing"], deep=True)) == {"duplicate"}
+
+
+@pytest.mark.parametrize("part", ["with_layernorm", FIXED, TASK, RUN])
+def test_a_root_within_the_tree_is_told_of_once(root: Path, part: str) -> None:
+    result = validate(root / part)
+    assert [(item.code, item.path) for item in result.findings] == [("wrong-root", ".")]
+    assert result.findings[0].message == f"this folder lies in a tree, whose root is {root.resolve()}"
+    # What is wrong with the files themselves is told of all the same.
+    (root / RUN / FINAL).write_text("no checkpoint")
+    assert {"wrong-root", "bad-checkpoint", "wrong-size"} == codes(validate(root / part))
+
+
+def test_a_root_above_several_trees_is_told_of_once(root: Path) -> None:
+    shutil.copytree(root, root.parent / "second")
+    result = validate(root.parent, ignore=["duplicate"])
+    assert [(item.code, item.path) for item in result.findings] == [("wrong-root", ".")]
+    assert result.findings[0].message.startswith(f"this folder lies above the roots of 2 trees: {root.resolve()}, ")
+    # A tree with a copy of it inside is a tree.
+    shutil.rmtree(root.parent / "second")
+    shutil.copytree(root / "with_layernorm", root / "copy" / "with_layernorm")
+    assert "wrong-root" not in codes(validate(root))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_part_of_a_hand_made_tree_is_no_root_either(tmp_path: Path, merged: bool) -> None:
+    root = hand_made(tmp_path, merged=merged)
+    result = validate(root / "with_layernorm", ignore=["no-record", "missing"])
+    assert codes(result) == {"wrong-root"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda document: document["checkpoints"].append(document["checkpoints"][0]), f"it lists {CHECKPOINT} 2 times"),
+        (lambda document: document["checkpoints"][0].update(sha256="x"), f"the sha256 of {CHECKPOINT} is 'x'"),
+        (lambda document: document.update(wandb=["../.."]), "'../..' does not lie in the run's folder"),
+        (lambda document: document.update(wandb=["/etc"]), "'/etc' does not lie in the run's folder"),
+    ],
+)
+def test_a_record_that_ckptman_never_wrote(root: Path, change: Callable[[dict[str, Any]], object], says: str) -> None:
+    assert validate(root).findings == ()
+    edit_json(root / RUN / "run.json", change)
+    result = validate(root)
+    assert [(item.code, item.path) for item in result.findings] == [("record-disagrees", f"{RUN}/run.json")]
+    assert says in result.findings[0].message
+
+
+def test_a_record_that_is_no_file(root: Path) -> None:
+    file = root / RUN / "run.json"
+    file.rename(root.parent / "run.json")
+    file.symlink_to(root.parent / "run.json")
+    assert codes(validate(root)) == {"bad-record", "outside-link"}
+    file.unlink()
+    os.mkfifo(file)
+    assert codes(validate(root)) == {"bad-record", "special-file"}
+    file.unlink()
+    file.mkdir()
+    assert codes(validate(root)) == {"bad-record", "empty-folder"}
+
+
+def test_a_link_with_the_suffix_of_a_checkpoint_is_one_only_if_it_leads_to_one(root: Path) -> None:
+    (root / RUN / "folder.pt").symlink_to(root.parent, target_is_directory=True)
+    assert codes(validate(root)) == {"outside-link"}
+    (root.parent / "notes.txt").write_text("no checkpoint")
+    (root / RUN / "notes.pt").symlink_to(root.parent / "notes.txt")
+    result = validate(root, ignore=["unknown-name", "unrecorded-file"])
+    assert {(item.code, item.path) for item in result.findings} == {
+        ("outside-link", f"{RUN}/folder.pt"),
+        ("outside-link", f"{RUN}/notes.pt"),
+        ("bad-checkpoint", f"{RUN}/notes.pt"),
+    }
+
+
+def test_no_message_says_a_path_twice(root: Path) -> None:
+    (root / RUN / FINAL).write_text("no checkpoint")
+    (root / TASK / "overwritten.json").write_text("[]")
+    flip_a_weight(root / DYNAMIC_RUN / next(p.name for p in (root / DYNAMIC_RUN).glob("Final*")))
+    result = validate(root, deep=True)
+    assert codes(result) == {"bad-checkpoint", "wrong-size", "bad-record", "bad-crc", "wrong-hash"}
+    assert [item.message for item in result.findings if str(root) in item.message] == []
+
+
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
@@ -768,6 +966,54 @@ def test_a_checkpoint_at_a_later_multiple_of_the_interval_is_on_the_recipe(
     write_checkpoint(task / FINAL, often)
     ingest(tmp_path / "grid_outputs", tmp_path / "checkpoints")
     assert codes(validate(tmp_path / "checkpoints", ignore=["missing"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps", "message"),
+    [
+        (10_000, [10_001, 20_001, 30_001], None),
+        (10_000, [10_001, 30_001], "lacks the Checkpoint after 20001 iterations, which its recipe saves"),
+        (10_000, [], "has no Checkpoint, which its recipe saves after 10001, 20001, 30001 iterations"),
+        (1_000, [1_001], "after 2001, 3001, 4001, 5001 and 34 more iterations"),
+        (13_333, [13_334, 26_667, 40_000], None),  # the last one and the final one are of the same iteration
+        (0, [], None),
+    ],
+)
+def test_every_checkpoint_on_the_way_is_asked_for(
+    tmp_path: Path, interval: int, steps: list[int], message: str | None
+) -> None:
+    task = tmp_path / "by hand" / FIXED / "task_0003"
+    inside = small_config().to_dict() | {"ckpt_interval": interval}
+    for step in steps:
+        write_checkpoint(task / CHECKPOINT.replace("20001", str(step)), small_config(), step=step, train_config=inside)
+    write_checkpoint(task / FINAL, small_config(), train_config=inside)
+    result = validate(tmp_path / "by hand", ignore=["missing-seed", "missing-task", "no-record"])
+    assert codes(result) == (set() if message is None else {"missing-checkpoint"})
+    assert message is None or message in result.findings[0].message
+
+
+def test_of_a_run_that_was_stopped_the_checkpoints_up_to_its_last_are_asked_for(tmp_path: Path) -> None:
+    task = tmp_path / "by hand" / FIXED / "task_0003"
+    often = small_config(ckpt_interval=10_000)
+    write_checkpoint(task / CHECKPOINT, often, step=20_001)
+    codes_of = ["missing-checkpoint", "missing-final"]
+    result = validate(tmp_path / "by hand", select=codes_of)
+    assert codes(result) == set(codes_of)
+    assert of(result, "missing-checkpoint")[0].endswith(
+        "lacks the Checkpoint after 10001 iterations, which its recipe saves"
+    )
+    write_checkpoint(task / CHECKPOINT.replace("20001", "10001"), often, step=10_001)
+    assert codes(validate(tmp_path / "by hand", select=codes_of)) == {"missing-final"}
+
+
+def test_a_checkpoint_after_the_end_of_training_is_off_the_recipe(tmp_path: Path) -> None:
+    short = small_config(max_iters=30_000)
+    task = tmp_path / "by hand" / FIXED / "task_0003"
+    write_checkpoint(task / CHECKPOINT.replace("20001", "40001"), short, step=40_001)
+    result = validate(tmp_path / "by hand", select=["off-recipe"])
+    assert "training ends after 30000; this one holds 40001" in of(result, "off-recipe")[0]
+    write_checkpoint(task / CHECKPOINT.replace("20001", "40001"), small_config(max_iters=50_000), step=40_001)
+    assert codes(validate(tmp_path / "by hand", select=["off-recipe"])) == set()
 
 
 def test_runs_of_one_cell_whose_recipes_differ_are_told_of_with_what_differs(tmp_path: Path) -> None:
@@ -908,6 +1154,26 @@ def test_a_name_in_two_unicode_forms_is_a_twin(root: Path) -> None:
     (root / "caf\u00e9").mkdir()
     (root / "cafe\u0301").mkdir()
     assert codes(validate(root, ignore=["empty-folder"])) == {"case-twins"}
+
+
+def test_nothing_is_missing_where_it_could_not_be_looked_for(root: Path, monkeypatch: MonkeyPatch) -> None:
+    original = os.scandir
+
+    def deny(path: Any) -> Any:
+        if os.fspath(path) == str(root / FIXED):
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    (root / DYNAMIC / "task_0000" / "overwritten.json").write_text("[]")  # a bad list hides nothing
+    shutil.rmtree(root / DYNAMIC / "task_0000" / "seed_1337")
+    assert codes(validate(root)) == {"bad-record", "missing-seed"}
+    monkeypatch.setattr(os, "scandir", deny)
+    result = validate(root)
+    assert {(item.code, item.path) for item in result.findings} == {
+        ("bad-record", f"{DYNAMIC}/task_0000/overwritten.json"),
+        ("missing-seed", f"{DYNAMIC}/task_0000"),
+        ("unreadable", FIXED),
+    }
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

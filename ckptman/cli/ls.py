@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,10 @@ NOTHING = "–"
 """What a table shows where there is no value."""
 
 # The parameters are not called as their flags, so that a setting of another command (`mode: hardlink`) is none of them.
-Layers = Annotated[int | None, typer.Option("--layers", metavar="N", help="Transformer layers.")]
+Layers = Annotated[int | None, typer.Option("--layers", metavar="N", min=1, help="Transformer layers.")]
 Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.")]
 Mode = Annotated[str | None, typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.")]
-K = Annotated[int | None, typer.Option("--k", metavar="K", help="The longest trained list.")]
+K = Annotated[int | None, typer.Option("--k", metavar="K", min=1, help="The longest trained list.")]
 Fixed = Annotated[bool | None, typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.")]
 Layernorm = Annotated[
     bool | None, typer.Option("--layernorm/--no-layernorm", help="With or without LayerNorm.", show_default=False)
@@ -220,11 +221,17 @@ def _tell(listing: Listing, conditions: Sequence[Where]) -> None:
     if listing.checkpoints:
         runs = len({item.row.path.rpartition("/")[0] for item in listing.checkpoints})
         size = size_text(sum(item.row.size for item in listing.checkpoints))
-        of = f" of {listing.total:,}" if conditions else ""
-        talk.print(plain(f"{len(listing.checkpoints):,}{of} checkpoints, {count_text(runs, 'run')}, {size}", "dim"))
+        shown = count_text(len(listing.checkpoints), "checkpoint")
+        if conditions:
+            shown = f"{len(listing.checkpoints):,} of {count_text(listing.total, 'checkpoint')}"
+        talk.print(plain(f"{shown}, {count_text(runs, 'run')}, {size}", "dim"))
         return
     if not listing.total:
-        talk.print(plain(f"there is no checkpoint in {listing.root}"))
+        if any(item.code == "no-record" for item in listing.not_listed):
+            command = f"ckptman ingest {shlex.quote(str(listing.root))} --root NEW"
+            talk.print(plain(f"nothing in {listing.root} is sorted yet; to sort it: {command}"))
+        else:
+            talk.print(plain(f"there is no checkpoint in {listing.root}"))
         return
     talk.print(plain(f"none of {count_text(listing.total, 'checkpoint')} fulfils every condition"))
     for item in listing.unmatched:

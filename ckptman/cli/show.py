@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ckptman.archive import show_path
 from ckptman.attribution import same_value
 from ckptman.checkpoint import OptimizerInfo
 from ckptman.cli.app import Json, Numbering, app, convention_for, print_json
@@ -69,13 +70,24 @@ def _refused_json(file: Path, error: RefusedError) -> dict[str, Any]:
     empty = dict.fromkeys(
         ("form", "iters_done", "config", "model_config", "tensors", "parameters", "optimizer", "name", "belongs_at")
     )
-    problem = {"code": error.code, "severity": "error", "path": str(file), "message": error.message, "fix": error.fix}
+    problem = {
+        "code": error.code,
+        "severity": "error",
+        "path": str(file),
+        "message": _reason(file, error),
+        "fix": error.fix,
+    }
     return {"schema_version": SCHEMA_VERSION, "path": str(file), **empty, "problems": [problem]}
+
+
+def _reason(file: Path, error: RefusedError) -> str:
+    """Why a file is refused, without its path, which stands beside it."""
+    return error.message.removeprefix(f"{show_path(file)}: ")
 
 
 def _print_refusal(file: Path, error: RefusedError) -> None:
     talk = console(stderr=True)
-    talk.print(plain("REFUSED ", "bold red") + plain(f"{file}: {error.message} [{error.code}]"))
+    talk.print(plain("REFUSED ", "bold red") + plain(f"{file}: {_reason(file, error)} [{error.code}]"))
     talk.print(plain(f"  {error.fix}"))
 
 

@@ -239,7 +239,8 @@ def _show_task(family: _Family, found: Sequence[Cell], out: Console) -> None:
     facts = [("group", family.name), ("folder", family.folder(found[0]))]
     for name in of.differing:
         others = sorted({of.ids(cell)[name] for cell in found})
-        facts.append((f"{name} numbering", f"task {' and '.join(map(str, others))}"))
+        noun = "task" if len(others) == 1 else "tasks"
+        facts.append((f"{name} numbering", f"{noun} {' and '.join(map(str, others))}"))
     width = max(len(label) for label, _ in facts)
     for label, fact in facts:
         out.print(plain(f"  {label:<{width}}  ", "dim") + plain(fact))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +16,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ckptman.wording import count_text as count_text
+from ckptman.wording import one_line as clean
+from ckptman.wording import size_text as size_text
+
+__all__ = ["ByteProgress", "clean", "console", "count_text", "plain", "size_text"]
+
 _PIPED_WIDTH = 200
 """Columns where the output is no terminal: wide, so that a path in a pipe is not cut."""
 
@@ -28,32 +33,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed)
 
 
-def clean(text: object) -> str:
-    """`text` on one line, with control characters, bidirectional marks and undecodable bytes spelled out.
-
-    A file name can hold anything; printed as it is, it could move the cursor, recolour the screen or forge a line.
-    """
-    return "".join(_spelled(c) if _is_unsafe(c) else c for c in str(text))
-
-
 def plain(text: object, style: str = "") -> Text:
     """`text` made safe, and never read as rich markup."""
-    return Text(clean(text), style=style)
-
-
-def size_text(count: int) -> str:
-    """Bytes for people, in decimal units: `1.05 MB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{count} B" if unit == "B" else f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")
-
-
-def count_text(count: int, noun: str, plural: str | None = None) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+    return Text.assemble((clean(text), style))  # so that what is added to it does not take over its style
 
 
 class ByteProgress:
@@ -84,14 +66,3 @@ class ByteProgress:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
-
-
-def _is_unsafe(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _spelled(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections import defaultdict
@@ -26,6 +27,8 @@ _LIST = "list"
 """What `--explain` takes for all codes."""
 _MOST_LINES = 10
 """Findings of one code shown for one folder; --json and --format github give all."""
+_NARROWEST = 40
+"""Columns that a message has at least."""
 _TASK_LEVEL = 4
 """Levels of folders down to a task's, which is what findings are grouped by."""
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
@@ -131,9 +134,8 @@ def show(result: ValidationResult, out: Console, *, limited: bool = False) -> No
 def annotation(item: Finding, root: Path) -> str:
     """A finding as GitHub Actions takes it from the log of a workflow, and shows it at the file."""
     file = PurePosixPath(root, item.path)
-    return (
-        f"::{item.severity} file={_property(file)},title={_property(item.code)}::{_data(f'{item.message} {item.fix}')}"
-    )
+    text = f"{item.message}. {item.fix}" if item.fix else item.message
+    return f"::{item.severity} file={_property(file)},title={_property(item.code)}::{_data(text)}"
 
 
 def _folder_of(item: Finding) -> str:
@@ -153,17 +155,27 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
         if shown[item.code] > _MOST_LINES:
             continue
         inside = "" if item.path == folder else f"{PurePosixPath(item.path).relative_to(folder)}: "
-        out.print(
-            plain(f"  {item.severity:<7}  ", _STYLES[item.severity])
-            + plain(f"{item.code:<{width}}  ")
-            + plain(f"{inside}{item.message}")
-        )
+        head = plain(f"  {item.severity:<7}  ", _STYLES[item.severity]) + plain(f"{item.code:<{width}}  ")
+        for index, line in enumerate(_lines(f"{inside}{item.message}", out, len(head))):
+            out.print((plain(" " * len(head)) if index else head) + plain(line))
         if item.fix and (item.code, item.fix) not in explained:
             explained.add((item.code, item.fix))
-            out.print(plain(f"{'':<{width + 13}}{item.fix}", "dim"))
+            for line in _lines(f"Fix: {item.fix}", out, len(head)):
+                out.print(plain(f"{'':<{len(head)}}{line}", "dim"))
     for code, count in shown.items():
         if count > _MOST_LINES:
             out.print(plain(f"  … and {count - _MOST_LINES:,} more {code} (--json names all)", "dim"))
+
+
+def _lines(text: str, out: Console, indent: int) -> list[str]:
+    """A text in lines that fit beside an indent, where there is somebody to read them: a pipe gets one long line.
+
+    Paths are not cut, so that they can be copied.
+    """
+    if not (out.is_terminal or "COLUMNS" in os.environ):
+        return [text]
+    width = max(out.width - indent, _NARROWEST)
+    return textwrap.wrap(clean(text), width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> None:
@@ -175,7 +187,10 @@ def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> No
         return
     codes = ", ".join(f"{count:,} × {code}" for code, count in result.by_code.items())
     counts = f"{count_text(result.errors, 'error')}, {count_text(result.warnings, 'warning')}"
-    out.print(plain(counts, "bold") + plain(f" in {what}; {how}: {codes}"))
+    first, *more = _lines(f"{counts} in {what}; {how}: {codes}", out, 0)
+    out.print(plain(counts, "bold") + plain(first.removeprefix(counts)))
+    for line in more:
+        out.print(plain(line))
     out.print(plain(f"What a code means: ckptman validate --explain {next(iter(result.by_code))}", "dim"))
 
 
