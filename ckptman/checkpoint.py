@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptman.archive import PICKLE, Archive, open_archive
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_VALUES: Final = 10_000
 """Values of a configuration, items of its lists included. It bounds the text of paths, which may share their parts."""
+MAX_TEXT: Final = 1 << 20
+"""Characters of a configuration, or of all hyperparameters. In the pickle one long text may stand in many places, which
+takes no room there; but whatever is written of it takes the room of them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +240,7 @@ def _plain_dict(value: object, key: str | None) -> dict[str, Any] | None:
         if type(name) is not str:
             raise refusal("bad-field", f"its {key} has a key that is not text: {name}")
         plain[name] = field if type(field) in _PLAIN else _plain(field, f"{key}[{name[:80]!r}]")
+    _check_text(_characters(plain), key)
     return plain
 
 
@@ -251,6 +256,17 @@ def _plain_scalar(value: Any, where: str) -> Any:
     if type(value) in _SHOWN:
         return str(value)
     raise refusal("bad-field", f"its {where} holds {_kind(value)}; a configuration has plain values only")
+
+
+def _characters(plain: Mapping[str, Any]) -> int:
+    """Characters in the keys and values of a dictionary of plain values."""
+    items = [item for value in plain.values() if type(value) is list for item in value]
+    return sum([len(item) for item in chain(plain, plain.values(), items) if type(item) is str])
+
+
+def _check_text(characters: int, key: str | None) -> None:
+    if characters > MAX_TEXT:
+        raise refusal("bad-field", f"its {key} holds {characters:,} characters of text, more than {MAX_TEXT:,}")
 
 
 def _spelled(value: Any) -> Any:
@@ -282,7 +298,7 @@ def _tensors(weights: Mapping[Any, Any], key: str, prefix: str) -> tuple[tuple[T
 def _count_elements(tensors: Iterable[Tensor]) -> int:
     """Elements of all tensors. Tied weights are equal tensors; other views of a storage have at most its elements."""
     elements: dict[str, int] = {}
-    for tensor in set(tensors):
+    for tensor in dict.fromkeys(tensors):
         key = tensor.storage.key
         elements[key] = min(elements.get(key, 0) + math.prod(tensor.shape), tensor.storage.nbytes // tensor.itemsize)
     return sum(elements.values())
@@ -295,7 +311,7 @@ def _optimizer(value: object, key: str) -> OptimizerInfo | None:
     """A summary of an optimizer's `state_dict()`, or of several in a list."""
     if value is None:
         return None
-    states = tensors = 0
+    states = tensors = characters = 0
     groups: list[ParamGroup] = []
     for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, dict) or not isinstance(part.get("state"), dict):
@@ -304,7 +320,10 @@ def _optimizer(value: object, key: str) -> OptimizerInfo | None:
             states += 1
             tensors += list(map(type, state.values())).count(Tensor) if isinstance(state, dict) else 0
         param_groups = part.get("param_groups")
-        groups += [_param_group(group, key) for group in (param_groups if isinstance(param_groups, list) else [])]
+        for group in param_groups if isinstance(param_groups, list) else []:
+            groups.append(_param_group(group, key))
+            characters += _characters(groups[-1].hyperparameters)
+            _check_text(characters, key)
     return OptimizerInfo(states, tensors, tuple(groups))
 
 

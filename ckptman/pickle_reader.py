@@ -27,11 +27,12 @@ from ckptman.refusals import refusal
 MAX_PICKLE_SIZE: Final = 1 << 20
 """Bytes; about 12,000 tensors. It also bounds the number of instructions."""
 MAX_VALUES: Final = 200_000
-"""Values in the result, where a shared one counts as often as it is referred to."""
+"""Values in the result, where a shared one counts as often as it is referred to; and containers made on the way."""
 MAX_NESTING: Final = 32
 """Levels of containers in the result, and of marks (unfinished containers) while it is read."""
-MAX_STACK: Final = 50_000
-"""Values under construction between two marks. Pickle writes dictionaries and lists in batches of 1,000 items."""
+MAX_CALLS: Final = 50_000
+"""Calls of functions: torch writes two or three for a tensor. They may share their arguments, and so take more time
+than their bytes would."""
 MAX_INTEGER_BYTES: Final = 16
 MAX_KEY: Final = (1 << 20) - 1
 """The largest integer key of a dictionary; a larger range would allow keys that collide on purpose."""
@@ -201,6 +202,9 @@ def _make_untyped_tensor(args: tuple[Any, ...]) -> Tensor:
     return _checked_tensor("torch._utils._rebuild_tensor_v3", args, args[6].name, args[6].itemsize)
 
 
+_INTEGER: Final = frozenset({int})
+
+
 def _checked_tensor(function: str, args: tuple[Any, ...], dtype: str, itemsize: int) -> Tensor:
     storage, offset, shape, stride, requires_grad, hooks = args[:6]
     if (
@@ -212,22 +216,23 @@ def _checked_tensor(function: str, args: tuple[Any, ...], dtype: str, itemsize: 
         or hooks
         or len(shape) > MAX_DIMENSIONS
         or len(shape) != len(stride)
-        or not all(type(number) is int for number in shape + stride)
+        or not _INTEGER.issuperset(map(type, shape + stride))
     ):
         _refuse_call(function)
     span = _span(shape, stride)
     if not 0 <= offset <= MAX_SIZE or span is None or (span and (offset + span) * itemsize > storage.nbytes):
         raise refusal(
             "bad-tensor",
-            f"a {dtype} tensor of shape {list(shape)}, strides {list(stride)} and offset {offset} reaches outside "
-            f"storage {storage.key}, which has {storage.nbytes:,} bytes",
+            f"a {dtype} tensor of shape {_shown_sizes(shape)}, strides {_shown_sizes(stride)} and offset {offset} "
+            f"reaches outside storage {_shown(storage.key)}, which has {storage.nbytes:,} bytes",
         )
     return Tensor(storage, dtype, itemsize, offset, shape, stride)
 
 
 def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int | None:
     """Elements from a tensor's first to its last one, both included; None for impossible sizes."""
-    if not all(0 <= number <= MAX_SIZE for number in shape + stride):
+    numbers = shape + stride
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= MAX_SIZE:
         return None
     return 0 if 0 in shape else 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
@@ -309,6 +314,9 @@ def _allowed_globals(config_classes: tuple[str, ...]) -> dict[bytes, object]:
 # A NamedTuple's own constructor is a Python function, and takes twice as long.
 _new_tuple = tuple.__new__
 
+_TWO_LINES: Final = re.compile(rb"([^\n]*+\n[^\n]*+)\n")
+"""Module and name of a GLOBAL instruction."""
+
 _UINT32 = Struct("<I").unpack_from
 _INT32 = Struct("<i").unpack_from
 _UINT64 = Struct("<Q").unpack_from
@@ -341,7 +349,7 @@ class _Machine:
     Each instruction is a method. It gets the position after its opcode and returns that of the next instruction.
     """
 
-    __slots__ = ("allowed", "below", "data", "fetched", "memo", "size", "stack", "storages")
+    __slots__ = ("allowed", "below", "calls", "containers", "data", "fetched", "memo", "size", "stack", "storages")
 
     def __init__(self, data: bytes, allowed: Mapping[bytes, object]) -> None:
         self.size = len(data)
@@ -355,6 +363,10 @@ class _Machine:
         self.memo: list[Any] = []
         self.storages: dict[str, Storage] = {}
         self.fetched: dict[bytes, tuple[Any, ...]] = {}
+        self.containers = 0
+        """Lists and dictionaries made."""
+        self.calls = 0
+        """Functions called."""
 
     def run(self) -> Any:
         """The value that the pickle makes."""
@@ -523,9 +535,10 @@ class _Machine:
         return at
 
     def begin_container(self, value: object) -> None:
-        # Only here: what other instructions put on the stack takes no more memory than a multiple of the pickle's size.
-        if len(self.stack) > MAX_STACK:
-            raise refusal("pickle-bomb", f"the pickle has more than {MAX_STACK:,} values under construction")
+        # Only here: these are the instructions of one byte that take the most memory, some 80 times their size.
+        self.containers += 1
+        if self.containers > MAX_VALUES:
+            raise refusal("pickle-bomb", f"the pickle makes more than {MAX_VALUES:,} lists and dictionaries")
         self.stack.append(value)
 
     def append(self, at: int) -> int:
@@ -541,7 +554,11 @@ class _Machine:
     def setitem(self, at: int) -> int:
         value = self.stack.pop()
         key = self.stack.pop()
-        _set_items(self.stack[-1], [key, value])
+        target = self.stack[-1]
+        if type(key) is str and type(target) is dict and key not in target:
+            target[key] = value  # as below, in less time
+        else:
+            _set_items(target, [key, value])
         return at
 
     def setitems(self, at: int) -> int:
@@ -564,7 +581,11 @@ class _Machine:
         ) = match.groups(b"")  # fmt: skip
         memo = self.memo
         puts = b"".join((put_key, put_id, put_sizes, put_steps, put_hooks, put_args, put_tensor))
-        word, kind, location, hooks_class = self.fetch(get_kind + get_location + get_hooks)
+        try:
+            word, kind, location, hooks_class = self.fetch(get_kind + get_location + get_hooks)
+            name = key.decode() if put_key else self.fetch(get_key)[0]
+        except IndexError:  # one of them is not in the memo: the single instructions say which
+            return 0
         geometry = _geometry(sizes, steps)
         if (
             not _puts(len(memo)).startswith(puts)
@@ -573,7 +594,6 @@ class _Machine:
             or (put_key and key_length[0] != len(key))
         ):
             return 0
-        name = key.decode() if put_key else self.fetch(get_key)[0]
         persistent_id = (word, kind, name, location, _number(numel))
         storage = _find_storage(persistent_id, self.storages)
         shape, stride, span = geometry
@@ -604,16 +624,14 @@ class _Machine:
     # Everything else: nothing of this looks anything up outside this module
 
     def global_(self, at: int) -> int:
-        end = at - 1
-        for _ in range(2):  # module and name, each on a line
-            end = self.data.find(b"\n", end + 1, at + MAX_NAME)
-            if end < 0:
-                raise refusal(
-                    "cut-pickle" if self.size < at + MAX_NAME else "unsafe-pickle",
-                    f"the pickle asks for a global whose name does not end within {MAX_NAME} bytes, at byte {at}",
-                )
-        self.stack.append(_find_global(self.data[at:end], self.allowed))
-        return end + 1
+        lines = _TWO_LINES.match(self.data, at, at + MAX_NAME)
+        if lines is None:
+            raise refusal(
+                "cut-pickle" if self.size < at + MAX_NAME else "unsafe-pickle",
+                f"the pickle asks for a global whose name does not end within {MAX_NAME} bytes, at byte {at}",
+            )
+        self.stack.append(_find_global(lines[1], self.allowed))
+        return lines.end()
 
     def stack_global(self, at: int) -> int:
         name = self.stack.pop()
@@ -633,6 +651,9 @@ class _Machine:
         function = stack[-1]
         if type(function) is not _Function or type(args) is not tuple:
             raise refusal("unsafe-pickle", f"the pickle calls {_shown(function)}")
+        self.calls += 1
+        if self.calls > MAX_CALLS:
+            raise refusal("pickle-bomb", f"the pickle calls functions more than {MAX_CALLS:,} times")
         stack[-1] = function.stand_in(args)
         return at
 
@@ -865,3 +886,7 @@ def _shown(value: object) -> str:
     if type(value) is int:
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def _shown_sizes(sizes: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, sizes[:8]))}{', …' if len(sizes) > 8 else ''}]"

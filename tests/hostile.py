@@ -130,7 +130,7 @@ class End:
 def build_zip(entries: Iterable[Entry], end: End | None = None) -> bytes:
     """A zip archive as torch lays it out, with whatever faults the entries and the end have."""
     end = end or End()
-    body, directory = end.before, b""
+    body, directory = bytearray(end.before), bytearray()
     count = 0
     for entry in entries:
         name, crc = entry.full_name, zlib.crc32(entry.data) if entry.crc is None else entry.crc
@@ -154,7 +154,7 @@ def build_zip(entries: Iterable[Entry], end: End | None = None) -> bytes:
         directory += name + entry.comment
         count += 1
     start, size = len(body), len(directory)
-    whole = body + directory
+    whole = bytes(body + directory)
     if end.zip64:
         count_64, size_64, start_64 = (
             given if given is not None else right
@@ -165,7 +165,7 @@ def build_zip(entries: Iterable[Entry], end: End | None = None) -> bytes:
         whole += struct.pack("<4sIQI", b"PK\6\7", 0, where, 1)
     count, size, start = (
         given if given is not None else right
-        for given, right in ((end.count, count), (end.size, size), (end.start, start))
+        for given, right in ((end.count, min(count, 0xFFFF)), (end.size, size), (end.start, start))
     )
     whole += struct.pack("<4sHHHHIIH", b"PK\5\6", end.disk, 0, count, count, size, start, len(end.comment))
     return whole + end.comment + end.after
@@ -250,6 +250,11 @@ def call(function: str, *args: bytes) -> bytes:
     return b"c" + function.replace(" ", "\n").encode() + b"\n" + tuple_(*args) + b"R"
 
 
+def record(name: str = "__main__ TrainConfig", **fields: bytes) -> bytes:
+    """Instructions that make an instance of a configuration class."""
+    return b"c" + name.replace(" ", "\n").encode() + b"\n)\x81" + dict_(**fields) + b"b"
+
+
 def doubling(levels: int, width: int = 2) -> bytes:
     """A tuple of two tuples of two tuples …: `width` to the power of `levels` values in a few bytes a level."""
     instruction = {2: b"\x86", 3: b"\x87"}[width]
@@ -259,7 +264,7 @@ def doubling(levels: int, width: int = 2) -> bytes:
 def hostile_pickles() -> dict[str, tuple[bytes, str]]:
     """Pickles to refuse, and the code of the refusal."""
     hooks = ORDERED_DICT + b")R"
-    record = b"c__main__\nTrainConfig\n"
+    config = b"c__main__\nTrainConfig\n"
     unsafe = {
         "os-system": call("os system", text("true")),
         "eval": call("builtins eval", text("1")),
@@ -276,7 +281,7 @@ def hostile_pickles() -> dict[str, tuple[bytes, str]]:
         "inst": b"(ios\nsystem\n",
         "obj": b"(cos\nsystem\no",
         "newobj-of-function": ORDERED_DICT + b")\x81",
-        "newobj-with-arguments": record + tuple_(number(1)) + b"\x81",
+        "newobj-with-arguments": config + tuple_(number(1)) + b"\x81",
         "newobj-ex": b"c__main__\nTrainConfig\n)}\x92",
         "extension": b"\x82\x01",
         "call-a-string": text("print") + b")R",
@@ -377,13 +382,16 @@ def hostile_pickles() -> dict[str, tuple[bytes, str]]:
         "deep-lists": b"]" * 1000 + b"a" * 999,
         "deep-marks": b"(" * 1000 + b"t" * 1000,
         "deep-dicts": (b"}" + text("a")) * 1000 + b"N" + b"s" * 1000,
-        "deep-records": record + put(0) + b")\x81" + (get(0) + b")\x81") * 99 + b"b" * 99,
+        "deep-records": config + put(0) + b")\x81" + (get(0) + b")\x81") * 99 + b"b" * 99,
         "dict-in-itself": b"}" + put(0) + text("a") + get(0) + b"s",
         "list-in-itself": b"]" + put(0) + get(0) + b"a",
         "record-in-itself": b"c__main__\nTrainConfig\n)\x81" + put(0) + get(0) + b"b",
         "huge-integer": b"\x8a\xff" + b"\x7f" * 255,
         "many-instructions": b"(" + b"N" * 1_048_000 + b"t",
         "many-dicts": b"(" + b"}" * 1_000_000 + b"t",
+        "many-dicts-in-marks": (b"(" + b"}" * 32_000) * 31 + b"t" * 31,
+        "many-dicts-as-attributes": hooks + b"}b" * 300_000,
+        "many-calls": b"(" + ORDERED_DICT + put(0) + (get(0) + b")R") * 60_000 + b"t",
         "too-large": b"(" + b"N" * 1_100_000 + b"t",
     }  # fmt: skip
     tensors = {
@@ -458,6 +466,9 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "archive-comment": with_end(comment=b"hello"),
         "bytes-before": with_end(before=b"#!/bin/sh\n"),
         "bytes-after": with_end(after=b"hello"),
+        "bytes-between": build_zip([replace(first, gap=b"hello"), zero]),
+        "bytes-before-the-directory": build_zip([first, replace(zero, gap=b"hello")]),
+        "bytes-for-a-descriptor": build_zip([replace(first, descriptor=False, gap=bytes(16)), zero]),
         "entry-over-another": build_zip([first, zero, Entry("top/data/1", bytes(8), offset=0)]),
         "entry-inside-another": build_zip([first, zero, Entry("top/data/1", bytes(8), offset=40)]),
         "entry-out-of-order": build_zip([first, replace(zero, offset=400), Entry("top/x", b"", offset=100)]),
@@ -486,6 +497,10 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
     }
     archives = {name: (content, "unsafe-archive") for name, content in unsafe.items()}
     archives |= {name: (content, "broken-archive") for name, content in broken.items()}
+    archives["crc-of-the-pickle"] = (with_pickle(crc=1), "bad-crc")
+    archives["crc-of-a-storage"] = (build_zip([first, replace(zero, crc=1)]), "bad-crc")
+    archives["crc-left-out"] = (with_pickle(crc=0), "bad-crc")
+    archives["storage-changed"] = (whole.replace(bytes(8) + b"PK", bytes(7) + b"\1PK"), "bad-crc")
     archives["many-entries"] = (with_end(count=0xFFFF, count_64=1 << 40), "pickle-bomb")
     archives["pickle-of-2-MB"] = (archive(pickle(b"N" * (1 << 21))), "pickle-bomb")
     archives["big-endian"] = (build_zip([first, Entry("top/byteorder", b"big"), zero]), "foreign")
@@ -518,7 +533,7 @@ def hostile_values() -> dict[str, tuple[bytes, str]]:
         "weights-that-are-none": saved(checkpoint | {"model": {}}),
         "weights-that-are-text": saved(checkpoint | {"model": "model.bin"}),
     }
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "iters-negative": {"iters_done": -1},
         "iters-true": {"iters_done": True},
         "iters-text": {"iters_done": "20001"},

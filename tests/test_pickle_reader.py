@@ -1,4 +1,4 @@
-"""Reading pickles without executing them: what torch writes is read, whatever else is refused, and nothing takes long."""
+"""Reading pickles without executing them: what torch writes is read, all else is refused, and nothing takes long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 import types
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import hostile
@@ -172,9 +172,10 @@ def test_parameter_with_attributes() -> None:
 
 
 def test_tied_weights_share_a_storage() -> None:
-    model = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 5, bias=False))
-    model[1].weight = model[0].weight  # type: ignore[assignment]
-    pickled = read(pickle_of({"state": model.state_dict(), "same": model[0].weight.detach()}))
+    embedding, head = torch.nn.Embedding(5, 2), torch.nn.Linear(2, 5, bias=False)
+    head.weight = embedding.weight
+    state = torch.nn.Sequential(embedding, head).state_dict()
+    pickled = read(pickle_of({"state": state, "same": embedding.weight.detach()}))
     first, second = pickled.value["state"].values()
     assert first == second
     assert first.storage is second.storage is pickled.value["same"].storage
@@ -186,9 +187,10 @@ def test_all_storages_are_listed() -> None:
     assert pickled.storages == {"0": Storage("0", "float32", 4, 3), "1": Storage("1", "int64", 8, 2)}
 
 
-def config_class(name: str = "TrainConfig", module: str = "__main__", **options: bool) -> Any:
+def config_class(*, slots: bool = False, frozen: bool = False) -> Any:
     fields = [("layers", int, 1), ("mode", str, "mix")]
-    return dataclasses.make_dataclass(name, fields, namespace={"__module__": module}, **options)
+    namespace = {"__module__": "__main__"}
+    return dataclasses.make_dataclass("TrainConfig", fields, namespace=namespace, slots=slots, frozen=frozen)
 
 
 @pytest.fixture
@@ -257,6 +259,9 @@ def test_the_same_instructions_unbroken_are_read() -> None:
     assert read(hostile.pickle(b")" + b"\x85" * 30)).value
     assert read(hostile.pickle(b"(" + b"N" * 100_000 + b"t")).value
     assert read(hostile.pickle(b"\x8a\x10" + b"\x7f" * 16)).value
+    assert read(hostile.pickle((b"(" + b"}" * 3_000) * 31 + b"t" * 31)).value
+    make = b"(" + hostile.ORDERED_DICT + hostile.put(0) + (hostile.get(0) + b")R") * 40_000 + b"t"
+    assert read(hostile.pickle(make)).value
 
 
 @pytest.mark.parametrize(
@@ -270,7 +275,7 @@ def test_the_same_instructions_unbroken_are_read() -> None:
         ("call-a-string", "calls 'print'"),
         ("float-as-key", "uses a float as the key"),
         ("trailing-byte", "goes on after its end"),
-        ("tensor-past-its-storage", r"shape \[3\], strides \[1\] and offset 0 reaches outside storage 0"),
+        ("tensor-past-its-storage", r"shape \[3\], strides \[1\] and offset 0 reaches outside storage '0'"),
     ],
 )
 def test_the_reason_is_told(name: str, told: str) -> None:
@@ -320,47 +325,70 @@ def test_every_hostile_pickle_is_refused_in_little_time_and_memory() -> None:
 # --- what takes time or memory by sharing -----------------------------------------------------------------------------
 
 
+def repeated(start: bytes, instructions: bytes) -> bytes:
+    """A pickle of the largest size: a tuple of as many values as these instructions can make."""
+    times = (pickle_reader.MAX_PICKLE_SIZE - len(start) - 5) // len(instructions)
+    return hostile.pickle(b"(", start, instructions * times, b"t")
+
+
 def shared_paths() -> bytes:
-    """100 kB that make 20,000 paths of 4,000 characters each, if they were joined."""
-    make = b"cpathlib\nPosixPath\n" + hostile.put(0)
-    args = hostile.tuple_(*[hostile.text("a" * 30)] * 127) + hostile.put(1)
-    return hostile.pickle(b"(" + make + args + (hostile.get(0) + hostile.get(1) + b"R") * 20_000 + b"t")
+    """Paths of 4,000 characters each: 800 MB, if they were joined."""
+    parts = hostile.tuple_(*[hostile.text("a" * 30)] * 127)
+    return repeated(b"cpathlib\nPosixPath\n" + hostile.put(0) + parts + hostile.put(1), b"h\0h\1R")
 
 
 def shared_sizes() -> bytes:
-    """Tensors of 64 dimensions that share their sizes."""
+    """Tensors of 64 dimensions that share all their arguments."""
     sizes, hooks = hostile.tuple_(*[hostile.number(1)] * 64), hostile.ORDERED_DICT + b")R"
-    start = (
-        b"(" + hostile.storage() + hostile.put(0) + sizes + hostile.put(1) + hooks + hostile.put(2) + hostile.REBUILD
-    )
-    make = b"h\3(h\0K\0h\1h\1\x89h\2tR"
-    return hostile.pickle(start + hostile.put(3) + make * 5000 + b"t")
+    args = hostile.tuple_(hostile.storage(), hostile.number(0), sizes, sizes, b"\x89", hooks)
+    return repeated(hostile.REBUILD + hostile.put(0) + args + hostile.put(1), b"h\0h\1R")
 
 
 def shared_state() -> bytes:
     """Records that share one large state."""
-    state = b"}(" + b"".join(hostile.number(i) + b"N" for i in range(1000)) + b"u" + hostile.put(0)
-    make = b"h\1)\x81h\0b"
-    return hostile.pickle(b"(" + state + b"c__main__\nTrainConfig\n" + hostile.put(1) + make * 5000 + b"t")
+    state = b"}(" + b"".join(hostile.number(i) + b"N" for i in range(1000)) + b"u"
+    return repeated(state + hostile.put(0) + b"c__main__\nTrainConfig\n" + hostile.put(1), b"h\1)\x81h\0b")
+
+
+def shared_storage() -> bytes:
+    """References to one storage."""
+    return repeated(hostile.storage()[:-1] + hostile.put(0), b"h\0Q")
 
 
 def long_key() -> bytes:
-    """Storages with one long key."""
-    return hostile.pickle(b"(" + hostile.storage("9" * 50_000) * 1 + b"t")
+    """A storage with a long key."""
+    return hostile.pickle(b"(" + hostile.storage("9" * 1_000_000) + b"t")
 
 
 def many_globals() -> bytes:
-    return hostile.pickle(b"(" + hostile.ORDERED_DICT * 5000 + b"t")
+    """The same function again and again, by its name."""
+    return repeated(b"", hostile.ORDERED_DICT)
 
 
-@pytest.mark.parametrize("build", [shared_paths, shared_sizes, shared_state, long_key, many_globals])
-def test_sharing_costs_no_more_than_its_bytes(build: Callable[[], bytes]) -> None:
+def many_shared_globals() -> bytes:
+    """The same, by names from the memo."""
+    names = hostile.text("collections") + hostile.put(0) + hostile.text("OrderedDict") + hostile.put(1)
+    return repeated(names, b"h\0h\1\x93")
+
+
+def many_tensors() -> bytes:
+    """Tensors as torch writes them, but without a memo."""
+    return repeated(b"", hostile.tensor())
+
+
+SHARING = [
+    shared_paths, shared_sizes, shared_state, shared_storage, long_key, many_globals, many_shared_globals, many_tensors,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("build", SHARING)
+def test_sharing_costs_little_time_and_memory(build: Callable[[], bytes]) -> None:
     data = build()
-    assert len(data) < 200_000
+    assert 900_000 < len(data) <= pickle_reader.MAX_PICKLE_SIZE
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     code_of(data)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 3  # most take 0.3 s
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
@@ -377,7 +405,7 @@ def test_deep_values_are_freed_without_recursion() -> None:
 
 
 @pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], tuple[Any, ...]]]:
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], tuple[Any, ...]]:
     """Reads a pickle by single instructions only."""
 
     def read_slowly(data: bytes) -> tuple[Any, ...]:
@@ -399,7 +427,7 @@ def outcome(data: bytes) -> tuple[Any, ...]:
 
 
 def samples() -> list[bytes]:
-    """Pickles of checkpoints: small, with an optimizer, with a memo of more than 256 values, with all kinds of views."""
+    """Pickles of checkpoints: small, with all kinds of views, with an optimizer and a memo of more than 256 values."""
     model = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(12)])
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.zeros(1, 2)).sum().backward()
@@ -410,12 +438,23 @@ def samples() -> list[bytes]:
         pickle_of(OrderedDict(a=torch.zeros(1), b=torch.zeros(70_000)[5:])),
         pickle_of({**VIEWS, "shared": list(VIEWS.values())}),
         pickle_of(large),
+        hostile.weights_pickle(config=hostile.record(n_layers=hostile.number(2), mode=hostile.text("mix"))),
     ]
 
 
 def test_a_tensor_at_once_is_the_same_as_one_by_one(one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
     for data in samples():
         assert outcome(data) == one_by_one(data)
+
+
+def test_a_tensor_with_any_byte_changed_is_the_same_as_one_by_one(
+    one_by_one: Callable[[bytes], tuple[Any, ...]],
+) -> None:
+    data = samples()[1]
+    for at in range(2, len(data)):
+        for change in (0x01, 0x10, 0x80):
+            changed = data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
+            assert repr(outcome(changed)) == repr(one_by_one(changed)), changed
 
 
 def test_a_tensor_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,25 +505,52 @@ OPCODES = bytes(
 ) + bytes([0, 1, 2, 127, 128, 255])
 
 
+class WithAttributes(OrderedMapping):
+    """An ordered mapping that takes attributes, as a `collections.OrderedDict` does."""
+
+
+class PickledRecord:
+    """An instance of a configuration class, made by Python's own reader."""
+
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __repr__(self) -> str:
+        return repr(Record(CLASSES[0], self.state))
+
+
+class Called:
+    """A function of the allow-list, called by Python's own reader."""
+
+    def __init__(self, function: pickle_reader._Function) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        plain = tuple([OrderedMapping(arg) if type(arg) is WithAttributes else arg for arg in args])
+        made = self.function.stand_in(plain)
+        return WithAttributes() if type(made) is OrderedMapping else made
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
 def as_pickle_reads_it(data: bytes) -> Any:
-    """The value of a pickle by Python's own reader, with the same stand-ins: what the file means to everybody else."""
+    """The value of a pickle by Python's own reader, with like stand-ins: what the file means to everybody else."""
     storages: dict[str, Storage] = {}
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             found = pickle_reader._allowed_globals(CLASSES)[pickle_reader._key(module, name)]
             if type(found) is pickle_reader._Function:
-                return lambda *args: found.stand_in(args)
-            return StandInRecord if type(found) is pickle_reader._RecordType else found
+                return Called(found)
+            return PickledRecord if type(found) is pickle_reader._RecordType else found
 
         def persistent_load(self, persistent_id: Any) -> Storage:
             return pickle_reader._find_storage(persistent_id, storages)
 
     return Reader(io.BytesIO(data)).load()
-
-
-class StandInRecord:
-    """What `as_pickle_reads_it` makes of a configuration class."""
 
 
 def check_mutations(count: int, seed: int, one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
@@ -497,13 +563,26 @@ def check_mutations(count: int, seed: int, one_by_one: Callable[[bytes], tuple[A
         code = code_of(data)
         assert time.thread_time() - start < 0.1, data
         assert code is None or code in REFUSALS
-        if code is None:
-            assert read(data).value == as_pickle_reads_it(data)
+        if code is None:  # compared as text: that tells True from 1, and NaN is the same as NaN
+            assert repr(read(data).value) == repr(as_pickle_reads_it(data)), data
         else:
             refused += 1
         if number % 10 == 0:
-            assert outcome(data) == one_by_one(data)
-    assert 0 < refused < count  # many mutations change a number or a letter only
+            assert repr(outcome(data)) == repr(one_by_one(data)), data
+    assert count // 2 < refused < count  # some mutations change a number or a letter only
+
+
+def test_pickles_own_reader_reads_the_samples_alike() -> None:
+    for data in samples():
+        assert repr(read(data).value) == repr(as_pickle_reads_it(data))
+
+
+def test_pickles_own_reader_tells_another_value() -> None:
+    """The control: a reader that took a number, a flag or the order of keys for another would be found out."""
+    for one, other in ((b"K\1", b"\x88"), (b"K\1", b"K\2"), (b"K\1", b"G\x3f\xf0" + bytes(6))):
+        assert repr(read(hostile.pickle(one)).value) != repr(as_pickle_reads_it(hostile.pickle(other)))
+    one, other = (hostile.pickle(hostile.dict_(**dict.fromkeys(keys, b"N"))) for keys in ("ab", "ba"))
+    assert repr(read(one).value) != repr(as_pickle_reads_it(other))
 
 
 def test_mutations(one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
