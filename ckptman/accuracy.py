@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from ckptman.errors import RefusedError, UsageError
 from ckptman.model import GPT, Block
+from ckptman.sorting import draw_sequences
 
 CONFIDENCE = 0.95
 """Confidence level of every interval."""
@@ -193,15 +195,9 @@ def draw_samples(k: int, samples: int, numbers: int, seed: int, *, allow_duplica
     """
     # A generator for each K, so that what else is drawn has no influence.
     digest = hashlib.sha256(f"{seed} {k}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    generator = np.random.default_rng(int.from_bytes(digest, "big"))
     for start in range(0, samples, _DRAW):
-        count = min(_DRAW, samples - start)
-        if allow_duplicates:
-            drawn = torch.randint(numbers, (count, k), generator=generator)
-        else:
-            drawn = torch.rand(count, numbers, generator=generator).argsort(dim=1)[:, :k]
-        separator = torch.full((count, 1), numbers)
-        yield torch.cat([drawn, separator, drawn.sort(dim=1).values], dim=1)
+        yield draw_sequences(min(_DRAW, samples - start), k, numbers, generator, allow_duplicates=allow_duplicates)
 
 
 class Predictor:

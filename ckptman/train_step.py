@@ -433,17 +433,18 @@ def _later_blocks(
     """All blocks after the first: (B P, C) -> (B K, C), the last one at the K sorted positions alone."""
     if last is None:
         return x, lambda gradient: gradient
-    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]))
+    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), low)
     x, last_back = _last_block(x, last, model.config.use_layernorm, low)
     return x, lambda gradient: plain_back(last_back(gradient)).view(-1, gradient.shape[1])
 
 
-def _plain_blocks(blocks: list[Block], x: Tensor) -> tuple[Tensor, _Pullback]:
+def _plain_blocks(blocks: list[Block], x: Tensor, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """Blocks between the first and the last, by autograd: (B, 2K, C) -> (B, 2K, C)."""
     if not blocks:
         return x, lambda gradient: gradient
     start = x.detach().requires_grad_()
-    with torch.enable_grad():
+    autocast = torch.autocast(x.device.type, low, enabled=low is not None, cache_enabled=False)
+    with torch.enable_grad(), autocast:
         end = start
         for block in blocks:
             end = block(end)
@@ -572,7 +573,8 @@ def _normalize(x: Tensor, norms: bool) -> tuple[Tensor, _Pullback]:
 
     def back(gradient: Tensor) -> Tensor:
         mask = [True, False, False]
-        return torch.ops.aten.native_layer_norm_backward(gradient, x, shape, mean, scale, None, None, mask)[0]
+        backward = torch.ops.aten.native_layer_norm_backward
+        return cast(Tensor, backward(gradient, x, shape, mean, scale, None, None, mask)[0])
 
     return result, back
 

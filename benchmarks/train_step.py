@@ -1,0 +1,212 @@
+"""How much faster a training step is than the published one: draw a batch, loss and gradients, optimizer.
+
+    python benchmarks/train_step.py [--threads 2] [--repeats 9] [--quick]
+
+Each round times three programs in turn, in one process on the CPU, so that other load on the machine falls on all:
+
+* *published*: the step of the published trainer. The whole batch, forward over all 2K + 1 positions, the head at the K
+  sorted ones, autograd.
+* *in pieces*: the same on pieces of the batch that stay in cache, their gradients summed.
+* *ckptman*: `draw_batch` and `loss_and_backward`.
+
+All three have the same model, batch size and fused AdamW. The ratios are medians over the rounds, and the verdict is
+the median over K for each architecture. Exit status 1 if one of them is below its least. On a busy machine,
+`--clock cpu` counts the time that the process had a core; it needs one thread, as waiting threads count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (the field's name for it)
+
+from ckptman.config import TrainConfig
+from ckptman.model import GPT, GPTConfig
+from ckptman.sorting import draw_batch
+from ckptman.train_step import keep_freed_memory, loss_and_backward, make_optimizer
+
+LENGTHS = (4, 8, 16)
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+SHORTEST_TIME = 0.2
+"""Seconds that a program runs for in a round, at least; it makes as many steps as that takes."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model, and how many times faster than the published one its step must be, and is meant to be."""
+
+    title: str
+    n_layers: int
+    use_mlp: bool
+    least: float
+    aim: float
+
+
+ARCHITECTURES = (
+    Architecture("1 layer, no MLP", 1, False, 8, 10),
+    Architecture("1 layer, MLP", 1, True, 5.5, 6),
+    Architecture("2 layers, MLP", 2, True, 3.5, 4),
+)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median seconds a step of each program, and median ratios of the rounds."""
+
+    published: float
+    in_pieces: float
+    ckptman: float
+    ratio: float
+    ratio_in_pieces: float
+
+
+def published_batch(config: TrainConfig, k: int) -> Tensor:
+    """A batch drawn as the published trainer does, by the order of random keys: (B, 2K + 1)."""
+    keys = torch.rand(config.effective_batch_size, config.vocab_n)
+    drawn = keys.topk(k, dim=1).indices
+    separator = torch.full((len(drawn), 1), config.sep_id)
+    return torch.cat([drawn, separator, drawn.sort(dim=1).values], dim=1)
+
+
+def published_loss(model: GPT, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy at the sorted positions, after a forward pass over all 2K + 1."""
+    k = tokens.shape[1] // 2
+    x = model.wte(tokens)  # (B, 2K + 1, C)
+    for block in model.blocks:
+        x = block(x)
+    logits = model.lm_head(model.ln_f(x)[:, k:-1])  # (B, K, V)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, k + 1 :].flatten())
+
+
+def published_step(config: TrainConfig, k: int, piece: int) -> Callable[[], None]:
+    """The published trainer's step, the gradients of so many samples at once."""
+    model, optimizer = new_model(config)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        tokens = published_batch(config, k)
+        for part in torch.split(tokens, piece):
+            torch.autograd.backward(published_loss(model, part) * (len(part) / len(tokens)))
+        optimizer.step()
+
+    return step
+
+
+def ckptman_step(config: TrainConfig) -> Callable[[], None]:
+    """The step that `ckptman train` makes."""
+    model, optimizer = new_model(config)
+    iteration = 0
+
+    def step() -> None:
+        nonlocal iteration
+        optimizer.zero_grad(set_to_none=True)
+        loss_and_backward(model, draw_batch(config, iteration))
+        optimizer.step()
+        iteration += 1
+
+    return step
+
+
+def new_model(config: TrainConfig) -> tuple[GPT, torch.optim.Optimizer]:
+    """An untrained model and its optimizer."""
+    model = GPT(GPTConfig.from_train_config(config), generator=torch.Generator().manual_seed(config.seed))
+    return model, make_optimizer(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def seconds_a_step(step: Callable[[], None], steps: int, clock: Callable[[], float]) -> float:
+    """Mean time of one step."""
+    start = clock()
+    for _ in range(steps):
+        step()
+    return (clock() - start) / steps
+
+
+def measure(
+    architecture: Architecture, k: int, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]
+) -> Times:
+    """Time the three programs in turn, `repeats` times."""
+    config = TrainConfig(
+        n_layers=architecture.n_layers,
+        use_mlp=architecture.use_mlp,
+        train_min_k=k,
+        train_max_k=k,
+        micro_batch_size=batch,
+        effective_batch_size=batch,
+    )
+    programs = (published_step(config, k, batch), published_step(config, k, piece), ckptman_step(config))
+    steps = [max(1, round(SHORTEST_TIME / seconds_a_step(program, 1, clock))) for program in programs]  # and warm up
+    rounds = [
+        [seconds_a_step(program, n, clock) for program, n in zip(programs, steps, strict=True)] for _ in range(repeats)
+    ]
+    published, in_pieces, ckptman = (median(times) for times in zip(*rounds, strict=True))
+    return Times(
+        published,
+        in_pieces,
+        ckptman,
+        ratio=median(whole / ours for whole, _, ours in rounds),
+        ratio_in_pieces=median(pieces / ours for _, pieces, ours in rounds),
+    )
+
+
+def report(architecture: Architecture, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]) -> bool:
+    """Measure an architecture, print its rows, and say whether it is fast enough."""
+    ratios = []
+    for k in LENGTHS:
+        times = measure(architecture, k, batch=batch, piece=piece, repeats=repeats, clock=clock)
+        ratios.append(times.ratio)
+        milliseconds = (1e3 * seconds for seconds in (times.published, times.in_pieces, times.ckptman))
+        row = "".join(f"{value:12.1f}" for value in milliseconds)
+        print(
+            f"{architecture.title:16}{k:>3}{row}{1 / times.ckptman:10.1f}"
+            f"{times.ratio:10.2f} ×{times.ratio_in_pieces:10.2f} ×",
+            flush=True,
+        )
+    middle = median(ratios)
+    verdict = "below the least" if middle < architecture.least else "ok" if middle < architecture.aim else "as aimed"
+    print(
+        f"{architecture.title:16}median over K: {middle:.2f} × the published step "
+        f"(least {architecture.least:g}, aim {architecture.aim:g}): {verdict}\n",
+        flush=True,
+    )
+    return middle >= architecture.least
+
+
+def main() -> int:
+    """Measure all architectures and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads for every program (default: 1)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds for each architecture and K (default: 7)")
+    parser.add_argument("--batch", type=int, default=4096, help="samples in a batch (default: 4096)")
+    parser.add_argument(
+        "--piece", type=int, default=256, help="samples in a piece of the second program (default: 256)"
+    )
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="time that passes, or CPU time (default: wall)")
+    parser.add_argument("--only", choices=[a.title for a in ARCHITECTURES], help="measure one architecture")
+    parser.add_argument("--quick", action="store_true", help="two rounds: a first impression in a minute or two")
+    arguments = parser.parse_args()
+
+    if arguments.clock == "cpu" and arguments.threads != 1:
+        parser.error("--clock cpu needs --threads 1")
+
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # for all three programs, though the published one does not
+    repeats = 2 if arguments.quick else arguments.repeats
+    conditions = f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds"
+    print(f"torch {torch.__version__}, {conditions}\n")
+    print(f"{'':16}{'K':>3}{'published':>12}{'in pieces':>12}{'ckptman':>12}{'':10}{'ratio to':>12}{'ratio to':>12}")
+    print(f"{'':19}{'ms/step':>12}{'ms/step':>12}{'ms/step':>12}{'steps/s':>10}{'published':>12}{'in pieces':>12}")
+    chosen = [a for a in ARCHITECTURES if arguments.only in (None, a.title)]
+    options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats}
+    fast_enough = [report(a, clock=CLOCKS[arguments.clock], **options) for a in chosen]
+    return 0 if all(fast_enough) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
