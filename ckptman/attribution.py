@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 SEED = "seed"
 REQUIRED_KEYS = (SEED, "n_layers", "train_min_k", "train_max_k", "max_iters")
@@ -24,7 +24,15 @@ two minutes, or 1 % of the span where that is longer (metrics come every 250 of 
 STORED, ONLY_MATCH, TIME_SPAN, AMBIGUOUS, NONE = "stored", "only-match", "time-span", "ambiguous", "none"
 """Stable codes of an `Attribution`."""
 
-Span = tuple[float | None, float | None]
+
+class Span(NamedTuple):
+    """When one process of a run ran: in seconds since 1970 (UTC), None where it is not known."""
+
+    start: float | None
+    end: float | None
+    """Time of its last metrics."""
+    over: bool = True
+    """Whether `end` is where it ended. A killed run's record stops before the run did: it went on for longer."""
 
 
 class Candidate(Protocol):
@@ -40,7 +48,7 @@ class Candidate(Protocol):
 
     @property
     def spans(self) -> Sequence[Span]:
-        """When it ran: start and last metrics, in seconds since 1970 (UTC), None where it is not known."""
+        """When it ran, each of its processes apart."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def attribute(
         return _undecided(NONE, f"the checkpoint holds no {', '.join(missing)}, so no run can be compared with it")
     spans: dict[str, list[Span]] = {}
     for run in candidates:
-        if set(required_keys) <= run.config.keys() and not differing_keys(config, run.config, ignored_keys):
+        if _matches(config, run.config, ignored_keys, required_keys):
             spans.setdefault(run.run_id, []).extend(run.spans)
     what = "this config and seed" if SEED in required_keys else "this config (the seed is not known)"
     if not spans:
@@ -136,7 +144,7 @@ def in_spans(saved_at: float | None, spans: Sequence[Span], starts: Sequence[flo
     """
     if saved_at is None or not spans:
         return None
-    fits = [_fits_one(saved_at, start, end, starts) for start, end in spans]
+    fits = [_fits_one(saved_at, span, starts) for span in spans]
     if any(fits):
         return True
     return None if None in fits else False
@@ -147,6 +155,16 @@ _ONLY_MATCH_TIME = {
     False: "; the file's time lies outside the run's span (copying may not keep it)",
     None: "; its span or the file's time is not known",
 }
+
+
+def _matches(
+    config: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str], required: Collection[str]
+) -> bool:
+    """Whether a run was configured as a checkpoint says."""
+    # The required keys first: few runs share them all, and to compare the rest takes most of the time.
+    return all(
+        key in other and (key in ignored or same_value(config[key], other[key])) for key in required
+    ) and not differing_keys(config, other, ignored)
 
 
 def _stored(
@@ -184,21 +202,25 @@ def _undecided(code: str, evidence: str, candidates: Iterable[str] = ()) -> Attr
 
 
 def _starts(spans: Mapping[str, Sequence[Span]]) -> list[float]:
-    return [start for own in spans.values() for start, _ in own if start is not None]
+    return [span.start for own in spans.values() for span in own if span.start is not None]
 
 
-def _fits_one(saved_at: float, start: float | None, end: float | None, starts: Sequence[float]) -> bool | None:
+def _fits_one(saved_at: float, span: Span, starts: Sequence[float]) -> bool | None:
     """Whether a file of this time was saved in one span; None where that cannot be told.
 
-    A span without an end is of a run that was killed before it logged anything: it was over when the next of `starts`
-    came, of a run with the same config. Until then nothing is known of it.
+    A run that was killed ran for longer than its record tells, and was over when the next of `starts` came, of a run
+    with the same config. In between nothing is known of it.
     """
+    start, end, over = span
     if start is not None and saved_at < start:
         return False
     if end is not None:
         length = end - start if start is not None else 0.0
         late = saved_at > end + max(END_TOLERANCE_SECONDS, END_TOLERANCE_SHARE * length)
-        return False if late else (True if start is not None else None)
+        if not late:
+            return True if start is not None else None
+        if over:
+            return False
     if start is not None and any(start < other <= saved_at for other in starts):
         return False
     return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.convention import Convention
 from ckptman.convention_file import built_in
-from ckptman.errors import MachineError, RefusedError, UsageError
-from ckptman.ingest_plan import FilePlacement, Plan, PlannedRun, Progress, Trust, make_plan
+from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
+from ckptman.examination import CHANGING, Trust
+from ckptman.ingest_plan import Plan, PlannedRun, Progress, make_plan
 from ckptman.rows import CheckpointRow
+from ckptman.run_folders import FilePlacement
 from ckptman.sources import Refusal
 from ckptman.transfer import (
     Batch,
@@ -65,6 +68,7 @@ class IngestResult:
                 {"run_id": item.run.run_id, "last_iter": item.run.last_iter, "missing": list(item.missing)}
                 for item in plan.without_files
             ],
+            "wandb_problems": [{"source": item.source, "message": item.message} for item in plan.wandb_problems],
             "ambiguous": [row.path for row in plan.ambiguous],
             "wandb_placed": list(self.wandb_placed),
             "warnings": list(self.warnings),
@@ -190,9 +194,15 @@ class _Apply:
     def run(self, *, with_wandb: bool) -> None:
         """Place everything. A run's `run.json` is written once its files are durable."""
         try:
+            self._remove_leftovers()
             with Batch() as batch:
-                for planned in self.plan.runs:
-                    self._stage_run(batch, planned, with_wandb=with_wandb)
+                try:
+                    for planned in self.plan.runs:
+                        self._stage_run(batch, planned, with_wandb=with_wandb)
+                except MachineError:
+                    with suppress(CkptmanError):
+                        self._publish(batch)  # what was staged before the disk was full, say, is whole
+                    raise
                 self._publish(batch)
             for folder, runs in self.plan.overwritten_lists.items():
                 if (self.plan.root / folder).is_dir():
@@ -202,8 +212,17 @@ class _Apply:
             raise MachineError(
                 f"{error.message} ({self.finished_files} of {count} files are in place)",
                 code=error.code,
-                fix=f"{error.fix} Then ingest again: it goes on where it stopped.".strip(),
+                fix=f"{error.fix} The next ingest goes on where this one stopped.".strip(),
             ) from error
+
+    def _remove_leftovers(self) -> None:
+        """Remove what an ingest that was killed has left in the folders of the plan."""
+        root = self.plan.root
+        folders = {root / planned.folder for planned in self.plan.runs}
+        above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(root)}
+        below = {Path(parent) for folder in folders for parent, _, _ in os.walk(folder)}
+        for folder in sorted(above | below):
+            remove_partials(folder)
 
     def result(self) -> IngestResult:
         """What was done."""
@@ -223,7 +242,6 @@ class _Apply:
         folder = self.plan.root / planned.folder
         if planned.placements:
             make_folders(folder, self.plan.root)
-            remove_partials(folder)
         self.at_work.append(work)
         for placement in planned.placements:
             self._stage(batch, work, placement, follow_symlinks=self.follow_symlinks)
@@ -343,7 +361,8 @@ class _Apply:
         self._refuse(placement.source, error)
 
     def _refuse(self, path: Path, error: RefusedError) -> None:
-        self.refused.append(Refusal(source=self._relative(path), code=error.code, message=error.message, fix=error.fix))
+        refusal = Refusal(source=self._relative(path), code=error.code, message=error.message, fix=error.fix)
+        (self.deferred if error.code == CHANGING else self.refused).append(refusal)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)

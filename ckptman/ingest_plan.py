@@ -8,56 +8,28 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.archive import verify_crcs
-from ckptman.attribution import Attribution, attribute
-from ckptman.checkpoint import CheckpointInfo, read_checkpoint
+from ckptman.attribution import Attribution
 from ckptman.convention import Convention
 from ckptman.errors import RefusedError
-from ckptman.naming import CheckpointName, naming_of
+from ckptman.examination import CHANGING, Examined, Examiner, Trust
 from ckptman.overwritten import LostFiles, Owner, find_lost_files
-from ckptman.placement import Place, place_of
+from ckptman.placement import place_of
 from ckptman.rows import CheckpointRow, row_of
-from ckptman.sources import Refusal, SourceCheckpoint, SourceScan, scan_source, wandb_home
+from ckptman.run_folders import Duplicate, FilePlacement, NewFile, RunFolders, Slot, note_of
+from ckptman.sources import Refusal, SourceCheckpoint, SourceScan, said_by_folders, scan_source
 from ckptman.transfer import FileState, hash_file
-from ckptman.tree import (
-    AttributionNote,
-    CheckpointEntry,
-    OverwrittenRun,
-    RunFolder,
-    RunRecord,
-    RunSource,
-    SourceFile,
-    TreeScan,
-    scan_tree,
-)
+from ckptman.tree import CheckpointEntry, OverwrittenRun, RunRecord, SourceFile, TreeScan, scan_tree
+from ckptman.wandb_index import Claim, WandbIndex
 from ckptman.wandb_runs import WandbRun, merge_requeued, read_run_folder
 
-CHANGING = "changed-while-read"
 CUT_CODES = frozenset({"cut", "empty"})
 """Refusals that a file still being written would meet."""
-
-
-class Trust(StrEnum):
-    """What decides where a file's name and the configuration inside it disagree."""
-
-    NEITHER = "neither"
-    CONFIG = "config"
-    NAME = "name"
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A source file whose bytes are in the tree already, or come there from another source file."""
-
-    source: str
-    same_as: str
-    """Relative to the tree's root."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +42,12 @@ class Renumbered:
 
 
 @dataclass(frozen=True)
-class FilePlacement:
-    """One file to bring to its place."""
+class WandbProblem:
+    """Something of a W&B run that could not be read; the rest of its records is used."""
 
-    source: Path
-    state: FileState
-    sha256: str
-    destination: PurePosixPath
-    """Relative to the root."""
+    source: str
+    """The W&B folder, relative to the source."""
+    message: str
 
 
 @dataclass(frozen=True)
@@ -109,41 +79,12 @@ class Plan:
     partly_overwritten: tuple[OverwrittenRun, ...]
     without_files: tuple[LostFiles, ...]
     """W&B runs of which nothing was saved, or nothing is left, and no other run's file is in the way."""
+    wandb_problems: tuple[WandbProblem, ...]
+    """What could not be read of the W&B folders, such as the end of a killed run's log."""
     ambiguous: tuple[CheckpointRow, ...]
     """Checkpoints that more than one W&B run could have written."""
     overwritten_lists: Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]
     """By task folder, what its list of overwritten runs will hold, where that changes."""
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """A new file, read."""
-
-    source: SourceCheckpoint
-    state: FileState
-    sha256: str
-    name: str
-    kind: str
-    step: int
-    config: Mapping[str, Any]
-    config_source: str
-    place: Place
-    attribution: Attribution
-    metrics: Mapping[str, Any]
-
-
-@dataclass
-class _Slot:
-    """A run folder while the plan is made."""
-
-    folder: PurePosixPath
-    record: RunRecord | None
-    old: RunRecord | None
-    files: dict[str, str | None]
-    """File name → sha256; None for a file whose run.json is not written yet."""
-    placements: list[FilePlacement] = field(default_factory=list)
-    origin: Path | None = None
-    """Source folder of the first file, for runs whose id is not known."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -191,21 +132,20 @@ class _Planner:
         self.scan = scan
         self.tree = tree
         self.convention = convention
-        self.naming = naming_of(convention)
-        self.trust = trust
         self.settle = settle
         self.follow_symlinks = follow_symlinks
         self.refused = list(scan.refusals)
         self.deferred: list[Refusal] = []
-        self.duplicates: list[Duplicate] = []
         self.unchanged: list[tuple[PurePosixPath, CheckpointEntry, SourceCheckpoint]] = []
-        self.new: list[tuple[PurePosixPath, CheckpointEntry]] = []
+        self.repeated: list[Duplicate] = []
+        """Duplicates that are known from an earlier ingest."""
         self.owners: dict[Path, Owner] = {}
         """Source file → the run that wrote it, as far as that is known."""
         self.undecided: set[str] = set()
         """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
-        self.wandb = _WandbIndex(self._read_wandb(), convention)
-        self.slots: dict[PurePosixPath, _Slot] = {run.path: self._slot(run) for run in tree.runs}
+        self.wandb = WandbIndex(self._read_wandb(), convention)
+        self.examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks)
+        self.folders = RunFolders(tree, convention, scan.root)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -215,14 +155,8 @@ class _Planner:
             try:
                 runs.append(read_run_folder(folder))
             except RefusedError as error:
-                self._refuse(str(folder.relative_to(self.scan.root)) if folder.is_relative_to(self.scan.root) else
-                             str(folder), error)  # fmt: skip
+                self._refuse(self._relative(folder), error)
         return merge_requeued(runs)
-
-    def _slot(self, run: RunFolder) -> _Slot:
-        hashes = {entry.file: entry.sha256 for entry in run.record.checkpoints} if run.record else {}
-        files = {name: hashes.get(name) for name in run.files if name.endswith(self.convention.checkpoint.suffix)}
-        return _Slot(folder=run.path, record=run.record, old=run.record, files=files)
 
     def examine_all(self, *, checksum: bool, progress: Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
@@ -238,14 +172,21 @@ class _Planner:
                 to_read.append(file)
         total = sum(file.state.size for file in to_read)
         done = 0
+        examined: list[Examined] = []
         for file in to_read:
             try:
-                self._take(self._examine(file))
+                examined.append(self.examiner.examine(file))
             except RefusedError as error:
-                self._refuse(file.relative, error, state=file.state)
+                self._refuse(file.relative, error, path=file.path, state=file.state)
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
+        for new in self._attributed(examined):
+            self.owners[new.file.source.path] = Owner(new.attribution.run_id, new.file.place.seed, new.file.config)
+            try:
+                self.folders.take(new)
+            except RefusedError as error:
+                self._refuse(new.file.source.relative, error)
 
     def _is_unchanged(
         self,
@@ -257,7 +198,7 @@ class _Planner:
         checksum: bool,
     ) -> bool:
         state = file.state
-        slot = self.slots[folder]
+        slot = self.folders.slots[folder]
         if entry.file not in slot.files or (remembered.size, remembered.mtime_ns, remembered.inode) != (
             state.size, state.mtime_ns, state.inode,
         ):  # fmt: skip
@@ -266,131 +207,49 @@ class _Planner:
             return False
         record = slot.record
         assert record is not None  # it came from the records
-        self.owners[file.path] = Owner(record.run_id, record.seed)
+        self.owners[file.path] = Owner(record.run_id, record.seed, record.config)
         if remembered == entry.source:
             self.unchanged.append((folder, entry, file))
         else:
-            self.duplicates.append(Duplicate(source=file.relative, same_as=str(folder / entry.file)))
+            self.repeated.append(Duplicate(source=file.relative, same_as=str(folder / entry.file)))
         return True
 
-    def _examine(self, file: SourceCheckpoint) -> _Examined:
-        info = read_checkpoint(file.path, self.convention.checkpoint)
-        verify_crcs(file.path)
-        sha256, state = hash_file(file.path, follow_symlinks=self.follow_symlinks)
-        if not state.same_but_ctime(file.state):
-            raise RefusedError("it changed while it was looked at", code=CHANGING)
-        config, config_source = self._config_of(file, info)
-        name, parsed, config, config_source = self._name_of(file, info, config, config_source)
-        place = place_of(
-            config,
-            self.convention,
-            source_group=self._said_group(config, file),
-            source_task=file.task,
-        )
-        attribution, metrics = self._attribution_of(file, info, config, sha256)
-        return _Examined(
-            source=file,
-            state=state,
-            sha256=sha256,
-            name=name,
-            kind=parsed.prefix.name,
-            step=parsed.step,
-            config=config,
-            config_source=config_source,
-            place=place,
-            attribution=attribution,
-            metrics=metrics,
-        )
+    def _attributed(self, files: Sequence[Examined]) -> list[NewFile]:
+        """Find the run of each new file; one that lies in a tree already has it in its `run.json`."""
+        recorded = {file.source.path: self._recorded(file) for file in files}
+        sought = [file for file in files if recorded[file.source.path] is None]
+        found = {
+            file.source.path: NewFile(file, attribution, self._metrics(attribution.run_id))
+            for file, attribution in zip(sought, self._attribute([file.claim for file in sought]), strict=True)
+        }
+        return [recorded[file.source.path] or found[file.source.path] for file in files]
 
-    def _said_group(self, config: Mapping[str, Any], file: SourceCheckpoint) -> str | None:
-        said = config.get(self.convention.group_key)
-        return said if isinstance(said, str) and said else file.group
+    def _recorded(self, file: Examined) -> NewFile | None:
+        record = self.scan.records.get(file.source.path.parent)
+        if record is None or all(entry.sha256 != file.sha256 for entry in record.checkpoints):
+            return None
+        note = record.attribution
+        attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
+        return NewFile(file, attribution, record.metrics, record.evaluations)
 
-    def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
-        """The configuration, and where it is from: the file, else a W&B record, else the file's name."""
-        if info.config:
-            return info.config, "checkpoint"
-        name = self.naming.parse(file.path.name)
-        fitting = [
-            run
-            for run in self.wandb.nearest(file.path)
-            if run.config
-            and not self.naming.disagreements(name, run.config)
-            and (file.seed is None or run.config.get(self.convention.seed_key) == file.seed)
-        ]
-        spans = [run for run in fitting if run.covers(file.state.mtime_ns / 1e9)]
-        for runs in (fitting, spans):
-            if len(runs) == 1:
-                return runs[0].config, runs[0].config_source
-        seed = {} if file.seed is None else {self.convention.seed_key: file.seed}
-        return {**name.values, **seed}, "name"
+    def _attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
+        found = self.wandb.attribute(claims, {path: owner.run_id for path, owner in self.owners.items()})
+        for attribution in found:
+            self.undecided.update(attribution.candidates if attribution.run_id is None else ())
+        return found
 
-    def _name_of(
-        self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], config_source: str
-    ) -> tuple[str, CheckpointName, Mapping[str, Any], str]:
-        """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
-        try:
-            parsed = self.naming.parse(file.path.name)
-        except RefusedError as error:
-            if self.trust is Trust.CONFIG:
-                return *self._name_from_config(info, config), config, config_source
-            raise RefusedError(
-                error.message, code=error.code, fix="Rename it, or let the configuration inside name it: --trust config"
-            ) from None
-        differences = [str(difference) for difference in self.naming.disagreements(parsed, config)]
-        if info.iters_done is not None and parsed.step != info.iters_done:
-            tag = self.convention.step_tag
-            differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
-        if not differences:
-            return file.path.name, parsed, config, config_source
-        if self.trust is Trust.CONFIG:
-            return *self._name_from_config(info, config), config, config_source
-        if self.trust is Trust.NAME:
-            return file.path.name, parsed, {**config, **parsed.values}, "name"
-        raise RefusedError(
-            f"the name disagrees with the configuration inside: {'; '.join(differences)}",
-            code="name-disagrees",
-            fix="Say which is right: --trust config (the file gets the name its configuration gives) or --trust name.",
-        )
+    def _metrics(self, run_id: str | None) -> Mapping[str, Any]:
+        run = self.wandb.by_id.get(run_id or "")
+        return run.summary if run is not None else {}
 
-    def _name_from_config(self, info: CheckpointInfo, config: Mapping[str, Any]) -> tuple[str, CheckpointName]:
-        if info.iters_done is None:
-            raise RefusedError(
-                "the file does not say how many iterations it holds, so its configuration cannot name it",
-                code="no-name",
-                fix="Rename it by the convention.",
-            )
-        final = [p for p in self.convention.prefixes if p.final and p.expected_step(config) == info.iters_done]
-        prefix = (final or [p for p in self.convention.prefixes if not p.final])[0]
-        name = self.naming.name_for(config, prefix, info.iters_done)
-        return name, self.naming.parse(name)
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.scan.root)) if path.is_relative_to(self.scan.root) else str(path)
 
-    def _attribution_of(
-        self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], sha256: str
-    ) -> tuple[Attribution, Mapping[str, Any]]:
-        """Which W&B run wrote a file, and that run's metrics."""
-        recorded = self.scan.records.get(file.path.parent)
-        if recorded is not None and any(entry.sha256 == sha256 for entry in recorded.checkpoints):
-            note = recorded.attribution
-            attribution = Attribution(
-                run_id=recorded.run_id, code=note.code, evidence=note.evidence, candidates=note.candidates
-            )
-            return attribution, recorded.metrics
-        return self._attribute(file.path, config, file.state.mtime_ns / 1e9, info.run_id)
-
-    def _attribute(
-        self, path: Path, config: Mapping[str, Any], saved_at: float, run_id: str | None
-    ) -> tuple[Attribution, Mapping[str, Any]]:
-        attribution = attribute(
-            config, saved_at, self.wandb.nearest(path),
-            ignored_keys=self.convention.ignored_keys, run_id=run_id,
-        )  # fmt: skip
-        self.undecided.update(attribution.candidates if attribution.run_id is None else ())
-        run = self.wandb.by_id.get(attribution.run_id or "")
-        return attribution, run.summary if run is not None else {}
-
-    def _refuse(self, source: str, error: RefusedError, *, state: FileState | None = None) -> None:
-        refusal = Refusal(source=source, code=error.code, message=error.message, fix=error.fix)
+    def _refuse(
+        self, source: str, error: RefusedError, *, path: Path | None = None, state: FileState | None = None
+    ) -> None:
+        message = error.message.removeprefix(f"{path}: ")  # `source` names it already
+        refusal = Refusal(source=source, code=error.code, message=message, fix=error.fix)
         young = state is not None and abs(time.time() - state.mtime_ns / 1e9) < self.settle
         if error.code == CHANGING or (error.code in CUT_CODES and young):
             fix = "It was written a moment ago: ingest again later. --settle sets how long to wait."
@@ -398,152 +257,30 @@ class _Planner:
         else:
             self.refused.append(refusal)
 
-    # --- run folders --------------------------------------------------------------------------------------------------
-
-    def _take(self, file: _Examined) -> None:
-        """Give a new file its run folder: the one of its run if there is one, else a new one."""
-        self.owners[file.source.path] = Owner(file.attribution.run_id, file.place.seed)
-        for slot in self._slots_of(file):
-            held = slot.files.get(file.name, "")
-            if held is None:  # placed by an ingest that did not get to its run.json
-                held = hash_file(self.tree.root / slot.folder / file.name, follow_symlinks=True)[0]
-                slot.files[file.name] = held
-                if held == file.sha256:
-                    self._add(slot, file)
-                    return
-            if held == file.sha256:
-                self._add_duplicate(slot, file)
-                return
-            if held == "" and self._is_run_of(slot, file):
-                slot.placements.append(
-                    FilePlacement(
-                        source=file.source.path,
-                        state=file.state,
-                        sha256=file.sha256,
-                        destination=slot.folder / file.name,
-                    )
-                )
-                self._add(slot, file)
-                return
-        slot = _Slot(folder=self._free_folder(file), record=None, old=None, files={}, origin=file.source.path.parent)
-        self.slots[slot.folder] = slot
-        self._take(file)
-
-    def _slots_of(self, file: _Examined) -> list[_Slot]:
-        """The folders of runs that have the file's task, seed and notes."""
-        base = file.place.run_folder(self.convention)
-        return [
-            slot
-            for path, slot in sorted(self.slots.items())
-            if path.parent == base.parent and (path.name == base.name or path.name.startswith(f"{base.name}-"))
-        ]
-
-    def _is_run_of(self, slot: _Slot, file: _Examined) -> bool:
-        """Whether a file belongs to the run in a folder."""
-        record = slot.record
-        if record is None:
-            return slot.origin == file.source.path.parent or slot.origin is None
-        if record.run_id is not None or file.attribution.run_id is not None:
-            return record.run_id == file.attribution.run_id
-        origin = slot.origin or Path(record.source.root, record.checkpoints[0].source.path).parent
-        return origin == file.source.path.parent and self._same_configuration(record.config, file.config)
-
-    def _same_configuration(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        ignored = self.convention.ignored_keys
-        return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - ignored)
-
-    def _free_folder(self, file: _Examined) -> PurePosixPath:
-        """A folder that no run has: by the seed alone, else with what tells this run apart."""
-        for more in ((), (file.attribution.run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
-            folder = file.place.run_folder(self.convention, *more)
-            if folder not in self.slots and not (self.tree.root / folder).exists():
-                return folder
-        raise RefusedError(
-            f"the folder {folder} is taken by something else", code="taken", fix="Look at it with: ckptman validate"
-        )
-
-    def _source_file(self, file: _Examined, record: RunRecord | None) -> SourceFile:
-        root = str(self.scan.root)
-        return SourceFile(
-            path=file.source.relative,
-            size=file.state.size,
-            mtime_ns=file.state.mtime_ns,
-            inode=file.state.inode,
-            root=None if record is None or record.source.root == root else root,
-        )
-
-    def _add(self, slot: _Slot, file: _Examined) -> None:
-        """Enter a file into the record of its run folder."""
-        entry = CheckpointEntry(
-            file=file.name,
-            kind=file.kind,
-            step=file.step,
-            size=file.state.size,
-            sha256=file.sha256,
-            source=self._source_file(file, slot.record),
-        )
-        slot.files[file.name] = file.sha256
-        if slot.record is None:
-            slot.origin = slot.origin or file.source.path.parent
-            slot.record = RunRecord(
-                run_id=file.attribution.run_id,
-                group=file.place.group,
-                layernorm=file.place.layernorm,
-                regime=file.place.regime,
-                task=file.place.task,
-                seed=file.place.seed,
-                config=file.config,
-                config_source=file.config_source,
-                metrics=file.metrics,
-                source=RunSource(root=str(self.scan.root), group=file.source.group, task=file.source.task),
-                attribution=_note(file.attribution),
-                checkpoints=(entry,),
-            )
-        else:
-            kept = [other for other in slot.record.checkpoints if other.file != entry.file]
-            ordered = sorted((*kept, entry), key=lambda item: (item.step, item.file))
-            slot.record = replace(slot.record, checkpoints=tuple(ordered))
-        self.new.append((slot.folder, entry))
-
-    def _add_duplicate(self, slot: _Slot, file: _Examined) -> None:
-        """Remember a second source of bytes that are there already."""
-        record = slot.record
-        assert record is not None  # the file is in it
-        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / file.name)))
-        source = self._source_file(file, record)
-        entries = []
-        for entry in record.checkpoints:
-            if entry.file == file.name:
-                if (entry.source.root, entry.source.path) == (source.root, source.path):
-                    entry = replace(entry, source=source)  # the same file, touched
-                else:
-                    kept = tuple(s for s in entry.duplicates if (s.root, s.path) != (source.root, source.path))
-                    entry = replace(entry, duplicates=(*kept, source))
-            entries.append(entry)
-        slot.record = replace(record, checkpoints=tuple(entries))
-
     # --- the plan -----------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Put everything together."""
-        for slot in self.slots.values():
+        for slot in self.folders:
             self._refresh(slot)
-        records = {slot.folder: slot.record for slot in self.slots.values() if slot.record is not None}
-        to_place = {(slot.folder, p.destination.name) for slot in self.slots.values() for p in slot.placements}
-        new = [(row_of(f, records[f], entry), (f, entry.file) in to_place) for f, entry in self.new]
+        records = {slot.folder: slot.record for slot in self.folders if slot.record is not None}
+        to_place = {(slot.folder, p.destination.name) for slot in self.folders for p in slot.placements}
+        new = [(row_of(f, records[f], entry), (f, entry.file) in to_place) for f, entry in self.folders.new]
         placed = [row for row, is_placed in new if is_placed]
         unchanged = [row for row, is_placed in new if not is_placed] + [
             replace(row_of(folder, records[folder], entry), source=file.relative)
             for folder, entry, file in self.unchanged
         ]
         here = [*placed, *unchanged]
+        present = {record.run_id for record in records.values() if record.run_id is not None}
         lost = find_lost_files(
             [run for run in self.wandb.runs if run.run_id not in self.undecided],
             self._owned_files(),
-            {record.run_id for record in records.values() if record.run_id is not None},
+            present,
             self.convention,
         )
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
+        overwritten += self._told_overwritten(present | {run.run_id for run in overwritten if run is not None})
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
         return Plan(
             source=self.scan.root,
@@ -555,12 +292,12 @@ class _Planner:
                     placements=tuple(slot.placements),
                     wandb_folders=self._wandb_folders(slot.record),
                 )
-                for _, slot in sorted(self.slots.items())
+                for _, slot in sorted(self.folders.slots.items())
                 if slot.record is not None
             ),
             placed=tuple(sorted(placed, key=lambda row: row.path)),
             unchanged=tuple(sorted(unchanged, key=lambda row: row.path)),
-            duplicates=tuple(sorted(self.duplicates, key=lambda item: item.source)),
+            duplicates=tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source)),
             refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.deferred, key=lambda item: item.source)),
             renumbered=tuple(
@@ -571,6 +308,11 @@ class _Planner:
             overwritten=_in_order(overwritten),
             partly_overwritten=_in_order(partly),
             without_files=tuple(item for item in lost if not item.overwritten and not item.survives),
+            wandb_problems=tuple(
+                WandbProblem(self._relative(run.folders[0]), problem)
+                for run in self.wandb.runs
+                for problem in run.problems
+            ),
             ambiguous=tuple(row for row in here if self._is_ambiguous(records, row)),
             overwritten_lists=self._overwritten_lists(_in_order(overwritten)),
         )
@@ -579,7 +321,7 @@ class _Planner:
         record = records[PurePosixPath(row.path).parent]
         return record.run_id is None and len(record.attribution.candidates) > 1
 
-    def _refresh(self, slot: _Slot) -> None:
+    def _refresh(self, slot: Slot) -> None:
         """Bring a run's record up to date with what W&B says now; what W&B no longer says is kept."""
         record = slot.record
         if record is None or not record.checkpoints:
@@ -598,19 +340,20 @@ class _Planner:
 
     def _resolve(self, record: RunRecord) -> RunRecord:
         """Try again to tell which run wrote the files of a record, now that more W&B records may be there."""
-        notes = []
+        claims = []
         for entry in record.checkpoints:
             path = Path(entry.source.root or record.source.root, entry.source.path)
             if not path.is_relative_to(self.scan.root):
                 return record
-            notes.append(self._attribute(path, record.config, entry.source.mtime_ns / 1e9, None)[0])
+            claims.append(Claim(path, record.config, entry.source.mtime_ns / 1e9, entry.sha256))
+        notes = self._attribute(claims)
         ids = {note.run_id for note in notes}
         if len(ids) != 1:
             return record
-        taken = {other.record.run_id for other in self.slots.values() if other.record is not None}
+        taken = {other.record.run_id for other in self.folders if other.record is not None}
         if notes[0].run_id is not None and notes[0].run_id in taken:
             return record
-        return replace(record, run_id=notes[0].run_id, attribution=_note(notes[0]))
+        return replace(record, run_id=notes[0].run_id, attribution=note_of(notes[0]))
 
     def _wandb_folders(self, record: RunRecord) -> tuple[Path, ...]:
         run = self.wandb.by_id.get(record.run_id or "")
@@ -619,27 +362,26 @@ class _Planner:
     def _owned_files(self) -> dict[Path, Owner]:
         """Every source file and the run that wrote it, those that were moved away from the source included."""
         owned = dict(self.owners)
-        for slot in self.slots.values():
+        for slot in self.folders:
             if slot.record is not None:
                 for path, _, _ in slot.record.source_paths:
-                    owned.setdefault(Path(path), Owner(slot.record.run_id, slot.record.seed))
+                    owned.setdefault(Path(path), Owner(slot.record.run_id, slot.record.seed, slot.record.config))
         return owned
 
     def _overwritten(self, lost: LostFiles) -> OverwrittenRun | None:
         run = lost.run
         config = run.config
         group_said = config.get(self.convention.group_key)
-        home = wandb_home(run.folders[0], self.convention)
-        source_task = self.convention.folders.parse_task(home.name)
+        folder_group, source_task, _ = said_by_folders(lost.folder / lost.overwritten[0], self.convention)
         try:
             place = place_of(
                 config,
                 self.convention,
-                source_group=group_said if isinstance(group_said, str) and group_said else home.parent.name,
+                source_group=group_said if isinstance(group_said, str) and group_said else folder_group,
                 source_task=source_task,
             )
         except RefusedError as error:
-            self._refuse(str(home), error)
+            self._refuse(self._relative(run.folders[0]), error)
             return None
         return OverwrittenRun(
             run_id=run.run_id,
@@ -655,6 +397,16 @@ class _Planner:
             wandb=tuple(str(f.relative_to(self.scan.root)) for f in run.folders if f.is_relative_to(self.scan.root)),
         )
 
+    def _told_overwritten(self, known: Collection[str]) -> list[OverwrittenRun]:
+        """What a tree that is the source says of overwritten runs, with the task ids of this tree."""
+        told = {}
+        for run in self.scan.overwritten:
+            if run.run_id not in known:
+                with suppress(RefusedError):  # a group that this convention does not place
+                    place = place_of(run.config, self.convention, source_group=run.group, source_task=run.task)
+                    told[run.run_id] = replace(run, group=place.group, task=place.task)
+        return list(told.values())
+
     def _overwritten_lists(self, found: Iterable[OverwrittenRun]) -> dict[PurePosixPath, tuple[OverwrittenRun, ...]]:
         by_folder: dict[PurePosixPath, dict[str, OverwrittenRun]] = defaultdict(dict)
         for run in found:
@@ -669,33 +421,10 @@ class _Planner:
         return lists
 
 
-class _WandbIndex:
-    """W&B runs by id, and by how near to a file their folders lie."""
-
-    def __init__(self, runs: list[WandbRun], convention: Convention) -> None:
-        self.runs = runs
-        self.by_id = {run.run_id: run for run in runs}
-        self._under: dict[Path, list[WandbRun]] = defaultdict(list)
-        for run in runs:
-            homes = {wandb_home(folder, convention) for folder in run.folders}
-            for folder in {parent for home in homes for parent in (home, *home.parents)}:
-                self._under[folder].append(run)
-
-    def nearest(self, file: Path) -> list[WandbRun]:
-        """The runs recorded below the nearest folder around a file that has any."""
-        return next((self._under[folder] for folder in file.parents if folder in self._under), [])
-
-
 def _in_order(runs: Iterable[OverwrittenRun | None]) -> tuple[OverwrittenRun, ...]:
     return tuple(
         sorted(
             (run for run in runs if run is not None),
             key=lambda run: (run.group, run.task, -1 if run.seed is None else run.seed, run.run_id),
         )
-    )
-
-
-def _note(attribution: Attribution) -> AttributionNote:
-    return AttributionNote(
-        code=attribution.code, evidence=attribution.evidence, candidates=tuple(attribution.candidates)
     )

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckptman.convention import Convention
 from ckptman.errors import RefusedError, UsageError
 from ckptman.transfer import FileState, is_partial
-from ckptman.tree import RUN_FILE, RunRecord, read_record
+from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE, OverwrittenRun, RunRecord, read_overwritten, read_record
+
+SAVE_FOLDER = "save_dir"
+"""Key of `TrainConfig`: the folder that a run was told to save into, as it was called on the machine of the run."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,14 @@ class SourceScan:
     """What was found below a source, in path order."""
 
     root: Path
-    """The source folder, absolute (for a single file, its folder)."""
+    """The source folder (for a single file, its folder), absolute, without symbolic links: so it is the same by
+    whatever way it is reached."""
     checkpoints: tuple[SourceCheckpoint, ...]
     wandb_folders: tuple[Path, ...]
     records: Mapping[Path, RunRecord]
     """The `run.json` of each folder that has one: the source is, or was, a tree."""
+    overwritten: tuple[OverwrittenRun, ...]
+    """What that tree says of runs whose files no longer exist."""
     refusals: tuple[Refusal, ...]
 
 
@@ -69,11 +76,11 @@ def scan_source(
     Raises:
         UsageError: if the source does not exist.
     """
-    top = source.absolute()
-    if not top.exists():
+    if not source.exists():
         raise UsageError(
             f"{source} does not exist", code="no-source", fix="Name the folder that holds the raw outputs."
         )
+    top = source.parent.resolve() / source.name if source.is_file() else source.resolve()
     walk = _Walk(convention, top.parent if top.is_file() else top, leave_out, follow_symlinks)
     if top.is_file():
         walk.file(top)
@@ -83,7 +90,7 @@ def scan_source(
         raise UsageError(f"{source} is neither a folder nor a file", code="no-source", fix="Name a folder.")
     if not walk.wandb:
         # A run or a saved_models folder was named: its W&B folders lie elsewhere in its task folder.
-        task_folder = next((p for p in top.parents if convention.folders.parse_task(p.name) is not None), None)
+        task_folder = task_folder_of(top.parent, convention)
         if task_folder is not None:
             beside = _Walk(convention, task_folder, leave_out, follow_symlinks)
             beside.folder(task_folder)
@@ -93,6 +100,7 @@ def scan_source(
         checkpoints=tuple(sorted(walk.checkpoints, key=lambda item: item.relative)),
         wandb_folders=tuple(sorted(walk.wandb)),
         records=walk.records,
+        overwritten=tuple(walk.overwritten),
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
     )
 
@@ -114,6 +122,7 @@ class _Walk:
         self.checkpoints: list[SourceCheckpoint] = []
         self.wandb: list[Path] = []
         self.records: dict[Path, RunRecord] = {}
+        self.overwritten: list[OverwrittenRun] = []
         self.refusals: list[Refusal] = []
         self.seen: set[tuple[int, int]] = set()
 
@@ -141,7 +150,7 @@ class _Walk:
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
 
     def file(self, path: Path) -> None:
-        group, task, seed = _said_by_folders(path, self.convention)
+        group, task, seed = said_by_folders(path, self.convention)
         self.checkpoints.append(
             SourceCheckpoint(
                 path=path,
@@ -169,7 +178,7 @@ class _Walk:
         wanted = item.name.endswith(self.convention.checkpoint.suffix) and not is_partial(item.name)
         try:
             if item.is_symlink():
-                if item.name in self.convention.raw.wandb_ignored:
+                if self._is_wandb_link(path):
                     return False
                 if not self.follow:
                     self._refuse(
@@ -185,7 +194,7 @@ class _Walk:
             return False
         if stat.S_ISDIR(state.st_mode):
             return True
-        if item.name == RUN_FILE and stat.S_ISREG(state.st_mode):
+        if item.name in (RUN_FILE, OVERWRITTEN_FILE) and stat.S_ISREG(state.st_mode):
             self._record(path)
         elif wanted and stat.S_ISREG(state.st_mode):
             self.file(path)
@@ -193,11 +202,18 @@ class _Walk:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
         return False
 
+    def _is_wandb_link(self, path: Path) -> bool:
+        """Whether a link is W&B's own: to the latest run, or to a log in its folder."""
+        target = Path(os.readlink(path)).parts  # noqa: PTH115
+        raw = self.convention.raw
+        return path.name in raw.wandb_ignored or bool(target and target[0].startswith(raw.wandb_runs))
+
     def _record(self, path: Path) -> None:
-        try:
-            self.records[path.parent] = read_record(path.parent)
-        except RefusedError:
-            return  # some other program's run.json; a checkpoint beside it is read as if it were not there
+        with suppress(RefusedError):  # some other program's file; what lies beside it is read as if it were not there
+            if path.name == RUN_FILE:
+                self.records[path.parent] = read_record(path.parent)
+            else:
+                self.overwritten += read_overwritten(path.parent)
 
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
         return folder.name.startswith(self.convention.raw.wandb_runs) and (
@@ -209,7 +225,12 @@ class _Walk:
         self.refusals.append(Refusal(source=relative, code=code, message=message, fix=fix))
 
 
-def _said_by_folders(path: Path, convention: Convention) -> tuple[str | None, int | None, int | None]:
+def task_folder_of(path: Path, convention: Convention) -> Path | None:
+    """The innermost task folder around a file, or that a folder itself is; None where there is none."""
+    return next((p for p in (path, *path.parents) if convention.folders.parse_task(p.name) is not None), None)
+
+
+def said_by_folders(path: Path, convention: Convention) -> tuple[str | None, int | None, int | None]:
     """The group, task id and seed that the names of the folders around a file say; None for what none says."""
     seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
     for folder in path.parents:

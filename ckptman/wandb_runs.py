@@ -58,26 +58,26 @@ class WandbRun:
     summary: dict[str, Any]
     """The last value of each metric; nested ones under keys such as `a.b`, numbers that are not finite as floats."""
     spans: tuple[Span, ...]
-    """Start and time of the last metrics of each process of the run, in seconds since 1970 (UTC), None where it is not
-    known; in the order of `folders`."""
+    """When each process of the run ran, in the order of `folders`."""
     exit_code: int | None
     """The code the run reported at its end; None for one that was killed, that goes on, or that has no log."""
     finished: bool
     """Whether the run came to its end: it reported success or, where no log tells, did all of its `max_iters`."""
     last_iter: int | None
-    """How far the summary says that the run came, in training iterations."""
+    """How far the summary says that the run came, in training iterations; one that was killed may have come farther,
+    since W&B writes its records some time after they are made."""
     problems: tuple[str, ...]
     """What could not be read, in sentences that name the file."""
 
     @property
     def started(self) -> float | None:
         """Start of the run, in seconds since 1970 (UTC)."""
-        return min((start for start, _ in self.spans if start is not None), default=None)
+        return min((span.start for span in self.spans if span.start is not None), default=None)
 
     @property
     def ended(self) -> float | None:
         """Time of the last metrics, in seconds since 1970 (UTC); a killed run went on for longer."""
-        return max((end for _, end in self.spans if end is not None), default=None)
+        return max((span.end for span in self.spans if span.end is not None), default=None)
 
     def covers(self, saved_at: float) -> bool:
         """Whether a file of this time, in seconds since 1970, is known to have been saved while the run ran."""
@@ -114,6 +114,7 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
     ended = _latest(plausible_time(summary.get("_timestamp")), log.ended)
     summary = summary or flat_summary(log.summary)
     started = folder.started(document) or log.started or _start_by_runtime(summary)
+    finished = log.exit_code == 0 if log.exited else _did_all(config, summary)
     return WandbRun(
         run_id=folder.run_id(log),
         folders=(path,),
@@ -121,9 +122,9 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
         config=config,
         config_source=source if config else "",
         summary=summary,
-        spans=((started, ended),),
+        spans=(Span(started, ended, over=log.exited or finished),),
         exit_code=log.exit_code,
-        finished=log.exit_code == 0 if log.exited else _did_all(config, summary),
+        finished=finished,
         last_iter=_last_iter(summary),
         problems=tuple(folder.problems),
     )

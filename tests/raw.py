@@ -62,8 +62,12 @@ def write_run(
     saved_models: str = "saved_models",
     last_iter: int = 39751,
     save: bool = True,
+    wandb_home: Path | None = None,
 ) -> list[Path]:
-    """Write one run of 300 seconds: its checkpoints (over what lies there) and its online W&B folder."""
+    """Write one run of 300 seconds: its checkpoints (over what lies there) and its online W&B folder.
+
+    That lies in the task folder, or in `wandb_home` if one is given.
+    """
     end = started + 300
     written = []
     for prefix in files if save else ():
@@ -74,7 +78,7 @@ def write_run(
         path = task_folder / saved_models / name_of(config, prefix)
         saved_at = started + 300 * step / config.max_iters
         written.append(write_checkpoint(path, config, step=step, saved_at=saved_at, salt=salt))
-    folder = task_folder / "wandb" / "wandb" / f"run-20260310_000000-{run_id}"
+    folder = (wandb_home or task_folder) / "wandb" / "wandb" / f"run-20260310_000000-{run_id}"
     (folder / "files").mkdir(parents=True)
     document: dict[str, Any] = {key: {"value": value} for key, value in config.to_dict().items()}
     (folder / "files" / "config.yaml").write_text(yaml.safe_dump(document))

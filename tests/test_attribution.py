@@ -33,7 +33,7 @@ IGNORED = frozenset({"save_dir", "wandb_entity", "device"})
 @dataclass(frozen=True)
 class Run:
     run_id: str
-    spans: Sequence[Span] = ((1_000.0, 2_000.0),)
+    spans: Sequence[Span] = (Span(1_000.0, 2_000.0),)
     config: Mapping[str, Any] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -66,7 +66,12 @@ def test_a_single_match_counts_whatever_the_time_and_says_so() -> None:
     assert outside.evidence == (
         "only run with this config and seed; the file's time lies outside the run's span (copying may not keep it)"
     )
-    for saved_at, spans in ((None, ((1.0, 2.0),)), (5.0, ()), (5.0, ((None, None),)), (5.0, ((1.0, None),))):
+    for saved_at, spans in (
+        (None, (Span(1.0, 2.0),)),
+        (5.0, ()),
+        (5.0, (Span(None, None),)),
+        (5.0, (Span(1.0, None),)),
+    ):
         unknown = of(saved_at, Run("mine", spans))
         assert (unknown.run_id, unknown.in_span) == ("mine", None)
         assert unknown.evidence.endswith("; its span or the file's time is not known")
@@ -141,7 +146,7 @@ def test_no_candidates_at_all() -> None:
 
 # --- By the time ----------------------------------------------------------------------------------------------------
 
-FIRST, RERUN = Run("first", ((1_000.0, 2_000.0),)), Run("rerun", ((5_000.0, 6_000.0),))
+FIRST, RERUN = Run("first", (Span(1_000.0, 2_000.0),)), Run("rerun", (Span(5_000.0, 6_000.0),))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ def test_of_several_the_one_that_ran_when_the_file_was_saved(saved_at: float, ru
 
 
 def test_runs_at_the_same_time_stay_ambiguous() -> None:
-    beside = Run("beside", ((1_400.0, 2_400.0),))
+    beside = Run("beside", (Span(1_400.0, 2_400.0),))
     assert of(1_200.0, FIRST, beside).run_id == "first"
     both = of(1_500.0, FIRST, beside)
     assert (both.run_id, both.code, both.candidates) == (None, AMBIGUOUS, ("beside", "first"))
@@ -183,7 +188,7 @@ def test_runs_at_the_same_time_stay_ambiguous() -> None:
 
 
 def test_a_file_saved_just_after_one_run_while_the_next_runs_stays_ambiguous() -> None:
-    following = Run("following", ((2_005.0, 3_000.0),))
+    following = Run("following", (Span(2_005.0, 3_000.0),))
     assert of(2_004.0, FIRST, following).run_id == "first"
     assert of(2_006.0, FIRST, following).code == AMBIGUOUS
     assert of(2_500.0, FIRST, following).run_id == "following"
@@ -195,54 +200,65 @@ def test_without_a_time_several_stay_ambiguous() -> None:
     assert result.evidence == "2 runs have this config and seed, and the file's time is not known"
 
 
-@pytest.mark.parametrize("span", [(None, None), (None, 5_000.0), (400.0, None)])
+@pytest.mark.parametrize("span", [Span(None, None), Span(None, 5_000.0), Span(400.0, None)])
 def test_a_run_whose_time_is_not_known_cannot_be_ruled_out(span: Span) -> None:
     assert of(1_500.0, FIRST).run_id == "first"
     result = (
         of(1_500.0, FIRST, Run("unknown", (span,)))
-        if span != (400.0, None)
+        if span != Span(400.0, None)
         else of(900.0, Run("unknown", (span,)), FIRST)
     )
     assert result.code == AMBIGUOUS
     assert "1 of them is not known" in result.evidence
 
 
-@pytest.mark.parametrize("span", [(None, 500.0), (1_501.0, None), (400.0, None)])
+@pytest.mark.parametrize("span", [Span(None, 500.0), Span(1_501.0, None), Span(400.0, None)])
 def test_a_run_whose_time_is_half_known_can_be_ruled_out(span: Span) -> None:
     # It had ended, had not begun, or was killed before it logged anything and then begun again.
     assert of(1_500.0, FIRST, Run("other", (span,))).run_id == "first"
 
 
 def test_a_killed_run_and_its_rerun() -> None:
-    killed = Run("killed", ((1_000.0, None),))
+    killed = Run("killed", (Span(1_000.0, None),))
     assert of(5_500.0, killed, RERUN).run_id == "rerun"
     assert of(3_000.0, killed, RERUN).code == AMBIGUOUS  # nothing is known of its end, so this is no proof
-    later = Run("later", ((7_000.0, None),))
+    later = Run("later", (Span(7_000.0, None),))
     assert of(5_500.0, later, RERUN).run_id == "rerun"
     assert of(1e9, later, RERUN).code == AMBIGUOUS  # the files were copied: not a proof that the killed run wrote them
 
 
+def test_a_killed_run_went_on_for_longer_than_its_record() -> None:
+    ended, killed = Run("first", (Span(1_000.0, 2_000.0),)), Run("first", (Span(1_000.0, 2_000.0, over=False),))
+    other = Run("other", (Span(2_500.0, 3_500.0),))
+    assert of(3_000.0, ended, other).run_id == "other"
+    assert of(3_000.0, killed, other).run_id == "other"  # the other began, so the killed one was over
+    assert of(2_400.0, ended, other).evidence.endswith("in none of their time spans")
+    assert of(2_400.0, killed, other).evidence.endswith("the time span of 1 of them is not known")
+    assert of(1_500.0, killed, other).run_id == "first"
+    assert (of(2_400.0, ended).in_span, of(2_400.0, killed).in_span) == (False, None)
+
+
 def test_a_long_run_has_a_longer_tolerance() -> None:
-    long = Run("long", ((1.0, 100_001.0),))
-    assert of(101_001.0, long, Run("other", ((200_000.0, 200_001.0),))).run_id == "long"
-    assert of(101_002.0, long, Run("other", ((200_000.0, 200_001.0),))).code == AMBIGUOUS
+    long = Run("long", (Span(1.0, 100_001.0),))
+    assert of(101_001.0, long, Run("other", (Span(200_000.0, 200_001.0),))).run_id == "long"
+    assert of(101_002.0, long, Run("other", (Span(200_000.0, 200_001.0),))).code == AMBIGUOUS
 
 
 def test_a_requeued_run_is_one_candidate() -> None:
-    requeued = Run("requeued", ((1_000.0, 2_000.0), (5_000.0, 6_000.0)))
-    other = Run("other", ((3_000.0, 4_000.0),))
+    requeued = Run("requeued", (Span(1_000.0, 2_000.0), Span(5_000.0, 6_000.0)))
+    other = Run("other", (Span(3_000.0, 4_000.0),))
     assert of(5_500.0, requeued, other).run_id == "requeued"
     assert of(3_500.0, requeued, other).run_id == "other"
     assert of(4_500.0, requeued, other).code == AMBIGUOUS
     # The same as two records of one id.
-    parts = (Run("requeued", ((1_000.0, 2_000.0),)), Run("requeued", ((5_000.0, 6_000.0),)))
+    parts = (Run("requeued", (Span(1_000.0, 2_000.0),)), Run("requeued", (Span(5_000.0, 6_000.0),)))
     assert of(5_500.0, *parts) == of(5_500.0, requeued)
     assert of(5_500.0, *parts, other).run_id == "requeued"
 
 
 def test_a_span_that_ends_before_it_begins_fits_nothing() -> None:
-    assert in_spans(1_500.0, [(2_000.0, 1_000.0)]) is False
-    assert in_spans(1_500.0, [(1_000.0, 2_000.0)]) is True
+    assert in_spans(1_500.0, [Span(2_000.0, 1_000.0)]) is False
+    assert in_spans(1_500.0, [Span(1_000.0, 2_000.0)]) is True
 
 
 # --- A run id in the checkpoint -------------------------------------------------------------------------------------

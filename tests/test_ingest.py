@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import pytest
 import torch
 from raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
 
+from ckptman.config import TrainConfig
 from ckptman.convention_file import load_convention
 from ckptman.errors import MachineError, UsageError
 from ckptman.ingest import IngestResult, ingest
 from ckptman.transfer import Mode, lock_tree
-from ckptman.tree import read_record
+from ckptman.tree import read_record, write_record
 
 RUN = "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
 
@@ -146,6 +149,128 @@ def test_one_file_is_a_source(source: Path, root: Path) -> None:
     assert [row.path for row in ingest(files[1], root).placed] == [f"{RUN}/{files[1].name}"]
 
 
+# --- W&B folders that lie elsewhere -----------------------------------------------------------------------------------
+
+
+def saved_to(source: Path, number: int, **values: Any) -> TrainConfig:
+    """A configuration that says where it was told to save, on another machine."""
+    return config(save_dir=f"/scratch/lab/{source.name}/len_gen_k8/task_{number:04d}/saved_models", **values)
+
+
+def run_ids(result: IngestResult) -> dict[str, str | None]:
+    return {row.source: row.run_id for row in result.placed}
+
+
+def test_runs_of_one_process_leave_all_wandb_folders_below_the_first_task(source: Path, root: Path) -> None:
+    for number, mlp in ((4, True), (6, False)):
+        for index, seed in enumerate((1337, 2337)):
+            write_run(
+                task(source, number), saved_to(source, number, use_mlp=mlp, seed=seed),
+                run_id=f"task{number}seed{seed}", started=START + 1000 * (2 * number + index),
+                wandb_home=task(source, 4),
+            )  # fmt: skip
+    result = ingest(source, root)
+    assert {row.task: row.run_id for row in result.placed} == {4: "task4seed2337", 6: "task6seed2337"}
+    lost = [(run.run_id, run.task, run.source_task, run.overwritten_by) for run in result.plan.overwritten]
+    assert lost == [("task4seed1337", 4, 4, ("task4seed2337",)), ("task6seed1337", 6, 6, ("task6seed2337",))]
+    assert result.plan.without_files == ()
+    assert "does not lie beside" in read_record(root / RUN.replace("1337", "2337")).attribution.evidence
+    assert ingest(source, root).plan.overwritten == result.plan.overwritten
+
+
+def test_one_wandb_folder_for_the_whole_source(source: Path, root: Path) -> None:
+    for index, seed in enumerate((1337, 2337)):
+        write_run(task(source), config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index, wandb_home=source)
+    result = ingest(source, root)
+    assert {row.run_id for row in result.placed} == {"run2337"}
+    assert [run.run_id for run in result.plan.overwritten] == ["run1337"]
+
+
+def test_a_run_recorded_elsewhere_does_not_settle_what_is_open_nearby(source: Path, root: Path) -> None:
+    for index in range(2):
+        files = write_run(task(source), saved_to(source, 6), run_id=f"near{index}", started=START + 5000 * index)
+    far = write_run(task(source, 7), saved_to(source, 6), run_id="far", started=START + 20000, save=False)
+    assert far == []
+    for file in files:
+        os.utime(file, (START + 20100, START + 20100))  # only `far` ran then
+    ingest(source, root)
+    record = read_record(root / RUN)
+    assert (record.run_id, record.attribution.candidates) == (None, ("near0", "near1"))
+
+
+@pytest.mark.parametrize(("number", "run_id"), [(6, "far"), (5, None)])
+def test_a_run_recorded_elsewhere_must_have_saved_here(
+    source: Path, root: Path, number: int, run_id: str | None
+) -> None:
+    for file in write_run(task(source), saved_to(source, 6), run_id="gone"):
+        assert file.exists()
+    shutil.rmtree(task(source) / "wandb")
+    write_run(task(source, 4), saved_to(source, number), run_id="far", save=False)
+    assert set(run_ids(ingest(source, root)).values()) == {run_id}
+
+
+@pytest.mark.parametrize("has_its_own", [False, True])
+def test_a_run_recorded_elsewhere_that_has_its_own_file_wrote_no_other(
+    source: Path, root: Path, has_its_own: bool
+) -> None:
+    [backup] = write_run(source / "backup", saved_to(source, 6), run_id="gone", files=("Final",))
+    shutil.rmtree(source / "backup" / "wandb")
+    write_run(
+        task(source), saved_to(source, 6), run_id="rerun", files=("Final",), started=START + 5000, salt=1,
+        save=has_its_own,
+    )  # fmt: skip
+    found = run_ids(ingest(source, root))
+    assert found[str(backup.relative_to(source))] == (None if has_its_own else "rerun")
+    assert len(found) == 1 + has_its_own
+
+
+def test_one_run_recorded_elsewhere_did_not_write_two_files_of_one_name(source: Path, root: Path) -> None:
+    for salt, folder in enumerate(("one", "two")):
+        write_run(source / folder, saved_to(source, 6), run_id="gone", files=("Final",), salt=salt)
+        shutil.rmtree(source / folder / "wandb")
+    write_run(source / "third", saved_to(source, 6), run_id="far", save=False)
+    result = ingest(source, root)
+    assert list(run_ids(result).values()) == [None, None]
+    assert result.plan.overwritten == ()
+    shutil.rmtree(source / "two")
+    assert list(run_ids(ingest(source, root.with_name("control"))).values()) == ["far"]
+
+
+def test_a_seed_whose_own_folder_is_gone_was_not_overwritten(source: Path, root: Path) -> None:
+    for seed in (1337, 2337):
+        write_run(
+            task(source), saved_to(source, 6, seed=seed), run_id=f"run{seed}", saved_models=f"saved_models/seed_{seed}",
+            wandb_home=task(source, 4),
+        )  # fmt: skip
+    shutil.rmtree(task(source) / "saved_models" / "seed_1337")
+    result = ingest(source, root)
+    assert result.plan.overwritten == ()
+    [lost] = result.plan.without_files
+    assert (lost.run.run_id, len(lost.missing)) == ("run1337", 2)
+
+
+def test_a_run_of_another_group_with_the_same_names_is_not_blamed(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="first", wandb_home=source)
+    for file in (task(source) / "saved_models").iterdir():
+        file.unlink()
+    write_run(
+        task(source, 6, "other_group"), config(seed=2337, wandb_group="other_group"), run_id="other", wandb_home=source
+    )
+    result = ingest(source, root)
+    assert {row.run_id for row in result.placed} == {"other"}
+    assert result.plan.overwritten == ()
+    assert [item.run.run_id for item in result.plan.without_files] == ["first"]
+
+
+def test_wandbs_own_links_are_passed_over(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    wandb = task(source) / "wandb" / "wandb"
+    (wandb / "debug.log").symlink_to("run-20260310_000000-abcd1234/logs/debug.log")
+    assert ingest(source, root).refused == ()
+    (wandb / "other.log").symlink_to("/elsewhere/debug.log")  # the control
+    assert codes(ingest(source, root)) == ["symlink"]
+
+
 # --- second runs, duplicates ------------------------------------------------------------------------------------------
 
 
@@ -211,11 +336,45 @@ def test_duplicates_within_one_source(source: Path, root: Path) -> None:
 def test_an_organized_tree_is_a_source(source: Path, root: Path, tmp_path: Path) -> None:
     write_run(task(source), config(), run_id="abcd1234", metrics=gen_metrics(0.25))
     ingest(source, root)
+    evaluated = replace(read_record(root / RUN), evaluations=({"gen_em": 0.5},))
+    write_record(root / RUN, evaluated)
     second = tmp_path / "second"
     result = ingest(root, second)
     assert {row.run_id for row in result.placed} == {"abcd1234"}
-    assert read_record(second / RUN).metrics["gen/K17/exact_match_acc"] == 0.25
+    record = read_record(second / RUN)
+    assert (record.metrics["gen/K17/exact_match_acc"], record.evaluations) == (0.25, evaluated.evaluations)
     assert result.refused == ()
+
+
+def test_a_tree_as_source_tells_what_was_overwritten(source: Path, root: Path, tmp_path: Path) -> None:
+    for seed in (1337, 2337):
+        write_run(task(source, 2), config(seed=seed), run_id=f"run{seed}", started=START + seed)
+    first = ingest(source, root)
+    second = tmp_path / "second"
+    for _ in range(2):
+        told = ingest(root, second, convention=load_convention(numbering="merged")).plan.overwritten
+        assert [(run.run_id, run.task, run.source_task) for run in told] == [("run1337", 2, 2)]
+    assert told[0].metrics == first.plan.overwritten[0].metrics
+    assert (second / "with_layernorm/dynamic/len_gen_k8/task_0002/overwritten.json").is_file()
+
+
+def test_a_source_is_the_same_by_whatever_way_it_is_reached(
+    source: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    assert len(ingest(source, root).placed) == 2
+    (tmp_path / "link").symlink_to(source)
+    monkeypatch.chdir(task(source))
+    for way in (
+        tmp_path / "link",
+        f"{source}/",
+        source / ".." / source.name,
+        "../..",
+        ".",
+        "../task_0006/saved_models",
+    ):
+        again = ingest(way, root)
+        assert (again.placed, again.plan.duplicates, len(again.plan.unchanged)) == ((), (), 2), way
 
 
 def test_a_tree_sorted_by_hand_is_a_source(source: Path, root: Path) -> None:
@@ -276,12 +435,22 @@ def test_checksum_reads_again(source: Path, root: Path) -> None:
 def test_only_new_runs_are_placed(source: Path, root: Path) -> None:
     write_run(task(source), config(), run_id="first")
     ingest(source, root)
-    for index in range(3):
-        write_run(task(source, index, "len_gen_k6"), config(6, use_mlp=bool(index % 2)), run_id=f"more{index}",
-                  started=START + 1000 * index)  # fmt: skip
-    result = ingest(source, root)
-    assert {row.group for row in result.placed} == {"len_gen_k6"}
-    assert len(result.plan.unchanged) == 2
+    before = snapshot(root)
+    names = set()
+    for index in range(10):
+        more = config(6, seed=1337 + index, use_mlp=bool(index % 2))
+        names |= {
+            file.name
+            for file in write_run(
+                task(source, index, "len_gen_k6"), more, run_id=f"more{index}", started=START + 1000 * index
+            )
+        }
+    results: list[IngestResult] = []
+    assert opened_checkpoints(lambda: results.append(ingest(source, root))) == names
+    [result] = results
+    assert {(row.group, row.run_id) for row in result.placed} == {("len_gen_k6", f"more{i}") for i in range(10)}
+    assert (len(result.placed), len(result.plan.unchanged)) == (20, 2)
+    assert {path: data for path, data in snapshot(root).items() if "len_gen_k8" in path} == before
 
 
 def test_a_file_that_was_taken_from_the_tree_is_placed_again(source: Path, root: Path) -> None:
@@ -300,6 +469,48 @@ def test_an_unfinished_run_folder_is_completed(source: Path, root: Path) -> None
     result = ingest(source, root)
     assert [row.kind for row in result.placed] == ["Final"]
     assert snapshot(root) == whole
+
+
+def test_what_a_killed_ingest_left_is_removed(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root, with_wandb=True)
+    whole = snapshot(root)
+    folders = {(root / path).parent for path in whole} | {root, (root / RUN).parent}
+    for folder in folders:
+        (folder / ".ckptman-0123456789abcdef.partial").write_bytes(b"half a f")
+        (folder / ".notes").write_bytes(b"not ckptman's")
+    ingest(source, root)
+    assert {path for path in snapshot(root) if path.endswith(".partial")} == set()
+    assert {path: data for path, data in snapshot(root).items() if not path.endswith(".notes")} == whole
+    assert len([path for path in snapshot(root) if path.endswith(".notes")]) == len(folders)
+
+
+def test_on_a_full_disk_what_is_whole_stays_and_the_next_ingest_goes_on(
+    source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, mlp in ((4, True), (6, False)):
+        write_run(task(source, number), config(use_mlp=mlp), run_id=f"task{number}", started=START + number * 1000)
+    before = snapshot(source)
+    real, count = os.write, 0
+
+    def write(descriptor: int, data: memoryview) -> int:
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(MachineError, match=r"no space is left .* \(2 of 4 files are in place\)") as error:
+            ingest(source, root)
+    assert error.value.code == "disk-full"
+    assert len([path for path in snapshot(root) if path.endswith(".pt")]) == 2
+    assert snapshot(source) == before
+    assert len(ingest(source, root).placed) == 2
+    assert {record.run_id for record in map(read_record, [root / RUN, root / RUN.replace("0006", "0004")])} == {
+        "task4", "task6",
+    }  # fmt: skip
 
 
 def test_a_dry_run_prints_the_very_plan(source: Path, root: Path) -> None:
@@ -341,7 +552,7 @@ def test_move_takes_the_source_away_once_it_is_in_the_tree(source: Path, root: P
     assert [(root / RUN / file.name).read_bytes() for file in files] == bytes_before
     again = ingest(source, root, mode=Mode.MOVE)
     assert again.placed == ()
-    assert again.plan.without_files == again.plan.overwritten == ()
+    assert (again.plan.without_files, again.plan.overwritten) == ((), ())
 
 
 def test_with_wandb_keeps_the_runs_folder(source: Path, root: Path) -> None:
@@ -395,6 +606,25 @@ def test_a_cut_file_is_deferred_while_it_is_young(source: Path, root: Path, good
     assert codes(ingest(old(cut).parents[3], root)) == ["cut"]
     cut.write_bytes(whole)
     assert len(ingest(source, root).placed) == 1
+
+
+def test_a_file_that_is_written_to_between_plan_and_placement_is_deferred(
+    source: Path, root: Path, good: list[Path]
+) -> None:
+    live = write_checkpoint(task(source) / "saved_models" / name_of(config(use_mlp=True)), config(use_mlp=True))
+
+    def write(stage: str, done: int, total: int) -> None:
+        if stage == "placing" and live.stat().st_mtime == START:
+            write_checkpoint(live, config(use_mlp=True), salt=1, saved_at=START + 1)
+
+    result = ingest(source, root, progress=write)
+    assert_rest_went_on(result, root)
+    assert [(item.source, item.code) for item in result.deferred] == [
+        (str(live.relative_to(source)), "changed-while-read")
+    ]
+    assert result.refused == ()
+    assert not any(path.endswith(live.name) for path in snapshot(root))
+    assert [row.source for row in ingest(source, root).placed] == [str(live.relative_to(source))]
 
 
 def test_a_file_with_flipped_bytes_is_refused_by_its_checksum(source: Path, root: Path, good: list[Path]) -> None:
@@ -532,7 +762,7 @@ def test_a_tree_inside_the_source_is_left_out(source: Path) -> None:
     inside = source / "checkpoints"
     assert len(ingest(source, inside).placed) == 2
     again = ingest(source, inside)
-    assert again.placed == again.plan.duplicates == ()
+    assert (again.placed, again.plan.duplicates) == ((), ())
 
 
 def test_nothing_in_the_tree_is_overwritten(source: Path, root: Path) -> None:

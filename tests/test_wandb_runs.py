@@ -13,6 +13,7 @@ from typing import Any
 import hostile_wandb as hw
 import pytest
 
+from ckptman.attribution import Span
 from ckptman.errors import RefusedError
 from ckptman.wandb_runs import (
     FROM_FILES,
@@ -43,7 +44,7 @@ def test_an_online_run(tmp_path: Path) -> None:
         },
         config_source=FROM_FILES,
         summary={"iter": 39_751, "iters_done": 40_000, "_timestamp": ENDED, "gen/K17/exact_match_acc": 0.25},
-        spans=((STARTED, ENDED),),
+        spans=(Span(STARTED, ENDED),),
         exit_code=None,
         finished=True,
         last_iter=40_000,
@@ -98,7 +99,11 @@ def test_a_killed_run_is_not_finished(tmp_path: Path) -> None:
     assert killed.ended == 1_773_169_703.25
     assert "middle of a record" in killed.problems[0]
     at_once = read_run_folder(hw.offline_folder(tmp_path / "b", log=hw.log_bytes(hw.run())))
-    assert (at_once.config, at_once.spans, at_once.finished) == (hw.CONFIG, ((1_773_169_407.75, None),), False)
+    assert (at_once.config, at_once.spans, at_once.finished) == (
+        hw.CONFIG,
+        (Span(1_773_169_407.75, None, over=False),),
+        False,
+    )
 
 
 def test_a_failed_run_is_not_finished(tmp_path: Path) -> None:
@@ -134,7 +139,12 @@ def test_a_folder_with_nothing_but_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "offline-run-20260310_152827-abc12345"
     folder.mkdir()
     run = read_run_folder(folder)
-    assert (run.run_id, run.config, run.config_source, run.spans) == ("abc12345", {}, "", ((None, None),))
+    assert (run.run_id, run.config, run.config_source, run.spans) == (
+        "abc12345",
+        {},
+        "",
+        (Span(None, None, over=False),),
+    )
     assert not run.finished
 
 
@@ -164,7 +174,7 @@ def test_the_start_is_the_metadata_s_then_the_config_s_then_the_log_s_then_by_th
 
 def test_the_stamp_in_the_name_is_no_time(tmp_path: Path) -> None:
     folder = hw.online_folder(tmp_path, config_yaml=None, summary_json=None, metadata_json=None)
-    assert read_run_folder(folder).spans == ((None, None),)
+    assert read_run_folder(folder).spans == (Span(None, None, over=False),)
 
 
 def test_a_run_covers_its_span_and_a_little_after(tmp_path: Path) -> None:
@@ -368,7 +378,11 @@ def test_the_folders_of_a_requeued_run_are_one_run(tmp_path: Path) -> None:
     for order in itertools.permutations(parts):
         (run,) = merge_requeued(order)
         assert run.folders == tuple(part.folders[0] for part in parts)
-        assert run.spans == ((1_000_000.0, 1_000_090.0), (2_000_000.0, None), (3_000_000.0, 3_000_200.0))
+        assert run.spans == (
+            Span(1_000_000.0, 1_000_090.0, over=False),
+            Span(2_000_000.0, None, over=False),
+            Span(3_000_000.0, 3_000_200.0),
+        )
         assert (run.started, run.ended) == (1_000_000.0, 3_000_200.0)
         assert (run.finished, run.exit_code, run.last_iter) == (True, 0, 40_000)
         assert run.config == hw.CONFIG
@@ -382,7 +396,7 @@ def test_a_run_requeued_and_killed_again_is_not_finished(tmp_path: Path) -> None
 
 def test_a_run_that_had_come_to_its_end_stays_finished_when_it_is_requeued(tmp_path: Path) -> None:
     one, two, three = requeued(tmp_path)
-    again = replace(two, spans=((4_000_000.0, None),))
+    again = replace(two, spans=(Span(4_000_000.0, None),))
     (run,) = merge_requeued([again, three, one])
     assert (run.finished, run.exit_code, run.last_iter) == (True, None, 40_000)
 
@@ -401,7 +415,7 @@ def test_the_newest_readable_config_counts_and_a_changed_one_is_a_problem(tmp_pa
 
 
 def test_without_times_the_stamps_give_the_order(tmp_path: Path) -> None:
-    parts = [replace(part, spans=((None, None),)) for part in requeued(tmp_path)]
+    parts = [replace(part, spans=(Span(None, None),)) for part in requeued(tmp_path)]
     (run,) = merge_requeued(reversed(parts))
     assert run.folders == tuple(part.folders[0] for part in parts)
 

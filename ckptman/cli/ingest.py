@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +13,14 @@ from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
 from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
+from ckptman.examination import Trust
 from ckptman.ingest import IngestResult, ingest
-from ckptman.ingest_plan import Trust
 from ckptman.overwritten import LostFiles
+from ckptman.rows import CheckpointRow
 from ckptman.sources import Refusal
 from ckptman.transfer import Mode
+from ckptman.tree import OverwrittenRun
+from ckptman.wording import natural_key
 
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
@@ -102,8 +107,10 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
         out.print(plain("nothing to place: ", "bold") + plain("every checkpoint of the source is in the tree already"))
     else:
         out.print(plain("nothing to place: ", "bold") + plain(f"no checkpoint was found below {plan.source}"))
-    if result.placed and (verbose or result.dry_run):
+    if verbose:
         _lines(out, [f"{row.source} → {row.path}" for row in result.placed], most)
+    elif result.dry_run:
+        _lines(out, _planned(result.placed), None)
     else:
         _groups(out, result)
     if plan.unchanged:
@@ -117,7 +124,7 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
         most,
     )
     _renumbered(out, result, most)
-    _overwritten(out, result, most)
+    _overwritten(out, result, verbose=verbose)
     _section(
         out,
         f"{count_text(len(plan.without_files), 'W&B run')} without a checkpoint",
@@ -130,10 +137,16 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
         [row.path for row in plan.ambiguous],
         most,
     )
+    _section(
+        out,
+        f"{count_text(len(plan.wandb_problems), 'fault')} in W&B folders; the rest of them was read",
+        [f"{item.source}: {item.message}" for item in plan.wandb_problems],
+        most,
+    )
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
     _refusals(out, result.refused, "refused", None)
     if result.placed and not result.dry_run:
-        out.print(plain(f"Next: ckptman validate --root {plan.root}", "dim"))
+        out.print(plain(f"Next: ckptman validate --root {shlex.quote(str(plan.root))}", "dim"))
 
 
 def _why_no_file(item: LostFiles) -> str:
@@ -141,57 +154,98 @@ def _why_no_file(item: LostFiles) -> str:
         return f"{', '.join(item.missing)} missing"
     if item.run.last_iter is None:
         return "nothing was logged"
-    return f"ended at iteration {item.run.last_iter}, before its first checkpoint"
+    return f"its record ends at iteration {item.run.last_iter}, before its first checkpoint"
+
+
+def _planned(rows: Iterable[CheckpointRow]) -> list[str]:
+    """A line for each source folder and the run folder that its files go to."""
+    ways = Counter((row.path.rpartition("/")[0], row.source.rpartition("/")[0] or ".") for row in rows)
+    return [f"{count_text(count, 'file')} from {there} to {here}" for (here, there), count in ways.items()]
 
 
 def _groups(out: Console, result: IngestResult) -> None:
     counts = Counter(row.path.rsplit("/", 3)[0] for row in result.placed)
-    for folder, count in sorted(counts.items()):
+    for folder, count in sorted(counts.items(), key=lambda item: natural_key(item[0])):
         out.print(plain(f"  {count:>5}  {folder}"))
 
 
 def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
-    """Files whose task id is another than at the source, told once a task."""
-    moved = Counter(
-        (row.path.rsplit("/", 3)[0].rpartition("/")[2], row.source_task, row.task)
-        for row in (*result.placed, *result.plan.unchanged)
-        if row.source_task is not None and row.source_task != row.task
-    )
-    if moved:
-        files = sum(moved.values())
-        lines = [
-            f"{group}: task {there} at the source is task {here} here ({count_text(count, 'file')})"
-            for (group, there, here), count in sorted(moved.items())
-        ]
-        _section(out, f"{count_text(files, 'file')} renumbered: the configuration decides, not the folder", lines, most)
+    """Files whose task id is another than at the source, told once a group."""
+    files = 0
+    moved: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for row in (*result.placed, *result.plan.unchanged):
+        if row.source_task is not None and row.source_task != row.task:
+            files += 1
+            moved[row.group].add((row.source_task, row.task))
+    lines = [
+        f"{group}: task {', '.join(f'{there} → {here}' for there, here in sorted(pairs))}"
+        for group, pairs in sorted(moved.items(), key=lambda item: natural_key(item[0]))
+    ]
+    heading = f"{count_text(files, 'file')} renumbered: the configuration decides, not the source's folder"
+    _section(out, heading, lines, most)
 
 
-def _overwritten(out: Console, result: IngestResult, most: int | None) -> None:
+def _overwritten(out: Console, result: IngestResult, *, verbose: bool) -> None:
+    """Runs whose files are gone: told once a group and set of seeds, or each by its id."""
     runs = result.plan.overwritten
     if runs:
-        tasks: dict[tuple[str, int, tuple[str, ...]], list[str]] = defaultdict(list)
-        for run in runs:
-            tasks[run.group, run.task, run.overwritten_by].append(f"{run.seed} (run {run.run_id})")
-        heading = (
-            f"{count_text(len(runs), 'run')} overwritten: a later run of the same task wrote files of the same names; "
-            "only the W&B records of these remain"
+        out.print(
+            plain(f"{count_text(len(runs), 'run')} overwritten: a later run saved files of the same names", "yellow")
         )
-        lines = [
-            f"{group} task {task}: seed {', '.join(lost)}, overwritten by run {', '.join(by) or '(unknown)'}"
-            for (group, task, by), lost in tasks.items()
-        ]
-        _section(out, heading, lines, most, style="yellow")
-    partly = [
-        f"{run.group} task {run.task} seed {run.seed} (run {run.run_id}): lost {', '.join(run.files)}"
-        for run in result.plan.partly_overwritten
+        lines = [_lost_run(run) for run in runs] if verbose else _lost_seeds(runs)
+        _lines(out, lines, None if verbose else _MOST_LINES)
+        out.print(plain("  Their weights are gone; each task's overwritten.json keeps what W&B recorded."))
+        out.print(plain("  To keep every seed, let each save into a folder of its own.", "dim"))
+    partly = [f"{_lost_run(run)}: lost {', '.join(run.files)}" for run in result.plan.partly_overwritten]
+    heading = f"{count_text(len(partly), 'run')} overwritten in part"
+    _section(out, heading, partly, None if verbose else _MOST_LINES, style="yellow")
+
+
+def _lost_run(run: OverwrittenRun) -> str:
+    by = f", by run {', '.join(run.overwritten_by)}" if run.overwritten_by else ""
+    return f"{run.group} task {run.task} seed {run.seed} (run {run.run_id}){by}"
+
+
+def _lost_seeds(runs: Iterable[OverwrittenRun]) -> list[str]:
+    """A line for each group and the seeds that its tasks lost."""
+    lost: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for run in runs:
+        lost[run.group, run.task].append("unknown" if run.seed is None else str(run.seed))
+    tasks: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
+    for (group, task), seeds in sorted(lost.items()):
+        tasks[group, tuple(sorted(seeds))].append(task)
+    return [
+        f"{group} {count_text(len(numbers), 'task')} ({_ranges(numbers)}): {_counted('seed', seeds)}"
+        for (group, seeds), numbers in sorted(tasks.items(), key=lambda item: natural_key(item[0][0]))
     ]
-    _section(out, f"{count_text(len(partly), 'run')} overwritten in part", partly, most, style="yellow")
+
+
+def _counted(noun: str, items: Sequence[str]) -> str:
+    return f"{noun if len(items) == 1 else noun + 's'} {', '.join(items)}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers in short: `0-3, 6`."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
 
 
 def _refusals(out: Console, items: tuple[Refusal, ...], what: str, most: int | None) -> None:
+    """What was not handled, by reason; what to do is said once for each reason."""
     style = "bold red" if what == "refused" else "yellow"
-    lines = [f"{item.source}: {item.message} [{item.code}] {item.fix}" for item in items]
-    _section(out, f"{count_text(len(items), 'file')} {what}", lines, most, style=style)
+    reasons: dict[tuple[str, str], list[Refusal]] = defaultdict(list)
+    for item in items:
+        reasons[item.code, item.fix].append(item)
+    if items:
+        out.print(plain(f"{count_text(len(items), 'file')} {what}", style))
+    for (code, fix), found in sorted(reasons.items()):
+        out.print(plain(f"  {code}: {fix}" if fix else f"  {code}"))
+        _lines(out, [f"  {item.source}: {item.message}" for item in found], most)
 
 
 def _section(out: Console, heading: str, lines: list[str], most: int | None, *, style: str = "bold") -> None:

@@ -1,0 +1,219 @@
+"""Giving each new file the folder of its run: the one that the tree has, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.attribution import Attribution
+from ckptman.convention import Convention
+from ckptman.errors import RefusedError
+from ckptman.examination import Examined
+from ckptman.transfer import FileState, hash_file
+from ckptman.tree import AttributionNote, CheckpointEntry, RunFolder, RunRecord, RunSource, SourceFile, TreeScan
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A source file whose bytes are in the tree already, or come there from another source file."""
+
+    source: str
+    same_as: str
+    """Relative to the tree's root."""
+
+
+@dataclass(frozen=True)
+class FilePlacement:
+    """One file to bring to its place."""
+
+    source: Path
+    state: FileState
+    sha256: str
+    destination: PurePosixPath
+    """Relative to the root."""
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file, and the run that wrote it."""
+
+    file: Examined
+    attribution: Attribution
+    metrics: Mapping[str, Any]
+    """The last metrics of that run."""
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    """What a tree that is the source knows of the run besides."""
+
+
+@dataclass
+class Slot:
+    """A run folder while the plan is made."""
+
+    folder: PurePosixPath
+    record: RunRecord | None
+    old: RunRecord | None
+    files: dict[str, str | None]
+    """File name → sha256; None for a file whose run.json is not written yet."""
+    placements: list[FilePlacement] = field(default_factory=list)
+    origin: Path | None = None
+    """Source folder of the first file, for runs whose id is not known."""
+
+
+class RunFolders:
+    """The run folders of a tree while files are added to them."""
+
+    def __init__(self, tree: TreeScan, convention: Convention, source_root: Path) -> None:
+        self._tree = tree
+        self._convention = convention
+        self._source_root = str(source_root)
+        self.slots: dict[PurePosixPath, Slot] = {run.path: self._slot(run) for run in tree.runs}
+        self.duplicates: list[Duplicate] = []
+        self.new: list[tuple[PurePosixPath, CheckpointEntry]] = []
+        """The files that were added, and their folders."""
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots.values())
+
+    def _slot(self, run: RunFolder) -> Slot:
+        hashes = {entry.file: entry.sha256 for entry in run.record.checkpoints} if run.record else {}
+        files = {name: hashes.get(name) for name in run.files if name.endswith(self._convention.checkpoint.suffix)}
+        return Slot(folder=run.path, record=run.record, old=run.record, files=files)
+
+    def take(self, new: NewFile) -> None:
+        """Give a new file its run folder: the one of its run if there is one, else a new one.
+
+        Raises:
+            RefusedError: (`taken`) if no folder name is free.
+        """
+        file = new.file
+        for slot in self._slots_of(file):
+            held = slot.files.get(file.name, "")
+            if held is None:  # placed by an ingest that did not get to its run.json
+                held = hash_file(self._tree.root / slot.folder / file.name, follow_symlinks=True)[0]
+                slot.files[file.name] = held
+                if held == file.sha256:
+                    self._add(slot, new)
+                    return
+            if held == file.sha256:
+                self._add_duplicate(slot, file)
+                return
+            if held == "" and self._is_run_of(slot, new):
+                slot.placements.append(
+                    FilePlacement(
+                        source=file.source.path,
+                        state=file.state,
+                        sha256=file.sha256,
+                        destination=slot.folder / file.name,
+                    )
+                )
+                self._add(slot, new)
+                return
+        slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origin=file.source.path.parent)
+        self.slots[slot.folder] = slot
+        self.take(new)
+
+    def _slots_of(self, file: Examined) -> list[Slot]:
+        """The folders of runs that have the file's task, seed and notes."""
+        base = file.place.run_folder(self._convention)
+        return [
+            slot
+            for path, slot in sorted(self.slots.items())
+            if path.parent == base.parent and (path.name == base.name or path.name.startswith(f"{base.name}-"))
+        ]
+
+    def _is_run_of(self, slot: Slot, new: NewFile) -> bool:
+        """Whether a file belongs to the run in a folder."""
+        file, run_id = new.file, new.attribution.run_id
+        record = slot.record
+        if record is None:
+            return slot.origin == file.source.path.parent or slot.origin is None
+        if record.run_id is not None or run_id is not None:
+            return record.run_id == run_id
+        origin = slot.origin or Path(record.source.root, record.checkpoints[0].source.path).parent
+        return origin == file.source.path.parent and self._same_configuration(record.config, file.config)
+
+    def _same_configuration(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        ignored = self._convention.ignored_keys
+        return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - ignored)
+
+    def _free_folder(self, new: NewFile) -> PurePosixPath:
+        """A folder that no run has: by the seed alone, else with what tells this run apart."""
+        file, run_id = new.file, new.attribution.run_id
+        for more in ((), (run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
+            folder = file.place.run_folder(self._convention, *more)
+            if folder not in self.slots and not (self._tree.root / folder).exists():
+                return folder
+        raise RefusedError(
+            f"the folder {folder} is taken by something else", code="taken", fix="Look at it with: ckptman validate"
+        )
+
+    def _source_file(self, file: Examined, record: RunRecord | None) -> SourceFile:
+        root = self._source_root
+        return SourceFile(
+            path=file.source.relative,
+            size=file.state.size,
+            mtime_ns=file.state.mtime_ns,
+            inode=file.state.inode,
+            root=None if record is None or record.source.root == root else root,
+        )
+
+    def _add(self, slot: Slot, new: NewFile) -> None:
+        """Enter a file into the record of its run folder."""
+        file = new.file
+        entry = CheckpointEntry(
+            file=file.name,
+            kind=file.kind,
+            step=file.step,
+            size=file.state.size,
+            sha256=file.sha256,
+            source=self._source_file(file, slot.record),
+        )
+        slot.files[file.name] = file.sha256
+        if slot.record is None:
+            slot.origin = slot.origin or file.source.path.parent
+            slot.record = RunRecord(
+                run_id=new.attribution.run_id,
+                group=file.place.group,
+                layernorm=file.place.layernorm,
+                regime=file.place.regime,
+                task=file.place.task,
+                seed=file.place.seed,
+                config=file.config,
+                config_source=file.config_source,
+                metrics=new.metrics,
+                evaluations=new.evaluations,
+                source=RunSource(root=self._source_root, group=file.source.group, task=file.source.task),
+                attribution=note_of(new.attribution),
+                checkpoints=(entry,),
+            )
+        else:
+            kept = [other for other in slot.record.checkpoints if other.file != entry.file]
+            ordered = sorted((*kept, entry), key=lambda item: (item.step, item.file))
+            slot.record = replace(slot.record, checkpoints=tuple(ordered))
+        self.new.append((slot.folder, entry))
+
+    def _add_duplicate(self, slot: Slot, file: Examined) -> None:
+        """Remember a second source of bytes that are there already."""
+        record = slot.record
+        assert record is not None  # the file is in it
+        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / file.name)))
+        source = self._source_file(file, record)
+        entries = []
+        for entry in record.checkpoints:
+            if entry.file == file.name:
+                if (entry.source.root, entry.source.path) == (source.root, source.path):
+                    entry = replace(entry, source=source)  # the same file, touched
+                else:
+                    kept = tuple(s for s in entry.duplicates if (s.root, s.path) != (source.root, source.path))
+                    entry = replace(entry, duplicates=(*kept, source))
+            entries.append(entry)
+        slot.record = replace(record, checkpoints=tuple(entries))
+
+
+def note_of(attribution: Attribution) -> AttributionNote:
+    """An attribution as `run.json` holds it."""
+    return AttributionNote(
+        code=attribution.code, evidence=attribution.evidence, candidates=tuple(attribution.candidates)
+    )

@@ -1,0 +1,159 @@
+"""`ckptman ingest` on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw import START, config, write_run
+
+import ckptman.cli.ingest  # noqa: F401  (registers the command)
+from ckptman.cli.app import run
+
+Capture = pytest.CaptureFixture[str]
+
+KEYS = {
+    "schema_version", "source", "root", "placed", "unchanged", "duplicates", "refused", "renumbered",
+    "overwritten_runs",
+}  # fmt: skip
+ROW = {
+    "source", "path", "sha256", "size", "run_id", "group", "layernorm", "regime", "task", "source_task", "seed", "step",
+    "kind",
+}  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two tasks by the older numbering; each lost two of its three seeds. Paths are short, and relative."""
+    monkeypatch.chdir(tmp_path)
+    for number, layers in ((0, 2), (2, 1)):
+        for index, seed in enumerate((1337, 2337, 3337)):
+            write_run(
+                Path("raw/len_gen_k8") / f"task_{number:04d}", config(seed=seed, n_layers=layers),
+                run_id=f"L{layers}s{seed}", started=START + 1000 * index,
+            )  # fmt: skip
+    return tmp_path / "raw"
+
+
+def document(capsys: Capture) -> Any:
+    out, err = capsys.readouterr()
+    assert err == ""
+    return json.loads(out)
+
+
+def test_what_people_read_is_short_and_fits_80_columns(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw"]) == 0
+    out, err = capsys.readouterr()
+    root = source.parent / "checkpoints"
+    size = sum(path.stat().st_size for path in root.rglob("*.pt"))
+    assert out.splitlines() == [
+        f"placed 4 checkpoints of 2 runs ({size / 1000:.1f} kB) in {root}",
+        "      4  with_layernorm/dynamic/len_gen_k8",
+        "4 files renumbered: the configuration decides, not the source's folder",
+        "  len_gen_k8: task 0 → 2, 2 → 6",
+        "4 runs overwritten: a later run saved files of the same names",
+        "  len_gen_k8 2 tasks (2, 6): seeds 1337, 2337",
+        "  Their weights are gone; each task's overwritten.json keeps what W&B recorded.",
+        "  To keep every seed, let each save into a folder of its own.",
+        f"Next: ckptman validate --root {root}",
+    ]
+    assert all(len(line) <= 80 for line in out.splitlines() if str(root) not in line)
+    assert err == ""
+
+
+def test_doing_it_again_says_so(source: Path, capsys: Capture) -> None:
+    run(["ingest", "raw"])
+    capsys.readouterr()
+    assert run(["ingest", "raw"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "nothing to place: every checkpoint of the source is in the tree already",
+        "4 checkpoints unchanged since the last ingest",
+    ]
+    assert "Next" not in lines[-1]
+
+
+def test_verbose_names_every_file_and_run(source: Path, capsys: Capture) -> None:
+    run(["ingest", "raw", "--verbose"])
+    out = capsys.readouterr().out
+    assert out.count(" → with_layernorm/dynamic/len_gen_k8/task_000") == 4
+    assert "  len_gen_k8 task 6 seed 1337 (run L1s1337), by run L1s3337" in out.splitlines()
+
+
+def test_a_dry_run_lists_the_plan_and_writes_nothing(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("would place 4 checkpoints of 2 runs")
+    assert lines[1:3] == [
+        f"  2 files from len_gen_k8/task_{old} to with_layernorm/dynamic/len_gen_k8/task_{new}/seed_3337"
+        for old, new in (("0000/saved_models", "0002"), ("0002/saved_models", "0006"))
+    ]
+    assert not (source.parent / "checkpoints").exists()
+    assert run(["ingest", "raw", "--dry-run", "--json"]) == 0
+    dry = document(capsys)
+    assert run(["ingest", "raw", "--json"]) == 0
+    assert document(capsys) == {**dry, "dry_run": False}
+
+
+def test_json_has_the_promised_shape(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw", "--json"]) == 0
+    result = document(capsys)
+    assert result.keys() >= KEYS
+    assert (result["schema_version"], result["source"], len(result["placed"])) == (1, str(source), 4)
+    assert all(row.keys() >= ROW for row in result["placed"])
+    assert {row["path"] for row in result["placed"]} == {
+        str(path.relative_to(source.parent / "checkpoints")) for path in (source.parent / "checkpoints").rglob("*.pt")
+    }
+    assert result["renumbered"][0].keys() == {"source", "task", "source_task"}
+    assert result["overwritten_runs"][0].keys() >= {"run_id", "group", "task", "source_task", "seed", "config"}
+
+
+def test_what_is_refused_is_grouped_by_reason_and_exits_1(source: Path, capsys: Capture) -> None:
+    for name in ("a.pt", "b.pt"):
+        (source / name).write_text("notes")
+        os.utime(source / name, (START, START))
+    (source / "young.pt").write_bytes(b"PK\x03\x04cut")
+    assert run(["ingest", "raw"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("2 files refused")
+    assert lines[at + 1].startswith("  not-a-checkpoint: ")
+    assert [line.split(":")[0] for line in lines[at + 2 : at + 4]] == ["    a.pt", "    b.pt"]
+    assert "1 file deferred: it may still be being written" in lines
+    assert lines[-1].startswith("Next: ")
+    assert run(["ingest", "raw", "--json"]) == 1
+    result = document(capsys)
+    assert [item["source"] for item in result["refused"]] == ["a.pt", "b.pt"]
+    assert all(item.keys() >= {"source", "code", "message", "fix"} for item in result["refused"] + result["deferred"])
+    assert not any(str(source) in item["message"] for item in result["refused"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere"], 2, "nowhere does not exist"),
+        (["checkpoints"], 2, "is the tree"),
+        (["raw", "--mode", "steal"], 2, "steal"),
+        (["raw", "--settle", "-1"], 2, "--settle"),
+        (["raw", "--root", "file"], 3, "file"),
+    ],
+)
+def test_wrong_use_and_faults_exit_2_and_3(
+    source: Path, capsys: Capture, arguments: list[str], status: int, message: str
+) -> None:
+    (source.parent / "checkpoints").mkdir()
+    (source.parent / "file").write_text("not a folder")
+    assert run(["ingest", *arguments]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_links_warn_on_stderr_and_in_json(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw", "--mode", "hardlink", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("WARNING hard links: ")
+    assert json.loads(out)["warnings"] == [err.removeprefix("WARNING ").rstrip("\n")]
