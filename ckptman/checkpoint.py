@@ -309,7 +309,7 @@ def _count_elements(tensors: Iterable[Tensor]) -> int:
 
 def _optimizer(value: object, key: str) -> OptimizerInfo | None:
     """A summary of an optimizer's `state_dict()`, or of several in a list."""
-    if value is None:
+    if value is None or value == {}:
         return None
     states = tensors = characters = 0
     groups: list[ParamGroup] = []

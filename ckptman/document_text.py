@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,10 +12,11 @@ from ckptman.attribution import same_value
 from ckptman.convention import Convention, GroupPattern, Scalar
 from ckptman.generalization import Generalization
 from ckptman.tree_statistics import Configuration, TreeStatistics, seed_order
-from ckptman.wording import natural_key, path_key
+from ckptman.wording import natural_key, path_key, percent
 
 NOTHING = "–"
 STAR = "⭐"
+MEASURED_BY = "Figures from W&B are the last that training logged, those from evaluation what `ckptman eval` found."
 
 
 def family_title(layernorm: bool, regime: str, convention: Convention) -> str:
@@ -78,24 +80,31 @@ def trained_by(pattern: GroupPattern, convention: Convention) -> str:
     return "K only" if low == "K" else "up to K" if low is None else markdown.text(f"{low} to K")
 
 
-def percent(value: float) -> str:
-    """A share for people: `97.5 %`. Only what is all of it is 100 %."""
-    for digits in (1, 2, 3):
-        shown = f"{100 * value:.{digits}f}"
-        if float(shown) < 100 or value >= 1:
-            return f"{shown} %"
-    return "> 99.999 %"
-
-
 def generalization(value: Generalization) -> str:
     """A configuration's generalization: `97.9 % ± 2.4`."""
-    return percent(value.mean) if value.deviation is None else f"{percent(value.mean)} ± {100 * value.deviation:.1f}"
+    mean = percent(value.mean)
+    if value.deviation is None:
+        return mean
+    places = len(mean.removesuffix(" %").partition(".")[2])
+    return f"{mean} ± {100 * value.deviation:.{places}f}"
 
 
 def generalization_title(convention: Convention) -> str:
     """What generalization is measured by, for the head of a table."""
     low, high = convention.generalization_k
     return f"Exact match, K = {low}–{high}"
+
+
+def exact_match(convention: Convention) -> str:
+    """What generalization is measured by, in a sentence."""
+    low, high = convention.generalization_k
+    return (f"mean exact match on lists of {low} to {high} numbers (the share of lists with each number predicted "
+            "right from the correct ones before it)")  # fmt: skip
+
+
+def placeholders(pattern: str) -> str:
+    """A pattern of folder names as a path for people: `task_<task>` for `task_{task}`."""
+    return re.sub(r"\{(\w+)\}", r"<\1>", pattern)
 
 
 def ranked(statistics: TreeStatistics) -> dict[tuple[bool, str], list[Configuration]]:

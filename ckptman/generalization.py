@@ -38,14 +38,16 @@ class Generalization:
 def measured(record: RunRecord, convention: Convention) -> Measured | None:
     """A run's generalization; None where it was not measured on every tested length.
 
-    The newest teacher-forced evaluation of the final checkpoint counts, if there is one: it has more samples than the
-    metrics that training logged. Otherwise it is those.
+    A teacher-forced evaluation of the final checkpoint counts, if there is one: that with the most samples, and of
+    several the newest. Otherwise it is the metrics that training logged last.
     """
     finals = {entry.file for entry in record.checkpoints if (p := convention.prefix(entry.kind)) and p.final}
-    for evaluation in reversed(record.evaluations):
-        value = evaluation.get("gen_em")
-        if evaluation.get("mode") == TEACHER_FORCED and evaluation.get("file") in finals and _is_number(value):
-            return Measured(value=float(value), source="evaluation")
+    usable = [(_samples(evaluation), index, float(evaluation["gen_em"]))
+              for index, evaluation in enumerate(record.evaluations)
+              if evaluation.get("mode") == TEACHER_FORCED and evaluation.get("file") in finals
+              and _is_number(evaluation.get("gen_em"))]  # fmt: skip
+    if usable:
+        return Measured(value=max(usable)[-1], source="evaluation")
     value = from_metrics(record.metrics, convention)
     return None if value is None else Measured(value=value, source="W&B")
 
@@ -64,6 +66,11 @@ def over_runs(values: Iterable[float]) -> Generalization | None:
     if not known:
         return None
     return Generalization(mean=fmean(known), deviation=stdev(known) if len(known) > 1 else None, runs=len(known))
+
+
+def _samples(evaluation: Mapping[str, Any]) -> float:
+    samples = evaluation.get("samples")
+    return float(samples) if samples is not None and _is_number(samples) else 0.0
 
 
 def _is_number(value: object) -> bool:

@@ -24,6 +24,7 @@ _PARAGRAPH = 110
 
 _MARKUP = re.compile(r"[\\`*\[\]#|~<>$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")  # `_` between letters is no markup
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_CODE_SPAN = re.compile(r"`[^`]*`")
 _LIKE_BLOCK = re.compile(r"([-+*#>]|[0-9]+[.)]|~~~|```|=+$)")  # at a line's start, more than a paragraph's text
 
 
@@ -73,9 +74,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
 
 
 def paragraph(*sentences: str) -> str:
-    """Markdown text in lines of a width that is good to read; empty sentences are left out."""
+    """Markdown text in lines of a width that is good to read; empty sentences are left out.
+
+    No line ends in a code span: a command can be found by searching for it.
+    """
     whole = " ".join(filter(None, sentences))
-    lines = textwrap.wrap(whole, _PARAGRAPH, break_long_words=False, break_on_hyphens=False)
+    kept = _CODE_SPAN.sub(lambda match: match[0].replace(" ", "\0"), whole)  # `code` and `text` leave no other \0
+    lines = textwrap.wrap(kept, _PARAGRAPH, break_long_words=False, break_on_hyphens=False)
+    lines = [line.replace("\0", " ") for line in lines]
     return whole if any(map(_LIKE_BLOCK.match, lines[1:])) else "\n".join(lines)
 
 

@@ -76,6 +76,11 @@ def _notes(statistics: TreeStatistics) -> str:
             f"{count_text(len(statistics.absent), 'checkpoint')} that a {code(RUN_FILE)} names "
             f"{_is_are(statistics.absent)} not there, and not counted: {_some(statistics.absent)}.",
         ))  # fmt: skip
+    if statistics.unreadable:
+        notes.append(paragraph(
+            f"These cannot be read, so what is in them is not counted: {_some(statistics.unreadable)}.",
+            "`ckptman validate` tells why.",
+        ))  # fmt: skip
     return join(*notes)
 
 
@@ -193,12 +198,13 @@ def _recount(statistics: TreeStatistics) -> str:
     """Commands that count the same from the disk."""
     folders = statistics.convention.folders
     kept = f"-not -path '*/{folders.run_pattern.replace('{seed}', '*')}/{folders.saved_wandb}/*'"
-    files = f"find -L . -type f -name '*{statistics.convention.checkpoint.suffix}' {kept}"
+    # A link counts where it leads to a file; a linked folder is not entered.
+    files = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept} -exec test -f {{}} \\;"
     return join(
         "In this folder:",
         fenced(
             "bash",
-            f"# checkpoint files, and their bytes\n{files} | wc -l\n{files} -exec cat {{}} + | wc -c\n"
+            f"# checkpoint files, and their bytes\n{files} -print | wc -l\n{files} -exec cat {{}} + | wc -c\n"
             f"# runs\nfind . -name {RUN_FILE} {kept} | wc -l",
         ),
     )

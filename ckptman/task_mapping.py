@@ -17,7 +17,7 @@ from ckptman.grid import Cell, cells, task_of
 from ckptman.markdown import code, join, link, paragraph, table, text
 from ckptman.placement import family_folder, group_pattern
 from ckptman.tree_statistics import Configuration, Lost, Run, TreeStatistics, group_folder, seed_order
-from ckptman.wording import count_text, path_key
+from ckptman.wording import count_text, path_key, percent
 
 GENERATED = "<!-- ckptman:generated"
 """How the line begins that says that ckptman wrote a file."""
@@ -77,11 +77,11 @@ def _best(statistics: TreeStatistics) -> str:
     if not any(ranking.values()):
         pattern = code(convention.generalization_pattern)
         nothing = f"Nothing is measured: no run here has a finite value of {pattern} for each K from {low} to {high}."
-        return join("## Best configurations", paragraph(nothing))
+        return join("## Best configurations", paragraph(nothing, "`ckptman eval` measures it."))
     explanation = paragraph(
-        f"By measured generalization: the mean exact match on lists of {low} to {high} numbers, as mean ± sample",
-        "standard deviation over the measured runs of a configuration. The trained lengths are a part of a",
-        f"configuration, the seed is not. {say.STAR} is the best of its family.",
+        f"By measured generalization: the {say.exact_match(convention)}, as mean ± sample standard deviation over the",
+        "measured runs of a configuration. The trained lengths are a part of a configuration, the seed is not.",
+        f"{say.STAR} is the best of its family. {say.MEASURED_BY}",
     )
     parts = ["## Best configurations", explanation]
     for family, ranked in ranking.items():
@@ -105,7 +105,7 @@ def best_table(ranked: list[Configuration], statistics: TreeStatistics, *, stars
     axes = [axis for axis in say.all_axes(convention) if _tells_apart(axis, ranked, convention)]
     told_apart = [say.particulars(configuration, statistics) for configuration in ranked]
     headers = ["", *(["Family"] if family else []), "Trained K", *(say.axis_title(axis, convention) for axis in axes),
-               say.generalization_title(convention), "Runs", "Measured by", "Folder"]  # fmt: skip
+               say.generalization_title(convention), "Runs", "Figures from", "Folder"]  # fmt: skip
     rows = []
     for place, configuration in enumerate(ranked):
         value = configuration.generalization
@@ -172,7 +172,8 @@ def _family_table(
         rows.append(row)
     headers = ["Task", *(say.axis_title(axis, convention) for axis in axes),
                *(_group_title(pattern, group) for group in groups)]  # fmt: skip
-    where = f"Groups {code(pattern.pattern)} in {code(f'{folder}/')}, trained on {say.trained_by(pattern, convention)}."
+    lengths = say.trained_by(pattern, convention)
+    where = f"Groups {code(pattern.pattern)} in {code(f'{folder}/')}; trained lengths: {lengths}."
     return [where, table(headers, rows), presence.notes() if presence is not None else ""]
 
 
@@ -213,7 +214,7 @@ class _Presence:
     def notes(self) -> str:
         """Which seeds the marks stand for, and what the table does not show."""
         if not self.groups:
-            return "Nothing of it is here."
+            return "No such group is here."
         notes = [f"Seeds, in this order: {say.seeds_text(self.seeds, self.convention)}."]
         if self.absent:
             by_k = [str(k) for group in self.absent if (k := _only_k(self.pattern, group)) is not None]
@@ -298,7 +299,7 @@ def _where(statistics: TreeStatistics) -> str:
         rows.append([link(code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids, str(len(configurations)),
                      str(runs), str(files)])  # fmt: skip
     run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
-    shape = "/".join(("<family>", "<group>", convention.folders.task_pattern, *run_folder, ""))
+    shape = say.placeholders("/".join(("{family}", "{group}", convention.folders.task_pattern, *run_folder, "")))
     return join(
         "## Where to find a configuration",
         paragraph(f"Its task is in the table of its family above; it lies in {code(shape)}."),
@@ -396,7 +397,7 @@ def _lost_row(folder: PurePosixPath, items: Sequence[Lost], convention: Conventi
     for item in items:
         value = from_metrics(item.run.metrics, convention)
         seed = say.seeds_text([item.run.seed], convention)
-        told.append(f"{seed} ({code(item.run.run_id)}{'' if value is None else f', {say.percent(value)}'})")
+        told.append(f"{seed} ({code(item.run.run_id)}{'' if value is None else f', {percent(value)}'})")
         by += item.run.overwritten_by
     names = ", ".join(map(code, dict.fromkeys(by))) or "an unknown run"
     configuration = text(say.brief(items[0].run.config, say.all_axes(convention), convention))

@@ -118,8 +118,10 @@ class _Drawing:
             return "nothing left" if self._was_overwritten(task) else ""
         parts = []
         for axis in say.all_axes(self.convention):
-            values = [c.config[axis] for c in configurations if c.config.get(axis) is not None]
-            briefs = dict.fromkeys(self.convention.axis(axis).brief(value) for value in values)
+            here = [c.config[axis] for c in configurations if c.config.get(axis) is not None]
+            known = [value for grid in self.convention.grids.values() for value in grid.axes.get(axis, ())]
+            in_order = [*(value for value in known if value in here), *here]
+            briefs = dict.fromkeys(self.convention.axis(axis).brief(value) for value in in_order)
             parts.append(" / ".join(one_line(brief) for brief in briefs))
         seeds = {run.seed for configuration in configurations for run in configuration.runs}
         noun = "seed" if len(seeds) == 1 else "seeds"

@@ -20,7 +20,7 @@ from ckptman.task_mapping import best_table
 from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE
 from ckptman.tree_drawing import draw_tree
 from ckptman.tree_statistics import CheckpointFile, Run, TreeStatistics
-from ckptman.wording import count_text, one_line, size_text
+from ckptman.wording import count_text, one_line, percent, size_text
 
 README = "README.md"
 TASK_MAPPING = "TASK_MAPPING.md"
@@ -91,7 +91,11 @@ def _new_readme() -> str:
     return join(
         "# Checkpoint Organization",
         block("summary"),
-        paragraph(f"What stands between {marker} is written by `ckptman report`; everything else is yours to edit."),
+        paragraph(
+            "This folder is kept with `ckptman`, a command-line program and Python package that sorts, checks and",
+            f"documents checkpoints. What stands between {marker} is written by `ckptman report`; everything else is",
+            "yours to edit.",
+        ),
         "## Directory Structure",
         block("structure"),
         "## Best Configurations",
@@ -125,11 +129,14 @@ def _summary(statistics: TreeStatistics) -> str:
     counted.append(count_text(len(statistics.configurations), "configuration"))
     complete = sum(count.complete for count in statistics.grid_counts)
     expected = sum(count.runs_expected for count in statistics.grid_counts)
-    lost = f", and {count_text(len(statistics.lost), 'run')} overwritten" if statistics.lost else ""
+    gone = (
+        f"{count_text(len(statistics.lost), 'run')} lost {'its' if len(statistics.lost) == 1 else 'their'} checkpoints"
+    )
     return paragraph(
         f"**{', '.join(counted)}**, {size_text(sum(file.size for file in statistics.files))}:",
-        f"{text(statistics.convention.title)}. Of the {count_text(expected, 'run')} of the grid, {complete:,}",
-        f"{'is' if complete == 1 else 'are'} here with all checkpoints{lost}.",
+        f"{text(statistics.convention.title)}. Of the {count_text(expected, 'run')} that the experiment's grid",
+        f"expects, {complete:,} {'is' if complete == 1 else 'are'} here with all checkpoints.",
+        f"{gone} to later runs that overwrote them." if statistics.lost else "",
     )
 
 
@@ -140,7 +147,10 @@ def _structure(statistics: TreeStatistics) -> str:
         fenced("", draw_tree(statistics, top_files)),
         paragraph(
             f"The configuration inside a checkpoint decides where it lies. A run's {code(RUN_FILE)} tells all that is",
-            f"known of the run, and {code(OVERWRITTEN_FILE)} beside the runs of a task, which others lost their files.",
+            "known of the run.",
+            f"{code(OVERWRITTEN_FILE)} in a task's folder tells which of its runs lost their checkpoints to later ones."
+            if statistics.lost
+            else "",
         ),
     )
 
@@ -149,11 +159,10 @@ def _best(statistics: TreeStatistics) -> str:
     best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     if not best:
         return "Nothing is measured yet: no run here has the metrics, and `ckptman eval` has not been run."
-    low, high = statistics.convention.generalization_k
     return join(
         paragraph(
-            f"The best of each family by the mean exact match on lists of {low} to {high} numbers, as mean ± sample",
-            f"standard deviation over runs. {_MAPPING_LINK} has more of them.",
+            f"The best of each family by measured generalization: the {say.exact_match(statistics.convention)}, as",
+            f"mean ± sample standard deviation over runs. {say.MEASURED_BY} {_MAPPING_LINK} has more of them.",
         ),
         best_table(best, statistics, stars=len(best), family=True),
     )
@@ -163,8 +172,8 @@ def _tasks(statistics: TreeStatistics) -> str:
     convention = statistics.convention
     parts = [
         paragraph(
-            "A group is the grid for one K; a task is one combination of the values below, and in its folder each run",
-            f"has a folder. {_MAPPING_LINK} tells how the ids are made, and what is here of each.",
+            "A group holds the runs for one K, the longest trained list; a task of it those with one combination of",
+            f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
         )
     ]
     for grid in convention.grids.values():
@@ -271,7 +280,7 @@ def _example(run: Run, file: CheckpointFile, convention: Convention) -> list[str
     if prefix is not None and file.step is not None:
         facts.append(f"{text(prefix.title[:1].upper() + prefix.title[1:])}, {file.step:,} iterations")
     if run.measured is not None and prefix is not None and prefix.final:
-        facts.append(f"Generalization {say.percent(run.measured.value)} ({text(run.measured.source)})")
+        facts.append(f"Generalization {percent(run.measured.value)} ({text(run.measured.source)})")
     facts.append(f"In {link(code(f'{file.path.parent}/'), file.path.parent, folder=True)}")
     return [fenced("", one_line(file.path.name)), "\n".join(f"- {fact}" for fact in facts)]
 
@@ -307,7 +316,7 @@ def _loading(statistics: TreeStatistics) -> str:
     every = f"import ckptman\n\nmodel, info = ckptman.load({path!r})\n"
     documented = next((form.name for form in statistics.convention.checkpoint.forms if form.config == "config"), "")
     return join(
-        "A file of any form, by its path from this folder:",
+        "With the Python package `ckptman`, a file of any form, by its path from this folder:",
         fenced("python", every),
         f"A file of form {text(documented)}, step by step:" if documented else "Step by step:",
         fenced("python", _LOADING),
@@ -343,7 +352,7 @@ def _source(statistics: TreeStatistics) -> str:
         by_root[run.record.source.root].update(runs=1, files=len(run.files))
     for lost in statistics.lost:
         by_root[lost.run.source_root].update(overwritten=1)
-    layout = "/".join(("<group>", convention.folders.task_pattern, convention.raw.saved_models))
+    layout = say.placeholders("/".join(("{group}", convention.folders.task_pattern, convention.raw.saved_models)))
     if not by_root:
         return f"No {code(RUN_FILE)} tells where the files came from."
     rows = [[code(root), *(f"{by_root[root][key]:,}" for key in ("runs", "files", "overwritten"))]
@@ -353,7 +362,7 @@ def _source(statistics: TreeStatistics) -> str:
         table(["Source", "Runs", "Files", "Overwritten runs"], rows, right=range(1, 4)),
         paragraph(
             f"There the runs lie as training left them, in {code(f'{layout}/')}. From which file exactly each",
-            f"checkpoint came is in the {code(RUN_FILE)} of its run. The groups:",
+            f"checkpoint came is in the {code(RUN_FILE)} of its run. The known groups:",
         ),
         "\n".join(f"- {code(group.pattern)}: {text(group.title)}" for group in convention.groups),
     )

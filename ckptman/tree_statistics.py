@@ -156,6 +156,8 @@ class TreeStatistics:
     """Every folder of the tree, but for those inside kept W&B folders."""
     top_files: frozenset[str]
     """Names of the files directly in the root."""
+    unreadable: tuple[PurePosixPath, ...] = ()
+    """Folders that could not be listed, and lists of overwritten runs that could not be read."""
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -298,6 +300,7 @@ class _Counting:
             lost=self._lost(),
             folders=_natural(e.path for e in self.scan.entries if e.kind == "folder" and not self._is_kept(e.path)),
             top_files=frozenset(e.path.name for e in self.scan.entries if e.kind == "file" and len(e.path.parts) == 1),
+            unreadable=_natural(path for path, _ in self.scan.unreadable if not self._is_kept(path)),
         )
 
     def _existing(self) -> Iterator[tuple[PurePosixPath, int]]:

@@ -30,6 +30,15 @@ def count_text(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def percent(value: float, *, digits: int = 1) -> str:
+    """A share for people: `97.5 %`. Only what is all of it is 100 %."""
+    for places in range(digits, 4):
+        shown = f"{100 * value:.{places}f}"
+        if float(shown) < 100 or value >= 1:
+            return f"{shown} %"
+    return "> 99.999 %"
+
+
 def natural_key(text: object) -> tuple[tuple[int, int | str], ...]:
     """A key that sorts names as people do: `k4`, `k8`, `k16`. Different names have different keys."""
     pieces = re.split(r"([0-9]+)", str(text))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copyreg
 import pickle
 import subprocess
 import sys
@@ -425,6 +426,19 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     assert witness.exists()
 
 
+def test_torch_reads_in_its_safe_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    real = torch.load
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        asked.append(options.get("weights_only"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", watched)
+    load(saved(form_a(config()), tmp_path / "file.pt"))
+    assert asked == [True]
+
+
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     document = form_a(config())
     path = saved(document, tmp_path / "file.pt")
@@ -445,6 +459,18 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, code: str) -> N
     path = tmp_path / "file.pt"
     path.write_bytes(content)
     assert refusal_of(path).code == code
+
+
+def test_whatever_torch_stumbles_over_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reduced(settings: TrainConfig, _: object) -> tuple[object, ...]:
+        """As a class with slots is pickled; one of the slots is a property of ours."""
+        return copyreg.__newobj__, (TrainConfig,), (None, {**settings.to_dict(), **more})  # type: ignore[attr-defined]
+
+    more: dict[str, int] = {}
+    monkeypatch.setattr(TrainConfig, "__reduce_ex__", reduced)
+    load(saved(form_b(config()), tmp_path / "slots.pt"))
+    more["sep_id"] = 128
+    assert refusal_of(saved(form_b(config()), tmp_path / "property.pt")).code == "not-loadable"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

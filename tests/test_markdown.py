@@ -101,6 +101,12 @@ def test_a_paragraph_stays_one_paragraph(words: list[str]) -> None:
     assert [t.type for t in parser().parse(wrapped)] == ["paragraph_open", "inline", "paragraph_close"]
 
 
+def test_no_line_of_a_paragraph_ends_in_a_code_span() -> None:
+    for start in range(80, 111):
+        lines = markdown.paragraph("x" * start, "`ckptman report --root .`", "and more.").splitlines()
+        assert sum("`ckptman report --root .`" in line for line in lines) == 1
+
+
 def test_a_table_lines_up() -> None:
     lines = markdown.table(["", "Runs"], [["⭐", "1"], ["long name", "1,000"]], right=[1]).splitlines()
     assert lines == [

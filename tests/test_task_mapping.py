@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -21,6 +22,7 @@ import ckptman.cli.task  # noqa: F401  (registers the command that the document 
 from ckptman.cli.app import run as ckptman_run
 from ckptman.convention import Convention
 from ckptman.convention_file import built_in, load_convention
+from ckptman.generalization import from_metrics
 from ckptman.grid import cells
 from ckptman.task_mapping import task_mapping_text
 from ckptman.tree_statistics import count_tree
@@ -330,6 +332,12 @@ def test_what_is_no_finite_number_does_not_win(tmp_path: Path, value: object) ->
     assert [(row[0], row[3], row[5]) for row in best(document(tmp_path))] == [("⭐", "On", "1.0 %")]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_mean_is_taken_of_what_is_not_finite(value: float) -> None:
+    assert from_metrics(gen_metrics(0.5), built_in()) == 0.5
+    assert from_metrics({**gen_metrics(0.5), "gen/K20/exact_match_acc": value}, built_in()) is None
+
+
 def test_a_metric_that_is_missing_is_not_zero(tmp_path: Path) -> None:
     metrics = gen_metrics(0.9)
     del metrics["gen/K17/exact_match_acc"]
@@ -354,6 +362,28 @@ def test_an_evaluation_counts_before_the_logged_metrics(tmp_path: Path) -> None:
     add_run(tmp_path, config(), metrics=gen_metrics(0.5), evaluations=(evaluation,))
     (row,) = best(document(tmp_path))
     assert row[5:8] == ["99.96 %", "1", "evaluation"]
+
+
+def test_the_evaluation_with_the_most_samples_counts_then_the_newest(tmp_path: Path) -> None:
+    final = next(add_run(tmp_path / "x", config()).glob("Final*")).name
+    first = {"mode": "teacher-forced", "file": final, "samples": 1000, "gen_em": 0.9}
+    others: list[dict[str, Any]] = [
+        {"samples": 10, "gen_em": 0.1},
+        {"samples": 5000, "gen_em": 0.2, "mode": "autoregressive"},
+        {"samples": 5000, "gen_em": 0.3, "file": final.replace("Final", "Checkpoint")},
+        {"samples": 5000, "gen_em": None},
+        {"samples": 5000, "gen_em": math.nan},
+    ]
+    evaluations = (first, *(first | other for other in others))
+    add_run(tmp_path / "most", config(), metrics=gen_metrics(0.5), evaluations=evaluations)
+    add_run(tmp_path / "newest", config(), evaluations=(*evaluations, first | {"gen_em": 0.8, "seed": 1}))
+    assert [row[5] for place in ("most", "newest") for row in best(document(tmp_path / place))] == ["90.0 %", "80.0 %"]
+
+
+def test_a_deviation_is_as_fine_as_its_mean(tmp_path: Path) -> None:
+    for seed, value in ((1337, 0.9996), (2337, 0.9998)):
+        add_run(tmp_path, config(seed=seed), run_id=str(seed), metrics=gen_metrics(value))
+    assert [row[5] for row in best(document(tmp_path))] == ["99.97 % ± 0.01"]
 
 
 def test_only_all_of_it_is_100_percent(tmp_path: Path) -> None:

@@ -133,6 +133,23 @@ def test_the_readmes_own_commands_count_the_same(root: Path) -> None:
     assert counted == [told["Checkpoint files"][0], re.sub(r".*\(|\D", "", told["Size in all"][0]), told["Runs"][0]]
 
 
+def test_links_are_counted_by_the_readmes_own_commands_as_well(root: Path) -> None:
+    file = next(root.rglob("Final*"))
+    elsewhere = root.parent / f"{root.name}.elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    (root / "dead.pt").symlink_to("nowhere")
+    (root / "folder.pt").mkdir()
+    (root / "linked").symlink_to(root / "with_layernorm")
+    (root / "loop").symlink_to(root)
+    text = block(root, "statistics")
+    (commands,) = code(text, "bash")
+    for command, told in zip(commands.splitlines()[1:3], ("11", "1100"), strict=True):
+        done = subprocess.run(["bash", "-ec", command], cwd=root, capture_output=True, text=True, check=True)
+        assert (done.stdout.strip(), done.stderr) == (told, "")
+    assert figures(text)["Checkpoint files"] == ["11"]
+
+
 def find(root: Path, what: str) -> list[str]:
     done = subprocess.run(["find", ".", *shlex.split(what)], cwd=root, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
@@ -199,11 +216,20 @@ def test_an_unfinished_run_is_told(root: Path) -> None:
     assert "1 run folder without a usable `run.json` is unfinished and not counted as runs: `with_layernorm/" in text
     assert figures(block(root, "statistics"))["Runs"] == ["5"]
     assert figures(block(root, "statistics"))["Checkpoint files"] == ["11"]
+    assert figures(block(root, "statistics"))["1337"][0] == "3"  # runs of this seed, of 4
 
 
 def test_missing_checkpoints_are_told(root: Path) -> None:
     next(root.rglob("Final*")).unlink()
     assert "1 checkpoint that a `run.json` names is not there" in " ".join(block(root, "statistics").split())
+
+
+def test_what_cannot_be_read_is_told(root: Path) -> None:
+    assert "cannot be read" not in block(root, "statistics")
+    lists = next(root.rglob("overwritten.json"))
+    lists.write_text("[]")
+    told = f"These cannot be read, so what is in them is not counted: `{lists.relative_to(root)}`."
+    assert told in " ".join(block(root, "statistics").split())
 
 
 def test_a_tree_sorted_by_hand_is_told_how_to_become_one(tmp_path: Path) -> None:

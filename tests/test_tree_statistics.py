@@ -142,6 +142,26 @@ def test_a_run_json_that_cannot_be_read_makes_no_run(root: Path) -> None:
     assert len(after.finished) == len(before.finished) - 1
 
 
+def test_what_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = count(root)
+    assert before.unreadable == ()
+    lists = before.lost[0].folder / "overwritten.json"
+    (root / lists).write_text("[]")
+    closed = before.finished[0].folder
+    listing = os.scandir
+
+    def refuse(path: Path) -> object:  # whoever tests as root may read everything
+        if Path(path) == root / closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr("ckptman.tree.os.scandir", refuse)
+    after = count(root)
+    assert set(after.unreadable) == {lists, closed}
+    assert after.lost == ()
+    assert len(after.finished) == len(before.finished) - 1
+
+
 def test_there_must_be_a_tree(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         count(tmp_path / "none")

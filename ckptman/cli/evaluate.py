@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ckptman.cli.app import Json, app, convention_for, print_json, warn
-from ckptman.cli.ls import NOTHING, percent, print_table
+from ckptman.cli.ls import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.convention import Convention
 from ckptman.errors import UsageError
+from ckptman.wording import percent
 
 if TYPE_CHECKING:  # these import torch
     from ckptman.evaluate import Evaluation, EvaluationResult
@@ -153,7 +154,7 @@ def _show_one(evaluation: Evaluation, out: Console) -> None:
             str(k),
             percent(accuracy.exact_match),
             _interval_text(accuracy.interval),
-            f"{100 * accuracy.token_accuracy:.2f} %",  # one error in a thousand positions is not nothing
+            percent(accuracy.token_accuracy, digits=2),  # one error in a thousand positions is not nothing
         )
         for k, accuracy in evaluation.by_k.items()
     ]
@@ -177,8 +178,8 @@ def _mean_text(evaluation: Evaluation) -> str:
 
 
 def _interval_text(interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{100 * low:.1f}–{percent(high)}"
+    low, high = map(percent, interval)
+    return f"{low.removesuffix(' %')}–{high}"
 
 
 def _bad_lengths(message: str) -> UsageError:

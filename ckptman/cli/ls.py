@@ -21,6 +21,7 @@ from ckptman.errors import UsageError
 from ckptman.listing import ListedCheckpoint, Listing, list_checkpoints
 from ckptman.strict_yaml import load_yaml
 from ckptman.where import Where, equal, nearest, parse_where
+from ckptman.wording import percent
 
 NOTHING = "–"
 """What a table shows where there is no value."""
@@ -131,11 +132,6 @@ def print_table(out: Console, rows: Sequence[Sequence[str]], right: Iterable[int
     out.out(indent + head, style="bold", highlight=False)
     if lines:  # at once, since a call for each line would take a second for ten thousand
         out.out("\n".join(indent + line for line in lines), highlight=False)
-
-
-def percent(value: float) -> str:
-    """A fraction for people: `97.9 %`."""
-    return f"{100 * value:.1f} %"
 
 
 def value_text(value: object) -> str:

@@ -14,12 +14,13 @@ from ckptman.archive import show_path
 from ckptman.attribution import same_value
 from ckptman.checkpoint import OptimizerInfo
 from ckptman.cli.app import Json, Numbering, app, convention_for, print_json
-from ckptman.cli.ls import NOTHING, percent, print_table, value_text
+from ckptman.cli.ls import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.config import TrainConfig
 from ckptman.errors import RefusedError
 from ckptman.show import ShownCheckpoint, show
 from ckptman.tree import SCHEMA_VERSION
+from ckptman.wording import percent
 
 _RECIPE = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _LABEL = 16
