@@ -436,16 +436,20 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     axes = grid.regimes[pattern.regime].axes
     combinations = [tuple(c.values[axis] for axis in axes) for c in cells(grid, pattern.regime, convention.numbering)]
     kinds = {prefix.name for prefix in convention.prefixes}
-    held: dict[tuple[CellKey | None, int | None], list[set[str | None]]] = defaultdict(list)
+    held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
+    whole: set[tuple[CellKey | None, int | None]] = set()
     for run in statistics.runs:
-        held[run.cell, run.seed].append({file.kind for file in run.files} & kinds)
+        there = {file.kind for file in run.files if file.kind in kinds}
+        held[run.cell, run.seed].append(there)
+        if there >= _kinds_due(run.config, convention):
+            whole.add((run.cell, run.seed))
     lost = {(item.cell, item.run.seed) for item in statistics.lost}
     states: Counter[str] = Counter()
     files = 0
     for slot in (((group, values), seed) for group in groups for values in combinations for seed in grid.seeds):
         found = held.get(slot, [])
         files += len(set().union(*found))
-        if any(run == kinds for run in found):
+        if slot in whole:
             states["complete"] += 1
         elif any(found):
             states["partial"] += 1
@@ -463,6 +467,18 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         missing=states["missing"],
         files=files,
     )
+
+
+def _kinds_due(config: Mapping[str, Any], convention: Convention) -> set[str]:
+    """The kinds of checkpoint that a run saves by its recipe: a short one may end before the first on the way."""
+    ends = [step for prefix in convention.prefixes if prefix.final and (step := prefix.expected_step(config))]
+    end = max(ends, default=None)
+    due = set()
+    for prefix in convention.prefixes:
+        step = prefix.expected_step(config)
+        if prefix.final or step is None or end is None or step <= end:
+            due.add(prefix.name)
+    return due
 
 
 def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:

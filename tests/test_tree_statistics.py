@@ -211,6 +211,13 @@ def test_a_run_is_complete_only_by_itself(tmp_path: Path) -> None:
     assert (counted.complete, counted.partial, counted.files) == (0, 1, 2)
 
 
+def test_a_run_too_short_for_a_checkpoint_on_the_way_is_complete_without_one(tmp_path: Path) -> None:
+    add_run(tmp_path, config(seed=1337, max_iters=300), run_id="short", kinds=("Final",))
+    add_run(tmp_path, config(seed=2337), run_id="long", kinds=("Final",))
+    (pattern,) = [item for item in count(tmp_path).grid_counts if item.complete or item.partial]
+    assert (pattern.complete, pattern.partial) == (1, 1)
+
+
 def test_a_run_that_is_there_again_is_not_overwritten(tmp_path: Path) -> None:
     add_overwritten(tmp_path, config(seed=1337))
     assert count(tmp_path).grid_counts[0].overwritten == 1

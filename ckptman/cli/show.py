@@ -187,4 +187,8 @@ def _optimizer_text(optimizer: OptimizerInfo | None) -> str:
 
 def _settings(values: Mapping[str, Any]) -> str:
     """Hyperparameters that are on, in short."""
-    return ", ".join(f"{key} {value_text(value)}" for key, value in values.items() if value not in (None, False))
+    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value not in (None, False))
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else value_text(value)
