@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ckptman.report import report as report
     from ckptman.show import ShownCheckpoint as ShownCheckpoint
     from ckptman.show import show as show
+    from ckptman.train import train as train
     from ckptman.tree import RunRecord as RunRecord
     from ckptman.tree import TreeScan as TreeScan
     from ckptman.tree import scan_tree as scan_tree
@@ -78,6 +79,7 @@ _HOMES = {
     "report": "report",
     "scan_tree": "tree",
     "show": "show",
+    "train": "train",
     "validate": "validate",
 }
 

@@ -52,7 +52,9 @@ class TrainConfig:
     min_lr: float = 1e-6
     weight_decay: float = 0.0
     micro_batch_size: int = 4_096
-    """Samples whose gradients are computed at once on the device; summed up to `effective_batch_size`."""
+    """Samples of one draw of K in the published trainer, whose gradients add up to `effective_batch_size`.
+
+    ckptman draws one K an iteration and chooses the pieces itself, so here it only has to divide the batch."""
     effective_batch_size: int = 4_096
     log_interval: int = 250
     eval_interval: int = 250

@@ -16,14 +16,15 @@ PACKAGE = Path(__file__).parents[1] / "ckptman"
 LAYERS = {
     "base": {
         "errors", "config", "strict_yaml", "refusals", "wording", "markdown", "marked_blocks",
-        "model", "train_step", "schedule", "accuracy",
+        "model", "train_step", "schedule", "sorting", "accuracy", "stopping",
     },
     "rules": {"convention", "convention_file", "naming", "grid", "placement", "weight_shapes", "findings", "where"},
     "outside": {
         "transfer", "pickle_reader", "archive", "checkpoint", "loading", "wandb_log", "wandb_runs", "wandb_logger",
-        "attribution", "tree", "rows", "sources", "overwritten", "generalization", "inventory", "raw_run", "run_state",
+        "wandb_index", "attribution", "tree", "rows", "sources", "overwritten", "generalization", "inventory",
+        "raw_run", "run_state",
     },
-    "cli": {"cli"},
+    "cli": {"cli", "__main__"},
 }  # fmt: skip
 """Everything else is a verb, or a part of one."""
 

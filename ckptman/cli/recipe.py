@@ -1,0 +1,151 @@
+"""The values of a training recipe as options, shared by `train` and `sweep`: one table says what each stands for.
+
+The same table turns a configuration back into options, so that a command that trains it can be printed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from ckptman.cli.ls import value_text
+from ckptman.config import TrainConfig
+from ckptman.convention import Convention
+from ckptman.train_plan import QUICK
+
+_PUBLISHED = TrainConfig().to_dict()
+
+
+@dataclass(frozen=True)
+class RecipeOption:
+    """One option, and the configuration values that it sets."""
+
+    flag: str
+    keys: tuple[str, ...]
+    text: str
+    metavar: str = "N"
+
+    def typer_option(self) -> Any:
+        """The option as Typer wants it; its default is the published value, unless --quick has another."""
+        value = _PUBLISHED[self.keys[0]]
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        return typer.Option(self.flag, metavar=self.metavar, help=f"{self.text} [default: {shown}]", show_default=False)
+
+
+RECIPE: Mapping[str, RecipeOption] = {
+    "max_iters": RecipeOption("--iters", ("max_iters",), "Iterations."),
+    "batch": RecipeOption(
+        "--batch-size", ("effective_batch_size", "micro_batch_size"), "Samples in each iteration."
+    ),
+    "learning_rate": RecipeOption("--lr", ("learning_rate",), "Learning rate after the warm-up.", "RATE"),
+    "min_lr": RecipeOption("--min-lr", ("min_lr",), "Learning rate at the end.", "RATE"),
+    "warmup_iters": RecipeOption(
+        "--warmup-iters", ("warmup_iters",), "Iterations in which the learning rate grows."
+    ),
+    "weight_decay": RecipeOption("--weight-decay", ("weight_decay",), "Weight decay of the matrices.", "RATE"),
+    "curriculum_warmup": RecipeOption(
+        "--curriculum-warmup", ("curriculum_warmup_iters",), "Iterations before the curriculum's range grows."
+    ),
+    "curriculum_span": RecipeOption(
+        "--curriculum-span", ("curriculum_span_iters",), "Iterations in which it grows to K."
+    ),
+    "checkpoint_every": RecipeOption(
+        "--checkpoint-every", ("ckpt_interval",), "A checkpoint after the iteration with each multiple as index."
+    ),
+    "eval_every": RecipeOption(
+        "--eval-every", ("eval_interval",), "Iterations between evaluations; 0 turns them off."
+    ),
+    "eval_samples": RecipeOption(
+        "--eval-samples", ("eval_samples_per_length",), "Lists of each length in an evaluation."
+    ),
+    "log_every": RecipeOption("--log-every", ("log_interval",), "Iterations between logged losses."),
+}  # fmt: skip
+"""Every option, by the name of its parameter."""
+
+Iterations = Annotated[int | None, RECIPE["max_iters"].typer_option()]
+Batch = Annotated[int | None, RECIPE["batch"].typer_option()]
+LearningRate = Annotated[float | None, RECIPE["learning_rate"].typer_option()]
+MinLearningRate = Annotated[float | None, RECIPE["min_lr"].typer_option()]
+WarmupIterations = Annotated[int | None, RECIPE["warmup_iters"].typer_option()]
+WeightDecay = Annotated[float | None, RECIPE["weight_decay"].typer_option()]
+CurriculumWarmup = Annotated[int | None, RECIPE["curriculum_warmup"].typer_option()]
+CurriculumSpan = Annotated[int | None, RECIPE["curriculum_span"].typer_option()]
+CheckpointEvery = Annotated[int | None, RECIPE["checkpoint_every"].typer_option()]
+EvalEvery = Annotated[int | None, RECIPE["eval_every"].typer_option()]
+EvalSamples = Annotated[int | None, RECIPE["eval_samples"].typer_option()]
+LogEvery = Annotated[int | None, RECIPE["log_every"].typer_option()]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help=f"Another recipe, for about a minute on a laptop: {QUICK['max_iters']:,} iterations of "
+        f"{QUICK['effective_batch_size']} samples, learning rate {QUICK['learning_rate']:g}.",
+    ),
+]
+
+
+def recipe_of(values: Mapping[str, Any], *, quick: bool = False, compiled: bool = False) -> dict[str, Any]:
+    """The configuration values that options ask for.
+
+    Args:
+        values: By parameter, what was given; None for an option that was not. Others than those of `RECIPE` are left
+            out.
+        quick: Begin with the quick recipe instead of the published one.
+        compiled: Whether --compile was given.
+    """
+    recipe: dict[str, Any] = {**(QUICK if quick else {}), "use_compile": compiled}
+    for name, option in RECIPE.items():
+        if values.get(name) is not None:
+            recipe.update(dict.fromkeys(option.keys, values[name]))
+    return recipe
+
+
+def flags_of(values: Mapping[str, Any]) -> list[str]:
+    """The options that ask for these configuration values; none for what the published recipe has anyway."""
+    flags = []
+    for option in RECIPE.values():
+        key = option.keys[0]
+        if key in values and values[key] != _PUBLISHED[key]:
+            flags += [option.flag, value_text(values[key])]
+    return flags
+
+
+def train_command(
+    config: Mapping[str, Any], *, k: int, task: int, fixed: bool, layernorm: bool, seed: int, more: Sequence[str] = ()
+) -> str:
+    """The command that trains a run of the grid, to be pasted into a shell.
+
+    Args:
+        config: The recipe's values, where they are not the published ones; other keys of a configuration are ignored.
+        k: The longest trained list.
+        task: The task id.
+        fixed: Whether it is the only length.
+        layernorm: With LayerNorm or without.
+        seed: The seed.
+        more: Other options, such as where the outputs go.
+    """
+    words = ["ckptman", "train", "--k", str(k), "--task", str(task)]
+    words += ["--fixed"] if fixed else []
+    words += [] if layernorm else ["--no-layernorm"]
+    words += ["--seed", str(seed), *flags_of(config), *more]
+    return shlex.join(words)
+
+
+def common_recipe(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The recipe that these configurations share, as far as they do."""
+    keys = [option.keys[0] for option in RECIPE.values()]
+    shared = {}
+    for key in keys:
+        values = {repr(config[key]): config[key] for config in configs if key in config}
+        if len(values) == 1:
+            shared[key] = next(iter(values.values()))
+    return shared
+
+
+def numbering_flags(convention: Convention, given: str | None) -> list[str]:
+    """The option for the numbering, where it was given on the command line."""
+    return [] if given is None else ["--numbering", convention.numbering]

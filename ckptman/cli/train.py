@@ -1,0 +1,351 @@
+"""`ckptman train`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from ckptman.cli.app import INTERRUPTED, Json, Numbering, app, convention_for, print_json, warn
+from ckptman.cli.ls import NOTHING, Fixed, Layernorm, Set, print_table, settings_of
+from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.config import TrainConfig
+from ckptman.errors import CkptmanError
+from ckptman.train_plan import QUICK, Action, PlannedRun, TrainPlan, plan_training, training_configs
+from ckptman.wording import percent
+
+if TYPE_CHECKING:  # these import torch
+    from ckptman.train import RunResult, TrainResult
+    from ckptman.trainer import Progress
+
+DEFAULT_SEED = 1337
+
+_LINE_SECONDS = 30.0
+"""Time between two lines of progress where stderr is no terminal, as in the log of a job."""
+
+
+def _recipe(flag: str, key: str, text: str, metavar: str = "N") -> Any:
+    """A recipe value as an option; its default is the published one, unless --quick has another."""
+    published = TrainConfig.__dataclass_fields__[key].default
+    shown = f"{published:,}" if isinstance(published, int) else f"{published:g}"
+    return typer.Option(flag, metavar=metavar, help=f"{text} [default: {shown}]", show_default=False)
+
+
+@app.command("train")
+def _train(
+    context: typer.Context,
+    k: Annotated[int, typer.Option("--k", metavar="K", min=1, help="The longest trained list; with --fixed the only.")],
+    task: Annotated[int, typer.Option("--task", metavar="ID", min=0, help="Task id: ckptman task lists them.")],
+    fixed: Fixed = None,
+    layernorm: Layernorm = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", metavar="SEED", min=0, help=f"May be repeated: a run each. [default: {DEFAULT_SEED}]"),
+    ] = None,
+    numbering: Numbering = None,
+    out: Annotated[
+        Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
+    ] = Path("grid_outputs"),
+    max_iters: Annotated[int | None, _recipe("--iters", "max_iters", "Iterations.")] = None,
+    batch: Annotated[int | None, _recipe("--batch-size", "effective_batch_size", "Samples in each iteration.")] = None,
+    learning_rate: Annotated[
+        float | None, _recipe("--lr", "learning_rate", "Learning rate after the warm-up.", "RATE")
+    ] = None,
+    min_lr: Annotated[float | None, _recipe("--min-lr", "min_lr", "Learning rate at the end.", "RATE")] = None,
+    warmup_iters: Annotated[
+        int | None, _recipe("--warmup-iters", "warmup_iters", "Iterations in which the learning rate grows.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, _recipe("--weight-decay", "weight_decay", "Weight decay of the matrices.", "RATE")
+    ] = None,
+    curriculum_warmup: Annotated[
+        int | None,
+        _recipe("--curriculum-warmup", "curriculum_warmup_iters", "Iterations before the curriculum's range grows."),
+    ] = None,
+    curriculum_span: Annotated[
+        int | None, _recipe("--curriculum-span", "curriculum_span_iters", "Iterations in which it grows to K.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        _recipe("--checkpoint-every", "ckpt_interval", "A checkpoint after the iteration with each multiple as index."),
+    ] = None,
+    eval_every: Annotated[
+        int | None, _recipe("--eval-every", "eval_interval", "Iterations between evaluations; 0 turns them off.")
+    ] = None,
+    eval_samples: Annotated[
+        int | None, _recipe("--eval-samples", "eval_samples_per_length", "Lists of each length in an evaluation.")
+    ] = None,
+    log_every: Annotated[
+        int | None, _recipe("--log-every", "log_interval", "Iterations between logged losses.")
+    ] = None,
+    settings: Set = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=f"Another recipe, for about a minute on a laptop: {QUICK['max_iters']:,} iterations of "
+            f"{QUICK['effective_batch_size']} samples, learning rate {QUICK['learning_rate']:g}.",
+        ),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:1 … (bfloat16 on CUDA).")
+    ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(envvar="CKPTMAN_THREADS", min=1, metavar="N", help="CPU threads; by default torch's choice."),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Train the plain model through torch.compile, not by ckptman's own step."),
+    ] = False,
+    wandb: Annotated[
+        str,
+        typer.Option(
+            envvar="CKPTMAN_WANDB",
+            metavar="MODE",
+            help="auto (online where an API key is set up, otherwise offline), online, offline or disabled.",
+        ),
+    ] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run left, or refuse to.")
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the runs of a task: one for each seed.
+
+    The published recipe is the default: 40,000 iterations of 4,096 samples. Dynamic training on lists of 2 to K numbers
+    with LayerNorm is meant unless something else is asked for. Checkpoints, W&B logs and status go to
+    DIR/GROUP/TASK/RUN, for ckptman ingest to sort.
+
+    A run that is complete is not trained again, and no file is overwritten. An interrupted run goes on from its newest
+    state: one is saved every minute, and at SIGINT (Ctrl-C) and SIGTERM, which end with exit status 130. On one machine
+    and number of threads, a run that was killed and resumed ends with the very weights of an uninterrupted one.
+
+    Example: ckptman train --k 8 --task 6 --seed 1337 --seed 2337
+
+    Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
+    """
+    convention = convention_for(context, out, numbering)
+    given = {
+        "max_iters": max_iters,
+        "effective_batch_size": batch,
+        "micro_batch_size": batch,
+        "learning_rate": learning_rate,
+        "min_lr": min_lr,
+        "warmup_iters": warmup_iters,
+        "weight_decay": weight_decay,
+        "curriculum_warmup_iters": curriculum_warmup,
+        "curriculum_span_iters": curriculum_span,
+        "ckpt_interval": checkpoint_every,
+        "eval_interval": eval_every,
+        "eval_samples_per_length": eval_samples,
+        "log_interval": log_every,
+    }
+    recipe: dict[str, Any] = {**(QUICK if quick else {}), "use_compile": compiled}
+    recipe |= {key: value for key, value in given.items() if value is not None}
+    recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
+    configs = training_configs(
+        convention,
+        k=k,
+        task=task,
+        fixed=bool(fixed),
+        layernorm=layernorm is not False,
+        seeds=seeds or [DEFAULT_SEED],
+        recipe=recipe,
+    )
+    plan = plan_training(configs, out, convention=convention, resume=resume)
+    talk = console(stderr=True)
+    if dry_run:
+        if as_json:
+            print_json(plan.to_json())
+        else:
+            show_plan(plan, console(), dry_run=True)
+        _print_errors([run.error for run in plan.runs if run.error is not None], talk)
+        raise typer.Exit(max((run.error.exit_status for run in plan.runs if run.error is not None), default=0))
+    show_plan(plan, talk)
+    _mode(wandb)
+
+    # Torch takes its time to import, and everything up to here may have ended it.
+    from ckptman.train import run_plan
+
+    with RunProgress() as progress:
+        result = run_plan(
+            plan,
+            device=device,
+            threads=threads,
+            compiled=compiled,
+            wandb=wandb,
+            resume=resume,
+            log=_log_file(),
+            progress=progress,
+        )
+    for run in result.runs:
+        for note in run.trained.notes if run.trained is not None else ():
+            warn(f"{run.run.label}: {note}")
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result, console())
+    _print_errors(list(result.errors), talk)
+    status = max((error.exit_status for error in result.errors), default=0)
+    raise typer.Exit(status or (INTERRUPTED if result.interrupted else 0))
+
+
+def show_plan(plan: TrainPlan, out: Console, *, dry_run: bool = False) -> None:
+    """Print what will be trained, and where it goes."""
+    if plan.runs:
+        out.print(plain(_recipe_text(plan.runs[0].run.config)))
+    rows = [(run.run.label, _action_text(run), str(run.run.folder)) for run in plan.runs]
+    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows])
+
+
+def show(result: TrainResult, out: Console) -> None:
+    """Print what was trained: the exact match by K, and the paths."""
+    for run in result.runs:
+        out.print(plain(run.run.label, "bold") + plain(f": {_result_text(run)}"))
+        by_k = _exact_match(run.trained.metrics if run.trained is not None else {}, run.run.config)
+        if by_k:
+            samples = run.run.config.eval_samples_per_length
+            rows = [(str(k), where, percent(value)) for k, where, value in by_k]
+            heading = ("K", "", f"Exact match of {count_text(samples, 'list')}")
+            print_table(out, [heading, *rows], right=(0, 2), indent="  ")
+        if run.trained is not None and run.trained.gen_em is not None:
+            low, high = run.run.convention.generalization_k
+            out.print(plain(f"  mean over K = {low}..{high}: ") + plain(percent(run.trained.gen_em), "bold"))
+        for path in run.checkpoints:
+            out.print(plain(f"  {path}"))
+
+
+class RunProgress:
+    """How far the training is, on stderr: a progress bar on a terminal, otherwise a line every half minute."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._console = console(stderr=True)
+        self._bar = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._terminal,
+        )
+        self._tasks: dict[Path, TaskID] = {}
+        self._line_at = time.monotonic()
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far a run is."""
+        run, total = progress.run, progress.run.config.max_iters
+        measured = NOTHING if progress.gen_em is None else percent(progress.gen_em)
+        figures = (
+            f"loss {progress.loss:.4f}  lr {progress.learning_rate:.2e}  K {progress.k}  generalization {measured}"
+        )
+        speed = f"{progress.iterations_per_second:.1f} it/s"
+        if self._terminal:
+            task = self._tasks.get(run.folder)
+            if task is None:
+                task = self._bar.add_task(clean(run.label), total=total, speed=speed, figures=figures)
+                self._tasks[run.folder] = task
+            self._bar.update(task, completed=progress.iters_done, speed=speed, figures=figures)
+        elif time.monotonic() - self._line_at >= _LINE_SECONDS:
+            self._line_at = time.monotonic()
+            left = (total - progress.iters_done) / max(1e-9, progress.iterations_per_second)
+            self._console.print(
+                plain(f"{run.label}: {progress.iters_done:,}/{total:,}  {speed}  {_time_text(left)} left  {figures}")
+            )
+
+
+def _recipe_text(config: TrainConfig) -> str:
+    return (
+        f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
+        f"{config.learning_rate:g} to {config.min_lr:g}, {_lengths_text(config)}"
+    )
+
+
+def _lengths_text(config: TrainConfig) -> str:
+    low, high = config.train_min_k, config.train_max_k
+    return f"K = {high}" if low == high else f"K = {low}..{high}, {config.length_mode}"
+
+
+def _action_text(planned: PlannedRun) -> str:
+    if planned.action is Action.RESUME:
+        return f"resumed at {planned.iters_done:,} of {planned.run.config.max_iters:,} iterations"
+    return {
+        Action.NEW: "new",
+        Action.COMPLETE: "complete already",
+        Action.RUNNING: "left alone: another process trains it",
+        Action.REFUSED: "refused",
+    }[planned.action]
+
+
+def _result_text(run: RunResult) -> str:
+    trained = run.trained
+    if trained is None:
+        return "complete already" if run.state == "complete" else run.state
+    speed = f", {trained.iterations_per_second:.1f} it/s" if trained.iterations_per_second is not None else ""
+    resumed = f", resumed at {trained.resumed_from:,}" if trained.resumed_from is not None else ""
+    loss = f", loss {trained.loss:.4f}" if trained.loss is not None else ""
+    return f"{trained.state} after {trained.iters_done:,} iterations{resumed}{speed}{loss} (W&B run {trained.run_id})"
+
+
+def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tuple[int, str, float]]:
+    """K, whether it was trained, and the exact match of each evaluated length."""
+    from ckptman.learning_curve import EXACT_MATCH, TESTED, TRAINED
+
+    rows = []
+    for name, where, low, high in (
+        (TRAINED, "trained", config.train_min_k, config.train_max_k),
+        (TESTED, "", config.test_min_k, config.test_max_k),
+    ):
+        for k in range(low, high + 1):
+            value = metrics.get(f"{name.replace('{k}', str(k))}/{EXACT_MATCH}")
+            if value is not None:
+                rows.append((k, where, value))
+    return rows
+
+
+def _print_errors(errors: list[CkptmanError], talk: Console) -> None:
+    for error in errors:
+        refused = error.exit_status == 1
+        talk.print(plain("REFUSED " if refused else "ERROR ", "bold red") + plain(f"{error.message} [{error.code}]"))
+        talk.print(plain(f"  {error.fix}"))
+
+
+def _mode(wandb: str) -> None:
+    from ckptman.errors import UsageError
+    from ckptman.wandb_logger import WandbMode
+
+    if wandb not in tuple(WandbMode):
+        known = ", ".join(WandbMode)
+        raise UsageError(f"--wandb {wandb!r} is no mode", code="bad-wandb", fix=f"Modes are: {known}.")
+
+
+def _time_text(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _log_file() -> str:
+    """The file that stderr goes to; empty for a terminal or a pipe."""
+    try:
+        target = Path(f"/proc/self/fd/{sys.stderr.fileno()}").readlink()
+    except (OSError, ValueError):
+        return ""
+    return str(target) if target.is_file() else ""

@@ -1,0 +1,237 @@
+"""What a training would do: configurations from task ids, and for each run whether it is new, resumed or complete.
+
+Nothing here needs torch, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ckptman.config import TrainConfig
+from ckptman.convention import Convention, Grid, GroupPattern
+from ckptman.errors import CkptmanError, ConfigurationError, RefusedError, UsageError
+from ckptman.grid import cells, cells_of_task, config_values
+from ckptman.placement import place_of
+from ckptman.raw_run import RawRun
+from ckptman.tree import SCHEMA_VERSION
+
+QUICK: Mapping[str, Any] = {
+    "max_iters": 1_000,
+    "effective_batch_size": 512,
+    "micro_batch_size": 512,
+    "learning_rate": 1e-3,
+    "min_lr": 1e-5,
+    "warmup_iters": 50,
+    "curriculum_span_iters": 500,
+    "ckpt_interval": 500,
+    "eval_interval": 100,
+    "log_interval": 50,
+}
+"""A recipe for about a minute on a laptop: a fortieth of the iterations, an eighth of the samples in each, and ten
+times the learning rate. Models learn to sort the trained lengths with it; how they generalize is not the published."""
+
+
+class Action(StrEnum):
+    """What is to be done about a run."""
+
+    NEW = "new"
+    RESUME = "resume"
+    COMPLETE = "complete"
+    """Nothing: its final checkpoint is there."""
+    RUNNING = "running"
+    """Nothing: another process is training it."""
+    REFUSED = "refused"
+    """Nothing: `error` says why."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run, and what is to be done about it."""
+
+    run: RawRun
+    action: Action
+    run_id: str | None = None
+    """The W&B run id; None for a new run."""
+    iters_done: int = 0
+    checkpoints: tuple[Path, ...] = ()
+    """Those that are there already, in order of their steps."""
+    error: CkptmanError | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to train."""
+        return self.action in (Action.NEW, Action.RESUME)
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as `train --dry-run --json` prints it."""
+        place = self.run.place
+        return {
+            "action": str(self.action),
+            "run_id": self.run_id,
+            "group": place.group,
+            "task": place.task,
+            "seed": place.seed,
+            "folder": str(self.run.folder),
+            "iters_done": self.iters_done,
+            "max_iters": self.run.config.max_iters,
+            "checkpoints": [str(path) for path in self.checkpoints],
+            "error": None if self.error is None else error_json(self.error),
+        }
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """All runs of a training, each once."""
+
+    out: Path
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def wanted(self) -> tuple[PlannedRun, ...]:
+        """The runs that are to be trained."""
+        return tuple(run for run in self.runs if run.wanted)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `train --dry-run --json`."""
+        return {"schema_version": SCHEMA_VERSION, "out": str(self.out), "runs": [run.to_json() for run in self.runs]}
+
+
+def error_json(error: CkptmanError) -> dict[str, str]:
+    """An error as a JSON object."""
+    return {"code": error.code, "message": error.message, "fix": error.fix}
+
+
+def training_configs(
+    convention: Convention,
+    *,
+    k: int,
+    task: int,
+    fixed: bool = False,
+    layernorm: bool = True,
+    seeds: Sequence[int] = (1337,),
+    recipe: Mapping[str, Any] | None = None,
+) -> list[TrainConfig]:
+    """The configurations of a task of the grid, one for each seed.
+
+    Where the numbering leaves an axis out of the task id (`merged`: MLP), those of all its values.
+
+    Args:
+        convention: Has the groups, the grids, and the numbering of the tasks.
+        k: The longest trained list; the only one, where `fixed`.
+        task: The task id.
+        fixed: The fixed regime instead of the dynamic one.
+        layernorm: With LayerNorm.
+        seeds: The seeds.
+        recipe: Other values of the configuration, by the names of `TrainConfig`; the published recipe by default.
+
+    Raises:
+        UsageError: (`no-such-task`) with all tasks there are; (`bad-config`) where the values do not fit together, such
+            as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that the task decides.
+    """
+    group, grid = _group_of(convention, layernorm=layernorm, fixed=fixed)
+    try:
+        found = cells_of_task(grid, group.regime, convention.numbering, task)
+    except UsageError as error:
+        table = "; ".join(task_lines(grid, group.regime, convention))
+        raise UsageError(
+            f"{error.message}: {table}", code=error.code, fix="See their configurations with: ckptman task"
+        ) from error
+    more = dict(recipe or {})
+    configs = []
+    for cell in found:
+        decided = config_values(group, grid, k, cell, convention)
+        if clash := sorted(decided.keys() & more.keys()):
+            raise UsageError(
+                f"{', '.join(clash)} cannot be set beside --k and --task, which decide it",
+                code="set-by-the-task",
+                fix="Choose the task that has the value: ckptman task",
+            )
+        for seed in seeds:
+            values = {**decided, **more, convention.seed_key: seed}
+            config = TrainConfig.from_dict(values, strict=True)
+            name = place_of(config.to_dict(), convention).group
+            configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: name}))
+    return configs
+
+
+def task_lines(grid: Grid, regime: str, convention: Convention) -> list[str]:
+    """Each task id of a regime with its configuration, in short: `6 = l1 mlp off mix`."""
+    lines: dict[int, list[str]] = {}
+    for cell in cells(grid, regime, convention.numbering):
+        short = " ".join(convention.axis(axis).brief(value) for axis, value in cell.values.items())
+        lines.setdefault(cell.task, []).append(short)
+    return [f"{task} = {' or '.join(texts)}" for task, texts in lines.items()]
+
+
+def plan_training(
+    configs: Iterable[TrainConfig], out: Path, *, convention: Convention, resume: bool = True
+) -> TrainPlan:
+    """What training these configurations into `out` would do.
+
+    Args:
+        configs: The runs; one that is named twice is trained once.
+        out: The root of the raw outputs.
+        convention: The rules for names and folders.
+        resume: Go on from what an earlier process left; without, such a run is refused.
+
+    Raises:
+        RefusedError: a configuration has no place: it is off the grid of its group.
+    """
+    runs = {run.folder: run for run in (RawRun.of(config, out, convention) for config in configs)}
+    return TrainPlan(out=out, runs=tuple(plan_run(run, resume=resume) for run in runs.values()))
+
+
+def plan_run(run: RawRun, *, resume: bool = True, locked: bool = False) -> PlannedRun:
+    """What is to be done about one run.
+
+    Args:
+        run: The run.
+        resume: As `plan_training`.
+        locked: Whether the caller has the run's lock; otherwise a run that is locked is being trained.
+    """
+    status = run.read_status()
+    if not locked and run.is_locked():
+        return PlannedRun(
+            run,
+            Action.RUNNING,
+            run_id=status.run_id if status is not None else None,
+            iters_done=status.iters_done if status is not None else 0,
+            error=run.running_error(),
+        )
+    try:
+        found = run.find()
+    except RefusedError as error:
+        return PlannedRun(run, Action.REFUSED, error=error)
+    planned = PlannedRun(
+        run, Action.NEW, run_id=found.run_id, iters_done=found.iters_done, checkpoints=found.checkpoints
+    )
+    if found.complete:
+        return dataclasses.replace(planned, action=Action.COMPLETE)
+    if not found.iters_done:
+        return planned
+    if not resume:
+        refusal = RefusedError(
+            f"{run.folder} has {found.iters_done:,} iterations of this run already",
+            code="would-restart",
+            fix="Go on from there with --resume, or train into another folder with --out.",
+        )
+        return dataclasses.replace(planned, action=Action.REFUSED, error=refusal)
+    return dataclasses.replace(planned, action=Action.RESUME)
+
+
+def _group_of(convention: Convention, *, layernorm: bool, fixed: bool) -> tuple[GroupPattern, Grid]:
+    """The first group pattern of a family, and its grid."""
+    regime = "fixed" if fixed else "dynamic"
+    for group in convention.groups:
+        if group.layernorm == layernorm and group.regime == regime:
+            return group, convention.grids[group.grid]
+    raise ConfigurationError(
+        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
+        code="no-group",
+        fix="Add a group pattern for this family to ckptman.yaml.",
+    )

@@ -1,0 +1,92 @@
+"""`ckptman train`: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ckptman.cli.app import run
+from ckptman.train_plan import QUICK
+
+SHORT = ["--iters", "6", "--batch-size", "8", "--set", "n_embd=8", "--eval-samples", "2", "--warmup-iters", "1"]
+TASK = ["train", "--k", "4", "--task", "3", "--fixed", "--device", "cpu", "--threads", "1", "--wandb", "disabled"]
+
+
+def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "6 iterations of 8 samples" in printed.err
+    assert str(tmp_path / "len_gen_single_k4/task_0003/seed_1337") in printed.err  # told first
+    assert "complete after 6 iterations" in printed.out
+    assert "mean over K = 17..32" in printed.out
+    assert ".pt" in printed.out
+    assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
+    assert "complete already" in capsys.readouterr().out
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*TASK, *SHORT, "--out", str(tmp_path), "--seed", "1", "--seed", "2", "--eval-every", "0", "--json"]
+    assert run(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(item["seed"], item["gen_em"], item["state"]) for item in document["runs"]] == [
+        (1, None, "complete"),
+        (2, None, "complete"),
+    ]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TASK, "--out", str(tmp_path / "out"), "--quick", "--dry-run", "--json"]) == 0
+    (item,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (item["action"], item["max_iters"]) == ("new", QUICK["max_iters"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "4"], "3 = L1 MLP off"),
+        (["--k", "129"], "128 numbers"),
+        (["--wandb", "sometimes"], "is no mode"),
+        (["--set", "n_layer=3"], "n_layers"),
+        (["--lr", "-1"], "learning_rate"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    assert run([*TASK, *SHORT, *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_run_in_the_folder_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
+    assert run([*TASK, *SHORT, "--iters", "7", "--out", str(tmp_path)]) == 1
+    assert "max_iters" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_exits_130_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    command = [*TASK, *SHORT, "--iters", "3000", "--eval-every", "0", "--out", str(tmp_path), "--json"]
+    code = "import sys; from ckptman.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    status = tmp_path / "len_gen_single_k4/task_0003/seed_1337/status.json"
+    while not status.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (item,) = json.loads(out)["runs"]
+    assert item["state"] == "interrupted"
+    assert run(command) == 0
+    (again,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (again["state"], again["resumed_from"], again["run_id"]) == ("complete", item["iters_done"], item["run_id"])
