@@ -28,6 +28,7 @@ check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/ckptman report --project TASK_MAPPING.md --check
+	$(BIN)/python tests/reference.py --check
 
 format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -35,6 +36,7 @@ format: $(READY)  ## Format the code
 
 documents: $(READY)  ## Write the generated documents
 	$(BIN)/ckptman report --project TASK_MAPPING.md
+	$(BIN)/python tests/reference.py
 
 demo: $(READY)  ## Train a few short runs, ingest, validate, report
 	PATH="$(abspath $(BIN)):$$PATH" sh tests/demo.sh demo
