@@ -22,8 +22,9 @@ from ckptman.convention_file import find_file, load_convention
 from ckptman.errors import CkptmanError, MachineError
 from ckptman.loading import pick_device
 from ckptman.raw_run import COMPLETE, INTERRUPTED, RawRun
+from ckptman.stopping import Stop
 from ckptman.train_plan import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
-from ckptman.trainer import Computing, Progress, Stop, TrainedRun, initial_model, train_run
+from ckptman.trainer import Computing, Progress, TrainedRun, initial_model, train_run
 from ckptman.transfer import make_folders, remove_partials
 from ckptman.tree import SCHEMA_VERSION
 from ckptman.wandb_logger import WandbMode, check_can_start, resolve

@@ -8,14 +8,11 @@ fixed order, and there two runs are equal to rounding only, resumed or not.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -30,6 +27,7 @@ from ckptman.raw_run import COMPLETE, FAILED, INTERRUPTED, RUNNING, RawRun
 from ckptman.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
 from ckptman.schedule import learning_rate
 from ckptman.sorting import draw_batch
+from ckptman.stopping import Stop
 from ckptman.train_step import (
     StepResult,
     keep_freed_memory,
@@ -106,44 +104,6 @@ class TrainedRun:
     gen_em: float | None
     notes: tuple[str, ...] = ()
     """What is worth knowing about it, in sentences."""
-
-
-class Stop:
-    """A wish to end: training saves its state after the iteration at work, and ends."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody wishes so."""
-        return self._event.is_set()
-
-    def request(self) -> None:
-        """Wish so."""
-        self._event.set()
-
-    @contextmanager
-    def on_signals(self, *signals: signal.Signals) -> Iterator[None]:
-        """Let signals (SIGINT and SIGTERM by default) wish so; a second SIGINT is a KeyboardInterrupt at once.
-
-        Outside the main thread, where Python has no signals, it does nothing.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.wanted and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.request()
-
-        before = {number: signal.signal(number, handle) for number in signals or (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def initial_model(config: TrainConfig) -> GPT:

@@ -14,9 +14,9 @@ import ckptman.trainer as trainer
 from ckptman.convention_file import built_in, load_convention
 from ckptman.errors import CkptmanError, MachineError, UsageError
 from ckptman.ingest import ingest
+from ckptman.stopping import Stop
 from ckptman.train import RunResult, TrainResult, train
 from ckptman.train_plan import Action, plan_training, training_configs
-from ckptman.trainer import Stop
 from ckptman.validate import validate
 
 

@@ -23,8 +23,9 @@ from ckptman.errors import MachineError, RefusedError
 from ckptman.learning_curve import evaluate_lengths
 from ckptman.raw_run import COMPLETE, FAILED, INTERRUPTED, RawRun
 from ckptman.sorting import draw_batch
+from ckptman.stopping import Stop
 from ckptman.train_step import loss_and_backward
-from ckptman.trainer import Computing, Progress, Stop, initial_model, train_run
+from ckptman.trainer import Computing, Progress, initial_model, train_run
 from ckptman.wandb_log import read_log
 from ckptman.wandb_logger import WandbMode
 

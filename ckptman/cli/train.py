@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,10 +15,26 @@ from rich.progress import Progress as RichProgress
 
 from ckptman.cli.app import INTERRUPTED, Json, Numbering, app, convention_for, print_json, warn
 from ckptman.cli.ls import NOTHING, Fixed, Layernorm, Set, print_table, settings_of
+from ckptman.cli.recipe import (
+    Batch,
+    CheckpointEvery,
+    CurriculumSpan,
+    CurriculumWarmup,
+    EvalEvery,
+    EvalSamples,
+    Iterations,
+    LearningRate,
+    LogEvery,
+    MinLearningRate,
+    Quick,
+    WarmupIterations,
+    WeightDecay,
+    recipe_of,
+)
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.config import TrainConfig
 from ckptman.errors import CkptmanError
-from ckptman.train_plan import QUICK, Action, PlannedRun, TrainPlan, plan_training, training_configs
+from ckptman.train_plan import Action, PlannedRun, TrainPlan, plan_training, training_configs
 from ckptman.wording import percent
 
 if TYPE_CHECKING:  # these import torch
@@ -29,13 +45,6 @@ DEFAULT_SEED = 1337
 
 _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
-
-
-def _recipe(flag: str, key: str, text: str, metavar: str = "N") -> Any:
-    """A recipe value as an option; its default is the published one, unless --quick has another."""
-    published = TrainConfig.__dataclass_fields__[key].default
-    shown = f"{published:,}" if isinstance(published, int) else f"{published:g}"
-    return typer.Option(flag, metavar=metavar, help=f"{text} [default: {shown}]", show_default=False)
 
 
 @app.command("train")
@@ -53,47 +62,20 @@ def _train(
     out: Annotated[
         Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
     ] = Path("grid_outputs"),
-    max_iters: Annotated[int | None, _recipe("--iters", "max_iters", "Iterations.")] = None,
-    batch: Annotated[int | None, _recipe("--batch-size", "effective_batch_size", "Samples in each iteration.")] = None,
-    learning_rate: Annotated[
-        float | None, _recipe("--lr", "learning_rate", "Learning rate after the warm-up.", "RATE")
-    ] = None,
-    min_lr: Annotated[float | None, _recipe("--min-lr", "min_lr", "Learning rate at the end.", "RATE")] = None,
-    warmup_iters: Annotated[
-        int | None, _recipe("--warmup-iters", "warmup_iters", "Iterations in which the learning rate grows.")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, _recipe("--weight-decay", "weight_decay", "Weight decay of the matrices.", "RATE")
-    ] = None,
-    curriculum_warmup: Annotated[
-        int | None,
-        _recipe("--curriculum-warmup", "curriculum_warmup_iters", "Iterations before the curriculum's range grows."),
-    ] = None,
-    curriculum_span: Annotated[
-        int | None, _recipe("--curriculum-span", "curriculum_span_iters", "Iterations in which it grows to K.")
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None,
-        _recipe("--checkpoint-every", "ckpt_interval", "A checkpoint after the iteration with each multiple as index."),
-    ] = None,
-    eval_every: Annotated[
-        int | None, _recipe("--eval-every", "eval_interval", "Iterations between evaluations; 0 turns them off.")
-    ] = None,
-    eval_samples: Annotated[
-        int | None, _recipe("--eval-samples", "eval_samples_per_length", "Lists of each length in an evaluation.")
-    ] = None,
-    log_every: Annotated[
-        int | None, _recipe("--log-every", "log_interval", "Iterations between logged losses.")
-    ] = None,
+    max_iters: Iterations = None,
+    batch: Batch = None,
+    learning_rate: LearningRate = None,
+    min_lr: MinLearningRate = None,
+    warmup_iters: WarmupIterations = None,
+    weight_decay: WeightDecay = None,
+    curriculum_warmup: CurriculumWarmup = None,
+    curriculum_span: CurriculumSpan = None,
+    checkpoint_every: CheckpointEvery = None,
+    eval_every: EvalEvery = None,
+    eval_samples: EvalSamples = None,
+    log_every: LogEvery = None,
     settings: Set = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help=f"Another recipe, for about a minute on a laptop: {QUICK['max_iters']:,} iterations of "
-            f"{QUICK['effective_batch_size']} samples, learning rate {QUICK['learning_rate']:g}.",
-        ),
-    ] = False,
+    quick: Quick = False,
     device: Annotated[
         str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:1 … (bfloat16 on CUDA).")
     ] = "auto",
@@ -134,23 +116,7 @@ def _train(
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
     convention = convention_for(context, out, numbering)
-    given = {
-        "max_iters": max_iters,
-        "effective_batch_size": batch,
-        "micro_batch_size": batch,
-        "learning_rate": learning_rate,
-        "min_lr": min_lr,
-        "warmup_iters": warmup_iters,
-        "weight_decay": weight_decay,
-        "curriculum_warmup_iters": curriculum_warmup,
-        "curriculum_span_iters": curriculum_span,
-        "ckpt_interval": checkpoint_every,
-        "eval_interval": eval_every,
-        "eval_samples_per_length": eval_samples,
-        "log_interval": log_every,
-    }
-    recipe: dict[str, Any] = {**(QUICK if quick else {}), "use_compile": compiled}
-    recipe |= {key: value for key, value in given.items() if value is not None}
+    recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
     configs = training_configs(
         convention,
