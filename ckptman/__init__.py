@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptman.evaluate import Evaluation as Evaluation
     from ckptman.evaluate import EvaluationResult as EvaluationResult
     from ckptman.evaluate import evaluate as evaluate
+    from ckptman.executors.slurm import SlurmOptions as SlurmOptions
     from ckptman.findings import Finding as Finding
     from ckptman.ingest import IngestResult as IngestResult
     from ckptman.ingest import ingest as ingest
@@ -41,9 +42,20 @@ if TYPE_CHECKING:
     from ckptman.loading import load as load
     from ckptman.report import ReportResult as ReportResult
     from ckptman.report import report as report
+    from ckptman.selection import Selection as Selection
     from ckptman.show import ShownCheckpoint as ShownCheckpoint
     from ckptman.show import show as show
+    from ckptman.status import GridStatus as GridStatus
+    from ckptman.status import status as status
+    from ckptman.sweep import How as How
+    from ckptman.sweep import SweepPlan as SweepPlan
+    from ckptman.sweep import SweepResult as SweepResult
+    from ckptman.sweep import plan_sweep as plan_sweep
+    from ckptman.sweep import submit_sweep as submit_sweep
+    from ckptman.sweep import sweep as sweep
+    from ckptman.train import TrainResult as TrainResult
     from ckptman.train import train as train
+    from ckptman.train_plan import training_configs as training_configs
     from ckptman.tree import RunRecord as RunRecord
     from ckptman.tree import TreeScan as TreeScan
     from ckptman.tree import scan_tree as scan_tree
@@ -59,14 +71,21 @@ _HOMES = {
     "Finding": "findings",
     "GPT": "loading",
     "GPTConfig": "loading",
+    "GridStatus": "status",
+    "How": "sweep",
     "IngestResult": "ingest",
     "Listing": "listing",
     "MachineError": "errors",
     "RefusedError": "errors",
     "ReportResult": "report",
     "RunRecord": "tree",
+    "Selection": "selection",
     "ShownCheckpoint": "show",
+    "SlurmOptions": "executors.slurm",
+    "SweepPlan": "sweep",
+    "SweepResult": "sweep",
     "TrainConfig": "config",
+    "TrainResult": "train",
     "TreeScan": "tree",
     "UsageError": "errors",
     "ValidationResult": "validate",
@@ -75,11 +94,16 @@ _HOMES = {
     "list_checkpoints": "listing",
     "load": "loading",
     "load_convention": "convention_file",
+    "plan_sweep": "sweep",
     "read_checkpoint": "checkpoint",
     "report": "report",
     "scan_tree": "tree",
     "show": "show",
+    "status": "status",
+    "submit_sweep": "sweep",
+    "sweep": "sweep",
     "train": "train",
+    "training_configs": "train_plan",
     "validate": "validate",
 }
 

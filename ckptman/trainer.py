@@ -287,7 +287,11 @@ class _Training:
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         if metrics and self._logger is not None:
-            self._logger.log(metrics, step=self.iters_done)
+            try:
+                self._logger.log(metrics, step=self.iters_done)
+            except Exception:
+                if not self._stop.wanted:  # the signal that wishes for the end has ended wandb's service too
+                    raise
 
     def _save_state(self) -> None:
         self._check_finite()

@@ -88,7 +88,13 @@ class WandbLogger:
         """End the run. A run that will be resumed ends like one that failed, so that nobody takes it for complete."""
         if self._run is not None:
             run, self._run = self._run, None
-            run.finish(exit_code=1 if failed else 0)
+            try:
+                run.finish(exit_code=1 if failed else 0)
+            except Exception:
+                # A signal to the whole job, as SLURM sends it, ends wandb's service too. The state is saved by now, and
+                # what the service had not written yet is lost from the log of this process only.
+                if not failed:
+                    raise
 
 
 def check_can_start(mode: WandbMode) -> None:

@@ -18,7 +18,10 @@ LAYERS = {
         "errors", "config", "strict_yaml", "refusals", "wording", "markdown", "marked_blocks",
         "model", "train_step", "schedule", "sorting", "accuracy", "stopping",
     },
-    "rules": {"convention", "convention_file", "naming", "grid", "placement", "weight_shapes", "findings", "where"},
+    "rules": {
+        "convention", "convention_file", "naming", "grid", "placement", "weight_shapes", "findings", "where",
+        "selection",
+    },
     "outside": {
         "transfer", "pickle_reader", "archive", "checkpoint", "loading", "wandb_log", "wandb_runs", "wandb_logger",
         "wandb_index", "attribution", "tree", "rows", "sources", "overwritten", "generalization", "inventory",

@@ -6,6 +6,7 @@ the program or the machine, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from ckptman.tree import dump_json
 
 DEFAULT_ROOT = "checkpoints"
 INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     name="ckptman",
@@ -102,8 +104,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit status. Every error ends here."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can hold undecodable bytes
+    _prepare_streams()
     try:
         status = int(_command().main(arguments or ["--help"], prog_name="ckptman", standalone_mode=False) or 0)
         sys.stdout.flush()
@@ -113,16 +114,44 @@ def run(arguments: list[str]) -> int:
         _print_error(error.message, error.fix)
         return error.exit_status
     except BrokenPipeError:
-        # The reader of the pipe has gone; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_has_gone()
+    except SystemExit as end:  # what rich and Typer make of a closed pipe
+        if isinstance(end.__context__, BrokenPipeError):
+            return _reader_has_gone()
+        raise
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            return _unwritable_output(error)
+        return _bug(error, arguments)
     except Exception as error:
         return _bug(error, arguments)
     if status == INTERRUPTED:
         _print_error("interrupted", "Run the same command again: it goes on from where it was.")
     return status
+
+
+def _prepare_streams() -> None:
+    """Let any name be printed, and have streams where the caller has closed them, as cron and daemons do."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for the whole life of the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can hold undecodable bytes
+
+
+def _reader_has_gone() -> int:
+    # As with `| head`: nothing more can be said there, and nothing went wrong.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    return 0
+
+
+def _unwritable_output(error: OSError) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer cannot be written
+    _print_error(f"the output cannot be written: {error.strerror}", "Free space where it goes, or send it elsewhere.")
+    return 3
 
 
 def _command() -> Any:

@@ -5,4 +5,4 @@ from __future__ import annotations
 
 def register() -> None:
     """Import every command module."""
-    from ckptman.cli import train, ingest, validate, report, ls, show, evaluate, task, name  # noqa: F401, I001
+    from ckptman.cli import train, sweep, status, ingest, validate, report, ls, show, evaluate, task, name  # noqa: F401, I001

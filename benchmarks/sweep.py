@@ -1,0 +1,64 @@
+"""Twelve short runs on two cores: two processes with a thread each, against one process with two threads.
+
+    python benchmarks/sweep.py [--iters 150] [--batch-size 512]
+
+Both sweeps train the same runs with everything that belongs to a sweep: processes that start, checkpoints, logs. The
+sooner one should take at most 1 / 1.6 of the other's time. The order of the two is drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from ckptman.convention_file import built_in
+from ckptman.raw_run import COMPLETE
+from ckptman.selection import Selection
+from ckptman.sweep import How, plan_sweep, sweep
+
+WANTED = 1.6
+RUNS = Selection(k=(4, 8), tasks=(4, 6), regimes=("dynamic",), layernorm=(True,))
+"""One layer, with and without MLP, K = 2..4 and 2..8, three seeds: twelve runs."""
+
+
+def seconds(processes: int, threads: int, iters: int, batch: int) -> float:
+    """How long a sweep of the twelve runs takes."""
+    recipe = {
+        "max_iters": iters, "effective_batch_size": batch, "micro_batch_size": batch, "ckpt_interval": 100,
+        "eval_interval": 100, "warmup_iters": 10,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_sweep(Path(folder) / "out", selection=RUNS, recipe=recipe, convention=built_in())
+        began = time.perf_counter()
+        result = sweep(plan, processes=processes, how=How(device="cpu", threads=threads, wandb="disabled"))
+        took = time.perf_counter() - began
+        assert result.counts == {COMPLETE: 12}
+    return took
+
+
+def main() -> None:
+    """Measure both, and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--iters", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=512)
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    ways = {"-j 2, one thread each": (2, 1), "-j 1, two threads": (1, 2)}
+    order = list(ways)
+    random.shuffle(order)
+    print(f"12 runs of {options.iters} iterations of {options.batch_size} samples, {cores} cores")
+    took = {}
+    for name in order:
+        busy = os.getloadavg()[0]
+        took[name] = seconds(*ways[name], options.iters, options.batch_size)
+        print(f"  {name:<22} {took[name]:6.1f} s   (load before: {busy:.1f})")
+    two, one = (took[name] for name in ways)
+    print(f"  {one / two:.2f} times sooner (wanted: {WANTED})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""`ckptman status`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
+from ckptman.cli.recipe import common_recipe, flags_of, train_command
+from ckptman.cli.selection import ALL, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
+from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.convention import Convention, GroupPattern
+from ckptman.errors import UsageError
+from ckptman.status import COMPLETE, FAILED, MISSING, OVERWRITTEN, PARTIAL, RUNNING, GridStatus, RunStanding, status
+
+DEFAULT_OUT = "grid_outputs"
+
+SIGNS = {COMPLETE: "●", RUNNING: "▶", FAILED: "✗", PARTIAL: "◐", OVERWRITTEN: "⊘", MISSING: "·"}
+LETTERS = {COMPLETE: "C", RUNNING: "R", FAILED: "F", PARTIAL: "p", OVERWRITTEN: "o", MISSING: "."}
+"""The signs where the terminal cannot show them."""
+STYLES = {
+    COMPLETE: "green", RUNNING: "bold cyan", FAILED: "bold red", PARTIAL: "yellow", OVERWRITTEN: "magenta",
+    MISSING: "dim",
+}  # fmt: skip
+
+_TOLD = (RUNNING, FAILED, PARTIAL, OVERWRITTEN)
+"""States whose runs are named below the map."""
+
+_MOST_LINES = 12
+"""Runs named of each state; --verbose names all."""
+
+
+@app.command("status")
+def _status(
+    context: typer.Context,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", envvar="CKPTMAN_OUT", metavar="DIR", help=f"Raw outputs. [default: {DEFAULT_OUT}, if it is there]"
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", envvar="CKPTMAN_ROOT", metavar="DIR", help=f"The tree. [default: {DEFAULT_ROOT}, if it is there]"
+        ),
+    ] = None,
+    k: KText = ALL,
+    task: TaskText = ALL,
+    seed: SeedText = ALL,
+    regime: RegimeText = ALL,
+    layernorm: LayernormText = ALL,
+    numbering: Numbering = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Print the commands that train what is missing, and nothing else.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every run that is not complete.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show where the whole grid stands.
+
+    Each cell of the map is a configuration, with a sign for each of its seeds: complete, running, failed, partial (it
+    has no end yet), overwritten or missing. What is known comes from the raw outputs, the tree, or both. Exit status 1
+    means that runs have failed, or that files could not be used.
+
+    Example: ckptman status --k 8 --regime dynamic
+
+    Example: ckptman status --missing | sh
+    """
+    if missing and as_json:
+        raise UsageError("--json and --missing are two outputs", code="bad-usage", fix="Give one of them.")
+    raw, tree = _there(out, DEFAULT_OUT), _there(root, DEFAULT_ROOT)
+    convention = convention_for(context, tree or raw or Path.cwd(), numbering)
+    selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm)
+    found = status(raw, tree, selection=selection, convention=convention)
+    if missing:
+        more = _where_flags(out, numbering, context.obj)
+        sys.stdout.write("".join(f"{line}\n" for line in commands(found, more)))
+        _tell_recipe(found)
+    elif as_json:
+        print_json(found.to_json())
+    else:
+        show(found, console(), verbose=verbose)
+        _tell(found)
+    bad = found.counts[FAILED] or found.refused
+    raise typer.Exit(1 if bad and not missing else 0)
+
+
+def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
+    """A command for each run that somebody has to train; `more` are options for all of them.
+
+    A run that was begun goes on with its own recipe; others get the one that all known runs share.
+    """
+    shared = _shared_recipe(found)
+    lines = []
+    for item in found.gaps:
+        run = item.run
+        own = item.config if item.state == PARTIAL and item.config is not None else shared
+        lines.append(
+            train_command(
+                own, k=run.k, task=run.cell.task, fixed=run.pattern.regime == "fixed",
+                layernorm=run.pattern.layernorm, seed=run.seed, more=more,
+            )
+        )  # fmt: skip
+    return list(dict.fromkeys(lines))  # one task can stand for two cells
+
+
+def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
+    """Print the map, and what there is to say of single runs."""
+    signs = _signs()
+    for pattern, items in groupby(found.runs, key=lambda item: item.run.pattern):
+        for line in _map(pattern, list(items), found.convention, signs):
+            out.print(line)
+        out.print()
+    out.print(_legend(found, signs))
+    seeds = list(dict.fromkeys(str(item.run.seed) for item in found.runs))
+    out.print(plain(f"in each cell: seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}", "dim"))
+    for state in _TOLD:
+        _section(out, state, [item for item in found.runs if item.state == state], verbose=verbose)
+    _section(
+        out,
+        "in the queue",
+        [item for item in found.runs if item.job and item.state not in (RUNNING, COMPLETE)],
+        verbose=verbose,
+    )
+
+
+def _map(
+    pattern: GroupPattern, items: Sequence[RunStanding], convention: Convention, signs: dict[str, str]
+) -> Iterator[Text]:
+    """The heat map of a family: a row a task, a column a K."""
+    families = convention.families
+    title = f"{families.layernorm_titles[pattern.layernorm]}, {families.regime_titles[pattern.regime]}"
+    yield plain(title, "bold") + plain(f"  {pattern.pattern}", "dim")
+    cells: dict[tuple[int, str], dict[int, Text]] = {}
+    for item in items:
+        run = item.run
+        brief = " ".join(convention.axis(axis).brief(value) for axis, value in run.cell.values.items())
+        cell = cells.setdefault((run.cell.task, brief), {}).setdefault(run.k, Text())
+        cell.append(signs[item.state], style=STYLES[item.state])
+    lengths = list(dict.fromkeys(item.run.k for item in items))
+    width = max(2, max(cell_len(cell.plain) for row in cells.values() for cell in row.values())) + 2
+    names = [f"{task:>3}  {brief}" for task, brief in cells]
+    left = max(map(cell_len, names)) + 2
+    head = "".join(f"{f'K {k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(lengths))
+    yield plain(f"{'':<{left}}{head}".rstrip(), "dim")
+    for name, row in zip(names, cells.values(), strict=True):
+        line = plain(f"{name:<{left}}")
+        for k in lengths:
+            cell = row.get(k, Text())
+            line += cell + Text(" " * (width - cell_len(cell.plain)))
+        line.rstrip()
+        yield line
+
+
+def _legend(found: GridStatus, signs: dict[str, str]) -> Text:
+    line = plain(f"{count_text(len(found.runs), 'run')}: ", "bold")
+    for index, (state, count) in enumerate(found.counts.items()):
+        line += plain(", " if index else "") + Text(f"{signs[state]} ", style=STYLES[state])
+        line += plain(f"{count:,} {state}", "" if count else "dim")
+    return line
+
+
+def _section(out: Console, title: str, items: Sequence[RunStanding], *, verbose: bool) -> None:
+    """Name the runs of one state."""
+    if not items:
+        return
+    out.print()
+    out.print(plain(f"{title}:", STYLES.get(title, "bold")))
+    for item in items if verbose else items[:_MOST_LINES]:
+        out.print(plain(f"  {item.run.label}: {'; '.join(_details(item))}"))
+        if item.log:
+            out.print(plain(f"    log: {item.log}", "dim"))
+    if len(items) > _MOST_LINES and not verbose:
+        out.print(plain(f"  … and {len(items) - _MOST_LINES:,} more (--verbose names all, --json too)"))
+
+
+def _details(item: RunStanding) -> Iterable[str]:
+    if item.iters_done is not None:
+        of = f" of {item.max_iters:,}" if item.max_iters else ""
+        yield f"{item.iters_done:,}{of} iterations"
+    if item.state == RUNNING and item.iterations_per_second:
+        yield f"{item.iterations_per_second:.1f} it/s"
+    if item.reason:
+        yield item.reason
+    if item.job:
+        yield item.job
+
+
+def _tell(found: GridStatus) -> None:
+    """Say on stderr what the map leaves out, and what to do next."""
+    talk = console(stderr=True)
+    if found.out is None and found.root is None:
+        warn(f"there is neither {DEFAULT_OUT} nor {DEFAULT_ROOT} here: name them with --out and --root")
+    for item in found.refused[:_MOST_LINES]:
+        warn(f"{item.source}: {item.message} [{item.code}]")
+    if len(found.refused) > _MOST_LINES:
+        warn(f"… and {len(found.refused) - _MOST_LINES:,} more files like these (--json names all)")
+    if found.outside:
+        talk.print(plain(f"{count_text(len(found.outside), 'run')} outside of the grid, such as {found.outside[0]}"))
+    if found.gaps:
+        waits = "waits" if len(found.gaps) == 1 else "wait"
+        talk.print(
+            plain(f"{count_text(len(found.gaps), 'run')} {waits} for training: ckptman sweep trains them, "
+                  "ckptman status --missing prints a command for each")
+        )  # fmt: skip
+
+
+def _tell_recipe(found: GridStatus) -> None:
+    """Say on stderr with which recipe the commands are, where it is not the published one."""
+    flags = flags_of(_shared_recipe(found))
+    if flags:
+        console(stderr=True).print(plain(f"with the recipe that the other runs share: {' '.join(flags)}"))
+
+
+def _shared_recipe(found: GridStatus) -> dict[str, object]:
+    return common_recipe([item.config for item in found.runs if item.config is not None and item.state != OVERWRITTEN])
+
+
+def _where_flags(out: Path | None, numbering: str | None, config: Path | None) -> list[str]:
+    """The options of `train` that say where, and by which rules; only those that were given here."""
+    flags = [] if out is None else ["--out", str(out)]
+    flags += [] if numbering is None else ["--numbering", numbering]
+    if config is not None:
+        warn(f"the commands are for the rules of {clean(config)}: put --config before train, or set CKPTMAN_CONFIG")
+    return flags
+
+
+def _there(given: Path | None, default: str) -> Path | None:
+    """The folder that is given; or else the default one, if there is one."""
+    if given is not None:
+        return given
+    return Path(default) if Path(default).is_dir() else None
+
+
+def _signs() -> dict[str, str]:
+    """The signs of the states, as far as the terminal's encoding has them."""
+    try:
+        "".join(SIGNS.values()).encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return LETTERS
+    return SIGNS

@@ -1,0 +1,1 @@
+"""Where a sweep's runs are trained: in processes of this machine, or as jobs of a SLURM cluster."""
