@@ -62,6 +62,20 @@ def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
             assert as_printed(line, printed), (example.command, line, printed)
 
 
+def test_the_worked_example_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    section = README.split("## Your own experiment")[1]
+    (tmp_path / "ckptman.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
+    (example,) = examples("Your own experiment: ckptman.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", *example.command.split()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert tuple(done.stdout.rstrip().splitlines()) == example.output
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in README
+
+
 def test_a_line_that_was_not_printed_is_noticed() -> None:
     printed = ["placed 12 checkpoints of 6 runs (12.5 MB) in checkpoints"]
     assert as_printed("placed 2 checkpoints of 2 runs (2.08 MB) in …", printed)
