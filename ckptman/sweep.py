@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ckptman import status as grid_status
 from ckptman.config import TrainConfig
 from ckptman.convention import Convention
 from ckptman.convention_file import find_file, load_convention
@@ -30,6 +29,7 @@ from ckptman.executors.slurm import SlurmOptions, SubmittedJob, submit
 from ckptman.executors.submissions import SubmittedRun, new_folder, write_record
 from ckptman.raw_run import FAILED, INTERRUPTED, RawRun, differing
 from ckptman.selection import GridRun, Selection, grid_runs
+from ckptman.status import COMPLETE as STANDS_COMPLETE
 from ckptman.status import RunStanding, standings
 from ckptman.stopping import Stop
 from ckptman.train_plan import error_json, plan_run
@@ -288,7 +288,7 @@ def _planned(
         return made
     if standing.job:
         return replace(made, todo=Todo.QUEUED, where=standing.job)
-    known = standing.config if standing.state == grid_status.COMPLETE else None
+    known = standing.config if standing.state == STANDS_COMPLETE else None
     if known is not None and not differing(known, raw.config.to_dict(), convention):  # else it is of another recipe
         return replace(made, todo=Todo.COMPLETE, where=standing.path)
     speed = speeds.of_config(raw.config)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ckptman
 from ckptman.convention_file import built_in
 
 PACKAGE = Path(__file__).parents[1] / "ckptman"
@@ -170,3 +171,24 @@ def test_the_import_check_can_fail() -> None:
         [sys.executable, "-c", "import sys, ckptman; ckptman.GPT; sys.exit('torch' in sys.modules)"], check=False
     )
     assert done.returncode == 1
+
+
+def shadowed(path: Path) -> list[str]:
+    """Names that a module imports from the package itself, where a function of the API hides the module."""
+    return [
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "ckptman"
+        for alias in node.names
+        if alias.name in ckptman.__all__ and alias.name in modules()
+    ]
+
+
+def test_no_module_is_imported_by_a_name_that_the_api_hides(tmp_path: Path) -> None:
+    assert [found for path in modules().values() for found in shadowed(path)] == []
+    (tmp_path / "bad.py").write_text("from ckptman import status")
+    assert shadowed(tmp_path / "bad.py") == ["status"]
+
+
+def test_every_name_of_the_api_is_there() -> None:
+    assert all(getattr(ckptman, name) is not None for name in ckptman.__all__)
