@@ -5,25 +5,24 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ckptman.attribution import differing_keys
 from ckptman.checks_files import end_of_training
 from ckptman.convention import Convention, Prefix
 from ckptman.findings import Finding, finding
 from ckptman.inventory import CheckedRun, Inventory, Standing, fingerprint, way_back
+from ckptman.numbering import OTHER_NUMBERING, other_numbering
 from ckptman.placement import Place, group_pattern
 from ckptman.tree import RUN_FILE
+from ckptman.whole_tree import misplaced_runs, wrong_root
 from ckptman.wording import count_text
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
 _MOST_STEPS = 4
 """Missing checkpoints of a run that one message names."""
-_MOST_TREES = 3
-"""Roots of trees that one message names."""
 
 
 def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -43,110 +42,25 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
 # --- numbering --------------------------------------------------------------------------------------------------------
 
 
-def numbering_of_tree(inventory: Inventory, convention: Convention) -> Convention:
-    """The rules that the tree is sorted by: those given, or with another numbering where that one fits it.
-
-    Another numbering fits if by it some runs are in their place that otherwise are not, and none the other way round.
-    """
-    misplaced = _misplaced(inventory)
-    for name in _numberings(convention) if misplaced else ():
-        other = replace(convention, numbering=name)
-        if _misplaced(inventory.placed_by(other)) < misplaced:
-            return other
-    return convention
-
-
-def _numberings(convention: Convention) -> Iterator[str]:
-    """The numberings that every grid has."""
-    grids = convention.grids.values()
-    for name in dict.fromkeys(name for grid in grids for name in grid.numberings):
-        if all(name in grid.numberings for grid in grids):
-            yield name
-
-
 def check_numbering(inventory: Inventory, given: Convention, fitting: Convention) -> Iterator[Finding]:
     """Tell where the tree is sorted by another numbering than the one in force."""
     if fitting.numbering != given.numbering:
-        moved = _misplaced(inventory.placed_by(given)) - _misplaced(inventory.placed_by(fitting))
-        yield finding(
-            "other-numbering",
-            ".",
-            f"{count_text(len(moved), 'run')} would be misplaced by the {given.numbering!r} numbering, which is in "
-            f"force; by the {fitting.numbering!r} numbering they are in their places",
-            f"Pass --numbering {fitting.numbering}, or write `numbering: {fitting.numbering}` into the tree's "
-            "ckptman.yaml.",
-        )
-
-
-def _misplaced(inventory: Inventory) -> set[tuple[PurePosixPath, str]]:
-    """The runs that lie outside of their task folder."""
-    return {
-        (run.folder, fingerprint(run.config, ()))
-        for run in inventory.runs
-        if run.place is not None and not run.is_in_place
-    }
+        moved = misplaced_runs(inventory.placed_by(given)) - misplaced_runs(inventory.placed_by(fitting))
+        yield finding(OTHER_NUMBERING, ".", *other_numbering(len(moved), given, fitting))
 
 
 # --- the root ---------------------------------------------------------------------------------------------------------
 
 
-def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path, ...]:
-    """The roots of the trees that the runs are sorted into, where the root that was given is none of them.
-
-    It lies in a tree, such as one of its families, or above one. Nothing is returned where a run lies in no tree.
-    """
-    root = inventory.scan.root.resolve()
-    for name in dict.fromkeys((convention.numbering, *_numberings(convention))):
-        placed = inventory.placed_by(replace(convention, numbering=name)).runs
-        homes = {_tree_of(run, run.place, root) for run in placed if run.place and run.standing is not Standing.EXTRA}
-        if root in homes:
-            return ()
-        if homes and None not in homes:
-            return tuple(sorted(home for home in homes if home is not None))
-    return ()
-
-
 def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Tell where the root is not one: within a tree, above one, or what training leaves."""
-    root = inventory.scan.root.resolve()
-    if trees := _trees_elsewhere(inventory, convention):
-        if all(root.is_relative_to(tree) for tree in trees):
-            what = "lies in a tree, whose root is"
+    wrong = wrong_root(inventory, convention)
+    if wrong is not None:
+        if wrong.trees:
+            fix = f"Check that: ckptman validate --root {shlex.quote(str(wrong.trees[0]))}"
         else:
-            what = f"lies above the {'root' if len(trees) == 1 else 'roots'} of {count_text(len(trees), 'tree')}:"
-        yield finding(
-            "wrong-root",
-            ".",
-            f"this folder {what} {', '.join(map(str, trees[:_MOST_TREES]))}{', …' if len(trees) > _MOST_TREES else ''}",
-            f"Check that: ckptman validate --root {shlex.quote(str(trees[0]))}",
-        )
-    elif _is_raw(inventory, convention):
-        yield finding(
-            "wrong-root",
-            ".",
-            f"this folder holds raw outputs: {count_text(len(inventory.files), 'checkpoint')}, none of them sorted",
-            _sort_it(inventory, PurePosixPath()),
-        )
-
-
-def _is_raw(inventory: Inventory, convention: Convention) -> bool:
-    """Whether nothing is sorted, and every checkpoint lies where training saves it."""
-    return (
-        not any(True for _ in inventory.scan.records)
-        and not any(run.is_in_place for run in inventory.runs)
-        and bool(inventory.files)
-        and all(convention.raw.saved_models in file.path.parent.parts for file in inventory.files)
-    )
-
-
-def _tree_of(run: CheckedRun, place: Place, root: Path) -> Path | None:
-    """The root of the tree in which a run lies in its place; None if it does not lie so in any."""
-    wanted = place.folder.parts
-    home = root / run.folder
-    for folder in (home, *home.parents) if run.standing is Standing.LOOSE else (home.parent,):
-        if folder.parts[-len(wanted) :] == wanted:
-            return Path(*folder.parts[: -len(wanted)])
-    return None
+            fix = _sort_it(inventory, PurePosixPath())
+        yield finding("wrong-root", ".", wrong.message, fix)
 
 
 # --- run.json ---------------------------------------------------------------------------------------------------------
@@ -263,7 +177,9 @@ def _which_files(runs: list[CheckedRun]) -> str:
 
 def _check_config(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
     if run.place is not None and run.place.seed is None:
-        message = f"the configuration of {_which_files([run])} has no {convention.seed_key}"
+        seed = run.config.get(convention.seed_key)
+        what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
+        message = f"the configuration of {_which_files([run])} has {what}"
         yield finding("unknown-seed", run.folder, message)
     for keys in (convention.families.fixed_when_equal, _TEST_RANGE):
         bounds = _range(run, keys)

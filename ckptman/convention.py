@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Scalar = str | int | float | bool | None
+Setting = Scalar | tuple[Scalar, ...]
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class Convention:
     generalization_pattern: str
     generalization_k: tuple[int, int]
     ignored_keys: frozenset[str]
-    settings: Mapping[str, Scalar]
+    settings: Mapping[str, Setting]
     """Defaults for command-line options."""
     source: Path | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from ckptman.convention import (
     RawLayout,
     Regime,
     Scalar,
+    Setting,
 )
 from ckptman.errors import CkptmanError, ConfigurationError, RefusedError
 from ckptman.naming import FIELD_TYPES, Naming
@@ -39,10 +41,24 @@ T = TypeVar("T")
 
 
 def find_file(start: Path) -> Path | None:
-    """The nearest `ckptman.yaml` in `start` or above it."""
+    """The nearest `ckptman.yaml` in `start` or above it.
+
+    Raises:
+        ConfigurationError: (`config-unreadable`) where the nearest one is no file: a folder, a pipe, a link to nothing.
+    """
     start = start.absolute()
-    # os.path's test is False below a folder that may not be entered, where pathlib's raises.
-    return next((f for folder in (start, *start.parents) if os.path.isfile(f := folder / FILE_NAME)), None)  # noqa: PTH113
+    for folder in (start, *start.parents):
+        file = folder / FILE_NAME
+        # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
+        if os.path.isfile(file):  # noqa: PTH113
+            return file
+        if os.path.lexists(file):
+            raise ConfigurationError(
+                f"{file} is not a file, so its rules cannot be read",
+                code="config-unreadable",
+                fix="Put the rules into a file of that name, or move it away.",
+            )
+    return None
 
 
 def load_convention(file: Path | None = None, *, numbering: str | None = None) -> Convention:
@@ -53,14 +69,21 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
         numbering: Overrides the numbering the files name.
 
     Raises:
-        ConfigurationError: naming the file, the key and the nearest known one.
+        ConfigurationError: naming the file, the key and the nearest known one; (`unknown-numbering`) where a grid has
+            no numbering `numbering`.
     """
     document = _built_in_document()
     if file is not None:
         document = _merged(document, _read(file), str(file))
-    if numbering is not None:
-        document = {**document, "numbering": numbering}
     convention = _build(document, str(file or BUILT_IN.name), file)
+    if numbering is not None:
+        convention = replace(convention, numbering=numbering)
+        if problem := _numbering_problem(convention):
+            raise ConfigurationError(
+                f"the numbering that was asked for: {problem}",
+                code="unknown-numbering",
+                fix="Correct --numbering, or CKPTMAN_NUMBERING, or `numbering` among the settings of the ckptman.yaml.",
+            )
     _check_examples(convention, str(file or BUILT_IN.name))
     return convention
 
@@ -186,6 +209,11 @@ def _scalar(value: Any, where: str) -> Scalar:
     return value
 
 
+def _setting(value: Any, where: str) -> Setting:
+    """One value, or a list of them for an option that takes several."""
+    return _list_of(_scalar)(value, where) if isinstance(value, list) else _scalar(value, where)
+
+
 def _list_of(check: Callable[[Any, str], T]) -> Callable[[Any, str], tuple[T, ...]]:
     def check_list(value: Any, where: str) -> tuple[T, ...]:
         if not isinstance(value, list) or not value:
@@ -237,14 +265,15 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         generalization_k=_pair(generalization.get("k", _list_of(_whole)), generalization.where),
         ignored_keys=frozenset(attribution.get("ignored", _list_of(_text))),
         settings={
-            key: _scalar(value, place)
+            key: _setting(value, place)
             for key, value, place in _Section(top.maybe("settings", lambda v, _: v, {}), f"{where}.settings").each()
         },
         source=source,
     )
     for section in (top, name, step, run, metrics, generalization, attribution):
         section.done()
-    _check_numbering(convention, where)
+    if problem := _numbering_problem(convention):
+        raise _bad(f"{where}: {problem}")
     return convention
 
 
@@ -491,12 +520,14 @@ def _pair(values: tuple[T, ...], where: str) -> tuple[T, T]:
 # --- checks across sections -------------------------------------------------------------------------------------------
 
 
-def _check_numbering(convention: Convention, where: str) -> None:
+def _numbering_problem(convention: Convention) -> str:
+    """Which grid lacks the numbering in force; empty where none does."""
     for grid in convention.grids.values():
         if convention.numbering not in grid.numberings:
             near = get_close_matches(convention.numbering, grid.numberings, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(grid.numberings)}"
-            raise _bad(f"{where}: grid {grid.name!r} has no numbering {convention.numbering!r}{hint}")
+            return f"grid {grid.name!r} has no numbering {convention.numbering!r}{hint}"
+    return ""
 
 
 def _check_examples(convention: Convention, where: str) -> None:

@@ -8,11 +8,12 @@ Only `run.json` files and folders are read, no checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ckptman.config import TrainConfig
@@ -129,7 +130,8 @@ def list_checkpoints(
     root = Path(root)
     convention = convention or load_convention(find_file(root))
     scan = scan_tree(root, convention)
-    found = sorted(_listed(scan, convention), key=lambda item: natural_key(item.row.path))
+    dangling = _dangling(scan, convention)
+    found = sorted(_listed(scan, convention, dangling), key=lambda item: natural_key(item.row.path))
     rows = [item.values for item in found]
     known = known_keys(convention)
     for condition in where:
@@ -143,7 +145,7 @@ def list_checkpoints(
         root=scan.root,
         checkpoints=tuple(chosen),
         total=len(found),
-        not_listed=tuple(_not_listed(scan, convention)),
+        not_listed=tuple(_not_listed(scan, convention, dangling)),
         unmatched=tuple(
             Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
             for condition in where
@@ -169,7 +171,9 @@ def known_keys(convention: Convention) -> frozenset[str]:
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
-def _listed(scan: TreeScan, convention: Convention) -> Iterator[ListedCheckpoint]:
+def _listed(
+    scan: TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]
+) -> Iterator[ListedCheckpoint]:
     for run in scan.runs:
         if run.record is None:
             continue
@@ -177,7 +181,7 @@ def _listed(scan: TreeScan, convention: Convention) -> Iterator[ListedCheckpoint
         k = run.record.config.get(convention.families.k_config)
         for entry in run.record.checkpoints:
             prefix = convention.prefix(entry.kind)
-            if entry.file in run.files:
+            if entry.file in run.files and run.path / entry.file not in dangling:
                 yield ListedCheckpoint(
                     row=row_of(run.path, run.record, entry),
                     final=prefix is not None and prefix.final,
@@ -188,21 +192,35 @@ def _listed(scan: TreeScan, convention: Convention) -> Iterator[ListedCheckpoint
                 )
 
 
-def _not_listed(scan: TreeScan, convention: Convention) -> Iterator[Finding]:
-    """Checkpoint files without a record, records without a file, and what could not be read."""
+def _dangling(scan: TreeScan, convention: Convention) -> dict[PurePosixPath, str]:
+    """Links called like checkpoints that lead to no file, and where they lead instead."""
+    links = (entry.path for entry in scan.entries if entry.kind == "symlink")
+    targets = {path: scan.root / path for path in links if _is_checkpoint(path.name, convention)}
+    return {
+        path: "it leads to no file" if os.path.exists(target) else "it leads nowhere"  # noqa: PTH110
+        for path, target in targets.items()
+        if not os.path.isfile(target)  # noqa: PTH113  (False where the target may not be looked at)
+    }
+
+
+def _not_listed(scan: TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]) -> Iterator[Finding]:
+    """Checkpoint files without a record, records without a file, links to none, and what could not be read."""
+    for path, message in dangling.items():
+        yield finding("dangling-link", path, message)
     for path, problem in scan.unreadable:
         yield finding("unreadable", path, f"it cannot be read: {problem}")
     for run in scan.runs:
-        yield from _run_not_listed(run, convention)
+        yield from _run_not_listed(run, convention, dangling)
     runs = {run.path for run in scan.runs}
     for entry in scan.entries:
         is_file = entry.kind in ("file", "symlink") and _is_checkpoint(entry.path.name, convention)
-        if is_file and runs.isdisjoint(entry.path.parents):
+        if is_file and entry.path not in dangling and runs.isdisjoint(entry.path.parents):
             yield finding("no-record", entry.path, "it is not in the folder of a run, and no run.json tells of it")
 
 
-def _run_not_listed(run: RunFolder, convention: Convention) -> Iterator[Finding]:
-    checkpoints = {name for name in run.files if _is_checkpoint(name, convention)}
+def _run_not_listed(run: RunFolder, convention: Convention, dangling: Mapping[PurePosixPath, str]) -> Iterator[Finding]:
+    named = {name for name in run.files if _is_checkpoint(name, convention)}
+    checkpoints = {name for name in named if run.path / name not in dangling}
     if run.record is None:
         if run.problem is not None:
             yield finding("bad-record", run.path, f"its run.json cannot be used: {run.problem}")

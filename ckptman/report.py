@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shlex
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import unified_diff
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.convention import Convention
-from ckptman.convention_file import built_in
+from ckptman.convention_file import FILE_NAME, built_in, find_file, load_convention
 from ckptman.errors import MachineError, RefusedError, UsageError
-from ckptman.marked_blocks import decode
+from ckptman.findings import KINDS
+from ckptman.inventory import CheckedFile, CheckedRun, Inventory, Standing
+from ckptman.marked_blocks import decode, find_blocks
+from ckptman.numbering import OTHER_NUMBERING, other_numbering
 from ckptman.task_mapping import GENERATED, task_mapping_text
 from ckptman.transfer import lock_tree, write_atomically
-from ckptman.tree import SCHEMA_VERSION
-from ckptman.tree_readme import README, TASK_MAPPING, readme_text
-from ckptman.tree_statistics import TreeStatistics, count_tree
+from ckptman.tree import SCHEMA_VERSION, TreeScan, scan_tree
+from ckptman.tree_readme import README, TASK_MAPPING, block_contents, readme_text
+from ckptman.tree_statistics import CheckpointFile, TreeStatistics, count_tree
+from ckptman.whole_tree import is_tree_root, misplaced_runs, numbering_of_inventory, wrong_root
+from ckptman.wording import count_text
 
 _MOST_BYTES = 16 << 20  # far above any document that people write
 
@@ -115,27 +122,28 @@ def report(
 
     Args:
         root: The tree.
-        convention: Its rules; the built-in ones by default.
+        convention: Its rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
         check: Write nothing, and tell what is stale.
 
     Raises:
-        UsageError: (`no-tree`) where there is no folder `root`.
+        UsageError: (`no-tree`) where there is no folder `root`, or nothing of a tree in it; (`wrong-root`) where it is
+            no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
+            (`other-numbering`) where the tree is sorted by another numbering than that of the rules.
         MachineError: a document cannot be written, or another ckptman is writing to the tree.
     """
-    rules = convention or built_in()
     root = Path(root).absolute()
+    rules = convention or load_convention(find_file(root))
     with lock_tree(root) if root.is_dir() and not check else nullcontext():
-        statistics = count_tree(root, rules)
-        documents = (
-            _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
-            _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
-        )
-    return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
+        scan = scan_tree(root, rules)
+        statistics = count_tree(root, rules, scan)
+        _require_tree(scan, statistics)
+        return _report(root, statistics, check=check)
 
 
 def stale(root: str | Path, convention: Convention) -> list[str]:
     """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
-    return list(report(root, convention=convention, check=True).stale)
+    root = Path(root).absolute()
+    return list(_report(root, count_tree(root, convention), check=True).stale)
 
 
 def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:
@@ -165,6 +173,95 @@ def report_convention(file: str | Path, *, convention: Convention | None = None,
         return task_mapping_text(rules)
 
     return ReportResult(root=file.parent, check=check, documents=(_document(file, check, text),), statistics=None)
+
+
+# --- what is a tree ---------------------------------------------------------------------------------------------------
+
+
+def _require_tree(scan: TreeScan, statistics: TreeStatistics) -> None:
+    """See to it that documents are written into the root of a tree alone, and with the ids of its numbering."""
+    root, rules = scan.root, statistics.convention
+    inventory = _inventory(scan, statistics)
+    fitting = numbering_of_inventory(inventory, rules)
+    fitted = inventory.placed_by(fitting)
+    wrong = wrong_root(fitted, fitting)
+    if wrong is not None:
+        if wrong.trees:
+            fix = f"Report on that: ckptman report --root {shlex.quote(str(wrong.trees[0]))}"
+        else:
+            fix = f"Sort it into a new tree: ckptman ingest {shlex.quote(str(root))} --root NEW"
+        raise UsageError(f"there is no report on {root}: {wrong.message}", code="wrong-root", fix=fix)
+    if statistics.files and not is_tree_root(root, rules):
+        count = count_text(len(statistics.files), "checkpoint")
+        raise UsageError(
+            f"there is no report on {root}: {count} below it, and it is not the root of a tree",
+            code="wrong-root",
+            fix=KINDS["wrong-root"].fix,
+        )
+    if not is_tree_root(root, rules) and not _is_empty_tree(scan, statistics):
+        raise UsageError(
+            f"there is no tree at {root}: no checkpoint is below it",
+            code="no-tree",
+            fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
+        )
+    if fitting.numbering != rules.numbering:
+        moved = misplaced_runs(inventory) - misplaced_runs(fitted)
+        message, fix = other_numbering(len(moved), rules, fitting)
+        raise UsageError(f"the tree {root} is sorted by another numbering: {message}", code=OTHER_NUMBERING, fix=fix)
+
+
+def _inventory(scan: TreeScan, statistics: TreeStatistics) -> Inventory:
+    """What was counted, as checks take it. No file is read again: where the runs lie is all that is asked."""
+    recorded = {run.folder for run in statistics.finished}
+
+    def checked(file: CheckpointFile) -> CheckedFile:
+        return CheckedFile(path=file.path, size=file.size, entry=None, info=None, refusal=None, name=None)
+
+    runs = (
+        CheckedRun(
+            folder=run.folder,
+            standing=Standing.RECORDED if run.record else Standing.EXTRA if run.folder in recorded else Standing.LOOSE,
+            record=run.record,
+            config=run.config,
+            files=tuple(map(checked, run.files)),
+        )
+        for run in statistics.runs
+    )
+    return Inventory(scan=scan, files=tuple(map(checked, statistics.files)), runs=tuple(runs)).placed_by(
+        statistics.convention
+    )
+
+
+def _is_empty_tree(scan: TreeScan, statistics: TreeStatistics) -> bool:
+    """Whether a folder without any run is a tree before its first one, or after its last.
+
+    Its documents are ckptman's, or it has none and holds nothing but a ckptman.yaml: nobody's project, nobody's home.
+    """
+    documents = [name for name in (TASK_MAPPING, _readme_name(statistics)) if os.path.lexists(scan.root / name)]
+    if documents:
+        return all(_is_ours(scan.root / name, block_contents(statistics)) for name in documents)
+    return all(entry.path == PurePosixPath(FILE_NAME) for entry in scan.entries)
+
+
+def _is_ours(path: Path, blocks: Collection[str]) -> bool:
+    """Whether a document was written by ckptman, or has blocks that it writes."""
+    try:
+        text = (_read(path) or b"").decode("utf-8", "replace")
+        return _is_generated(text) or bool(find_blocks(text, path.name, blocks))
+    except RefusedError:
+        return False
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def _report(root: Path, statistics: TreeStatistics, *, check: bool) -> ReportResult:
+    rules = statistics.convention
+    documents = (
+        _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
+        _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
+    )
+    return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
 
 
 def _document(path: Path, check: bool, text: Callable[[str | None], str], *, whole: bool = False) -> Document:

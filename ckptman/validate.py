@@ -13,13 +13,14 @@ from ckptman.checks_files import check_files
 from ckptman.checks_folders import check_folders
 from ckptman.checks_grid import check_grid
 from ckptman.checks_records import check_records
-from ckptman.checks_runs import check_numbering, check_root, check_runs, numbering_of_tree
+from ckptman.checks_runs import check_numbering, check_root, check_runs
 from ckptman.convention import Convention
 from ckptman.convention_file import find_file, load_convention
 from ckptman.errors import MachineError
 from ckptman.findings import Finding, Severity, chosen_codes, finding
 from ckptman.inventory import Inventory, Progress, take_inventory
 from ckptman.tree import SCHEMA_VERSION
+from ckptman.whole_tree import numbering_of_inventory
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def validate(
     codes = chosen_codes(select, ignore)
     rules = convention or load_convention(find_file(root))
     inventory = take_inventory(root, rules, deep=deep, progress=progress)
-    fitting = numbering_of_tree(inventory, rules)
+    fitting = numbering_of_inventory(inventory, rules)
     inventory = inventory.placed_by(fitting)
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:

@@ -26,7 +26,7 @@ LAYERS = {
     "outside": {
         "transfer", "pickle_reader", "archive", "checkpoint", "loading", "wandb_log", "wandb_runs", "wandb_logger",
         "wandb_index", "attribution", "tree", "rows", "sources", "overwritten", "generalization", "inventory",
-        "raw_run", "run_state",
+        "raw_run", "run_state", "numbering", "whole_tree",
     },
     "cli": {"cli", "__main__"},
 }  # fmt: skip

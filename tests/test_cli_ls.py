@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raw import config
 from test_listing import BEST, FIXED, LARGE, NO_LN, RUNS, make_listed_tree
-from trees import copy, edit_json
+from trees import copy, edit_json, write_source
 
 from ckptman.cli.app import run
 from ckptman.cli.ls import aligned
+from ckptman.ingest import ingest
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +216,18 @@ def test_what_is_left_out_is_told_and_a_broken_record_gives_status_1(
     document = json.loads(capsys.readouterr().out)
     assert [item["code"] for item in document["not_listed"]] == ["bad-record", "no-record"]
     assert len(document["checkpoints"]) == 6
+
+
+def test_a_tree_of_links_whose_source_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, root = write_source(tmp_path / "raw", [config(8)]), tmp_path / "tree"
+    ingest(source, root, mode="symlink", settle=0)
+    assert len(listed(root, capsys)) == 2
+    source.rename(tmp_path / "gone")
+    assert run(["ls", "--root", str(root), "--paths"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "not listed: " in err
+    assert ": it leads nowhere (and 1 more like it)" in err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from recorded import add_run
 
 import ckptman.cli.report  # noqa: F401  (registers the command)
 from ckptman.cli.app import run
+from ckptman.convention_file import load_convention
 
 Capture = pytest.CaptureFixture[str]
 
@@ -47,11 +48,14 @@ def test_check_exits_1_and_names_the_command_that_mends_it(root: Path, capsys: C
 
 
 def test_the_numbering_is_part_of_the_command_that_mends_it(root: Path, capsys: Capture) -> None:
-    assert run(["report", "--root", str(root), "--check", "--numbering", "merged"]) == 1
+    merged = root / "merged"
+    add_run(merged, config(), convention=load_convention(numbering="merged"))
+    assert run(["report", "--root", str(merged), "--check", "--numbering", "merged"]) == 1
     assert "--numbering merged" in capsys.readouterr().err
-    assert run(["report", "--root", str(root), "--numbering", "merged"]) == 0
-    assert run(["report", "--root", str(root), "--numbering", "merged", "--check"]) == 0
-    assert run(["report", "--root", str(root), "--check"]) == 1
+    assert run(["report", "--root", str(merged), "--numbering", "merged"]) == 0
+    assert run(["report", "--root", str(merged), "--numbering", "merged", "--check"]) == 0
+    assert run(["report", "--root", str(merged), "--check"]) == 2
+    assert "Pass --numbering merged" in capsys.readouterr().err
 
 
 def test_diff_shows_what_changes(root: Path, capsys: Capture) -> None:
@@ -103,3 +107,43 @@ def test_a_project_without_a_tree(tmp_path: Path, capsys: Capture, monkeypatch: 
     assert run(["report", "--project", "TASKS.md"]) == 0
     assert run(["report", "--project", "TASKS.md", "--check"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"written  {tmp_path}/TASKS.md"
+
+
+# --- where there is no tree -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["report", "ls", "validate"])
+@pytest.mark.parametrize(("folder", "named"), [(".", "--root ."), ("with_layernorm/dynamic", "--root ../..")])
+def test_from_inside_a_tree_it_is_named(
+    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str, folder: str, named: str
+) -> None:
+    monkeypatch.chdir(root / folder)
+    assert run([command]) == 2
+    err = capsys.readouterr().err
+    assert "checkpoints: it does not exist" in err
+    assert err.splitlines()[-1].endswith(named)
+    monkeypatch.chdir(root.parent)  # the control
+    assert run([command]) == 2
+    assert "Name the tree with --root" in capsys.readouterr().err
+
+
+def test_a_tree_nearby_is_not_looked_for_where_that_fails(
+    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "ckptman.yaml").write_text("numberin: full\n")
+    (root.parent / "empty.yaml").write_text("")
+    monkeypatch.chdir(root)
+    assert run(["--config", "../empty.yaml", "report"]) == 2
+    err = capsys.readouterr().err
+    assert "checkpoints: it does not exist" in err
+    assert "Name the tree with --root" in err
+
+
+def test_no_report_on_a_part_of_a_tree(root: Path, capsys: Capture) -> None:
+    family = root / "with_layernorm"
+    assert run(["report", "--root", str(family), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"this folder lies in a tree, whose root is {root}" in err
+    assert f"ckptman report --root {root}" in err
+    assert [path.name for path in family.iterdir()] == ["dynamic"]

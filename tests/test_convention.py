@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from raw import config
+from trees import make_tree
 
+from ckptman.cli.app import run
 from ckptman.convention_file import BUILT_IN, built_in, find_file, load_convention
 from ckptman.errors import ConfigurationError
 from ckptman.grid import cells, task_of
@@ -122,6 +128,91 @@ def test_the_nearest_file_going_up_counts(tmp_path: Path) -> None:
     inner = extended(tmp_path / "a", "")
     assert find_file(deep) == inner
     assert find_file(deep / "not" / "there") == inner
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda file: file.symlink_to(file), lambda file: file.symlink_to("none")]
+)
+def test_a_configuration_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    (tmp_path / "a").mkdir()
+    outer, inner = extended(tmp_path, ""), tmp_path / "a" / "ckptman.yaml"
+    make(inner)
+    with pytest.raises(ConfigurationError, match="is not a file") as error:
+        find_file(tmp_path / "a" / "b")
+    assert str(inner) in error.value.message
+    assert error.value.exit_status == 2
+    assert find_file(tmp_path) == outer
+    inner.rmdir() if inner.is_dir() else inner.unlink()
+    inner.symlink_to(outer)  # the control: a link to a file is one
+    assert find_file(tmp_path / "a" / "b") == inner
+
+
+def test_settings_are_values_or_lists_of_them(tmp_path: Path) -> None:
+    file = extended(tmp_path, "settings: {ignore: [missing-seed, missing-task], settle: 5}\n")
+    assert load_convention(file).settings == {"ignore": ("missing-seed", "missing-task"), "settle": 5}
+    for text in ("ignore: {a: 1}", "ignore: [[a]]", "ignore: []"):
+        with pytest.raises(ConfigurationError, match=r"settings\.ignore"):
+            load_convention(extended(tmp_path, f"settings: {{{text}}}\n"))
+
+
+def test_a_numbering_that_was_asked_for_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = extended(tmp_path, "title: ours\n")
+    for given in (None, file):
+        with pytest.raises(ConfigurationError) as error:
+            load_convention(given, numbering="merge")
+        assert "did you mean 'merged'?" in error.value.message
+        assert ".yaml" not in error.value.message
+        assert "--numbering, or CKPTMAN_NUMBERING" in error.value.fix
+    with pytest.raises(ConfigurationError, match=re.escape(str(file))):  # the control: the file's own numbering
+        load_convention(extended(tmp_path, "numbering: merge\n"))
+
+
+# --- settings on the command line -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignored", ["[missing-seed, missing-task]", "missing"])
+def test_a_setting_gives_several_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    root = make_tree(tmp_path, [config(4, train_min_k=4, wandb_group="len_gen_single_k4")])
+    monkeypatch.chdir(tmp_path)
+    assert run(["validate"]) == 1
+    assert "missing-seed" in capsys.readouterr().out
+    (tmp_path / "ckptman.yaml").write_text(f"settings: {{ignore: {ignored}}}\n")
+    assert run(["validate", "--root", str(root)]) == 0
+    assert run(["validate", "--ignore", "missing-task"]) == 1  # flags come before settings
+    assert "missing-seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "told"),
+    [
+        ("ingest", "settle: abc", "settle cannot be 'abc': "),
+        ("ingest", "settle: -1", "settle cannot be -1: "),
+        ("ingest", "settle: [1, 2]", "settle cannot be [1, 2]: one value is wanted, not 2"),
+        ("ingest", "mode: hard", "mode cannot be 'hard': "),
+        ("ls", "seeds: [1337, x]", "seeds cannot be [1337, 'x']: "),
+    ],
+)
+def test_a_bad_setting_is_blamed_on_its_file(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    setting: str,
+    told: str,
+) -> None:
+    file = extended(tmp_path, f"settings: {{{setting}}}\n")
+    (tmp_path / "raw").mkdir()
+    monkeypatch.chdir(tmp_path)
+    arguments = [command, "--root", "tree", *(["raw"] if command == "ingest" else [])]
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert f"ERROR {file}: settings: {told}" in err
+    assert "CKPTMAN_" not in err
+    file.write_text("settings: {settle: 5, mode: hardlink, seeds: [1337]}\n")  # the control
+    (tmp_path / "tree").mkdir()
+    assert run(arguments) == 0
 
 
 def test_the_built_in_file_is_in_the_package() -> None:

@@ -278,6 +278,22 @@ def test_what_is_not_listed_is_told(
     assert listing.not_listed[0].fix
 
 
+def test_links_that_lead_nowhere_are_not_listed(tree: Path, tmp_path: Path) -> None:
+    root = copy(tree, tmp_path)
+    moved = (root / BEST / FINAL).rename(tmp_path / "elsewhere")
+    (root / BEST / FINAL).symlink_to(moved)
+    (root / "loose.pt").symlink_to(moved)
+    listing = list_checkpoints(root)  # the control: they lead somewhere
+    assert (codes(listing), listing.total) == ([("no-record", "loose.pt")], 10)
+    moved.unlink()
+    listing = list_checkpoints(root)
+    assert sorted(codes(listing)) == [("dangling-link", "loose.pt"), ("dangling-link", f"{BEST}/{FINAL}")]
+    assert {item.message for item in listing.not_listed} == {"it leads nowhere"}
+    assert (len(listing.checkpoints), listing.total, listing.complete) == (9, 9, True)
+    moved.mkdir()
+    assert {item.message for item in list_checkpoints(root).not_listed} == {"it leads to no file"}
+
+
 def test_temporary_files_and_other_files_are_no_checkpoints(tree: Path, tmp_path: Path) -> None:
     root = copy(tree, tmp_path)
     (root / "README.md").write_text("")

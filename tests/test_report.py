@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw import config, gen_metrics, snapshot, write_run
+from raw import config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
 from recorded import add_overwritten, add_run
 
 from ckptman.convention_file import built_in, load_convention
@@ -20,6 +23,7 @@ from ckptman.ingest import ingest
 from ckptman.report import ReportResult, State, report, report_convention, stale
 from ckptman.task_mapping import task_mapping_text
 from ckptman.transfer import lock_tree
+from ckptman.validate import validate
 
 BOTH = ["TASK_MAPPING.md", "README.md"]
 
@@ -88,6 +92,132 @@ def test_a_tree_that_is_being_written_to_is_left_alone(root: Path) -> None:
         report(root)
     assert caught.value.code == "tree-busy"
     assert not (root / "README.md").exists()
+
+
+# --- what is no tree --------------------------------------------------------------------------------------------------
+
+
+def _raw_outputs(folder: Path) -> Path:
+    write_run(folder / "len_gen_k8" / "task_0006", config(), run_id="abcd1234")
+    return folder
+
+
+def _part_of_a_tree(folder: Path) -> Path:
+    add_run(folder, config())
+    return folder / "with_layernorm"
+
+
+def _above_a_tree(folder: Path) -> Path:
+    add_run(folder / "checkpoints", config())
+    return folder
+
+
+def _project(folder: Path) -> Path:
+    """A tree, raw outputs, and documents of people."""
+    (_raw_outputs(folder / "grid_outputs") / "README.md").write_text("# Raw\n")
+    for name in (*BOTH, "ckptman.yaml"):
+        (folder / name).write_text("")
+    return _above_a_tree(folder)
+
+
+def _unsorted_files(folder: Path) -> Path:
+    write_checkpoint(folder / "downloads" / "best.pt", config())
+    (folder / "other.pt").write_bytes(b"x")
+    return folder
+
+
+def _home(folder: Path) -> Path:
+    (folder / "Documents").mkdir()
+    return folder
+
+
+def _with_rules_and_more(folder: Path) -> Path:
+    (folder / "ckptman.yaml").write_text("")
+    (folder / "code.py").write_text("")
+    return folder
+
+
+def _with_a_generated_document_and_a_readme_of_people(folder: Path) -> Path:
+    report_convention(folder / "TASK_MAPPING.md")
+    (folder / "README.md").write_text("# Project\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (_raw_outputs, "wrong-root"),
+        (_part_of_a_tree, "wrong-root"),
+        (_above_a_tree, "wrong-root"),
+        (_project, "wrong-root"),
+        (_unsorted_files, "wrong-root"),
+        (_home, "no-tree"),
+        (_with_rules_and_more, "no-tree"),
+        (_with_a_generated_document_and_a_readme_of_people, "no-tree"),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_what_is_no_tree_is_left_as_it_is(tmp_path: Path, make: Callable[[Path], Path], code: str, check: bool) -> None:
+    folder = make(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        report(folder, check=check)
+    assert caught.value.code == code
+    assert caught.value.fix
+    assert snapshot(tmp_path) == before
+    add_run(folder, config(seed=2337))  # the control: now it is the root of a tree
+    assert "refused" not in states(report(folder, check=check))
+
+
+@pytest.mark.parametrize("make", [_raw_outputs, _part_of_a_tree, _above_a_tree])
+def test_validate_calls_the_same_roots_wrong(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path)
+    (told,) = (item for item in validate(folder).findings if item.code == "wrong-root")
+    with pytest.raises(UsageError, match=re.escape(told.message)):
+        report(folder)
+
+
+def test_a_tree_without_runs_may_be_reported_on(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    ingest(tmp_path / "raw", tmp_path / "tree")
+    assert states(report(tmp_path / "tree")) == ["written", "written"]
+    assert states(report(tmp_path / "tree")) == ["unchanged", "unchanged"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "ckptman.yaml").write_text("")
+    assert states(report(tmp_path / "new")) == ["written", "written"]
+
+
+def test_a_tree_whose_runs_are_gone_keeps_its_documents_up_to_date(root: Path) -> None:
+    (root / "README.md").write_text("# Mine\n")
+    report(root)
+    shutil.rmtree(root / "with_layernorm")
+    assert states(report(root)) == ["written", "written"]
+    assert (root / "README.md").read_text().startswith("# Mine\n")
+
+
+def test_a_tree_of_another_numbering_is_left_as_it_is(tmp_path: Path) -> None:
+    merged = load_convention(numbering="merged")
+    add_run(tmp_path, config(), convention=merged)
+    before = snapshot(tmp_path)
+    for check in (False, True):
+        with pytest.raises(UsageError) as caught:
+            report(tmp_path, check=check)
+        assert caught.value.code == "other-numbering"
+        assert "1 run would be misplaced by the 'full' numbering" in caught.value.message
+    assert snapshot(tmp_path) == before
+    assert states(report(tmp_path, convention=merged)) == ["written", "written"]
+    (tmp_path / "ckptman.yaml").write_text("numbering: merged\n")
+    assert states(report(tmp_path)) == ["unchanged", "written"]  # the README draws the new file
+
+
+def test_a_hand_made_tree_of_another_numbering_is_left_as_it_is(tmp_path: Path) -> None:
+    group = tmp_path / "with_layernorm" / "dynamic" / "len_gen_k8"
+    write_checkpoint(group / "task_0002" / name_of(config()), config())
+    with pytest.raises(UsageError) as caught:
+        report(tmp_path)
+    assert caught.value.code == "other-numbering"
+    (group / "task_0002").rename(group / "task_0006")
+    assert states(report(tmp_path)) == ["written", "written"]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

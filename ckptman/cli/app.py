@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -23,6 +24,7 @@ from ckptman.convention import Convention
 from ckptman.convention_file import find_file, load_convention
 from ckptman.errors import CkptmanError, ConfigurationError, UsageError
 from ckptman.tree import dump_json
+from ckptman.whole_tree import is_tree_root
 
 DEFAULT_ROOT = "checkpoints"
 INTERRUPTED = 130
@@ -111,7 +113,7 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _usage_error(error)
     except CkptmanError as error:
-        _print_error(error.message, error.fix)
+        _print_error(error.message, _tree_nearby() or error.fix if error.code == "no-tree" else error.fix)
         return error.exit_status
     except BrokenPipeError:
         return _reader_has_gone()
@@ -165,8 +167,8 @@ def _command() -> Any:
 def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> dict[str, Any]:
     """The settings of a ckptman.yaml as defaults for the options of each command."""
     commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]  # the app is a group of commands
-    options = {name: {parameter.name for parameter in command.params} for name, command in commands.items()}
-    known = {str(option) for names in options.values() for option in names}
+    options = {name: {str(item.name): item for item in command.params} for name, command in commands.items()}
+    known = {option for names in options.values() for option in names}
     for key in settings:
         if key not in known:
             near = get_close_matches(key, known, n=1)
@@ -176,7 +178,54 @@ def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> d
                 code="bad-convention",
                 fix="Settings are defaults for options, such as `mode: hardlink` for --mode.",
             )
-    return {name: {key: settings[key] for key in settings if key in names} for name, names in options.items()}
+    for key, option in options[str(context.invoked_subcommand)].items():
+        if key in settings:
+            _check_setting(context, option, settings[key], f"{file}: settings: {key}")
+    return {
+        name: {key: _as_taken(names[key], value) for key, value in settings.items() if key in names}
+        for name, names in options.items()
+    }
+
+
+def _takes_several(option: Any) -> bool:
+    return bool(option.multiple or option.nargs != 1)
+
+
+def _as_taken(option: Any, value: Any) -> Any:
+    """A setting as its option takes it: one value is a list of one where there may be several."""
+    return [value] if _takes_several(option) and not isinstance(value, tuple) else value
+
+
+def _check_setting(context: typer.Context, option: Any, value: Any, where: str) -> None:
+    """Refuse a value that the option would: only here it is known that it comes from a file."""
+    problem = ""
+    if isinstance(value, tuple) and not _takes_several(option):
+        problem = f"one value is wanted, not {len(value)}"
+    else:
+        try:
+            option.process_value(context, _as_taken(option, value))
+        except (typer.BadParameter, TypeError, ValueError) as error:
+            problem = getattr(error, "message", str(error))
+    if problem:
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigurationError(
+            f"{where} cannot be {shown!r}: {problem}",
+            code="bad-convention",
+            fix="Correct the value, or take the key out.",
+        )
+
+
+def _tree_nearby() -> str:
+    """How to name the tree that the current folder lies in; empty where it lies in none."""
+    try:
+        here = Path.cwd()
+        convention = load_convention(find_file(here))
+    except (CkptmanError, OSError):  # an error is being told of already
+        return ""
+    tree = next((folder for folder in (here, *here.parents) if is_tree_root(folder, convention)), None)
+    if tree is None:
+        return ""
+    return f"The current folder lies in a tree, which is named with: --root {shlex.quote(os.path.relpath(tree, here))}"
 
 
 def _usage_error(error: typer.TyperException) -> int:
