@@ -182,7 +182,7 @@ def main() -> int:
     """Measure all architectures and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for every program (default: 1)")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds for each architecture and K (default: 7)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds for each architecture and K (default: 5)")
     parser.add_argument("--batch", type=int, default=4096, help="samples in a batch (default: 4096)")
     parser.add_argument(
         "--piece", type=int, default=256, help="samples in a piece of the second program (default: 256)"

@@ -17,7 +17,10 @@ equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd,
 * **The loss reads the K sorted positions.** The last block's queries, projection and MLP, the final norm and the head
   run on those alone. Its keys and values need no projection of their own: a score is x Wq Wkᵀ xᵀ, so one matrix on the
   query's side does for both, and another does for the values and the projection.
-* **Pieces.** The batch runs in pieces whose intermediate results stay in cache; their gradients add up.
+* **Sums of rows.** What a position reads is a weighted sum of rows of one small table: `embedding_bag` adds them up in
+  registers, with layer norm's scale in the weights, where a look-up and a product would write the rows out first.
+* **Pieces.** The batch runs in pieces whose intermediate results stay in cache; their gradients add up. The small
+  tensors of block 1's attention are computed for several pieces at once, to call fewer operations.
 
 Autograd builds the tables from the parameters, and their gradients go back through it once a step. What runs on every
 sample is a handful of functions, each with its backward written out beside it.
@@ -56,6 +59,9 @@ UNLIKELY = -1e30
 
 CPU_PIECE_ROWS = 2_048
 """Positions in a piece, for each CPU thread: few enough for the caches, enough for the matrix products."""
+
+ATTENTION_PIECES = 16
+"""Pieces whose attention in block 1 is computed at once: it is small, and each call of an operation has its price."""
 
 DEVICE_PIECE_ROWS = 1 << 17
 """Positions in a piece on any other device, where pieces only bound the memory."""
@@ -112,15 +118,21 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
 
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     positions = k if model.config.n_layers == 1 else 2 * k
-    losses, right = [], []
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
     with torch.autocast(device, enabled=False):
         tables = _Tables.of(model)
         detached = _detached(tables)
         with torch.no_grad():
-            for piece in torch.split(tokens, max(1, piece_rows // positions)):
-                piece_loss, piece_right = _piece(model, detached, piece, scale=1 / (samples * k), low=low)
-                losses.append(piece_loss)
-                right.append(piece_right)
+            piece = max(1, piece_rows // positions)
+            for several in torch.split(tokens, ATTENTION_PIECES * piece):
+                whole, attention_back = _attend(detached, several)
+                by_attention: list[Tensor] = []
+                for context, part in zip(whole.split(piece), torch.split(several, piece), strict=True):
+                    found = _piece(model, detached, context, part, scale=1 / (samples * k), low=low)
+                    for results, result in zip((losses, right, by_attention), found, strict=True):
+                        results.append(result)
+                attention_back(torch.cat(by_attention))
         _backward_through(tables, detached)
     return _result(losses, right)
 
@@ -217,46 +229,54 @@ def _result(losses: list[Tensor], right: list[Tensor]) -> StepResult:
 
 @dataclass(frozen=True)
 class _Linear:
-    """x -> x @ weight + bias."""
+    """x -> x @ weightᵀ + bias."""
 
-    weight: Tensor  # (in, out)
+    weight: Tensor  # (out, in), which suits the products of both directions better than (in, out)
     bias: Tensor  # (out,)
 
     @classmethod
     def of(cls, layer: nn.Linear, norm: nn.Module | None = None) -> _Linear:
         """A layer, with the gain and bias of the layer norm before it folded in."""
-        weight = layer.weight.t()
-        bias = weight.new_zeros(weight.shape[1]) if layer.bias is None else layer.bias
-        return cls(weight, bias).after(norm)
+        bias = layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+        return cls(layer.weight, bias).after(norm)
 
     def after(self, norm: nn.Module | None) -> _Linear:
         """The same of (normalized x) · gain + shift, as a function of the normalized x."""
         if not isinstance(norm, nn.LayerNorm):
             return self
-        return _Linear(norm.weight[:, None] * self.weight, norm.bias @ self.weight + self.bias)
+        return _Linear(self.weight * norm.weight, self.weight @ norm.bias + self.bias)
+
+    def centered(self, norms: bool) -> _Linear:
+        """The same with the mean over its outputs taken off, where layer norms follow and would do so anyway."""
+        if not norms:
+            return self
+        return _Linear(self.weight - self.weight.mean(0), self.bias - self.bias.mean())
 
     def widened(self, width: int) -> _Linear:
         """The same with outputs added up to a width that are always UNLIKELY."""
-        missing = (0, width - self.weight.shape[1])
-        return _Linear(F.pad(self.weight, missing), F.pad(self.bias, missing, value=UNLIKELY))
+        missing = width - self.weight.shape[0]
+        return _Linear(F.pad(self.weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing), value=UNLIKELY))
 
 
 @dataclass(frozen=True)
 class _Lookup:
-    """Something linear in the residual stream after block 1's attention: own[token] + Σ weight · keys[token].
+    """Something linear in the residual stream after block 1's attention: own[token] + Σ weight · keys[token] + bias.
 
-    With a bias, it is the output of a layer norm and a linear layer: the sum is scaled by the stream's inverse root
-    mean square before the bias is added. Without a norm, a bias is folded into keys, as a position's weights sum to 1.
+    With layer norm, it is the output of a norm and a linear layer: all but the bias is scaled by the stream's inverse
+    root mean square.
     """
 
-    own: Tensor  # (V, width)
-    keys: Tensor  # (V, width)
-    bias: Tensor | None = None  # (width,)
+    rows: Tensor  # (2V + 1, width): own, keys, bias
 
-    def through(self, linear: _Linear, *, normalized: bool) -> _Lookup:
-        """A linear layer's output, or that of a layer norm and a linear layer."""
-        own, keys = self.own @ linear.weight, self.keys @ linear.weight
-        return _Lookup(own, keys, linear.bias) if normalized else _Lookup(own, keys + linear.bias)
+    @classmethod
+    def of(cls, own: Tensor, keys: Tensor, bias: Tensor) -> _Lookup:
+        """From own and keys, (V, width), and the bias, (width,)."""
+        return cls(torch.cat([own, keys, bias[None]]))
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return len(self.rows) // 2
 
 
 @dataclass(frozen=True)
@@ -268,13 +288,9 @@ class _Gram:
     keys: Tensor  # (V, V)   keys · keys
 
     @classmethod
-    def of(cls, stream: _Lookup) -> _Gram:
-        width = stream.own.shape[1]
-        return cls(
-            stream.own.square().mean(1),
-            stream.own @ stream.keys.t() * (2 / width),
-            stream.keys @ stream.keys.t() / width,
-        )
+    def of(cls, own: Tensor, keys: Tensor) -> _Gram:
+        width = own.shape[1]
+        return cls(own.square().mean(1), own @ keys.t() * (2 / width), keys @ keys.t() / width)
 
 
 @dataclass(frozen=True)
@@ -287,19 +303,19 @@ class _LastBlock:
     fc_2: _Linear | None
 
     @classmethod
-    def of(cls, block: Block) -> _LastBlock:
+    def of(cls, block: Block, norms: bool) -> _LastBlock:
         weights, biases = block.attn.c_attn.weight.chunk(3), block.attn.c_attn.bias.chunk(3)
-        query, key, value = (_Linear(w.t(), b).after(block.ln_1) for w, b in zip(weights, biases, strict=True))
+        query, key, value = (_Linear(w, b).after(block.ln_1) for w, b in zip(weights, biases, strict=True))
         project = _Linear.of(block.attn.c_proj)
         root = math.sqrt(query.weight.shape[1])
         # q · k less what is the same for every key of a query: the softmax does not see that.
-        score = _Linear(query.weight @ key.weight.t() / root, query.bias @ key.weight.t() / root)
-        out = _Linear(value.weight @ project.weight, value.bias @ project.weight + project.bias)
+        score = _Linear(key.weight.t() @ query.weight / root, query.bias @ key.weight / root)
+        out = _Linear(project.weight @ value.weight, project.weight @ value.bias + project.bias)
         return cls(
             score,
-            out,
+            out.centered(norms),
             None if block.mlp is None else _Linear.of(block.mlp.fc_1, block.ln_2),
-            None if block.mlp is None else _Linear.of(block.mlp.fc_2),
+            None if block.mlp is None else _Linear.of(block.mlp.fc_2).centered(norms),
         )
 
 
@@ -308,12 +324,12 @@ class _Tables:
     """All that a step computes from the parameters alone; None where the model does not need it."""
 
     scores: Tensor  # (V, V) query by key
-    gram: _Gram | None  # with layer norm: of the stream that `hidden` or `logits` is a function of
-    stream: _Lookup | None  # (V, C), centered where layer norms follow
-    hidden: _Lookup | None  # (V, H) input of block 1's GELU
+    gram: _Gram | None  # with layer norm, of the stream that `logits` is a function of
+    stream: _Lookup | None  # C wide, centered where layer norms follow
+    hidden: _Lookup | None  # H wide: input of block 1's GELU
     fc_2: _Linear | None  # block 1's
     last: _LastBlock | None
-    logits: _Lookup | None  # (V, padded V) of one layer without MLP
+    logits: _Lookup | None  # padded V wide, of one layer without MLP
     head: _Linear | None  # of any other
 
     @classmethod
@@ -324,22 +340,21 @@ class _Tables:
         own, keys = embedding, first.attn.c_proj(value)
         if norms:  # each reader of the stream takes its mean off anyway
             own, keys = own - own.mean(1, keepdim=True), keys - keys.mean(1, keepdim=True)
-        stream = _Lookup(own, keys)
         head = _Linear.of(model.lm_head, model.ln_f)
         head = head.widened(-(-model.config.vocab_size // ALIGNMENT) * ALIGNMENT)
-        hidden = fc_2 = None
-        if first.mlp is not None:
-            hidden = stream.through(_Linear.of(first.mlp.fc_1, first.ln_2), normalized=norms)
-            fc_2 = _Linear.of(first.mlp.fc_2)
+
+        def through(linear: _Linear) -> _Lookup:
+            return _Lookup.of(own @ linear.weight.t(), keys @ linear.weight.t(), linear.bias)
+
         only_tables = model.config.n_layers == 1 and first.mlp is None
         return cls(
             scores=query @ key.t() / math.sqrt(query.shape[1]),
-            gram=_Gram.of(stream) if norms and (only_tables or hidden is not None) else None,
-            stream=None if only_tables else stream,
-            hidden=hidden,
-            fc_2=fc_2,
-            last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1]),
-            logits=stream.through(head, normalized=norms) if only_tables else None,
+            gram=_Gram.of(own, keys) if norms and only_tables else None,
+            stream=None if only_tables else _Lookup.of(own, keys, own.new_zeros(own.shape[1])),
+            hidden=None if first.mlp is None else through(_Linear.of(first.mlp.fc_1, first.ln_2)),
+            fc_2=None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms),
+            last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1], norms),
+            logits=through(head) if only_tables else None,
             head=None if only_tables else head,
         )
 
@@ -390,41 +405,63 @@ _Pullback = Callable[[Tensor], Tensor]
 
 
 def _piece(
-    model: GPT, tables: _Tables, tokens: Tensor, *, scale: float, low: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """Add a piece's gradients to the tables' sums; its share of the loss, (), and its right predictions, (B, K)."""
+    model: GPT, tables: _Tables, context: _Context, tokens: Tensor, *, scale: float, low: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add a piece's gradients to the tables' sums.
+
+    Returns:
+        Its share of the loss, (); its right predictions, (B, K); the gradient of block 1's attention, (B, P, N).
+    """
     k = tokens.shape[1] // 2
+    norms = model.config.use_layernorm
     targets = tokens[:, k + 1 :].reshape(-1, 1)  # (B K, 1)
-    context, context_back = _attend(tables, tokens)
     if tables.logits is not None:
-        logits, logits_back = _read(tables.logits, context)
+        logits, logits_back = _read_logits(tables, tables.logits, context)
         loss, right, gradient = _cross_entropy(logits, targets, scale)
-        context_back(logits_back(gradient))
+        by_attention = logits_back(gradient)
     else:
         assert tables.head is not None
-        norms = model.config.use_layernorm
-        x, first_back = _first_block(tables, context, low)  # (B P, C)
+        x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
         x, later_back = _later_blocks(model, tables.last, x, k, low)  # (B K, C)
         seen, norm_back = _normalize(x, norms)
         logits, head_back = _linear(seen, tables.head)
         loss, right, gradient = _cross_entropy(logits, targets, scale)
-        context_back(first_back(later_back(norm_back(head_back(gradient)))))
-    return loss, right.view(-1, k)
+        by_attention = first_back(later_back(norm_back(head_back(gradient))))
+    return loss, right.view(-1, k), by_attention
 
 
-def _first_block(tables: _Tables, context: _Context, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+def _read_logits(tables: _Tables, lookup: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
+    """The logits of one layer without MLP, (B P, padded V); the pullback goes to the attention's weights."""
+    if tables.gram is None:
+        logits, logits_back = _read(lookup, context)
+        return logits, lambda gradient: logits_back(gradient)[0]
+    scale, scale_back = _inverse_rms_by_gram(tables.gram, context)
+    logits, logits_back = _read(lookup, context, scale)
+
+    def back(gradient: Tensor) -> Tensor:
+        by_weights, by_scale = logits_back(gradient)
+        return by_weights if by_scale is None else scale_back(by_scale).add_(by_weights)
+
+    return logits, back
+
+
+def _first_block(tables: _Tables, context: _Context, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """Block 1's output, (B P, C), from its attention; the pullback goes to the attention's weights."""
     assert tables.stream is not None
     x, stream_back = _read(tables.stream, context)
     if tables.hidden is None or tables.fc_2 is None:
-        return x, stream_back
-    hidden, hidden_back = _read(tables.hidden, context)  # (B P, H)
-    mlp, mlp_back = _gelu_linear(hidden, tables.fc_2, low)
+        return x, lambda gradient: stream_back(gradient)[0]
+    scale = _inverse_rms(x) if norms else None
+    hidden, hidden_back = _read(tables.hidden, context, scale)  # (B P, H)
+    result, mlp_back = _gelu_linear(hidden, tables.fc_2, low, onto=x)
 
     def back(gradient: Tensor) -> Tensor:
-        return hidden_back(mlp_back(gradient)).add_(stream_back(gradient))
+        by_weights, by_scale = hidden_back(mlp_back(gradient))
+        if scale is not None and by_scale is not None:
+            gradient.addcmul_(x, scale.pow(3).mul_(by_scale), value=-1 / x.shape[1])
+        return stream_back(gradient)[0].add_(by_weights)
 
-    return mlp.add_(x), back
+    return result, back
 
 
 def _later_blocks(
@@ -433,12 +470,12 @@ def _later_blocks(
     """All blocks after the first: (B P, C) -> (B K, C), the last one at the K sorted positions alone."""
     if last is None:
         return x, lambda gradient: gradient
-    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), low)
+    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), model.config.use_layernorm, low)
     x, last_back = _last_block(x, last, model.config.use_layernorm, low)
     return x, lambda gradient: plain_back(last_back(gradient)).view(-1, gradient.shape[1])
 
 
-def _plain_blocks(blocks: list[Block], x: Tensor, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+def _plain_blocks(blocks: list[Block], x: Tensor, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """Blocks between the first and the last, by autograd: (B, 2K, C) -> (B, 2K, C)."""
     if not blocks:
         return x, lambda gradient: gradient
@@ -448,6 +485,8 @@ def _plain_blocks(blocks: list[Block], x: Tensor, low: torch.dtype | None) -> tu
         end = start
         for block in blocks:
             end = block(end)
+        if norms:  # as all that follows expects it
+            end = end - end.mean(-1, keepdim=True)
 
     def back(gradient: Tensor) -> Tensor:
         torch.autograd.backward(end, gradient)
@@ -462,8 +501,7 @@ def _last_block(x: Tensor, block: _LastBlock, norms: bool, low: torch.dtype | No
     k = positions // 2
     seen, norm_1_back = _normalize(x, norms)
     mixed, attention_back = _last_attention(seen, block.query, low)  # (B K, C)
-    projected, project_back = _linear(mixed, block.out, low)
-    y = projected.view(samples, k, width).add_(x[:, k:]).view(-1, width)  # (B K, C)
+    y, project_back = _linear(mixed, block.out, low, onto=x[:, k:].reshape(-1, width))  # (B K, C)
 
     def first_half_back(gradient: Tensor) -> Tensor:
         x_gradient = norm_1_back(attention_back(project_back(gradient)))
@@ -474,52 +512,86 @@ def _last_block(x: Tensor, block: _LastBlock, norms: bool, low: torch.dtype | No
         return y, first_half_back
     seen, norm_2_back = _normalize(y, norms)
     hidden, fc_1_back = _linear(seen, block.fc_1, low)
-    mlp, mlp_back = _gelu_linear(hidden, block.fc_2, low)
+    result, mlp_back = _gelu_linear(hidden, block.fc_2, low, onto=y)
 
     def back(gradient: Tensor) -> Tensor:
         return first_half_back(norm_2_back(fc_1_back(mlp_back(gradient))).add_(gradient))
 
-    return mlp.add_(y), back
+    return result, back
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What each position of a piece reads in block 1."""
+    """What each position reads in block 1. Indices for `embedding_bag` are int32, with which it is faster."""
 
-    own: Tensor  # (B P) token of each position
-    keys: Tensor  # (B N) distinct tokens of each sample
-    own_keys: Tensor  # (B P N) V · own + key: indices into flat V × V tables
-    weights: Tensor  # (B, P, N) attention; sums to 1 over N
-    inverse_rms: Tensor | None  # (B P, 1) of the stream after attention: layer norm's scale
-    inverse_rms_back: _Pullback | None  # to the weights
+    own: Tensor  # (B P,) token of each position
+    keys: Tensor  # (B N,) distinct tokens of each sample
+    attention: Tensor  # (B, P, N) weights of a sample's keys at each of its positions; sums to 1 over N
+    entries: Tensor  # (B P, 1 + N + 1) what a `_Lookup` adds up at each position: rows of own, keys, bias
+    weights: Tensor  # (B P, 1 + N + 1) and their weights: 1, attention, 1
+    readers: Tensor  # (B N, P) positions that read each key, counted from the first sample on
+
+    def split(self, samples: int) -> Iterator[_Context]:
+        """In pieces of so many samples."""
+        _, positions, n = self.attention.shape
+        for start in range(0, len(self.attention), samples):
+            rows, keys = (slice(start * each, (start + samples) * each) for each in (positions, n))
+            yield _Context(
+                self.own[rows],
+                self.keys[keys],
+                self.attention[start : start + samples],
+                self.entries[rows],
+                self.weights[rows],
+                self.readers[: len(self.keys[keys])],
+            )
 
 
 def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor], None]]:
     """Block 1's attention, of all 2K positions if another block follows, else of the K sorted ones alone."""
-    k, scores = tokens.shape[1] // 2, tables.scores
+    k, scores, vocabulary = tokens.shape[1] // 2, tables.scores, len(tables.scores)
     if tables.last is not None:
-        own, keys = tokens[:, :-1], tokens[:, : k + 1]
         log_counts = _log_counts(tokens, scores)  # (B, 2K, N)
+        own, keys = tokens[:, :-1], tokens[:, : k + 1]
     else:  # the separator and the sorted numbers alone are both the queries and all distinct tokens
-        own, keys = tokens[:, k:-1], tokens[:, k:]
         log_counts = _log_sorted_counts(k, scores)  # (K, N)
-    own_keys = _pairs(own, keys, len(scores))
-    looked_up = scores.view(-1).index_select(0, own_keys).view(-1, *log_counts.shape[-2:])
-    weights = torch.softmax(looked_up.add_(log_counts), dim=2)
-    rms = rms_back = None
-    if tables.gram is not None:
-        rms, rms_back = _inverse_rms(tables.gram, weights, own, keys, own_keys)
+        own, keys = tokens[:, k:-1], tokens[:, k:]
+    (samples, positions), n = own.shape, keys.shape[1]
+    own_keys = _pairs(own, keys, vocabulary)
+    looked_up = scores.view(-1).index_select(0, own_keys).view(samples, positions, n)
+    attention = _softmax_of_few(looked_up.add_(log_counts))
+
+    entries = own.new_full((samples, positions, 1 + n + 1), 2 * vocabulary, dtype=torch.int32)
+    entries[:, :, 0] = own
+    entries[:, :, 1:-1] = keys[:, None] + vocabulary
+    rows = torch.arange(samples * positions, dtype=torch.int32, device=own.device)
+    readers = rows.view(samples, 1, positions).expand(samples, n, positions)
+    context = _Context(
+        own=own.contiguous().view(-1),
+        keys=keys.contiguous().view(-1),
+        attention=attention,
+        entries=entries.flatten(0, 1),
+        weights=F.pad(attention, (1, 1), value=1.0).flatten(0, 1),
+        readers=readers.reshape(-1, positions),
+    )
 
     def back(gradient: Tensor) -> None:
-        _sum(scores).view(-1).index_add_(0, own_keys, _softmax_back(gradient, weights).view(-1))
+        _sum(scores).view(-1).index_add_(0, own_keys, _softmax_back(gradient, attention).view(-1))
 
-    return _Context(own.flatten(), keys.flatten(), own_keys, weights, rms, rms_back), back
+    return context, back
 
 
-def _inverse_rms(gram: _Gram, weights: Tensor, own: Tensor, keys: Tensor, own_keys: Tensor) -> tuple[Tensor, _Pullback]:
+def _inverse_rms(x: Tensor) -> Tensor:
+    """1 / root mean square of centered rows, (…, C) -> (…, 1): layer norm's scale."""
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norms.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+
+
+def _inverse_rms_by_gram(gram: _Gram, context: _Context) -> tuple[Tensor, _Pullback]:
     """1 / root mean square of own[token] + Σ weight · keys[token], (B P, 1); the pullback goes to the weights."""
+    weights, own = context.attention, context.own
     samples, positions, n = weights.shape
-    own, key_keys = own.flatten(), _pairs(keys, keys, len(gram.own))
+    keys = context.keys.view(samples, n)
+    own_keys, key_keys = (_pairs(of.view(samples, -1), keys, len(gram.own)) for of in (own, keys))
     of_keys = gram.keys.view(-1).index_select(0, key_keys).view(samples, n, n)
     by_keys = torch.bmm(weights, of_keys)  # (B, P, N)
     sums = gram.cross.view(-1).index_select(0, own_keys).view_as(weights).add_(by_keys)
@@ -537,62 +609,78 @@ def _inverse_rms(gram: _Gram, weights: Tensor, own: Tensor, keys: Tensor, own_ke
     return result[:, None], back
 
 
-def _read(tables: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
-    """What the tables are of, at each position, (B P, width); the pullback goes to the attention's weights."""
-    weights, scale, scale_back = context.weights, context.inverse_rms, context.inverse_rms_back
-    rows = tables.keys.index_select(0, context.keys).view(len(weights), -1, tables.keys.shape[1])  # (B, N, width)
-    total = tables.own.index_select(0, context.own)  # (B P, width)
-    total.view(len(weights), -1, total.shape[1]).baddbmm_(weights, rows)
+def _read(
+    lookup: _Lookup, context: _Context, scale: Tensor | None = None
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor | None]]]:
+    """What the table is of at each position, (B P, width), with layer norm's scale, (B P, 1), where it has one.
 
-    def total_back(gradient: Tensor) -> Tensor:
-        _sum(tables.own).index_add_(0, context.own, gradient)
-        gradient = gradient.view(len(weights), -1, total.shape[1])
-        by_rows = torch.bmm(weights.transpose(1, 2), gradient).view(-1, total.shape[1])
-        _sum(tables.keys).index_add_(0, context.keys, by_rows)
-        return torch.bmm(gradient, rows.transpose(1, 2))
+    The pullback returns the gradients of the attention, (B, P, N), and of the scale.
+    """
+    rows, vocabulary, weights = lookup.rows, lookup.vocabulary, context.weights
+    if scale is not None:
+        weights = weights * scale
+        weights[:, -1] = 1  # the bias is not scaled
+    result = F.embedding_bag(context.entries, rows, per_sample_weights=weights, mode="sum")
 
-    if (bias := tables.bias) is None:
-        return total, total_back
-    assert scale is not None
-    assert scale_back is not None
+    def back(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        samples, positions, n = context.attention.shape
+        own_sum, keys_sum, bias_sum = torch.split(_sum(rows), [vocabulary, vocabulary, 1])
+        bias_sum.add_(gradient.sum(0))
+        # For matrices this small, sums of rows take down to half the time of `bmm`.
+        key_weights = weights[:, 1:-1].view(samples, positions, n).transpose(1, 2).reshape(-1, positions)
+        by_keys = F.embedding_bag(context.readers, gradient, per_sample_weights=key_weights, mode="sum")  # (B N, width)
+        keys_sum.index_add_(0, context.keys, by_keys)
+        key_rows = rows[vocabulary:].index_select(0, context.keys).view(samples, n, -1)
+        by_attention = torch.bmm(key_rows, gradient.view(samples, positions, -1).transpose(1, 2)).transpose(1, 2)
+        by_scale = None
+        if scale is not None:
+            by_scale = (by_attention * context.attention).sum(2).view(-1, 1) + _dots(rows, context.own, gradient)
+            by_attention = by_attention * scale.view(samples, positions, 1)
+            gradient.mul_(scale)
+        own_sum.index_add_(0, context.own, gradient)
+        return by_attention, by_scale
 
-    def back(gradient: Tensor) -> Tensor:
-        _sum(bias).add_(gradient.sum(0))
-        by_scale = total.mul_(gradient).sum(1)
-        return total_back(gradient.mul_(scale)).add_(scale_back(by_scale))
+    return result, back
 
-    return torch.addcmul(bias, total, scale), back
+
+def _dots(rows: Tensor, indices: Tensor, others: Tensor) -> Tensor:
+    """Scalar products of rows[index] and the other row, (n, 1), without a copy of the rows."""
+    every = torch.arange(len(indices), dtype=indices.dtype, device=indices.device)
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(others, rows, indices, every, every, 0)
+    return cast(Tensor, products)[:, None]
 
 
 def _normalize(x: Tensor, norms: bool) -> tuple[Tensor, _Pullback]:
-    """Layer norm over the last dimension without gain and bias, which are folded into what reads it; or nothing."""
+    """Layer norm of centered rows, (…, C), but for gain and bias, which are folded into what reads it; or nothing."""
     if not norms:
         return x, lambda gradient: gradient
-    shape = x.shape[-1:]
-    result, mean, scale = torch.native_layer_norm(x, shape, None, None, NORM_EPS)
+    scale = _inverse_rms(x)
 
     def back(gradient: Tensor) -> Tensor:
-        mask = [True, False, False]
+        mean, mask = torch.zeros_like(scale), [True, False, False]
         backward = torch.ops.aten.native_layer_norm_backward
-        return cast(Tensor, backward(gradient, x, shape, mean, scale, None, None, mask)[0])
+        return cast(Tensor, backward(gradient, x, x.shape[-1:], mean, scale, None, None, mask)[0])
 
-    return result, back
+    return x * scale, back
 
 
-def _linear(x: Tensor, linear: _Linear, low: torch.dtype | None = None) -> tuple[Tensor, _Pullback]:
-    """x @ weight + bias; the pullback leaves what it is given."""
-    result = _plus_product(linear.bias.expand(len(x), -1), x, linear.weight, low)
+def _linear(
+    x: Tensor, linear: _Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
+) -> tuple[Tensor, _Pullback]:
+    """x @ weightᵀ + bias, added to a copy of `onto` where given; the pullback leaves what it is given."""
+    result = linear.bias.expand(len(x), -1).clone() if onto is None else onto + linear.bias
+    _add_product(result, x, linear.weight.t(), low)
 
     def back(gradient: Tensor) -> Tensor:
-        _add_product(_sum(linear.weight), x.t(), gradient, low)
+        _add_product(_sum(linear.weight), gradient.t(), x, low)
         _sum(linear.bias).add_(gradient.sum(0))
-        return _product(gradient, linear.weight.t(), low)
+        return _product(gradient, linear.weight, low)
 
     return result, back
 
 
-def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
-    """gelu(hidden) @ weight + bias, overwriting hidden; the pullback leaves what it is given.
+def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, onto: Tensor) -> tuple[Tensor, _Pullback]:
+    """onto + gelu(hidden) @ weightᵀ + bias, overwriting hidden; the pullback leaves what it is given.
 
     The tanh-approximated GELU, 0.5 h (1 + tanh(u)), is h · sigmoid(2 u), and a vectorized sigmoid takes a quarter of
     the time of gelu's own kernels. Its derivative is computed here too, so that neither h nor the sigmoid need be kept.
@@ -605,7 +693,7 @@ def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None) -> tu
     gelu = hidden.mul_(sigmoid)
     # gelu' = s + h s (1 - s) slope, which lies s of the way from gelu · slope to 1
     slope.mul_(gelu).lerp_(one, sigmoid)
-    result, linear_back = _linear(gelu, linear, low)
+    result, linear_back = _linear(gelu, linear, low, onto=onto)
     return result, lambda gradient: linear_back(gradient).mul_(slope)
 
 
@@ -636,6 +724,15 @@ def _cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tenso
     loss = (highest - probabilities.amax(1, keepdim=True).log_() - target).sum() * scale
     gradient = probabilities.scatter_add_(1, targets, torch.full_like(target, -1.0)).mul_(scale)
     return loss, (target >= highest).view(-1), gradient
+
+
+def _softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension, overwriting logits.
+
+    For rows of a few numbers, torch's own takes three times as long.
+    """
+    exponentials = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    return exponentials.div_(exponentials.sum(-1, keepdim=True))
 
 
 def _softmax_back(gradient: Tensor, weights: Tensor) -> Tensor:
@@ -675,11 +772,6 @@ def _log_counts(tokens: Tensor, like: Tensor) -> Tensor:
 def _product(a: Tensor, b: Tensor, low: torch.dtype | None) -> Tensor:
     """a @ b, computed in `low` where given; the result in a's dtype."""
     return a @ b if low is None else (a.to(low) @ b.to(low)).to(a.dtype)
-
-
-def _plus_product(c: Tensor, a: Tensor, b: Tensor, low: torch.dtype | None) -> Tensor:
-    """c + a @ b, the product computed in `low` where given."""
-    return torch.addmm(c, a, b) if low is None else c + a.to(low) @ b.to(low)
 
 
 def _add_product(c: Tensor, a: Tensor, b: Tensor, low: torch.dtype | None) -> None:
