@@ -7,6 +7,8 @@ written by ckptman are the same dictionary.
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +17,24 @@ from typing import Any
 from ckptman.errors import UsageError
 
 LENGTH_MODES = ("mix", "curriculum")
+
+SEED_END = 10**18
+"""Seeds lie below it: a run folder's name holds 18 digits of one, and PyTorch takes 64 bits."""
+
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9][0-9]?))?")
+
+
+def check_device_name(name: str) -> None:
+    """See to it that a device's name is one, whether or not the machine has the device.
+
+    Raises:
+        UsageError: (`bad-device`) it is none.
+    """
+    if _DEVICE.fullmatch(name) is None:
+        raise UsageError(
+            f"{name!r} is not a device", code="bad-device", fix="Use auto, cpu, cuda, or cuda:1 for the second GPU."
+        )
 
 
 @dataclass
@@ -76,6 +96,14 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise _bad(f"{name} must be a whole number of at least {lowest}, not {value!r}")
+        if self.seed >= SEED_END:
+            raise _bad(f"seed must be below {SEED_END:,}, not {self.seed}")
+        for name in _FLAGS:
+            if not isinstance(value := getattr(self, name), bool):
+                raise _bad(f"{name} must be true or false, not {value!r}")
+        for name in _RATES:
+            if not _is_finite(value := getattr(self, name)):
+                raise _bad(f"{name} must be a finite number, not {value!r}")
         if self.length_mode not in LENGTH_MODES:
             raise _bad(f"length_mode must be one of {', '.join(LENGTH_MODES)}, not {self.length_mode!r}")
         for low, high in (("train_min_k", "train_max_k"), ("test_min_k", "test_max_k")):
@@ -95,6 +123,16 @@ class TrainConfig:
             raise _bad(f"min_lr = {self.min_lr} must lie between 0 and learning_rate = {self.learning_rate}")
         if self.weight_decay < 0:
             raise _bad(f"weight_decay must not be negative, not {self.weight_decay}")
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the fields from a pickle: a dictionary, or, of a class with slots, a pair with one.
+
+        What the published trainer stored and is derived here is left out.
+        """
+        plain, slots = state if isinstance(state, tuple) else (state, None)
+        for key, value in {**(plain or {}), **(slots or {})}.items():
+            if not isinstance(getattr(type(self), key, None), property):
+                self.__dict__[key] = value
 
     @property
     def total_vocab_size(self) -> int:
@@ -144,6 +182,14 @@ _LOWEST = {
     "micro_batch_size": 1, "effective_batch_size": 1, "log_interval": 1, "eval_interval": 0, "ckpt_interval": 1,
     "eval_samples_per_length": 1, "eval_batch_size": 1, "seed": 0,
 }  # fmt: skip
+
+_FLAGS = ("allow_duplicates", "without_pos", "use_mlp", "use_layernorm", "use_compile")
+_RATES = ("learning_rate", "min_lr", "weight_decay")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold: neither true or false, nor infinite, nor no number."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _bad(message: str) -> UsageError:

@@ -20,6 +20,7 @@ from ckptman.convention_file import built_in
 from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.generalization import TEACHER_FORCED
 from ckptman.loading import load, pick_device
+from ckptman.model import GPT
 from ckptman.naming import naming_of
 from ckptman.transfer import is_partial, lock_tree
 from ckptman.tree import RUN_FILE, SCHEMA_VERSION, read_record, write_record
@@ -325,6 +326,7 @@ class _Work:
 
     def _evaluate(self, file: Path, counter: _Counter) -> Evaluation:
         model, info = load(file, device=self.device, convention=self.rules)
+        _check_finite(model, file)
         duplicates = (info.config or {}).get("allow_duplicates") is True
         by_k = {}
         try:
@@ -350,6 +352,16 @@ class _Work:
             by_k=by_k,
             generalization_k=self.rules.generalization_k,
         )
+
+
+def _check_finite(model: GPT, file: Path) -> None:
+    for name, weight in model.state_dict().items():
+        if not bool(weight.isfinite().all()):
+            raise RefusedError(
+                f"{file}: its weights are not finite: {name} has a value that is infinite or no number",
+                code="not-finite",
+                fix="The run has diverged: evaluate an earlier checkpoint, or train it with a smaller learning rate.",
+            )
 
 
 class _Counter:

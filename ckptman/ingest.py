@@ -13,7 +13,7 @@ from ckptman.convention import Convention
 from ckptman.convention_file import built_in
 from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.examination import CHANGING, Trust
-from ckptman.ingest_plan import Plan, PlannedRun, Progress, make_plan
+from ckptman.ingest_plan import Plan, PlannedRun, Progress, Removal, make_plan
 from ckptman.rows import CheckpointRow
 from ckptman.run_folders import FilePlacement
 from ckptman.sources import Refusal
@@ -28,7 +28,7 @@ from ckptman.transfer import (
     remove_partials,
     remove_source,
 )
-from ckptman.tree import SCHEMA_VERSION, write_overwritten, write_record
+from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE, SCHEMA_VERSION, OverwrittenRun, write_overwritten, write_record
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class IngestResult:
     deferred: tuple[Refusal, ...]
     wandb_placed: tuple[str, ...] = ()
     """W&B files that were kept beside their checkpoints, relative to the root."""
+    removed: tuple[Removal, ...] = ()
+    """Source files that a move took away without placing them, since the tree had their bytes already."""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +64,12 @@ class IngestResult:
             "renumbered": [
                 {"source": item.source, "task": item.task, "source_task": item.source_task} for item in plan.renumbered
             ],
+            "regrouped": [
+                {"source": item.source, "group": item.group, "source_group": item.source_group}
+                for item in plan.regrouped
+            ],
+            "completed": [str(folder) for folder in plan.completed],
+            "removed": [{"source": item.source, "same_as": item.same_as} for item in self.removed],
             "overwritten_runs": [run.to_json() for run in plan.overwritten],
             "partly_overwritten_runs": [run.to_json() for run in plan.partly_overwritten],
             "runs_without_files": [
@@ -98,23 +106,27 @@ def ingest(
         source: A root of groups, one group, one task folder, one run, one file, or another tree.
         root: The tree; it is made if it does not exist.
         convention: The rules; the built-in ones by default.
-        mode: How files get to their place: copy, hardlink, symlink or move.
+        mode: How files get to their place: copy, hardlink, symlink or move. A move also takes away the source files
+            whose bytes are in the tree already, after it has read both.
         trust: Which decides where a file's name and its configuration disagree; by default such a file is refused.
         settle: Seconds for which a cut file may still be being written, and is deferred instead of refused.
-        checksum: Read files again whose size, modification time and inode are those of the last ingest.
+        checksum: Read files again whose size, modification time and inode are those of the last ingest, and the
+            tree's files.
         follow_symlinks: Follow symbolic links below `source`.
         with_wandb: Keep each run's W&B folder beside its checkpoints.
         dry_run: Work everything out, and write nothing.
         progress: Called with a stage ("reading", "placing"), the bytes done, and the bytes in all.
 
     Raises:
-        UsageError: the source does not exist, or lies inside the tree.
+        UsageError: the source does not exist, or lies inside the tree; a path is empty; the root is no folder; or the
+            tree is sorted by another numbering.
         MachineError: the tree cannot be written, or another ingest is writing to it. What was placed before stays,
             and the next ingest goes on from there.
     """
     rules = convention or built_in()
-    source, root = Path(source).absolute(), Path(root).absolute()
+    source, root = _given(source, "source"), _given(root, "root")
     mode, trust = Mode(mode), Trust(trust)
+    _check_root(root)
     _check_apart(source, root)
 
     def plan() -> Plan:
@@ -122,6 +134,7 @@ def ingest(
             source,
             root,
             rules,
+            mode=mode,
             trust=trust,
             settle=settle,
             checksum=checksum,
@@ -138,6 +151,7 @@ def ingest(
             placed=made.placed,
             refused=made.refused,
             deferred=made.deferred,
+            removed=made.removals,
             warnings=_warnings(mode, made),
         )
     make_folders(root, root)
@@ -185,6 +199,7 @@ class _Apply:
         self.deferred = list(plan.deferred)
         self.failed: set[str] = set()
         self.wandb_placed: list[str] = []
+        self.removed: list[Removal] = []
         self.done_bytes = 0
         self.total_bytes = sum(p.state.size for run in plan.runs for p in run.placements)
         self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
@@ -206,7 +221,9 @@ class _Apply:
                 self._publish(batch)
             for folder, runs in self.plan.overwritten_lists.items():
                 if (self.plan.root / folder).is_dir():
-                    write_overwritten(self.plan.root / folder, runs)
+                    self._write_overwritten(self.plan.root / folder, runs)
+            for removal in self.plan.removals:
+                self._remove_known(removal)
         except MachineError as error:
             count = sum(len(run.placements) for run in self.plan.runs)
             raise MachineError(
@@ -234,6 +251,7 @@ class _Apply:
             refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
             wandb_placed=tuple(sorted(self.wandb_placed)),
+            removed=tuple(self.removed),
             warnings=_warnings(self.mode, self.plan),
         )
 
@@ -283,6 +301,7 @@ class _Apply:
                     code="wandb-changing",
                     message="the W&B folder was written to a moment ago",
                     fix="Ingest again later. --settle sets how long to wait.",
+                    what="W&B folder",
                 )
             )
             return
@@ -335,7 +354,13 @@ class _Apply:
             if not kept:
                 continue
             wandb = tuple(dict.fromkeys((*work.run.record.wandb, *work.wandb)))
-            write_record(self.plan.root / work.run.folder, replace(work.run.record, checkpoints=kept, wandb=wandb))
+            folder = self.plan.root / work.run.folder
+            try:
+                write_record(folder, replace(work.run.record, checkpoints=kept, wandb=wandb))
+            except RefusedError as error:
+                self.failed.update(str(work.run.folder / entry.file) for entry in kept)
+                self._refuse(folder / RUN_FILE, error)
+                continue
             if self.mode is Mode.MOVE:
                 for planned, placement in work.placed:
                     self._remove_source(planned, placement)
@@ -350,6 +375,26 @@ class _Apply:
             )
         except RefusedError as error:
             self._refuse(planned.source, error)
+
+    def _remove_known(self, removal: Removal) -> None:
+        """Take away a source file whose bytes the tree had already, or got from another source file."""
+        if removal.same_as in self.failed:
+            return
+        placement = Placement(removal.sha256, removal.state.size, removal.state, "copied")
+        try:
+            remove_source(
+                removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.follow_symlinks
+            )
+        except RefusedError as error:
+            self._refuse(removal.path, error)
+        else:
+            self.removed.append(removal)
+
+    def _write_overwritten(self, folder: Path, runs: tuple[OverwrittenRun, ...]) -> None:
+        try:
+            write_overwritten(folder, runs)
+        except RefusedError as error:
+            self._refuse(folder / OVERWRITTEN_FILE, error)
 
     def _is_wandb(self, work: _RunAtWork, placement: FilePlacement) -> bool:
         return placement.destination.parent != work.run.folder
@@ -371,6 +416,21 @@ class _Apply:
         self.done_bytes += count
         if self.progress is not None:
             self.progress("placing", self.done_bytes, self.total_bytes)
+
+
+def _given(path: str | Path, what: str) -> Path:
+    if not os.fspath(path):
+        raise UsageError(f"the path of the {what} is empty", code="empty-path", fix="Name a folder; this one is: .")
+    return Path(path).absolute()
+
+
+def _check_root(root: Path) -> None:
+    """The root has to be a folder, or to have a folder above it in which it can be made."""
+    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
+    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):  # noqa: PTH112
+        what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
+        raise UsageError(f"{there} is {what}", code="not-a-folder", fix="Name a folder for the tree with --root.")
 
 
 def _check_apart(source: Path, root: Path) -> None:

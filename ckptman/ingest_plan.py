@@ -18,13 +18,23 @@ from ckptman.attribution import Attribution
 from ckptman.convention import Convention
 from ckptman.errors import RefusedError
 from ckptman.examination import CHANGING, Examined, Examiner, Trust
+from ckptman.numbering import require_numbering
 from ckptman.overwritten import LostFiles, Owner, find_lost_files
-from ckptman.placement import place_of
+from ckptman.placement import group_pattern, place_of
 from ckptman.rows import CheckpointRow, row_of
 from ckptman.run_folders import Duplicate, FilePlacement, NewFile, RunFolders, Slot, note_of
 from ckptman.sources import Refusal, SourceCheckpoint, SourceScan, said_by_folders, scan_source
-from ckptman.transfer import FileState, hash_file
-from ckptman.tree import CheckpointEntry, OverwrittenRun, RunRecord, SourceFile, TreeScan, scan_tree
+from ckptman.transfer import FileState, Mode, hash_file
+from ckptman.tree import (
+    OVERWRITTEN_FILE,
+    CheckpointEntry,
+    OverwrittenRun,
+    RunRecord,
+    SourceFile,
+    TreeScan,
+    read_overwritten,
+    scan_tree,
+)
 from ckptman.wandb_index import Claim, WandbIndex
 from ckptman.wandb_runs import WandbRun, merge_requeued, read_run_folder
 
@@ -39,6 +49,28 @@ class Renumbered:
     source: str
     task: int
     source_task: int
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """A file whose group differs from the one its source folder had."""
+
+    source: str
+    group: str
+    source_group: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A source file that a move lets go without placing it, since the tree has its bytes."""
+
+    source: str
+    same_as: str
+    """Relative to the tree's root."""
+    path: Path
+    state: FileState
+    sha256: str
+    """Of the source file, and of the tree's; both were read."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +107,10 @@ class Plan:
     refused: tuple[Refusal, ...]
     deferred: tuple[Refusal, ...]
     renumbered: tuple[Renumbered, ...]
+    regrouped: tuple[Regrouped, ...]
+    completed: tuple[PurePosixPath, ...]
+    """Run folders whose files were in the tree without a run.json, which they get."""
+    removals: tuple[Removal, ...]
     overwritten: tuple[OverwrittenRun, ...]
     partly_overwritten: tuple[OverwrittenRun, ...]
     without_files: tuple[LostFiles, ...]
@@ -96,6 +132,7 @@ def make_plan(
     root: Path,
     convention: Convention,
     *,
+    mode: Mode = Mode.COPY,
     trust: Trust = Trust.NEITHER,
     settle: float = 600.0,
     checksum: bool = False,
@@ -105,16 +142,27 @@ def make_plan(
     """Work out what an ingest of `source` into the tree `root` will do. Nothing is written.
 
     Args:
+        mode: A move reads again what is in the tree already, there and at the source: only what is the same may go.
         settle: A cut file younger than this many seconds may still be being written: it is deferred, not refused.
-        checksum: Read files again whose state is unchanged.
+        checksum: Read files again whose state is unchanged, and the tree's files.
 
     Raises:
-        UsageError: if the source does not exist.
+        UsageError: if the source does not exist, or the tree is sorted by another numbering (`other-numbering`).
     """
     tree = scan_tree(root, convention, missing_ok=True)
+    require_numbering(tree, convention)
     scan = scan_source(source, convention, leave_out=root, follow_symlinks=follow_symlinks)
-    planner = _Planner(scan, tree, convention, trust=trust, settle=settle, follow_symlinks=follow_symlinks)
-    planner.examine_all(checksum=checksum, progress=progress)
+    planner = _Planner(
+        scan,
+        tree,
+        convention,
+        move=mode is Mode.MOVE,
+        trust=trust,
+        settle=settle,
+        checksum=checksum,
+        follow_symlinks=follow_symlinks,
+    )
+    planner.examine_all(progress=progress)
     return planner.plan()
 
 
@@ -125,14 +173,18 @@ class _Planner:
         tree: TreeScan,
         convention: Convention,
         *,
+        move: bool,
         trust: Trust,
         settle: float,
+        checksum: bool,
         follow_symlinks: bool,
     ) -> None:
         self.scan = scan
         self.tree = tree
         self.convention = convention
+        self.move = move
         self.settle = settle
+        self.checksum = checksum or move
         self.follow_symlinks = follow_symlinks
         self.refused = list(scan.refusals)
         self.deferred: list[Refusal] = []
@@ -141,11 +193,13 @@ class _Planner:
         """Duplicates that are known from an earlier ingest."""
         self.owners: dict[Path, Owner] = {}
         """Source file → the run that wrote it, as far as that is known."""
+        self.read: dict[str, tuple[Path, FileState, str]] = {}
+        """Source file, relative → its path, and the state and SHA-256 with which it was read."""
         self.undecided: set[str] = set()
         """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
         self.wandb = WandbIndex(self._read_wandb(), convention)
         self.examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks)
-        self.folders = RunFolders(tree, convention, scan.root)
+        self.folders = RunFolders(tree, convention, scan.root, read_kept=self.checksum)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -155,10 +209,10 @@ class _Planner:
             try:
                 runs.append(read_run_folder(folder))
             except RefusedError as error:
-                self._refuse(self._relative(folder), error)
+                self._refuse(self._relative(folder), error, what="W&B folder")
         return merge_requeued(runs)
 
-    def examine_all(self, *, checksum: bool, progress: Progress | None) -> None:
+    def examine_all(self, *, progress: Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
         known = {
             path: (folder, remembered, entry)
@@ -168,8 +222,11 @@ class _Planner:
         to_read = []
         for file in self.scan.checkpoints:
             hit = known.get(str(file.path))
-            if hit is None or not self._is_unchanged(file, *hit, checksum=checksum):
-                to_read.append(file)
+            try:
+                if hit is None or not self._is_unchanged(file, *hit):
+                    to_read.append(file)
+            except RefusedError as error:
+                self._refuse(file.relative, error, path=file.path, state=file.state)
         total = sum(file.state.size for file in to_read)
         done = 0
         examined: list[Examined] = []
@@ -182,6 +239,7 @@ class _Planner:
             if progress is not None:
                 progress("reading", done, total)
         for new in self._attributed(examined):
+            self.read[new.file.source.relative] = new.file.source.path, new.file.state, new.file.sha256
             self.owners[new.file.source.path] = Owner(new.attribution.run_id, new.file.place.seed, new.file.config)
             try:
                 self.folders.take(new)
@@ -189,13 +247,7 @@ class _Planner:
                 self._refuse(new.file.source.relative, error)
 
     def _is_unchanged(
-        self,
-        file: SourceCheckpoint,
-        folder: PurePosixPath,
-        remembered: SourceFile,
-        entry: CheckpointEntry,
-        *,
-        checksum: bool,
+        self, file: SourceCheckpoint, folder: PurePosixPath, remembered: SourceFile, entry: CheckpointEntry
     ) -> bool:
         state = file.state
         slot = self.folders.slots[folder]
@@ -203,11 +255,15 @@ class _Planner:
             state.size, state.mtime_ns, state.inode,
         ):  # fmt: skip
             return False
-        if checksum and hash_file(file.path, follow_symlinks=self.follow_symlinks)[0] != entry.sha256:
-            return False
+        if self.checksum:
+            sha256, state = hash_file(file.path, follow_symlinks=self.follow_symlinks)
+            if sha256 != entry.sha256 or not state.same_but_ctime(file.state):
+                return False
+            self.read[file.relative] = file.path, state, sha256
         record = slot.record
         assert record is not None  # it came from the records
         self.owners[file.path] = Owner(record.run_id, record.seed, record.config)
+        self.folders.check_kept(folder, entry.file)
         if remembered == entry.source:
             self.unchanged.append((folder, entry, file))
         else:
@@ -246,10 +302,16 @@ class _Planner:
         return str(path.relative_to(self.scan.root)) if path.is_relative_to(self.scan.root) else str(path)
 
     def _refuse(
-        self, source: str, error: RefusedError, *, path: Path | None = None, state: FileState | None = None
+        self,
+        source: str,
+        error: RefusedError,
+        *,
+        path: Path | None = None,
+        state: FileState | None = None,
+        what: str = "file",
     ) -> None:
         message = error.message.removeprefix(f"{path}: ")  # `source` names it already
-        refusal = Refusal(source=source, code=error.code, message=message, fix=error.fix)
+        refusal = Refusal(source=source, code=error.code, message=message, fix=error.fix, what=what)
         young = state is not None and abs(time.time() - state.mtime_ns / 1e9) < self.settle
         if error.code == CHANGING or (error.code in CUT_CODES and young):
             fix = "It was written a moment ago: ingest again later. --settle sets how long to wait."
@@ -272,6 +334,7 @@ class _Planner:
             for folder, entry, file in self.unchanged
         ]
         here = [*placed, *unchanged]
+        duplicates = tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source))
         present = {record.run_id for record in records.values() if record.run_id is not None}
         lost = find_lost_files(
             [run for run in self.wandb.runs if run.run_id not in self.undecided],
@@ -282,6 +345,8 @@ class _Planner:
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
         overwritten += self._told_overwritten(present | {run.run_id for run in overwritten if run is not None})
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
+        overwritten_lists = self._overwritten_lists(_in_order(overwritten))
+        removals = self._removals(unchanged, duplicates) if self.move else ()
         return Plan(
             source=self.scan.root,
             root=self.tree.root,
@@ -297,7 +362,7 @@ class _Planner:
             ),
             placed=tuple(sorted(placed, key=lambda row: row.path)),
             unchanged=tuple(sorted(unchanged, key=lambda row: row.path)),
-            duplicates=tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source)),
+            duplicates=duplicates,
             refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.deferred, key=lambda item: item.source)),
             renumbered=tuple(
@@ -305,6 +370,13 @@ class _Planner:
                 for row in sorted(here, key=lambda row: row.source)
                 if row.source_task is not None and row.source_task != row.task
             ),
+            regrouped=tuple(
+                Regrouped(source=row.source, group=row.group, source_group=said)
+                for row in sorted(here, key=lambda row: row.source)
+                if (said := self._other_group(row, records[PurePosixPath(row.path).parent])) is not None
+            ),
+            completed=tuple(sorted(slot.folder for slot in self.folders if slot.is_completed)),
+            removals=removals,
             overwritten=_in_order(overwritten),
             partly_overwritten=_in_order(partly),
             without_files=tuple(item for item in lost if not item.overwritten and not item.survives),
@@ -314,8 +386,40 @@ class _Planner:
                 for problem in run.problems
             ),
             ambiguous=tuple(row for row in here if self._is_ambiguous(records, row)),
-            overwritten_lists=self._overwritten_lists(_in_order(overwritten)),
+            overwritten_lists=overwritten_lists,
         )
+
+    def _removals(self, unchanged: Iterable[CheckpointRow], duplicates: Iterable[Duplicate]) -> tuple[Removal, ...]:
+        """The source files that a move lets go since the tree has their bytes, as regular files of its own."""
+        known = [(row.source, row.path) for row in unchanged] + [(item.source, item.same_as) for item in duplicates]
+        removals = []
+        for source, same_as in sorted(known):
+            if (self.tree.root / same_as).is_symlink():
+                self.refused.append(
+                    Refusal(
+                        source=source,
+                        code="source-kept",
+                        message=f"it was kept: {same_as} in the tree is a symbolic link, not a file of its own",
+                        fix="Replace the link by a copy of the file, and ingest again.",
+                    )
+                )
+            else:
+                path, state, sha256 = self.read[source]
+                removals.append(Removal(source=source, same_as=same_as, path=path, state=state, sha256=sha256))
+        return tuple(removals)
+
+    def _other_group(self, row: CheckpointRow, record: RunRecord) -> str | None:
+        """The group that the source folder says, where the configuration says another one of a known pattern.
+
+        A folder around the task folders is a group's if it is called like one, or lies within the source; those of
+        the families in a tree are none.
+        """
+        rules, said = self.convention, record.source.group
+        if said is None or said == row.group or group_pattern(row.group, rules) is None:
+            return None
+        families = {*rules.families.layernorm_folders.values(), *rules.families.regime_folders.values()}
+        is_group = group_pattern(said, rules) is not None or said in PurePosixPath(row.source).parts
+        return said if is_group and said not in families else None
 
     def _is_ambiguous(self, records: Mapping[PurePosixPath, RunRecord], row: CheckpointRow) -> bool:
         record = records[PurePosixPath(row.path).parent]
@@ -381,7 +485,7 @@ class _Planner:
                 source_task=source_task,
             )
         except RefusedError as error:
-            self._refuse(self._relative(run.folders[0]), error)
+            self._refuse(self._relative(run.folders[0]), error, what="W&B folder")
             return None
         return OverwrittenRun(
             run_id=run.run_id,
@@ -414,11 +518,21 @@ class _Planner:
             by_folder[place.folder][run.run_id] = run
         lists = {}
         for folder, runs in sorted(by_folder.items()):
-            known = {run.run_id: run for run in self.tree.overwritten.get(folder, ())}
+            try:
+                known = {run.run_id: run for run in self._listed(folder)}
+            except RefusedError as error:
+                self._refuse(str(folder / OVERWRITTEN_FILE), error)
+                continue
             merged = {**known, **runs}
             if merged != known:
                 lists[folder] = tuple(merged[run_id] for run_id in sorted(merged))
         return lists
+
+    def _listed(self, folder: PurePosixPath) -> tuple[OverwrittenRun, ...]:
+        """The overwritten runs that the tree lists for a task folder; RefusedError if its list cannot be used."""
+        if any(path == folder / OVERWRITTEN_FILE for path, _ in self.tree.unreadable):
+            return read_overwritten(self.tree.root / folder)  # which says why
+        return self.tree.overwritten.get(folder, ())
 
 
 def _in_order(runs: Iterable[OverwrittenRun | None]) -> tuple[OverwrittenRun, ...]:

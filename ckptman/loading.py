@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ckptman.archive import show_path, verify_crcs
 from ckptman.checkpoint import CheckpointInfo, read_checkpoint
-from ckptman.config import TrainConfig
+from ckptman.config import TrainConfig, check_device_name
 from ckptman.convention import Convention
 from ckptman.convention_file import built_in
 from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
@@ -103,22 +103,18 @@ def pick_device(name: str | torch.device) -> torch.device:
     """The device that `name` stands for: `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: (`bad-device`) for an unknown name.
+        UsageError: (`bad-device`) for an unknown name, and for a device that holds no values, such as `meta`.
         MachineError: (`no-device`) where the machine does not have it.
     """
+    check_device_name(str(name))
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(
-            f"{name!r} is not a device", code="bad-device", fix="Use auto, cpu, cuda, or cuda:1 for the second GPU."
-        ) from error
+    device = torch.device(name)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise MachineError(
-            f"the device {name} cannot be used: {_first_line(error)}",
+            f"the device {name} cannot be used: {_first_line(error).split('. ')[0]}",
             code="no-device",
             fix="Use --device cpu, or a torch that is built for this device.",
         ) from error

@@ -4,14 +4,15 @@
     logits = model(tokens)  # (B, T) -> (B, T, vocab_size)
 
 This forward is the reference: what `ckptman.train_step` computes faster must equal it. Weight names, shapes and order
-are those of the published checkpoints, so that `load_state_dict` takes them as they are.
+are those of the published checkpoints, so that `load_state_dict` takes them as they are, with the names that a compiled
+model gives them too.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ MLP_RATIO = 3
 
 INIT_STD = 0.02
 """Standard deviation of the normal initialization of every weight matrix, before `c_proj` of attention is scaled."""
+
+
+COMPILED_PREFIX = "_orig_mod."
+"""What `torch.compile` puts before the name of each weight: the attribute that its wrapper keeps the model in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +149,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
         self._initialize(generator)
+        self.register_load_state_dict_pre_hook(_strip_compiled_prefix)  # type: ignore[no-untyped-call]  # by torch
 
     @property
     def wte(self) -> nn.Embedding:
@@ -204,6 +210,12 @@ class GPT(nn.Module):
         if self.config.without_pos:
             nn.init.zeros_(self.wpe.weight)
             self.wpe.weight.requires_grad_(False)
+
+
+def _strip_compiled_prefix(model: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let `load_state_dict` take the weights of a compiled model. It hands over a copy, which is changed in place."""
+    for name in [name for name in weights if name.startswith(prefix + COMPILED_PREFIX)]:
+        weights[prefix + name.removeprefix(prefix + COMPILED_PREFIX)] = weights.pop(name)
 
 
 def _norm(config: GPTConfig) -> nn.Module:

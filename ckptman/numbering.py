@@ -19,6 +19,9 @@ OTHER_NUMBERING = "other-numbering"
 
 _T = TypeVar("_T")
 
+_Run = tuple[PurePosixPath, str]
+"""A folder; and, where no run.json tells of its run, what the names of the files say of it."""
+
 
 def numbering_of_tree(scan: TreeScan, convention: Convention) -> Convention:
     """The rules that a tree is sorted by, told by its `run.json` files and, where there is none, by the names of files.
@@ -78,10 +81,6 @@ def other_numbering(count: int, given: Convention, fitting: Convention) -> tuple
     )
 
 
-_Run = tuple[PurePosixPath, frozenset[tuple[str, Any]]]
-"""A folder; and, where no run.json tells of its run, what the names of the files say of it."""
-
-
 def _misplaced(scan: TreeScan, convention: Convention) -> set[_Run]:
     """The runs that lie outside of their task folder."""
     found: set[_Run] = set()
@@ -90,11 +89,11 @@ def _misplaced(scan: TreeScan, convention: Convention) -> set[_Run]:
         group = said if isinstance(said, str) and said else record.source.group
         place = _place(record.config, convention, group, record.source.task)
         if place is not None and place.folder != folder.parent:
-            found.add((folder, frozenset()))
+            found.add((folder, ""))
     for path, values in _unrecorded(scan, convention):
         place = _place(values, convention, *_said_by_path(path, convention))
         if place is not None and place.folder not in path.parents:
-            found.add((path.parent, frozenset(values.items())))
+            found.add((path.parent, str(sorted(values.items()))))
     return found
 
 

@@ -142,13 +142,15 @@ def _safe_folder(name: str) -> str:
     if (
         name in ("", ".", "..")
         or name.startswith(".")
+        or name != name.strip()
         or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name)
         or len(name.encode("utf-8", "surrogateescape")) > 200
     ):
         raise RefusedError(
             f"the group name {name!r} cannot be a folder's name",
             code="unsafe-group",
-            fix="Rename the group: a name may hold neither slashes nor control characters, nor begin with a dot.",
+            fix="Rename the group: a name may hold neither slashes nor control characters, nor begin with a dot, nor "
+            "begin or end with white space.",
         )
     return name
 

@@ -59,6 +59,8 @@ class RunStatus:
     gen_em: float | None = None
     """Newest generalization, 0 to 1."""
     iterations_per_second: float | None = None
+    config: Mapping[str, Any] | None = None
+    """The run's configuration; None in a status of a version that did not record it."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class RawRun:
             loss=loss,
             gen_em=gen_em,
             iterations_per_second=iterations_per_second,
+            config=self.config.to_dict(),
         )
         write_atomically(self.status_file, dump_json(asdict(status)), replace=True)
 
@@ -219,6 +222,17 @@ class RawRun:
             return RunStatus(**document)
         except (OSError, ValueError, TypeError):
             return None
+
+    def said_complete(self) -> RunStatus | None:
+        """The run's status, if by it this very configuration was trained to its end; None otherwise.
+
+        A process that says so removes the state next, so as long as there is one, the end was cut short.
+        """
+        status = self.read_status()
+        if status is None or status.state != COMPLETE or self.state.exists():
+            return None
+        same = isinstance(status.config, dict) and status.config and not self._differing(status.config)
+        return status if same else None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -318,13 +332,16 @@ class RawRun:
                 code="bad-file",
                 fix="Move it away: the run then goes on from the newest of the others, or starts again.",
             ) from error
-        if keys := differing(info.config or {}, self.config.to_dict(), self.convention):
+        if keys := self._differing(info.config or {}):
             raise RefusedError(
                 f"{path} is of another configuration: it differs in {', '.join(keys)}",
                 code="other-run",
                 fix="Train into another folder with --out, or with the configuration of that file.",
             )
         return info
+
+    def _differing(self, config: Mapping[str, Any]) -> list[str]:
+        return differing(config, self.config.to_dict(), self.convention)
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], convention: Convention) -> list[str]:

@@ -12,7 +12,17 @@ from ckptman.convention import Convention
 from ckptman.errors import RefusedError
 from ckptman.examination import Examined
 from ckptman.transfer import FileState, hash_file
-from ckptman.tree import AttributionNote, CheckpointEntry, RunFolder, RunRecord, RunSource, SourceFile, TreeScan
+from ckptman.tree import (
+    RUN_FILE,
+    AttributionNote,
+    CheckpointEntry,
+    RunFolder,
+    RunRecord,
+    RunSource,
+    SourceFile,
+    TreeScan,
+    bad_record,
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +69,29 @@ class Slot:
     placements: list[FilePlacement] = field(default_factory=list)
     origin: Path | None = None
     """Source folder of the first file, for runs whose id is not known."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """File name → bytes, of the files that are in the tree."""
+    problem: RefusedError | None = None
+    """Why its run.json, which is there, cannot be used: then nothing may be written here."""
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether its files were in the tree without a run.json, which it gets now."""
+        return self.old is None and self.record is not None and bool(self.sizes)
 
 
 class RunFolders:
     """The run folders of a tree while files are added to them."""
 
-    def __init__(self, tree: TreeScan, convention: Convention, source_root: Path) -> None:
+    def __init__(self, tree: TreeScan, convention: Convention, source_root: Path, *, read_kept: bool) -> None:
+        """`read_kept`: compare the bytes of a file that the tree has with run.json, not its size alone."""
         self._tree = tree
         self._convention = convention
         self._source_root = str(source_root)
+        self._read_kept = read_kept
+        self._kept: set[PurePosixPath] = set()
+        """Files of the tree that were read, and found as run.json says."""
+        self._no_files = {e.path for e in tree.entries if e.path.name == RUN_FILE and e.kind != "file"}
         self.slots: dict[PurePosixPath, Slot] = {run.path: self._slot(run) for run in tree.runs}
         self.duplicates: list[Duplicate] = []
         self.new: list[tuple[PurePosixPath, CheckpointEntry]] = []
@@ -78,17 +102,29 @@ class RunFolders:
 
     def _slot(self, run: RunFolder) -> Slot:
         hashes = {entry.file: entry.sha256 for entry in run.record.checkpoints} if run.record else {}
-        files = {name: hashes.get(name) for name in run.files if name.endswith(self._convention.checkpoint.suffix)}
-        return Slot(folder=run.path, record=run.record, old=run.record, files=files)
+        sizes = {n: size for n, size in run.files.items() if n.endswith(self._convention.checkpoint.suffix)}
+        problem = "it is not a regular file" if run.path / RUN_FILE in self._no_files else run.problem
+        return Slot(
+            folder=run.path,
+            record=run.record,
+            old=run.record,
+            files={name: hashes.get(name) for name in sizes},
+            sizes=sizes,
+            problem=None if problem is None else bad_record(run.path / RUN_FILE, problem, is_newer=run.is_newer),
+        )
 
     def take(self, new: NewFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
 
         Raises:
-            RefusedError: (`taken`) if no folder name is free.
+            RefusedError: `taken`, if no folder name is free; `bad-record`, if it may be of a run whose run.json cannot
+                be used; `tree-file-changed`, if it is in the tree, but not as it was placed.
         """
         file = new.file
-        for slot in self._slots_of(file):
+        slots = self._slots_of(file)
+        for slot in slots:
+            if slot.problem is not None:
+                continue
             held = slot.files.get(file.name, "")
             if held is None:  # placed by an ingest that did not get to its run.json
                 held = hash_file(self._tree.root / slot.folder / file.name, follow_symlinks=True)[0]
@@ -97,6 +133,7 @@ class RunFolders:
                     self._add(slot, new)
                     return
             if held == file.sha256:
+                self.check_kept(slot.folder, file.name)
                 self._add_duplicate(slot, file)
                 return
             if held == "" and self._is_run_of(slot, new):
@@ -110,9 +147,29 @@ class RunFolders:
                 )
                 self._add(slot, new)
                 return
+        if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
+            raise problem
         slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origin=file.source.path.parent)
         self.slots[slot.folder] = slot
         self.take(new)
+
+    def check_kept(self, folder: PurePosixPath, name: str) -> None:
+        """See to it that a file which the tree has is as its run.json says.
+
+        Raises:
+            RefusedError: `tree-file-changed`, if it is not.
+        """
+        slot, path = self.slots[folder], folder / name
+        entries = slot.old.checkpoints if slot.old is not None else ()
+        entry = next((entry for entry in entries if entry.file == name), None)
+        if entry is None or name not in slot.sizes or path in self._kept:
+            return  # it comes to the tree only now, or its run.json does
+        if slot.sizes[name] != entry.size:
+            raise _tree_file_changed(path, f"it has {slot.sizes[name]:,} bytes, and {entry.size:,} by run.json")
+        if self._read_kept:
+            if hash_file(self._tree.root / path, follow_symlinks=True)[0] != entry.sha256:
+                raise _tree_file_changed(path, "its SHA-256 is not the one in run.json")
+            self._kept.add(path)
 
     def _slots_of(self, file: Examined) -> list[Slot]:
         """The folders of runs that have the file's task, seed and notes."""
@@ -216,4 +273,12 @@ def note_of(attribution: Attribution) -> AttributionNote:
     """An attribution as `run.json` holds it."""
     return AttributionNote(
         code=attribution.code, evidence=attribution.evidence, candidates=tuple(attribution.candidates)
+    )
+
+
+def _tree_file_changed(path: PurePosixPath, how: str) -> RefusedError:
+    return RefusedError(
+        f"{path} in the tree was changed after it was placed: {how}",
+        code="tree-file-changed",
+        fix="Move the damaged file out of the tree and ingest again: it is then placed anew.",
     )

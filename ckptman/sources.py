@@ -30,6 +30,8 @@ class Refusal:
     code: str
     message: str
     fix: str
+    what: str = "file"
+    """What was not handled, as one counts it: a file, a folder or a W&B folder."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class _Walk:
                     "unreadable-folder",
                     f"cannot look into the folder: {error.strerror}",
                     "Give yourself permission to read it, and ingest again.",
+                    "folder",
                 )
                 continue
             if self._is_wandb_run(folder, {item.name for item in found}):
@@ -167,7 +170,8 @@ class _Walk:
         if self.leave_out is not None and key == (self.leave_out.device, self.leave_out.inode):
             return False
         if key in self.seen:
-            self._refuse(folder, "symlink-loop", "the folder was reached before, by another way", "Remove the link.")
+            message = "the folder was reached before, by another way"
+            self._refuse(folder, "symlink-loop", message, "Remove the link.", "folder")
             return False
         self.seen.add(key)
         return True
@@ -220,9 +224,9 @@ class _Walk:
             "files" in names or any(name.endswith(".wandb") for name in names)
         )
 
-    def _refuse(self, path: Path, code: str, message: str, fix: str) -> None:
+    def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:
         relative = str(path.relative_to(self.root)) if path != self.root else "."
-        self.refusals.append(Refusal(source=relative, code=code, message=message, fix=fix))
+        self.refusals.append(Refusal(source=relative, code=code, message=message, fix=fix, what=what))
 
 
 def task_folder_of(path: Path, convention: Convention) -> Path | None:

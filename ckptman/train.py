@@ -24,10 +24,10 @@ from ckptman.loading import pick_device
 from ckptman.raw_run import COMPLETE, INTERRUPTED, RawRun
 from ckptman.stopping import Stop
 from ckptman.train_plan import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
-from ckptman.trainer import Computing, Progress, TrainedRun, initial_model, train_run
+from ckptman.trainer import Computing, Progress, TrainedRun, check_can_compile, initial_model, train_run
 from ckptman.transfer import make_folders, remove_partials
 from ckptman.tree import SCHEMA_VERSION
-from ckptman.wandb_logger import WandbMode, check_can_start, resolve
+from ckptman.wandb_logger import WandbMode, check_can_start, check_mode, settle
 from ckptman.wording import size_text
 
 _SPARE_BYTES = 20_000_000
@@ -62,10 +62,11 @@ class RunResult:
     def checkpoints(self) -> tuple[Path, ...]:
         """Its checkpoints that are there now, in order of their steps."""
         if self.trained is None:
-            return self.planned.checkpoints
+            return tuple(path for path in self.planned.checkpoints if path.exists())
         due = [self.run.checkpoint_at(done) for done in range(1, self.trained.iters_done + 1)]
-        paths = [path for path in due if path is not None]
-        return (*paths, self.run.final) if self.trained.state == COMPLETE else tuple(paths)
+        if self.trained.state == COMPLETE:
+            due.append(self.run.final)
+        return tuple(path for path in due if path is not None and path.exists())
 
     def to_json(self) -> dict[str, Any]:
         """The run as `train --json` prints it."""
@@ -93,6 +94,8 @@ class TrainResult:
 
     runs: tuple[RunResult, ...]
     """In the order of the plan."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about all of them, in sentences."""
 
     @property
     def interrupted(self) -> bool:
@@ -140,7 +143,7 @@ def train(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` … On CUDA matrix products are in bfloat16.
         threads: CPU threads; PyTorch's choice by default.
         compiled: Train the plain model through `torch.compile` instead of ckptman's own step.
-        wandb: `auto` (online where an API key is set up), `online`, `offline` or `disabled`.
+        wandb: `auto` (online where an API key is set up and the server answers), `online`, `offline` or `disabled`.
         resume: Go on from what an interrupted process left; without, such a run is refused.
         convention: The rules for names and folders; by default those of the nearest ckptman.yaml.
         stop: Another way to end it.
@@ -152,9 +155,10 @@ def train(
 
     Raises:
         RefusedError: a configuration is off the grid of its group.
-        UsageError: (`bad-device`) there is no such kind of device.
+        UsageError: there is no such kind of device (`bad-device`), or no such W&B mode (`bad-wandb`).
         MachineError: the machine has no such device (`no-device`), `out` cannot be written to, the disk has too little
-            free space (`disk-full`), or wandb cannot start (`wandb-failed`); before anything is trained.
+            free space (`disk-full`), wandb cannot start (`wandb-failed`), or there is no compiler for `compiled`
+            (`no-compiler`); before anything is trained.
     """
     root = Path(out)
     rules = convention or load_convention(find_file(root))
@@ -190,9 +194,13 @@ def run_plan(
     results: dict[Path, RunResult] = {
         planned.run.folder: RunResult(planned, error=planned.error) for planned in plan.runs
     }
+    note = ""
     if plan.wanted:
-        target, mode = pick_device(device), resolve(WandbMode(wandb))
+        target = pick_device(device)
+        mode, note = settle(check_mode(wandb))
         check_can_start(mode)
+        if compiled:
+            check_can_compile(target)
         check_folder(plan.out)
         check_space(plan)
         computing = Computing(device=target, compiled=compiled, wandb=mode, log=log)
@@ -204,7 +212,7 @@ def run_plan(
                 results[planned.run.folder] = result
                 if isinstance(result.error, MachineError):
                     break  # the next run would meet the same
-    return TrainResult(tuple(results.values()))
+    return TrainResult(tuple(results.values()), notes=(note,) if note else ())
 
 
 def check_folder(out: Path) -> None:

@@ -16,7 +16,7 @@ from ckptman.config import TrainConfig
 from ckptman.convention import Convention, Grid, GroupPattern
 from ckptman.errors import CkptmanError, ConfigurationError, RefusedError, UsageError
 from ckptman.grid import cells, cells_of_task, config_values
-from ckptman.placement import place_of
+from ckptman.placement import Place, place_of
 from ckptman.raw_run import RawRun
 from ckptman.tree import SCHEMA_VERSION
 
@@ -42,7 +42,7 @@ class Action(StrEnum):
     NEW = "new"
     RESUME = "resume"
     COMPLETE = "complete"
-    """Nothing: its final checkpoint is there."""
+    """Nothing: its final checkpoint is there, or was there and has been moved away."""
     RUNNING = "running"
     """Nothing: another process is training it."""
     REFUSED = "refused"
@@ -66,6 +66,11 @@ class PlannedRun:
     def wanted(self) -> bool:
         """Whether there is anything to train."""
         return self.action in (Action.NEW, Action.RESUME)
+
+    @property
+    def moved_away(self) -> bool:
+        """Whether it is complete, but its final checkpoint is no longer there: as after `ingest --mode move`."""
+        return self.action is Action.COMPLETE and self.run.final not in self.checkpoints
 
     def to_json(self) -> dict[str, Any]:
         """The run as `train --dry-run --json` prints it."""
@@ -131,7 +136,8 @@ def training_configs(
 
     Raises:
         UsageError: (`no-such-task`) with all tasks there are; (`bad-config`) where the values do not fit together, such
-            as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that the task decides.
+            as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that the task decides; (`other-task`)
+            where the values are those of another task or regime.
     """
     group, grid = _group_of(convention, layernorm=layernorm, fixed=fixed)
     try:
@@ -154,9 +160,21 @@ def training_configs(
         for seed in seeds:
             values = {**decided, **more, convention.seed_key: seed}
             config = TrainConfig.from_dict(values, strict=True)
-            name = place_of(config.to_dict(), convention).group
-            configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: name}))
+            place = place_of(config.to_dict(), convention)
+            if (place.regime, place.task) != (group.regime, task):
+                raise _other_task(config, place, f"{group.regime} task {task}")
+            configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: place.group}))
     return configs
+
+
+def _other_task(config: TrainConfig, place: Place, asked: str) -> UsageError:
+    """The refusal of what would be trained as another task than was asked for: with K = 2, 2..K is one length."""
+    return UsageError(
+        f"{asked} with K = {config.train_min_k}..{config.train_max_k} would be trained as {place.regime} task "
+        f"{place.task}, in {place.group}",
+        code="other-task",
+        fix=f"Choose another --k, or ask for --task {place.task}{' --fixed' if place.regime == 'fixed' else ''}.",
+    )
 
 
 def task_lines(grid: Grid, regime: str, convention: Convention) -> list[str]:
@@ -212,6 +230,8 @@ def plan_run(run: RawRun, *, resume: bool = True, locked: bool = False) -> Plann
     )
     if found.complete:
         return dataclasses.replace(planned, action=Action.COMPLETE)
+    if (said := run.said_complete()) is not None:
+        return dataclasses.replace(planned, action=Action.COMPLETE, run_id=said.run_id, iters_done=said.iters_done)
     if not found.iters_done:
         return planned
     if not resume:

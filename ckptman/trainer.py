@@ -125,10 +125,11 @@ def train_run(
     checkpoint, and before it ends for whatever reason but a failed write; once the run is complete there is none.
 
     Raises:
-        RefusedError: as `RawRun.find`; (`taken`) a checkpoint's name is another file's; (`diverged`) the loss is no
-            number any more.
-        MachineError: a file cannot be written (`disk-full` …), wandb cannot start (`wandb-failed`), or the device's
-            memory is too small (`out-of-memory`). What was saved before stays, and the run can go on from there.
+        RefusedError: as `RawRun.find`; (`taken`) a checkpoint's name is another file's; (`diverged`) the loss, a weight
+            or a moment of the optimizer is infinite or no number.
+        MachineError: a file cannot be written (`disk-full` …), wandb cannot start (`wandb-failed`), `torch.compile`
+            fails (`compile-failed`), or the device's memory is too small (`out-of-memory`). What was saved before
+            stays, and the run can go on from there.
     """
     found = run.find()
     state = load_state(run, found.newest) if found.newest is not None else None
@@ -218,7 +219,7 @@ class _Training:
         logged: dict[str, float] = {}
         if index % config.log_interval == 0 or last:
             logged |= train_metrics(self._last, learning_rate=rate, iters_done=self.iters_done)
-            self._check_finite()
+            self._check_loss()
         if config.eval_interval and index % config.eval_interval == 0 and not last:
             logged |= self._evaluate()
         self._log(logged)
@@ -250,7 +251,6 @@ class _Training:
 
     def _finish(self) -> None:
         """The end of the run. The state goes last: as long as it is there, an end cut short is made again."""
-        self._check_finite()
         self._save_state()
         if self._config.eval_interval:
             self._log({**self._evaluate(), "iter": self.iters_done})
@@ -312,16 +312,28 @@ class _Training:
         )
 
     def _check_finite(self) -> None:
-        """Stop before what is no number replaces a good state."""
-        if self._last is not None and not bool(torch.isfinite(self._last.loss)):
-            raise RefusedError(
-                f"{self._run.label} has diverged: the loss is {float(self._last.loss)} after {self.iters_done} "
-                "iterations",
-                code="diverged",
-                fix="Train with a smaller --lr, or a longer --warmup-iters, into another folder.",
-            )
+        """Stop before what is no number replaces a good state. The loss is of the weights before the newest update."""
+        self._check_loss()
+        for name, weight in self._model.named_parameters():
+            if not _is_finite(weight):
+                raise self._diverged(f"{name} is not finite")
+        for moments in self._optimizer.state.values():
+            if not all(map(_is_finite, moments.values())):
+                raise self._diverged("the optimizer's moments are not finite")
+
+    def _check_loss(self) -> None:
+        if self._last is not None and not _is_finite(self._last.loss):
+            raise self._diverged(f"the loss is {float(self._last.loss)}")
+
+    def _diverged(self, reason: str) -> RefusedError:
+        return RefusedError(
+            f"{self._run.label} has diverged: {reason} after {self.iters_done} iterations",
+            code="diverged",
+            fix="Train with a smaller --lr, or a longer --warmup-iters, into another folder.",
+        )
 
     def _write_status(self, state: str) -> None:
+        self._check_loss()  # a status has no words for what is no number
         self._run.write_status(
             state,
             self._run_id,
@@ -351,8 +363,51 @@ def _step_of(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]
     """What computes a batch's loss and gradients."""
     if not computing.compiled:
         return lambda tokens: loss_and_backward(model, tokens)
-    compiled: nn.Module = torch.compile(model, dynamic=True)  # type: ignore[assignment]  # a module of a module
-    return lambda tokens: plain_loss_and_backward(compiled, tokens)
+    return _compiled_step(torch.compile(model, dynamic=True))  # type: ignore[arg-type]  # a module of a module
+
+
+def _compiled_step(compiled: nn.Module) -> Callable[[Tensor], StepResult]:
+    # Only a run that is compiled pays for these.
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    def step(tokens: Tensor) -> StepResult:
+        try:
+            return plain_loss_and_backward(compiled, tokens)
+        except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
+            cause = getattr(error, "inner_exception", error)
+            raise MachineError(
+                f"torch.compile failed: {(str(cause).strip() or type(cause).__name__).splitlines()[0]}",
+                code="compile-failed",
+                fix="Leave out --compile: ckptman's own step needs no compiler, and is fast on a CPU.",
+            ) from error
+
+    return step
+
+
+def check_can_compile(device: torch.device) -> None:
+    """Check what `torch.compile` needs and is known before the first step: for the CPU, a C++ compiler.
+
+    Raises:
+        MachineError: (`no-compiler`) there is none.
+    """
+    if device.type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise MachineError(
+            "torch.compile needs a C++ compiler, and finds none",
+            code="no-compiler",
+            fix="Install g++, set CXX, or leave out --compile.",
+        ) from error
+
+
+def _is_finite(value: Tensor | float) -> bool:
+    return bool(torch.isfinite(torch.as_tensor(value)).all())
 
 
 def _autocast(computing: Computing) -> Any:

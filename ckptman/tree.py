@@ -23,6 +23,10 @@ OVERWRITTEN_FILE = "overwritten.json"
 _MOST_BYTES = 16 << 20  # far above any run.json; a larger one is not ours
 
 
+class NewerRecordError(ValueError):
+    """A record of a schema version above `SCHEMA_VERSION`."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """Where a file came from, and its state there, by which an unchanged source is known without reading it."""
@@ -140,11 +144,11 @@ class RunRecord:
         """Build a record from a parsed `run.json`.
 
         Raises:
+            NewerRecordError: if a newer ckptman wrote it.
             ValueError: telling which part is missing or of the wrong type.
         """
         top = _Part(document, RUN_FILE)
-        if (version := top.get("schema_version", int)) != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {version} is not one this ckptman reads (it reads {SCHEMA_VERSION})")
+        _check_version(top)
         family, source = _Part(top.get("family", dict), "family"), _Part(top.get("source", dict), "source")
         attribution = _Part(top.get("attribution", dict), "attribution")
         return cls(
@@ -241,6 +245,8 @@ class RunFolder:
     """Why there is no record, where `run.json` exists."""
     files: Mapping[str, int]
     """The regular files directly in the folder and their sizes in bytes."""
+    is_newer: bool = False
+    """Whether `run.json` cannot be used since a newer ckptman wrote it."""
 
 
 @dataclass(frozen=True)
@@ -315,8 +321,16 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
             elif kind == "file" or (kind == "symlink" and item.name.endswith(convention.checkpoint.suffix)):
                 files[item.name] = size
         if RUN_FILE in files or _is_run_place(folder, convention):
-            record, problem = _read_record(root / folder / RUN_FILE) if RUN_FILE in files else (None, None)
-            runs.append(RunFolder(path=folder, record=record, problem=problem, files=files))
+            record, failure = _read_record(root / folder / RUN_FILE) if RUN_FILE in files else (None, None)
+            runs.append(
+                RunFolder(
+                    path=folder,
+                    record=record,
+                    problem=None if failure is None else _reason(failure),
+                    files=files,
+                    is_newer=isinstance(failure, NewerRecordError),
+                )
+            )
         if OVERWRITTEN_FILE in files:
             try:
                 overwritten[folder] = read_overwritten(root / folder)
@@ -353,9 +367,10 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         RefusedError: (`bad-record`) if it is missing, unreadable or not a run record.
     """
-    record, problem = _read_record(folder / RUN_FILE)
+    record, error = _read_record(folder / RUN_FILE)
     if record is None:
-        raise _bad_record(folder / RUN_FILE, problem or "is missing")
+        reason = "is missing" if error is None else _reason(error)
+        raise bad_record(folder / RUN_FILE, reason, is_newer=isinstance(error, NewerRecordError))
     return record
 
 
@@ -368,11 +383,21 @@ def read_overwritten(folder: Path) -> tuple[OverwrittenRun, ...]:
     file = folder / OVERWRITTEN_FILE
     try:
         document = _Part(_load_json(file), OVERWRITTEN_FILE)
-        if document.get("schema_version", int) != SCHEMA_VERSION:
-            raise ValueError("it is of another schema version")
+        _check_version(document)
         return tuple(OverwrittenRun.from_json(item) for item in document.get("runs", list))
     except (OSError, ValueError) as error:
-        raise _bad_record(file, str(error)) from error
+        raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
+
+
+def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> RefusedError:
+    """The error to raise for a `run.json` or `overwritten.json` that is there and cannot be used."""
+    return RefusedError(
+        f"{file} cannot be used: {problem}",
+        code="bad-record",
+        fix="Update ckptman."
+        if is_newer
+        else "Repair it; or move it away and ingest the source again: what is missing is written anew.",
+    )
 
 
 def with_checkpoints(record: RunRecord, checkpoints: Iterator[CheckpointEntry]) -> RunRecord:
@@ -463,13 +488,25 @@ def _source_json(source: SourceFile) -> dict[str, Any]:
     }
 
 
-def _read_record(file: Path) -> tuple[RunRecord | None, str | None]:
+def _read_record(file: Path) -> tuple[RunRecord | None, OSError | ValueError | None]:
     try:
         return RunRecord.from_json(_load_json(file)), None
-    except OSError as error:
-        return None, error.strerror or str(error)
-    except ValueError as error:
-        return None, str(error)
+    except (OSError, ValueError) as error:
+        return None, error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _check_version(document: _Part) -> None:
+    version = document.get("schema_version", int)
+    if version > SCHEMA_VERSION:
+        raise NewerRecordError(
+            f"it was written by a newer ckptman (schema_version {version}; this one reads {SCHEMA_VERSION})"
+        )
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version} is not one this ckptman reads (it reads {SCHEMA_VERSION})")
 
 
 def _load_json(file: Path) -> Any:
@@ -481,14 +518,6 @@ def _load_json(file: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
     except ValueError:
         raise ValueError("it is no JSON") from None
-
-
-def _bad_record(file: Path, problem: str) -> RefusedError:
-    return RefusedError(
-        f"{file} cannot be used: {problem}",
-        code="bad-record",
-        fix="Delete it and ingest the run's source again: a run folder without run.json is completed.",
-    )
 
 
 def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:

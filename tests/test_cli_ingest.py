@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from raw import START, config, write_run
 
 import ckptman.cli.ingest  # noqa: F401  (registers the command)
@@ -17,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 
 KEYS = {
     "schema_version", "source", "root", "placed", "unchanged", "duplicates", "refused", "renumbered",
-    "overwritten_runs",
+    "overwritten_runs", "regrouped", "completed", "removed",
 }  # fmt: skip
 ROW = {
     "source", "path", "sha256", "size", "run_id", "group", "layernorm", "regime", "task", "source_task", "seed", "step",
@@ -137,14 +142,18 @@ def test_what_is_refused_is_grouped_by_reason_and_exits_1(source: Path, capsys: 
         (["checkpoints"], 2, "is the tree"),
         (["raw", "--mode", "steal"], 2, "steal"),
         (["raw", "--settle", "-1"], 2, "--settle"),
-        (["raw", "--root", "file"], 3, "file"),
+        (["raw", "--root", "file"], 2, "file is not a folder"),
+        (["raw", "--root", "file/below"], 2, "file is not a folder"),
+        (["raw", "--root", "dangling"], 2, "leads nowhere"),
+        (["raw", "--root", "dangling", "--dry-run"], 2, "leads nowhere"),
+        (["raw", "--root", ""], 2, "the path of the root is empty"),
+        ([""], 2, "the path of the source is empty"),
     ],
 )
-def test_wrong_use_and_faults_exit_2_and_3(
-    source: Path, capsys: Capture, arguments: list[str], status: int, message: str
-) -> None:
+def test_wrong_use_exits_2(source: Path, capsys: Capture, arguments: list[str], status: int, message: str) -> None:
     (source.parent / "checkpoints").mkdir()
     (source.parent / "file").write_text("not a folder")
+    (source.parent / "dangling").symlink_to("nothing")
     assert run(["ingest", *arguments]) == status
     out, err = capsys.readouterr()
     assert out == ""
@@ -157,3 +166,123 @@ def test_links_warn_on_stderr_and_in_json(source: Path, capsys: Capture) -> None
     out, err = capsys.readouterr()
     assert err.startswith("WARNING hard links: ")
     assert json.loads(out)["warnings"] == [err.removeprefix("WARNING ").rstrip("\n")]
+
+
+def test_a_tree_of_another_numbering_is_refused(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw"]) == 0
+    capsys.readouterr()
+    for more in ([], ["--dry-run"], ["--json"]):
+        assert run(["ingest", "raw", "--numbering", "merged", *more]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Pass --numbering full, or write `numbering: full` into the tree's ckptman.yaml." in err
+    assert run(["ingest", "raw", "--numbering", "full"]) == 0
+
+
+def test_a_new_tree_of_another_numbering_needs_a_line_in_its_ckptman_yaml(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw", "--numbering", "merged", "--root", "a tree"]) == 0
+    tree = source.parent / "a tree"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"Next: write `numbering: merged` into '{tree}/ckptman.yaml', by which the tree is sorted",
+        f"Next: ckptman validate --root '{tree}'",
+    ]
+    assert not (tree / "ckptman.yaml").exists()
+    # The control: a file that says so is enough.
+    shutil.rmtree(tree)
+    tree.mkdir()
+    (tree / "ckptman.yaml").write_text("numbering: merged\n")
+    assert run(["ingest", "raw", "--numbering", "merged", "--root", "a tree"]) == 0
+    assert "Next: write" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [b"plain", b"it's", b"a\nb", b"\x1b[31m'red'\\7", b"\xff\xfe9", "\u202ebidi".encode()])
+def test_the_next_step_can_be_pasted(source: Path, capsys: Capture, name: bytes) -> None:
+    root = source.parent / os.fsdecode(name)
+    assert run(["ingest", "raw", "--root", str(root)]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("Next: ckptman validate --root ")
+    assert command.isprintable()
+    said = subprocess.run(["bash", "-c", f"printf %s {command}"], capture_output=True, check=True).stdout
+    assert said == os.fsencode(root)
+    assert (command == shlex.quote(str(root))) == (name in (b"plain", b"it's"))
+
+
+def test_a_move_tells_what_it_takes_away_unplaced(source: Path, capsys: Capture) -> None:
+    run(["ingest", "raw"])
+    capsys.readouterr()
+    assert run(["ingest", "raw", "--mode", "move", "--dry-run"]) == 0
+    assert "4 files were in the tree already: would be removed from the source" in capsys.readouterr().out.splitlines()
+    assert run(["ingest", "raw", "--mode", "move"]) == 0
+    assert "4 files were in the tree already: removed from the source" in capsys.readouterr().out.splitlines()
+    assert run(["ingest", "raw", "--mode", "move"]) == 0
+    assert "removed from the source" not in capsys.readouterr().out
+
+
+def test_completed_runs_are_listed(source: Path, capsys: Capture) -> None:
+    run(["ingest", "raw"])
+    [record, _] = sorted((source.parent / "checkpoints").rglob("run.json"))
+    record.unlink()
+    for more, said in ((["--dry-run"], "1 run would be completed"), ([], "1 run completed")):
+        capsys.readouterr()
+        assert run(["ingest", "raw", *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        at = lines.index(f"{said}: the files were in the tree without a run.json")
+        assert lines[at + 1] == f"  {record.parent.relative_to(source.parent / 'checkpoints')}"
+
+
+def test_other_groups_are_told_by_group(source: Path, capsys: Capture) -> None:
+    (source / "len_gen_k8").rename(source / "len_gen_k6")
+    assert run(["ingest", "raw"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("4 files regrouped: the configuration decides, not the source's folder")
+    assert lines[at + 1] == "  len_gen_k6 → len_gen_k8: 4 files"
+
+
+def test_where_nothing_is_placed_the_reason_is_the_right_one(source: Path, capsys: Capture) -> None:
+    (source.parent / "bad").mkdir()
+    assert run(["ingest", "bad"]) == 0
+    assert f"no checkpoint was found below {source.parent / 'bad'}" in capsys.readouterr().out
+    (source.parent / "bad" / "notes.pt").write_text("notes")
+    assert run(["ingest", "bad"]) == 1
+    assert capsys.readouterr().out.startswith("nothing to place: nothing of the source could be used\n")
+    run(["ingest", "raw"])
+    (source / "notes.pt").write_text("notes")
+    capsys.readouterr()
+    assert run(["ingest", "raw"]) == 1
+    assert capsys.readouterr().out.startswith("nothing to place: every other checkpoint of the source is in the tree")
+
+
+def test_wandb_folders_are_not_counted_as_files(source: Path, capsys: Capture) -> None:
+    young = time.time() - 5
+    for file in (source / "len_gen_k8/task_0000/wandb").rglob("*"):
+        os.utime(file, (young, young), follow_symlinks=False)
+    assert run(["ingest", "raw", "--with-wandb"]) == 0
+    assert "1 W&B folder deferred: it may still be being written" in capsys.readouterr().out.splitlines()
+    (source / "young.pt").write_bytes(b"PK\x03\x04cut")
+    assert run(["ingest", "raw", "--with-wandb"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 file and 1 W&B folder deferred: it may still be being written" in lines
+
+
+def test_a_record_that_ends_late_is_not_said_to_end_early(source: Path, capsys: Capture) -> None:
+    unnamed = config(seed=7, length_mode="curriculum")
+    for run_id, last in (("early", 3000), ("late", 40000)):
+        write_run(source / "len_gen_k8" / run_id, unnamed, run_id=run_id, last_iter=last, save=False)
+        [file] = (source / "len_gen_k8" / run_id).rglob("config.yaml")
+        file.write_text(file.read_text().replace("value: curriculum", "value: no name can say this"))
+    run(["ingest", "raw", "--verbose"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  run early: its record ends at iteration 3000, before its first checkpoint" in lines
+    assert "  run late: its record ends at iteration 40000; its configuration does not tell what it saved" in lines
+
+
+@pytest.mark.parametrize("seed", ["x", True, -1, 1.5, None])
+def test_an_unusable_seed_is_not_a_missing_one(source: Path, capsys: Capture, seed: Any) -> None:
+    for file in source.rglob("*.pt"):
+        document = torch.load(file)
+        document["train_config"]["seed"] = seed
+        torch.save(document, file)
+    run(["ingest", "raw"])
+    capsys.readouterr()
+    assert run(["validate", "--root", "checkpoints", "--select", "unknown-seed"]) == 1
+    said = "no seed" if seed is None else f"an unusable seed: {seed!r}"
+    assert f"2 checkpoints here has {said}" in capsys.readouterr().out

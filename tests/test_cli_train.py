@@ -13,6 +13,7 @@ import pytest
 
 from ckptman.cli.app import run
 from ckptman.train_plan import QUICK
+from ckptman.wandb_logger import WandbMode
 
 SHORT = ["--iters", "6", "--batch-size", "8", "--set", "n_embd=8", "--eval-samples", "2", "--warmup-iters", "1"]
 TASK = ["train", "--k", "4", "--task", "3", "--fixed", "--device", "cpu", "--threads", "1", "--wandb", "disabled"]
@@ -55,12 +56,51 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--wandb", "sometimes"], "is no mode"),
         (["--set", "n_layer=3"], "n_layers"),
         (["--lr", "-1"], "learning_rate"),
+        (["--set", "learning_rate=abc"], "learning_rate must be a finite number, not 'abc'"),
+        (["--lr", "nan"], "learning_rate must be a finite number, not nan"),
+        (["--weight-decay", "inf"], "weight_decay must be a finite number"),
+        (["--seed", str(2**63)], "seed must be below"),
+        (["--device", "meta"], "'meta' is not a device"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
-    assert run([*TASK, *SHORT, *arguments, "--out", str(tmp_path / "out")]) == 2
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str, more: list[str]
+) -> None:
+    assert run([*TASK, *SHORT, *arguments, *more, "--out", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_wandb_mode_in_the_environment_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*TASK, *SHORT, "--wandb", "auto", "--out", str(tmp_path / "out"), "--dry-run"]
+    for said, status in (("bogus", 2), ("dryrun", 0)):
+        monkeypatch.setenv("WANDB_MODE", said)
+        assert run(command) == status
+        assert ("WANDB_MODE=bogus" in capsys.readouterr().err) is bool(status)
+
+
+def test_auto_without_a_connection_is_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ckptman.cli.train.settle", lambda mode: (WandbMode.DISABLED, "nobody answers" if mode == "auto" else "")
+    )
+    for mode in ("auto", "disabled"):
+        assert run([*TASK, *SHORT, "--wandb", mode, "--out", str(tmp_path / mode)]) == 0
+        assert ("WARNING nobody answers" in capsys.readouterr().err) is (mode == "auto")
+
+
+def test_a_complete_run_whose_checkpoints_were_moved_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
+    assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
+    assert "moved away" not in capsys.readouterr().out
+    assert run(["ingest", str(tmp_path), "--root", str(tmp_path / "tree"), "--mode", "move"]) == 0
+    for more in ([], ["--dry-run"]):
+        assert run([*TASK, *SHORT, "--out", str(tmp_path), *more]) == 0
+        assert "complete already: its checkpoints were moved away" in capsys.readouterr().out
 
 
 def test_another_run_in_the_folder_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,20 @@ def test_a_file_is_measured_on_each_length(tmp_path: Path) -> None:
     assert result.warnings == ()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 0.5])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    file, good = (write_checkpoint(tmp_path / name, config()) for name in ("bad.pt", "good.pt"))
+    document = torch.load(file, weights_only=True)
+    weights = next(document[key] for key in ("model", "model_state_dict") if key in document)
+    weights["transformer.h.0.attn.c_proj.bias"][0] = value
+    torch.save(document, file)
+    result = evaluate([file, good], k=[2], samples=SAMPLES)
+    refused = value != 0.5
+    assert [(item.path, item.code) for item in result.refused] == ([(str(file), "not-finite")] if refused else [])
+    assert len(result.evaluations) == (1 if refused else 2)
+    assert all("c_proj.bias" in item.message and str(file) in item.message for item in result.refused)
+
+
 def test_the_figures_depend_on_nothing_else(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "one.pt", config())
     other = write_checkpoint(tmp_path / "other.pt", config(n_layers=2), salt=1)

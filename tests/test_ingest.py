@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from ckptman.convention_file import load_convention
 from ckptman.errors import MachineError, UsageError
 from ckptman.ingest import IngestResult, ingest
 from ckptman.transfer import Mode, lock_tree
-from ckptman.tree import read_record, write_record
+from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE, read_overwritten, read_record, write_record
 
 RUN = "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
 
@@ -125,6 +126,64 @@ def test_the_merged_numbering(source: Path, root: Path) -> None:
     folders = sorted({row.path.rpartition("/")[0].rpartition("/")[2] for row in result.placed})
     assert folders == ["seed_1337-mlp0", "seed_1337-mlp1"]
     assert result.plan.renumbered == ()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(("first", "then"), [("full", "merged"), ("merged", "full")])
+def test_a_tree_keeps_its_numbering(source: Path, root: Path, first: str, then: str, dry_run: bool) -> None:
+    for number, mlp in ((4, True), (6, False)):
+        write_run(task(source, number), config(use_mlp=mlp), run_id=f"mlp{int(mlp)}")
+    ingest(source, root, convention=load_convention(numbering=first))
+    before = snapshot(root)
+    more = write_run(task(source, 5), config(n_layers=2), run_id="more")
+    with pytest.raises(UsageError, match=f"2 runs would be misplaced by the '{then}' numbering") as error:
+        ingest(source, root, convention=load_convention(numbering=then), dry_run=dry_run)
+    assert error.value.code == "other-numbering"
+    assert f"--numbering {first}" in error.value.fix
+    assert f"`numbering: {first}`" in error.value.fix
+    assert snapshot(root) == before
+    again = ingest(source, root, convention=load_convention(numbering=first), dry_run=dry_run)  # the control
+    assert len(again.placed) == len(more)
+
+
+@pytest.mark.parametrize("numbering", ["full", "merged"])
+def test_a_tree_without_records_keeps_its_numbering_too(source: Path, root: Path, numbering: str) -> None:
+    by_hand = root / "with_layernorm" / "dynamic" / "len_gen_k8" / "task_0002"  # where `merged` has one layer, mix
+    write_checkpoint(by_hand / name_of(config()), config())
+    write_run(task(source, 0), config(n_layers=2), run_id="more")
+    rules = load_convention(numbering=numbering)
+    if numbering == "full":
+        with pytest.raises(UsageError, match="1 run would be misplaced"):
+            ingest(source, root, convention=rules, dry_run=True)
+    else:
+        assert len(ingest(source, root, convention=rules, dry_run=True).placed) == 2
+
+
+def test_a_file_of_another_group_than_its_folder_is_told(source: Path, root: Path) -> None:
+    write_run(task(source), config(6), run_id="abcd1234")
+    result = ingest(source, root)
+    assert {(item.group, item.source_group) for item in result.plan.regrouped} == {("len_gen_k6", "len_gen_k8")}
+    assert result.to_json()["regrouped"] == [
+        {"source": row.source, "group": "len_gen_k6", "source_group": "len_gen_k8"} for row in result.placed
+    ]
+    assert ingest(source, root).plan.regrouped == result.plan.regrouped
+
+
+@pytest.mark.parametrize(
+    "folder", ["len_gen_k8/task_0006", "task_0006", "with_layernorm/dynamic/task_0006", "saved_models"]
+)
+def test_a_folder_that_is_no_other_group_regroups_nothing(source: Path, root: Path, folder: str) -> None:
+    write_checkpoint(source / folder / name_of(config()), config())
+    result = ingest(source, root)
+    assert (len(result.placed), result.plan.regrouped) == (1, ())
+
+
+@pytest.mark.parametrize("group", [" len_gen_x", "len_gen_x ", "len_gen_x\u2003"])
+def test_a_group_with_white_space_around_it_is_refused(source: Path, root: Path, group: str) -> None:
+    write_run(task(source, 17, "odd"), config(train_min_k=8, wandb_group=group), run_id="abcd1234")
+    assert codes(ingest(source, root)) == ["unsafe-group", "unsafe-group"]
+    write_run(task(source, 17, "fine"), config(train_min_k=8, wandb_group="len_gen x"), run_id="fine", salt=1)
+    assert {row.group for row in ingest(source, root).placed} == {"len_gen x"}  # the control
 
 
 def test_a_group_of_no_known_pattern_is_placed_as_it_is(source: Path, root: Path) -> None:
@@ -525,6 +584,126 @@ def test_a_dry_run_prints_the_very_plan(source: Path, root: Path) -> None:
     assert real.placed
 
 
+# --- the tree's own files ---------------------------------------------------------------------------------------------
+
+
+def damage(file: Path, *, same_size: bool) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(bytes(data) if same_size else bytes(data[:-100]))
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+@pytest.mark.parametrize("known_by", ["its state", "its bytes", "another copy"])
+def test_a_damaged_file_of_the_tree_is_not_called_unchanged(
+    source: Path, root: Path, tmp_path: Path, known_by: str, same_size: bool
+) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    whole = snapshot(root)
+    if known_by == "its bytes":
+        os.utime(files[0], (START + 1, START + 1))
+    elif known_by == "another copy":
+        source = Path(shutil.copytree(source, tmp_path / "copy", symlinks=True))
+    control = ingest(source, root, checksum=same_size, dry_run=True)
+    assert (control.placed, control.refused) == ((), ())
+    damage(root / RUN / files[0].name, same_size=same_size)
+    damaged = snapshot(root)
+    write_run(task(source, 4), config(use_mlp=True), run_id="more")
+    result = ingest(source, root, checksum=same_size)
+    assert codes(result) == ["tree-file-changed"]
+    assert Path(result.refused[0].source).name == files[0].name
+    assert {row.task for row in result.placed} == {4}  # the rest goes on
+    found = snapshot(root)
+    unasked = {path for path in damaged if not path.endswith(RUN_FILE) and found[path] != damaged[path]}
+    assert unasked == set()
+    (root / RUN / files[0].name).unlink()  # as the fix says
+    assert [row.path for row in ingest(source, root).placed] == [f"{RUN}/{files[0].name}"]
+    assert snapshot(root)[f"{RUN}/{files[0].name}"] == whole[f"{RUN}/{files[0].name}"]
+
+
+def test_the_size_of_the_trees_files_is_compared_without_reading_them(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    damage(root / RUN / files[0].name, same_size=False)
+    results: list[IngestResult] = []
+    assert opened_checkpoints(lambda: results.append(ingest(source, root))) == set()
+    assert codes(results[0]) == ["tree-file-changed"]
+
+
+def cut_json(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def from_the_future(file: Path) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "schema_version": 2, "more": "that is not known yet"}))
+
+
+def not_a_file(file: Path) -> None:
+    file.rename(file.with_suffix(".kept"))
+    file.symlink_to(file.with_suffix(".kept"))
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"), [(cut_json, "move it away"), (from_the_future, "Update ckptman"), (not_a_file, "move it away")]
+)
+@pytest.mark.parametrize("part", ["whole", "one file is missing"])
+def test_an_unusable_record_is_not_replaced(
+    source: Path, root: Path, change: Callable[[Path], None], fix: str, part: str
+) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    if part != "whole":
+        (root / RUN / files[0].name).unlink()
+    kept = (root / RUN / RUN_FILE).read_bytes()
+    change(root / RUN / RUN_FILE)
+    before = snapshot(root)
+    write_run(task(source, 4), config(use_mlp=True), run_id="more")
+    result = ingest(source, root)
+    assert codes(result) == ["bad-record", "bad-record"]
+    assert all(fix in item.fix and "elete" not in item.fix for item in result.refused)
+    assert ("newer ckptman" in result.refused[0].message) == (change is from_the_future)
+    assert {row.task for row in result.placed} == {4}
+    assert {path: data for path, data in snapshot(root).items() if path.startswith(RUN)} == before
+    assert result.plan.completed == ()
+    # Repaired, and moved away, it is none of these.
+    (root / RUN / RUN_FILE).unlink()
+    assert [str(folder) for folder in ingest(source, root, dry_run=True).plan.completed] == [RUN]
+    (root / RUN / RUN_FILE).write_bytes(kept)
+    assert codes(ingest(source, root)) == []
+
+
+def test_completed_runs_are_told(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    assert ingest(source, root).plan.completed == ()
+    (root / RUN / RUN_FILE).unlink()
+    for dry_run in (True, False):
+        result = ingest(source, root, dry_run=dry_run)
+        assert result.to_json()["completed"] == [RUN]
+    assert (root / RUN / RUN_FILE).is_file()
+    assert ingest(source, root).to_json()["completed"] == []
+
+
+@pytest.mark.parametrize("change", [cut_json, from_the_future, not_a_file])
+def test_an_unusable_list_of_overwritten_runs_is_not_replaced(
+    source: Path, root: Path, change: Callable[[Path], None]
+) -> None:
+    for index, seed in enumerate((1337, 2337)):
+        write_run(task(source), config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index)
+    ingest(source, root)
+    file = (root / RUN).with_name(OVERWRITTEN_FILE)
+    change(file)
+    before = snapshot(root)
+    write_run(task(source), config(seed=3337), run_id="run3337", started=START + 3000)
+    result = ingest(source, root)
+    assert [(Path(item.source).name, item.code != "") for item in result.refused] == [(OVERWRITTEN_FILE, True)]
+    assert {path: snapshot(root)[path] for path in before} == before
+    assert {row.seed for row in result.placed} == {3337}
+    file.unlink()
+    assert codes(ingest(source, root)) == []
+    assert {run.run_id for run in read_overwritten(file.parent)} >= {"run1337"}
+
+
 # --- modes ------------------------------------------------------------------------------------------------------------
 
 
@@ -553,6 +732,108 @@ def test_move_takes_the_source_away_once_it_is_in_the_tree(source: Path, root: P
     again = ingest(source, root, mode=Mode.MOVE)
     assert again.placed == ()
     assert (again.plan.without_files, again.plan.overwritten) == ((), ())
+
+
+@pytest.mark.parametrize("placed_as", [Mode.COPY, Mode.HARDLINK])
+@pytest.mark.parametrize("known_by", ["its state", "another copy", "no run.json"])
+def test_move_takes_away_what_is_in_the_tree_already(
+    source: Path, root: Path, tmp_path: Path, placed_as: Mode, known_by: str
+) -> None:
+    """As after a copy, or a move that was killed before it took the sources away."""
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root, mode=placed_as)
+    if known_by == "another copy":
+        other = Path(shutil.copytree(source, tmp_path / "copy", symlinks=True))
+        files, source = [other / file.relative_to(source) for file in files], other
+    elif known_by == "no run.json":
+        (root / RUN / RUN_FILE).unlink()
+    tree = snapshot(root)
+    dry = ingest(source, root, mode=Mode.MOVE, dry_run=True)
+    assert all(file.exists() for file in files)
+    result = ingest(source, root, mode=Mode.MOVE)
+    assert not any(file.exists() for file in files)
+    assert {**dry.to_json(), "dry_run": False} == result.to_json()
+    assert result.to_json()["removed"] == [
+        {"source": str(file.relative_to(source)), "same_as": f"{RUN}/{file.name}"} for file in files
+    ]
+    assert (result.placed, result.refused) == ((), ())
+    assert {path: data for path, data in snapshot(root).items() if path.endswith(".pt")} == {
+        path: data for path, data in tree.items() if path.endswith(".pt")
+    }
+    assert (root / RUN / RUN_FILE).is_file()
+
+
+def test_only_a_move_takes_away(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    for mode in (Mode.COPY, Mode.COPY, Mode.HARDLINK, Mode.SYMLINK):
+        assert ingest(source, root, mode=mode).removed == ()
+    assert all(file.exists() for file in files)
+
+
+def test_a_move_takes_away_a_second_copy_of_what_it_places(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    (task(source) / "backup").mkdir()
+    copies = [Path(shutil.copy2(file, task(source) / "backup")) for file in files]
+    copies.append(task(source) / "backup" / "more" / files[1].name)
+    copies[-1].parent.mkdir()
+    copies[-1].hardlink_to(files[1])
+    result = ingest(source, root, mode=Mode.MOVE)
+    assert (len(result.placed), len(result.removed), result.refused) == (2, 3, ())
+    assert not any(file.exists() for file in (*files, *copies))
+    assert ingest(root, root.with_name("second"), dry_run=True, checksum=True).refused == ()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_move_keeps_the_second_copy_of_what_it_could_not_place(source: Path, root: Path, changes: bool) -> None:
+    write_run(task(source, 4), config(use_mlp=True), run_id="first")
+    [file] = write_run(task(source), config(), run_id="abcd1234", files=("Final",))
+    (task(source) / "a_copy").mkdir()
+    copy = Path(shutil.copy2(file, task(source) / "a_copy"))  # the first by path: it is placed
+
+    def write(stage: str, done: int, total: int) -> None:
+        if changes and stage == "placing" and copy.stat().st_mtime == file.stat().st_mtime:
+            write_checkpoint(copy, config(), salt=1, saved_at=START + 1)
+
+    result = ingest(source, root, mode=Mode.MOVE, progress=write)
+    assert [item.code for item in result.deferred] == ["changed-while-read"] * changes
+    assert (file.exists(), copy.exists()) == (changes, changes)
+    assert (len(result.removed), result.refused) == (0 if changes else 1, ())
+
+
+def test_move_keeps_a_source_that_the_tree_has_not_got_whole(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    damage(root / RUN / files[0].name, same_size=True)
+    result = ingest(source, root, mode=Mode.MOVE)
+    assert codes(result) == ["tree-file-changed"]
+    assert [file.exists() for file in files] == [True, False]
+
+
+def test_move_keeps_a_source_that_the_tree_only_links_to(source: Path, root: Path) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root, mode=Mode.SYMLINK)
+    for dry_run in (True, False):
+        result = ingest(source, root, mode=Mode.MOVE, dry_run=dry_run)
+        assert codes(result) == ["source-kept", "source-kept"]
+        assert result.removed == ()
+    assert all(file.exists() for file in files)
+
+
+def test_move_keeps_a_source_that_changes_meanwhile(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, root)
+    module = importlib.import_module("ckptman.ingest")  # the package has a function of that name
+    plan = module.make_plan
+
+    def slow_plan(*arguments: Any, **options: Any) -> Any:
+        made = plan(*arguments, **options)
+        write_checkpoint(files[0], config(), salt=5, saved_at=START + 1)
+        return made
+
+    monkeypatch.setattr(module, "make_plan", slow_plan)
+    result = ingest(source, root, mode=Mode.MOVE)
+    assert codes(result) == ["source-kept"]
+    assert [file.exists() for file in files] == [True, False]
 
 
 def test_with_wandb_keeps_the_runs_folder(source: Path, root: Path) -> None:
@@ -755,6 +1036,30 @@ def test_a_source_inside_the_tree_is_a_usage_error(source: Path, root: Path) -> 
         assert error.value.code == "source-inside-root"
     with pytest.raises(UsageError, match="does not exist"):
         ingest(source / "nothing", root)
+
+
+def test_an_empty_path_is_not_the_current_folder(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    monkeypatch.chdir(source)
+    for arguments in (("", root), (source, "")):
+        with pytest.raises(UsageError) as error:
+            ingest(*arguments)
+        assert error.value.code == "empty-path"
+    assert len(ingest(".", root).placed) == 2  # the control
+
+
+def test_the_root_must_be_a_folder(source: Path, root: Path, tmp_path: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    root.write_text("a file")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for bad in (root, root / "below", tmp_path / "dangling"):
+        for dry_run in (True, False):
+            with pytest.raises(UsageError) as error:
+                ingest(source, bad, dry_run=dry_run)
+            assert error.value.code == "not-a-folder"
+    root.unlink()
+    (tmp_path / "nothing").mkdir()
+    assert len(ingest(source, tmp_path / "dangling").placed) == 2  # the control: it leads somewhere now
 
 
 def test_a_tree_inside_the_source_is_left_out(source: Path) -> None:

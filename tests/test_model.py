@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ckptman.config import TrainConfig
+from ckptman.convention_file import built_in
 from ckptman.errors import UsageError
-from ckptman.model import GPT, GPTConfig
+from ckptman.model import COMPILED_PREFIX, GPT, GPTConfig
 from ckptman.weight_shapes import expected_weights
 
 
@@ -240,6 +241,28 @@ def test_a_model_loaded_from_its_saved_state_is_the_same(values: dict[str, Any])
     other.load_state_dict(torch.load(file))
     assert torch.equal(other(tokens), model(tokens))
     assert other.lm_head.weight is other.wte.weight
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_weights_of_a_compiled_model_are_taken(whole: bool) -> None:
+    model, other = model_of(seed=1), model_of(seed=2)
+    saved = {f"{COMPILED_PREFIX}{name}": value for name, value in model.state_dict().items()}
+    names = list(saved)
+    if whole:
+        other.load_state_dict(saved)
+        assert torch.equal(other.wte.weight, model.wte.weight)
+        assert other.lm_head.weight is other.wte.weight
+    else:
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            other.load_state_dict({f"module.{name}": value for name, value in saved.items()})
+    assert list(saved) == names
+
+
+def test_the_prefix_is_torchs_own_and_the_conventions() -> None:
+    compiled = torch.compile(model_of(), backend="eager")
+    assert all(name.startswith(COMPILED_PREFIX) for name in compiled.state_dict())  # type: ignore[attr-defined]
+    compiled.load_state_dict(compiled.state_dict())  # type: ignore[attr-defined]
+    assert built_in().checkpoint.compiled_prefix == COMPILED_PREFIX
 
 
 def test_a_model_is_made_from_a_training_configuration() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +17,11 @@ import ckptman.trainer as trainer
 from ckptman.convention_file import built_in, load_convention
 from ckptman.errors import CkptmanError, MachineError, UsageError
 from ckptman.ingest import ingest
+from ckptman.raw_run import RawRun
 from ckptman.stopping import Stop
 from ckptman.train import RunResult, TrainResult, train
 from ckptman.train_plan import Action, plan_training, training_configs
+from ckptman.trainer import Computing, TrainedRun
 from ckptman.validate import validate
 
 
@@ -122,6 +127,93 @@ def test_too_little_free_space_is_told_before_training(tmp_path: Path, monkeypat
     assert states(short_train(tmp_path)) == ["complete"]
 
 
+def moved_away(result: TrainResult, *, all_of_them: bool = True) -> None:
+    """As `ingest --mode move` does."""
+    paths = only(result).checkpoints
+    for path in paths if all_of_them else paths[-1:]:
+        path.unlink()
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_complete_run_whose_checkpoints_were_moved_away_is_complete(tmp_path: Path, all_of_them: bool) -> None:
+    first = short_train(tmp_path)
+    assert not only(first).planned.moved_away
+    moved_away(first, all_of_them=all_of_them)
+    again = only(short_train(tmp_path))
+    assert (again.state, again.trained, again.planned.moved_away) == ("complete", None, True)
+    document = again.to_json()
+    assert (document["run_id"], document["iters_done"]) == (only(first).to_json()["run_id"], 12)
+    assert document["gen_em"] == only(first).to_json()["gen_em"]
+    assert len(again.checkpoints) == (0 if all_of_them else 2)
+
+
+def test_a_run_that_was_complete_is_trained_where_that_is_not_known(tmp_path: Path) -> None:
+    for name, change in (
+        ("another configuration", {"config": {**short_config().to_dict(), "max_iters": 11}}),
+        ("an older version's status", {"config": None}),
+        ("interrupted", {"state": "interrupted"}),
+    ):
+        moved_away(short_train(tmp_path / name))
+        path = raw_run(tmp_path / name).status_file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        assert only(short_train(tmp_path / name)).trained is not None, name
+
+
+def test_an_end_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    """Between the word that the run is complete and the removal of its state."""
+    result = short_train(tmp_path)
+    run, final = only(result).run, only(result).checkpoints[-1]
+    shutil.copy(final, run.state)
+    final.unlink()
+    assert only(short_train(tmp_path)).trained is not None
+    assert final.exists()
+
+
+def test_only_checkpoints_that_are_there_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+    stop = Stop()
+    first = short_train(tmp_path, stop=stop, progress=lambda now: stop.request() if now.iters_done == 8 else None)
+    (path,) = only(first).checkpoints
+    path.unlink()
+    assert only(first).checkpoints == ()
+    again = only(short_train(tmp_path))
+    assert [path.name.rpartition("_")[2] for path in again.checkpoints] == ["iters11.pt", "iters12.pt"]
+    again.checkpoints[0].unlink()
+    assert [path.name.rpartition("_")[2] for path in again.checkpoints] == ["iters12.pt"]
+
+
+def test_auto_logs_to_files_where_the_server_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    modes: list[str] = []
+
+    def done(run: RawRun, computing: Computing, **_: Any) -> TrainedRun:
+        modes.append(computing.wandb)
+        return TrainedRun("abcd1234", "complete", 12, None, None, None, {}, None)
+
+    monkeypatch.setattr("ckptman.train.train_run", done)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert short_train(tmp_path / "a", wandb="auto").notes == ()
+    (note,) = short_train(tmp_path / "b", wandb="auto").notes
+    assert "127.0.0.1 cannot be reached" in note
+    assert modes == ["online", "offline"]
+    with pytest.raises(MachineError, match="cannot be reached"):
+        short_train(tmp_path / "c", wandb="online")
+
+
+def test_without_a_compiler_nothing_is_trained_compiled(tmp_path: Path) -> None:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        with pytest.raises(MachineError) as caught:
+            short_train(tmp_path, compiled=True)
+        assert caught.value.code == "no-compiler"
+        assert not list(tmp_path.rglob("*.json"))
+        assert states(short_train(tmp_path)) == ["complete"]
+
+
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         short_train(tmp_path, device="cuda:77")
@@ -174,6 +266,16 @@ def test_bad_input(values: dict[str, Any], code: str, words: str) -> None:
     assert caught.value.code == code
     assert words in caught.value.message
     assert training_configs(built_in(), k=8, task=6)
+
+
+def test_what_would_be_another_task_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        training_configs(built_in(), k=2, task=6)
+    assert caught.value.code == "other-task"
+    assert "dynamic task 6 with K = 2..2 would be trained as fixed task 3" in caught.value.message
+    assert "--task 3 --fixed" in caught.value.fix
+    assert training_configs(built_in(), k=3, task=6)
+    assert training_configs(built_in(), k=2, task=3, fixed=True)
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ import ckptman.transfer as transfer
 from ckptman.errors import MachineError, RefusedError
 from ckptman.learning_curve import evaluate_lengths
 from ckptman.raw_run import COMPLETE, FAILED, INTERRUPTED, RawRun
+from ckptman.run_state import load_state
 from ckptman.sorting import draw_batch
 from ckptman.stopping import Stop
 from ckptman.train_step import loss_and_backward
-from ckptman.trainer import Computing, Progress, initial_model, train_run
+from ckptman.trainer import Computing, Progress, check_can_compile, initial_model, train_run
 from ckptman.wandb_log import read_log
 from ckptman.wandb_logger import WandbMode
 
@@ -185,8 +186,8 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, often: None, monkeypatch: pyt
     write, states = transfer._write_all, [0]
 
     def full(descriptor: int, data: memoryview) -> None:
-        states[0] += len(data) > 1000  # status files still fit
-        if states[0] > 9 and len(data) > 1000:
+        states[0] += len(data) > 3000  # status files still fit
+        if states[0] > 9 and len(data) > 3000:
             write(descriptor, data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
         write(descriptor, data)
@@ -220,6 +221,81 @@ def test_a_diverged_run_keeps_its_last_good_state(tmp_path: Path, often: None, m
         train_run(run, CPU)
     assert caught.value.code == "diverged"
     assert run.find().iters_done == 5
+
+
+def test_a_diverged_run_is_told_by_its_status_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "STATUS_SECONDS", 0.0)
+    step = loss_and_backward
+    factor = 1.0
+    monkeypatch.setattr(
+        trainer, "loss_and_backward", lambda *given: replace(step(*given), loss=torch.tensor(1.0) * factor)
+    )
+    assert train_run(raw_run(tmp_path / "a", log_interval=100), CPU).state == COMPLETE
+    factor = float("inf")
+    with pytest.raises(RefusedError, match="diverged: the loss is inf after 1 "):
+        train_run(raw_run(tmp_path / "b", log_interval=100), CPU)
+
+
+@pytest.mark.parametrize("what", ["weights", "moments"])
+@pytest.mark.parametrize("after", [5, 11, 12])  # after a state, before a checkpoint, after the last iteration
+def test_weights_that_are_not_finite_are_not_saved(
+    tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch, what: str, after: int
+) -> None:
+    """The loss does not tell: it is of the weights before the newest update."""
+    run = raw_run(tmp_path)
+    step = torch.optim.AdamW.step
+    steps = [0]
+    value = float("nan")
+
+    def spoiling(optimizer: torch.optim.AdamW, *given: Any) -> Any:
+        result = step(optimizer, *given)
+        steps[0] += 1
+        if steps[0] == after:
+            weight = optimizer.param_groups[0]["params"][0]
+            spoiled = weight.data if what == "weights" else optimizer.state[weight]["exp_avg_sq"]
+            spoiled.view(-1)[0] = value
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoiling)
+    with pytest.raises(RefusedError, match=f"not finite after {after} iterations") as caught:
+        train_run(run, CPU)
+    assert caught.value.code == "diverged"
+    assert run.find().iters_done == after - 1
+    state = load_state(run, run.state)
+    assert all(weight.isfinite().all() for weight in state.model.values())
+    status = run.read_status()
+    assert status is not None
+    assert status.state == FAILED
+    value, steps[0] = 0.5, after - 1  # the control: a finite value is saved
+    assert train_run(run, CPU).state == COMPLETE
+
+
+def test_without_a_compiler_nothing_is_compiled() -> None:
+    from torch._inductor import config
+
+    for device, compiler in (("cpu", sys.executable), ("cuda", "no-such-compiler")):
+        with config.patch({"cpp.cxx": (compiler,)}):
+            check_can_compile(torch.device(device))
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(MachineError) as caught:
+        check_can_compile(torch.device("cpu"))
+    assert caught.value.code == "no-compiler"
+    assert "--compile" in caught.value.fix
+
+
+def test_a_compiler_that_fails_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(module: Any, inputs: Any) -> Any:
+        raise RuntimeError("the compiler said no\nand much more")
+
+    compile_ = torch.compile
+    run = raw_run(tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compile_(model, backend=failing))
+    with pytest.raises(MachineError) as caught:
+        train_run(run, replace(CPU, compiled=True))
+    assert caught.value.code == "compile-failed"
+    assert caught.value.message == "torch.compile failed: the compiler said no"
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compile_(model, backend="eager"))
+    assert train_run(run, replace(CPU, compiled=True)).state == COMPLETE
 
 
 def test_evaluation_leaves_training_alone(tmp_path: Path) -> None:

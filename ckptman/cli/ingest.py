@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
-from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
+from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
+from ckptman.cli.text import ByteProgress, clean, console, count_text, plain, size_text
+from ckptman.convention import Convention
+from ckptman.convention_file import FILE_NAME
 from ckptman.examination import Trust
 from ckptman.ingest import IngestResult, ingest
 from ckptman.overwritten import LostFiles
@@ -29,10 +32,13 @@ _MOST_LINES = 12
 @app.command("ingest")
 def _ingest(
     context: typer.Context,
+    # Text, not paths, in which an empty argument and the current folder are one.
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Raw outputs: the root, one group, one task, one run, or a tree.")
+        str, typer.Argument(metavar="SRC", help="Raw outputs: the root, one group, one task, one run, or a tree.")
     ],
-    root: Root = Path(DEFAULT_ROOT),
+    root: Annotated[
+        str, typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", help="The organized tree.")
+    ] = DEFAULT_ROOT,
     mode: Annotated[
         Mode, typer.Option(envvar="CKPTMAN_MODE", help="How files get to their place; move removes the source.")
     ] = Mode.COPY,
@@ -68,11 +74,12 @@ def _ingest(
 
     Example: ckptman ingest /scratch/grid_outputs --root checkpoints --dry-run
     """
+    rules = convention_for(context, Path(root), numbering)
     with ByteProgress() as progress:
         result = ingest(
             source,
             root,
-            convention=convention_for(context, root, numbering),
+            convention=rules,
             mode=mode,
             trust=trust,
             settle=settle,
@@ -87,11 +94,13 @@ def _ingest(
     if as_json:
         print_json(result.to_json())
     else:
-        show(result, console(), verbose=verbose)
+        show(result, rules, console(), verbose=verbose)
+        if result.placed and not result.dry_run:
+            _next_step(result.plan.root, rules, console(), told=convention_for(context, Path(root)).numbering)
     raise typer.Exit(1 if result.refused else 0)
 
 
-def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
+def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool) -> None:
     """Print what an ingest did."""
     most = None if verbose else _MOST_LINES
     plan = result.plan
@@ -103,10 +112,8 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
             plain(f"{verb} {count_text(len(result.placed), 'checkpoint')} of {count_text(runs, 'run')} ({size}) in ")
             + plain(plan.root, "bold")
         )
-    elif plan.unchanged or plan.duplicates:
-        out.print(plain("nothing to place: ", "bold") + plain("every checkpoint of the source is in the tree already"))
     else:
-        out.print(plain("nothing to place: ", "bold") + plain(f"no checkpoint was found below {plan.source}"))
+        out.print(plain("nothing to place: ", "bold") + plain(_why_nothing(result)))
     if verbose:
         _lines(out, [f"{row.source} → {row.path}" for row in result.placed], most)
     elif result.dry_run:
@@ -115,6 +122,17 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
         _groups(out, result)
     if plan.unchanged:
         out.print(plain(f"{count_text(len(plan.unchanged), 'checkpoint')} unchanged since the last ingest"))
+    if result.removed:
+        files = f"{count_text(len(result.removed), 'file')} {'was' if len(result.removed) == 1 else 'were'}"
+        removed = "would be removed" if result.dry_run else "removed"
+        out.print(plain(f"{files} in the tree already: {removed} from the source"))
+    _section(
+        out,
+        f"{count_text(len(plan.completed), 'run')} {'would be ' if result.dry_run else ''}completed: "
+        "the files were in the tree without a run.json",
+        [str(folder) for folder in plan.completed],
+        most,
+    )
     if result.wandb_placed:
         out.print(plain(f"{count_text(len(result.wandb_placed), 'W&B file')} kept beside the checkpoints"))
     _section(
@@ -124,11 +142,12 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
         most,
     )
     _renumbered(out, result, most)
+    _regrouped(out, result, most)
     _overwritten(out, result, verbose=verbose)
     _section(
         out,
         f"{count_text(len(plan.without_files), 'W&B run')} without a checkpoint",
-        [f"run {item.run.run_id}: {_why_no_file(item)}" for item in plan.without_files],
+        [f"run {item.run.run_id}: {_why_no_file(item, rules)}" for item in plan.without_files],
         most,
     )
     _section(
@@ -145,16 +164,46 @@ def show(result: IngestResult, out: Console, *, verbose: bool) -> None:
     )
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
     _refusals(out, result.refused, "refused", None)
-    if result.placed and not result.dry_run:
-        out.print(plain(f"Next: ckptman validate --root {shlex.quote(str(plan.root))}", "dim"))
 
 
-def _why_no_file(item: LostFiles) -> str:
+def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> None:
+    """What to do with the tree; `told` is the numbering that is in force where none is given."""
+    if rules.numbering != told:
+        file = _shell_word(root / FILE_NAME)
+        out.print(plain(f"Next: write `numbering: {rules.numbering}` into {file}, by which the tree is sorted", "dim"))
+    out.print(plain(f"Next: ckptman validate --root {_shell_word(root)}", "dim"))
+
+
+def _shell_word(path: Path) -> str:
+    """A path to paste into a shell; what a terminal does not show as it is, is spelled out as bash and zsh read it."""
+    text = str(path)
+    if clean(text) == text:
+        return shlex.quote(text)
+    spelled = {"'": "\\'", "\\": "\\\\"}
+    letters = (
+        spelled.get(c, c) if clean(c) == c else "".join(f"\\{byte:03o}" for byte in os.fsencode(c)) for c in text
+    )
+    return f"$'{''.join(letters)}'"
+
+
+def _why_nothing(result: IngestResult) -> str:
+    plan = result.plan
+    left = bool(result.refused or result.deferred)
+    if plan.unchanged or plan.duplicates:
+        return f"every {'other ' if left else ''}checkpoint of the source is in the tree already"
+    return "nothing of the source could be used" if left else f"no checkpoint was found below {plan.source}"
+
+
+def _why_no_file(item: LostFiles, rules: Convention) -> str:
     if item.missing:
         return f"{', '.join(item.missing)} missing"
-    if item.run.last_iter is None:
+    last = item.run.last_iter
+    if last is None:
         return "nothing was logged"
-    return f"its record ends at iteration {item.run.last_iter}, before its first checkpoint"
+    steps = [step for prefix in rules.prefixes if (step := prefix.expected_step(item.run.config)) is not None]
+    if steps and last < min(steps):
+        return f"its record ends at iteration {last}, before its first checkpoint"
+    return f"its record ends at iteration {last}; its configuration does not tell what it saved"
 
 
 def _planned(rows: Iterable[CheckpointRow]) -> list[str]:
@@ -182,6 +231,14 @@ def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
         for group, pairs in sorted(moved.items(), key=lambda item: natural_key(item[0]))
     ]
     heading = f"{count_text(files, 'file')} renumbered: the configuration decides, not the source's folder"
+    _section(out, heading, lines, most)
+
+
+def _regrouped(out: Console, result: IngestResult, most: int | None) -> None:
+    """Files of another group than at the source."""
+    ways = Counter((item.source_group, item.group) for item in result.plan.regrouped)
+    heading = f"{count_text(ways.total(), 'file')} regrouped: the configuration decides, not the source's folder"
+    lines = [f"{there} → {here}: {count_text(count, 'file')}" for (there, here), count in sorted(ways.items())]
     _section(out, heading, lines, most)
 
 
@@ -242,7 +299,9 @@ def _refusals(out: Console, items: tuple[Refusal, ...], what: str, most: int | N
     for item in items:
         reasons[item.code, item.fix].append(item)
     if items:
-        out.print(plain(f"{count_text(len(items), 'file')} {what}", style))
+        kinds = Counter(item.what for item in items)
+        counted = " and ".join(count_text(count, kind) for kind, count in sorted(kinds.items(), reverse=True))
+        out.print(plain(f"{counted} {what}", style))
     for (code, fix), found in sorted(reasons.items()):
         out.print(plain(f"  {code}: {fix}" if fix else f"  {code}"))
         _lines(out, [f"  {item.source}: {item.message}" for item in found], most)

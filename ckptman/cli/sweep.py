@@ -36,13 +36,12 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.selection import ALL, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import console, count_text, plain
-from ckptman.config import TrainConfig
-from ckptman.errors import UsageError
+from ckptman.config import TrainConfig, check_device_name
 from ckptman.executors.local import STARTING, TRAINING, JobUpdate
 from ckptman.executors.slurm import SlurmOptions, parse_minutes, parse_option
 from ckptman.stopping import Stop
 from ckptman.sweep import How, SweepPlan, SweepResult, SweepRun, Todo, plan_sweep, share, submit_sweep, sweep
-from ckptman.wandb_logger import WandbMode
+from ckptman.wandb_logger import check_mode
 from ckptman.wording import percent
 
 _MOST_LINES = 12
@@ -192,7 +191,9 @@ def _sweep(
         array_parallelism=parallelism,
         more=dict(parse_option(text) for text in slurm or ()),
     )
-    how = How(device=device, threads=threads, compiled=compiled, wandb=_mode(wandb))
+    check_mode(wandb)
+    check_device_name(device)
+    how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
     plan = plan_sweep(
@@ -460,13 +461,6 @@ def _tell(result: SweepResult, talk: Console) -> None:
         talk.print(plain(f"see how they stand: ckptman status --out {result.out}"))
     if result.wrong:
         talk.print(plain("the same command trains them again, from where they were"))
-
-
-def _mode(wandb: str) -> str:
-    if wandb not in tuple(WandbMode):
-        known = ", ".join(WandbMode)
-        raise UsageError(f"--wandb {wandb!r} is no mode", code="bad-wandb", fix=f"Modes are: {known}.")
-    return wandb
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -32,9 +32,10 @@ from ckptman.cli.recipe import (
     recipe_of,
 )
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.config import TrainConfig
+from ckptman.config import TrainConfig, check_device_name
 from ckptman.errors import CkptmanError
 from ckptman.train_plan import Action, PlannedRun, TrainPlan, plan_training, training_configs
+from ckptman.wandb_logger import check_mode, settle
 from ckptman.wording import percent
 
 if TYPE_CHECKING:  # these import torch
@@ -92,7 +93,7 @@ def _train(
         typer.Option(
             envvar="CKPTMAN_WANDB",
             metavar="MODE",
-            help="auto (online where an API key is set up, otherwise offline), online, offline or disabled.",
+            help="auto (online with an API key and a connection, otherwise offline), online, offline or disabled.",
         ),
     ] = "auto",
     resume: Annotated[
@@ -115,6 +116,8 @@ def _train(
 
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
+    mode = check_mode(wandb)
+    check_device_name(device)
     convention = convention_for(context, out, numbering)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
@@ -137,7 +140,10 @@ def _train(
         _print_errors([run.error for run in plan.runs if run.error is not None], talk)
         raise typer.Exit(max((run.error.exit_status for run in plan.runs if run.error is not None), default=0))
     show_plan(plan, talk)
-    _mode(wandb)
+    if plan.wanted:
+        mode, note = settle(mode)
+        if note:
+            warn(note)
 
     # Torch takes its time to import, and everything up to here may have ended it.
     from ckptman.train import run_plan
@@ -148,7 +154,7 @@ def _train(
             device=device,
             threads=threads,
             compiled=compiled,
-            wandb=wandb,
+            wandb=mode,
             resume=resume,
             log=_log_file(),
             progress=progress,
@@ -255,16 +261,20 @@ def _action_text(planned: PlannedRun) -> str:
         return f"resumed at {planned.iters_done:,} of {planned.run.config.max_iters:,} iterations"
     return {
         Action.NEW: "new",
-        Action.COMPLETE: "complete already",
+        Action.COMPLETE: _complete_text(planned),
         Action.RUNNING: "left alone: another process trains it",
         Action.REFUSED: "refused",
     }[planned.action]
 
 
+def _complete_text(planned: PlannedRun) -> str:
+    return "complete already" + (": its checkpoints were moved away" if planned.moved_away else "")
+
+
 def _result_text(run: RunResult) -> str:
     trained = run.trained
     if trained is None:
-        return "complete already" if run.state == "complete" else run.state
+        return _complete_text(run.planned) if run.state == "complete" else run.state
     speed = f", {trained.iterations_per_second:.1f} it/s" if trained.iterations_per_second is not None else ""
     resumed = f", resumed at {trained.resumed_from:,}" if trained.resumed_from is not None else ""
     loss = f", loss {trained.loss:.4f}" if trained.loss is not None else ""
@@ -292,15 +302,6 @@ def _print_errors(errors: list[CkptmanError], talk: Console) -> None:
         refused = error.exit_status == 1
         talk.print(plain("REFUSED " if refused else "ERROR ", "bold red") + plain(f"{error.message} [{error.code}]"))
         talk.print(plain(f"  {error.fix}"))
-
-
-def _mode(wandb: str) -> None:
-    from ckptman.errors import UsageError
-    from ckptman.wandb_logger import WandbMode
-
-    if wandb not in tuple(WandbMode):
-        known = ", ".join(WandbMode)
-        raise UsageError(f"--wandb {wandb!r} is no mode", code="bad-wandb", fix=f"Modes are: {known}.")
 
 
 def _time_text(seconds: float) -> str:
