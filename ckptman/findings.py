@@ -319,7 +319,8 @@ _TABLE = (
         "bad-record",
         "A run.json or overwritten.json cannot be used.",
         "It was edited by hand, damaged, or written by a later version.",
-        "Delete it, and ingest the run's source again: a run folder without run.json is completed.",
+        "If a newer ckptman wrote it, update ckptman. Otherwise repair it, or move it away and ingest the run's source "
+        "again: a run folder without run.json is completed.",
     ),
     _error(
         "record-disagrees",

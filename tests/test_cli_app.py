@@ -48,3 +48,10 @@ def test_a_full_disk_under_the_output_is_no_bug() -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("ERROR the output cannot be written: No space left on device")
     assert shell(f"{PROGRAM} task > /dev/null").returncode == 0
+
+
+def test_an_empty_root_is_not_the_current_folder(root: Path) -> None:
+    done = shell(f"cd {root} && {PROGRAM} ls --root ''")
+    assert done.returncode == 2
+    assert "--root is empty" in done.stderr
+    assert shell(f"cd {root} && {PROGRAM} ls --root .").returncode == 0

@@ -41,7 +41,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Root = Annotated[Path, typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", help="The organized tree.")]
+
+def _folder(text: str | Path) -> Path:
+    if text == "":  # a shell variable that is not set, which pathlib would take for the current folder
+        raise UsageError("--root is empty", code="empty-path", fix="Name the tree's folder: --root DIR")
+    return Path(text)
+
+
+Root = Annotated[
+    Path,
+    typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", parser=_folder, help="The organized tree."),
+]
 Numbering = Annotated[
     str | None,
     typer.Option(
