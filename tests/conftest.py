@@ -1,7 +1,10 @@
-"""For all tests: one thread each, since test files run side by side, and threads that wait for a core are slow."""
+"""For all tests: an environment that is the same wherever they run."""
 
 from __future__ import annotations
 
 import os
 
+# One thread each: test files run side by side, and threads that wait for a core are slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The width of the terminal that the tests were started from is not theirs.
+os.environ.pop("COLUMNS", None)

@@ -44,7 +44,12 @@ def names() -> list[str]:
 def _registered() -> dict[str, typer.core.TyperCommand]:
     commands.register()
     group = typer.main.get_command(app)
-    return dict(group.commands)  # type: ignore[attr-defined]  # the app is a group of commands
+    found = dict(group.commands)  # type: ignore[attr-defined]  # the app is a group of commands
+
+    def place(name: str) -> int:  # a module that was imported before has its command first in the app
+        return commands.MODULES.index(found[name].callback.__module__.rpartition(".")[2])
+
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
 def _commands() -> str:

@@ -234,12 +234,14 @@ def test_ctrl_c_in_a_terminal_saves_all_and_exits_with_130(here: Path) -> None:
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
     )  # fmt: skip
     os.close(terminal)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
     drawn = b""
     end = time.monotonic() + 90
     sent = False
     while process.poll() is None:
         assert time.monotonic() < end, drawn.decode(errors="replace")
-        if select.select([control], [], [], 0.1)[0]:
+        if poll.poll(100):
             try:
                 drawn += os.read(control, 1 << 16)
             except OSError:
