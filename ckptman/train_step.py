@@ -51,8 +51,8 @@ BETAS = (0.9, 0.95)
 NORM_EPS = 1e-5
 """What `nn.LayerNorm` adds to the variance."""
 
-ALIGNMENT = 16
-"""Logits are computed for a multiple of so many tokens: products and row operations are up to twice as fast."""
+ALIGNMENT = 4
+"""Logits are computed for a multiple of so many tokens: products of odd widths are slower."""
 
 UNLIKELY = -1e30
 """Logit of the tokens that are none: the softmax gives them exactly 0, and 0 times it is no NaN as with infinity."""
@@ -668,8 +668,14 @@ def _linear(
     x: Tensor, linear: _Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
 ) -> tuple[Tensor, _Pullback]:
     """x @ weightᵀ + bias, added to a copy of `onto` where given; the pullback leaves what it is given."""
-    result = linear.bias.expand(len(x), -1).clone() if onto is None else onto + linear.bias
-    _add_product(result, x, linear.weight.t(), low)
+    weight = linear.weight.t()
+    if onto is not None:
+        result = onto + linear.bias
+        _add_product(result, x, weight, low)
+    elif low is None:
+        result = torch.addmm(linear.bias, x, weight)
+    else:
+        result = _product(x, weight, low).add_(linear.bias)
 
     def back(gradient: Tensor) -> Tensor:
         _add_product(_sum(linear.weight), gradient.t(), x, low)
