@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,7 +16,7 @@ from ckptman.numbering import OTHER_NUMBERING, other_numbering
 from ckptman.placement import Place, group_pattern
 from ckptman.tree import RUN_FILE
 from ckptman.whole_tree import misplaced_runs, wrong_root
-from ckptman.wording import count_text
+from ckptman.wording import count_text, shell_word
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
@@ -57,7 +56,7 @@ def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding
     wrong = wrong_root(inventory, convention)
     if wrong is not None:
         if wrong.trees:
-            fix = f"Check that: ckptman validate --root {shlex.quote(str(wrong.trees[0]))}"
+            fix = f"Check that: ckptman validate --root {shell_word(wrong.trees[0])}"
         else:
             fix = _sort_it(inventory, PurePosixPath())
         yield finding("wrong-root", ".", wrong.message, fix)
@@ -97,7 +96,7 @@ def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
     """How to sort a folder; the whole tree where ckptman has sorted nothing of it."""
     root = inventory.scan.root
     source = root / folder if any(True for _ in inventory.scan.records) else root
-    return f"Sort it into a new tree: ckptman ingest {shlex.quote(str(source))} --root NEW"
+    return f"Sort it into a new tree: ckptman ingest {shell_word(source)} --root NEW"
 
 
 # --- places -----------------------------------------------------------------------------------------------------------

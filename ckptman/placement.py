@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.convention import Convention, GroupPattern
-from ckptman.errors import RefusedError
+from ckptman.errors import ConfigurationError, RefusedError, UsageError
 from ckptman.grid import outside, task_of
 from ckptman.naming import naming_of
 
@@ -62,6 +62,38 @@ def family_folder(layernorm: bool, regime: str, convention: Convention) -> PureP
 def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
     """The known pattern that a group's name follows."""
     return next((group for group in convention.groups if group.parse(name) is not None), None)
+
+
+def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | None]:
+    """The pattern that a group's name follows, and its K; None for a pattern without K.
+
+    Raises:
+        UsageError: (`unknown-group`) for a name of no known pattern.
+    """
+    for pattern in convention.groups:
+        if (parsed := pattern.parse(name)) is not None:
+            return pattern, parsed.get("K")
+    raise UsageError(
+        f"{name!r} is of no known group pattern, so its task ids mean what its source says",
+        code="unknown-group",
+        fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
+    )
+
+
+def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> GroupPattern:
+    """The first group pattern of a family, which is meant where no group is named.
+
+    Raises:
+        ConfigurationError: (`no-group`) if there is none.
+    """
+    for pattern in convention.groups:
+        if pattern.layernorm == layernorm and pattern.regime == regime:
+            return pattern
+    raise ConfigurationError(
+        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
+        code="no-group",
+        fix="Add a group pattern for this family to ckptman.yaml.",
+    )
 
 
 def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:

@@ -20,7 +20,7 @@ from ckptman.config import TrainConfig
 from ckptman.convention import Convention, Prefix
 from ckptman.errors import MachineError, RefusedError
 from ckptman.naming import naming_of
-from ckptman.placement import Place, place_of
+from ckptman.placement import Place, group_pattern, place_of
 from ckptman.transfer import make_folders, write_atomically
 from ckptman.tree import dump_json
 
@@ -90,12 +90,15 @@ class RawRun:
 
     @classmethod
     def of(cls, config: TrainConfig, out: Path, convention: Convention) -> RawRun:
-        """The run of a configuration below the raw root `out`.
+        """The run of a configuration below the raw root `out`, in the group that it names where that is a known one.
 
         Raises:
             RefusedError: if the configuration is not on the grid of its group.
         """
-        place = place_of(config.to_dict(), convention)
+        values = config.to_dict()
+        said = values.get(convention.group_key)
+        known = isinstance(said, str) and group_pattern(said, convention) is not None
+        place = place_of(values, convention, source_group=said if known else None)
         task_folder = out / place.group / convention.folders.task(place.task)
         folder = task_folder / place.run_folder(convention).name
         return cls(config=config, place=place, out=out, folder=folder, convention=convention)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ckptman.tree import SCHEMA_VERSION, TreeScan, scan_tree
 from ckptman.tree_readme import README, TASK_MAPPING, block_contents, readme_text
 from ckptman.tree_statistics import CheckpointFile, TreeStatistics, count_tree
 from ckptman.whole_tree import is_tree_root, misplaced_runs, numbering_of_inventory, wrong_root
-from ckptman.wording import count_text
+from ckptman.wording import count_text, shell_word
 
 _MOST_BYTES = 16 << 20  # far above any document that people write
 
@@ -187,9 +186,9 @@ def _require_tree(scan: TreeScan, statistics: TreeStatistics) -> None:
     wrong = wrong_root(fitted, fitting)
     if wrong is not None:
         if wrong.trees:
-            fix = f"Report on that: ckptman report --root {shlex.quote(str(wrong.trees[0]))}"
+            fix = f"Report on that: ckptman report --root {shell_word(wrong.trees[0])}"
         else:
-            fix = f"Sort it into a new tree: ckptman ingest {shlex.quote(str(root))} --root NEW"
+            fix = f"Sort it into a new tree: ckptman ingest {shell_word(root)} --root NEW"
         raise UsageError(f"there is no report on {root}: {wrong.message}", code="wrong-root", fix=fix)
     if statistics.files and not is_tree_root(root, rules):
         count = count_text(len(statistics.files), "checkpoint")

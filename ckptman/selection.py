@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ckptman.convention import Convention, Grid, GroupPattern, Scalar
@@ -19,6 +20,8 @@ _MOST_NUMBERS = 100_000
 class Selection:
     """A part of the grid. None means all that the grid has."""
 
+    groups: tuple[str, ...] | None = None
+    """Names of groups, in which `*` and `?` stand for any letters."""
     k: tuple[int, ...] | None = None
     """The longest trained lists; any, also such as are not on the grid."""
     tasks: tuple[int, ...] | None = None
@@ -60,7 +63,15 @@ def grid_runs(convention: Convention, selection: Selection | None = None) -> tup
     asked = selection or Selection()
     patterns = _patterns(convention, asked)
     _check_tasks(patterns, asked, convention)
-    return tuple(run for pattern in patterns for run in _runs_of(pattern, asked, convention))
+    found = tuple(run for pattern in patterns for run in _runs_of(pattern, asked, convention))
+    if not found and asked.groups is not None:
+        raise UsageError(
+            f"no group that is asked for is called {' or '.join(asked.groups)}",
+            code="nothing-selected",
+            fix=f"The groups are: {', '.join(pattern.pattern for pattern in patterns)}. A K that is not on a group's "
+            "grid is asked for with --k.",
+        )
+    return found
 
 
 def parse_numbers(text: str, what: str) -> tuple[int, ...] | None:
@@ -145,6 +156,9 @@ def _check_tasks(patterns: list[GroupPattern], asked: Selection, convention: Con
 def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) -> Iterator[GridRun]:
     grid: Grid = convention.grids[pattern.grid]
     for k in grid.k if asked.k is None else asked.k:
+        group = pattern.format({"K": k})
+        if asked.groups is not None and not any(fnmatchcase(group, wanted) for wanted in asked.groups):
+            continue
         for cell in cells(grid, pattern.regime, convention.numbering):
             if asked.tasks is not None and cell.task not in asked.tasks:
                 continue
@@ -152,7 +166,7 @@ def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) ->
             for seed in grid.seeds if asked.seeds is None else asked.seeds:
                 yield GridRun(
                     pattern=pattern,
-                    group=pattern.format({"K": k}),
+                    group=group,
                     k=k,
                     cell=cell,
                     seed=seed,

@@ -164,8 +164,9 @@ def standings(runs: Sequence[GridRun], out: Path | None, root: Path | None, conv
     if out is not None:
         submissions = read_submissions(out)
         for run in runs:
-            raw = RawRun.of(TrainConfig.from_dict(run.values), out, convention)
-            said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()))
+            config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
+            raw = RawRun.of(config, out, convention)
+            said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
             if said is not None:
                 own[run.key] = said
     return GridStatus(
@@ -282,8 +283,11 @@ def _key(fact: _Fact, convention: Convention) -> _Key:
 # --- what a run says of itself ----------------------------------------------------------------------------------------
 
 
-def _said(run: GridRun, raw: RawRun, submission: Submission | None) -> RunStanding | None:
-    """How a run stands by its status file, its lock and its newest submission; None where none of them says."""
+def _said(run: GridRun, raw: RawRun, submission: Submission | None, *, in_tree: bool) -> RunStanding | None:
+    """How a run stands by its status file, its lock and its newest submission; None where none of them says.
+
+    `in_tree` tells whether a tree is looked at too, which may have the files that were moved away.
+    """
     said = raw.read_status()
     waiting = submission is not None and submission.in_queue
     standing = RunStanding(
@@ -307,7 +311,9 @@ def _said(run: GridRun, raw: RawRun, submission: Submission | None) -> RunStandi
     if said is not None and said.state == raw_run.COMPLETE:
         if _has_final(raw):
             return replace(standing, state=COMPLETE)
-        return replace(standing, state=PARTIAL, reason="it was complete, but its final checkpoint is no longer there")
+        reason = "it was complete, but its final checkpoint is no longer there"
+        look = "" if in_tree else " (if it was moved into a tree, name that with --root)"
+        return replace(standing, state=PARTIAL, reason=reason + look)
     newer = None if submission is None or waiting else _said_by_submission(submission, said)
     if newer is not None and submission is not None:
         return replace(standing, state=newer[0], reason=newer[1], log=submission.run.log)

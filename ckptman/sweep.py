@@ -35,7 +35,7 @@ from ckptman.stopping import Stop
 from ckptman.train_plan import error_json, plan_run
 from ckptman.transfer import make_folders
 from ckptman.tree import SCHEMA_VERSION
-from ckptman.wandb_logger import WandbMode, check_can_start, resolve
+from ckptman.wandb_logger import WandbMode, check_can_start, settle
 
 QUEUED = "queued"
 SUBMITTED = "submitted"
@@ -205,6 +205,8 @@ class SweepResult:
     """Where its logs are; None where there was nothing to do."""
     interrupted: bool = False
     """Whether it was asked to end before its end."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about all of them, in sentences."""
 
     @property
     def wrong(self) -> tuple[SweptRun, ...]:
@@ -301,7 +303,7 @@ def _config(run: GridRun, recipe: Mapping[str, Any], convention: Convention) -> 
         raise UsageError(
             f"{', '.join(clash)} cannot be set for a sweep: the grid decides it",
             code="set-by-the-task",
-            fix="Choose the runs with --k, --task, --seed, --regime and --layernorm.",
+            fix="Choose the runs with --k, --task, --seed, --regime, --layernorm and --group.",
         )
     values = {**run.values, **recipe, convention.group_key: run.group}
     return TrainConfig.from_dict(values, strict=True)
@@ -363,10 +365,10 @@ def sweep(
     Raises:
         MachineError, RefusedError: the outputs' folder cannot be written to, or wandb cannot start.
     """
-    how = _settled(how or How())
     wanted = plan.wanted
     if not wanted:
         return _result(plan, "local", {}, None)
+    how, notes = _settled(how or How())
     count, threads, environments = share(len(wanted), processes, how)
     make_folders(plan.out, plan.out)
     folder = new_folder(plan.out)
@@ -383,7 +385,7 @@ def sweep(
     with ending.on_signals():
         outcomes = pool.run(stopped=lambda: ending.wanted)
     swept = {run.raw.folder: _swept(run, outcome) for run, outcome in zip(wanted, outcomes, strict=True)}
-    return replace(_result(plan, "local", swept, folder), interrupted=ending.wanted)
+    return replace(_result(plan, "local", swept, folder), interrupted=ending.wanted, notes=notes)
 
 
 def submit_sweep(plan: SweepPlan, options: SlurmOptions, *, how: How | None = None) -> SweepResult:
@@ -397,10 +399,10 @@ def submit_sweep(plan: SweepPlan, options: SlurmOptions, *, how: How | None = No
     Raises:
         MachineError: nothing can be submitted from here, SLURM refuses the jobs, or wandb cannot start.
     """
-    how = _settled(how or How())
     wanted = plan.wanted
     if not wanted:
         return _result(plan, "slurm", {}, None)
+    how, notes = _settled(how or How())
     make_folders(plan.out, plan.out)
     folder = new_folder(plan.out)
     runs = [_submitted(run, folder, index) for index, run in enumerate(wanted)]
@@ -417,7 +419,7 @@ def submit_sweep(plan: SweepPlan, options: SlurmOptions, *, how: How | None = No
         run.raw.folder: SweptRun(run=run, state=SUBMITTED, job=job.id, log=job.log)
         for run, job in zip(wanted, jobs, strict=True)
     }
-    return _result(plan, "slurm", swept, folder)
+    return replace(_result(plan, "slurm", swept, folder), notes=notes)
 
 
 def share(runs: int, processes: int | None, how: How) -> tuple[int, int | None, Sequence[Mapping[str, str]]]:
@@ -445,11 +447,11 @@ def _gpus(device: str) -> list[str]:
     return [str(index) for index, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))]
 
 
-def _settled(how: How) -> How:
+def _settled(how: How) -> tuple[How, tuple[str, ...]]:
     """With the W&B mode that `auto` means here, since the runs are trained elsewhere; checked before they are."""
-    mode = resolve(WandbMode(how.wandb))
+    mode, note = settle(WandbMode(how.wandb))
     check_can_start(mode)
-    return replace(how, wandb=str(mode))
+    return replace(how, wandb=str(mode)), (note,) if note else ()
 
 
 def _submitted(run: SweepRun, folder: Path, index: int) -> SubmittedRun:

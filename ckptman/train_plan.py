@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.config import TrainConfig
-from ckptman.convention import Convention, Grid, GroupPattern
-from ckptman.errors import CkptmanError, ConfigurationError, RefusedError, UsageError
+from ckptman.convention import Convention, Grid
+from ckptman.errors import CkptmanError, RefusedError, UsageError
 from ckptman.grid import cells, cells_of_task, config_values
-from ckptman.placement import Place, place_of
+from ckptman.placement import Place, default_pattern, parse_group, place_of
 from ckptman.raw_run import RawRun
 from ckptman.tree import SCHEMA_VERSION
 
@@ -114,10 +114,11 @@ def error_json(error: CkptmanError) -> dict[str, str]:
 def training_configs(
     convention: Convention,
     *,
-    k: int,
+    k: int | None = None,
     task: int,
     fixed: bool = False,
     layernorm: bool = True,
+    group: str | None = None,
     seeds: Sequence[int] = (1337,),
     recipe: Mapping[str, Any] | None = None,
 ) -> list[TrainConfig]:
@@ -127,42 +128,51 @@ def training_configs(
 
     Args:
         convention: Has the groups, the grids, and the numbering of the tasks.
-        k: The longest trained list; the only one, where `fixed`.
+        k: The longest trained list; the only one, where `fixed`. Not needed with `group`.
         task: The task id.
         fixed: The fixed regime instead of the dynamic one.
         layernorm: With LayerNorm.
+        group: A group, such as one of a grid in ckptman.yaml; it says K, the regime and LayerNorm. By default that of
+            the first pattern for them.
         seeds: The seeds.
         recipe: Other values of the configuration, by the names of `TrainConfig`; the published recipe by default.
 
     Raises:
-        UsageError: (`no-such-task`) with all tasks there are; (`bad-config`) where the values do not fit together, such
-            as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that the task decides; (`other-task`)
-            where the values are those of another task or regime.
+        UsageError: (`unknown-group`, `no-such-task`) with all groups or tasks there are; (`bad-config`) where the
+            values do not fit together, such as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that
+            the task decides; (`other-task`) where the values are those of another task or regime.
     """
-    group, grid = _group_of(convention, layernorm=layernorm, fixed=fixed)
+    if group is not None:
+        pattern, k = parse_group(group, convention)
+    else:
+        pattern = default_pattern(convention, layernorm=layernorm, regime="fixed" if fixed else "dynamic")
+    if k is None:
+        raise UsageError("K is not given", code="bad-usage", fix="Give --k, the longest trained list, or --group.")
+    grid = convention.grids[pattern.grid]
     try:
-        found = cells_of_task(grid, group.regime, convention.numbering, task)
+        found = cells_of_task(grid, pattern.regime, convention.numbering, task)
     except UsageError as error:
-        table = "; ".join(task_lines(grid, group.regime, convention))
+        table = "; ".join(task_lines(grid, pattern.regime, convention))
         raise UsageError(
             f"{error.message}: {table}", code=error.code, fix="See their configurations with: ckptman task"
         ) from error
     more = dict(recipe or {})
     configs = []
     for cell in found:
-        decided = config_values(group, grid, k, cell, convention)
+        decided = config_values(pattern, grid, k, cell, convention)
         if clash := sorted(decided.keys() & more.keys()):
             raise UsageError(
-                f"{', '.join(clash)} cannot be set beside --k and --task, which decide it",
+                f"{', '.join(clash)} cannot be set beside {'--k' if group is None else '--group'} and --task, which "
+                "decide it",
                 code="set-by-the-task",
                 fix="Choose the task that has the value: ckptman task",
             )
         for seed in seeds:
             values = {**decided, **more, convention.seed_key: seed}
             config = TrainConfig.from_dict(values, strict=True)
-            place = place_of(config.to_dict(), convention)
-            if (place.regime, place.task) != (group.regime, task):
-                raise _other_task(config, place, f"{group.regime} task {task}")
+            place = place_of(config.to_dict(), convention, source_group=group)
+            if (place.regime, place.task) != (pattern.regime, task):
+                raise _other_task(config, place, f"{pattern.regime} task {task}")
             configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: place.group}))
     return configs
 
@@ -242,16 +252,3 @@ def plan_run(run: RawRun, *, resume: bool = True, locked: bool = False) -> Plann
         )
         return dataclasses.replace(planned, action=Action.REFUSED, error=refusal)
     return dataclasses.replace(planned, action=Action.RESUME)
-
-
-def _group_of(convention: Convention, *, layernorm: bool, fixed: bool) -> tuple[GroupPattern, Grid]:
-    """The first group pattern of a family, and its grid."""
-    regime = "fixed" if fixed else "dynamic"
-    for group in convention.groups:
-        if group.layernorm == layernorm and group.regime == regime:
-            return group, convention.grids[group.grid]
-    raise ConfigurationError(
-        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
-        code="no-group",
-        fix="Add a group pattern for this family to ckptman.yaml.",
-    )

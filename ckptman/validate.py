@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ckptman.findings import Finding, Severity, chosen_codes, finding
 from ckptman.inventory import Inventory, Progress, take_inventory
 from ckptman.tree import SCHEMA_VERSION
 from ckptman.whole_tree import numbering_of_inventory
+from ckptman.wording import shell_word
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _check_documents(root: Path, stale_documents: Callable[[Path], Iterable[str]
     try:
         for name in stale_documents(root):
             if (root / name).exists():
-                fix = f"Bring it up to date with: ckptman report --root {shlex.quote(str(root))}"
+                fix = f"Bring it up to date with: ckptman report --root {shell_word(root)}"
                 yield finding("stale-document", name, "it does not say what the tree holds now", fix)
     except MachineError as error:
         yield finding("unreadable", ".", error.message)

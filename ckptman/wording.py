@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 
@@ -13,6 +15,20 @@ def one_line(text: object) -> str:
     A file name can hold anything; written as it is, it could move the cursor, reorder a line or forge one.
     """
     return "".join(_spelled(char) if _is_unsafe(char) else char for char in str(text))
+
+
+def shell_word(text: object) -> str:
+    """A path or another text to paste into a shell: what is not shown as it is, is spelled as bash and zsh read it."""
+    word = str(text)
+    if one_line(word) == word:
+        return shlex.quote(word)
+    spelled = {"'": "\\'", "\\": "\\\\"}
+    return "$'" + "".join(_octal(char) if _is_unsafe(char) else spelled.get(char, char) for char in word) + "'"
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command line to paste into a shell."""
+    return " ".join(map(shell_word, words))
 
 
 def size_text(count: int) -> str:
@@ -53,6 +69,11 @@ def path_key(path: PurePosixPath) -> tuple[tuple[tuple[int, int | str], ...], ..
 
 def _is_unsafe(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _octal(char: str) -> str:
+    of_bytes = 0xDC80 <= ord(char) <= 0xDCFF  # a byte of a file name that is not UTF-8
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape" if of_bytes else "surrogatepass"))
 
 
 def _spelled(char: str) -> str:

@@ -19,6 +19,7 @@ from ckptman.config import TrainConfig
 from ckptman.convention_file import built_in
 from ckptman.ingest import ingest
 from ckptman.raw_run import FAILED, RawRun
+from ckptman.selection import Selection, grid_runs
 from ckptman.train_plan import QUICK
 
 PART = ["--k", "4", "--regime", "fixed", "--layernorm", "on"]
@@ -203,7 +204,8 @@ def test_a_recipe_as_options_and_back() -> None:
 
 
 def test_a_command_is_quoted_for_a_shell() -> None:
-    command = train_command({}, k=8, task=6, fixed=False, layernorm=True, seed=1, more=["--out", "a b;c"])
+    (asked,) = grid_runs(built_in(), Selection(k=(8,), tasks=(6,), seeds=(1,), layernorm=(True,), regimes=("dynamic",)))
+    command = train_command({}, asked, built_in(), ["--out", "a b;c"])
     assert command == "ckptman train --k 8 --task 6 --seed 1 --out 'a b;c'"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,15 +19,17 @@ from typing import Any
 import pytest
 import typer
 from rich.console import Console
-from test_sweep import fake_slurm, plan
+from test_sweep import ONE, fake_slurm, plan
 
 import ckptman.cli.train  # noqa: F401  # registers the command
 from ckptman.cli.app import app, run
 from ckptman.cli.sweep import SweepTable, duration_text
 from ckptman.executors.job import JobOutcome, JobProgress
 from ckptman.executors.local import JobUpdate
+from ckptman.executors.slurm import SlurmOptions
 from ckptman.selection import Selection
 from ckptman.stopping import Stop
+from ckptman.sweep import submit_sweep
 
 PART = ["--k", "4", "--task", "3", "--regime", "fixed", "--layernorm", "on"]
 QUICKLY = [
@@ -126,6 +130,24 @@ def test_slurms_options(here: Path, capsys: pytest.CaptureFixture[str], monkeypa
     for line in ("--partition=gpu", "--time=90", "--gpus-per-node=1", "--mem=8G", "--array=0-1%2", "--account=lab",
                  "--exclusive"):  # fmt: skip
         assert f"#SBATCH {line}" in script.read_text().splitlines()
+
+
+def test_it_says_that_metrics_go_to_files(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    fake_slurm(here, monkeypatch)
+    by_default = [*PART, *QUICKLY, "--wandb", "auto", "--executor", "slurm"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert run(["sweep", *by_default, "--seed", "1"]) == 0
+    assert "metrics are logged to files" not in " ".join(capsys.readouterr().err.split())
+    assert run(["sweep", *by_default, "--seed", "2"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "127.0.0.1 cannot be reached within 5 s: metrics are logged to files" in said
+    assert submit_sweep(plan(here / "other", dataclasses.replace(ONE, seeds=(3,))), SlurmOptions()).notes
 
 
 # --- on the way -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def test_every_numbering_has_the_same_runs() -> None:
         (Selection(seeds=(1, 2)), 336),
         (Selection(k=(8,), tasks=(6,)), 6),  # the fixed regime has no task 6
         (Selection(k=(8,), tasks=(3,)), 12),
+        (Selection(groups=("len_gen_k8",)), 24),
+        (Selection(groups=("len_gen_k8", "len_gen_single_*"), k=(4, 8)), 24 + 2 * 2 * 12),
         (Selection(k=(4, 8), tasks=(6,), seeds=(1337,), regimes=("dynamic",), layernorm=(False,)), 2),
     ],
 )
@@ -65,6 +67,13 @@ def test_a_family_that_the_convention_lacks_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         grid_runs(built_in(), Selection(regimes=()))
     assert caught.value.code == "nothing-selected"
+
+
+def test_a_group_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"called len_gen_k99 or x\*") as caught:
+        grid_runs(built_in(), Selection(groups=("len_gen_k99", "x*")))
+    assert caught.value.code == "nothing-selected"
+    assert len(grid_runs(built_in(), Selection(groups=("len_gen_k99",), k=(99,)))) == 24
 
 
 @pytest.mark.parametrize(

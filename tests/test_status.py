@@ -187,8 +187,11 @@ def test_a_complete_run_needs_its_final_checkpoint(tmp_path: Path) -> None:
     ingest(out, root, settle=0)
     next(run.saved_models.glob("Final_*")).unlink()
     assert of(look(out)).state == "partial"
-    assert "no longer there" in of(look(out)).reason
+    assert "name that with --root" in of(look(out)).reason
     assert of(look(out, root)).state == "complete", "the tree has it"
+    empty = tmp_path / "another"
+    empty.mkdir()
+    assert of(look(out, empty)).reason == "it was complete, but its final checkpoint is no longer there"
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptman.wording import count_text, natural_key, one_line, path_key, size_text
+from ckptman.wording import count_text, natural_key, one_line, path_key, shell_command, size_text
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,25 @@ def test_nothing_that_moves_the_cursor_stays(text: str) -> None:
     line.encode("utf-8")  # no undecodable byte is left
     if text.isascii() and text.isprintable():
         assert line == text
+
+
+def test_a_command_can_be_pasted_whatever_its_paths_are() -> None:
+    names = [
+        b"plain",
+        b"a b",
+        b"it's",
+        b"two\nlines",
+        b"\x1b[31m'\\red",
+        b"not \xff utf-8",
+        "zero\u200bwidth é".encode(),
+        b"$HOME",
+        b"-n",
+    ]
+    command = shell_command(["printf", "%s\\0", *map(os.fsdecode, names)])
+    assert one_line(command) == command, "what a terminal shows is what is pasted"
+    pasted = subprocess.run(["bash", "-c", os.fsencode(command)], capture_output=True, check=True).stdout
+    assert pasted.split(b"\0")[:-1] == names
+    unquoted = " ".join(["printf", "%s\\\\0", *map(os.fsdecode, names[:2])])
+    assert (
+        subprocess.run(["bash", "-c", unquoted], capture_output=True, check=True).stdout.split(b"\0")[:-1] != names[:2]
+    )

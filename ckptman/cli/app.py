@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 import tempfile
 import traceback
@@ -25,6 +24,7 @@ from ckptman.convention_file import find_file, load_convention
 from ckptman.errors import CkptmanError, ConfigurationError, UsageError
 from ckptman.tree import dump_json
 from ckptman.whole_tree import is_tree_root
+from ckptman.wording import shell_word
 
 DEFAULT_ROOT = "checkpoints"
 INTERRUPTED = 130
@@ -235,7 +235,7 @@ def _tree_nearby() -> str:
     tree = next((folder for folder in (here, *here.parents) if is_tree_root(folder, convention)), None)
     if tree is None:
         return ""
-    return f"The current folder lies in a tree, which is named with: --root {shlex.quote(os.path.relpath(tree, here))}"
+    return f"The current folder lies in a tree, which is named with: --root {shell_word(os.path.relpath(tree, here))}"
 
 
 def _usage_error(error: typer.TyperException) -> int:

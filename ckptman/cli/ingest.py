@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
-from ckptman.cli.text import ByteProgress, clean, console, count_text, plain, size_text
+from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
 from ckptman.convention import Convention
 from ckptman.convention_file import FILE_NAME
 from ckptman.examination import Trust
@@ -23,7 +21,7 @@ from ckptman.rows import CheckpointRow
 from ckptman.sources import Refusal
 from ckptman.transfer import Mode
 from ckptman.tree import OverwrittenRun
-from ckptman.wording import natural_key
+from ckptman.wording import natural_key, shell_word
 
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
@@ -169,21 +167,9 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
 def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> None:
     """What to do with the tree; `told` is the numbering that is in force where none is given."""
     if rules.numbering != told:
-        file = _shell_word(root / FILE_NAME)
+        file = shell_word(root / FILE_NAME)
         out.print(plain(f"Next: write `numbering: {rules.numbering}` into {file}, by which the tree is sorted", "dim"))
-    out.print(plain(f"Next: ckptman validate --root {_shell_word(root)}", "dim"))
-
-
-def _shell_word(path: Path) -> str:
-    """A path to paste into a shell; what a terminal does not show as it is, is spelled out as bash and zsh read it."""
-    text = str(path)
-    if clean(text) == text:
-        return shlex.quote(text)
-    spelled = {"'": "\\'", "\\": "\\\\"}
-    letters = (
-        spelled.get(c, c) if clean(c) == c else "".join(f"\\{byte:03o}" for byte in os.fsencode(c)) for c in text
-    )
-    return f"$'{''.join(letters)}'"
+    out.print(plain(f"Next: ckptman validate --root {shell_word(root)}", "dim"))
 
 
 def _why_nothing(result: IngestResult) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from ckptman.errors import UsageError
 from ckptman.listing import ListedCheckpoint, Listing, list_checkpoints
 from ckptman.strict_yaml import load_yaml
 from ckptman.where import Where, equal, nearest, parse_where
-from ckptman.wording import percent
+from ckptman.wording import percent, shell_word
 
 NOTHING = "–"
 """What a table shows where there is no value."""
@@ -34,6 +33,9 @@ K = Annotated[int | None, typer.Option("--k", metavar="K", min=1, help="The long
 Fixed = Annotated[bool | None, typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.")]
 Layernorm = Annotated[
     bool | None, typer.Option("--layernorm/--no-layernorm", help="With or without LayerNorm.", show_default=False)
+]
+Group = Annotated[
+    str | None, typer.Option("--group", metavar="GROUP", help="A group; it says K, --fixed and --layernorm.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -139,6 +141,16 @@ def value_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
 
 
+def check_group_alone(group: str | None, *others: object) -> None:
+    """Refuse `--group` beside the options for what it says: K, the regime and LayerNorm."""
+    if group is not None and any(other is not None for other in others):
+        raise UsageError(
+            "--group says K, the regime and LayerNorm already",
+            code="bad-usage",
+            fix="Leave out --k, --fixed and --layernorm.",
+        )
+
+
 def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
     """The values that `--set KEY=VALUE` gives; a value is read as YAML reads it: `8`, `true`, `mix`, `[25, 50]`.
 
@@ -224,7 +236,7 @@ def _tell(listing: Listing, conditions: Sequence[Where]) -> None:
         return
     if not listing.total:
         if any(item.code == "no-record" for item in listing.not_listed):
-            command = f"ckptman ingest {shlex.quote(str(listing.root))} --root NEW"
+            command = f"ckptman ingest {shell_word(listing.root)} --root NEW"
             talk.print(plain(f"nothing in {listing.root} is sorted yet; to sort it: {command}"))
         else:
             talk.print(plain(f"there is no checkpoint in {listing.root}"))

@@ -5,7 +5,6 @@ The same table turns a configuration back into options, so that a command that t
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,7 +14,10 @@ import typer
 from ckptman.cli.ls import value_text
 from ckptman.config import TrainConfig
 from ckptman.convention import Convention
+from ckptman.placement import default_pattern
+from ckptman.selection import GridRun
 from ckptman.train_plan import QUICK
+from ckptman.wording import shell_command
 
 _PUBLISHED = TrainConfig().to_dict()
 
@@ -114,25 +116,25 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def train_command(
-    config: Mapping[str, Any], *, k: int, task: int, fixed: bool, layernorm: bool, seed: int, more: Sequence[str] = ()
-) -> str:
+def train_command(config: Mapping[str, Any], run: GridRun, convention: Convention, more: Sequence[str] = ()) -> str:
     """The command that trains a run of the grid, to be pasted into a shell.
 
     Args:
-        config: The recipe's values, where they are not the published ones; other keys of a configuration are ignored.
-        k: The longest trained list.
-        task: The task id.
-        fixed: Whether it is the only length.
-        layernorm: With LayerNorm or without.
-        seed: The seed.
+        config: The recipe's values, where they are not the published ones; other keys of a configuration, and what the
+            grid decides, are ignored.
+        run: The run.
+        convention: Has the groups.
         more: Other options, such as where the outputs go.
     """
-    words = ["ckptman", "train", "--k", str(k), "--task", str(task)]
-    words += ["--fixed"] if fixed else []
-    words += [] if layernorm else ["--no-layernorm"]
-    words += ["--seed", str(seed), *flags_of(config), *more]
-    return shlex.join(words)
+    pattern = run.pattern
+    if pattern == default_pattern(convention, layernorm=pattern.layernorm, regime=pattern.regime):
+        words = ["--k", str(run.k), "--task", str(run.cell.task)]
+        words += ["--fixed"] if pattern.regime == "fixed" else []
+        words += [] if pattern.layernorm else ["--no-layernorm"]
+    else:
+        words = ["--group", run.group, "--task", str(run.cell.task)]
+    recipe = {key: value for key, value in config.items() if key not in run.values}
+    return shell_command(["ckptman", "train", *words, "--seed", str(run.seed), *flags_of(recipe), *more])
 
 
 def common_recipe(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.report import ReportResult, State, report, report_convention
+from ckptman.wording import shell_command
 
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
 
@@ -52,7 +52,9 @@ def _report(
     if check and any(document.state is State.STALE for document in result.documents):
         options = where + (["--numbering", numbering] if numbering else [])
         config = ["--config", str(context.obj)] if context.obj else []
-        talk = plain("Bring it up to date with: ") + plain(shlex.join(["ckptman", *config, "report", *options]), "bold")
+        talk = plain("Bring it up to date with: ") + plain(
+            shell_command(["ckptman", *config, "report", *options]), "bold"
+        )
         console(stderr=True).print(talk)
     raise typer.Exit(1 if result.stale else 0)
 

@@ -28,12 +28,25 @@ RegimeText = Annotated[
 LayernormText = Annotated[
     str, typer.Option("--layernorm", metavar="LIST", help="on, off or both.", rich_help_panel=_PANEL)
 ]
+GroupText = Annotated[
+    str,
+    typer.Option(
+        "--group", metavar="LIST", help="Groups by name, with * for any letters; or all.", rich_help_panel=_PANEL
+    ),
+]
 
 ALL = "all"
 
 
 def selection_of(
-    convention: Convention, *, k: str = ALL, task: str = ALL, seed: str = ALL, regime: str = ALL, layernorm: str = ALL
+    convention: Convention,
+    *,
+    k: str = ALL,
+    task: str = ALL,
+    seed: str = ALL,
+    regime: str = ALL,
+    layernorm: str = ALL,
+    group: str = ALL,
 ) -> Selection:
     """The part of the grid that the options ask for.
 
@@ -42,14 +55,10 @@ def selection_of(
     """
     regimes = {name: name for name in convention.families.regime_folders}
     return Selection(
+        groups=None if group == ALL else tuple(name.strip() for name in group.split(",")),
         k=parse_numbers(k, "--k"),
         tasks=parse_numbers(task, "--task"),
         seeds=parse_numbers(seed, "--seed"),
         regimes=parse_choices(regime, regimes, "--regime"),
         layernorm=parse_choices(layernorm, {"on": True, "off": False}, "--layernorm"),
     )
-
-
-def selection_flags(**texts: str) -> list[str]:
-    """The options that choose the same part of the grid."""
-    return [word for name, text in texts.items() if text != ALL for word in (f"--{name}", text)]

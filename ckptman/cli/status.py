@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
-from ckptman.cli.selection import ALL, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
+from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.convention import Convention, GroupPattern
 from ckptman.errors import UsageError
@@ -58,6 +58,7 @@ def _status(
     seed: SeedText = ALL,
     regime: RegimeText = ALL,
     layernorm: LayernormText = ALL,
+    group: GroupText = ALL,
     numbering: Numbering = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Print the commands that train what is missing, and nothing else.")
@@ -79,7 +80,7 @@ def _status(
         raise UsageError("--json and --missing are two outputs", code="bad-usage", fix="Give one of them.")
     raw, tree = _there(out, DEFAULT_OUT), _there(root, DEFAULT_ROOT)
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
-    selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm)
+    selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group)
     found = status(raw, tree, selection=selection, convention=convention)
     if missing:
         more = _where_flags(out, numbering, context.obj)
@@ -104,12 +105,7 @@ def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
     for item in found.gaps:
         run = item.run
         own = item.config if item.state == PARTIAL and item.config is not None else shared
-        lines.append(
-            train_command(
-                own, k=run.k, task=run.cell.task, fixed=run.pattern.regime == "fixed",
-                layernorm=run.pattern.layernorm, seed=run.seed, more=more,
-            )
-        )  # fmt: skip
+        lines.append(train_command(own, run, found.convention, more))
     return list(dict.fromkeys(lines))  # one task can stand for two cells
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,14 +35,14 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
 )
-from ckptman.cli.selection import ALL, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
+from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import console, count_text, plain
 from ckptman.config import TrainConfig, check_device_name
 from ckptman.executors.local import STARTING, TRAINING, JobUpdate
 from ckptman.executors.slurm import SlurmOptions, parse_minutes, parse_option
 from ckptman.stopping import Stop
 from ckptman.sweep import How, SweepPlan, SweepResult, SweepRun, Todo, plan_sweep, share, submit_sweep, sweep
-from ckptman.wandb_logger import check_mode
+from ckptman.wandb_logger import check_mode, settle
 from ckptman.wording import percent
 
 _MOST_LINES = 12
@@ -65,6 +66,7 @@ def _sweep(
     seed: SeedText = ALL,
     regime: RegimeText = ALL,
     layernorm: LayernormText = ALL,
+    group: GroupText = ALL,
     numbering: Numbering = None,
     out: Annotated[
         Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
@@ -191,14 +193,14 @@ def _sweep(
         array_parallelism=parallelism,
         more=dict(parse_option(text) for text in slurm or ()),
     )
-    check_mode(wandb)
+    mode = check_mode(wandb)
     check_device_name(device)
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
     plan = plan_sweep(
         out,
-        selection=selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm),
+        selection=selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group),
         recipe=recipe,
         root=root or (Path(DEFAULT_ROOT) if Path(DEFAULT_ROOT).is_dir() else None),
         convention=convention,
@@ -213,6 +215,11 @@ def _sweep(
         raise typer.Exit(1 if refused else 0)
     talk = console(stderr=True)
     show_plan(plan, talk, parallel=parallel, verbose=verbose)
+    if plan.wanted:
+        mode, note = settle(mode)
+        how = replace(how, wandb=str(mode))
+        if note:
+            warn(note)
     if executor is Executor.SLURM:
         result = submit_sweep(plan, options, how=how)
     else:

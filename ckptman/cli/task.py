@@ -11,13 +11,26 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
-from ckptman.cli.ls import Fixed, K, Layernorm, Layers, Mlp, Mode, Set, print_table, settings_of, value_text
+from ckptman.cli.ls import (
+    Fixed,
+    Group,
+    K,
+    Layernorm,
+    Layers,
+    Mlp,
+    Mode,
+    Set,
+    check_group_alone,
+    print_table,
+    settings_of,
+    value_text,
+)
 from ckptman.cli.text import console, plain
 from ckptman.config import TrainConfig
 from ckptman.convention import Convention, Grid, GroupPattern, Scalar
 from ckptman.errors import UsageError
 from ckptman.grid import Cell, cells, cells_of_task, config_values, task_of
-from ckptman.placement import family_folder
+from ckptman.placement import default_pattern, family_folder, parse_group
 from ckptman.tree import SCHEMA_VERSION
 
 
@@ -84,9 +97,7 @@ def _task(
     longest: K = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    group: Annotated[
-        str | None, typer.Option("--group", metavar="GROUP", help="A group; it says K, --fixed and --layernorm.")
-    ] = None,
+    group: Group = None,
     settings: Set = None,
     numbering: Numbering = None,
     as_json: Json = False,
@@ -102,8 +113,7 @@ def _task(
     Example: ckptman task --layers 1 --no-mlp --mode mix
     """
     convention = convention_for(context, root, numbering)
-    if group is not None and (longest, fixed, layernorm) != (None, None, None):
-        raise _bad_usage("--group says K, the regime and LayerNorm already", "Leave out --k, --fixed and --layernorm.")
+    check_group_alone(group, longest, fixed, layernorm)
     flags = {"n_layers": n_layers, "use_mlp": use_mlp, "length_mode": length_mode}
     asked = {key: value for key, value in flags.items() if value is not None}
     if number is not None and (asked or settings):
@@ -134,26 +144,12 @@ def _bad_usage(message: str, fix: str) -> UsageError:
 def _family(convention: Convention, group: str | None, k: int | None, *, fixed: bool, layernorm: bool) -> _Family:
     """The group that is meant, by its name or by what it is made of."""
     if group is not None:
-        for pattern in convention.groups:
-            if (parsed := pattern.parse(group)) is not None:
-                of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
-                return _Family(of, pattern, parsed["K"], group)
-        raise UsageError(
-            f"{group!r} is of no known group pattern, so its task ids mean what its source says",
-            code="unknown-group",
-            fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
-        )
+        pattern, k = parse_group(group, convention)
+        return _Family(_Grid(convention.grids[pattern.grid], pattern.regime, convention), pattern, k, group)
     regime = "fixed" if fixed else "dynamic"
-    for pattern in convention.groups:
-        if (pattern.layernorm, pattern.regime) == (layernorm, regime):
-            of = _Grid(convention.grids[pattern.grid], regime, convention)
-            values = TrainConfig().to_dict() | {"K": "{K}" if k is None else k}
-            return _Family(of, pattern, k, pattern.format(values))
-    raise UsageError(
-        f"no group pattern of the convention is for {regime} training {'with' if layernorm else 'without'} LayerNorm",
-        code="no-group",
-        fix="Add a group pattern for this family to ckptman.yaml.",
-    )
+    pattern = default_pattern(convention, layernorm=layernorm, regime=regime)
+    values = TrainConfig().to_dict() | {"K": "{K}" if k is None else k}
+    return _Family(_Grid(convention.grids[pattern.grid], regime, convention), pattern, k, pattern.format(values))
 
 
 def _grids(convention: Convention, fixed: bool | None, layernorm: bool | None) -> list[_Grid]:

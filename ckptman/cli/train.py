@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from ckptman.cli.app import INTERRUPTED, Json, Numbering, app, convention_for, print_json, warn
-from ckptman.cli.ls import NOTHING, Fixed, Layernorm, Set, print_table, settings_of
+from ckptman.cli.ls import NOTHING, Fixed, Group, Layernorm, Set, check_group_alone, print_table, settings_of
 from ckptman.cli.recipe import (
     Batch,
     CheckpointEvery,
@@ -51,10 +51,13 @@ _LINE_SECONDS = 30.0
 @app.command("train")
 def _train(
     context: typer.Context,
-    k: Annotated[int, typer.Option("--k", metavar="K", min=1, help="The longest trained list; with --fixed the only.")],
     task: Annotated[int, typer.Option("--task", metavar="ID", min=0, help="Task id: ckptman task lists them.")],
+    k: Annotated[
+        int | None, typer.Option("--k", metavar="K", min=1, help="The longest trained list; with --fixed the only.")
+    ] = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
+    group: Group = None,
     seeds: Annotated[
         list[int] | None,
         typer.Option("--seed", metavar="SEED", min=0, help=f"May be repeated: a run each. [default: {DEFAULT_SEED}]"),
@@ -116,6 +119,7 @@ def _train(
 
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
+    check_group_alone(group, k, fixed, layernorm)
     mode = check_mode(wandb)
     check_device_name(device)
     convention = convention_for(context, out, numbering)
@@ -127,6 +131,7 @@ def _train(
         task=task,
         fixed=bool(fixed),
         layernorm=layernorm is not False,
+        group=group,
         seeds=seeds or [DEFAULT_SEED],
         recipe=recipe,
     )
