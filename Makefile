@@ -18,10 +18,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY)  ## Run all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 quick: $(READY)  ## Run the tests that take no more than seconds
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff check .
