@@ -119,7 +119,7 @@ def training_configs(
     fixed: bool = False,
     layernorm: bool = True,
     group: str | None = None,
-    seeds: Sequence[int] = (1337,),
+    seeds: Sequence[int] | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> list[TrainConfig]:
     """The configurations of a task of the grid, one for each seed.
@@ -134,7 +134,7 @@ def training_configs(
         layernorm: With LayerNorm.
         group: A group, such as one of a grid in ckptman.yaml; it says K, the regime and LayerNorm. By default that of
             the first pattern for them.
-        seeds: The seeds.
+        seeds: The seeds; by default the first of the grid, in the built-in one 1337.
         recipe: Other values of the configuration, by the names of `TrainConfig`; the published recipe by default.
 
     Raises:
@@ -167,7 +167,7 @@ def training_configs(
                 code="set-by-the-task",
                 fix="Choose the task that has the value: ckptman task",
             )
-        for seed in seeds:
+        for seed in seeds or grid.seeds[:1]:
             values = {**decided, **more, convention.seed_key: seed}
             config = TrainConfig.from_dict(values, strict=True)
             place = place_of(config.to_dict(), convention, source_group=group)

@@ -33,6 +33,8 @@ def test_a_group_says_what_is_trained(own: Convention, tmp_path: Path) -> None:
     assert (config.train_min_k, config.train_max_k, config.n_layers, config.weight_decay) == (2, 8, 2, 0.1)
     (planned,) = plan_training([config], tmp_path, convention=own).runs
     assert planned.run.folder == tmp_path / "decay_k8" / "task_0003" / "seed_2"
+    assert [config.seed for config in training_configs(own, group="decay_k8", task=3)] == [1], "the grid's first"
+    assert [config.seed for config in training_configs(own, k=8, task=3)] == [1337]
     (other,) = training_configs(own, k=8, task=3, seeds=(2,))
     assert (other.length_mode, other.n_layers, other.weight_decay) == ("curriculum", 2, 0.0), "that of the first group"
     with pytest.raises(UsageError, match="weight_decay cannot be set beside --group and --task"):

@@ -42,8 +42,6 @@ if TYPE_CHECKING:  # these import torch
     from ckptman.train import RunResult, TrainResult
     from ckptman.trainer import Progress
 
-DEFAULT_SEED = 1337
-
 _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
 
@@ -60,7 +58,9 @@ def _train(
     group: Group = None,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seed", metavar="SEED", min=0, help=f"May be repeated: a run each. [default: {DEFAULT_SEED}]"),
+        typer.Option(
+            "--seed", metavar="SEED", min=0, help="May be repeated: a run each. [default: the grid's first, 1337]"
+        ),
     ] = None,
     numbering: Numbering = None,
     out: Annotated[
@@ -132,7 +132,7 @@ def _train(
         fixed=bool(fixed),
         layernorm=layernorm is not False,
         group=group,
-        seeds=seeds or [DEFAULT_SEED],
+        seeds=seeds,
         recipe=recipe,
     )
     plan = plan_training(configs, out, convention=convention, resume=resume)
