@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.convention import Convention, GroupPattern
-from ckptman.errors import ConfigurationError, RefusedError, UsageError
+from ckptman.errors import CkptmanError, ConfigurationError, RefusedError, UsageError
 from ckptman.grid import outside, task_of
 from ckptman.naming import naming_of
 
@@ -70,14 +70,15 @@ def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | 
     Raises:
         UsageError: (`unknown-group`) for a name of no known pattern.
     """
-    for pattern in convention.groups:
-        if (parsed := pattern.parse(name)) is not None:
-            return pattern, parsed.get("K")
-    raise UsageError(
-        f"{name!r} is of no known group pattern, so its task ids mean what its source says",
-        code="unknown-group",
-        fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
-    )
+    pattern = group_pattern(name, convention)
+    parsed = None if pattern is None else pattern.parse(name)
+    if pattern is None or parsed is None:
+        raise UsageError(
+            f"{name!r} is of no known group pattern, so its task ids mean what its source says",
+            code="unknown-group",
+            fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
+        )
+    return pattern, parsed.get("K")
 
 
 def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> GroupPattern:
@@ -86,14 +87,10 @@ def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> 
     Raises:
         ConfigurationError: (`no-group`) if there is none.
     """
-    for pattern in convention.groups:
-        if pattern.layernorm == layernorm and pattern.regime == regime:
-            return pattern
-    raise ConfigurationError(
-        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
-        code="no-group",
-        fix="Add a group pattern for this family to ckptman.yaml.",
-    )
+    found = _patterns_of(layernorm, regime, convention)
+    if not found:
+        raise _no_group(ConfigurationError, layernorm, regime)
+    return found[0]
 
 
 def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:
@@ -106,7 +103,7 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
         said: The group that the configuration or the source folder names, if any.
     """
     layernorm, regime = family_of(config, convention)
-    mine = [group for group in convention.groups if group.layernorm == layernorm and group.regime == regime]
+    mine = _patterns_of(layernorm, regime, convention)
     values = {**config, "K": config.get(convention.families.k_config)}
     for group in mine:
         parsed = group.parse(said or "")
@@ -115,11 +112,7 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     if said is not None and group_pattern(said, convention) is None:
         return _safe_folder(said), None
     if not mine:
-        raise RefusedError(
-            f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
-            code="no-group",
-            fix="Add a group pattern for this family to ckptman.yaml.",
-        )
+        raise _no_group(RefusedError, layernorm, regime)
     return mine[0].format(values), mine[0]
 
 
@@ -166,6 +159,19 @@ def place_of(
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 10**18 else None,
         notes=notes,
         folder=folder,
+    )
+
+
+def _patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:
+    """The group patterns of a family."""
+    return [group for group in convention.groups if (group.layernorm, group.regime) == (layernorm, regime)]
+
+
+def _no_group(kind: type[CkptmanError], layernorm: bool, regime: str) -> CkptmanError:
+    return kind(
+        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
+        code="no-group",
+        fix="Add a group pattern for this family to ckptman.yaml.",
     )
 
 

@@ -66,10 +66,10 @@ def grid_runs(convention: Convention, selection: Selection | None = None) -> tup
     found = tuple(run for pattern in patterns for run in _runs_of(pattern, asked, convention))
     if not found and asked.groups is not None:
         raise UsageError(
-            f"no group that is asked for is called {' or '.join(asked.groups)}",
+            f"nothing of what is asked for is in a group called {' or '.join(asked.groups)}",
             code="nothing-selected",
-            fix=f"The groups are: {', '.join(pattern.pattern for pattern in patterns)}. A K that is not on a group's "
-            "grid is asked for with --k.",
+            fix=f"The groups are: {', '.join(pattern.pattern for pattern in patterns)}. Not each has every task; a K "
+            "that is not on a group's grid is asked for with --k.",
         )
     return found
 

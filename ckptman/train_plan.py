@@ -147,7 +147,11 @@ def training_configs(
     else:
         pattern = default_pattern(convention, layernorm=layernorm, regime="fixed" if fixed else "dynamic")
     if k is None:
-        raise UsageError("K is not given", code="bad-usage", fix="Give --k, the longest trained list, or --group.")
+        raise UsageError(
+            "K is not given" if group is None else f"the name of the group {group!r} does not say K",
+            code="bad-usage",
+            fix="Give --k, the longest trained list, or a --group whose name has it.",
+        )
     grid = convention.grids[pattern.grid]
     try:
         found = cells_of_task(grid, pattern.regime, convention.numbering, task)

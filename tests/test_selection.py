@@ -74,6 +74,9 @@ def test_a_group_that_is_none_is_refused() -> None:
         grid_runs(built_in(), Selection(groups=("len_gen_k99", "x*")))
     assert caught.value.code == "nothing-selected"
     assert len(grid_runs(built_in(), Selection(groups=("len_gen_k99",), k=(99,)))) == 24
+    with pytest.raises(UsageError, match="in a group called len_gen_single_k8") as caught:
+        grid_runs(built_in(), Selection(groups=("len_gen_single_k8",), tasks=(6,)))  # a task of the other regime
+    assert "Not each has every task" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize(

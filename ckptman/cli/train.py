@@ -59,7 +59,10 @@ def _train(
     seeds: Annotated[
         list[int] | None,
         typer.Option(
-            "--seed", metavar="SEED", min=0, help="May be repeated: a run each. [default: the grid's first, 1337]"
+            "--seed",
+            metavar="SEED",
+            min=0,
+            help="May be repeated: a run each. [default: the grid's first; 1337 in the built-in one]",
         ),
     ] = None,
     numbering: Numbering = None,
