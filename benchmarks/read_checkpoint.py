@@ -24,10 +24,10 @@ from typing import Final
 
 import torch
 
-from ckptman.checkpoint import read_checkpoint
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.model import GPT, GPTConfig
+from ckptman.formats.checkpoint import read_checkpoint
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.training.model import GPT, GPTConfig
 
 TURNS: Final = 40
 READS: Final = 10

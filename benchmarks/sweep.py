@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ckptman.convention_file import built_in
-from ckptman.raw_run import COMPLETE
-from ckptman.selection import Selection
-from ckptman.sweep import How, plan_sweep, sweep
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.selection import Selection
+from ckptman.sweeps.sweeping import How, plan_sweep, sweep
+from ckptman.training.run_folder import COMPLETE
 
 WANTED = 1.6
 RUNS = Selection(k=(4, 8), tasks=(4, 6), regimes=("dynamic",), layernorm=(True,))

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from ckptman.config import TrainConfig
-from ckptman.model import GPT, GPTConfig
-from ckptman.sorting import draw_batch
-from ckptman.train_step import keep_freed_memory, loss_and_backward, make_optimizer
+from ckptman.rules.recipe import TrainConfig
+from ckptman.training.model import GPT, GPTConfig
+from ckptman.training.sorting import draw_batch
+from ckptman.training.train_step import keep_freed_memory, loss_and_backward, make_optimizer
 
 LENGTHS = (4, 8, 16)
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -19,92 +19,92 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ckptman.checkpoint import CheckpointInfo as CheckpointInfo
-    from ckptman.checkpoint import read_checkpoint as read_checkpoint
-    from ckptman.config import TrainConfig as TrainConfig
-    from ckptman.convention_file import load_convention as load_convention
-    from ckptman.errors import CkptmanError as CkptmanError
-    from ckptman.errors import ConfigurationError as ConfigurationError
-    from ckptman.errors import MachineError as MachineError
-    from ckptman.errors import RefusedError as RefusedError
-    from ckptman.errors import UsageError as UsageError
-    from ckptman.evaluate import Evaluation as Evaluation
-    from ckptman.evaluate import EvaluationResult as EvaluationResult
-    from ckptman.evaluate import evaluate as evaluate
-    from ckptman.executors.slurm import SlurmOptions as SlurmOptions
-    from ckptman.findings import Finding as Finding
-    from ckptman.ingest import IngestResult as IngestResult
-    from ckptman.ingest import ingest as ingest
-    from ckptman.listing import Listing as Listing
-    from ckptman.listing import list_checkpoints as list_checkpoints
-    from ckptman.loading import GPT as GPT
-    from ckptman.loading import GPTConfig as GPTConfig
-    from ckptman.loading import load as load
-    from ckptman.report import ReportResult as ReportResult
-    from ckptman.report import report as report
-    from ckptman.selection import Selection as Selection
-    from ckptman.show import ShownCheckpoint as ShownCheckpoint
-    from ckptman.show import show as show
-    from ckptman.status import GridStatus as GridStatus
-    from ckptman.status import status as status
-    from ckptman.sweep import How as How
-    from ckptman.sweep import SweepPlan as SweepPlan
-    from ckptman.sweep import SweepResult as SweepResult
-    from ckptman.sweep import plan_sweep as plan_sweep
-    from ckptman.sweep import submit_sweep as submit_sweep
-    from ckptman.sweep import sweep as sweep
-    from ckptman.train import TrainResult as TrainResult
-    from ckptman.train import train as train
-    from ckptman.train_plan import training_configs as training_configs
-    from ckptman.tree import RunRecord as RunRecord
-    from ckptman.tree import TreeScan as TreeScan
-    from ckptman.tree import scan_tree as scan_tree
-    from ckptman.validate import ValidationResult as ValidationResult
-    from ckptman.validate import validate as validate
+    from ckptman.checks.validation import ValidationResult as ValidationResult
+    from ckptman.checks.validation import validate as validate
+    from ckptman.documents.reporting import ReportResult as ReportResult
+    from ckptman.documents.reporting import report as report
+    from ckptman.formats.checkpoint import CheckpointInfo as CheckpointInfo
+    from ckptman.formats.checkpoint import read_checkpoint as read_checkpoint
+    from ckptman.ingestion.ingesting import IngestResult as IngestResult
+    from ckptman.ingestion.ingesting import ingest as ingest
+    from ckptman.queries.inspection import ShownCheckpoint as ShownCheckpoint
+    from ckptman.queries.inspection import show as show
+    from ckptman.queries.listing import Listing as Listing
+    from ckptman.queries.listing import list_checkpoints as list_checkpoints
+    from ckptman.rules.convention_file import load_convention as load_convention
+    from ckptman.rules.recipe import TrainConfig as TrainConfig
+    from ckptman.rules.selection import Selection as Selection
+    from ckptman.sweeps.executors.slurm import SlurmOptions as SlurmOptions
+    from ckptman.sweeps.grid_status import GridStatus as GridStatus
+    from ckptman.sweeps.grid_status import status as status
+    from ckptman.sweeps.sweeping import How as How
+    from ckptman.sweeps.sweeping import SweepPlan as SweepPlan
+    from ckptman.sweeps.sweeping import SweepResult as SweepResult
+    from ckptman.sweeps.sweeping import plan_sweep as plan_sweep
+    from ckptman.sweeps.sweeping import submit_sweep as submit_sweep
+    from ckptman.sweeps.sweeping import sweep as sweep
+    from ckptman.text.errors import CkptmanError as CkptmanError
+    from ckptman.text.errors import ConfigurationError as ConfigurationError
+    from ckptman.text.errors import MachineError as MachineError
+    from ckptman.text.errors import RefusedError as RefusedError
+    from ckptman.text.errors import UsageError as UsageError
+    from ckptman.training.evaluation import Evaluation as Evaluation
+    from ckptman.training.evaluation import EvaluationResult as EvaluationResult
+    from ckptman.training.evaluation import evaluate as evaluate
+    from ckptman.training.loading import GPT as GPT
+    from ckptman.training.loading import GPTConfig as GPTConfig
+    from ckptman.training.loading import load as load
+    from ckptman.training.planning import training_configs as training_configs
+    from ckptman.training.runs import TrainResult as TrainResult
+    from ckptman.training.runs import train as train
+    from ckptman.tree.findings import Finding as Finding
+    from ckptman.tree.records import RunRecord as RunRecord
+    from ckptman.tree.records import TreeScan as TreeScan
+    from ckptman.tree.records import scan_tree as scan_tree
 
 _HOMES = {
-    "CheckpointInfo": "checkpoint",
-    "CkptmanError": "errors",
-    "ConfigurationError": "errors",
-    "Evaluation": "evaluate",
-    "EvaluationResult": "evaluate",
-    "Finding": "findings",
-    "GPT": "loading",
-    "GPTConfig": "loading",
-    "GridStatus": "status",
-    "How": "sweep",
-    "IngestResult": "ingest",
-    "Listing": "listing",
-    "MachineError": "errors",
-    "RefusedError": "errors",
-    "ReportResult": "report",
-    "RunRecord": "tree",
-    "Selection": "selection",
-    "ShownCheckpoint": "show",
-    "SlurmOptions": "executors.slurm",
-    "SweepPlan": "sweep",
-    "SweepResult": "sweep",
-    "TrainConfig": "config",
-    "TrainResult": "train",
-    "TreeScan": "tree",
-    "UsageError": "errors",
-    "ValidationResult": "validate",
-    "evaluate": "evaluate",
-    "ingest": "ingest",
-    "list_checkpoints": "listing",
-    "load": "loading",
-    "load_convention": "convention_file",
-    "plan_sweep": "sweep",
-    "read_checkpoint": "checkpoint",
-    "report": "report",
-    "scan_tree": "tree",
-    "show": "show",
-    "status": "status",
-    "submit_sweep": "sweep",
-    "sweep": "sweep",
-    "train": "train",
-    "training_configs": "train_plan",
-    "validate": "validate",
+    "CheckpointInfo": "formats.checkpoint",
+    "CkptmanError": "text.errors",
+    "ConfigurationError": "text.errors",
+    "Evaluation": "training.evaluation",
+    "EvaluationResult": "training.evaluation",
+    "Finding": "tree.findings",
+    "GPT": "training.loading",
+    "GPTConfig": "training.loading",
+    "GridStatus": "sweeps.grid_status",
+    "How": "sweeps.sweeping",
+    "IngestResult": "ingestion.ingesting",
+    "Listing": "queries.listing",
+    "MachineError": "text.errors",
+    "RefusedError": "text.errors",
+    "ReportResult": "documents.reporting",
+    "RunRecord": "tree.records",
+    "Selection": "rules.selection",
+    "ShownCheckpoint": "queries.inspection",
+    "SlurmOptions": "sweeps.executors.slurm",
+    "SweepPlan": "sweeps.sweeping",
+    "SweepResult": "sweeps.sweeping",
+    "TrainConfig": "rules.recipe",
+    "TrainResult": "training.runs",
+    "TreeScan": "tree.records",
+    "UsageError": "text.errors",
+    "ValidationResult": "checks.validation",
+    "evaluate": "training.evaluation",
+    "ingest": "ingestion.ingesting",
+    "list_checkpoints": "queries.listing",
+    "load": "training.loading",
+    "load_convention": "rules.convention_file",
+    "plan_sweep": "sweeps.sweeping",
+    "read_checkpoint": "formats.checkpoint",
+    "report": "documents.reporting",
+    "scan_tree": "tree.records",
+    "show": "queries.inspection",
+    "status": "sweeps.grid_status",
+    "submit_sweep": "sweeps.sweeping",
+    "sweep": "sweeps.sweeping",
+    "train": "training.runs",
+    "training_configs": "training.planning",
+    "validate": "checks.validation",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import yaml
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.model import GPT, GPTConfig
-from ckptman.naming import naming_of
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.naming import naming_of
+from ckptman.rules.recipe import TrainConfig
+from ckptman.training.model import GPT, GPTConfig
 
 START = 1_773_169_407.0
 """Epoch second at which the first run of a test starts."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention
-from ckptman.convention_file import built_in
-from ckptman.naming import naming_of
-from ckptman.placement import place_of
-from ckptman.tree import (
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.naming import naming_of
+from ckptman.rules.placement import place_of
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.terms import Convention
+from ckptman.tree.records import (
     AttributionNote,
     CheckpointEntry,
     OverwrittenRun,

@@ -15,10 +15,10 @@ import typer
 
 from ckptman.cli import commands
 from ckptman.cli.app import app
-from ckptman.findings import KINDS
-from ckptman.markdown import code, table, text
-from ckptman.marked_blocks import decode, fill_blocks
-from ckptman.refusals import REFUSALS
+from ckptman.documents.marked_blocks import decode, fill_blocks
+from ckptman.formats.refusals import REFUSALS
+from ckptman.text.markdown import code, table, text
+from ckptman.tree.findings import KINDS
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLE = "Example: "

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.raw_run import RawRun
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.training.run_folder import RawRun
 
 
 def short_config(**values: Any) -> TrainConfig:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptman.accuracy import Accuracy, Predictor, draw_samples, measure_accuracy, wilson_interval
-from ckptman.errors import RefusedError, UsageError
-from ckptman.model import GPT, GPTConfig
+from ckptman.text.errors import RefusedError, UsageError
+from ckptman.training.accuracy import Accuracy, Predictor, draw_samples, measure_accuracy, wilson_interval
+from ckptman.training.model import GPT, GPTConfig
 
 NUMBERS = 12
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ckptman
-from ckptman.convention_file import built_in
+from ckptman.rules.convention_file import built_in
 
 PACKAGE = Path(__file__).parents[1] / "ckptman"
 

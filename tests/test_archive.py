@@ -20,10 +20,10 @@ import pytest
 import torch
 from hostile import End, Entry, build_zip
 
-from ckptman.archive import PICKLE, open_archive, show_path, verify_crcs
-from ckptman.errors import RefusedError
-from ckptman.pickle_reader import MAX_PICKLE_SIZE
-from ckptman.refusals import REFUSALS
+from ckptman.formats.archive import PICKLE, open_archive, show_path, verify_crcs
+from ckptman.formats.pickle_reader import MAX_PICKLE_SIZE
+from ckptman.formats.refusals import REFUSALS
+from ckptman.text.errors import RefusedError
 
 PICKLE_ENTRY = Entry("top/data.pkl", hostile.weights_pickle())
 STORAGE_ENTRY = Entry("top/data/0", bytes(8))

@@ -9,7 +9,7 @@ from typing import Any
 import hostile_wandb as hw
 import pytest
 
-from ckptman.attribution import (
+from ckptman.raw.attribution import (
     AMBIGUOUS,
     END_TOLERANCE_SECONDS,
     NONE,
@@ -24,7 +24,7 @@ from ckptman.attribution import (
     in_spans,
     same_value,
 )
-from ckptman.config import TrainConfig
+from ckptman.rules.recipe import TrainConfig
 
 CONFIG = hw.CONFIG
 IGNORED = frozenset({"save_dir", "wandb_entity", "device"})

@@ -22,13 +22,13 @@ import torch
 from hostile import dict_, get, number, put, tensor, text
 from test_pickle_reader import mutated
 
-from ckptman.archive import verify_crcs
-from ckptman.checkpoint import MAX_TEXT, CheckpointInfo, TensorInfo, read_checkpoint
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.errors import RefusedError
-from ckptman.model import GPT, GPTConfig
-from ckptman.refusals import REFUSALS
+from ckptman.formats.archive import verify_crcs
+from ckptman.formats.checkpoint import MAX_TEXT, CheckpointInfo, TensorInfo, read_checkpoint
+from ckptman.formats.refusals import REFUSALS
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import RefusedError
+from ckptman.training.model import GPT, GPTConfig
 
 RULES = built_in().checkpoint
 SETTINGS = TrainConfig(n_embd=8, n_layers=2, use_mlp=True)

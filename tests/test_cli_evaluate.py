@@ -14,9 +14,9 @@ from raw import config, snapshot, write_checkpoint, write_run
 
 from ckptman.cli.app import run
 from ckptman.cli.evaluate import parse_lengths
-from ckptman.errors import UsageError
-from ckptman.evaluate import DEFAULT_SAMPLES, DEFAULT_SEED, evaluate
-from ckptman.ingest import ingest
+from ckptman.ingestion.ingesting import ingest
+from ckptman.text.errors import UsageError
+from ckptman.training.evaluation import DEFAULT_SAMPLES, DEFAULT_SEED, evaluate
 
 QUICK = ["--k", "2,3", "--samples", "20"]
 

@@ -17,7 +17,7 @@ from trees import copy, edit_json, write_source
 
 from ckptman.cli.app import run
 from ckptman.cli.ls import aligned
-from ckptman.ingest import ingest
+from ckptman.ingestion.ingesting import ingest
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
 
 FINAL = "Final_N128_d128_H1_L1_npos1_mlp0_ln1_lenmix_trainK4to4_testK17to32_nodup1_iters40000.pt"
 CHECKPOINT = "Checkpoint_N128_d128_H1_L2_npos1_mlp1_ln1_lencurriculum_trainK2to12_testK17to32_nodup1_iters20001.pt"

@@ -11,7 +11,7 @@ from recorded import add_run
 
 import ckptman.cli.report  # noqa: F401  (registers the command)
 from ckptman.cli.app import run
-from ckptman.convention_file import load_convention
+from ckptman.rules.convention_file import load_convention
 
 Capture = pytest.CaptureFixture[str]
 

@@ -15,12 +15,12 @@ from trees import small_config, write_source
 import ckptman.cli.status  # noqa: F401  # registers the command
 from ckptman.cli.app import run
 from ckptman.cli.recipe import common_recipe, flags_of, recipe_of, train_command
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.ingest import ingest
-from ckptman.raw_run import FAILED, RawRun
-from ckptman.selection import Selection, grid_runs
-from ckptman.train_plan import QUICK
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.selection import Selection, grid_runs
+from ckptman.training.planning import QUICK
+from ckptman.training.run_folder import FAILED, RawRun
 
 PART = ["--k", "4", "--regime", "fixed", "--layernorm", "on"]
 

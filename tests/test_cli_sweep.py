@@ -24,12 +24,12 @@ from test_sweep import ONE, fake_slurm, plan
 import ckptman.cli.train  # noqa: F401  # registers the command
 from ckptman.cli.app import app, run
 from ckptman.cli.sweep import SweepTable, duration_text
-from ckptman.executors.job import JobOutcome, JobProgress
-from ckptman.executors.local import JobUpdate
-from ckptman.executors.slurm import SlurmOptions
-from ckptman.selection import Selection
-from ckptman.stopping import Stop
-from ckptman.sweep import submit_sweep
+from ckptman.rules.selection import Selection
+from ckptman.sweeps.executors.job import JobOutcome, JobProgress
+from ckptman.sweeps.executors.local import JobUpdate
+from ckptman.sweeps.executors.slurm import SlurmOptions
+from ckptman.sweeps.sweeping import submit_sweep
+from ckptman.training.stopping import Stop
 
 PART = ["--k", "4", "--task", "3", "--regime", "fixed", "--layernorm", "on"]
 QUICKLY = [

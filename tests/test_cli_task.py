@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.config import TrainConfig
-from ckptman.convention_file import load_convention
-from ckptman.placement import place_of
+from ckptman.rules.convention_file import load_convention
+from ckptman.rules.placement import place_of
+from ckptman.rules.recipe import TrainConfig
 
 DYNAMIC = [(layers, mlp, mode) for layers, mlp, mode in itertools.product((2, 1), (True, False), ("mix", "curriculum"))]
 """The published table of the 8 dynamic tasks, by id."""

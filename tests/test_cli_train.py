@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.train_plan import QUICK
-from ckptman.wandb_logger import WandbMode
+from ckptman.training.planning import QUICK
+from ckptman.training.wandb import WandbMode
 
 SHORT = ["--iters", "6", "--batch-size", "8", "--set", "n_embd=8", "--eval-samples", "2", "--warmup-iters", "1"]
 TASK = ["train", "--k", "4", "--task", "3", "--fixed", "--device", "cpu", "--threads", "1", "--wandb", "disabled"]

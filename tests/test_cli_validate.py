@@ -28,7 +28,7 @@ from trees import (
 from ckptman.cli.app import run
 from ckptman.cli.text import size_text
 from ckptman.cli.validate import annotation  # importing the module registers the command
-from ckptman.findings import KINDS, finding
+from ckptman.tree.findings import KINDS, finding
 
 
 class Printed(NamedTuple):
@@ -221,8 +221,8 @@ def test_the_numbering_can_be_given(command: Command, good_tree: Path) -> None:
 
 
 def test_stale_documents_are_found(command: Command, root: Path) -> None:
-    from ckptman.convention_file import find_file, load_convention
-    from ckptman.report import report
+    from ckptman.documents.reporting import report
+    from ckptman.rules.convention_file import find_file, load_convention
 
     report(root, convention=load_convention(find_file(root)))
     assert command("--root", root).status == 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.config import TrainConfig, check_device_name
-from ckptman.errors import UsageError
+from ckptman.rules.recipe import TrainConfig, check_device_name
+from ckptman.text.errors import UsageError
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "min_lr", "weight_decay"])

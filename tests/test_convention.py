@@ -12,11 +12,11 @@ from raw import config
 from trees import make_tree
 
 from ckptman.cli.app import run
-from ckptman.convention_file import BUILT_IN, built_in, find_file, load_convention
-from ckptman.errors import ConfigurationError
-from ckptman.grid import cells, task_of
-from ckptman.naming import naming_of
-from ckptman.placement import place_of
+from ckptman.rules.convention_file import BUILT_IN, built_in, find_file, load_convention
+from ckptman.rules.grids import cells, task_of
+from ckptman.rules.naming import naming_of
+from ckptman.rules.placement import place_of
+from ckptman.text.errors import ConfigurationError
 
 
 def extended(tmp_path: Path, text: str) -> Path:

@@ -10,15 +10,15 @@ import pytest
 import torch
 from raw import config, name_of, snapshot, write_checkpoint, write_run
 
-from ckptman.accuracy import Accuracy, measure_accuracy
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import MachineError, UsageError
-from ckptman.evaluate import Evaluation, EvaluationMode, evaluate, find_checkpoints, record_evaluation
-from ckptman.generalization import measured
-from ckptman.ingest import ingest
-from ckptman.loading import load
-from ckptman.transfer import lock_tree
-from ckptman.tree import read_record
+from ckptman.fs.transfer import lock_tree
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.text.errors import MachineError, UsageError
+from ckptman.training.accuracy import Accuracy, measure_accuracy
+from ckptman.training.evaluation import Evaluation, EvaluationMode, evaluate, find_checkpoints, record_evaluation
+from ckptman.training.loading import load
+from ckptman.tree.metrics import measured
+from ckptman.tree.records import read_record
 
 KS = [2, 3]
 SAMPLES = 20

@@ -6,8 +6,18 @@ import re
 
 import pytest
 
-from ckptman.errors import UsageError
-from ckptman.findings import ALL, DEFAULT, KINDS, Finding, FindingKind, Severity, chosen_codes, finding, matching_codes
+from ckptman.text.errors import UsageError
+from ckptman.tree.findings import (
+    ALL,
+    DEFAULT,
+    KINDS,
+    Finding,
+    FindingKind,
+    Severity,
+    chosen_codes,
+    finding,
+    matching_codes,
+)
 
 BY_DEFAULT = {kind.code for kind in KINDS.values() if kind.default}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptman.convention_file import built_in
-from ckptman.errors import RefusedError, UsageError
-from ckptman.grid import cells, cells_of_task, task_count, task_of
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.grids import cells, cells_of_task, task_count, task_of
+from ckptman.text.errors import RefusedError, UsageError
 
 GRID = built_in().grids["main"]
 

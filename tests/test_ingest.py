@@ -19,12 +19,12 @@ import pytest
 import torch
 from raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import load_convention
-from ckptman.errors import MachineError, UsageError
-from ckptman.ingest import IngestResult, ingest
-from ckptman.transfer import Mode, lock_tree
-from ckptman.tree import OVERWRITTEN_FILE, RUN_FILE, read_overwritten, read_record, write_record
+from ckptman.fs.transfer import Mode, lock_tree
+from ckptman.ingestion.ingesting import IngestResult, ingest
+from ckptman.rules.convention_file import load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import MachineError, UsageError
+from ckptman.tree.records import OVERWRITTEN_FILE, RUN_FILE, read_overwritten, read_record, write_record
 
 RUN = "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
 

@@ -15,8 +15,8 @@ import torch
 import yaml
 from raw import START, config, name_of, snapshot, write_checkpoint, write_run
 
-from ckptman.ingest import IngestResult, ingest
-from ckptman.tree import read_record
+from ckptman.ingestion.ingesting import IngestResult, ingest
+from ckptman.tree.records import read_record
 
 GOOD = "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337"
 

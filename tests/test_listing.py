@@ -12,10 +12,10 @@ import pytest
 from raw import config, gen_metrics, name_of
 from trees import copy, drop, edit_entry, edit_json, edit_record, make_tree
 
-from ckptman.convention_file import built_in
-from ckptman.errors import UsageError
-from ckptman.listing import Listing, known_keys, list_checkpoints
-from ckptman.where import equal, parse_where
+from ckptman.queries.conditions import equal, parse_where
+from ckptman.queries.listing import Listing, known_keys, list_checkpoints
+from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import UsageError
 
 K8 = "with_layernorm/dynamic/len_gen_k8"
 BEST = f"{K8}/task_0006/seed_1337"

@@ -13,11 +13,11 @@ import torch
 from raw import config, name_of
 from torch import Tensor
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
-from ckptman.loading import load, mark_safe, pick_device
-from ckptman.model import GPT, GPTConfig
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import CkptmanError, MachineError, RefusedError, UsageError
+from ckptman.training.loading import load, mark_safe, pick_device
+from ckptman.training.model import GPT, GPTConfig
 
 Document = dict[str, Any]
 

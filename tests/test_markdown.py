@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from ckptman import markdown
-from ckptman.wording import one_line
+from ckptman.text import markdown
+from ckptman.text.wording import one_line
 
 HOSTILE = [
     "a|b", "`x`", "``", "a`|`b", "<script>alert(1)</script>", "<!-- ckptman:end best -->", "**bold**", "_em_", "a_b_c",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptman.errors import RefusedError
-from ckptman.marked_blocks import append_blocks, decode, empty_block, fill_blocks, find_blocks
+from ckptman.documents.marked_blocks import append_blocks, decode, empty_block, fill_blocks, find_blocks
+from ckptman.text.errors import RefusedError
 
 CONTENTS = {"one": "first\n\n| a |\n| - |", "two": "second"}
 DOC = "README.md"

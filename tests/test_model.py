@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.errors import UsageError
-from ckptman.model import COMPILED_PREFIX, GPT, GPTConfig
-from ckptman.weight_shapes import expected_weights
+from ckptman.formats.weight_shapes import expected_weights
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import UsageError
+from ckptman.training.model import COMPILED_PREFIX, GPT, GPTConfig
 
 
 def model_of(*, seed: int = 0, **values: Any) -> GPT:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptman.convention_file import built_in
-from ckptman.errors import RefusedError
-from ckptman.naming import naming_of
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.naming import naming_of
+from ckptman.text.errors import RefusedError
 
 CONVENTION = built_in()
 NAMING = naming_of(CONVENTION)

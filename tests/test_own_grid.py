@@ -12,13 +12,13 @@ from test_convention import WORKED_EXAMPLE
 import ckptman.cli.commands  # noqa: F401  # registers the commands
 from ckptman.cli.app import run
 from ckptman.cli.status import commands
-from ckptman.convention import Convention
-from ckptman.convention_file import load_convention
-from ckptman.errors import UsageError
-from ckptman.selection import Selection
-from ckptman.status import status
-from ckptman.sweep import plan_sweep
-from ckptman.train_plan import plan_training, training_configs
+from ckptman.rules.convention_file import load_convention
+from ckptman.rules.selection import Selection
+from ckptman.rules.terms import Convention
+from ckptman.sweeps.grid_status import status
+from ckptman.sweeps.sweeping import plan_sweep
+from ckptman.text.errors import UsageError
+from ckptman.training.planning import plan_training, training_configs
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ import hostile
 import pytest
 import torch
 
-from ckptman import pickle_reader
-from ckptman.errors import RefusedError
-from ckptman.pickle_reader import DType, OrderedMapping, Pickled, Record, Storage, Tensor, read_pickle
-from ckptman.refusals import REFUSALS
+from ckptman.formats import pickle_reader
+from ckptman.formats.pickle_reader import DType, OrderedMapping, Pickled, Record, Storage, Tensor, read_pickle
+from ckptman.formats.refusals import REFUSALS
+from ckptman.text.errors import RefusedError
 
 CLASSES = ("__main__.TrainConfig",)
 

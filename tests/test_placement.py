@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import RefusedError
-from ckptman.placement import place_of
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.placement import place_of
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import RefusedError
 
 
 def config(**values: Any) -> dict[str, Any]:

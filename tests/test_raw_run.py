@@ -11,10 +11,10 @@ import pytest
 import torch
 from short_runs import in_child, raw_run, short_config
 
-from ckptman.convention_file import built_in
-from ckptman.errors import MachineError, RefusedError
-from ckptman.raw_run import LOCK_FILE, RUNNING, RawRun, _locks_reach_other_machines
-from ckptman.run_state import RunState, save_checkpoint, save_state
+from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import MachineError, RefusedError
+from ckptman.training.run_folder import LOCK_FILE, RUNNING, RawRun, _locks_reach_other_machines
+from ckptman.training.run_state import RunState, save_checkpoint, save_state
 
 
 def state(iters_done: int, run_id: str = "abcd1234") -> RunState:

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from raw import config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
 from recorded import add_overwritten, add_run
 
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import MachineError, UsageError
-from ckptman.ingest import ingest
-from ckptman.report import ReportResult, State, report, report_convention, stale
-from ckptman.task_mapping import task_mapping_text
-from ckptman.transfer import lock_tree
-from ckptman.validate import validate
+from ckptman.checks.validation import validate
+from ckptman.documents.reporting import ReportResult, State, report, report_convention, stale
+from ckptman.documents.task_mapping import task_mapping_text
+from ckptman.fs.transfer import lock_tree
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.text.errors import MachineError, UsageError
 
 BOTH = ["TASK_MAPPING.md", "README.md"]
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from short_runs import raw_run, same
 
-from ckptman.checkpoint import read_checkpoint
-from ckptman.errors import RefusedError
-from ckptman.raw_run import RawRun
-from ckptman.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
-from ckptman.train_step import make_optimizer
-from ckptman.trainer import initial_model
-from ckptman.transfer import TakenError
+from ckptman.formats.checkpoint import read_checkpoint
+from ckptman.fs.transfer import TakenError
+from ckptman.text.errors import RefusedError
+from ckptman.training.loop import initial_model
+from ckptman.training.run_folder import RawRun
+from ckptman.training.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
+from ckptman.training.train_step import make_optimizer
 
 
 def trained_state(run: RawRun, iters_done: int = 3) -> RunState:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptman.config import TrainConfig
-from ckptman.schedule import learning_rate
+from ckptman.rules.recipe import TrainConfig, learning_rate
 
 
 @pytest.mark.parametrize(

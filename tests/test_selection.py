@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import UsageError
-from ckptman.selection import Selection, grid_runs, parse_choices, parse_numbers
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.selection import Selection, grid_runs, parse_choices, parse_numbers
+from ckptman.text.errors import UsageError
 
 
 def test_the_whole_grid_is_504_runs() -> None:

@@ -32,11 +32,11 @@ from trees import (
     small_config,
 )
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import load_convention
-from ckptman.errors import RefusedError
-from ckptman.ingest import ingest
-from ckptman.show import locate, show
+from ckptman.ingestion.ingesting import ingest
+from ckptman.queries.inspection import locate, show
+from ckptman.rules.convention_file import load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import RefusedError
 
 
 @pytest.fixture(scope="module")

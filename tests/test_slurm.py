@@ -15,13 +15,23 @@ import slurm
 import submitit
 import torch
 
-from ckptman.convention_file import built_in
-from ckptman.executors.slurm import SlurmOptions
-from ckptman.ingest import ingest
-from ckptman.loading import load
-from ckptman.selection import Selection
-from ckptman.status import COMPLETE, FAILED, PARTIAL, status
-from ckptman.sweep import QUEUED, SUBMITTED, How, SweepPlan, SweepResult, SweptRun, plan_sweep, submit_sweep, sweep
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.selection import Selection
+from ckptman.sweeps.executors.slurm import SlurmOptions
+from ckptman.sweeps.grid_status import COMPLETE, FAILED, PARTIAL, status
+from ckptman.sweeps.sweeping import (
+    QUEUED,
+    SUBMITTED,
+    How,
+    SweepPlan,
+    SweepResult,
+    SweptRun,
+    plan_sweep,
+    submit_sweep,
+    sweep,
+)
+from ckptman.training.loading import load
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptman.config import TrainConfig
-from ckptman.errors import UsageError
-from ckptman.sorting import current_max_k, draw_batch, draw_sequences
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import UsageError
+from ckptman.training.sorting import current_max_k, draw_batch, draw_sequences
 
 
 def config(**values: Any) -> TrainConfig:

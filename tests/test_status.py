@@ -12,18 +12,18 @@ import pytest
 from raw import START, write_run
 from trees import small_config, write_source
 
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import UsageError
-from ckptman.executors import submissions
-from ckptman.executors.job import JobOutcome
-from ckptman.executors.submissions import SubmittedRun, new_folder, write_record
-from ckptman.ingest import ingest
-from ckptman.raw_run import FAILED, INTERRUPTED, RUNNING, RawRun
-from ckptman.selection import Selection
-from ckptman.status import GridStatus, RunStanding, status
-from ckptman.transfer import write_atomically
-from ckptman.tree import dump_json
+from ckptman.fs.transfer import write_atomically
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.selection import Selection
+from ckptman.sweeps.executors import submissions
+from ckptman.sweeps.executors.job import JobOutcome
+from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write_record
+from ckptman.sweeps.grid_status import GridStatus, RunStanding, status
+from ckptman.text.errors import UsageError
+from ckptman.text.json_text import dump_json
+from ckptman.training.run_folder import FAILED, INTERRUPTED, RUNNING, RawRun
 
 SMALL = Selection(k=(4,), tasks=(3,), regimes=("fixed",), layernorm=(True,), seeds=(1337, 2337, 3337))
 """One configuration, three seeds: that of `small_config`."""

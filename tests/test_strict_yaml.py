@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ckptman import strict_yaml
-from ckptman.errors import CkptmanError, ConfigurationError, RefusedError
-from ckptman.strict_yaml import MAX_DEPTH, load_yaml
+from ckptman.text import strict_yaml
+from ckptman.text.errors import CkptmanError, ConfigurationError, RefusedError
+from ckptman.text.strict_yaml import MAX_DEPTH, load_yaml
 
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)

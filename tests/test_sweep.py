@@ -18,19 +18,15 @@ import pytest
 import torch
 from raw import START, write_run
 
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import MachineError, UsageError
-from ckptman.executors import slurm, submissions
-from ckptman.executors.job import JobOutcome, RunJob, read_outcome, train_job
-from ckptman.executors.local import JobUpdate, LocalPool
-from ckptman.executors.slurm import SlurmOptions, TrainingJob, parse_minutes, parse_option
-from ckptman.ingest import ingest
-from ckptman.loading import load
-from ckptman.raw_run import COMPLETE, FAILED, INTERRUPTED, RUNNING, RawRun
-from ckptman.selection import Selection, grid_runs
-from ckptman.status import RunStanding, status
-from ckptman.stopping import Stop
-from ckptman.sweep import (
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.selection import Selection, grid_runs
+from ckptman.sweeps.executors import slurm, submissions
+from ckptman.sweeps.executors.job import JobOutcome, RunJob, read_outcome, train_job
+from ckptman.sweeps.executors.local import JobUpdate, LocalPool
+from ckptman.sweeps.executors.slurm import SlurmOptions, TrainingJob, parse_minutes, parse_option
+from ckptman.sweeps.grid_status import RunStanding, status
+from ckptman.sweeps.sweeping import (
     NOT_STARTED,
     How,
     Speeds,
@@ -43,7 +39,11 @@ from ckptman.sweep import (
     submit_sweep,
     sweep,
 )
-from ckptman.train_plan import plan_run
+from ckptman.text.errors import MachineError, UsageError
+from ckptman.training.loading import load
+from ckptman.training.planning import plan_run
+from ckptman.training.run_folder import COMPLETE, FAILED, INTERRUPTED, RUNNING, RawRun
+from ckptman.training.stopping import Stop
 
 RECIPE: dict[str, Any] = {
     "max_iters": 12, "effective_batch_size": 16, "micro_batch_size": 16, "warmup_iters": 2, "ckpt_interval": 5,

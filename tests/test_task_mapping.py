@@ -20,12 +20,12 @@ from recorded import add_overwritten, add_run
 import ckptman.cli.ls
 import ckptman.cli.task  # noqa: F401  (registers the command that the document names)
 from ckptman.cli.app import run as ckptman_run
-from ckptman.convention import Convention
-from ckptman.convention_file import built_in, load_convention
-from ckptman.generalization import from_metrics
-from ckptman.grid import cells
-from ckptman.task_mapping import task_mapping_text
-from ckptman.tree_statistics import count_tree
+from ckptman.documents.task_mapping import task_mapping_text
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.grids import cells
+from ckptman.rules.terms import Convention
+from ckptman.tree.contents import count_tree
+from ckptman.tree.metrics import from_metrics
 
 NUMBERINGS = ["full", "merged"]
 

@@ -10,19 +10,19 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ckptman.trainer as trainer
 import pytest
 from short_runs import documents, raw_run, same, short_config, without_run_id
 
-import ckptman.trainer as trainer
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import CkptmanError, MachineError, UsageError
-from ckptman.ingest import ingest
-from ckptman.raw_run import RawRun
-from ckptman.stopping import Stop
-from ckptman.train import RunResult, TrainResult, train
-from ckptman.train_plan import Action, plan_training, training_configs
-from ckptman.trainer import Computing, TrainedRun
-from ckptman.validate import validate
+from ckptman.checks.validation import validate
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.text.errors import CkptmanError, MachineError, UsageError
+from ckptman.training.loop import Computing, TrainedRun
+from ckptman.training.planning import Action, plan_training, training_configs
+from ckptman.training.run_folder import RawRun
+from ckptman.training.runs import RunResult, TrainResult, train
+from ckptman.training.stopping import Stop
 
 
 def short_train(out: Path, *seeds: int, **more: Any) -> TrainResult:

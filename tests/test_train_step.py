@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ckptman import train_step
-from ckptman.config import TrainConfig
-from ckptman.convention_file import built_in
-from ckptman.errors import UsageError
-from ckptman.grid import cells, config_values
-from ckptman.model import GPT, GPTConfig
-from ckptman.sorting import draw_batch, draw_sequences
-from ckptman.train_step import (
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.grids import cells, config_values
+from ckptman.rules.recipe import TrainConfig
+from ckptman.text.errors import UsageError
+from ckptman.training import train_step
+from ckptman.training.model import GPT, GPTConfig
+from ckptman.training.sorting import draw_batch, draw_sequences
+from ckptman.training.train_step import (
     StepResult,
     keep_freed_memory,
     loss_and_backward,

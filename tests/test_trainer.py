@@ -12,23 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ckptman.trainer as trainer
+import ckptman.transfer as transfer
 import pytest
 import torch
 from short_runs import documents, in_child, raw_run, same, short_config, without_run_id
 from torch import Tensor
 
-import ckptman.trainer as trainer
-import ckptman.transfer as transfer
-from ckptman.errors import MachineError, RefusedError
-from ckptman.learning_curve import evaluate_lengths
-from ckptman.raw_run import COMPLETE, FAILED, INTERRUPTED, RawRun
-from ckptman.run_state import load_state
-from ckptman.sorting import draw_batch
-from ckptman.stopping import Stop
-from ckptman.train_step import loss_and_backward
-from ckptman.trainer import Computing, Progress, check_can_compile, initial_model, train_run
-from ckptman.wandb_log import read_log
-from ckptman.wandb_logger import WandbMode
+from ckptman.raw.wandb_log import read_log
+from ckptman.text.errors import MachineError, RefusedError
+from ckptman.training.learning_curve import evaluate_lengths
+from ckptman.training.loop import Computing, Progress, check_can_compile, initial_model, train_run
+from ckptman.training.run_folder import COMPLETE, FAILED, INTERRUPTED, RawRun
+from ckptman.training.run_state import load_state
+from ckptman.training.sorting import draw_batch
+from ckptman.training.stopping import Stop
+from ckptman.training.train_step import loss_and_backward
+from ckptman.training.wandb import WandbMode
 
 CPU = Computing(torch.device("cpu"))
 

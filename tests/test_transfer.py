@@ -29,9 +29,8 @@ from typing import Any
 
 import pytest
 
-from ckptman import transfer
-from ckptman.errors import CkptmanError, MachineError, RefusedError, UsageError
-from ckptman.transfer import (
+from ckptman.fs import transfer
+from ckptman.fs.transfer import (
     Batch,
     FileState,
     Mode,
@@ -46,6 +45,7 @@ from ckptman.transfer import (
     remove_source,
     write_atomically,
 )
+from ckptman.text.errors import CkptmanError, MachineError, RefusedError, UsageError
 
 CHUNK = 32 << 10
 CONTENT = bytes(range(256)) * 400  # 100 KB: four chunks of 32 KiB

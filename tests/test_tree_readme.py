@@ -15,14 +15,14 @@ import torch
 from raw import config, gen_metrics, write_checkpoint, write_run
 from recorded import SIZE, add_overwritten, add_run
 
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention
-from ckptman.convention_file import built_in, load_convention
-from ckptman.ingest import ingest
-from ckptman.model import GPT, GPTConfig
-from ckptman.tree_readme import block_contents, readme_text
-from ckptman.tree_statistics import count_tree
-from ckptman.wording import size_text
+from ckptman.documents.tree_readme import block_contents, readme_text
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.terms import Convention
+from ckptman.text.wording import size_text
+from ckptman.training.model import GPT, GPTConfig
+from ckptman.tree.contents import count_tree
 
 SECTIONS = [
     "Directory Structure", "Best Configurations", "Task Directory Structure", "Checkpoint Naming Convention",

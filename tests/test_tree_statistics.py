@@ -11,11 +11,11 @@ import pytest
 from raw import config, write_checkpoint, write_run
 from recorded import SIZE, add_overwritten, add_run
 
-from ckptman.convention import Convention
-from ckptman.convention_file import built_in, load_convention
-from ckptman.errors import UsageError
-from ckptman.ingest import ingest
-from ckptman.tree_statistics import TreeStatistics, count_tree, expected_groups
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.terms import Convention
+from ckptman.text.errors import UsageError
+from ckptman.tree.contents import TreeStatistics, count_tree, expected_groups
 
 
 def count(root: Path, convention: Convention | None = None) -> TreeStatistics:

@@ -37,12 +37,12 @@ from trees import (
     small_config,
 )
 
-from ckptman.convention_file import load_convention
-from ckptman.errors import MachineError, UsageError
-from ckptman.findings import ALL, KINDS
-from ckptman.ingest import ingest
-from ckptman.report import report, stale
-from ckptman.validate import ValidationResult, validate
+from ckptman.checks.validation import ValidationResult, validate
+from ckptman.documents.reporting import report, stale
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import load_convention
+from ckptman.text.errors import MachineError, UsageError
+from ckptman.tree.findings import ALL, KINDS
 
 MonkeyPatch = pytest.MonkeyPatch
 

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptman import wandb_log
-from ckptman.errors import RefusedError
-from ckptman.wandb_log import MAX_DEPTH, WandbLog, load_json, plausible_time, read_log
+from ckptman.raw import wandb_log
+from ckptman.raw.wandb_log import MAX_DEPTH, WandbLog, load_json, plausible_time, read_log
+from ckptman.text.errors import RefusedError
 
 
 def read(tmp_path: Path, data: bytes, *, metrics: bool = True) -> WandbLog:

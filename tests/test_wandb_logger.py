@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import ckptman.wandb_logger as wandb_logger
 import pytest
 
-import ckptman.wandb_logger as wandb_logger
-from ckptman.errors import MachineError, UsageError
-from ckptman.wandb_logger import WandbLogger, WandbMode, check_can_start, check_mode, resolve, settle
+from ckptman.text.errors import MachineError, UsageError
+from ckptman.training.wandb import WandbLogger, WandbMode, check_can_start, check_mode, resolve, settle
 
 SERVER_ANSWERS = wandb_logger.server_answers
 

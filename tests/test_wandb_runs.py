@@ -13,9 +13,8 @@ from typing import Any
 import hostile_wandb as hw
 import pytest
 
-from ckptman.attribution import Span
-from ckptman.errors import RefusedError
-from ckptman.wandb_runs import (
+from ckptman.raw.attribution import Span
+from ckptman.raw.wandb_runs import (
     FROM_FILES,
     FROM_LOG,
     WandbRun,
@@ -25,6 +24,7 @@ from ckptman.wandb_runs import (
     merge_requeued,
     read_run_folder,
 )
+from ckptman.text.errors import RefusedError
 
 STARTED, ENDED = 1_773_169_407.769758, 1_773_169_702.5
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from raw import config
 
-from ckptman import model, weight_shapes
-from ckptman.model import GPT, GPTConfig
-from ckptman.weight_shapes import expected_weights
+from ckptman.formats import weight_shapes
+from ckptman.formats.weight_shapes import expected_weights
+from ckptman.training import model
+from ckptman.training.model import GPT, GPTConfig
 
 
 def shapes_of(**values: Any) -> dict[str, tuple[int, ...]]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptman.errors import UsageError
-from ckptman.where import MAX_DEPTH, MAX_LENGTH, equal, nearest, parse_where
+from ckptman.queries.conditions import MAX_DEPTH, MAX_LENGTH, equal, nearest, parse_where
+from ckptman.text.errors import UsageError
 
 ROW: dict[str, Any] = {
     "n_layers": 1,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptman.wording import count_text, natural_key, one_line, path_key, shell_command, size_text
+from ckptman.text.wording import count_text, natural_key, one_line, path_key, shell_command, size_text
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 
 from raw import START, config, write_run
 
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention
-from ckptman.ingest import ingest
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.terms import Convention
 
 RULES = """\
 title: two small groups

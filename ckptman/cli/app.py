@@ -19,12 +19,9 @@ import typer
 
 import ckptman
 from ckptman.cli.text import console, plain
-from ckptman.convention import Convention
-from ckptman.convention_file import find_file, load_convention
-from ckptman.errors import CkptmanError, ConfigurationError, UsageError
-from ckptman.tree import dump_json
-from ckptman.whole_tree import is_tree_root
-from ckptman.wording import shell_word
+from ckptman.rules import Convention, convention_file
+from ckptman.text import CkptmanError, ConfigurationError, UsageError, json_text, wording
+from ckptman.tree import roots
 
 DEFAULT_ROOT = "checkpoints"
 INTERRUPTED = 130
@@ -86,9 +83,9 @@ def _options(
     if config is not None and not config.is_file():
         raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
     context.obj = config
-    file = config or find_file(Path.cwd())
+    file = config or convention_file.find_file(Path.cwd())
     if file is not None and context.invoked_subcommand is not None:
-        settings = dict(load_convention(file).settings)
+        settings = dict(convention_file.load_convention(file).settings)
         if "root" in settings:
             settings["root"] = str(file.parent / str(settings["root"]))
         context.default_map = _defaults(context, settings, file)
@@ -96,12 +93,12 @@ def _options(
 
 def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:
     """The rules for a tree: `--config`, else the nearest ckptman.yaml in or above the tree, else the built-in ones."""
-    return load_convention(context.obj or find_file(root), numbering=numbering)
+    return convention_file.load_convention(context.obj or convention_file.find_file(root), numbering=numbering)
 
 
 def print_json(document: Any) -> None:
     """Print the one JSON document of a command."""
-    sys.stdout.write(dump_json(document).decode("ascii"))
+    sys.stdout.write(json_text.dump_json(document).decode("ascii"))
 
 
 def warn(message: str) -> None:
@@ -229,13 +226,13 @@ def _tree_nearby() -> str:
     """How to name the tree that the current folder lies in; empty where it lies in none."""
     try:
         here = Path.cwd()
-        convention = load_convention(find_file(here))
+        convention = convention_file.load_convention(convention_file.find_file(here))
     except (CkptmanError, OSError):  # an error is being told of already
         return ""
-    tree = next((folder for folder in (here, *here.parents) if is_tree_root(folder, convention)), None)
+    tree = next((folder for folder in (here, *here.parents) if roots.is_tree_root(folder, convention)), None)
     if tree is None:
         return ""
-    return f"The current folder lies in a tree, which is named with: --root {shell_word(os.path.relpath(tree, here))}"
+    return f"The current folder lies in a tree, which is named with: --root {wording.shell_word(os.path.relpath(tree, here))}"
 
 
 def _usage_error(error: typer.TyperException) -> int:

@@ -14,12 +14,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from ckptman.cli.app import Json, app, convention_for, print_json, warn
 from ckptman.cli.ls import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.convention import Convention
-from ckptman.errors import UsageError
-from ckptman.wording import percent
+from ckptman.rules import Convention
+from ckptman.text import UsageError, wording
 
 if TYPE_CHECKING:  # these import torch
-    from ckptman.evaluate import Evaluation, EvaluationResult
+    from ckptman.training import evaluation as evaluating
 
 _LONGEST = 10_000
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -82,7 +81,7 @@ def _eval(
 
     import torch
 
-    from ckptman.evaluate import EvaluationMode, EvaluationResult, evaluate
+    from ckptman.training import evaluation as evaluating
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -90,12 +89,14 @@ def _eval(
     with SampleProgress() as progress:
         for convention, members in groups:
             results.append(
-                evaluate(
+                evaluating.evaluate(
                     members,
                     k=ks,
                     samples=samples,
                     seed=sample_seed,
-                    mode=EvaluationMode.AUTOREGRESSIVE if autoregressive else EvaluationMode.TEACHER_FORCED,
+                    mode=evaluating.EvaluationMode.AUTOREGRESSIVE
+                    if autoregressive
+                    else evaluating.EvaluationMode.TEACHER_FORCED,
                     all_checkpoints=all_checkpoints,
                     device=device,
                     record=not no_record,
@@ -103,7 +104,7 @@ def _eval(
                     progress=progress,
                 )
             )
-    result = EvaluationResult.joined(results)
+    result = evaluating.EvaluationResult.joined(results)
     for message in result.warnings:
         warn(message)
     if as_json:
@@ -135,7 +136,7 @@ def parse_lengths(text: str) -> list[int]:
     return sorted(found)
 
 
-def show(result: EvaluationResult, out: Console) -> None:
+def show(result: evaluating.EvaluationResult, out: Console) -> None:
     """Print what was measured: a table for each file, and one for all of them if there are several."""
     for evaluation in result.evaluations:
         _show_one(evaluation, out)
@@ -146,15 +147,15 @@ def show(result: EvaluationResult, out: Console) -> None:
         print_table(out, [("Mean exact match", "Checkpoint"), *rows])
 
 
-def _show_one(evaluation: Evaluation, out: Console) -> None:
+def _show_one(evaluation: evaluating.Evaluation, out: Console) -> None:
     out.print(plain(evaluation.path, "bold"))
     out.print(plain(f"{_mode_text(evaluation)}; {evaluation.samples:,} lists of each length, seed {evaluation.seed}"))
     rows = [
         (
             str(k),
-            percent(accuracy.exact_match),
+            wording.percent(accuracy.exact_match),
             _interval_text(accuracy.interval),
-            percent(accuracy.token_accuracy, digits=2),  # one error in a thousand positions is not nothing
+            wording.percent(accuracy.token_accuracy, digits=2),  # one error in a thousand positions is not nothing
         )
         for k, accuracy in evaluation.by_k.items()
     ]
@@ -167,18 +168,18 @@ def _show_one(evaluation: Evaluation, out: Console) -> None:
         out.print(plain(f"  mean over K = {low}..{high}: ") + plain(_mean_text(evaluation), "bold") + plain(where))
 
 
-def _mode_text(evaluation: Evaluation) -> str:
+def _mode_text(evaluation: evaluating.Evaluation) -> str:
     return f"{evaluation.mode}: {_MEANING[evaluation.mode]}"
 
 
-def _mean_text(evaluation: Evaluation) -> str:
+def _mean_text(evaluation: evaluating.Evaluation) -> str:
     if evaluation.gen_em is None or evaluation.gen_interval is None:
         return NOTHING
-    return f"{percent(evaluation.gen_em)} ({_interval_text(evaluation.gen_interval)})"
+    return f"{wording.percent(evaluation.gen_em)} ({_interval_text(evaluation.gen_interval)})"
 
 
 def _interval_text(interval: tuple[float, float]) -> str:
-    low, high = map(percent, interval)
+    low, high = map(wording.percent, interval)
     return f"{low.removesuffix(' %')}–{high}"
 
 

@@ -12,16 +12,13 @@ from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
 from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
-from ckptman.convention import Convention
-from ckptman.convention_file import FILE_NAME
-from ckptman.examination import Trust
-from ckptman.ingest import IngestResult, ingest
-from ckptman.overwritten import LostFiles
-from ckptman.rows import CheckpointRow
-from ckptman.sources import Refusal
-from ckptman.transfer import Mode
-from ckptman.tree import OverwrittenRun
-from ckptman.wording import natural_key, shell_word
+from ckptman.fs import Mode
+from ckptman.ingestion import IngestResult, ingest
+from ckptman.raw import examination, overwritten, scanning
+from ckptman.rules import Convention, convention_file
+from ckptman.text import wording
+from ckptman.tree import records
+from ckptman.tree import rows as tree_rows
 
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
@@ -41,9 +38,9 @@ def _ingest(
         Mode, typer.Option(envvar="CKPTMAN_MODE", help="How files get to their place; move removes the source.")
     ] = Mode.COPY,
     trust: Annotated[
-        Trust,
+        examination.Trust,
         typer.Option(envvar="CKPTMAN_TRUST", help="Which decides where a name and the configuration disagree."),
-    ] = Trust.NEITHER,
+    ] = examination.Trust.NEITHER,
     settle: Annotated[
         float,
         typer.Option(
@@ -167,9 +164,9 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
 def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> None:
     """What to do with the tree; `told` is the numbering that is in force where none is given."""
     if rules.numbering != told:
-        file = shell_word(root / FILE_NAME)
+        file = wording.shell_word(root / convention_file.FILE_NAME)
         out.print(plain(f"Next: write `numbering: {rules.numbering}` into {file}, by which the tree is sorted", "dim"))
-    out.print(plain(f"Next: ckptman validate --root {shell_word(root)}", "dim"))
+    out.print(plain(f"Next: ckptman validate --root {wording.shell_word(root)}", "dim"))
 
 
 def _why_nothing(result: IngestResult) -> str:
@@ -180,7 +177,7 @@ def _why_nothing(result: IngestResult) -> str:
     return "nothing of the source could be used" if left else f"no checkpoint was found below {plan.source}"
 
 
-def _why_no_file(item: LostFiles, rules: Convention) -> str:
+def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
     if item.missing:
         return f"{', '.join(item.missing)} missing"
     last = item.run.last_iter
@@ -192,7 +189,7 @@ def _why_no_file(item: LostFiles, rules: Convention) -> str:
     return f"its record ends at iteration {last}; its configuration does not tell what it saved"
 
 
-def _planned(rows: Iterable[CheckpointRow]) -> list[str]:
+def _planned(rows: Iterable[tree_rows.CheckpointRow]) -> list[str]:
     """A line for each source folder and the run folder that its files go to."""
     ways = Counter((row.path.rpartition("/")[0], row.source.rpartition("/")[0] or ".") for row in rows)
     return [f"{count_text(count, 'file')} from {there} to {here}" for (here, there), count in ways.items()]
@@ -200,7 +197,7 @@ def _planned(rows: Iterable[CheckpointRow]) -> list[str]:
 
 def _groups(out: Console, result: IngestResult) -> None:
     counts = Counter(row.path.rsplit("/", 3)[0] for row in result.placed)
-    for folder, count in sorted(counts.items(), key=lambda item: natural_key(item[0])):
+    for folder, count in sorted(counts.items(), key=lambda item: wording.natural_key(item[0])):
         out.print(plain(f"  {count:>5}  {folder}"))
 
 
@@ -214,7 +211,7 @@ def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
             moved[row.group].add((row.source_task, row.task))
     lines = [
         f"{group}: task {', '.join(f'{there} → {here}' for there, here in sorted(pairs))}"
-        for group, pairs in sorted(moved.items(), key=lambda item: natural_key(item[0]))
+        for group, pairs in sorted(moved.items(), key=lambda item: wording.natural_key(item[0]))
     ]
     heading = f"{count_text(files, 'file')} renumbered: the configuration decides, not the source's folder"
     _section(out, heading, lines, most)
@@ -244,12 +241,12 @@ def _overwritten(out: Console, result: IngestResult, *, verbose: bool) -> None:
     _section(out, heading, partly, None if verbose else _MOST_LINES, style="yellow")
 
 
-def _lost_run(run: OverwrittenRun) -> str:
+def _lost_run(run: records.OverwrittenRun) -> str:
     by = f", by run {', '.join(run.overwritten_by)}" if run.overwritten_by else ""
     return f"{run.group} task {run.task} seed {run.seed} (run {run.run_id}){by}"
 
 
-def _lost_seeds(runs: Iterable[OverwrittenRun]) -> list[str]:
+def _lost_seeds(runs: Iterable[records.OverwrittenRun]) -> list[str]:
     """A line for each group and the seeds that its tasks lost."""
     lost: dict[tuple[str, int], list[str]] = defaultdict(list)
     for run in runs:
@@ -259,7 +256,7 @@ def _lost_seeds(runs: Iterable[OverwrittenRun]) -> list[str]:
         tasks[group, tuple(sorted(seeds))].append(task)
     return [
         f"{group} {count_text(len(numbers), 'task')} ({_ranges(numbers)}): {_counted('seed', seeds)}"
-        for (group, seeds), numbers in sorted(tasks.items(), key=lambda item: natural_key(item[0][0]))
+        for (group, seeds), numbers in sorted(tasks.items(), key=lambda item: wording.natural_key(item[0][0]))
     ]
 
 
@@ -278,10 +275,10 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
 
 
-def _refusals(out: Console, items: tuple[Refusal, ...], what: str, most: int | None) -> None:
+def _refusals(out: Console, items: tuple[scanning.Refusal, ...], what: str, most: int | None) -> None:
     """What was not handled, by reason; what to do is said once for each reason."""
     style = "bold red" if what == "refused" else "yellow"
-    reasons: dict[tuple[str, str], list[Refusal]] = defaultdict(list)
+    reasons: dict[tuple[str, str], list[scanning.Refusal]] = defaultdict(list)
     for item in items:
         reasons[item.code, item.fix].append(item)
     if items:

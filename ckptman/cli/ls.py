@@ -15,12 +15,10 @@ from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Root, app, convention_for, print_json, warn
 from ckptman.cli.text import clean, console, count_text, plain, size_text
-from ckptman.convention import Convention
-from ckptman.errors import UsageError
-from ckptman.listing import ListedCheckpoint, Listing, list_checkpoints
-from ckptman.strict_yaml import load_yaml
-from ckptman.where import Where, equal, nearest, parse_where
-from ckptman.wording import percent, shell_word
+from ckptman.queries import ListedCheckpoint, Listing, list_checkpoints
+from ckptman.queries import conditions as where_conditions
+from ckptman.rules import Convention
+from ckptman.text import UsageError, strict_yaml, wording
 
 NOTHING = "–"
 """What a table shows where there is no value."""
@@ -97,10 +95,10 @@ def _ls(
         "task": task_id,
         "final": final,
     }
-    conditions = [equal(key, value) for key, value in flags.items() if value is not None]
+    conditions = [where_conditions.equal(key, value) for key, value in flags.items() if value is not None]
     if seeds:
-        conditions.append(equal("seed", *seeds))
-    conditions.extend(parse_where(text) for text in where or ())
+        conditions.append(where_conditions.equal("seed", *seeds))
+    conditions.extend(where_conditions.parse_where(text) for text in where or ())
     listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
     if as_json:
         print_json(listing.to_json())
@@ -164,13 +162,13 @@ def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
         if not sign:
             raise UsageError(f"--set {text!r} has no '='", code="bad-setting", fix="Write --set KEY=VALUE.")
         if key not in names:
-            near = " or ".join(map(repr, nearest(key, names)))
+            near = " or ".join(map(repr, where_conditions.nearest(key, names)))
             raise UsageError(
                 f"--set: unknown key {key!r}" + (f"; did you mean {near}?" if near else ""),
                 code="unknown-key",
                 fix=f"Keys are: {', '.join(sorted(names))}",
             )
-        values[key] = load_yaml(value, f"--set {key}", error=UsageError)
+        values[key] = strict_yaml.load_yaml(value, f"--set {key}", error=UsageError)
     return values
 
 
@@ -197,7 +195,7 @@ def _cells(item: ListedCheckpoint, axes: Sequence[str], convention: Convention) 
         row.kind,
         str(row.step),
         size_text(row.size),
-        NOTHING if item.generalization is None else percent(item.generalization.value),
+        NOTHING if item.generalization is None else wording.percent(item.generalization.value),
         row.run_id or NOTHING,
     ]
 
@@ -217,7 +215,7 @@ def _print_paths(listing: Listing, *, end: bytes) -> None:
     sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in found))
 
 
-def _tell(listing: Listing, conditions: Sequence[Where]) -> None:
+def _tell(listing: Listing, conditions: Sequence[where_conditions.Where]) -> None:
     """Say on stderr what the listing leaves out, and why it is empty."""
     talk = console(stderr=True)
     for code, count in Counter(item.code for item in listing.not_listed).items():
@@ -236,7 +234,7 @@ def _tell(listing: Listing, conditions: Sequence[Where]) -> None:
         return
     if not listing.total:
         if any(item.code == "no-record" for item in listing.not_listed):
-            command = f"ckptman ingest {shell_word(listing.root)} --root NEW"
+            command = f"ckptman ingest {wording.shell_word(listing.root)} --root NEW"
             talk.print(plain(f"nothing in {listing.root} is sorted yet; to sort it: {command}"))
         else:
             talk.print(plain(f"there is no checkpoint in {listing.root}"))

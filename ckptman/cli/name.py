@@ -11,12 +11,11 @@ from rich.console import Console
 from ckptman.cli.app import DEFAULT_ROOT, Json, Root, app, convention_for, print_json
 from ckptman.cli.ls import Fixed, K, Layernorm, Layers, Mlp, Mode, Set, print_table, settings_of, value_text
 from ckptman.cli.text import console, plain
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention, Prefix
-from ckptman.errors import RefusedError, UsageError
-from ckptman.naming import CheckpointName, naming_of
-from ckptman.show import name_json
-from ckptman.tree import SCHEMA_VERSION
+from ckptman.queries import name_json
+from ckptman.rules import Convention, TrainConfig, terms
+from ckptman.rules import naming as naming_rules
+from ckptman.text import RefusedError, UsageError
+from ckptman.tree import records
 
 
 @app.command("name")
@@ -72,7 +71,7 @@ def _name(
     config = _config(convention, given, settings or [], fixed=fixed is True)
     name = _format(convention, config, step, final=final)
     if as_json:
-        print_json(_document([_parsed_json(name, naming_of(convention).parse(name))], []))
+        print_json(_document([_parsed_json(name, naming_rules.naming_of(convention).parse(name))], []))
     else:
         console().print(plain(name))
 
@@ -81,8 +80,8 @@ def _name(
 
 
 def _parse(names: list[str], convention: Convention, *, as_json: bool) -> None:
-    naming = naming_of(convention)
-    parsed: list[tuple[str, CheckpointName]] = []
+    naming = naming_rules.naming_of(convention)
+    parsed: list[tuple[str, naming_rules.CheckpointName]] = []
     refused: list[tuple[str, RefusedError]] = []
     for name in names:
         try:
@@ -107,7 +106,9 @@ def _parse(names: list[str], convention: Convention, *, as_json: bool) -> None:
     raise typer.Exit(1 if refused else 0)
 
 
-def _print_parsed(name: str, says: CheckpointName, convention: Convention, out: Console, *, first: bool) -> None:
+def _print_parsed(
+    name: str, says: naming_rules.CheckpointName, convention: Convention, out: Console, *, first: bool
+) -> None:
     if not first:
         out.print()
     out.print(plain(PurePath(name).name, "bold"))
@@ -120,12 +121,12 @@ def _print_parsed(name: str, says: CheckpointName, convention: Convention, out: 
     print_table(out, rows, indent="  ")
 
 
-def _parsed_json(name: str, says: CheckpointName) -> dict[str, Any]:
+def _parsed_json(name: str, says: naming_rules.CheckpointName) -> dict[str, Any]:
     return {"name": name, "parsed": name_json(says)}
 
 
 def _document(names: list[dict[str, Any]], refused: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "names": names, "refused": refused}
+    return {"schema_version": records.SCHEMA_VERSION, "names": names, "refused": refused}
 
 
 # --- formatting -------------------------------------------------------------------------------------------------------
@@ -170,12 +171,12 @@ def _format(convention: Convention, config: dict[str, Any], step: int | None, *,
             fix=f"Give --step, or --set {prefix.step_config}=NUMBER.",
         )
     try:
-        return naming_of(convention).name_for(config, prefix, done)
+        return naming_rules.naming_of(convention).name_for(config, prefix, done)
     except RefusedError as error:
         raise UsageError(error.message, code=error.code, fix=error.fix) from error
 
 
-def _prefix(convention: Convention, config: dict[str, Any], step: int | None, *, final: bool | None) -> Prefix:
+def _prefix(convention: Convention, config: dict[str, Any], step: int | None, *, final: bool | None) -> terms.Prefix:
     """The kind that was asked for; from a step alone, final if training ends there; else final."""
     if final is None:
         final = step is None or any(p.final and p.expected_step(config) == step for p in convention.prefixes)

@@ -12,12 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from ckptman.cli.ls import value_text
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention
-from ckptman.placement import default_pattern
-from ckptman.selection import GridRun
-from ckptman.train_plan import QUICK
-from ckptman.wording import shell_command
+from ckptman.rules import Convention, TrainConfig, placement, selection
+from ckptman.text import wording
+from ckptman.training import planning
 
 _PUBLISHED = TrainConfig().to_dict()
 
@@ -84,8 +81,8 @@ Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        help=f"Another recipe, for about a minute on a laptop: {QUICK['max_iters']:,} iterations of "
-        f"{QUICK['effective_batch_size']} samples, learning rate {QUICK['learning_rate']:g}.",
+        help=f"Another recipe, for about a minute on a laptop: {planning.QUICK['max_iters']:,} iterations of "
+        f"{planning.QUICK['effective_batch_size']} samples, learning rate {planning.QUICK['learning_rate']:g}.",
     ),
 ]
 
@@ -99,7 +96,7 @@ def recipe_of(values: Mapping[str, Any], *, quick: bool = False, compiled: bool 
         quick: Begin with the quick recipe instead of the published one.
         compiled: Whether --compile was given.
     """
-    recipe: dict[str, Any] = {**(QUICK if quick else {}), "use_compile": compiled}
+    recipe: dict[str, Any] = {**(planning.QUICK if quick else {}), "use_compile": compiled}
     for name, option in RECIPE.items():
         if values.get(name) is not None:
             recipe.update(dict.fromkeys(option.keys, values[name]))
@@ -116,7 +113,9 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def train_command(config: Mapping[str, Any], run: GridRun, convention: Convention, more: Sequence[str] = ()) -> str:
+def train_command(
+    config: Mapping[str, Any], run: selection.GridRun, convention: Convention, more: Sequence[str] = ()
+) -> str:
     """The command that trains a run of the grid, to be pasted into a shell.
 
     Args:
@@ -127,14 +126,14 @@ def train_command(config: Mapping[str, Any], run: GridRun, convention: Conventio
         more: Other options, such as where the outputs go.
     """
     pattern = run.pattern
-    if pattern == default_pattern(convention, layernorm=pattern.layernorm, regime=pattern.regime):
+    if pattern == placement.default_pattern(convention, layernorm=pattern.layernorm, regime=pattern.regime):
         words = ["--k", str(run.k), "--task", str(run.cell.task)]
         words += ["--fixed"] if pattern.regime == "fixed" else []
         words += [] if pattern.layernorm else ["--no-layernorm"]
     else:
         words = ["--group", run.group, "--task", str(run.cell.task)]
     recipe = {key: value for key, value in config.items() if key not in run.values}
-    return shell_command(["ckptman", "train", *words, "--seed", str(run.seed), *flags_of(recipe), *more])
+    return wording.shell_command(["ckptman", "train", *words, "--seed", str(run.seed), *flags_of(recipe), *more])
 
 
 def common_recipe(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

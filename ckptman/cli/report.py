@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.report import ReportResult, State, report, report_convention
-from ckptman.wording import shell_command
+from ckptman.documents import ReportResult, State, report, report_convention
+from ckptman.text import wording
 
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
 
@@ -53,7 +53,7 @@ def _report(
         options = where + (["--numbering", numbering] if numbering else [])
         config = ["--config", str(context.obj)] if context.obj else []
         talk = plain("Bring it up to date with: ") + plain(
-            shell_command(["ckptman", *config, "report", *options]), "bold"
+            wording.shell_command(["ckptman", *config, "report", *options]), "bold"
         )
         console(stderr=True).print(talk)
     raise typer.Exit(1 if result.stale else 0)

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ckptman.convention import Convention
-from ckptman.selection import Selection, parse_choices, parse_numbers
+from ckptman.rules import Convention, selection
 
 _PANEL = "Which runs"
 
@@ -47,18 +46,18 @@ def selection_of(
     regime: str = ALL,
     layernorm: str = ALL,
     group: str = ALL,
-) -> Selection:
+) -> selection.Selection:
     """The part of the grid that the options ask for.
 
     Raises:
         UsageError: (`bad-range`, `bad-choice`) for a text that is none of these.
     """
     regimes = {name: name for name in convention.families.regime_folders}
-    return Selection(
+    return selection.Selection(
         groups=None if group == ALL else tuple(name.strip() for name in group.split(",")),
-        k=parse_numbers(k, "--k"),
-        tasks=parse_numbers(task, "--task"),
-        seeds=parse_numbers(seed, "--seed"),
-        regimes=parse_choices(regime, regimes, "--regime"),
-        layernorm=parse_choices(layernorm, {"on": True, "off": False}, "--layernorm"),
+        k=selection.parse_numbers(k, "--k"),
+        tasks=selection.parse_numbers(task, "--task"),
+        seeds=selection.parse_numbers(seed, "--seed"),
+        regimes=selection.parse_choices(regime, regimes, "--regime"),
+        layernorm=selection.parse_choices(layernorm, {"on": True, "off": False}, "--layernorm"),
     )

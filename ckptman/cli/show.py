@@ -10,17 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.archive import show_path
-from ckptman.attribution import same_value
-from ckptman.checkpoint import OptimizerInfo
 from ckptman.cli.app import Json, Numbering, app, convention_for, print_json
 from ckptman.cli.ls import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
-from ckptman.config import TrainConfig
-from ckptman.errors import RefusedError
-from ckptman.show import ShownCheckpoint, show
-from ckptman.tree import SCHEMA_VERSION
-from ckptman.wording import percent
+from ckptman.formats import OptimizerInfo, show_path
+from ckptman.queries import ShownCheckpoint, show
+from ckptman.rules import TrainConfig, comparing
+from ckptman.text import RefusedError, wording
+from ckptman.tree import records
 
 _RECIPE = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _LABEL = 16
@@ -62,7 +59,7 @@ def _show(
             _print_shown(shown, out)
     if as_json:
         one = len(documents) == 1
-        print_json(documents[0] if one else {"schema_version": SCHEMA_VERSION, "files": documents})
+        print_json(documents[0] if one else {"schema_version": records.SCHEMA_VERSION, "files": documents})
     raise typer.Exit(0 if sound else 1)
 
 
@@ -78,7 +75,7 @@ def _refused_json(file: Path, error: RefusedError) -> dict[str, Any]:
         "message": _reason(file, error),
         "fix": error.fix,
     }
-    return {"schema_version": SCHEMA_VERSION, "path": str(file), **empty, "problems": [problem]}
+    return {"schema_version": records.SCHEMA_VERSION, "path": str(file), **empty, "problems": [problem]}
 
 
 def _reason(file: Path, error: RefusedError) -> str:
@@ -137,7 +134,7 @@ def _run_facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         ("run", f"{record.run_id or 'unknown'}, {seed}"),
         ("attribution", f"{record.attribution.code}: {record.attribution.evidence}{candidates}"),
         ("source", source),
-        ("generalization", "not measured" if value is None else f"{percent(value.value)} ({value.source})"),
+        ("generalization", "not measured" if value is None else f"{wording.percent(value.value)} ({value.source})"),
     ]
 
 
@@ -158,7 +155,7 @@ def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:
     text = value_text(value)
     if len(text) > _MOST_SHOWN:
         text = f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
-    if key not in _RECIPE or same_value(value, _RECIPE[key]):
+    if key not in _RECIPE or comparing.same_value(value, _RECIPE[key]):
         return "", key, text
     return "*", key, f"{text}  (recipe: {value_text(_RECIPE[key])})"
 

@@ -17,21 +17,35 @@ from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, 
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.convention import Convention, GroupPattern
-from ckptman.errors import UsageError
-from ckptman.status import COMPLETE, FAILED, MISSING, OVERWRITTEN, PARTIAL, RUNNING, GridStatus, RunStanding, status
+from ckptman.rules import Convention, GroupPattern
+from ckptman.sweeps import GridStatus, RunStanding, grid_status
+from ckptman.text import UsageError
 
 DEFAULT_OUT = "grid_outputs"
 
-SIGNS = {COMPLETE: "●", RUNNING: "▶", FAILED: "✗", PARTIAL: "◐", OVERWRITTEN: "⊘", MISSING: "·"}
-LETTERS = {COMPLETE: "C", RUNNING: "R", FAILED: "F", PARTIAL: "p", OVERWRITTEN: "o", MISSING: "."}
+SIGNS = {
+    grid_status.COMPLETE: "●",
+    grid_status.RUNNING: "▶",
+    grid_status.FAILED: "✗",
+    grid_status.PARTIAL: "◐",
+    grid_status.OVERWRITTEN: "⊘",
+    grid_status.MISSING: "·",
+}
+LETTERS = {
+    grid_status.COMPLETE: "C",
+    grid_status.RUNNING: "R",
+    grid_status.FAILED: "F",
+    grid_status.PARTIAL: "p",
+    grid_status.OVERWRITTEN: "o",
+    grid_status.MISSING: ".",
+}
 """The signs where the terminal cannot show them."""
 STYLES = {
-    COMPLETE: "green", RUNNING: "bold cyan", FAILED: "bold red", PARTIAL: "yellow", OVERWRITTEN: "magenta",
-    MISSING: "dim",
+    grid_status.COMPLETE: "green", grid_status.RUNNING: "bold cyan", grid_status.FAILED: "bold red", grid_status.PARTIAL: "yellow", grid_status.OVERWRITTEN: "magenta",
+    grid_status.MISSING: "dim",
 }  # fmt: skip
 
-_TOLD = (RUNNING, FAILED, PARTIAL, OVERWRITTEN)
+_TOLD = (grid_status.RUNNING, grid_status.FAILED, grid_status.PARTIAL, grid_status.OVERWRITTEN)
 """States whose runs are named below the map."""
 
 _MOST_LINES = 12
@@ -81,7 +95,7 @@ def _status(
     raw, tree = _there(out, DEFAULT_OUT), _there(root, DEFAULT_ROOT)
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
     selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group)
-    found = status(raw, tree, selection=selection, convention=convention)
+    found = grid_status.status(raw, tree, selection=selection, convention=convention)
     if missing:
         more = _where_flags(out, numbering, context.obj)
         sys.stdout.write("".join(f"{line}\n" for line in commands(found, more)))
@@ -91,7 +105,7 @@ def _status(
     else:
         show(found, console(), verbose=verbose)
         _tell(found)
-    bad = found.counts[FAILED] or found.refused
+    bad = found.counts[grid_status.FAILED] or found.refused
     raise typer.Exit(1 if bad and not missing else 0)
 
 
@@ -104,7 +118,7 @@ def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
     lines = []
     for item in found.gaps:
         run = item.run
-        own = item.config if item.state == PARTIAL and item.config is not None else shared
+        own = item.config if item.state == grid_status.PARTIAL and item.config is not None else shared
         lines.append(train_command(own, run, found.convention, more))
     return list(dict.fromkeys(lines))  # one task can stand for two cells
 
@@ -124,7 +138,7 @@ def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
     _section(
         out,
         "in the queue",
-        [item for item in found.runs if item.job and item.state not in (RUNNING, COMPLETE)],
+        [item for item in found.runs if item.job and item.state not in (grid_status.RUNNING, grid_status.COMPLETE)],
         verbose=verbose,
     )
 
@@ -183,7 +197,7 @@ def _details(item: RunStanding) -> Iterable[str]:
     if item.iters_done is not None:
         of = f" of {item.max_iters:,}" if item.max_iters else ""
         yield f"{item.iters_done:,}{of} iterations"
-    if item.state == RUNNING and item.iterations_per_second:
+    if item.state == grid_status.RUNNING and item.iterations_per_second:
         yield f"{item.iterations_per_second:.1f} it/s"
     if item.reason:
         yield item.reason
@@ -218,7 +232,9 @@ def _tell_recipe(found: GridStatus) -> None:
 
 
 def _shared_recipe(found: GridStatus) -> dict[str, object]:
-    return common_recipe([item.config for item in found.runs if item.config is not None and item.state != OVERWRITTEN])
+    return common_recipe(
+        [item.config for item in found.runs if item.config is not None and item.state != grid_status.OVERWRITTEN]
+    )
 
 
 def _where_flags(out: Path | None, numbering: str | None, config: Path | None) -> list[str]:

@@ -37,13 +37,14 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import console, count_text, plain
-from ckptman.config import TrainConfig, check_device_name
-from ckptman.executors.local import STARTING, TRAINING, JobUpdate
-from ckptman.executors.slurm import SlurmOptions, parse_minutes, parse_option
-from ckptman.stopping import Stop
-from ckptman.sweep import How, SweepPlan, SweepResult, SweepRun, Todo, plan_sweep, share, submit_sweep, sweep
-from ckptman.wandb_logger import check_mode, settle
-from ckptman.wording import percent
+from ckptman.rules import TrainConfig
+from ckptman.rules import recipe as recipe_rules
+from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
+from ckptman.sweeps.executors import local
+from ckptman.sweeps.executors import slurm as slurm_executor
+from ckptman.text import wording
+from ckptman.training import stopping
+from ckptman.training import wandb as wandb_logging
 
 _MOST_LINES = 12
 """Runs that the plan shows; --verbose shows all."""
@@ -186,46 +187,46 @@ def _sweep(
     convention = convention_for(context, out, numbering)
     options = SlurmOptions(
         partition=partition,
-        minutes=parse_minutes(time_limit),
+        minutes=slurm_executor.parse_minutes(time_limit),
         gpus=gpus,
         memory=memory,
         cores=threads or 1,
         array_parallelism=parallelism,
-        more=dict(parse_option(text) for text in slurm or ()),
+        more=dict(slurm_executor.parse_option(text) for text in slurm or ()),
     )
-    mode = check_mode(wandb)
-    check_device_name(device)
+    mode = wandb_logging.check_mode(wandb)
+    recipe_rules.check_device_name(device)
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
-    plan = plan_sweep(
+    plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group),
         recipe=recipe,
         root=root or (Path(DEFAULT_ROOT) if Path(DEFAULT_ROOT).is_dir() else None),
         convention=convention,
     )
-    parallel = parallelism if executor is Executor.SLURM else share(max(1, len(plan.wanted)), jobs, how)[0]
+    parallel = parallelism if executor is Executor.SLURM else sweeping.share(max(1, len(plan.wanted)), jobs, how)[0]
     if dry_run:
         if as_json:
             print_json({**plan.to_json(), "estimated_seconds": _rounded(plan.wall_seconds(parallel))})
         else:
             show_plan(plan, console(), parallel=parallel, verbose=verbose)
-        refused = [run for run in plan.runs if run.todo is Todo.REFUSED]
+        refused = [run for run in plan.runs if run.todo is sweeping.Todo.REFUSED]
         raise typer.Exit(1 if refused else 0)
     talk = console(stderr=True)
     show_plan(plan, talk, parallel=parallel, verbose=verbose)
     if plan.wanted:
-        mode, note = settle(mode)
+        mode, note = wandb_logging.settle(mode)
         how = replace(how, wandb=str(mode))
         if note:
             warn(note)
     if executor is Executor.SLURM:
-        result = submit_sweep(plan, options, how=how)
+        result = sweeping.submit_sweep(plan, options, how=how)
     else:
-        stop = Stop()
+        stop = stopping.Stop()
         with SweepTable(plan, stop) as table:
-            result = sweep(plan, processes=jobs, how=how, stop=stop, update=table.update)
+            result = sweeping.sweep(plan, processes=jobs, how=how, stop=stop, update=table.update)
     if as_json:
         print_json(result.to_json())
     else:
@@ -242,7 +243,7 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
         out.print(plain(_recipe_text(plan.wanted[0].raw.config)))
         out.print(plain(_estimate_text(plan, parallel)))
         out.print(plain(f"outputs go to {plan.out}"))
-    rows = [(run.raw.label, _todo_text(run)) for run in plan.runs if run.todo is not Todo.COMPLETE or verbose]
+    rows = [(run.raw.label, _todo_text(run)) for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
     shown = rows if verbose else rows[:_MOST_LINES]
     if shown:
         print_table(out, [("Run", "Plan"), *shown], indent="  ")
@@ -268,7 +269,7 @@ def show(result: SweepResult, out: Console) -> None:
 class SweepTable:
     """How a sweep on this machine goes, on stderr: a live table on a terminal, otherwise a line for each change."""
 
-    def __init__(self, plan: SweepPlan, stop: Stop) -> None:
+    def __init__(self, plan: SweepPlan, stop: stopping.Stop) -> None:
         self._rows: dict[Path, _Row] = {run.raw.folder: _Row(run) for run in plan.wanted}
         self._stop = stop
         self._console = console(stderr=True)
@@ -288,14 +289,14 @@ class SweepTable:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, run: SweepRun, news: JobUpdate) -> None:
+    def update(self, run: sweeping.SweepRun, news: local.JobUpdate) -> None:
         """Take note of something that became known of a run."""
         with self._lock:
             row = self._rows[run.raw.folder]
             changed = row.state != news.state
             row.state = news.state
             row.last = news if news.progress is not None or news.outcome is not None else row.last
-        if self._live is None and changed and news.state != TRAINING:
+        if self._live is None and changed and news.state != local.TRAINING:
             self._console.print(plain(f"{self._counts()} {run.raw.label}: {row.text()}"))
 
     def render(self) -> Group:
@@ -344,10 +345,10 @@ class SweepTable:
 class _Row:
     """A run in the table."""
 
-    def __init__(self, run: SweepRun) -> None:
+    def __init__(self, run: sweeping.SweepRun) -> None:
         self.run = run
         self.state = "waiting"
-        self.last: JobUpdate | None = None
+        self.last: local.JobUpdate | None = None
 
     @property
     def is_over(self) -> bool:
@@ -355,7 +356,7 @@ class _Row:
 
     def rank(self) -> int:
         """Rows that are worth seeing first: at work, then failed, then waiting, then done."""
-        if self.state in (STARTING, TRAINING):
+        if self.state in (local.STARTING, local.TRAINING):
             return 0
         return {"failed": 1, "waiting": 2}.get(self.state, 3)
 
@@ -384,7 +385,7 @@ class _Row:
             plain(NOTHING if not speed else f"{speed:.1f}"),
             plain(NOTHING if left is None else duration_text(left)),
             plain(NOTHING if loss is None else f"{loss:.4f}"),
-            plain(NOTHING if gen_em is None else percent(gen_em)),
+            plain(NOTHING if gen_em is None else wording.percent(gen_em)),
         ]
 
     def text(self) -> str:
@@ -404,15 +405,21 @@ class _Row:
         return self.run.iters_done
 
 
-_STYLES = {"complete": "green", "failed": "bold red", TRAINING: "cyan", STARTING: "cyan", "interrupted": "yellow"}
+_STYLES = {
+    "complete": "green",
+    "failed": "bold red",
+    local.TRAINING: "cyan",
+    local.STARTING: "cyan",
+    "interrupted": "yellow",
+}
 
 _WORDS: Mapping[str, str] = {
-    Todo.NEW: "new",
-    Todo.RESUME: "to go on with",
-    Todo.COMPLETE: "complete already",
-    Todo.RUNNING: "being trained by another process",
-    Todo.QUEUED: "waiting in SLURM's queue",
-    Todo.REFUSED: "refused",
+    sweeping.Todo.NEW: "new",
+    sweeping.Todo.RESUME: "to go on with",
+    sweeping.Todo.COMPLETE: "complete already",
+    sweeping.Todo.RUNNING: "being trained by another process",
+    sweeping.Todo.QUEUED: "waiting in SLURM's queue",
+    sweeping.Todo.REFUSED: "refused",
 }
 
 
@@ -443,17 +450,17 @@ def _estimate_text(plan: SweepPlan, parallel: int) -> str:
     )
 
 
-def _todo_text(run: SweepRun) -> str:
-    if run.todo is Todo.RESUME:
+def _todo_text(run: sweeping.SweepRun) -> str:
+    if run.todo is sweeping.Todo.RESUME:
         return f"goes on at {run.iters_done:,} of {run.raw.config.max_iters:,} iterations"
-    if run.todo is Todo.REFUSED and run.error is not None:
+    if run.todo is sweeping.Todo.REFUSED and run.error is not None:
         return f"refused: {run.error.message}"
     where = f": {run.where}" if run.where else ""
     return {
-        Todo.NEW: "new",
-        Todo.COMPLETE: f"complete already{where}",
-        Todo.RUNNING: f"left alone, another process trains it{where}",
-        Todo.QUEUED: f"left alone{where}",
+        sweeping.Todo.NEW: "new",
+        sweeping.Todo.COMPLETE: f"complete already{where}",
+        sweeping.Todo.RUNNING: f"left alone, another process trains it{where}",
+        sweeping.Todo.QUEUED: f"left alone{where}",
     }.get(run.todo, str(run.todo))
 
 

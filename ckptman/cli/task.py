@@ -26,19 +26,17 @@ from ckptman.cli.ls import (
     value_text,
 )
 from ckptman.cli.text import console, plain
-from ckptman.config import TrainConfig
-from ckptman.convention import Convention, Grid, GroupPattern, Scalar
-from ckptman.errors import UsageError
-from ckptman.grid import Cell, cells, cells_of_task, config_values, task_of
-from ckptman.placement import default_pattern, family_folder, parse_group
-from ckptman.tree import SCHEMA_VERSION
+from ckptman.rules import Convention, GroupPattern, TrainConfig, placement, terms
+from ckptman.rules import grids as grid_rules
+from ckptman.text import UsageError
+from ckptman.tree import records
 
 
 @dataclass(frozen=True)
 class _Grid:
     """One regime of a grid, whose tasks are asked for."""
 
-    grid: Grid
+    grid: terms.Grid
     regime: str
     convention: Convention
 
@@ -47,12 +45,12 @@ class _Grid:
         return self.grid.regimes[self.regime].axes
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
-        return cells(self.grid, self.regime, self.convention.numbering)
+    def cells(self) -> tuple[grid_rules.Cell, ...]:
+        return grid_rules.cells(self.grid, self.regime, self.convention.numbering)
 
-    def ids(self, cell: Cell) -> dict[str, int]:
+    def ids(self, cell: grid_rules.Cell) -> dict[str, int]:
         """The cell's id in every numbering."""
-        return {name: task_of(self.grid, self.regime, name, cell.values) for name in self.grid.numberings}
+        return {name: grid_rules.task_of(self.grid, self.regime, name, cell.values) for name in self.grid.numberings}
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -71,18 +69,18 @@ class _Family:
     name: str
     """The group's name; with `{K}` in it where K is not given."""
 
-    def config(self, cell: Cell) -> dict[str, Scalar]:
+    def config(self, cell: grid_rules.Cell) -> dict[str, terms.Scalar]:
         """Everything that the group and the cell decide; what follows from K is left out where K is not given."""
-        values = config_values(self.pattern, self.of.grid, self.k or 0, cell, self.of.convention)
+        values = grid_rules.config_values(self.pattern, self.of.grid, self.k or 0, cell, self.of.convention)
         if self.k is None:
             by_k = {key for key, value in self.of.grid.regimes[self.of.regime].set.items() if value == "K"}
             values = {k: v for k, v in values.items() if k not in by_k | {self.of.convention.families.k_config}}
         return values
 
-    def folder(self, cell: Cell) -> str:
+    def folder(self, cell: grid_rules.Cell) -> str:
         """The task folder, relative to the root."""
         convention = self.of.convention
-        top = family_folder(self.pattern.layernorm, self.pattern.regime, convention)
+        top = placement.family_folder(self.pattern.layernorm, self.pattern.regime, convention)
         return str(top / self.name / convention.folders.task(cell.task))
 
 
@@ -144,10 +142,10 @@ def _bad_usage(message: str, fix: str) -> UsageError:
 def _family(convention: Convention, group: str | None, k: int | None, *, fixed: bool, layernorm: bool) -> _Family:
     """The group that is meant, by its name or by what it is made of."""
     if group is not None:
-        pattern, k = parse_group(group, convention)
+        pattern, k = placement.parse_group(group, convention)
         return _Family(_Grid(convention.grids[pattern.grid], pattern.regime, convention), pattern, k, group)
     regime = "fixed" if fixed else "dynamic"
-    pattern = default_pattern(convention, layernorm=layernorm, regime=regime)
+    pattern = placement.default_pattern(convention, layernorm=layernorm, regime=regime)
     values = TrainConfig().to_dict() | {"K": "{K}" if k is None else k}
     return _Family(_Grid(convention.grids[pattern.grid], regime, convention), pattern, k, pattern.format(values))
 
@@ -164,16 +162,16 @@ def _grids(convention: Convention, fixed: bool | None, layernorm: bool | None) -
     return [_Grid(convention.grids[name], regime, convention) for name, regime in keys]
 
 
-def _cells_of_id(family: _Family, number: int) -> tuple[Cell, ...]:
+def _cells_of_id(family: _Family, number: int) -> tuple[grid_rules.Cell, ...]:
     of = family.of
     try:
-        return cells_of_task(of.grid, of.regime, of.convention.numbering, number)
+        return grid_rules.cells_of_task(of.grid, of.regime, of.convention.numbering, number)
     except UsageError:
         _print_grid(of, console(stderr=True))
         raise
 
 
-def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[grid_rules.Cell, ...]:
     of = family.of
     constants = {key: value for key, value in of.grid.regimes[of.regime].set.items() if value != "K"}
     found = tuple(cell for cell in of.cells if _fits({**constants, **cell.values}, asked))
@@ -188,7 +186,7 @@ def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[Cell, .
     return found
 
 
-def _fits(values: Mapping[str, Scalar], asked: Mapping[str, Any]) -> bool:
+def _fits(values: Mapping[str, terms.Scalar], asked: Mapping[str, Any]) -> bool:
     # Compared with their types, since True == 1 in Python.
     return all(
         values.get(key) == value and isinstance(values.get(key), bool) == isinstance(value, bool)
@@ -223,11 +221,11 @@ def _print_grid(of: _Grid, out: Console) -> None:
     print_table(out, [head, *rows], right=(0,), indent="  ")
 
 
-def _words(of: _Grid, cell: Cell) -> list[str]:
+def _words(of: _Grid, cell: grid_rules.Cell) -> list[str]:
     return [of.convention.axis(axis).word(cell.values[axis]) for axis in of.axes]
 
 
-def _show_task(family: _Family, found: Sequence[Cell], out: Console) -> None:
+def _show_task(family: _Family, found: Sequence[grid_rules.Cell], out: Console) -> None:
     of = family.of
     numbering = of.convention.numbering
     k = "" if family.k is None else f", K = {family.k}"
@@ -246,11 +244,11 @@ def _show_task(family: _Family, found: Sequence[Cell], out: Console) -> None:
     print_table(out, [head, *([key, *values] for key, values in zip(configs[0], columns, strict=True))], indent="  ")
 
 
-def _brief(of: _Grid, cell: Cell) -> list[str]:
+def _brief(of: _Grid, cell: grid_rules.Cell) -> list[str]:
     return [of.convention.axis(axis).brief(cell.values[axis]) for axis in of.axes]
 
 
-def _print_ids(of: _Grid, found: Iterable[Cell]) -> None:
+def _print_ids(of: _Grid, found: Iterable[grid_rules.Cell]) -> None:
     """The ids on stdout, for a shell; what each stands for on stderr."""
     out, talk = console(), console(stderr=True)
     for cell in found:
@@ -263,10 +261,10 @@ def _print_ids(of: _Grid, found: Iterable[Cell]) -> None:
 
 
 def _document(convention: Convention, tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "numbering": convention.numbering, "tasks": tasks}
+    return {"schema_version": records.SCHEMA_VERSION, "numbering": convention.numbering, "tasks": tasks}
 
 
-def _cell_json(of: _Grid, cell: Cell) -> dict[str, Any]:
+def _cell_json(of: _Grid, cell: grid_rules.Cell) -> dict[str, Any]:
     return {
         "task": cell.task,
         "grid": of.grid.name,
@@ -276,7 +274,7 @@ def _cell_json(of: _Grid, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _family_json(family: _Family, cell: Cell) -> dict[str, Any]:
+def _family_json(family: _Family, cell: grid_rules.Cell) -> dict[str, Any]:
     return {
         "config": family.config(cell),
         "layernorm": family.pattern.layernorm,

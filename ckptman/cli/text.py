@@ -16,9 +16,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ckptman.wording import count_text as count_text
-from ckptman.wording import one_line as clean
-from ckptman.wording import size_text as size_text
+from ckptman.text import wording
+
+clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
 __all__ = ["ByteProgress", "clean", "console", "count_text", "plain", "size_text"]
 
@@ -35,7 +35,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def plain(text: object, style: str = "") -> Text:
     """`text` made safe, and never read as rich markup."""
-    return Text.assemble((clean(text), style))  # so that what is added to it does not take over its style
+    return Text.assemble((wording.one_line(text), style))  # so that what is added to it does not take over its style
 
 
 class ByteProgress:

@@ -32,15 +32,14 @@ from ckptman.cli.recipe import (
     recipe_of,
 )
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.config import TrainConfig, check_device_name
-from ckptman.errors import CkptmanError
-from ckptman.train_plan import Action, PlannedRun, TrainPlan, plan_training, training_configs
-from ckptman.wandb_logger import check_mode, settle
-from ckptman.wording import percent
+from ckptman.rules import TrainConfig
+from ckptman.rules import recipe as recipe_rules
+from ckptman.text import CkptmanError, wording
+from ckptman.training import planning
+from ckptman.training import wandb as wandb_logging
 
 if TYPE_CHECKING:  # these import torch
-    from ckptman.train import RunResult, TrainResult
-    from ckptman.trainer import Progress
+    from ckptman.training import loop, runs
 
 _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
@@ -123,12 +122,12 @@ def _train(
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
     check_group_alone(group, k, fixed, layernorm)
-    mode = check_mode(wandb)
-    check_device_name(device)
+    mode = wandb_logging.check_mode(wandb)
+    recipe_rules.check_device_name(device)
     convention = convention_for(context, out, numbering)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
-    configs = training_configs(
+    configs = planning.training_configs(
         convention,
         k=k,
         task=task,
@@ -138,7 +137,7 @@ def _train(
         seeds=seeds,
         recipe=recipe,
     )
-    plan = plan_training(configs, out, convention=convention, resume=resume)
+    plan = planning.plan_training(configs, out, convention=convention, resume=resume)
     talk = console(stderr=True)
     if dry_run:
         if as_json:
@@ -149,15 +148,15 @@ def _train(
         raise typer.Exit(max((run.error.exit_status for run in plan.runs if run.error is not None), default=0))
     show_plan(plan, talk)
     if plan.wanted:
-        mode, note = settle(mode)
+        mode, note = wandb_logging.settle(mode)
         if note:
             warn(note)
 
     # Torch takes its time to import, and everything up to here may have ended it.
-    from ckptman.train import run_plan
+    from ckptman.training import runs
 
     with RunProgress() as progress:
-        result = run_plan(
+        result = runs.run_plan(
             plan,
             device=device,
             threads=threads,
@@ -179,7 +178,7 @@ def _train(
     raise typer.Exit(status or (INTERRUPTED if result.interrupted else 0))
 
 
-def show_plan(plan: TrainPlan, out: Console, *, dry_run: bool = False) -> None:
+def show_plan(plan: planning.TrainPlan, out: Console, *, dry_run: bool = False) -> None:
     """Print what will be trained, and where it goes."""
     if plan.runs:
         out.print(plain(_recipe_text(plan.runs[0].run.config)))
@@ -187,19 +186,19 @@ def show_plan(plan: TrainPlan, out: Console, *, dry_run: bool = False) -> None:
     print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows])
 
 
-def show(result: TrainResult, out: Console) -> None:
+def show(result: runs.TrainResult, out: Console) -> None:
     """Print what was trained: the exact match by K, and the paths."""
     for run in result.runs:
         out.print(plain(run.run.label, "bold") + plain(f": {_result_text(run)}"))
         by_k = _exact_match(run.trained.metrics if run.trained is not None else {}, run.run.config)
         if by_k:
             samples = run.run.config.eval_samples_per_length
-            rows = [(str(k), where, percent(value)) for k, where, value in by_k]
+            rows = [(str(k), where, wording.percent(value)) for k, where, value in by_k]
             heading = ("K", "", f"Exact match of {count_text(samples, 'list')}")
             print_table(out, [heading, *rows], right=(0, 2), indent="  ")
         if run.trained is not None and run.trained.gen_em is not None:
             low, high = run.run.convention.generalization_k
-            out.print(plain(f"  mean over K = {low}..{high}: ") + plain(percent(run.trained.gen_em), "bold"))
+            out.print(plain(f"  mean over K = {low}..{high}: ") + plain(wording.percent(run.trained.gen_em), "bold"))
         for path in run.checkpoints:
             out.print(plain(f"  {path}"))
 
@@ -230,10 +229,10 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: loop.Progress) -> None:
         """Show how far a run is."""
         run, total = progress.run, progress.run.config.max_iters
-        measured = NOTHING if progress.gen_em is None else percent(progress.gen_em)
+        measured = NOTHING if progress.gen_em is None else wording.percent(progress.gen_em)
         figures = (
             f"loss {progress.loss:.4f}  lr {progress.learning_rate:.2e}  K {progress.k}  generalization {measured}"
         )
@@ -264,22 +263,22 @@ def _lengths_text(config: TrainConfig) -> str:
     return f"K = {high}" if low == high else f"K = {low}..{high}, {config.length_mode}"
 
 
-def _action_text(planned: PlannedRun) -> str:
-    if planned.action is Action.RESUME:
+def _action_text(planned: planning.PlannedRun) -> str:
+    if planned.action is planning.Action.RESUME:
         return f"resumed at {planned.iters_done:,} of {planned.run.config.max_iters:,} iterations"
     return {
-        Action.NEW: "new",
-        Action.COMPLETE: _complete_text(planned),
-        Action.RUNNING: "left alone: another process trains it",
-        Action.REFUSED: "refused",
+        planning.Action.NEW: "new",
+        planning.Action.COMPLETE: _complete_text(planned),
+        planning.Action.RUNNING: "left alone: another process trains it",
+        planning.Action.REFUSED: "refused",
     }[planned.action]
 
 
-def _complete_text(planned: PlannedRun) -> str:
+def _complete_text(planned: planning.PlannedRun) -> str:
     return "complete already" + (": its checkpoints were moved away" if planned.moved_away else "")
 
 
-def _result_text(run: RunResult) -> str:
+def _result_text(run: runs.RunResult) -> str:
     trained = run.trained
     if trained is None:
         return _complete_text(run.planned) if run.state == "complete" else run.state
@@ -291,15 +290,15 @@ def _result_text(run: RunResult) -> str:
 
 def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tuple[int, str, float]]:
     """K, whether it was trained, and the exact match of each evaluated length."""
-    from ckptman.learning_curve import EXACT_MATCH, TESTED, TRAINED
+    from ckptman.training import learning_curve
 
     rows = []
     for name, where, low, high in (
-        (TRAINED, "trained", config.train_min_k, config.train_max_k),
-        (TESTED, "", config.test_min_k, config.test_max_k),
+        (learning_curve.TRAINED, "trained", config.train_min_k, config.train_max_k),
+        (learning_curve.TESTED, "", config.test_min_k, config.test_max_k),
     ):
         for k in range(low, high + 1):
-            value = metrics.get(f"{name.replace('{k}', str(k))}/{EXACT_MATCH}")
+            value = metrics.get(f"{name.replace('{k}', str(k))}/{learning_curve.EXACT_MATCH}")
             if value is not None:
                 rows.append((k, where, value))
     return rows

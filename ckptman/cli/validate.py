@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ckptman.checks import ValidationResult, validate
 from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
 from ckptman.cli.text import clean, console, count_text, plain, size_text
-from ckptman.errors import UsageError
-from ckptman.findings import KINDS, Finding, FindingKind, Severity, matching_codes, nearest_code
-from ckptman.tree import SCHEMA_VERSION
-from ckptman.validate import ValidationResult, validate
+from ckptman.text import UsageError
+from ckptman.tree import Finding, findings, records
 
 _LIST = "list"
 """What `--explain` takes for all codes."""
@@ -31,7 +30,7 @@ _NARROWEST = 40
 """Columns that a message has at least."""
 _TASK_LEVEL = 4
 """Levels of folders down to a task's, which is what findings are grouped by."""
-_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
+_STYLES = {findings.Severity.ERROR: "bold red", findings.Severity.WARNING: "yellow"}
 
 
 class Format(StrEnum):
@@ -90,7 +89,7 @@ def _validate(
     convention = convention_for(context, root, numbering)
 
     def stale_documents(tree: Path) -> Iterable[str]:
-        from ckptman.report import stale
+        from ckptman.documents import stale
 
         return stale(tree, convention)
 
@@ -143,7 +142,7 @@ def _folder_of(item: Finding) -> str:
 
 
 def _is_error(item: Finding) -> bool:
-    return item.severity is Severity.ERROR
+    return item.severity is findings.Severity.ERROR
 
 
 def _show_folder(folder: str, items: list[Finding], out: Console, explained: set[tuple[str, str]]) -> None:
@@ -205,16 +204,16 @@ def _codes(values: Iterable[str] | None) -> tuple[str, ...]:
 
 def _explain(name: str, *, as_json: bool) -> int:
     """Print what a code, or each that begins so, means; all in short for `list`, and where there is none such."""
-    codes = matching_codes(name)
-    kinds = [KINDS[code] for code in codes] or list(KINDS.values())
+    codes = findings.matching_codes(name)
+    kinds = [findings.KINDS[code] for code in codes] or list(findings.KINDS.values())
     out = console()
     if as_json:
-        print_json({"schema_version": SCHEMA_VERSION, "codes": [kind.to_json() for kind in kinds]})
+        print_json({"schema_version": records.SCHEMA_VERSION, "codes": [kind.to_json() for kind in kinds]})
     elif codes:
         for index, kind in enumerate(kinds):
             _explain_one(kind, out, first=index == 0)
     else:
-        width = max(map(len, KINDS))
+        width = max(map(len, findings.KINDS))
         for kind in kinds:
             out.print(
                 plain(f"{kind.severity:<7}  ", _STYLES[kind.severity])
@@ -222,7 +221,7 @@ def _explain(name: str, *, as_json: bool) -> int:
                 + plain(kind.meaning)
             )
     if not codes and name != _LIST:
-        near = nearest_code(name)
+        near = findings.nearest_code(name)
         raise UsageError(
             f"there is no finding code {name!r}" + (f"; did you mean {near!r}?" if near else ""),
             code="unknown-code",
@@ -231,7 +230,7 @@ def _explain(name: str, *, as_json: bool) -> int:
     return 0
 
 
-def _explain_one(kind: FindingKind, out: Console, *, first: bool) -> None:
+def _explain_one(kind: findings.FindingKind, out: Console, *, first: bool) -> None:
     if not first:
         out.print()
     state = "" if kind.default else ", off by default"

@@ -1,0 +1,110 @@
+"""Checks of single checkpoint files: readable, rightly named, at the right step, with the right weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptman.formats import expected_weights, show_path
+from ckptman.rules import Convention, comparing, naming, terms
+from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, survey
+
+_MOST_LISTED = 4
+"""Differences that one message names."""
+
+
+def check_files(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Check every checkpoint file by itself."""
+    for file in inventory.files:
+        yield from _check_readable(file, inventory.scan.root)
+        if file.name is None:
+            yield finding("unknown-name", file.path, file.name_problem)
+    for run in inventory.runs:
+        for file in run.files:
+            yield from _check_name(file, run, convention)
+            yield from _check_recipe(file, run.config, convention)
+            yield from _check_weights(file, run.config)
+
+
+def end_of_training(config: Mapping[str, Any], convention: Convention) -> int | None:
+    """The iterations that a run has in all, by its own recipe; None where that does not say."""
+    ends = (prefix.expected_step(config) for prefix in convention.prefixes if prefix.final)
+    return max((end for end in ends if end is not None), default=None)
+
+
+def _check_readable(file: CheckedFile, root: Path) -> Iterator[Finding]:
+    error = file.refusal or file.damage
+    if error is None:
+        return
+    message = error.message.removeprefix(f"{show_path(root / file.path)}: ")
+    if error.code == "unreadable":
+        yield finding("unreadable", file.path, message)
+    elif file.refusal is not None:
+        yield finding("bad-checkpoint", file.path, f"{message} [{error.code}]", error.fix)
+    else:
+        yield finding("bad-crc", file.path, message)
+
+
+def _check_name(file: CheckedFile, run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+    if file.name is None or file.info is None:
+        return
+    inside = file.info.config or {}
+    differences = [str(item) for item in naming.naming_of(convention).disagreements(file.name, inside)]
+    done = file.info.iters_done
+    wrong_step = done is not None and done != file.name.step
+    if run.record is not None and run.record.config_source == survey.FROM_NAME:
+        if wrong_step:
+            differences.append(f"{file.name.step} iterations in the name and {done} in the file")
+        if differences:
+            yield finding("overruled-config", file.path, f"by the decision at its ingest, {_listed(differences)}")
+        return
+    if differences:
+        yield finding("name-disagrees", file.path, _listed(differences))
+    if wrong_step:
+        yield finding("step-disagrees", file.path, f"{file.name.step} iterations in the name, and {done} in the file")
+
+
+def _check_recipe(file: CheckedFile, config: Mapping[str, Any], convention: Convention) -> Iterator[Finding]:
+    if file.name is None or file.step is None:
+        return
+    prefix = file.name.prefix
+    expected = prefix.expected_step(config)
+    end = end_of_training(config, convention)
+    if expected is not None and not _is_on_recipe(prefix, file.step, expected, end):
+        more = "" if prefix.final else " (or a later multiple)"
+        until = "" if prefix.final or end is None else f" and training ends after {end}"
+        yield finding(
+            "off-recipe",
+            file.path,
+            f"a {prefix.name} of this recipe is saved after {expected} iterations{more}, since {prefix.step_config} is "
+            f"{config[prefix.step_config]}{until}; this one holds {file.step}",
+        )
+
+
+def _is_on_recipe(prefix: terms.Prefix, step: int, expected: int, end: int | None) -> bool:
+    if prefix.final:
+        return step == expected
+    interval = expected - prefix.step_plus  # one on the way is saved at each multiple of it
+    multiple = step - prefix.step_plus
+    return interval > 0 and multiple > 0 and multiple % interval == 0 and (end is None or step <= end)
+
+
+def _check_weights(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:
+    if file.info is None:
+        return
+    expected = expected_weights(config)
+    if expected is not None:
+        differences = expected.differences({tensor.name: tensor.shape for tensor in file.info.tensors})
+        if differences:
+            yield finding("wrong-shapes", file.path, _listed(differences))
+    model, trained = file.info.model_config or {}, file.info.config or {}
+    unequal = sorted(key for key in model.keys() & trained.keys() if not comparing.same_value(model[key], trained[key]))
+    if unequal:
+        said = [f"{key} is {model[key]!r} for the model and {trained[key]!r} for the training" for key in unequal]
+        yield finding("model-config-disagrees", file.path, _listed(said))
+
+
+def _listed(differences: list[str]) -> str:
+    more = len(differences) - _MOST_LISTED
+    return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")

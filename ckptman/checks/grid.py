@@ -1,0 +1,164 @@
+"""Checks of the tree against the grid: which of its groups, configurations and seeds are there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, records, survey
+
+_SEPARATELY = "Train the missing {}, each into a folder of its own, so that none overwrites another, and ingest {}."
+
+
+@dataclass
+class _Present:
+    """A configuration of a group, and what the tree has of it."""
+
+    cell: grids.Cell
+    runs: list[CheckedRun] = field(default_factory=list)
+    overwritten: list[records.OverwrittenRun] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> set[int]:
+        return {run.place.seed for run in self.runs if run.place is not None and run.place.seed is not None}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group that is in the tree, of a known pattern."""
+
+    name: str
+    pattern: GroupPattern
+    grid: terms.Grid
+    k: int
+    present: tuple[_Present, ...]
+
+    def of(self, config: Mapping[str, object]) -> _Present | None:
+        """The part of the grid that a configuration is of."""
+        fitting = (
+            item
+            for item in self.present
+            if all(
+                key in config and comparing.same_value(config[key], value) for key, value in item.cell.values.items()
+            )
+        )
+        return next(fitting, None)
+
+
+def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Look for what the grid has and the tree has not, and for what no run of the grid has."""
+    groups = _groups(inventory, convention)
+    unread = [path for path, _ in inventory.scan.unreadable if path.name != records.OVERWRITTEN_FILE]
+    for group in groups:
+        for item in group.present:
+            yield from _check_settings(group, item, convention)
+            yield from _check_seeds(group, item, unread, convention)
+    yield from _check_groups({group.name for group in groups}, convention)
+
+
+def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
+    """The groups of known pattern that have at least one run, by name, with their runs and overwritten runs."""
+    runs: dict[str, list[CheckedRun]] = defaultdict(list)
+    for run in inventory.runs:
+        if run.place is not None and run.files and run.standing is not survey.Standing.EXTRA:
+            runs[run.place.group].append(run)
+    lost: dict[str, list[records.OverwrittenRun]] = defaultdict(list)
+    for overwritten in inventory.scan.overwritten.values():
+        for item in overwritten:
+            lost[item.group].append(item)
+    groups = []
+    for name in sorted(runs):
+        group = _group(name, convention)
+        if group is not None:
+            for run in runs[name]:
+                if (present := group.of(run.config)) is not None:
+                    present.runs.append(run)
+            for item in lost[name]:
+                if (present := group.of(item.config)) is not None:
+                    present.overwritten.append(item)
+            groups.append(group)
+    return groups
+
+
+def _group(name: str, convention: Convention) -> _Group | None:
+    pattern = placement.group_pattern(name, convention)
+    if pattern is None:
+        return None
+    grid = convention.grids[pattern.grid]
+    return _Group(
+        name=name,
+        pattern=pattern,
+        grid=grid,
+        k=(pattern.parse(name) or {})["K"],
+        present=tuple(_Present(cell) for cell in grids.cells(grid, pattern.regime, convention.numbering)),
+    )
+
+
+def _check_settings(group: _Group, item: _Present, convention: Convention) -> Iterator[Finding]:
+    """Whether the runs have what the group's regime fixes, such as the shortest trained list."""
+    expected = grids.config_values(group.pattern, group.grid, group.k, item.cell, convention)
+    for run in item.runs:
+        differences = [
+            f"{key} is {run.config[key]!r}, where every run of {group.name} has {value!r}"
+            for key, value in expected.items()
+            if key in run.config and not comparing.same_value(run.config[key], value)
+        ]
+        if differences:
+            yield finding("off-grid", run.folder, "; ".join(differences))
+
+
+def _check_seeds(
+    group: _Group, item: _Present, unread: Iterable[PurePosixPath], convention: Convention
+) -> Iterator[Finding]:
+    missing = [seed for seed in group.grid.seeds if seed not in item.seeds]
+    if not missing:
+        return
+    folder = placement.family_folder(group.pattern.layernorm, group.pattern.regime, convention) / group.name
+    path = folder / convention.folders.task(item.cell.task)
+    if any(path.is_relative_to(other) or other.is_relative_to(path) for other in unread):
+        return  # what is missing may be there
+    what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
+    lost = _overwritten(item, missing)
+    if item.runs:
+        there = ", ".join(map(str, sorted(item.seeds))) or "none"
+        yield finding(
+            "missing-seed",
+            path,
+            f"{what} lacks {_seeds(missing)} (there: {there}){lost}",
+            _SEPARATELY.format("seeds", "them") if lost else None,
+        )
+    else:
+        yield finding("missing-task", path, f"{what} has no run{lost}")
+
+
+def _overwritten(item: _Present, missing: list[int]) -> str:
+    """Which of the missing seeds were overwritten, and by whom."""
+    said = [
+        f"seed {run.seed} was overwritten: run {run.run_id}, by {' and '.join(run.overwritten_by) or 'an unknown run'}"
+        for run in sorted(item.overwritten, key=lambda run: (str(run.seed), run.run_id))
+        if run.seed in missing
+    ]
+    return f"; {'; '.join(said)}" if said else ""
+
+
+def _seeds(missing: list[int]) -> str:
+    return f"{'seed' if len(missing) == 1 else 'seeds'} {', '.join(map(str, missing))}"
+
+
+def _brief(cell: grids.Cell, convention: Convention) -> str:
+    return ", ".join(convention.axis(axis).brief(value) for axis, value in cell.values.items())
+
+
+def _check_groups(present: set[str], convention: Convention) -> Iterator[Finding]:
+    """Groups of the grid of which there is nothing. A pattern with more holes than K has no list of its groups."""
+    for pattern in convention.groups:
+        if set(pattern.parse(pattern.example) or {}) != {"K"}:
+            continue
+        folder = placement.family_folder(pattern.layernorm, pattern.regime, convention)
+        for k in convention.grids[pattern.grid].k:
+            name = pattern.format({"K": k})
+            if name not in present:
+                yield finding("missing-group", folder / name, f"no run of {name} ({pattern.title}) is there")

@@ -1,0 +1,168 @@
+"""Checks of `run.json`: against itself, and against the files of its folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.rules import Convention, comparing
+from ckptman.text import wording
+from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, records, survey
+
+_MOST_LISTED = 4
+"""Differences that one message names."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
+_LIST_AGAIN = "Delete it, and ingest the source again, which writes the list of overwritten runs anew."
+
+
+def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Check every run.json, and the files of each run folder against it."""
+    there = {entry.path: entry.kind for entry in inventory.scan.entries}
+    files: dict[PurePosixPath, list[CheckedFile]] = defaultdict(list)
+    for file in inventory.files:
+        files[file.path.parent].append(file)
+    for path, reason in inventory.scan.unreadable:
+        if path.name == records.OVERWRITTEN_FILE:
+            yield finding("bad-record", path, reason.replace(f"{inventory.scan.root / path} ", "it "), _LIST_AGAIN)
+        else:
+            yield finding("unreadable", path, reason)
+    found_at = {home: path for path, home in inventory.astray.items()}
+    for folder in inventory.scan.runs:
+        if folder.record is not None:
+            yield from _check_entries(folder, folder.record)
+            yield from _check_files_are_there(folder, folder.record, there, found_at)
+            for file in files[folder.path]:
+                yield from _check_file(file, folder.record, inventory.astray.get(file.path), convention)
+        elif folder.problem is not None:
+            code, message = "bad-record", f"it cannot be used: {folder.problem}"
+            if not os.access(inventory.scan.root / folder.path / records.RUN_FILE, os.R_OK):
+                code, message = "unreadable", folder.problem  # nothing is known against it
+            yield finding(code, folder.path / records.RUN_FILE, message)
+        elif (kind := there.get(folder.path / records.RUN_FILE)) is not None:
+            yield finding(
+                "bad-record", folder.path / records.RUN_FILE, f"it cannot be used: it is {_KINDS[kind]}, no file"
+            )
+    for run in inventory.runs:
+        yield from _check_place(run)
+    yield from _check_duplicates(inventory)
+
+
+def _check_entries(folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
+    """What no run.json says that ckptman wrote."""
+    names = Counter(entry.file for entry in record.checkpoints)
+    said = [f"it lists {name} {count} times" for name, count in names.items() if count > 1]
+    said += [
+        f"the sha256 of {entry.file} is {entry.sha256!r}, which is no SHA-256"
+        for entry in record.checkpoints
+        if _SHA256.fullmatch(entry.sha256) is None
+    ]
+    said += [f"its W&B folder {kept!r} does not lie in the run's folder" for kept in record.wandb if _leaves(kept)]
+    if said:
+        yield finding("record-disagrees", folder.path / records.RUN_FILE, _listed(said))
+
+
+def _check_files_are_there(
+    folder: records.RunFolder,
+    record: records.RunRecord,
+    there: Collection[PurePosixPath],
+    found_at: Mapping[PurePosixPath, PurePosixPath],
+) -> Iterator[Finding]:
+    for entry in record.checkpoints:
+        if entry.file not in folder.files:
+            path = folder.path / entry.file
+            message = "run.json lists this checkpoint; it is not there"
+            if (now := found_at.get(path)) is not None:
+                seems = now.name if now.parent == path.parent else now
+                yield finding(
+                    "missing-file", path, f"{message}, but {seems} seems to be it", survey.way_back(now, path)
+                )
+            else:
+                yield finding("missing-file", path, message)
+    for kept in record.wandb:
+        if not _leaves(kept) and folder.path / kept not in there:
+            yield finding("missing-file", folder.path / kept, "run.json lists this W&B folder; it is not there")
+
+
+def _leaves(kept: str) -> bool:
+    """Whether a path that run.json gives leads out of the run's folder."""
+    path = PurePosixPath(kept)
+    return path.is_absolute() or ".." in path.parts or not path.parts
+
+
+def _check_file(
+    file: CheckedFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
+) -> Iterator[Finding]:
+    entry = file.entry
+    if entry is None:
+        message = "run.json does not list this checkpoint"
+        if home is None:
+            yield finding("unrecorded-file", file.path, message)
+        else:
+            known = f"it seems to be {home.name}" if home.parent == file.path.parent else f"that of {home.parent} does"
+            yield finding("unrecorded-file", file.path, f"{message}; {known}", survey.way_back(file.path, home))
+        return
+    if file.size != entry.size:
+        yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
+    elif file.sha256 is not None and file.sha256 != entry.sha256:
+        message = f"its SHA-256 is {file.sha256}, and {entry.sha256} by run.json"
+        yield finding("wrong-hash", file.path, message)
+    if file.name is not None and (entry.kind, entry.step) != (file.name.prefix.name, file.name.step):
+        message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
+        yield finding("record-disagrees", file.path, message)
+    if record.config_source == survey.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
+        differences = _config_differences(record.config, file.info.config, convention.ignored_keys)
+        if differences:
+            yield finding("config-disagrees", file.path, _listed(differences))
+
+
+def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) -> list[str]:
+    """How the configuration in run.json differs from the one inside the file."""
+    differences = []
+    for key in sorted((recorded.keys() | inside.keys()) - set(ignored)):
+        if key not in inside:
+            differences.append(f"{key} is in run.json only")
+        elif key not in recorded:
+            differences.append(f"{key} is in the file only")
+        elif not comparing.same_value(recorded[key], inside[key]):
+            differences.append(f"{key} is {recorded[key]!r} in run.json and {inside[key]!r} in the file")
+    return differences
+
+
+def _listed(differences: list[str]) -> str:
+    more = len(differences) - _MOST_LISTED
+    return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _check_place(run: CheckedRun) -> Iterator[Finding]:
+    """What run.json says of its place, against the configuration."""
+    record, place = run.record, run.place
+    if record is None or place is None:
+        return
+    pairs = {
+        "group": (record.group, place.group),
+        "layernorm": (record.layernorm, place.layernorm),
+        "regime": (record.regime, place.regime),
+        "task": (record.task, place.task),
+        "seed": (record.seed, place.seed),
+    }
+    said = [f"its {key} is {is_!r}, and {of!r} by the configuration" for key, (is_, of) in pairs.items() if is_ != of]
+    if said:
+        yield finding("record-disagrees", run.folder / records.RUN_FILE, "; ".join(said))
+
+
+def _check_duplicates(inventory: Inventory) -> Iterator[Finding]:
+    """Copies of files; those of one folder that are copies of another's files are told of together."""
+    folders: dict[tuple[PurePosixPath, PurePosixPath], list[PurePosixPath]] = defaultdict(list)
+    for copy, original in inventory.copies.items():
+        folders[copy.parent, original.parent].append(copy)
+    for (folder, other), paths in folders.items():
+        if len(paths) == 1:
+            yield finding("duplicate", paths[0], f"it has the same bytes as {inventory.copies[paths[0]]}")
+        else:
+            count = wording.count_text(len(paths), "checkpoint")
+            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {other}")

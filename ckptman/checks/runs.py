@@ -1,0 +1,295 @@
+"""Checks of runs: in the right folder, with a configuration that makes sense, whole, and there only once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import PurePosixPath
+
+from ckptman.checks.files import end_of_training
+from ckptman.rules import Convention, Place, comparing, placement, terms
+from ckptman.text import wording
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, numbering, records, roots, survey
+
+_TEST_RANGE = ("test_min_k", "test_max_k")
+"""Configuration keys of the tested lengths."""
+_MOST_STEPS = 4
+"""Missing checkpoints of a run that one message names."""
+
+
+def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Check every run."""
+    yield from _check_recorded(inventory)
+    yield from _check_places(inventory, convention)
+    for run in inventory.runs:
+        yield from _check_config(run, convention)
+        yield from _check_attribution(run)
+    whole = [
+        run for run in inventory.runs if run.standing is not survey.Standing.EXTRA and not _home_of(run, inventory)
+    ]
+    for run in whole:
+        yield from _check_whole(run, convention)
+    yield from _check_tests(inventory, convention)
+    yield from _check_repeated([run for run in whole if not _is_copy(run, inventory)], convention)
+
+
+# --- numbering --------------------------------------------------------------------------------------------------------
+
+
+def check_numbering(inventory: Inventory, given: Convention, fitting: Convention) -> Iterator[Finding]:
+    """Tell where the tree is sorted by another numbering than the one in force."""
+    if fitting.numbering != given.numbering:
+        moved = roots.misplaced_runs(inventory.placed_by(given)) - roots.misplaced_runs(inventory.placed_by(fitting))
+        yield finding(numbering.OTHER_NUMBERING, ".", *numbering.other_numbering(len(moved), given, fitting))
+
+
+# --- the root ---------------------------------------------------------------------------------------------------------
+
+
+def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Tell where the root is not one: within a tree, above one, or what training leaves."""
+    wrong = roots.wrong_root(inventory, convention)
+    if wrong is not None:
+        if wrong.trees:
+            fix = f"Check that: ckptman validate --root {wording.shell_word(wrong.trees[0])}"
+        else:
+            fix = _sort_it(inventory, PurePosixPath())
+        yield finding("wrong-root", ".", wrong.message, fix)
+
+
+# --- run.json ---------------------------------------------------------------------------------------------------------
+
+
+def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
+    """Folders with checkpoints of which no run.json tells, each once."""
+    scan = inventory.scan
+    folders = {run.path: run for run in scan.runs}
+    recorded = {path for path, _ in scan.records}
+    counts = Counter(
+        file.path.parent
+        for file in inventory.files
+        if file.path.parent not in recorded and file.path not in inventory.astray  # it has one, elsewhere
+    )
+    no_files = {entry.path for entry in scan.entries if entry.path.name == records.RUN_FILE and entry.kind != "file"}
+    for folder, count in counts.items():
+        run = folders.get(folder)
+        if run is not None and (run.problem is not None or folder / records.RUN_FILE in no_files):
+            continue  # its run.json is told of as a bad one
+        message = f"{wording.count_text(count, 'checkpoint')} without a run.json"
+        if run is not None and recorded:
+            yield finding(
+                "no-record",
+                folder,
+                f"{message}: the run was not placed to its end",
+                "If an ingest is at work, wait for it; if not, ingest the same source again, which completes the run.",
+            )
+        else:
+            yield finding("no-record", folder, message, _sort_it(inventory, folder))
+
+
+def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
+    """How to sort a folder; the whole tree where ckptman has sorted nothing of it."""
+    root = inventory.scan.root
+    source = root / folder if any(True for _ in inventory.scan.records) else root
+    return f"Sort it into a new tree: ckptman ingest {wording.shell_word(source)} --root NEW"
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Runs in wrong folders; those of one task folder that belong to one other folder are told of together."""
+    misplaced: dict[tuple[PurePosixPath, PurePosixPath, survey.Standing], list[CheckedRun]] = defaultdict(list)
+    for run in inventory.runs:
+        if run.place_problem is not None:
+            code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
+            yield finding(code, run.folder, run.place_problem.message, run.place_problem.fix)
+        elif run.place is not None and not run.is_in_place:
+            home = run.folder.parent if run.standing is survey.Standing.RECORDED else run.folder
+            misplaced[home, run.place.folder, run.standing].append(run)
+        elif run.place is not None:
+            yield from _check_run_folder(run, run.place, inventory, convention)
+    for (home, target, _), runs in misplaced.items():
+        yield finding(
+            "misplaced",
+            runs[0].folder if len(runs) == 1 else home,
+            f"by its configuration, {_which_files(runs)} belongs in {target}",
+            _put_right(runs, target, inventory),
+        )
+
+
+def _put_right(runs: list[CheckedRun], target: PurePosixPath, inventory: Inventory) -> str:
+    """What to do about runs that belong in another task folder."""
+    if home := _home_of(runs[0], inventory):
+        return survey.way_back(runs[0].files[0].path, home)
+    if all(_is_copy(run, inventory) for run in runs):
+        return f"The same files are in {inventory.copies[runs[0].files[0].path].parents[1]}: delete these."
+    if runs[0].standing is survey.Standing.RECORDED:
+        return f"Move {'the folder of the run' if len(runs) == 1 else 'the folders of the runs'} into {target}"
+    return _sort_it(inventory, runs[0].folder)
+
+
+def _home_of(run: CheckedRun, inventory: Inventory) -> PurePosixPath | None:
+    """Where a run.json misses a file of the run; None unless each of its files is missed somewhere."""
+    homes = [inventory.astray.get(file.path) for file in run.files]
+    return homes[0] if homes and None not in homes else None
+
+
+def _is_copy(run: CheckedRun, inventory: Inventory) -> bool:
+    """Whether each of the run's files is a copy of another, which is told of as a duplicate."""
+    return bool(run.files) and all(file.path in inventory.copies for file in run.files)
+
+
+def _check_run_folder(run: CheckedRun, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """The name of a run's folder: by its seed, with or without something that tells apart a second run."""
+    if run.standing is survey.Standing.LOOSE and (
+        run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
+    ):
+        return  # files directly in a task folder, or deeper than any run
+    expected = place.run_folder(convention).name
+    if run.folder.name != expected and not run.folder.name.startswith(f"{expected}-"):
+        message = f"by its configuration, {_which_files([run])} belongs in {place.folder / expected}"
+        yield finding("wrong-run-folder", run.folder, message, _right_folder(run, place.folder / expected, inventory))
+
+
+def _right_folder(run: CheckedRun, expected: PurePosixPath, inventory: Inventory) -> str:
+    """What to do about a run in another run's folder."""
+    if home := _home_of(run, inventory):
+        return survey.way_back(run.files[0].path, home)
+    if run.standing is survey.Standing.EXTRA:
+        return f"Move {_which_files([run])} into {expected}; what is there already, delete here."
+    return f"Rename the folder to {expected.name}, or ingest the run's source again."
+
+
+def _which_files(runs: list[CheckedRun]) -> str:
+    names = [file.path.name for run in runs for file in run.files]
+    return names[0] if len(names) == 1 else f"each of {wording.count_text(len(names), 'checkpoint')} here"
+
+
+# --- configurations ---------------------------------------------------------------------------------------------------
+
+
+def _check_config(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+    if run.place is not None and run.place.seed is None:
+        seed = run.config.get(convention.seed_key)
+        what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
+        message = f"the configuration of {_which_files([run])} has {what}"
+        yield finding("unknown-seed", run.folder, message)
+    for keys in (convention.families.fixed_when_equal, _TEST_RANGE):
+        bounds = _range(run, keys)
+        if bounds is not None and bounds[0] > bounds[1]:
+            message = f"{keys[0]} is {bounds[0]}, above {keys[1]}, which is {bounds[1]}"
+            yield finding("bad-range", run.folder, message)
+
+
+def _check_tests(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Groups whose runs were tested on lengths they were trained on, or on others than their grid's, each once."""
+    overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
+    others: Counter[tuple[PurePosixPath, int, int]] = Counter()
+    for run in inventory.runs:
+        trained, tested = _range(run, convention.families.fixed_when_equal), _range(run, _TEST_RANGE)
+        if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
+            continue
+        if tested[0] <= trained[1]:
+            overlaps[run.place.folder.parent, trained[1], *tested] += 1
+        elif tested != convention.generalization_k and placement.group_pattern(run.place.group, convention) is not None:
+            others[run.place.folder.parent, *tested] += 1
+    for (group, longest, low, high), count in sorted(overlaps.items()):
+        yield finding(
+            "test-overlaps-train",
+            group,
+            f"{wording.count_text(count, 'run')} trained on lengths up to {longest}, and tested on {low} to {high}",
+        )
+    for (group, low, high), count in sorted(others.items()):
+        first, last = convention.generalization_k
+        yield finding(
+            "other-test-lengths",
+            group,
+            f"{wording.count_text(count, 'run')} tested on lengths {low} to {high}, "
+            f"where those of the convention are {first} to {last}",
+        )
+
+
+def _range(run: CheckedRun, keys: tuple[str, str]) -> tuple[int, int] | None:
+    low, high = (run.config.get(key) for key in keys)
+    return (low, high) if type(low) is int and type(high) is int else None
+
+
+def _check_attribution(run: CheckedRun) -> Iterator[Finding]:
+    if run.record is not None and run.record.run_id is None and len(run.record.attribution.candidates) > 1:
+        note = run.record.attribution
+        yield finding("ambiguous-run", run.folder, f"{note.evidence}: {', '.join(note.candidates)}")
+
+
+# --- whole, and only once ---------------------------------------------------------------------------------------------
+
+
+def _check_whole(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+    """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
+    kinds = {file.name.prefix.name for file in run.files if file.name is not None}
+    kinds |= {entry.kind for entry in run.record.checkpoints} if run.record is not None else set()
+    if not kinds:
+        return
+    finals = [prefix for prefix in convention.prefixes if prefix.final]
+    if finals and kinds.isdisjoint(prefix.name for prefix in finals):
+        yield finding("missing-final", run.folder, f"{_described(run)} has only: {', '.join(sorted(kinds))}")
+    end = end_of_training(run.config, convention)
+    for prefix in convention.prefixes:
+        if not prefix.final and end is not None:
+            yield from _check_on_the_way(run, prefix, end, stopped=kinds.isdisjoint(p.name for p in finals))
+
+
+def _check_on_the_way(run: CheckedRun, prefix: terms.Prefix, end: int, *, stopped: bool) -> Iterator[Finding]:
+    """Whether a run has every checkpoint that its recipe saves until its end, or until the last one that it got to."""
+    first = prefix.expected_step(run.config)
+    if first is None or first <= prefix.step_plus:
+        return
+    steps = {file.step for file in run.files if file.name is not None and file.name.prefix == prefix}
+    steps |= {item.step for item in run.record.checkpoints if item.kind == prefix.name} if run.record else set()
+    there = {step for step in steps if step is not None}
+    expected = range(first, (max(there, default=0) if stopped else end) + 1, first - prefix.step_plus)
+    count = len(expected) - sum(step in expected for step in there)
+    if count == 0:
+        return
+    missing = list(islice((step for step in expected if step not in there), _MOST_STEPS))
+    which = ", ".join(map(str, missing)) + (f" and {count - len(missing):,} more" if count > len(missing) else "")
+    if there:
+        message = f"{_described(run)} lacks the {prefix.name} after {which} iterations, which its recipe saves"
+    else:
+        message = f"{_described(run)} has no {prefix.name}, which its recipe saves after {which} iterations"
+    yield finding("missing-checkpoint", run.folder, message)
+
+
+def _check_repeated(whole: Iterable[CheckedRun], convention: Convention) -> Iterator[Finding]:
+    """Runs of one configuration and seed. In a group with a grid, its axes alone make the configuration."""
+    same: dict[tuple[object, ...], list[CheckedRun]] = defaultdict(list)
+    for run in whole:
+        place = run.place
+        if place is not None and place.seed is not None and run.files:
+            known = placement.group_pattern(place.group, convention) is not None
+            config = "" if known else comparing.fingerprint(run.config, convention.ignored_keys)
+            same[place.folder, place.notes, place.seed, config].append(run)
+    for runs in same.values():
+        first = runs[0]
+        for run in runs[1:]:
+            if run.run_id is not None and run.run_id == first.run_id:
+                continue  # a copy of its folder, in which something was changed
+            if None in (run.record, first.record) and _file_names(run).isdisjoint(_file_names(first)):
+                continue  # parts of one run, in two folders
+            keys = comparing.differing_keys(first.config, run.config, convention.ignored_keys)
+            differ = f"; their configurations differ in {', '.join(keys)}" if keys else ""
+            yield finding(
+                "repeated-run",
+                run.folder,
+                f"{_described(run)} repeats {_described(first)} in {first.folder}{differ}",
+            )
+
+
+def _file_names(run: CheckedRun) -> set[str]:
+    return {file.path.name for file in run.files}
+
+
+def _described(run: CheckedRun) -> str:
+    seed = f" with seed {run.place.seed}" if run.place is not None and run.place.seed is not None else ""
+    return f"run {run.run_id}" if run.run_id is not None else f"the run{seed}"

@@ -1,0 +1,11 @@
+"""report: README, TASK_MAPPING and what they are made of.
+
+Promises: every figure is counted from the tree; text outside the marked blocks is kept to the byte.
+May not be done here: measuring, or reading a checkpoint.
+"""
+
+from __future__ import annotations
+
+from ckptman.documents.reporting import ReportResult, State, report, report_convention, stale
+
+__all__ = ["ReportResult", "State", "report", "report_convention", "stale"]

@@ -1,0 +1,170 @@
+"""How the generated documents say things: families, configurations, measurements, ids. All of it is Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.rules import Convention, GroupPattern, comparing, terms
+from ckptman.text import markdown, wording
+from ckptman.tree import contents, metrics
+
+NOTHING = "–"
+STAR = "⭐"
+MEASURED_BY = "Figures from W&B are the last that training logged, those from evaluation what `ckptman eval` found."
+
+
+def family_title(layernorm: bool, regime: str, convention: Convention) -> str:
+    """A family for a heading: `With LayerNorm, dynamic training`."""
+    families = convention.families
+    return markdown.text(f"{families.layernorm_titles[layernorm]}, {families.regime_titles[regime]}")
+
+
+def regime_title(regime: str, convention: Convention) -> str:
+    """A regime for a heading: `Dynamic training`."""
+    title = convention.families.regime_titles[regime]
+    return markdown.text(title[:1].upper() + title[1:])
+
+
+def families(convention: Convention) -> list[tuple[bool, str]]:
+    """All families, in the convention's order."""
+    return [(layernorm, regime) for layernorm in convention.families.layernorm_folders
+            for regime in convention.families.regime_folders]  # fmt: skip
+
+
+def patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:
+    """The group patterns of a family."""
+    return [group for group in convention.groups if (group.layernorm, group.regime) == (layernorm, regime)]
+
+
+def pattern_axes(pattern: GroupPattern, convention: Convention) -> tuple[str, ...]:
+    """The axes of a group pattern's tasks."""
+    return convention.grids[pattern.grid].regimes[pattern.regime].axes
+
+
+def all_axes(convention: Convention) -> list[str]:
+    """Every axis of every grid, in the convention's order."""
+    return list(dict.fromkeys(axis for grid in convention.grids.values() for axis in grid.axes))
+
+
+def axis_title(axis: str, convention: Convention) -> str:
+    """An axis for the head of a table."""
+    return markdown.text(convention.axis(axis).title)
+
+
+def axis_word(axis: str, value: Any, convention: Convention) -> str:
+    """A value of an axis for a table."""
+    return NOTHING if value is None else markdown.text(convention.axis(axis).word(value))
+
+
+def brief(values: Mapping[str, Any], axes: Iterable[str], convention: Convention) -> str:
+    """The values of some axes in short: `L1, MLP off, mix`."""
+    return ", ".join(convention.axis(axis).brief(values[axis]) for axis in axes if values.get(axis) is not None)
+
+
+def trained(config: Mapping[str, Any], convention: Convention) -> str:
+    """The lengths that a configuration trains on: `2–8`, or `4`."""
+    low, high = (config.get(key) for key in convention.families.fixed_when_equal)
+    return markdown.text(low if low == high else f"{low}–{high}")
+
+
+def trained_by(pattern: GroupPattern, convention: Convention) -> str:
+    """The lengths that the groups of a pattern train on, in terms of K."""
+    low_key = convention.families.fixed_when_equal[0]
+    low = convention.grids[pattern.grid].regimes[pattern.regime].set.get(low_key)
+    return "K only" if low == "K" else "up to K" if low is None else markdown.text(f"{low} to K")
+
+
+def generalization(value: metrics.Generalization) -> str:
+    """A configuration's generalization: `97.9 % ± 2.4`."""
+    mean = wording.percent(value.mean)
+    if value.deviation is None:
+        return mean
+    places = len(mean.removesuffix(" %").partition(".")[2])
+    return f"{mean} ± {100 * value.deviation:.{places}f}"
+
+
+def generalization_title(convention: Convention) -> str:
+    """What generalization is measured by, for the head of a table."""
+    low, high = convention.generalization_k
+    return f"Exact match, K = {low}–{high}"
+
+
+def exact_match(convention: Convention) -> str:
+    """What generalization is measured by, in a sentence."""
+    low, high = convention.generalization_k
+    return (f"mean exact match on lists of {low} to {high} numbers (the share of lists with each number predicted "
+            "right from the correct ones before it)")  # fmt: skip
+
+
+def placeholders(pattern: str) -> str:
+    """A pattern of folder names as a path for people: `task_<task>` for `task_{task}`."""
+    return re.sub(r"\{(\w+)\}", r"<\1>", pattern)
+
+
+def ranked(statistics: contents.TreeStatistics) -> dict[tuple[bool, str], list[contents.Configuration]]:
+    """The measured configurations of each family, the best first.
+
+    Of two with one mean, the one with more runs comes first, then the one whose runs differ less, then path order.
+    """
+    found: dict[tuple[bool, str], list[contents.Configuration]] = {
+        family: [] for family in families(statistics.convention)
+    }
+    for configuration in statistics.configurations:
+        if configuration.generalization is not None:
+            found[configuration.family].append(configuration)
+    return {family: sorted(configurations, key=_rank) for family, configurations in found.items()}
+
+
+def _rank(configuration: contents.Configuration) -> tuple[Any, ...]:
+    value = configuration.generalization
+    assert value is not None  # only measured ones are ranked
+    return -value.mean, -value.runs, value.deviation or 0.0, wording.path_key(configuration.folder)
+
+
+def particulars(configuration: contents.Configuration, statistics: contents.TreeStatistics) -> str:
+    """What tells a configuration apart from the others of its task folder, beyond the axes; empty for an only one."""
+    others = [c for c in statistics.configurations if c.folder == configuration.folder and c is not configuration]
+    axes = set(all_axes(statistics.convention))
+    ignored = {*statistics.convention.ignored_keys, statistics.convention.seed_key, *axes}
+    mine = configuration.config
+    keys = sorted(
+        key
+        for key in mine.keys() - ignored
+        if any(key in other.config and not comparing.same_value(mine[key], other.config[key]) for other in others)
+    )
+    return ", ".join(f"{key} = {mine[key]}" for key in keys)
+
+
+def seeds_text(seeds: Iterable[int | None], convention: Convention) -> str:
+    """Seeds in order, an unknown one last."""
+    ordered = sorted(set(seeds), key=contents.seed_order)
+    return ", ".join(convention.folders.unknown_seed if seed is None else str(seed) for seed in ordered)
+
+
+def ids_text(ids: Iterable[int]) -> str:
+    """Numbers with runs of them drawn together: `0–3, 6`."""
+    parts: list[list[int]] = []
+    for number in sorted(set(ids)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join("–".join(map(str, part)) for part in parts)
+
+
+def values_text(values: Sequence[terms.Scalar], axis: str, convention: Convention) -> str:
+    """The values of an axis, in their order."""
+    return ", ".join(axis_word(axis, value, convention) for value in values)
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """Names in natural order, each once."""
+    return sorted(set(names), key=wording.natural_key)
+
+
+def tail(folder: PurePosixPath) -> str:
+    """The end of a folder's path, enough to know it by: `len_gen_k8/task_0006`."""
+    return "/".join(folder.parts[-2:]) or "."

@@ -1,0 +1,323 @@
+"""`report`: the documents at the root of a tree, TASK_MAPPING.md and README.md, written from what is on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from difflib import unified_diff
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.documents.marked_blocks import decode, find_blocks
+from ckptman.documents.task_mapping import GENERATED, task_mapping_text
+from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
+from ckptman.fs import lock_tree, write_atomically
+from ckptman.rules import Convention, convention_file
+from ckptman.text import MachineError, RefusedError, UsageError, wording
+from ckptman.tree import CheckedFile, CheckedRun, Inventory, contents, findings, numbering, records, roots, survey
+
+_MOST_BYTES = 16 << 20  # far above any document that people write
+
+
+class State(StrEnum):
+    """What became of a document."""
+
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    """It says already what it should."""
+    STALE = "stale"
+    """It would be written, if this were no check."""
+    REFUSED = "refused"
+    """It cannot be written, for the reason that is told."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document, as it is and as it should be."""
+
+    name: str
+    state: State
+    before: str | None = None
+    """Its text as it was; None where there was none, or it is refused."""
+    after: str | None = None
+    """Its text as it should be; None where it is refused."""
+    refusal: RefusedError | None = None
+    kept_as: str | None = None
+    """The name under which a file was kept that somebody else had written and that had to give way."""
+
+    def diff(self) -> str:
+        """What changes, as a unified diff; empty where nothing does."""
+        if self.after is None:
+            return ""
+        old, new = (value.splitlines(keepends=True) if value else [] for value in (self.before, self.after))
+        lines = unified_diff(old, new, f"a/{self.name}" if self.before is not None else "/dev/null", f"b/{self.name}")
+        return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document's entry in the JSON that `ckptman report --json` prints."""
+        entry: dict[str, Any] = {"path": self.name, "state": self.state.value}
+        if self.kept_as is not None:
+            entry["kept_as"] = self.kept_as
+        if self.refusal is not None:
+            entry |= {"code": self.refusal.code, "message": self.refusal.message, "fix": self.refusal.fix}
+        return entry
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `report` wrote, or would write."""
+
+    root: Path
+    check: bool
+    documents: tuple[Document, ...]
+    statistics: contents.TreeStatistics | None
+    """What the documents were written from; None where there was no tree."""
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Names of the documents that do not say what they should: stale ones and refused ones."""
+        return tuple(document.name for document in self.documents if document.state in (State.STALE, State.REFUSED))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ckptman report --json` prints."""
+        document: dict[str, Any] = {
+            "schema_version": records.SCHEMA_VERSION,
+            "root": str(self.root),
+            "check": self.check,
+            "documents": [item.to_json() for item in self.documents],
+        }
+        if self.statistics is not None:
+            found = self.statistics
+            document["statistics"] = {
+                "files": len(found.files),
+                "bytes": sum(file.size for file in found.files),
+                "runs": len(found.finished),
+                "configurations": len(found.configurations),
+                "overwritten_runs": len(found.lost),
+                "expected_runs": sum(count.runs_expected for count in found.grid_counts),
+                "expected_files": sum(count.files_expected for count in found.grid_counts),
+                "complete_runs": sum(count.complete for count in found.grid_counts),
+            }
+        return document
+
+
+def report(
+    root: str | Path = "checkpoints", *, convention: Convention | None = None, check: bool = False
+) -> ReportResult:
+    """Write the documents of a tree, or check them.
+
+    `TASK_MAPPING.md` is written whole; one that ckptman did not write is kept beside it under another name. In
+    `README.md` only the marked blocks are written. The same tree gives the same bytes.
+
+    Args:
+        root: The tree.
+        convention: Its rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
+        check: Write nothing, and tell what is stale.
+
+    Raises:
+        UsageError: (`no-tree`) where there is no folder `root`, or nothing of a tree in it; (`wrong-root`) where it is
+            no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
+            (`other-numbering`) where the tree is sorted by another numbering than that of the rules.
+        MachineError: a document cannot be written, or another ckptman is writing to the tree.
+    """
+    root = Path(root).absolute()
+    rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    with lock_tree(root) if root.is_dir() and not check else nullcontext():
+        scan = records.scan_tree(root, rules)
+        statistics = contents.count_tree(root, rules, scan)
+        _require_tree(scan, statistics)
+        return _report(root, statistics, check=check)
+
+
+def stale(root: str | Path, convention: Convention) -> list[str]:
+    """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
+    root = Path(root).absolute()
+    return list(_report(root, contents.count_tree(root, convention), check=True).stale)
+
+
+def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:
+    """Write the task mapping of a convention alone, without a tree, to a file; or check it.
+
+    Args:
+        file: Where to; its folder exists. A file there that ckptman did not write is refused.
+        convention: The rules; the built-in ones by default.
+        check: Write nothing, and tell whether the file is stale.
+
+    Raises:
+        UsageError: (`no-folder`) where the file's folder does not exist.
+        MachineError: the file cannot be written.
+    """
+    rules = convention or convention_file.built_in()
+    file = Path(file).absolute()
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
+
+    def text(old: str | None) -> str:
+        if old is not None and not _is_generated(old):
+            raise RefusedError(
+                f"{file} was not written by ckptman",
+                code="not-generated",
+                fix="Give another file name, or move that file away.",
+            )
+        return task_mapping_text(rules)
+
+    return ReportResult(root=file.parent, check=check, documents=(_document(file, check, text),), statistics=None)
+
+
+# --- what is a tree ---------------------------------------------------------------------------------------------------
+
+
+def _require_tree(scan: records.TreeScan, statistics: contents.TreeStatistics) -> None:
+    """See to it that documents are written into the root of a tree alone, and with the ids of its numbering."""
+    root, rules = scan.root, statistics.convention
+    inventory = _inventory(scan, statistics)
+    fitting = roots.numbering_of_inventory(inventory, rules)
+    fitted = inventory.placed_by(fitting)
+    wrong = roots.wrong_root(fitted, fitting)
+    if wrong is not None:
+        if wrong.trees:
+            fix = f"Report on that: ckptman report --root {wording.shell_word(wrong.trees[0])}"
+        else:
+            fix = f"Sort it into a new tree: ckptman ingest {wording.shell_word(root)} --root NEW"
+        raise UsageError(f"there is no report on {root}: {wrong.message}", code="wrong-root", fix=fix)
+    if statistics.files and not roots.is_tree_root(root, rules):
+        count = wording.count_text(len(statistics.files), "checkpoint")
+        raise UsageError(
+            f"there is no report on {root}: {count} below it, and it is not the root of a tree",
+            code="wrong-root",
+            fix=findings.KINDS["wrong-root"].fix,
+        )
+    if not roots.is_tree_root(root, rules) and not _is_empty_tree(scan, statistics):
+        raise UsageError(
+            f"there is no tree at {root}: no checkpoint is below it",
+            code="no-tree",
+            fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
+        )
+    if fitting.numbering != rules.numbering:
+        moved = roots.misplaced_runs(inventory) - roots.misplaced_runs(fitted)
+        message, fix = numbering.other_numbering(len(moved), rules, fitting)
+        raise UsageError(
+            f"the tree {root} is sorted by another numbering: {message}", code=numbering.OTHER_NUMBERING, fix=fix
+        )
+
+
+def _inventory(scan: records.TreeScan, statistics: contents.TreeStatistics) -> Inventory:
+    """What was counted, as checks take it. No file is read again: where the runs lie is all that is asked."""
+    recorded = {run.folder for run in statistics.finished}
+
+    def checked(file: contents.CheckpointFile) -> CheckedFile:
+        return CheckedFile(path=file.path, size=file.size, entry=None, info=None, refusal=None, name=None)
+
+    runs = (
+        CheckedRun(
+            folder=run.folder,
+            standing=survey.Standing.RECORDED
+            if run.record
+            else survey.Standing.EXTRA
+            if run.folder in recorded
+            else survey.Standing.LOOSE,
+            record=run.record,
+            config=run.config,
+            files=tuple(map(checked, run.files)),
+        )
+        for run in statistics.runs
+    )
+    return Inventory(scan=scan, files=tuple(map(checked, statistics.files)), runs=tuple(runs)).placed_by(
+        statistics.convention
+    )
+
+
+def _is_empty_tree(scan: records.TreeScan, statistics: contents.TreeStatistics) -> bool:
+    """Whether a folder without any run is a tree before its first one, or after its last.
+
+    Its documents are ckptman's, or it has none and holds nothing but a ckptman.yaml: nobody's project, nobody's home.
+    """
+    documents = [name for name in (TASK_MAPPING, _readme_name(statistics)) if os.path.lexists(scan.root / name)]
+    if documents:
+        return all(_is_ours(scan.root / name, block_contents(statistics)) for name in documents)
+    return all(entry.path == PurePosixPath(convention_file.FILE_NAME) for entry in scan.entries)
+
+
+def _is_ours(path: Path, blocks: Collection[str]) -> bool:
+    """Whether a document was written by ckptman, or has blocks that it writes."""
+    try:
+        text = (_read(path) or b"").decode("utf-8", "replace")
+        return _is_generated(text) or bool(find_blocks(text, path.name, blocks))
+    except RefusedError:
+        return False
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def _report(root: Path, statistics: contents.TreeStatistics, *, check: bool) -> ReportResult:
+    rules = statistics.convention
+    documents = (
+        _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
+        _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
+    )
+    return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
+
+
+def _document(path: Path, check: bool, text: Callable[[str | None], str], *, whole: bool = False) -> Document:
+    """Write one document, or check it. `whole` ones need not be readable to be replaced."""
+    try:
+        data = _read(path)
+        before = None if data is None else data.decode("utf-8", "replace") if whole else decode(data, path.name)
+        after = text(before)
+        if data == after.encode():
+            return Document(path.name, State.UNCHANGED, before, after)
+        if check:
+            return Document(path.name, State.STALE, before, after)
+        kept_as = _keep(path, data) if whole and data is not None and not _is_generated(before or "") else None
+        write_atomically(path, after.encode(), replace=True)
+    except RefusedError as error:
+        return Document(path.name, State.REFUSED, refusal=error)
+    return Document(path.name, State.WRITTEN, before, after, kept_as=kept_as)
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a document; None where there is none."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = "a symbolic link" if path.is_symlink() else "not a file"
+        raise RefusedError(
+            f"{path} is {what}, so it is not written to", code="not-a-file", fix="Move it out of the way."
+        )
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise RefusedError(f"{path} is too large to be a document", code="too-large", fix="Move it out of the way.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(
+            f"cannot read {path}: {error.strerror}", code="unreadable", fix="Check its permissions."
+        ) from error
+
+
+def _is_generated(text: str) -> bool:
+    return any(line.startswith(GENERATED) for line in text.splitlines()[:10])
+
+
+def _keep(path: Path, data: bytes) -> str:
+    """Keep a file that gives way under a name that is free, or that has the same bytes already."""
+    number = 1
+    while True:
+        kept = path.with_name(f"{path.stem}.previous{'' if number == 1 else f'-{number}'}{path.suffix}")
+        try:
+            write_atomically(kept, data, replace=False)
+        except RefusedError as error:
+            if error.code != "taken" or number > 99:
+                raise
+            number += 1
+        else:
+            return kept.name
+
+
+def _readme_name(statistics: contents.TreeStatistics) -> str:
+    """README.md, or the file that is called so in other letters: a second one would be its twin."""
+    names = sorted(name for name in statistics.top_files if name.lower() == README.lower())
+    return README if README in names or not names else names[0]

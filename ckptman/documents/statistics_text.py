@@ -1,0 +1,216 @@
+"""The figures of a tree, as the README's statistics block tells them: all counted from the disk. All Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from statistics import median
+
+from ckptman.documents import document_text as say
+from ckptman.rules import placement
+from ckptman.text import markdown, wording
+from ckptman.tree import contents, records
+
+_MOST_LISTED = 10
+"""Files or folders listed in a note."""
+
+
+def statistics_text(statistics: contents.TreeStatistics) -> str:
+    """Everything that can be counted."""
+    return markdown.join(
+        _totals(statistics),
+        _notes(statistics),
+        "### Storage per checkpoint",
+        _storage(statistics),
+        "### By family and group",
+        _by_group(statistics),
+        "### Expected and found",
+        _expected(statistics),
+        "### Seeds",
+        _seeds(statistics),
+        "### Counting again",
+        _recount(statistics),
+    )
+
+
+def _totals(statistics: contents.TreeStatistics) -> str:
+    size = sum(file.size for file in statistics.files)
+    rows = [
+        ["Checkpoint files", f"{len(statistics.files):,}"],
+        ["Size in all", f"{wording.size_text(size)} ({size:,} bytes)" if size >= 1000 else wording.size_text(size)],
+        ["Runs", f"{len(statistics.finished):,}"],
+        ["Configurations", f"{len(statistics.configurations):,}"],
+        ["Overwritten runs", f"{len(statistics.lost):,}"],
+    ]
+    return markdown.table(["", "In this tree"], rows)
+
+
+def _notes(statistics: contents.TreeStatistics) -> str:
+    notes = []
+    if statistics.loose and not statistics.finished:
+        notes.append(markdown.paragraph(
+            f"This tree was sorted by hand: no folder has a {markdown.code(records.RUN_FILE)}, so no run is counted, and what the files",
+            "are is what their headers say. To make a tree with provenance of it: `ckptman ingest . --root ../sorted`.",
+        ))  # fmt: skip
+    elif statistics.loose:
+        notes.append(markdown.paragraph(
+            f"{wording.count_text(len(statistics.loose), 'file')} {_is_are(statistics.loose)} counted that no {markdown.code(records.RUN_FILE)}",
+            f"names, so not as a part of a run: {_some([file.path for file in statistics.loose])}.",
+        ))  # fmt: skip
+    if statistics.unfinished and statistics.finished:
+        notes.append(markdown.paragraph(
+            f"{wording.count_text(len(statistics.unfinished), 'run folder')} without a usable {markdown.code(records.RUN_FILE)} "
+            f"{_is_are(statistics.unfinished)} unfinished and not counted as runs: {_some(statistics.unfinished)}.",
+            "Ingesting their source again completes them.",
+        ))  # fmt: skip
+    if statistics.unknown:
+        notes.append(markdown.paragraph(
+            f"Of {wording.count_text(len(statistics.unknown), 'file')} neither name nor header says what it is:",
+            f"{_some(statistics.unknown)}.",
+        ))  # fmt: skip
+    if statistics.absent:
+        notes.append(markdown.paragraph(
+            f"{wording.count_text(len(statistics.absent), 'checkpoint')} that a {markdown.code(records.RUN_FILE)} names "
+            f"{_is_are(statistics.absent)} not there, and not counted: {_some(statistics.absent)}.",
+        ))  # fmt: skip
+    if statistics.unreadable:
+        notes.append(markdown.paragraph(
+            f"These cannot be read, so what is in them is not counted: {_some(statistics.unreadable)}.",
+            "`ckptman validate` tells why.",
+        ))  # fmt: skip
+    return markdown.join(*notes)
+
+
+def _is_are(items: Sequence[object]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _some(paths: Iterable[PurePosixPath]) -> str:
+    listed = list(paths)
+    more = len(listed) - _MOST_LISTED
+    return ", ".join(markdown.code(path) for path in listed[:_MOST_LISTED]) + (
+        f" and {more:,} more" if more > 0 else ""
+    )
+
+
+def _storage(statistics: contents.TreeStatistics) -> str:
+    by_kind: dict[str | None, list[int]] = defaultdict(list)
+    for file in statistics.files:
+        by_kind[file.kind].append(file.size)
+    titles = {
+        prefix.name: f"{markdown.code(prefix.name)} ({markdown.text(prefix.title)})"
+        for prefix in statistics.convention.prefixes
+    }
+    rows = [
+        [titles.get(str(kind), "Other names"), f"{len(sizes):,}", wording.size_text(min(sizes)),
+         wording.size_text(round(median(sizes))), wording.size_text(max(sizes)), wording.size_text(sum(sizes))]
+        for kind in [*titles, *sorted(by_kind.keys() - titles.keys(), key=str)]
+        if (sizes := by_kind.get(kind))
+    ]  # fmt: skip
+    if not rows:
+        return "There is no checkpoint here yet."
+    return markdown.table(["Checkpoint", "Files", "Smallest", "Median", "Largest", "In all"], rows, right=range(1, 6))
+
+
+def _by_group(statistics: contents.TreeStatistics) -> str:
+    """Counted by the folders that files and runs lie in, so that `find` in a folder gives the same numbers."""
+    convention = statistics.convention
+    titles = {placement.family_folder(*family, convention): say.family_title(*family, convention)
+              for family in say.families(convention)}  # fmt: skip
+    groups: dict[PurePosixPath | None, Counter[str]] = defaultdict(Counter)
+    for file in statistics.files:
+        groups[_group_of(file.path, titles)].update(files=1, size=file.size)
+    for run in statistics.finished:
+        groups[_group_of(run.folder, titles)].update(runs=1)
+    for configuration in statistics.configurations:
+        groups[_group_of(configuration.runs[0].folder, titles)].update(configurations=1)
+    rows = []
+    for folder, title in titles.items():
+        mine = sorted((group for group in groups if group is not None and group.parent == folder), key=wording.path_key)
+        if mine:
+            rows += [_count_row(f"**{title}**", sum((groups[group] for group in mine), Counter()))]
+            rows += [
+                _count_row(markdown.link(markdown.code(f"{group}/"), group, folder=True), groups[group])
+                for group in mine
+            ]
+    if None in groups:
+        rows.append(_count_row("Elsewhere", groups[None]))
+    if not rows:
+        return "There is no checkpoint here yet."
+    return markdown.table(["Family and group", "Configurations", "Runs", "Files", "Size"], rows, right=range(1, 5))
+
+
+def _group_of(path: PurePosixPath, families: Iterable[PurePosixPath]) -> PurePosixPath | None:
+    """The group's folder that a path lies in, below one of the family folders."""
+    family = PurePosixPath(*path.parts[:2])
+    return PurePosixPath(*path.parts[:3]) if family in set(families) and len(path.parts) > 3 else None
+
+
+def _count_row(title: str, counts: Counter[str]) -> list[str]:
+    numbers = [f"{counts[key]:,}" for key in ("configurations", "runs", "files")]
+    return [title, *numbers, wording.size_text(counts["size"])]
+
+
+def _expected(statistics: contents.TreeStatistics) -> str:
+    counts = [count for count in statistics.grid_counts if count.groups]
+    rows = [
+        [markdown.code(c.pattern.pattern), _product(c), f"{c.runs_expected:,}", f"{c.complete:,}", f"{c.partial:,}",
+         f"{c.overwritten:,}", f"{c.missing:,}", f"{c.files:,} of {c.files_expected:,}"]
+        for c in counts
+    ]  # fmt: skip
+
+    def total(get: Callable[[contents.GridCount], int]) -> str:
+        return f"{sum(map(get, counts)):,}"
+
+    rows.append(["**In all**", "", total(lambda c: c.runs_expected), total(lambda c: c.complete),
+                 total(lambda c: c.partial), total(lambda c: c.overwritten), total(lambda c: c.missing),
+                 f"{total(lambda c: c.files)} of {total(lambda c: c.files_expected)}"])  # fmt: skip
+    outside = statistics.outside_grid
+    return markdown.join(
+        markdown.paragraph(
+            "What the grid of the naming convention has, and what is here of it. A run is partial where some of its",
+            "checkpoints are missing.",
+        ),
+        markdown.table(["Groups", "K × combinations × seeds × files", "Runs", "Complete", "Partial", "Overwritten", "Missing",
+               "Files found"], rows, right=range(2, 8)),
+        markdown.paragraph(
+            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another K or seed, of a",
+            "second run of a seed, of a group of no known pattern, or of nothing known.",
+        ) if outside else "",
+    )  # fmt: skip
+
+
+def _product(count: contents.GridCount) -> str:
+    return f"{count.groups} × {count.configurations} × {count.seeds} × {count.kinds}"
+
+
+def _seeds(statistics: contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    counts: dict[int | None, Counter[str]] = defaultdict(Counter)
+    for run in statistics.runs:
+        counts[run.seed].update(runs=run.record is not None, files=len(run.files))
+    for lost in statistics.lost:
+        counts[lost.run.seed].update(overwritten=1)
+    for seed in (seed for grid in convention.grids.values() for seed in grid.seeds):
+        counts[seed].update()
+    columns = "runs", "files", "overwritten"
+    rows = [[say.seeds_text([seed], convention), *(f"{counts[seed][column]:,}" for column in columns)]
+            for seed in sorted(counts, key=contents.seed_order)]  # fmt: skip
+    return markdown.table(["Seed", "Runs", "Files", "Overwritten runs"], rows, right=range(1, 4))
+
+
+def _recount(statistics: contents.TreeStatistics) -> str:
+    """Commands that count the same from the disk."""
+    folders = statistics.convention.folders
+    kept = f"-not -path '*/{folders.run_pattern.replace('{seed}', '*')}/{folders.saved_wandb}/*'"
+    # A link counts where it leads to a file; a linked folder is not entered.
+    files = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept} -exec test -f {{}} \\;"
+    return markdown.join(
+        "In this folder:",
+        markdown.fenced(
+            "bash",
+            f"# checkpoint files, and their bytes\n{files} -print | wc -l\n{files} -exec cat {{}} + | wc -c\n"
+            f"# runs\nfind . -name {records.RUN_FILE} {kept} | wc -l",
+        ),
+    )

@@ -1,0 +1,405 @@
+"""TASK_MAPPING.md: what each task id stands for, how the ids are made, and where in a tree each configuration lies."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.documents import document_text as say
+from ckptman.documents import grid_text
+from ckptman.rules import Convention, GroupPattern, convention_file, grids, placement
+from ckptman.text import markdown, wording
+from ckptman.tree import contents, metrics
+
+GENERATED = "<!-- ckptman:generated"
+"""How the line begins that says that ckptman wrote a file."""
+
+_BEST = 5
+"""Configurations of a family that the quick reference shows."""
+
+_MOST_LISTED = 10
+"""Folders listed in a note."""
+
+_COMPLETE, _NO_FINAL, _ONLY_FINAL, _LOST, _NOTHING = "●", "◐", "◑", "✗", "·"
+
+_LEGEND = (
+    f"{_COMPLETE} all its checkpoints are here, {_NO_FINAL} the final one is missing, {_ONLY_FINAL} only the final "
+    f"one is here, {_LOST} overwritten by a later run, {_NOTHING} nothing"
+)
+
+
+def task_mapping_text(convention: Convention, statistics: contents.TreeStatistics | None = None) -> str:
+    """The whole document.
+
+    Args:
+        convention: The rules that make the ids.
+        statistics: What is in a tree; without it, the document tells of the convention alone.
+    """
+    note = f"{GENERATED}: `ckptman report` writes this whole file, so what is changed here is lost. -->"
+    return markdown.join("# Task mapping", note, _introduction(convention, statistics),
+                _best(statistics) if statistics is not None else "",
+                _families(convention, statistics),
+                _where(statistics) if statistics is not None else "",
+                grid_text.construction(convention),
+                grid_text.numberings(convention),
+                grid_text.decoding(convention),
+                _overwritten(statistics) if statistics is not None else "") + "\n"  # fmt: skip
+
+
+def _introduction(convention: Convention, statistics: contents.TreeStatistics | None) -> str:
+    folder = markdown.code(convention.folders.task(0))
+    if statistics is None:
+        return markdown.paragraph(
+            f"What the task folders ({folder} and so on) of the grid stand for. In a tree of checkpoints,",
+            "`ckptman report` writes this document together with what lies there, where, and how well it generalizes.",
+        )
+    return markdown.paragraph(
+        f"What the task folders ({folder} and so on) of this tree stand for, what is in them, and how well it",
+        "generalizes. What the ids mean comes from the naming convention; all else is counted from the files.",
+    )
+
+
+# --- the best configurations ------------------------------------------------------------------------------------------
+
+
+def _best(statistics: contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    ranking = say.ranked(statistics)
+    low, high = convention.generalization_k
+    if not any(ranking.values()):
+        pattern = markdown.code(convention.generalization_pattern)
+        nothing = f"Nothing is measured: no run here has a finite value of {pattern} for each K from {low} to {high}."
+        return markdown.join("## Best configurations", markdown.paragraph(nothing, "`ckptman eval` measures it."))
+    explanation = markdown.paragraph(
+        f"By measured generalization: the {say.exact_match(convention)}, as mean ± sample standard deviation over the",
+        "measured runs of a configuration. The trained lengths are a part of a configuration, the seed is not.",
+        f"{say.STAR} is the best of its family. {say.MEASURED_BY}",
+    )
+    parts = ["## Best configurations", explanation]
+    for family, ranked in ranking.items():
+        if ranked:
+            among = f", the best {_BEST} of {len(ranked):,}" if len(ranked) > _BEST else ""
+            title = f"**{say.family_title(*family, convention)}**{among}:"
+            parts += [title, best_table(ranked[:_BEST], statistics)]
+    return markdown.join(*parts)
+
+
+def best_table(
+    ranked: list[contents.Configuration], statistics: contents.TreeStatistics, *, stars: int = 1, family: bool = False
+) -> str:
+    """A table of measured configurations.
+
+    Args:
+        ranked: The configurations, in the order of the table.
+        statistics: The tree's.
+        stars: How many of them, from the first, get a star.
+        family: Whether there is a column for the family.
+    """
+    convention = statistics.convention
+    axes = [axis for axis in say.all_axes(convention) if _tells_apart(axis, ranked, convention)]
+    told_apart = [say.particulars(configuration, statistics) for configuration in ranked]
+    headers = ["", *(["Family"] if family else []), "Trained K", *(say.axis_title(axis, convention) for axis in axes),
+               say.generalization_title(convention), "Runs", "Figures from", "Folder"]  # fmt: skip
+    rows = []
+    for place, configuration in enumerate(ranked):
+        value = configuration.generalization
+        assert value is not None  # it is ranked
+        rows.append([
+            say.STAR if place < stars else "",
+                *([say.family_title(*configuration.family, convention)] if family else []),
+            say.trained(configuration.config, convention),
+            *(say.axis_word(axis, configuration.config.get(axis), convention) for axis in axes),
+            say.generalization(value),
+            " of ".join(map(str, sorted({value.runs, len(configuration.runs)}))),
+            " and ".join(_measured_by(configuration)),
+            markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
+        ])  # fmt: skip
+    if any(told_apart):
+        headers.append("Told apart by")
+        rows = [[*row, markdown.text(particulars)] for row, particulars in zip(rows, told_apart, strict=True)]
+    return markdown.table(headers, rows)
+
+
+def _tells_apart(axis: str, configurations: list[contents.Configuration], convention: Convention) -> bool:
+    """Whether an axis has a part in a family's task ids, or anyhow different values in its configurations."""
+    numbered = {a for c in configurations for p in say.patterns_of(*c.family, convention)
+                for a in say.pattern_axes(p, convention)}  # fmt: skip
+    return axis in numbered or len({repr(c.config.get(axis)) for c in configurations}) > 1
+
+
+def _measured_by(configuration: contents.Configuration) -> list[str]:
+    return sorted({markdown.text(run.measured.source) for run in configuration.runs if run.measured is not None})
+
+
+# --- tasks by family --------------------------------------------------------------------------------------------------
+
+
+def _families(convention: Convention, statistics: contents.TreeStatistics | None) -> str:
+    parts = ["## Tasks by family"]
+    if statistics is not None:
+        parts.append(markdown.paragraph(f"A column for each K, and in it a mark for each seed: {_LEGEND}."))
+    for layernorm, regime in say.families(convention):
+        folder = placement.family_folder(layernorm, regime, convention)
+        parts.append(f"### {say.family_title(layernorm, regime, convention)}")
+        patterns = say.patterns_of(layernorm, regime, convention)
+        if not patterns:
+            parts.append(f"In {markdown.code(f'{folder}/')}. The convention has no group pattern for this family.")
+        for pattern in patterns:
+            parts += _family_table(pattern, folder, statistics, convention)
+    if statistics is not None:
+        parts.append(_other_groups(statistics))
+    return markdown.join(*parts)
+
+
+def _family_table(
+    pattern: GroupPattern, folder: PurePosixPath, statistics: contents.TreeStatistics | None, convention: Convention
+) -> list[str]:
+    grid = convention.grids[pattern.grid]
+    presence = _Presence(statistics, pattern) if statistics is not None else None
+    groups = presence.groups if presence is not None else []
+    axes = say.pattern_axes(pattern, convention)
+    rows = []
+    for cell in grids.cells(grid, pattern.regime, convention.numbering):
+        row = [markdown.code(convention.folders.task(cell.task))]
+        row += [say.axis_word(axis, cell.values[axis], convention) for axis in axes]
+        row += [presence.marks(group, cell) for group in groups] if presence is not None else []
+        rows.append(row)
+    headers = ["Task", *(say.axis_title(axis, convention) for axis in axes),
+               *(_group_title(pattern, group) for group in groups)]  # fmt: skip
+    lengths = say.trained_by(pattern, convention)
+    where = f"Groups {markdown.code(pattern.pattern)} in {markdown.code(f'{folder}/')}; trained lengths: {lengths}."
+    return [where, markdown.table(headers, rows), presence.notes() if presence is not None else ""]
+
+
+class _Presence:
+    """What is there of the groups of one pattern."""
+
+    def __init__(self, statistics: contents.TreeStatistics, pattern: GroupPattern) -> None:
+        self.convention = statistics.convention
+        self.pattern = pattern
+        self.axes = say.pattern_axes(pattern, self.convention)
+        self.runs = [run for run in statistics.runs if self._is_mine(run.group, run.cell)]
+        self.lost = [item for item in statistics.lost if self._is_mine(item.run.group, item.cell)]
+        self.groups = say.natural([run.group for run in self.runs] + [item.run.group for item in self.lost])
+        expected = [group.name for group in statistics.grid_groups if group.pattern is pattern]
+        self.absent = [group for group in say.natural(expected) if group not in self.groups]
+        found = {run.seed for run in self.runs} | {item.run.seed for item in self.lost}
+        self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=contents.seed_order)
+        self.by_slot: dict[Any, list[contents.Run]] = defaultdict(list)
+        for run in self.runs:
+            self.by_slot[run.cell, run.seed].append(run)
+        self.lost_slots = {(item.cell, item.run.seed) for item in self.lost}
+
+    def _is_mine(self, group: str, cell: object) -> bool:
+        return cell is not None and placement.group_pattern(group, self.convention) is self.pattern
+
+    def marks(self, group: str, cell: grids.Cell) -> str:
+        """A mark for each seed."""
+        key = group, tuple(cell.values[axis] for axis in self.axes)
+        return "".join(self._mark((key, seed)) for seed in self.seeds)
+
+    def _mark(self, slot: Any) -> str:
+        marks = {_mark(run, self.convention) for run in self.by_slot.get(slot, ())} - {_NOTHING}
+        for mark in (_COMPLETE, _ONLY_FINAL, _NO_FINAL):
+            if mark in marks:
+                return mark
+        return _LOST if slot in self.lost_slots else _NOTHING
+
+    def notes(self) -> str:
+        """Which seeds the marks stand for, and what the table does not show."""
+        if not self.groups:
+            return "No such group is here."
+        notes = [f"Seeds, in this order: {say.seeds_text(self.seeds, self.convention)}."]
+        if self.absent:
+            by_k = [str(k) for group in self.absent if (k := _only_k(self.pattern, group)) is not None]
+            others = [markdown.code(group) for group in self.absent if _only_k(self.pattern, group) is None]
+            missing = [f"K = {', '.join(by_k)}"] if by_k else []
+            notes.append(f"Not here: {', '.join(missing + others)}.")
+        second = [markdown.link(markdown.code(str(run.folder)), run.folder, folder=True)
+                  for runs in self.by_slot.values() for run in runs[1:]]  # fmt: skip
+        if second:
+            notes.append(f"Second runs of a seed: {', '.join(second)}.")
+        return markdown.paragraph(*notes)
+
+
+def _mark(run: contents.Run, convention: Convention) -> str:
+    present = {file.kind for file in run.files}
+    finals = {prefix.name for prefix in convention.prefixes if prefix.final}
+    if all(prefix.name in present for prefix in convention.prefixes):
+        return _COMPLETE
+    if not present:
+        return _NOTHING
+    return _ONLY_FINAL if present & finals else _NO_FINAL
+
+
+def _group_title(pattern: GroupPattern, group: str) -> str:
+    k = _only_k(pattern, group)
+    return markdown.code(group) if k is None else f"K = {k}"
+
+
+def _only_k(pattern: GroupPattern, group: str) -> int | None:
+    """K, where the pattern holds nothing else."""
+    values = pattern.parse(group) or {}
+    return values["K"] if set(values) == {"K"} else None
+
+
+def _other_groups(statistics: contents.TreeStatistics) -> str:
+    """Runs that fill no cell of a grid."""
+    convention = statistics.convention
+    others = [c for c in statistics.configurations if c.runs[0].cell is None]
+    if not others:
+        return ""
+    rows = []
+    for configuration in others:
+        first = configuration.runs[0]
+        seeds = ", ".join(f"{say.seeds_text([run.seed], convention)} {_mark(run, convention)}"
+                          for run in configuration.runs)  # fmt: skip
+        settings = [say.brief(first.config, say.all_axes(convention), convention)]
+        settings.append(say.particulars(configuration, statistics))
+        rows.append([
+            markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
+            say.family_title(first.layernorm, first.regime, convention),
+            say.trained(first.config, convention),
+            markdown.text(", ".join(filter(None, settings))),
+            seeds,
+        ])  # fmt: skip
+    return markdown.join(
+        "### Other groups",
+        markdown.paragraph(
+            "Groups of no known pattern keep the task ids of their source, which say nothing by themselves; the",
+            "configurations are those inside the checkpoints.",
+        ),
+        markdown.table(["Folder", "Family", "Trained K", "Configuration", "Seeds"], rows),
+    )
+
+
+# --- where to find ----------------------------------------------------------------------------------------------------
+
+
+def _where(statistics: contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    by_group: dict[PurePosixPath, list[contents.Configuration]] = defaultdict(list)
+    for configuration in statistics.configurations:
+        by_group[contents.group_folder(configuration.folder, convention)].append(configuration)
+    if not by_group:
+        return markdown.join("## Where to find a configuration", "There is no run in this tree yet.")
+    rows = []
+    for folder, configurations in sorted(by_group.items(), key=lambda item: wording.path_key(item[0])):
+        trained = say.natural(say.trained(c.config, convention) for c in configurations)
+        tasks = [convention.folders.parse_task(c.folder.name) for c in configurations]
+        ids = say.ids_text(task for task in tasks if task is not None) or say.NOTHING
+        files = sum(len(run.files) for c in configurations for run in c.runs)
+        runs = sum(run.record is not None for c in configurations for run in c.runs)
+        rows.append([markdown.link(markdown.code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids, str(len(configurations)),
+                     str(runs), str(files)])  # fmt: skip
+    run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
+    shape = say.placeholders("/".join(("{family}", "{group}", convention.folders.task_pattern, *run_folder, "")))
+    return markdown.join(
+        "## Where to find a configuration",
+        markdown.paragraph(f"Its task is in the table of its family above; it lies in {markdown.code(shape)}."),
+        markdown.table(["Group", "Trained K", "Tasks", "Configurations", "Runs", "Files"], rows, right=(3, 4, 5)),
+        _misnumbered(statistics),
+        _example(statistics),
+    )
+
+
+def _misnumbered(statistics: contents.TreeStatistics) -> str:
+    """Configurations whose folder has another number than the tables say, as in a tree that was numbered otherwise."""
+    convention = statistics.convention
+    found = [(c, task) for c in statistics.configurations if (task := _other_id(c, convention.numbering, convention))]
+    if not found:
+        return ""
+    listed = [f"{markdown.link(markdown.code(say.tail(c.folder)), c.folder, folder=True)} holds {markdown.code(task)}"
+              for c, task in found[:_MOST_LISTED]]  # fmt: skip
+    more = f" and {len(found) - _MOST_LISTED:,} more" if len(found) > _MOST_LISTED else ""
+    known = dict.fromkeys(name for grid in convention.grids.values() for name in grid.numberings)
+    fitting = [name for name in known if not any(_other_id(c, name, convention) for c in statistics.configurations)]
+    advice = ""
+    if fitting:
+        line = markdown.code(f"numbering: {fitting[0]}")
+        advice = f"All numbers fit the numbering {markdown.code(fitting[0])}: to use it, put {line} into a {markdown.code(convention_file.FILE_NAME)} here."
+    count = wording.count_text(len(found), "configuration")
+    return markdown.paragraph(f"{count} in a folder of another number: {', '.join(listed)}{more}.", advice)
+
+
+def _other_id(configuration: contents.Configuration, numbering: str, convention: Convention) -> str | None:
+    """The task folder that a configuration should lie in by a numbering, where it lies in another one."""
+    run = configuration.runs[0]
+    pattern = placement.group_pattern(run.group, convention) if run.cell is not None else None
+    number = convention.folders.parse_task(configuration.folder.name)
+    if pattern is None or number is None:
+        return None
+    grid = convention.grids[pattern.grid]
+    if numbering not in grid.numberings:
+        return None
+    task = grids.task_of(grid, pattern.regime, numbering, run.config)
+    return None if number == task else convention.folders.task(task)
+
+
+def _example(statistics: contents.TreeStatistics) -> str:
+    """One configuration that is here, and the command that finds it."""
+    convention = statistics.convention
+    ranking = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
+    candidates = [*ranking, *(c for c in statistics.configurations if c.runs[0].cell is not None)]
+    run = next((r for c in candidates for r in c.runs if r.files and r.record is not None and r.cell is not None), None)
+    if run is None:
+        return ""
+    pattern = placement.group_pattern(run.group, convention)
+    assert pattern is not None  # it has a cell
+    axes = say.pattern_axes(pattern, convention)
+    keys = [*axes, convention.families.layernorm_config, *convention.families.fixed_when_equal]
+    condition = " and ".join(f"{key} == {grid_text.bare(run.config.get(key))}" for key in keys)
+    title = _lower(say.family_title(run.layernorm, run.regime, convention))
+    return markdown.join(
+        markdown.paragraph(
+            f"For example, {markdown.text(say.brief(run.config, axes, convention))} ({title}, K = "
+            f"{say.trained(run.config, convention)}), seed {say.seeds_text([run.seed], convention)}, lies in",
+            f"{markdown.link(markdown.code(f'{run.folder}/'), run.folder, folder=True)}.",
+            "`ckptman ls` finds checkpoints by their configuration; in the folder of this file:",
+        ),
+        markdown.fenced("bash", f"ckptman ls --root . --paths --where {shlex.quote(condition)}"),
+    )
+
+
+# --- overwritten runs -------------------------------------------------------------------------------------------------
+
+
+def _overwritten(statistics: contents.TreeStatistics) -> str:
+    if not statistics.lost:
+        return ""
+    by_task: dict[tuple[PurePosixPath, object], list[contents.Lost]] = defaultdict(list)
+    for item in statistics.lost:
+        by_task[item.folder, item.cell].append(item)
+    rows = [_lost_row(folder, items, statistics.convention) for (folder, _), items in by_task.items()]
+    count = len(statistics.lost)
+    return markdown.join(
+        "## Overwritten runs",
+        markdown.paragraph(
+            f"The checkpoints of {wording.count_text(count, 'run')} are gone: later runs of the same tasks wrote files of the",
+            "same names over them. What is left are their W&B records. The generalization that these logged is in none",
+            "of the means above.",
+        ),
+        markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
+    )
+
+
+def _lost_row(folder: PurePosixPath, items: Sequence[contents.Lost], convention: Convention) -> list[str]:
+    told: list[str] = []
+    by: list[str] = []
+    for item in items:
+        value = metrics.from_metrics(item.run.metrics, convention)
+        seed = say.seeds_text([item.run.seed], convention)
+        told.append(
+            f"{seed} ({markdown.code(item.run.run_id)}{'' if value is None else f', {wording.percent(value)}'})"
+        )
+        by += item.run.overwritten_by
+    names = ", ".join(map(markdown.code, dict.fromkeys(by))) or "an unknown run"
+    configuration = markdown.text(say.brief(items[0].run.config, say.all_axes(convention), convention))
+    return [markdown.link(markdown.code(say.tail(folder)), folder, folder=True), configuration, ", ".join(told), names]
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:]

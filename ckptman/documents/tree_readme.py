@@ -1,0 +1,394 @@
+"""README.md of a tree: the blocks that `report` fills in it, and the document it writes where there is none."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.documents import document_text as say
+from ckptman.documents.marked_blocks import append_blocks, empty_block, fill_blocks, find_blocks
+from ckptman.documents.statistics_text import statistics_text
+from ckptman.documents.task_mapping import best_table
+from ckptman.documents.tree_drawing import draw_tree
+from ckptman.rules import Convention, convention_file, grids, terms
+from ckptman.rules import naming as naming_rules
+from ckptman.text import RefusedError, markdown, wording
+from ckptman.tree import contents as tree_contents
+from ckptman.tree import records
+
+README = "README.md"
+TASK_MAPPING = "TASK_MAPPING.md"
+
+_MOST_VALUES = 8
+"""Values of a name field that are listed."""
+_MAPPING_LINK = markdown.link(markdown.code(TASK_MAPPING), PurePosixPath(TASK_MAPPING))
+
+_LOADING = """\
+import torch
+from ckptman import GPT, GPTConfig
+
+# Load checkpoint
+ckpt = torch.load('path/to/checkpoint.pt', map_location='cpu')
+
+# Reconstruct model config
+cfg = ckpt['config']
+model_cfg = GPTConfig(
+    block_size=cfg.train_max_k,
+    vocab_size=cfg.vocab_n + 1,  # +1 for separator
+    n_layers=cfg.n_layers,
+    n_heads=cfg.n_heads,
+    n_embd=cfg.n_embd,
+    without_pos=cfg.without_pos,
+    use_mlp=cfg.use_mlp,
+    use_layernorm=cfg.use_layernorm,
+    max_seq_len=2 * cfg.test_max_k + 1,
+)
+
+# Create and load model
+model = GPT(model_cfg)
+model.load_state_dict(ckpt['model_state_dict'])
+model.eval()
+"""
+"""How a file of the documented form is loaded; what ckptman promises to keep working."""
+
+
+def readme_text(statistics: tree_contents.TreeStatistics, existing: str | None, document: str = README) -> str:
+    """The README of a tree.
+
+    Args:
+        statistics: What is in the tree.
+        existing: The README as it is. Its blocks are filled; where it has none, the statistics are put at its end.
+            None where there is no README: then a whole one is written.
+        document: Its name, for messages.
+
+    Raises:
+        RefusedError: `bad-markers` or `unclosed-fence`, where the README cannot be filled.
+    """
+    contents = block_contents(statistics)
+    if existing is None:
+        return fill_blocks(_new_readme(), contents, document)
+    if find_blocks(existing, document, contents):
+        return fill_blocks(existing, contents, document)
+    return append_blocks(existing, f"## Checkpoint Statistics\n\n{empty_block('statistics')}\n", document, contents)
+
+
+def block_contents(statistics: tree_contents.TreeStatistics) -> dict[str, str]:
+    """What stands in each block, by its name."""
+    return {name: write(statistics) for name, write in _BLOCKS.items()}
+
+
+def _new_readme() -> str:
+    def block(name: str) -> str:
+        return empty_block(name)
+
+    marker = "`<!-- ckptman:begin … -->` and `<!-- ckptman:end … -->`"
+    return markdown.join(
+        "# Checkpoint Organization",
+        block("summary"),
+        markdown.paragraph(
+            "This folder is kept with `ckptman`, a command-line program and Python package that sorts, checks and",
+            f"documents checkpoints. What stands between {marker} is written by `ckptman report`; everything else is",
+            "yours to edit.",
+        ),
+        "## Directory Structure",
+        block("structure"),
+        "## Best Configurations",
+        block("best"),
+        "## Task Directory Structure",
+        block("tasks"),
+        "## Checkpoint Naming Convention",
+        block("naming"),
+        "### Examples",
+        block("examples"),
+        "## Checkpoint Contents",
+        block("contents"),
+        "## Loading Checkpoints",
+        block("loading"),
+        "## Checkpoint Statistics",
+        block("statistics"),
+        "## Adding New Checkpoints",
+        block("adding"),
+        "## Source Location",
+        block("source"),
+    ) + "\n"  # fmt: skip
+
+
+# --- what is here -----------------------------------------------------------------------------------------------------
+
+
+def _summary(statistics: tree_contents.TreeStatistics) -> str:
+    counted = [wording.count_text(len(statistics.files), "checkpoint file")]
+    if statistics.finished:
+        counted.append(wording.count_text(len(statistics.finished), "run"))
+    counted.append(wording.count_text(len(statistics.configurations), "configuration"))
+    complete = sum(count.complete for count in statistics.grid_counts)
+    expected = sum(count.runs_expected for count in statistics.grid_counts)
+    gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {'its' if len(statistics.lost) == 1 else 'their'} checkpoints"
+    return markdown.paragraph(
+        f"**{', '.join(counted)}**, {wording.size_text(sum(file.size for file in statistics.files))}:",
+        f"{markdown.text(statistics.convention.title)}. Of the {wording.count_text(expected, 'run')} that the experiment's grid",
+        f"expects, {complete:,} {'is' if complete == 1 else 'are'} here with all checkpoints.",
+        f"{gone} to later runs that overwrote them." if statistics.lost else "",
+    )
+
+
+def _structure(statistics: tree_contents.TreeStatistics) -> str:
+    rules = (
+        [(convention_file.FILE_NAME, "the rules of this tree")]
+        if convention_file.FILE_NAME in statistics.top_files
+        else []
+    )
+    top_files = [(TASK_MAPPING, "what each task id stands for, and what is there of it"), (README, "this file"), *rules]
+    return markdown.join(
+        markdown.fenced("", draw_tree(statistics, top_files)),
+        markdown.paragraph(
+            f"The configuration inside a checkpoint decides where it lies. A run's {markdown.code(records.RUN_FILE)} tells all that is",
+            "known of the run.",
+            f"{markdown.code(records.OVERWRITTEN_FILE)} in a task's folder tells which of its runs lost their checkpoints to later ones."
+            if statistics.lost
+            else "",
+        ),
+    )
+
+
+def _best(statistics: tree_contents.TreeStatistics) -> str:
+    best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
+    if not best:
+        return "Nothing is measured yet: no run here has the metrics, and `ckptman eval` has not been run."
+    return markdown.join(
+        markdown.paragraph(
+            f"The best of each family by measured generalization: the {say.exact_match(statistics.convention)}, as",
+            f"mean ± sample standard deviation over runs. {say.MEASURED_BY} {_MAPPING_LINK} has more of them.",
+        ),
+        best_table(best, statistics, stars=len(best), family=True),
+    )
+
+
+def _tasks(statistics: tree_contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    parts = [
+        markdown.paragraph(
+            "A group holds the runs for one K, the longest trained list; a task of it those with one combination of",
+            f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
+        )
+    ]
+    for grid in convention.grids.values():
+        of_grid = f", grid {markdown.code(grid.name)}" if len(convention.grids) > 1 else ""
+        for regime, rule in grid.regimes.items():
+            patterns = [g.pattern for g in convention.groups if (g.grid, g.regime) == (grid.name, regime)]
+            rows = [[markdown.code(convention.folders.task(cell.task)),
+                     *(say.axis_word(axis, cell.values[axis], convention) for axis in rule.axes)]
+                    for cell in grids.cells(grid, regime, convention.numbering)]  # fmt: skip
+            parts += [
+                f"### {say.regime_title(regime, convention)}{of_grid}",
+                f"Groups {' and '.join(map(markdown.code, patterns))}:" if patterns else "",
+                markdown.table(["Task", *(say.axis_title(axis, convention) for axis in rule.axes)], rows),
+            ]
+        seeds = ", ".join(map(str, grid.seeds))
+        kinds = wording.count_text(len(convention.prefixes), "checkpoint")
+        runs = wording.count_text(len(grid.seeds), "run")
+        parts.append(f"A complete configuration has {runs} (seeds {seeds}), each with {kinds}{of_grid}.")
+    return markdown.join(*parts)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _naming(statistics: tree_contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    naming = naming_rules.naming_of(convention)
+    seen = _seen_values(statistics, naming)
+    rows = [["**Prefix**", "Kind of checkpoint",
+             ", ".join(f"{markdown.code(prefix.name)} ({markdown.text(prefix.title)})" for prefix in convention.prefixes),
+             _listed(seen["", "prefix"])]]  # fmt: skip
+    for field in convention.fields:
+        title = markdown.text(field.title) + (" (optional)" if field.optional else "")
+        rows.append([f"**{markdown.text(field.tag)}**", title, _form(field), _listed(seen["field", field.tag])])
+    step = (
+        f"**{markdown.text(convention.step_tag)}**",
+        markdown.text(convention.step_title),
+        "whole number",
+        _listed(seen["", "step"]),
+    )
+    rows.append([*step])
+    return markdown.join(
+        markdown.fenced("", naming.pattern),
+        "" if not any(field.optional for field in convention.fields) else "What stands in brackets may be left out.",
+        markdown.table(["Field", "Meaning", "Written as", "Here"], rows),
+        markdown.paragraph("The seed is not in a name: the run's folder has it."),
+    )
+
+
+def _seen_values(
+    statistics: tree_contents.TreeStatistics, naming: naming_rules.Naming
+) -> Mapping[tuple[str, str], set[str]]:
+    """What the names here say, by field."""
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for name in {file.path.name for file in statistics.files}:
+        try:
+            parsed = naming.parse(name)
+        except RefusedError:
+            continue
+        seen["", "prefix"].add(parsed.prefix.name)
+        seen["", "step"].add(str(parsed.step))
+        for field in statistics.convention.fields:
+            if field.config[0] in parsed.values:
+                seen["field", field.tag].add(_name_value(field, parsed.values, naming))
+    return seen
+
+
+def _name_value(field: terms.NameField, values: Mapping[str, Any], naming: naming_rules.Naming) -> str:
+    if field.type == "range":
+        return "to".join(str(values[key]) for key in field.config)
+    return naming.short(field.config[0], values).removeprefix(field.tag)
+
+
+def _form(field: terms.NameField) -> str:
+    if field.values:
+        return " or ".join(markdown.code(value) for value in field.values)
+    forms = {"int": "whole number", "bool": "0 or 1", "float": "number", "word": "word", "range": "`<from>to<to>`",
+             "list": "numbers joined by `-`"}  # fmt: skip
+    return forms[field.type]
+
+
+def _listed(values: Iterable[str]) -> str:
+    ordered = say.natural(values)
+    shown = [markdown.text(value) for value in ordered[:_MOST_VALUES]] + (["…"] if len(ordered) > _MOST_VALUES else [])
+    return ", ".join(shown) or say.NOTHING
+
+
+def _examples(statistics: tree_contents.TreeStatistics) -> str:
+    parts = [part for run, file in _example_files(statistics) for part in _example(run, file, statistics.convention)]
+    return markdown.join(*parts) or "There is no checkpoint here yet."
+
+
+def _example_files(
+    statistics: tree_contents.TreeStatistics,
+) -> list[tuple[tree_contents.Run, tree_contents.CheckpointFile]]:
+    """The last checkpoint of the best configuration of each family, or of its first one."""
+    found = []
+    ranking = say.ranked(statistics)
+    for family in say.families(statistics.convention):
+        candidates = [*ranking[family], *(c for c in statistics.configurations if c.family == family)]
+        files = [(run, file) for c in candidates for run in c.runs for file in reversed(run.files)]
+        found += files[:1]
+    return found
+
+
+def _example(run: tree_contents.Run, file: tree_contents.CheckpointFile, convention: Convention) -> list[str]:
+    prefix = convention.prefix(file.kind or "")
+    settings = markdown.text(say.brief(run.config, say.all_axes(convention), convention))
+    facts = [
+        f"{say.family_title(run.layernorm, run.regime, convention)}, K = {say.trained(run.config, convention)}",
+        f"{settings}; seed {say.seeds_text([run.seed], convention)}",
+    ]
+    if prefix is not None and file.step is not None:
+        facts.append(f"{markdown.text(prefix.title[:1].upper() + prefix.title[1:])}, {file.step:,} iterations")
+    if run.measured is not None and prefix is not None and prefix.final:
+        facts.append(f"Generalization {wording.percent(run.measured.value)} ({markdown.text(run.measured.source)})")
+    facts.append(f"In {markdown.link(markdown.code(f'{file.path.parent}/'), file.path.parent, folder=True)}")
+    return [markdown.fenced("", wording.one_line(file.path.name)), "\n".join(f"- {fact}" for fact in facts)]
+
+
+# --- contents and loading ---------------------------------------------------------------------------------------------
+
+
+def _contents(statistics: tree_contents.TreeStatistics) -> str:
+    forms = statistics.convention.checkpoint.forms
+    holds: list[tuple[str, Callable[[terms.CheckpointForm], str | None]]] = [
+        ("Weights by parameter name", lambda form: form.weights),
+        ("Optimizer state; final files may lack it", lambda form: form.optimizer),
+        ("Training configuration, seed included", lambda form: form.config),
+        ("Shape of the model", lambda form: form.model_config),
+        ("Iterations done", lambda form: form.iters),
+        ("Index of the last iteration, on the way only", lambda form: form.itr),
+        ("W&B run, where the trainer knew it", lambda form: form.run_id),
+    ]
+    rows = [
+        [what, *(markdown.code(key) if (key := get(form)) else say.NOTHING for form in forms)] for what, get in holds
+    ]
+    return markdown.join(
+        markdown.paragraph(
+            "Each file is a dictionary that `torch.save` wrote. Its keys depend on the trainer:",
+            f"{'one form is' if len(forms) == 1 else 'these forms are'} known.",
+            "`ckptman show FILE` tells what a file holds.",
+        ),
+        markdown.table(["Holds", *(f"Form {markdown.text(form.name)}" for form in forms)], rows),
+    )
+
+
+def _loading(statistics: tree_contents.TreeStatistics) -> str:
+    plain = [path for _, file in _example_files(statistics) if (path := str(file.path)).isprintable()]
+    path = plain[0] if plain else f"path/to/checkpoint{statistics.convention.checkpoint.suffix}"
+    every = f"import ckptman\n\nmodel, info = ckptman.load({path!r})\n"
+    documented = next((form.name for form in statistics.convention.checkpoint.forms if form.config == "config"), "")
+    return markdown.join(
+        "With the Python package `ckptman`, a file of any form, by its path from this folder:",
+        markdown.fenced("python", every),
+        f"A file of form {markdown.text(documented)}, step by step:" if documented else "Step by step:",
+        markdown.fenced("python", _LOADING),
+    )
+
+
+# --- adding, and where from -------------------------------------------------------------------------------------------
+
+
+def _adding(statistics: tree_contents.TreeStatistics) -> str:
+    return markdown.join(
+        markdown.paragraph(
+            "Do not copy files here by hand: `ckptman ingest` reads the configuration in each file, puts the file",
+            "where it belongs, and keeps where it came from. It overwrites nothing, and places nothing twice. In this",
+            "folder:",
+        ),
+        markdown.fenced(
+            "bash",
+            "ckptman ingest /path/to/grid_outputs --root . --dry-run  # what it would do\n"
+            "ckptman ingest /path/to/grid_outputs --root .\n"
+            "ckptman validate --root .\n"
+            "ckptman report --root .                                  # brings the documents up to date",
+        ),
+        markdown.paragraph(
+            f"For an experiment with other fields, groups or grids, extend the rules in {markdown.code(convention_file.FILE_NAME)}."
+        ),
+    )
+
+
+def _source(statistics: tree_contents.TreeStatistics) -> str:
+    convention = statistics.convention
+    by_root: dict[str, Counter[str]] = defaultdict(Counter)
+    for run in statistics.finished:
+        assert run.record is not None  # it is finished
+        by_root[run.record.source.root].update(runs=1, files=len(run.files))
+    for lost in statistics.lost:
+        by_root[lost.run.source_root].update(overwritten=1)
+    layout = say.placeholders("/".join(("{group}", convention.folders.task_pattern, convention.raw.saved_models)))
+    if not by_root:
+        return f"No {markdown.code(records.RUN_FILE)} tells where the files came from."
+    rows = [[markdown.code(root), *(f"{by_root[root][key]:,}" for key in ("runs", "files", "overwritten"))]
+            for root in say.natural(by_root)]  # fmt: skip
+    return markdown.join(
+        "The folders that were ingested:",
+        markdown.table(["Source", "Runs", "Files", "Overwritten runs"], rows, right=range(1, 4)),
+        markdown.paragraph(
+            f"There the runs lie as training left them, in {markdown.code(f'{layout}/')}. From which file exactly each",
+            f"checkpoint came is in the {markdown.code(records.RUN_FILE)} of its run. The known groups:",
+        ),
+        "\n".join(f"- {markdown.code(group.pattern)}: {markdown.text(group.title)}" for group in convention.groups),
+    )
+
+
+_BLOCKS: Mapping[str, Callable[[tree_contents.TreeStatistics], str]] = {
+    "summary": _summary,
+    "structure": _structure,
+    "best": _best,
+    "tasks": _tasks,
+    "naming": _naming,
+    "examples": _examples,
+    "contents": _contents,
+    "loading": _loading,
+    "statistics": statistics_text,
+    "adding": _adding,
+    "source": _source,
+}

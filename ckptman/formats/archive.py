@@ -1,0 +1,471 @@
+"""The container of a checkpoint: a zip archive as `torch.save` writes it, read strictly.
+
+`zipfile` reads whatever it can make sense of. Here an archive has to be exactly what torch makes of a file: entries one
+after the other from the first byte on, uncompressed, with plain names in one folder, a directory that agrees with them,
+and nothing else. So there is one way to read it, and it is the way torch reads it.
+
+    entry   = local header (30 bytes), name, extra field (padding, so that the data is aligned), data,
+              data descriptor (CRC-32 and sizes again)
+    archive = entries, directory (46 bytes, name and extra field for each entry),
+              zip64 end record (56 bytes), its locator (20 bytes), end record (22 bytes)
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, NamedTuple, NoReturn
+
+from ckptman.formats.refusals import refusal
+from ckptman.text import RefusedError
+
+PICKLE: Final = "data.pkl"
+"""The entry with everything but the tensors' elements."""
+
+MAX_ENTRIES: Final = 1 << 16
+MAX_DIRECTORY: Final = 1 << 24
+"""Bytes of the archive's directory."""
+
+_CHUNK: Final = 1 << 20
+_TAIL: Final = 1 << 13
+"""Bytes read from the end at once: room for the directory of about 100 entries."""
+
+# Sizes and offsets that do not fit in 32 bits are written as all ones, and in a zip64 record besides.
+_NO_32, _NO_16 = 0xFFFFFFFF, 0xFFFF
+_ENCRYPTED, _DESCRIPTOR_FLAG, _UTF8_FLAG = 0x0001, 0x0008, 0x0800
+_OTHER_FLAGS: Final = 0xFFFF & ~(_DESCRIPTOR_FLAG | _UTF8_FLAG)
+
+# signature, flags, method, CRC, compressed size, size, lengths of name and extra field
+_LOCAL = Struct("<4s2xHH4xIIIHH")
+# the same, then length of the comment, disk, offset of the local header
+_CENTRAL = Struct("<4s4xHH4xIIIHHHH6xI")
+# signature, two disk numbers, two numbers of entries, size and offset of the directory, length of the comment
+_END = Struct("<4sHHHHIIH")
+# signature, size of the rest of the record, two disk numbers, two numbers of entries, size and offset of the directory
+_END_64 = Struct("<4sQ4xIIQQQQ")
+# signature, disk, offset of the zip64 end record, number of disks
+_LOCATOR = Struct("<4sIQI")
+_DESCRIPTOR = Struct("<4sIII")
+_DESCRIPTOR_64 = Struct("<4sIQQ")
+
+_LOCAL_SIGNATURE, _CENTRAL_SIGNATURE, _END_SIGNATURE = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+_END_64_SIGNATURE, _LOCATOR_SIGNATURE, _DESCRIPTOR_SIGNATURE = b"PK\6\6", b"PK\6\7", b"PK\7\x08"
+
+_LEGACY_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number 0x1950a86a20f9469cfc6c as a pickle, after the two bytes that name the protocol."""
+
+
+class Entry(NamedTuple):
+    """One entry of the archive."""
+
+    header: int
+    """Where its local header begins."""
+    size: int
+    """Bytes of its data."""
+    crc: int
+    """CRC-32 of its data, by the directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An open archive whose directory has been read and checked."""
+
+    fd: int
+    size: int
+    """Bytes of the file."""
+    folder: bytes
+    """The folder all entries lie in, with its slash."""
+    entries: Mapping[str, Entry]
+    """By name inside the folder, in the order of the file."""
+    directory: int
+    """Where the directory begins, and the entries end."""
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The data of an entry, after a check that its own header agrees with the directory, and its checksum.
+
+        Raises:
+            RefusedError: if there is none, if it has more than `limit` bytes, if the headers disagree, or if the data
+                does not fit its checksum (`bad-crc`; a checksum of 0 counts as none, for torch can be told to write 0).
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch wrote: it has no {name}")
+        if entry.size > limit:
+            raise refusal("pickle-bomb", f"its {name} has {entry.size:,} bytes, more than {limit:,}")
+        # One read mostly does: the padding is seldom more than 64 bytes.
+        block = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name) + 256 + entry.size)
+        start = self._data_start(name, entry, block)
+        if start + entry.size > len(block):
+            block, start = _read_at(self.fd, entry.header + start, entry.size), 0
+        data = block[start : start + entry.size]
+        if len(data) < entry.size:
+            raise refusal("cut", "it became shorter while it was read")
+        if entry.crc and zlib.crc32(data) != entry.crc:
+            raise _bad_crc(name)
+        return data
+
+    def verify_crcs(self) -> None:
+        """Read every entry and check it against its CRC-32, and that no byte of the file lies outside all records.
+
+        Memory is bounded by a buffer of 1 MiB.
+
+        Raises:
+            RefusedError: `bad-crc` with the name of the first entry that fails, or as `open_archive`.
+        """
+        buffer = memoryview(bytearray(_CHUNK))
+        starts = [entry.header for entry in self.entries.values()]
+        for (name, entry), end in zip(self.entries.items(), [*starts[1:], self.directory], strict=True):
+            header = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
+            data = entry.header + self._data_start(name, entry, header)
+            self._check_descriptor(name, entry, data + entry.size, end)
+            if self._crc(buffer, data, entry.size) != entry.crc:
+                raise _bad_crc(name)
+
+    def _data_start(self, name: str, entry: Entry, block: bytes) -> int:
+        """Bytes from an entry's local header, with which `block` begins, to its data."""
+        full_name = self.folder + name.encode()
+        if len(block) < _LOCAL.size + len(full_name):
+            raise refusal("cut", "it became shorter while it was read")
+        signature, flags, method, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(block)
+        if signature != _LOCAL_SIGNATURE or block[_LOCAL.size : _LOCAL.size + name_length] != full_name:
+            raise refusal("broken-archive", f"its entry {_shown(name)} is not where the directory says")
+        if method or flags & _OTHER_FLAGS:
+            raise refusal("unsafe-archive", f"its entry {_shown(name)} is compressed or encrypted")
+        later = (0, _NO_32) if flags & _DESCRIPTOR_FLAG else (_NO_32,)  # given only after the data, or in zip64 form
+        stated = ((crc, entry.crc), (packed, entry.size), (size, entry.size))
+        if any(value != expected and value not in later for value, expected in stated):
+            raise refusal(
+                "broken-archive", f"its entry {_shown(name)} and the directory give different sizes or checksums"
+            )
+        return _LOCAL.size + int(name_length) + int(extra_length)
+
+    def _check_descriptor(self, name: str, entry: Entry, start: int, end: int) -> None:
+        """Between the data of an entry and the next entry stands its data descriptor, or nothing."""
+        if end < start:
+            raise refusal("unsafe-archive", f"its entry {_shown(name)} overlaps the next one")
+        for form in (_DESCRIPTOR, _DESCRIPTOR_64):
+            if end - start == form.size:
+                found = form.unpack(self._exactly(start, form.size))
+                if found == (_DESCRIPTOR_SIGNATURE, entry.crc, entry.size, entry.size):
+                    return
+        if end != start:
+            raise refusal("unsafe-archive", f"there are bytes after its entry {_shown(name)} that belong to no entry")
+
+    def _crc(self, buffer: memoryview, start: int, size: int) -> int:
+        crc, done = 0, 0
+        while done < size:
+            with _reading():
+                got = os.preadv(self.fd, [buffer[: min(len(buffer), size - done)]], start + done)
+            if not got:
+                raise refusal("cut", "it became shorter while it was read")
+            crc = zlib.crc32(buffer[:got], crc)
+            done += got
+        return crc
+
+    def _exactly(self, start: int, size: int) -> bytes:
+        data = _read_at(self.fd, start, size)
+        if len(data) < size:
+            raise refusal("cut", "it became shorter while it was read")
+        return data
+
+
+@contextmanager
+def open_archive(path: str | os.PathLike[str], *, fd: int | None = None) -> Iterator[Archive]:
+    """Open a checkpoint's archive and read its directory.
+
+    Args:
+        path: The file. Refusals raised inside the `with` block are told of it by name.
+        fd: An open descriptor of the file, to read from instead of opening `path`; it stays open, where it was.
+
+    Raises:
+        RefusedError: with a code of `refusals.REFUSALS` if it is not a torch archive, not whole, or not safe to read.
+    """
+    opened: int | None = None
+    try:
+        if fd is None:
+            opened = fd = _open(path)
+        yield _read_archive(fd)
+    except RefusedError as error:
+        raise RefusedError(f"{show_path(path)}: {error.message}", code=error.code, fix=error.fix) from None
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def verify_crcs(path: str | os.PathLike[str], *, fd: int | None = None) -> None:
+    """Read a whole checkpoint and check each entry of its archive against its CRC-32.
+
+    Args:
+        path: The file.
+        fd: An open descriptor of it, as for `open_archive`.
+
+    Raises:
+        RefusedError: as `open_archive` and `Archive.verify_crcs`.
+    """
+    with open_archive(path, fd=fd) as archive:
+        archive.verify_crcs()
+
+
+def show_path(path: str | os.PathLike[str]) -> str:
+    """A path in a message: as it is, or quoted where it holds line breaks, escape codes or bytes that are not text."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _open(path: str | os.PathLike[str]) -> int:
+    try:
+        # Looked at before it is opened: that alone lets the writer of a named pipe go on, and has effects on devices.
+        _check_regular(os.stat(path))  # noqa: PTH116 (a Path takes three times as long)
+        # Without waiting, should a pipe have taken its place since.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:  # a path with a null character
+        reason = str(error)
+    raise refusal("unreadable", f"cannot be opened: {reason}")
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise refusal("not-a-file", "not a regular file")
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refusal("unreadable", f"cannot be read: {error.strerror}") from None
+
+
+def _read_at(fd: int, start: int, size: int) -> bytes:
+    """Up to `size` bytes from `start`; fewer only at the end of the file."""
+    with _reading():
+        data = os.pread(fd, size, start)
+        while 0 < len(data) < size and (more := os.pread(fd, size - len(data), start + len(data))):
+            data += more
+    return data
+
+
+def _read_archive(fd: int) -> Archive:
+    with _reading():
+        status = os.fstat(fd)
+    _check_regular(status)
+    size = status.st_size
+    if not size:
+        raise refusal("empty", "the file is empty")
+    tail_start = max(0, size - _TAIL)
+    tail = _read_at(fd, tail_start, size - tail_start)
+    end = _find_end(fd, size, tail)
+    if end.start >= tail_start:
+        directory = tail[end.start - tail_start : end.start - tail_start + end.size]
+    else:
+        directory = _read_at(fd, end.start, end.size)
+    if len(directory) < end.size:
+        raise refusal("cut", "it became shorter while it was read")
+    folder, entries = _read_directory(directory, end)
+    archive = Archive(fd, size, folder, entries, end.start)
+    _check_kind(archive)
+    return archive
+
+
+def _check_kind(archive: Archive) -> None:
+    if PICKLE not in archive.entries:
+        raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch.save wrote: it has no {PICKLE}")
+    if "constants.pkl" in archive.entries or any(name.startswith("code/") for name in archive.entries):
+        raise refusal("foreign", "a TorchScript program, not a checkpoint")
+    # Archives from before torch 2.0 have no such entry; they were written on little-endian machines.
+    if "byteorder" in archive.entries and (order := archive.read("byteorder", 16)) != b"little":
+        raise refusal("foreign", f"its numbers are not in little-endian byte order, but {order!r}")
+
+
+# --- the end of the archive -------------------------------------------------------------------------------------------
+
+
+class _End(NamedTuple):
+    """What the end records say of the directory."""
+
+    entries: int
+    start: int
+    size: int
+
+
+def _find_end(fd: int, size: int, tail: bytes) -> _End:
+    if tail[-_END.size : -_END.size + 4] != _END_SIGNATURE or len(tail) < _END.size:
+        _refuse_without_end(fd, size, tail)
+    _, disk, first_disk, entries_here, entries, length, start, comment = _END.unpack(tail[-_END.size :])
+    if comment:
+        raise refusal("unsafe-archive", "the archive has a comment, which torch does not write")
+    after = size - _END.size
+    locator = tail[-_END.size - _LOCATOR.size : -_END.size]
+    if locator[:4] == _LOCATOR_SIGNATURE:
+        after -= _LOCATOR.size + _END_64.size
+        long = _read_end_64(tail, locator, after)
+        # Each field of the short record is either the same as in the long one, or says that it does not fit.
+        counts_agree = {entries_here, entries} <= {_NO_16, long.entries}
+        if not counts_agree or length not in (_NO_32, long.size) or start not in (_NO_32, long.start):
+            raise refusal("broken-archive", "the two end records of the archive disagree")
+        end = long
+    else:
+        end = _End(entries, start, length)
+        if entries_here != entries:
+            raise refusal("broken-archive", "the archive's end record contradicts itself")
+    if disk or first_disk:
+        raise refusal("unsafe-archive", "the archive has several parts")
+    if end.start + end.size != after:
+        raise refusal("broken-archive", "the archive's directory is not where its end record says")
+    if end.entries > MAX_ENTRIES or end.size > MAX_DIRECTORY:
+        raise refusal("pickle-bomb", f"the archive has {end.entries:,} entries with a directory of {end.size:,} bytes")
+    return end
+
+
+def _read_end_64(tail: bytes, locator: bytes, start: int) -> _End:
+    _, disk, offset, disks = _LOCATOR.unpack(locator)
+    record = tail[-_END.size - _LOCATOR.size - _END_64.size : -_END.size - _LOCATOR.size]
+    if disk or disks > 1 or offset != start or len(record) < _END_64.size:
+        raise refusal("broken-archive", "the archive's zip64 end record is not where its locator says")
+    signature, rest, disk, first_disk, entries_here, entries, length, directory = _END_64.unpack(record)
+    if signature != _END_64_SIGNATURE or rest != _END_64.size - 12 or disk or first_disk or entries_here != entries:
+        raise refusal("broken-archive", "the archive's zip64 end record contradicts itself")
+    return _End(entries, directory, length)
+
+
+def _refuse_without_end(fd: int, size: int, tail: bytes) -> NoReturn:
+    """Say what a file is that does not end as an archive."""
+    head = tail if size <= len(tail) else _read_at(fd, 0, 512)
+    if head.startswith(_LOCAL_SIGNATURE) or _LOCAL_SIGNATURE.startswith(head):
+        if _ends_earlier(size, tail):
+            raise refusal("unsafe-archive", "there are bytes after the archive's end that belong to no entry")
+        raise refusal("cut", f"it begins as a checkpoint and is cut short, after {size:,} bytes")
+    if not head.strip(b"\0"):
+        raise refusal("cut", "it begins with zero bytes: its content never reached the disk")
+    if head[:1] == b"\x80" and head[2:].startswith(_LEGACY_MAGIC):
+        raise refusal("legacy-format", "it is in torch's old format, which is not a zip archive")
+    raise refusal("not-a-checkpoint", f"not a checkpoint, but {_describe(head)}")
+
+
+def _ends_earlier(size: int, tail: bytes) -> bool:
+    """Whether a whole end record stands before the end of the file."""
+    at = tail.rfind(_END_SIGNATURE)
+    if at < 0 or at + _END.size > len(tail):
+        return False
+    length, start = _END.unpack_from(tail, at)[5:7]
+    where = size - len(tail) + at
+    return start == _NO_32 or start + length in (where, where - _LOCATOR.size - _END_64.size)
+
+
+def _describe(head: bytes) -> str:
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer: the file itself was never fetched (`git lfs pull` does)"
+    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
+        return "a plain pickle, which torch.save did not write"
+    if head[8:9] == b"{" and head[3:8] == bytes(5):
+        return "a safetensors file"
+    text = head.decode("ascii", errors="replace")
+    if all(letter.isprintable() or letter.isspace() for letter in text.replace("�", "\0")):
+        return "a text file"
+    return "something that torch.save did not write"
+
+
+# --- the directory ----------------------------------------------------------------------------------------------------
+
+
+# A NamedTuple's own constructor is a Python function, and takes twice as long.
+_new_tuple = tuple.__new__
+
+
+def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]]:
+    """The folder that all entries lie in, and the entries by their name in it."""
+    entries: dict[str, Entry] = {}
+    folder = data_folder = b""
+    at = used = 0
+    directory += bytes(_CENTRAL.size)  # so that an entry that is cut off is read, and found to be none
+    unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+    for _ in range(end.entries):
+        if at > end.size:
+            raise refusal("broken-archive", "the archive's directory ends too early")
+        fields = unpack(directory, at)
+        signature, flags, method, crc, packed, size, name_length, extra_length, comment_length, disk, header = fields
+        if signature != _CENTRAL_SIGNATURE:
+            raise refusal("broken-archive", "the archive's directory is damaged")
+        name_start = at + fixed
+        at = name_start + name_length
+        full_name = directory[name_start:at]
+        if size == _NO_32 or header == _NO_32 or packed == _NO_32:
+            size, packed, header = _read_zip64(directory[at : at + extra_length], size, packed, header)
+        at += extra_length
+        if not entries:
+            folder = _top_folder(full_name)
+            data_folder = folder + b"data/"
+        if not (full_name.startswith(data_folder) and full_name[len(data_folder) :].isdigit()):
+            _check_name(folder, full_name)  # that is, where it is not the name of a storage, as most are
+        name = full_name[len(folder) :].decode()
+        if method or size != packed or flags & _OTHER_FLAGS or comment_length or disk:
+            what = "compressed" if method or size != packed else "encrypted" if flags & _ENCRYPTED else "not plain"
+            raise refusal("unsafe-archive", f"its entry {_shown(name)} is {what}")
+        if name in entries:
+            raise refusal("unsafe-archive", f"it has two entries named {_shown(name)}")
+        if header < used or (header and not used):
+            raise refusal("unsafe-archive", f"its entry {_shown(name)} does not follow the one before it")
+        used = header + _LOCAL.size + name_length + size
+        entries[name] = _new_tuple(Entry, (header, size, crc))
+    if at != end.size:
+        raise refusal("broken-archive", "the archive's directory and the number of its entries disagree")
+    if used > end.start:
+        raise refusal("broken-archive", "the entries of the archive reach into its directory")
+    return folder, entries
+
+
+def _read_zip64(extra: bytes, *values: int) -> list[int]:
+    """Size, compressed size and offset of an entry, those that do not fit in 32 bits taken from its extra field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = extra[at] | extra[at + 1] << 8, extra[at + 2] | extra[at + 3] << 8
+        if kind == 1:
+            field = extra[at + 4 : at + 4 + length]
+            longer = iter([int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)])
+            found = [next(longer, -1) if value == _NO_32 else value for value in values]
+            if -1 not in found:
+                return found
+        at += 4 + length
+    raise refusal("broken-archive", "the archive's directory lacks the size of a large entry")
+
+
+def _top_folder(full_name: bytes) -> bytes:
+    folder, slash, _ = full_name.partition(b"/")
+    if not slash or folder in (b"", b".", b"..") or b"\\" in folder or b"\0" in folder:
+        raise refusal("unsafe-archive", f"its entry {_shown(full_name)} does not lie in a folder of the archive")
+    return folder + slash
+
+
+def _check_name(folder: bytes, full_name: bytes) -> None:
+    """Check that a name is text and stays inside the folder."""
+    inside = full_name[len(folder) :]
+    if not full_name.startswith(folder):
+        raise refusal("unsafe-archive", f"its entry {_shown(full_name)} does not lie in the folder of the others")
+    parts = inside.split(b"/")
+    if b"" in parts or b"." in parts or b".." in parts or b"\\" in inside or b"\0" in inside:
+        raise refusal("unsafe-archive", f"its entry {_shown(full_name)} has a name that leaves its folder")
+    try:
+        full_name.decode()
+    except UnicodeDecodeError:
+        raise refusal("unsafe-archive", f"the name of its entry {_shown(full_name)} is not UTF-8") from None
+
+
+def _shown(name: str | bytes) -> str:
+    """The name of an entry in a message."""
+    start = name[:80]
+    text = start if isinstance(start, str) else start.decode(errors="backslashreplace")
+    return repr(text) + ("…" if len(name) > 80 else "")
+
+
+def _bad_crc(name: str) -> RefusedError:
+    return refusal("bad-crc", f"the content of its entry {_shown(name)} does not fit the checksum")

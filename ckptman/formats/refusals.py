@@ -1,0 +1,89 @@
+"""Why a `.pt` file is refused: one table of codes, each with what it means and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ckptman.text import RefusedError
+
+
+class Refusal(NamedTuple):
+    """What a code means, and what to do next."""
+
+    meaning: str
+    fix: str
+
+
+_COPY_AGAIN: Final = "Copy the file again from where it was written; if it is like this there, train the run again."
+
+REFUSALS: Final[Mapping[str, Refusal]] = {
+    # The file
+    "unreadable": Refusal("The file cannot be opened or read.", "Check that it exists, and its permissions."),
+    "not-a-file": Refusal(
+        "The path is a folder, a pipe, a socket or a device.",
+        "Give the path of a checkpoint, or move this out of the way.",
+    ),
+    "empty": Refusal("The file has no bytes: its writer was killed, or the disk was full.", _COPY_AGAIN),
+    "cut": Refusal(
+        "The file begins like a checkpoint and has no end: it is still being written, or its writer was killed.",
+        "Wait until it is written; if nothing writes to it any more, copy it again or train the run again.",
+    ),
+    "not-a-checkpoint": Refusal(
+        "The file is not one that torch.save wrote.", "Move it out of the way, or give it another suffix."
+    ),
+    "legacy-format": Refusal(
+        "The file is in torch's format from before 1.6, pickles without an archive, which only torch can read.",
+        "If you know where it comes from, save it again as a zip archive: torch.save(torch.load(path), new_path).",
+    ),
+    "foreign": Refusal(
+        "A torch file, but not a checkpoint of a known form: no dictionary with weights under a known key.",
+        "Move it out of the way; or, if it is a checkpoint, add its keys to `checkpoint.forms` in ckptman.yaml.",
+    ),
+    # Its zip archive
+    "unsafe-archive": Refusal(
+        "The archive has what torch.save never writes: names that leave their folder, two entries of one name, "
+        "entries that overlap, compression, encryption, bytes that belong to no entry. Two programs could read two "
+        "things in it.",
+        "Do not extract it. If you know where it comes from, load it there with torch and save it again.",
+    ),
+    "broken-archive": Refusal(
+        "The archive's records contradict each other: the file is damaged or forged.", _COPY_AGAIN
+    ),
+    "bad-crc": Refusal(
+        "The content of an entry does not fit its checksum: bytes changed after they were written.",
+        f"{_COPY_AGAIN} (A file saved after torch.serialization.set_crc32_options(False) has no checksums: save it "
+        "again with them.)",
+    ),
+    # The pickle in it
+    "unsafe-pickle": Refusal(
+        "The pickle asks for something that a checkpoint has no need of: another class or function, another "
+        "instruction, a call with other arguments. Loading it with torch.load(weights_only=False) could run any "
+        "program.",
+        "Do not open it with torch.load(weights_only=False). If you know where it comes from, load it there and save "
+        "it again with plain dictionaries, numbers, strings and tensors only.",
+    ),
+    "broken-pickle": Refusal(
+        "The pickle contradicts itself, or goes on after its end: the file is damaged or forged.", _COPY_AGAIN
+    ),
+    "cut-pickle": Refusal("The pickle ends in the middle: the file is damaged or forged.", _COPY_AGAIN),
+    "pickle-bomb": Refusal(
+        "The pickle is larger, more deeply nested, or refers to its own parts more often than that of a checkpoint.",
+        "Save the checkpoint again with just the weights, the optimizer and a plain configuration.",
+    ),
+    # What the pickle holds
+    "bad-tensor": Refusal(
+        "A tensor reaches outside its storage, or the archive holds fewer bytes than a storage needs.", _COPY_AGAIN
+    ),
+    "bad-field": Refusal(
+        "A known key of the checkpoint holds what it cannot: a negative iteration count, a configuration value that "
+        "is not plain.",
+        "Save the checkpoint again with plain values there, or without the key.",
+    ),
+}
+"""Every code with which `archive`, `pickle_reader` and `checkpoint` refuse a file."""
+
+
+def refusal(code: str, message: str) -> RefusedError:
+    """The error to raise: `message` says what is wrong with the file, `code` is one of `REFUSALS`."""
+    return RefusedError(message, code=code, fix=REFUSALS[code].fix)

@@ -1,0 +1,12 @@
+"""ingest: match raw outputs against the tree, as a plan; then apply the plan.
+
+Promises: the plan that `--dry-run` prints is the plan that is applied; nothing is overwritten; what is refused is named.
+May not be done here: reading raw outputs or the tree by other means than `raw` and `tree`.
+"""
+
+from __future__ import annotations
+
+from ckptman.ingestion.ingesting import IngestResult, ingest
+from ckptman.ingestion.planning import Plan, make_plan
+
+__all__ = ["IngestResult", "Plan", "ingest", "make_plan"]

@@ -1,0 +1,461 @@
+"""`ingest`: bring the checkpoints of a raw source into the tree."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.fs import (
+    Batch,
+    FileState,
+    Mode,
+    Placement,
+    hash_file,
+    lock_tree,
+    make_folders,
+    remove_partials,
+    remove_source,
+)
+from ckptman.ingestion.planning import Plan, PlannedRun, Progress, Removal, make_plan
+from ckptman.ingestion.run_folders import FilePlacement
+from ckptman.raw import examination, scanning
+from ckptman.rules import Convention, convention_file
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
+from ckptman.tree import records, rows
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What an ingest did (or, for a dry run, would do) and what it found."""
+
+    plan: Plan
+    mode: Mode
+    dry_run: bool
+    placed: tuple[rows.CheckpointRow, ...]
+    refused: tuple[scanning.Refusal, ...]
+    deferred: tuple[scanning.Refusal, ...]
+    wandb_placed: tuple[str, ...] = ()
+    """W&B files that were kept beside their checkpoints, relative to the root."""
+    removed: tuple[Removal, ...] = ()
+    """Source files that a move took away without placing them, since the tree had their bytes already."""
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ckptman ingest --json` prints."""
+        plan = self.plan
+        return {
+            "schema_version": records.SCHEMA_VERSION,
+            "source": str(plan.source),
+            "root": str(plan.root),
+            "mode": self.mode.value,
+            "dry_run": self.dry_run,
+            "placed": [row.to_json() for row in self.placed],
+            "unchanged": [row.to_json() for row in plan.unchanged],
+            "duplicates": [{"source": item.source, "same_as": item.same_as} for item in plan.duplicates],
+            "refused": [_refusal_json(item) for item in self.refused],
+            "deferred": [_refusal_json(item) for item in self.deferred],
+            "renumbered": [
+                {"source": item.source, "task": item.task, "source_task": item.source_task} for item in plan.renumbered
+            ],
+            "regrouped": [
+                {"source": item.source, "group": item.group, "source_group": item.source_group}
+                for item in plan.regrouped
+            ],
+            "completed": [str(folder) for folder in plan.completed],
+            "removed": [{"source": item.source, "same_as": item.same_as} for item in self.removed],
+            "overwritten_runs": [run.to_json() for run in plan.overwritten],
+            "partly_overwritten_runs": [run.to_json() for run in plan.partly_overwritten],
+            "runs_without_files": [
+                {"run_id": item.run.run_id, "last_iter": item.run.last_iter, "missing": list(item.missing)}
+                for item in plan.without_files
+            ],
+            "wandb_problems": [{"source": item.source, "message": item.message} for item in plan.wandb_problems],
+            "ambiguous": [row.path for row in plan.ambiguous],
+            "wandb_placed": list(self.wandb_placed),
+            "warnings": list(self.warnings),
+        }
+
+
+def ingest(
+    source: str | Path,
+    root: str | Path = "checkpoints",
+    *,
+    convention: Convention | None = None,
+    mode: Mode | str = Mode.COPY,
+    trust: examination.Trust | str = examination.Trust.NEITHER,
+    settle: float = 600.0,
+    checksum: bool = False,
+    follow_symlinks: bool = False,
+    with_wandb: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> IngestResult:
+    """Sort the checkpoints below `source` into the tree `root`.
+
+    Each file goes where the configuration inside it says. Nothing is overwritten, the source is not changed (except
+    by `move`, which removes a source file once it is safely in the tree), and doing it again places only what is new.
+
+    Args:
+        source: A root of groups, one group, one task folder, one run, one file, or another tree.
+        root: The tree; it is made if it does not exist.
+        convention: The rules; the built-in ones by default.
+        mode: How files get to their place: copy, hardlink, symlink or move. A move also takes away the source files
+            whose bytes are in the tree already, after it has read both.
+        trust: Which decides where a file's name and its configuration disagree; by default such a file is refused.
+        settle: Seconds for which a cut file may still be being written, and is deferred instead of refused.
+        checksum: Read files again whose size, modification time and inode are those of the last ingest, and the
+            tree's files.
+        follow_symlinks: Follow symbolic links below `source`.
+        with_wandb: Keep each run's W&B folder beside its checkpoints.
+        dry_run: Work everything out, and write nothing.
+        progress: Called with a stage ("reading", "placing"), the bytes done, and the bytes in all.
+
+    Raises:
+        UsageError: the source does not exist, or lies inside the tree; a path is empty; the root is no folder; or the
+            tree is sorted by another numbering.
+        MachineError: the tree cannot be written, or another ingest is writing to it. What was placed before stays,
+            and the next ingest goes on from there.
+    """
+    rules = convention or convention_file.built_in()
+    source, root = _given(source, "source"), _given(root, "root")
+    mode, trust = Mode(mode), examination.Trust(trust)
+    _check_root(root)
+    _check_apart(source, root)
+
+    def plan() -> Plan:
+        return make_plan(
+            source,
+            root,
+            rules,
+            mode=mode,
+            trust=trust,
+            settle=settle,
+            checksum=checksum,
+            follow_symlinks=follow_symlinks,
+            progress=progress,
+        )
+
+    if dry_run:
+        made = plan()
+        return IngestResult(
+            plan=made,
+            mode=mode,
+            dry_run=True,
+            placed=made.placed,
+            refused=made.refused,
+            deferred=made.deferred,
+            removed=made.removals,
+            warnings=_warnings(mode, made),
+        )
+    make_folders(root, root)
+    with lock_tree(root):
+        made = plan()
+        work = _Apply(made, rules, mode=mode, settle=settle, follow_symlinks=follow_symlinks, progress=progress)
+        work.run(with_wandb=with_wandb)
+    return work.result()
+
+
+@dataclass
+class _RunAtWork:
+    """A run whose files are being placed."""
+
+    run: PlannedRun
+    waiting: int = 0
+    placed: list[tuple[FilePlacement, Placement]] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+    """Names of checkpoints that could not be placed."""
+    wandb: list[str] = field(default_factory=list)
+    """Kept W&B folders, relative to the run folder."""
+    all_staged: bool = False
+
+
+class _Apply:
+    """Carries a plan out."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        convention: Convention,
+        *,
+        mode: Mode,
+        settle: float,
+        follow_symlinks: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.plan = plan
+        self.convention = convention
+        self.mode = mode
+        self.settle = settle
+        self.follow_symlinks = follow_symlinks
+        self.progress = progress
+        self.refused = list(plan.refused)
+        self.deferred = list(plan.deferred)
+        self.failed: set[str] = set()
+        self.wandb_placed: list[str] = []
+        self.removed: list[Removal] = []
+        self.done_bytes = 0
+        self.total_bytes = sum(p.state.size for run in plan.runs for p in run.placements)
+        self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
+        self.at_work: list[_RunAtWork] = []
+        self.finished_files = 0
+
+    def run(self, *, with_wandb: bool) -> None:
+        """Place everything. A run's `run.json` is written once its files are durable."""
+        try:
+            self._remove_leftovers()
+            with Batch() as batch:
+                try:
+                    for planned in self.plan.runs:
+                        self._stage_run(batch, planned, with_wandb=with_wandb)
+                except MachineError:
+                    with suppress(CkptmanError):
+                        self._publish(batch)  # what was staged before the disk was full, say, is whole
+                    raise
+                self._publish(batch)
+            for folder, runs in self.plan.overwritten_lists.items():
+                if (self.plan.root / folder).is_dir():
+                    self._write_overwritten(self.plan.root / folder, runs)
+            for removal in self.plan.removals:
+                self._remove_known(removal)
+        except MachineError as error:
+            count = sum(len(run.placements) for run in self.plan.runs)
+            raise MachineError(
+                f"{error.message} ({self.finished_files} of {count} files are in place)",
+                code=error.code,
+                fix=f"{error.fix} The next ingest goes on where this one stopped.".strip(),
+            ) from error
+
+    def _remove_leftovers(self) -> None:
+        """Remove what an ingest that was killed has left in the folders of the plan."""
+        root = self.plan.root
+        folders = {root / planned.folder for planned in self.plan.runs}
+        above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(root)}
+        below = {Path(parent) for folder in folders for parent, _, _ in os.walk(folder)}
+        for folder in sorted(above | below):
+            remove_partials(folder)
+
+    def result(self) -> IngestResult:
+        """What was done."""
+        return IngestResult(
+            plan=self.plan,
+            mode=self.mode,
+            dry_run=False,
+            placed=tuple(row for row in self.plan.placed if row.path not in self.failed),
+            refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
+            deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
+            wandb_placed=tuple(sorted(self.wandb_placed)),
+            removed=tuple(self.removed),
+            warnings=_warnings(self.mode, self.plan),
+        )
+
+    def _stage_run(self, batch: Batch, planned: PlannedRun, *, with_wandb: bool) -> None:
+        work = _RunAtWork(planned)
+        folder = self.plan.root / planned.folder
+        if planned.placements:
+            make_folders(folder, self.plan.root)
+        self.at_work.append(work)
+        for placement in planned.placements:
+            self._stage(batch, work, placement, follow_symlinks=self.follow_symlinks)
+        if with_wandb:
+            for wandb_folder in planned.wandb_folders:
+                self._stage_wandb(batch, work, wandb_folder)
+        work.all_staged = True
+        self._finish_runs()
+
+    def _stage(self, batch: Batch, work: _RunAtWork, placement: FilePlacement, *, follow_symlinks: bool) -> None:
+        try:
+            batch.stage(
+                placement.source,
+                self.plan.root / placement.destination,
+                self.mode,
+                expected=placement.state,
+                sha256_known=placement.sha256,
+                on_bytes=self._count,
+                follow_symlinks=follow_symlinks,
+            )
+        except RefusedError as error:
+            self._fail(work, placement, error)
+            return
+        work.waiting += 1
+        self.staged.append((work, placement))
+        if batch.is_full:
+            self._publish(batch)
+
+    def _stage_wandb(self, batch: Batch, work: _RunAtWork, source: Path) -> None:
+        """Bring a W&B folder's files beside the checkpoints; files that are there already stay."""
+        kept = PurePosixPath(self.convention.folders.saved_wandb, source.name)
+        target = work.run.folder / kept
+        files = list(_regular_files(source))
+        now = time.time()
+        if any(abs(now - path.stat().st_mtime) < self.settle for path in files):
+            self.deferred.append(
+                scanning.Refusal(
+                    source=self._relative(source),
+                    code="wandb-changing",
+                    message="the W&B folder was written to a moment ago",
+                    fix="Ingest again later. --settle sets how long to wait.",
+                    what="W&B folder",
+                )
+            )
+            return
+        for path in files:
+            relative = target / path.relative_to(source)
+            try:
+                placement = self._wandb_placement(path, relative)
+                if placement is not None:
+                    make_folders((self.plan.root / relative).parent, self.plan.root)
+                    self.wandb_placed.append(str(relative))
+                    self._stage(batch, work, placement, follow_symlinks=False)
+            except RefusedError as error:
+                self._refuse(path, error)
+        work.wandb.append(str(kept))
+
+    def _wandb_placement(self, path: Path, relative: PurePosixPath) -> FilePlacement | None:
+        """How to place a W&B file; None where the tree has it."""
+        there = self.plan.root / relative
+        if there.exists():
+            source, held = FileState.of(path), FileState.of(there, follow_symlinks=True)
+            if (source.size, source.mtime_ns) == (held.size, held.mtime_ns):
+                return None
+            if hash_file(path)[0] == hash_file(there, follow_symlinks=True)[0]:
+                return None
+            raise RefusedError(
+                f"{relative} is in the tree with other bytes",
+                code="wandb-changed",
+                fix="The run's W&B folder changed after it was kept: move the kept file away to take the new one.",
+            )
+        sha256, state = hash_file(path)
+        return FilePlacement(source=path, state=state, sha256=sha256, destination=relative)
+
+    def _publish(self, batch: Batch) -> None:
+        staged, self.staged = self.staged, []
+        for (work, placement), outcome in zip(staged, batch.publish(), strict=True):
+            work.waiting -= 1
+            if isinstance(outcome, RefusedError):
+                self._fail(work, placement, outcome)
+            else:
+                work.placed.append((placement, outcome))
+                self.finished_files += not self._is_wandb(work, placement)
+        self._finish_runs()
+
+    def _finish_runs(self) -> None:
+        """Write the `run.json` of each run whose files are all in place; for a move, let go of the sources."""
+        ready = [work for work in self.at_work if work.all_staged and work.waiting == 0]
+        self.at_work = [work for work in self.at_work if work not in ready]
+        for work in ready:
+            kept = tuple(e for e in work.run.record.checkpoints if e.file not in work.failed)
+            if not kept:
+                continue
+            wandb = tuple(dict.fromkeys((*work.run.record.wandb, *work.wandb)))
+            folder = self.plan.root / work.run.folder
+            try:
+                records.write_record(folder, replace(work.run.record, checkpoints=kept, wandb=wandb))
+            except RefusedError as error:
+                self.failed.update(str(work.run.folder / entry.file) for entry in kept)
+                self._refuse(folder / records.RUN_FILE, error)
+                continue
+            if self.mode is Mode.MOVE:
+                for planned, placement in work.placed:
+                    self._remove_source(planned, placement)
+
+    def _remove_source(self, planned: FilePlacement, placement: Placement) -> None:
+        try:
+            remove_source(
+                planned.source,
+                placement,
+                self.plan.root / planned.destination,
+                follow_symlinks=self.follow_symlinks,
+            )
+        except RefusedError as error:
+            self._refuse(planned.source, error)
+
+    def _remove_known(self, removal: Removal) -> None:
+        """Take away a source file whose bytes the tree had already, or got from another source file."""
+        if removal.same_as in self.failed:
+            return
+        placement = Placement(removal.sha256, removal.state.size, removal.state, "copied")
+        try:
+            remove_source(
+                removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.follow_symlinks
+            )
+        except RefusedError as error:
+            self._refuse(removal.path, error)
+        else:
+            self.removed.append(removal)
+
+    def _write_overwritten(self, folder: Path, runs: tuple[records.OverwrittenRun, ...]) -> None:
+        try:
+            records.write_overwritten(folder, runs)
+        except RefusedError as error:
+            self._refuse(folder / records.OVERWRITTEN_FILE, error)
+
+    def _is_wandb(self, work: _RunAtWork, placement: FilePlacement) -> bool:
+        return placement.destination.parent != work.run.folder
+
+    def _fail(self, work: _RunAtWork, placement: FilePlacement, error: RefusedError) -> None:
+        if not self._is_wandb(work, placement):
+            work.failed.add(placement.destination.name)
+        self.failed.add(str(placement.destination))
+        self._refuse(placement.source, error)
+
+    def _refuse(self, path: Path, error: RefusedError) -> None:
+        refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=error.message, fix=error.fix)
+        (self.deferred if error.code == examination.CHANGING else self.refused).append(refusal)
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)
+
+    def _count(self, count: int) -> None:
+        self.done_bytes += count
+        if self.progress is not None:
+            self.progress("placing", self.done_bytes, self.total_bytes)
+
+
+def _given(path: str | Path, what: str) -> Path:
+    if not os.fspath(path):
+        raise UsageError(f"the path of the {what} is empty", code="empty-path", fix="Name a folder; this one is: .")
+    return Path(path).absolute()
+
+
+def _check_root(root: Path) -> None:
+    """The root has to be a folder, or to have a folder above it in which it can be made."""
+    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
+    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):  # noqa: PTH112
+        what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
+        raise UsageError(f"{there} is {what}", code="not-a-folder", fix="Name a folder for the tree with --root.")
+
+
+def _check_apart(source: Path, root: Path) -> None:
+    real_source, real_root = source.resolve(), root.resolve()
+    if real_source == real_root or real_source.is_relative_to(real_root):
+        raise UsageError(
+            f"the source {source} is the tree {root} itself, or lies inside it",
+            code="source-inside-root",
+            fix="Name another tree with --root, or another source.",
+        )
+
+
+def _regular_files(folder: Path) -> list[Path]:
+    """The regular files below a folder, links not followed."""
+    found: list[Path] = []
+    for parent, _, names in os.walk(folder):
+        paths = (Path(parent, name) for name in names)
+        found.extend(path for path in paths if path.is_file() and not path.is_symlink())
+    return sorted(found)
+
+
+def _warnings(mode: Mode, plan: Plan) -> tuple[str, ...]:
+    if mode is Mode.HARDLINK and plan.placed:
+        return ("hard links: a later write to a source file changes the tree's file too",)
+    if mode is Mode.SYMLINK and plan.placed:
+        return ("symbolic links: the tree's files are gone when the source is removed",)
+    return ()
+
+
+def _refusal_json(item: scanning.Refusal) -> dict[str, str]:
+    return {"source": item.source, "code": item.code, "message": item.message, "fix": item.fix}

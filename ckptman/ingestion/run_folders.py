@@ -1,0 +1,273 @@
+"""Giving each new file the folder of its run: the one that the tree has, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.fs import FileState, hash_file
+from ckptman.raw import attribution as attributing
+from ckptman.raw import examination
+from ckptman.rules import Convention, comparing
+from ckptman.text import RefusedError
+from ckptman.tree import records
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A source file whose bytes are in the tree already, or come there from another source file."""
+
+    source: str
+    same_as: str
+    """Relative to the tree's root."""
+
+
+@dataclass(frozen=True)
+class FilePlacement:
+    """One file to bring to its place."""
+
+    source: Path
+    state: FileState
+    sha256: str
+    destination: PurePosixPath
+    """Relative to the root."""
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file, and the run that wrote it."""
+
+    file: examination.Examined
+    attribution: attributing.Attribution
+    metrics: Mapping[str, Any]
+    """The last metrics of that run."""
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    """What a tree that is the source knows of the run besides."""
+
+
+@dataclass
+class Slot:
+    """A run folder while the plan is made."""
+
+    folder: PurePosixPath
+    record: records.RunRecord | None
+    old: records.RunRecord | None
+    files: dict[str, str | None]
+    """File name → sha256; None for a file whose run.json is not written yet."""
+    placements: list[FilePlacement] = field(default_factory=list)
+    origin: Path | None = None
+    """Source folder of the first file, for runs whose id is not known."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """File name → bytes, of the files that are in the tree."""
+    problem: RefusedError | None = None
+    """Why its run.json, which is there, cannot be used: then nothing may be written here."""
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether its files were in the tree without a run.json, which it gets now."""
+        return self.old is None and self.record is not None and bool(self.sizes)
+
+
+class RunFolders:
+    """The run folders of a tree while files are added to them."""
+
+    def __init__(self, tree: records.TreeScan, convention: Convention, source_root: Path, *, read_kept: bool) -> None:
+        """`read_kept`: compare the bytes of a file that the tree has with run.json, not its size alone."""
+        self._tree = tree
+        self._convention = convention
+        self._source_root = str(source_root)
+        self._read_kept = read_kept
+        self._kept: set[PurePosixPath] = set()
+        """Files of the tree that were read, and found as run.json says."""
+        self._no_files = {e.path for e in tree.entries if e.path.name == records.RUN_FILE and e.kind != "file"}
+        self.slots: dict[PurePosixPath, Slot] = {run.path: self._slot(run) for run in tree.runs}
+        self.duplicates: list[Duplicate] = []
+        self.new: list[tuple[PurePosixPath, records.CheckpointEntry]] = []
+        """The files that were added, and their folders."""
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots.values())
+
+    def _slot(self, run: records.RunFolder) -> Slot:
+        hashes = {entry.file: entry.sha256 for entry in run.record.checkpoints} if run.record else {}
+        sizes = {n: size for n, size in run.files.items() if n.endswith(self._convention.checkpoint.suffix)}
+        problem = "it is not a regular file" if run.path / records.RUN_FILE in self._no_files else run.problem
+        return Slot(
+            folder=run.path,
+            record=run.record,
+            old=run.record,
+            files={name: hashes.get(name) for name in sizes},
+            sizes=sizes,
+            problem=None
+            if problem is None
+            else records.bad_record(run.path / records.RUN_FILE, problem, is_newer=run.is_newer),
+        )
+
+    def take(self, new: NewFile) -> None:
+        """Give a new file its run folder: the one of its run if there is one, else a new one.
+
+        Raises:
+            RefusedError: `taken`, if no folder name is free; `bad-record`, if it may be of a run whose run.json cannot
+                be used; `tree-file-changed`, if it is in the tree, but not as it was placed.
+        """
+        file = new.file
+        slots = self._slots_of(file)
+        for slot in slots:
+            if slot.problem is not None:
+                continue
+            held = slot.files.get(file.name, "")
+            if held is None:  # placed by an ingest that did not get to its run.json
+                held = hash_file(self._tree.root / slot.folder / file.name, follow_symlinks=True)[0]
+                slot.files[file.name] = held
+                if held == file.sha256:
+                    self._add(slot, new)
+                    return
+            if held == file.sha256:
+                self.check_kept(slot.folder, file.name)
+                self._add_duplicate(slot, file)
+                return
+            if held == "" and self._is_run_of(slot, new):
+                slot.placements.append(
+                    FilePlacement(
+                        source=file.source.path,
+                        state=file.state,
+                        sha256=file.sha256,
+                        destination=slot.folder / file.name,
+                    )
+                )
+                self._add(slot, new)
+                return
+        if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
+            raise problem
+        slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origin=file.source.path.parent)
+        self.slots[slot.folder] = slot
+        self.take(new)
+
+    def check_kept(self, folder: PurePosixPath, name: str) -> None:
+        """See to it that a file which the tree has is as its run.json says.
+
+        Raises:
+            RefusedError: `tree-file-changed`, if it is not.
+        """
+        slot, path = self.slots[folder], folder / name
+        entries = slot.old.checkpoints if slot.old is not None else ()
+        entry = next((entry for entry in entries if entry.file == name), None)
+        if entry is None or name not in slot.sizes or path in self._kept:
+            return  # it comes to the tree only now, or its run.json does
+        if slot.sizes[name] != entry.size:
+            raise _tree_file_changed(path, f"it has {slot.sizes[name]:,} bytes, and {entry.size:,} by run.json")
+        if self._read_kept:
+            if hash_file(self._tree.root / path, follow_symlinks=True)[0] != entry.sha256:
+                raise _tree_file_changed(path, "its SHA-256 is not the one in run.json")
+            self._kept.add(path)
+
+    def _slots_of(self, file: examination.Examined) -> list[Slot]:
+        """The folders of runs that have the file's task, seed and notes."""
+        base = file.place.run_folder(self._convention)
+        return [
+            slot
+            for path, slot in sorted(self.slots.items())
+            if path.parent == base.parent and (path.name == base.name or path.name.startswith(f"{base.name}-"))
+        ]
+
+    def _is_run_of(self, slot: Slot, new: NewFile) -> bool:
+        """Whether a file belongs to the run in a folder."""
+        file, run_id = new.file, new.attribution.run_id
+        record = slot.record
+        if record is None:
+            return slot.origin == file.source.path.parent or slot.origin is None
+        if record.run_id is not None or run_id is not None:
+            return record.run_id == run_id
+        origin = slot.origin or Path(record.source.root, record.checkpoints[0].source.path).parent
+        ignored = self._convention.ignored_keys
+        return origin == file.source.path.parent and comparing.same_configuration(record.config, file.config, ignored)
+
+    def _free_folder(self, new: NewFile) -> PurePosixPath:
+        """A folder that no run has: by the seed alone, else with what tells this run apart."""
+        file, run_id = new.file, new.attribution.run_id
+        for more in ((), (run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
+            folder = file.place.run_folder(self._convention, *more)
+            if folder not in self.slots and not (self._tree.root / folder).exists():
+                return folder
+        raise RefusedError(
+            f"the folder {folder} is taken by something else", code="taken", fix="Look at it with: ckptman validate"
+        )
+
+    def _source_file(self, file: examination.Examined, record: records.RunRecord | None) -> records.SourceFile:
+        root = self._source_root
+        return records.SourceFile(
+            path=file.source.relative,
+            size=file.state.size,
+            mtime_ns=file.state.mtime_ns,
+            inode=file.state.inode,
+            root=None if record is None or record.source.root == root else root,
+        )
+
+    def _add(self, slot: Slot, new: NewFile) -> None:
+        """Enter a file into the record of its run folder."""
+        file = new.file
+        entry = records.CheckpointEntry(
+            file=file.name,
+            kind=file.kind,
+            step=file.step,
+            size=file.state.size,
+            sha256=file.sha256,
+            source=self._source_file(file, slot.record),
+        )
+        slot.files[file.name] = file.sha256
+        if slot.record is None:
+            slot.origin = slot.origin or file.source.path.parent
+            slot.record = records.RunRecord(
+                run_id=new.attribution.run_id,
+                group=file.place.group,
+                layernorm=file.place.layernorm,
+                regime=file.place.regime,
+                task=file.place.task,
+                seed=file.place.seed,
+                config=file.config,
+                config_source=file.config_source,
+                metrics=new.metrics,
+                evaluations=new.evaluations,
+                source=records.RunSource(root=self._source_root, group=file.source.group, task=file.source.task),
+                attribution=note_of(new.attribution),
+                checkpoints=(entry,),
+            )
+        else:
+            kept = [other for other in slot.record.checkpoints if other.file != entry.file]
+            ordered = sorted((*kept, entry), key=lambda item: (item.step, item.file))
+            slot.record = replace(slot.record, checkpoints=tuple(ordered))
+        self.new.append((slot.folder, entry))
+
+    def _add_duplicate(self, slot: Slot, file: examination.Examined) -> None:
+        """Remember a second source of bytes that are there already."""
+        record = slot.record
+        assert record is not None  # the file is in it
+        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / file.name)))
+        source = self._source_file(file, record)
+        entries = []
+        for entry in record.checkpoints:
+            if entry.file == file.name:
+                if (entry.source.root, entry.source.path) == (source.root, source.path):
+                    entry = replace(entry, source=source)  # the same file, touched
+                else:
+                    kept = tuple(s for s in entry.duplicates if (s.root, s.path) != (source.root, source.path))
+                    entry = replace(entry, duplicates=(*kept, source))
+            entries.append(entry)
+        slot.record = replace(record, checkpoints=tuple(entries))
+
+
+def note_of(attribution: attributing.Attribution) -> records.AttributionNote:
+    """An attribution as `run.json` holds it."""
+    return records.AttributionNote(
+        code=attribution.code, evidence=attribution.evidence, candidates=tuple(attribution.candidates)
+    )
+
+
+def _tree_file_changed(path: PurePosixPath, how: str) -> RefusedError:
+    return RefusedError(
+        f"{path} in the tree was changed after it was placed: {how}",
+        code="tree-file-changed",
+        fix="Move the damaged file out of the tree and ingest again: it is then placed anew.",
+    )

@@ -1,0 +1,11 @@
+"""ls and show: questions about a tree or one file, answered from its records.
+
+Promises: nothing is written. May not be done here: defining a check.
+"""
+
+from __future__ import annotations
+
+from ckptman.queries.inspection import ShownCheckpoint, name_json, show
+from ckptman.queries.listing import ListedCheckpoint, Listing, list_checkpoints
+
+__all__ = ["ListedCheckpoint", "Listing", "ShownCheckpoint", "conditions", "list_checkpoints", "name_json", "show"]

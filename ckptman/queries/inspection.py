@@ -1,0 +1,237 @@
+"""What one checkpoint is: what its file says, where it belongs, what its tree knows of it, and what does not fit.
+
+    show("Final_….pt").config["n_layers"]
+
+Any checkpoint file can be shown, in a tree or out of one. Nothing in it is executed, and no tensor is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.checks import check_files, check_records, check_runs
+from ckptman.formats import CheckpointInfo, read_checkpoint
+from ckptman.rules import Convention, Place, convention_file, naming
+from ckptman.text import RefusedError, json_text
+from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, metrics, records, survey
+
+_ABOUT_OTHER_FILES = frozenset({"missing-final", "missing-checkpoint"})
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a file lies."""
+
+    root: Path | None
+    """The tree it is in; None outside of any."""
+    folder: PurePosixPath
+    """The file's folder: relative to the root, or absolute where there is none."""
+
+
+@dataclass(frozen=True)
+class ShownCheckpoint:
+    """One checkpoint file, and all that can be told without loading its tensors."""
+
+    path: Path
+    """As it was given."""
+    info: CheckpointInfo
+    """What the file holds."""
+    name: naming.CheckpointName | None
+    """What its name says; None where it does not follow the convention."""
+    config: Mapping[str, Any]
+    """The configuration that counts."""
+    config_source: str
+    """Where that is from: `checkpoint`, `run.json` or `name`; empty where there is none."""
+    location: Location
+    place: Place | None
+    """Where it belongs; None where the configuration does not say."""
+    belongs_at: PurePosixPath | None
+    """Its run folder, relative to a tree's root."""
+    record: records.RunRecord | None
+    """Its run's record, in a tree."""
+    entry: records.CheckpointEntry | None
+    """The checkpoint in that record."""
+    generalization: metrics.Measured | None
+    """That of its run."""
+    problems: tuple[Finding, ...]
+    """What `validate` finds about this file; paths are relative to the tree, or absolute outside of any."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The checkpoint as one JSON document."""
+        info = self.info
+        document = {
+            "schema_version": records.SCHEMA_VERSION,
+            "path": str(self.path),
+            "form": info.form,
+            "size": info.size,
+            "iters_done": info.iters_done,
+            "config": info.config,
+            "config_class": info.config_class,
+            "model_config": info.model_config,
+            "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in info.tensors],
+            "compiled": info.compiled,
+            "parameters": info.parameters,
+            "optimizer": None if info.optimizer is None else dataclasses.asdict(info.optimizer),
+            "other_keys": list(info.other_keys),
+            "name": None if self.name is None else {"parsed": name_json(self.name)},
+            "belongs_at": None if self.belongs_at is None else str(self.belongs_at),
+            "root": None if self.location.root is None else str(self.location.root),
+            "run": None if self.record is None else self._run_json(self.record),
+            "problems": [problem.to_json() for problem in self.problems],
+        }
+        return {key: json_text.jsonable(value) for key, value in document.items()}
+
+    def _run_json(self, record: records.RunRecord) -> dict[str, Any]:
+        measured_value = self.generalization
+        return {
+            "run_id": record.run_id,
+            "seed": record.seed,
+            "group": record.group,
+            "task": record.task,
+            "config_source": record.config_source,
+            "source": {"root": record.source.root, "path": self.entry.source.path if self.entry else None},
+            "sha256": self.entry.sha256 if self.entry else None,
+            "attribution": dataclasses.asdict(record.attribution),
+            "gen_em": None if measured_value is None else measured_value.value,
+            "gen_em_source": None if measured_value is None else measured_value.source,
+        }
+
+
+def show(path: str | os.PathLike[str], *, convention: Convention | None = None) -> ShownCheckpoint:
+    """Read one checkpoint file, and compare what its name, its content, its place and its run's record say.
+
+    Args:
+        path: The file; its name need not follow the convention.
+        convention: The rules; by default those of the nearest ckptman.yaml above the file, or the built-in ones.
+
+    Raises:
+        RefusedError: if it is no checkpoint that can be read safely, with a code of `refusals.REFUSALS`.
+    """
+    path = Path(path)
+    rules = convention or convention_file.load_convention(convention_file.find_file(path.parent))
+    info = read_checkpoint(path, rules.checkpoint)
+    location = locate(path, rules)
+    folder = _read_folder(path, info, location)
+    inventory = _inventory(path, info, location, folder, rules)
+    file, run = inventory.files[0], inventory.runs[0]
+    return ShownCheckpoint(
+        path=path,
+        info=info,
+        name=file.name,
+        config=run.config,
+        config_source=_config_source(run),
+        location=location,
+        place=run.place,
+        belongs_at=None if run.place is None else run.place.run_folder(rules),
+        record=folder.record,
+        entry=file.entry,
+        generalization=None if folder.record is None else metrics.measured(folder.record, rules),
+        problems=tuple(_problems(inventory, location, rules)),
+    )
+
+
+def name_json(name: naming.CheckpointName) -> dict[str, Any]:
+    """What a file name says, as a JSON object."""
+    return {
+        "kind": name.prefix.name,
+        "final": name.prefix.final,
+        "step": name.step,
+        "config": dict(name.values),
+    }
+
+
+def locate(path: Path, convention: Convention) -> Location:
+    """Whether a file lies in a tree, told by the two family folders that a tree has below its root."""
+    families = convention.families
+    layernorm, regime = set(families.layernorm_folders.values()), set(families.regime_folders.values())
+    parts = path.parent.resolve().parts
+    for index in range(len(parts) - 2, 0, -1):
+        if parts[index] in layernorm and parts[index + 1] in regime:
+            return Location(root=Path(*parts[:index]), folder=PurePosixPath(*parts[index:]))
+    return Location(root=None, folder=PurePosixPath(*parts))
+
+
+# --- a tree of one file -----------------------------------------------------------------------------------------------
+
+
+def _read_folder(path: Path, info: CheckpointInfo, location: Location) -> records.RunFolder:
+    """The file's folder as a run folder with nothing else in it; without a record where there is none."""
+    folder = path.absolute().parent
+    record, problem = None, None
+    if (folder / records.RUN_FILE).exists():
+        try:
+            record = records.read_record(folder)
+        except RefusedError as error:
+            problem = error.message if location.root is not None else None  # elsewhere it may be another program's
+    return records.RunFolder(path=location.folder, record=record, problem=problem, files={path.name: info.size})
+
+
+def _inventory(
+    path: Path, info: CheckpointInfo, location: Location, folder: records.RunFolder, rules: Convention
+) -> Inventory:
+    """The file as `validate` would find it, were it the only one of its tree."""
+    name, name_problem = None, ""
+    try:
+        name = naming.naming_of(rules).parse(path.name)
+    except RefusedError as error:
+        name_problem = error.message
+    record = folder.record
+    entry = next((item for item in record.checkpoints if item.file == path.name), None) if record else None
+    file = CheckedFile(
+        path=location.folder / path.name,
+        size=info.size,
+        entry=entry,
+        info=info,
+        refusal=None,
+        name=name,
+        name_problem=name_problem,
+    )
+    if record is not None:  # the other files of the run are not asked for
+        folder = replace(folder, record=replace(record, checkpoints=(entry,) if entry else (), wandb=()))
+    run = CheckedRun(
+        folder=location.folder,
+        standing=survey.Standing.LOOSE if record is None else survey.Standing.RECORDED,
+        record=record,
+        config=_config_that_counts(info, name, record, entry),
+        files=(file,),
+    )
+    scan = records.TreeScan(root=location.root or path.parent, runs=(folder,), overwritten={}, entries=())
+    return Inventory(scan=scan, files=(file,), runs=(run,)).placed_by(rules)
+
+
+def _config_that_counts(
+    info: CheckpointInfo,
+    name: naming.CheckpointName | None,
+    record: records.RunRecord | None,
+    entry: records.CheckpointEntry | None,
+) -> Mapping[str, Any]:
+    """The configuration in the file, unless its run's record or its name has to stand in for it, or was trusted."""
+    recorded = record.config if record is not None and entry is not None else None
+    if recorded and record is not None and record.config_source != survey.FROM_CHECKPOINT:
+        return recorded
+    return info.config or recorded or ({} if name is None else name.values)
+
+
+def _config_source(run: CheckedRun) -> str:
+    info = run.files[0].info
+    if info is not None and run.config is info.config:
+        return "checkpoint"
+    if run.record is not None and run.config is run.record.config:
+        return records.RUN_FILE
+    return "name" if run.config else ""
+
+
+def _problems(inventory: Inventory, location: Location, rules: Convention) -> Iterator[Finding]:
+    """What `validate` finds about the file; whether other files of its run are missing is not asked here."""
+    yield from check_files(inventory, rules)
+    run = inventory.runs[0]
+    if location.root is not None:
+        yield from check_records(inventory, rules)
+        yield from (item for item in check_runs(inventory, rules) if item.code not in _ABOUT_OTHER_FILES)
+    elif run.place_problem is not None and run.config:
+        yield finding("no-place", run.files[0].path, run.place_problem.message, run.place_problem.fix)

@@ -1,0 +1,281 @@
+"""Listing a tree: its checkpoints with their configurations and metrics, chosen by conditions.
+
+    list_checkpoints(root, convention, where=[parse_where("gen_em >= 0.95")], sort="-gen_em")
+
+Only `run.json` files and folders are read, no checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from ckptman.fs import is_partial
+from ckptman.queries.conditions import Where, check_key
+from ckptman.rules import Convention, TrainConfig, convention_file
+from ckptman.text import json_text, wording
+from ckptman.tree import Finding, finding, records
+from ckptman.tree import metrics as tree_metrics
+from ckptman.tree import rows as tree_rows
+
+_MOST_VALUES = 8
+"""Values that an explanation lists; of more, it gives the range."""
+
+
+@dataclass(frozen=True)
+class ListedCheckpoint:
+    """One checkpoint of the tree, with what is known of its run."""
+
+    row: tree_rows.CheckpointRow
+    final: bool
+    """Whether it is of the end of training."""
+    k: int | None
+    """The longest trained list."""
+    generalization: tree_metrics.Measured | None
+    """That of the run, which is that of its final checkpoint; None where it was not measured."""
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    """The run's last metrics."""
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What conditions call the checkpoint's own values."""
+        return {
+            **vars(self.row),
+            "final": self.final,
+            "k": self.k,
+            "gen_em": None if self.generalization is None else self.generalization.value,
+        }
+
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        """Everything a condition can ask for; of keys with one name, the checkpoint's, then the configuration's."""
+        return ChainMap(*(cast(MutableMapping[str, Any], part) for part in (self.fields, self.config, self.metrics)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The checkpoint as a JSON object."""
+        source = None if self.generalization is None else self.generalization.source
+        more = {"gen_em_source": source, "config": self.config, "metrics": self.metrics}
+        return {key: json_text.jsonable(value) for key, value in {**self.fields, **more}.items()}
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A condition that no checkpoint of the tree fulfils, even alone."""
+
+    where: Where
+    there_are: tuple[str, ...]
+    """For each of its keys, the values that there are."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a listing found."""
+
+    root: Path
+    checkpoints: tuple[ListedCheckpoint, ...]
+    total: int
+    """Checkpoints of the tree, before any condition."""
+    not_listed: tuple[Finding, ...]
+    """Checkpoints of the tree that could not be listed, and what could not be read."""
+    unmatched: tuple[Unmatched, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record of the tree could be read."""
+        return not any(item.code in _INCOMPLETE for item in self.not_listed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The listing as one JSON document."""
+        return {
+            "schema_version": records.SCHEMA_VERSION,
+            "root": str(self.root),
+            "checkpoints": [checkpoint.to_json() for checkpoint in self.checkpoints],
+            "not_listed": [item.to_json() for item in self.not_listed],
+        }
+
+
+_INCOMPLETE = frozenset({"bad-record", "unreadable"})
+
+
+def list_checkpoints(
+    root: str | Path = "checkpoints",
+    *,
+    convention: Convention | None = None,
+    where: Sequence[Where] = (),
+    sort: str | None = None,
+) -> Listing:
+    """List the checkpoints of a tree that fulfil every condition.
+
+    Args:
+        root: The tree.
+        convention: The rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
+        where: Conditions (`where.parse_where`, `where.equal`). Their keys are those of a checkpoint (the fields of
+            `CheckpointRow`, and `final`, `k`, `gen_em`), of the configuration, and of the run's metrics.
+        sort: The key to sort by, with a `-` before it for the largest first; what has no value stands last.
+            By default in the order of the folders, numbers in their names by size.
+
+    Raises:
+        UsageError: where there is no tree, and for a key that nothing has (see `Where.check`).
+    """
+    root = Path(root)
+    convention = convention or convention_file.load_convention(convention_file.find_file(root))
+    scan = records.scan_tree(root, convention)
+    dangling = _dangling(scan, convention)
+    found = sorted(_listed(scan, convention, dangling), key=lambda item: wording.natural_key(item.row.path))
+    rows = [item.values for item in found]
+    known = known_keys(convention)
+    for condition in where:
+        condition.check(rows, known)
+    chosen = [item for item in found if all(condition.matches(item.values) for condition in where)]
+    if sort is not None:
+        key = sort.removeprefix("-")
+        check_key(key, rows, known)
+        chosen = _sorted(chosen, key, largest_first=sort.startswith("-"))
+    return Listing(
+        root=scan.root,
+        checkpoints=tuple(chosen),
+        total=len(found),
+        not_listed=tuple(_not_listed(scan, convention, dangling)),
+        unmatched=tuple(
+            Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
+            for condition in where
+            if rows and not any(condition.matches(row) for row in rows)
+        ),
+    )
+
+
+def known_keys(convention: Convention) -> frozenset[str]:
+    """Keys that a condition may ask for in any tree, an empty one too."""
+    low, high = convention.generalization_k
+    return frozenset(
+        {
+            *(field.name for field in dataclasses.fields(tree_rows.CheckpointRow)),
+            *("final", "k", "gen_em"),
+            *(field.name for field in dataclasses.fields(TrainConfig)),
+            *(key for name_field in convention.fields for key in name_field.config),
+            *(convention.generalization_pattern.replace("{k}", str(k)) for k in range(low, high + 1)),
+        }
+    )
+
+
+# --- what is there ----------------------------------------------------------------------------------------------------
+
+
+def _listed(
+    scan: records.TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]
+) -> Iterator[ListedCheckpoint]:
+    for run in scan.runs:
+        if run.record is None:
+            continue
+        generalization = tree_metrics.measured(run.record, convention)
+        k = run.record.config.get(convention.families.k_config)
+        for entry in run.record.checkpoints:
+            prefix = convention.prefix(entry.kind)
+            if entry.file in run.files and run.path / entry.file not in dangling:
+                yield ListedCheckpoint(
+                    row=tree_rows.row_of(run.path, run.record, entry),
+                    final=prefix is not None and prefix.final,
+                    k=k if isinstance(k, int) and not isinstance(k, bool) else None,
+                    generalization=generalization,
+                    config=run.record.config,
+                    metrics=run.record.metrics,
+                )
+
+
+def _dangling(scan: records.TreeScan, convention: Convention) -> dict[PurePosixPath, str]:
+    """Links called like checkpoints that lead to no file, and where they lead instead."""
+    links = (entry.path for entry in scan.entries if entry.kind == "symlink")
+    targets = {path: scan.root / path for path in links if _is_checkpoint(path.name, convention)}
+    return {
+        path: "it leads to no file" if os.path.exists(target) else "it leads nowhere"  # noqa: PTH110
+        for path, target in targets.items()
+        if not os.path.isfile(target)  # noqa: PTH113  (False where the target may not be looked at)
+    }
+
+
+def _not_listed(
+    scan: records.TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]
+) -> Iterator[Finding]:
+    """Checkpoint files without a record, records without a file, links to none, and what could not be read."""
+    for path, message in dangling.items():
+        yield finding("dangling-link", path, message)
+    for path, problem in scan.unreadable:
+        yield finding("unreadable", path, f"it cannot be read: {problem}")
+    for run in scan.runs:
+        yield from _run_not_listed(run, convention, dangling)
+    runs = {run.path for run in scan.runs}
+    for entry in scan.entries:
+        is_file = entry.kind in ("file", "symlink") and _is_checkpoint(entry.path.name, convention)
+        if is_file and entry.path not in dangling and runs.isdisjoint(entry.path.parents):
+            yield finding("no-record", entry.path, "it is not in the folder of a run, and no run.json tells of it")
+
+
+def _run_not_listed(
+    run: records.RunFolder, convention: Convention, dangling: Mapping[PurePosixPath, str]
+) -> Iterator[Finding]:
+    named = {name for name in run.files if _is_checkpoint(name, convention)}
+    checkpoints = {name for name in named if run.path / name not in dangling}
+    if run.record is None:
+        if run.problem is not None:
+            yield finding("bad-record", run.path, f"its run.json cannot be used: {run.problem}")
+        elif checkpoints:
+            yield finding("no-record", run.path, "it has no run.json")
+        return
+    recorded = {entry.file for entry in run.record.checkpoints}
+    for name in sorted(recorded - set(run.files)):
+        yield finding("missing-file", run.path / name, "run.json lists it, and it is not there")
+    for name in sorted(checkpoints - recorded):
+        yield finding("unrecorded-file", run.path / name, "its run.json does not list it")
+
+
+def _is_checkpoint(name: str, convention: Convention) -> bool:
+    return name.endswith(convention.checkpoint.suffix) and not is_partial(name)
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def _sorted(items: list[ListedCheckpoint], key: str, *, largest_first: bool) -> list[ListedCheckpoint]:
+    """In the order of a key; items of one value stay in their order, and those without one come last."""
+    present = [(order, item) for item in items if (order := _order(item.values.get(key))) is not None]
+    absent = [item for item in items if _order(item.values.get(key)) is None]
+    present.sort(key=lambda pair: pair[0], reverse=largest_first)
+    return [*(item for _, item in present), *absent]
+
+
+def _order(value: Any) -> tuple[int, float, str] | None:
+    """What a value of any type is sorted by: numbers before text before anything else."""
+    if value is None or value == "NaN" or value != value:  # not a number: it has no place in an order
+        return None
+    if value in ("Infinity", "-Infinity"):
+        value = float(value)
+    if isinstance(value, int | float):
+        return 0, value, ""
+    return (1, 0, value) if isinstance(value, str) else (2, 0, str(value))
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+
+
+def _values_there_are(condition: Where, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """For each key of a condition, the values that the tree has, in a few words."""
+    for key in condition.keys:
+        orders = {order: value for row in rows if (order := _order(value := row.get(key))) is not None}
+        values = [_shown(orders[order]) for order in sorted(orders)]
+        if not values:
+            yield f"{key} is not known of any checkpoint"
+        elif len(values) <= _MOST_VALUES:
+            yield f"{key} is {', '.join(values)}"
+        else:
+            yield f"{key} goes from {values[0]} to {values[-1]}"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

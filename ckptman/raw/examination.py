@@ -1,0 +1,154 @@
+"""Reading one file of a source: its configuration, its hash, its name in the tree, and its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
+from ckptman.fs import FileState, hash_file
+from ckptman.raw.scanning import SourceCheckpoint
+from ckptman.raw.wandb_index import Claim, WandbIndex
+from ckptman.rules import Convention, Place, naming, placement
+from ckptman.text import RefusedError
+
+CHANGING = "changed-while-read"
+
+
+class Trust(StrEnum):
+    """What decides where a file's name and the configuration inside it disagree."""
+
+    NEITHER = "neither"
+    CONFIG = "config"
+    NAME = "name"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A file of the source, read."""
+
+    source: SourceCheckpoint
+    state: FileState
+    sha256: str
+    name: str
+    """Its name in the tree."""
+    kind: str
+    step: int
+    config: Mapping[str, Any]
+    config_source: str
+    place: Place
+    run_id: str | None
+    """The run id that the file itself holds."""
+
+    @property
+    def claim(self) -> Claim:
+        """The file, as one whose run is sought."""
+        return Claim(
+            path=self.source.path,
+            config=self.config,
+            saved_at=self.state.mtime_ns / 1e9,
+            sha256=self.sha256,
+            run_id=self.run_id,
+        )
+
+
+class Examiner:
+    """Reads files of a source, and settles where a name and a configuration disagree."""
+
+    def __init__(self, convention: Convention, wandb: WandbIndex, *, trust: Trust, follow_symlinks: bool) -> None:
+        self._convention = convention
+        self._naming = naming.naming_of(convention)
+        self._wandb = wandb
+        self._trust = trust
+        self._follow_symlinks = follow_symlinks
+
+    def examine(self, file: SourceCheckpoint) -> Examined:
+        """Read a file in full.
+
+        Raises:
+            RefusedError: if it is no checkpoint of the convention, is damaged, or has no place.
+        """
+        info = read_checkpoint(file.path, self._convention.checkpoint)
+        verify_crcs(file.path)
+        sha256, state = hash_file(file.path, follow_symlinks=self._follow_symlinks)
+        if not state.same_but_ctime(file.state):
+            raise RefusedError("it changed while it was looked at", code=CHANGING)
+        config, config_source = self._config_of(file, info)
+        name, parsed, config, config_source = self._name_of(file, info, config, config_source)
+        place = placement.place_of(
+            config,
+            self._convention,
+            source_group=self._said_group(config, file),
+            source_task=file.task,
+        )
+        return Examined(
+            source=file,
+            state=state,
+            sha256=sha256,
+            name=name,
+            kind=parsed.prefix.name,
+            step=parsed.step,
+            config=config,
+            config_source=config_source,
+            place=place,
+            run_id=info.run_id,
+        )
+
+    def _said_group(self, config: Mapping[str, Any], file: SourceCheckpoint) -> str | None:
+        said = config.get(self._convention.group_key)
+        return said if isinstance(said, str) and said else file.group
+
+    def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
+        """The configuration, and where it is from: the file, else a W&B record, else the file's name."""
+        if info.config:
+            return info.config, "checkpoint"
+        name = self._naming.parse(file.path.name)
+        recorded = self._wandb.config_by_name(
+            file.path, name, group=file.group, seed=file.seed, saved_at=file.state.mtime_ns / 1e9
+        )
+        if recorded is not None:
+            return recorded
+        seed = {} if file.seed is None else {self._convention.seed_key: file.seed}
+        return {**name.values, **seed}, "name"
+
+    def _name_of(
+        self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], config_source: str
+    ) -> tuple[str, naming.CheckpointName, Mapping[str, Any], str]:
+        """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
+        try:
+            parsed = self._naming.parse(file.path.name)
+        except RefusedError as error:
+            if self._trust is Trust.CONFIG:
+                return *self._name_from_config(info, config), config, config_source
+            raise RefusedError(
+                error.message, code=error.code, fix="Rename it, or let the configuration inside name it: --trust config"
+            ) from None
+        differences = [str(difference) for difference in self._naming.disagreements(parsed, config)]
+        if info.iters_done is not None and parsed.step != info.iters_done:
+            tag = self._convention.step_tag
+            differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
+        if not differences:
+            return file.path.name, parsed, config, config_source
+        if self._trust is Trust.CONFIG:
+            return *self._name_from_config(info, config), config, config_source
+        if self._trust is Trust.NAME:
+            return file.path.name, parsed, {**config, **parsed.values}, "name"
+        raise RefusedError(
+            f"the name disagrees with the configuration inside: {'; '.join(differences)}",
+            code="name-disagrees",
+            fix="Say which is right: --trust config (the file gets the name its configuration gives) or --trust name.",
+        )
+
+    def _name_from_config(self, info: CheckpointInfo, config: Mapping[str, Any]) -> tuple[str, naming.CheckpointName]:
+        if info.iters_done is None:
+            raise RefusedError(
+                "the file does not say how many iterations it holds, so its configuration cannot name it",
+                code="no-name",
+                fix="Rename it by the convention.",
+            )
+        final = [p for p in self._convention.prefixes if p.final and p.expected_step(config) == info.iters_done]
+        prefix = (final or [p for p in self._convention.prefixes if not p.final])[0]
+        name = self._naming.name_for(config, prefix, info.iters_done)
+        return name, self._naming.parse(name)

@@ -1,0 +1,180 @@
+"""Which W&B runs lost their checkpoints to a later run that wrote files of the same names."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePath
+from typing import Any
+
+from ckptman.raw.scanning import SAVE_FOLDER, said_by_folders, task_folder_of, wandb_home
+from ckptman.raw.wandb_runs import WandbRun
+from ckptman.rules import Convention, comparing
+from ckptman.rules import naming as naming_rules
+from ckptman.text import RefusedError
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who wrote a checkpoint, as far as it is known."""
+
+    run_id: str | None
+    seed: int | None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def may_be(self, run_id: str, seed: object) -> bool:
+        """Whether the run with this id and seed could have written the file."""
+        return self.run_id == run_id if self.run_id is not None else self.seed in (None, seed)
+
+
+@dataclass(frozen=True)
+class LostFiles:
+    """A W&B run some of whose checkpoints are not there."""
+
+    run: WandbRun
+    overwritten: tuple[str, ...]
+    """Names under which another run's file lies now."""
+    missing: tuple[str, ...]
+    """Names under which nothing lies, though the run got far enough to save them."""
+    overwritten_by: tuple[str, ...]
+    survives: bool
+    """Whether any checkpoint of the run is there."""
+    folder: Path
+    """Where the run saved, or where its W&B folder lies."""
+
+
+def find_lost_files(
+    runs: Iterable[WandbRun],
+    owners: Mapping[Path, Owner],
+    present: Collection[str],
+    convention: Convention,
+) -> list[LostFiles]:
+    """Compare what each run must have saved with what lies where it saved.
+
+    That is the task folder around its W&B folder or, where that holds no file of the name (processes that share a
+    `WANDB_DIR` leave all W&B folders in one place), the folder that the run's configuration names.
+
+    Args:
+        runs: W&B runs; their configuration and last iteration tell which files each of them saved.
+        owners: Every checkpoint file known, and who wrote it.
+        present: Ids of runs with at least one checkpoint.
+
+    Returns:
+        A record for each run that saved nothing, or lost something, by run id.
+    """
+    files = _Files(owners, convention)
+    found = []
+    for run in runs:
+        names = _saved_names(run, convention)
+        seed = run.config.get(convention.seed_key)
+        where = {name: paths for name in names if (paths := files.where_saved(run, name))}
+        others = {
+            name: paths
+            for name, paths in where.items()
+            if not any(owners[path].may_be(run.run_id, seed) for path in paths)
+        }
+        missing = tuple(name for name in names if name not in where)
+        survives = run.run_id in present
+        if others or missing or not survives:
+            by = {owner.run_id for paths in others.values() for owner in map(owners.__getitem__, paths)}
+            folders = [paths[0].parent for paths in (others or where).values()]
+            found.append(
+                LostFiles(
+                    run=run,
+                    overwritten=tuple(others),
+                    missing=missing,
+                    overwritten_by=tuple(sorted(run_id for run_id in by if run_id is not None)),
+                    survives=survives,
+                    folder=folders[0] if folders else wandb_home(run.folders[0], convention),
+                )
+            )
+    return sorted(found, key=lambda item: item.run.run_id)
+
+
+class _Files:
+    """Checkpoint files by name, and which of them lie where a run saved."""
+
+    def __init__(self, owners: Mapping[Path, Owner], convention: Convention) -> None:
+        self._owners = owners
+        self._convention = convention
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(owners):
+            self._by_name[path.name].append(path)
+
+    def where_saved(self, run: WandbRun, name: str) -> list[Path]:
+        """The files of this name that lie where the run saved its own."""
+        homes = {wandb_home(folder, self._convention) for folder in run.folders}
+        paths = [path for path in self._by_name.get(name, ()) if self._may_share_folder(run, path)]
+        if beside := [path for path in paths if any(self._is_beside(path, home) for home in homes)]:
+            return beside
+        alike = [path for path in paths if self._is_configured_alike(run, path)]
+        if named := [path for path in alike if self._is_in_named_folder(run, path)]:
+            nearest = max(_shared_parts(path, home) for path in named for home in homes)
+            return [path for path in named if any(_shared_parts(path, home) == nearest for home in homes)]
+        return [path for path in alike if any(self._is_below(path, home) for home in homes)]
+
+    def _may_share_folder(self, run: WandbRun, path: Path) -> bool:
+        """Whether nothing says that the run saved elsewhere than where this file lies."""
+        rules, config = self._convention, self._owners[path].config
+        folders = {_named_folder(each, rules) for each in (run.config, config)} - {()}
+        groups = {group for each in (run.config, config) if isinstance(group := each.get(rules.group_key), str)}
+        seed = said_by_folders(path, rules)[2]
+        return len(folders) < 2 and len(groups) < 2 and seed in (None, run.config.get(rules.seed_key))
+
+    def _is_beside(self, path: Path, home: Path) -> bool:
+        """Whether a file lies in the very task folder in which W&B recorded the run."""
+        task_folder = task_folder_of(home, self._convention)
+        return path.is_relative_to(home) and task_folder_of(path, self._convention) == task_folder
+
+    def _is_below(self, path: Path, home: Path) -> bool:
+        """Whether a file lies below a folder where W&B recorded the runs of several tasks."""
+        return path.is_relative_to(home) and task_folder_of(home, self._convention) is None
+
+    def _is_in_named_folder(self, run: WandbRun, path: Path) -> bool:
+        """Whether a file lies in the task folder that the run's configuration names."""
+        tail, parts = _named_folder(run.config, self._convention), path.parent.parts
+        return bool(tail) and any(parts[at : at + len(tail)] == tail for at in range(len(parts) - len(tail) + 1))
+
+    def _is_configured_alike(self, run: WandbRun, path: Path) -> bool:
+        """Whether a file is of the run's configuration, but for the seed."""
+        ignored = self._convention.ignored_keys | {self._convention.seed_key}
+        return not comparing.differing_keys(self._owners[path].config, run.config, ignored)
+
+
+def _named_folder(config: Mapping[str, Any], convention: Convention) -> tuple[str, ...]:
+    """The last parts of the folder that a run was told to save into, from its group on; none where it names no task.
+
+    What stands before is the machine's own: the outputs may have been copied from elsewhere.
+    """
+    said = config.get(SAVE_FOLDER)
+    parts = PurePath(os.path.normpath(said)).parts if isinstance(said, str) else ()
+    tasks = [at for at, part in enumerate(parts) if convention.folders.parse_task(part) is not None]
+    return parts[max(tasks[-1] - 1, 0) :] if tasks else ()
+
+
+def _shared_parts(one: Path, other: Path) -> int:
+    """How many folders from the root on two paths share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.parts, other.parts, strict=False)))
+
+
+def _saved_names(run: WandbRun, convention: Convention) -> list[str]:
+    """Names of the files that a run has saved, judged by its recipe and its last logged iteration."""
+    naming = naming_rules.naming_of(convention)
+    names = []
+    for prefix in convention.prefixes:
+        step = prefix.expected_step(run.config)
+        if step is None or (run.last_iter is None and not run.finished):
+            continue
+        # The last log may lie one interval before the save.
+        interval = run.config.get("log_interval")
+        slack = interval if isinstance(interval, int) else 0
+        if run.last_iter is not None and run.last_iter + slack < step:
+            continue
+        try:
+            names.append(naming.name_for(run.config, prefix, step))
+        except RefusedError:
+            continue  # a configuration that no name can state saved no file of this convention
+    return names

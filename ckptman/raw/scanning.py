@@ -1,0 +1,244 @@
+"""What lies below a source folder: checkpoint files, W&B run folders, and what is in the way.
+
+Nothing is read here but folders, and the `run.json` files of a tree that is itself the source.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptman.fs import FileState, is_partial
+from ckptman.rules import Convention
+from ckptman.text import RefusedError, UsageError
+from ckptman.tree import records as tree_records
+
+SAVE_FOLDER = "save_dir"
+"""Key of `TrainConfig`: the folder that a run was told to save into, as it was called on the machine of the run."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something at the source that was not handled, and why."""
+
+    source: str
+    """Relative to the source."""
+    code: str
+    message: str
+    fix: str
+    what: str = "file"
+    """What was not handled, as one counts it: a file, a folder or a W&B folder."""
+
+
+@dataclass(frozen=True)
+class SourceCheckpoint:
+    """A file that should be a checkpoint, by its name's ending."""
+
+    path: Path
+    """Absolute."""
+    relative: str
+    """Relative to the source."""
+    state: FileState
+    group: str | None
+    """The group and the task id that the folders around it say."""
+    task: int | None
+    seed: int | None
+    """The seed that a run folder around it says."""
+
+
+@dataclass(frozen=True)
+class SourceScan:
+    """What was found below a source, in path order."""
+
+    root: Path
+    """The source folder (for a single file, its folder), absolute, without symbolic links: so it is the same by
+    whatever way it is reached."""
+    checkpoints: tuple[SourceCheckpoint, ...]
+    wandb_folders: tuple[Path, ...]
+    records: Mapping[Path, tree_records.RunRecord]
+    """The `run.json` of each folder that has one: the source is, or was, a tree."""
+    overwritten: tuple[tree_records.OverwrittenRun, ...]
+    """What that tree says of runs whose files no longer exist."""
+    refusals: tuple[Refusal, ...]
+
+
+def scan_source(
+    source: Path, convention: Convention, *, leave_out: Path | None = None, follow_symlinks: bool = False
+) -> SourceScan:
+    """Look through a source: a root of groups, one group, one task folder, one run, or one file.
+
+    Args:
+        leave_out: A folder that is not part of the source even if it lies below it (the tree to write to).
+        follow_symlinks: Follow symbolic links; otherwise they are refused by name (W&B's own are passed over).
+
+    Raises:
+        UsageError: if the source does not exist.
+    """
+    if not source.exists():
+        raise UsageError(
+            f"{source} does not exist", code="no-source", fix="Name the folder that holds the raw outputs."
+        )
+    top = source.parent.resolve() / source.name if source.is_file() else source.resolve()
+    walk = _Walk(convention, top.parent if top.is_file() else top, leave_out, follow_symlinks)
+    if top.is_file():
+        walk.file(top)
+    elif top.is_dir():
+        walk.folder(top)
+    else:
+        raise UsageError(f"{source} is neither a folder nor a file", code="no-source", fix="Name a folder.")
+    if not walk.wandb:
+        # A run or a saved_models folder was named: its W&B folders lie elsewhere in its task folder.
+        task_folder = task_folder_of(top.parent, convention)
+        if task_folder is not None:
+            beside = _Walk(convention, task_folder, leave_out, follow_symlinks)
+            beside.folder(task_folder)
+            walk.wandb = beside.wandb
+    return SourceScan(
+        root=walk.root,
+        checkpoints=tuple(sorted(walk.checkpoints, key=lambda item: item.relative)),
+        wandb_folders=tuple(sorted(walk.wandb)),
+        records=walk.records,
+        overwritten=tuple(walk.overwritten),
+        refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
+    )
+
+
+def wandb_home(folder: Path, convention: Convention) -> Path:
+    """The folder whose runs a W&B run folder records: the one above its `wandb` folders."""
+    home = folder.parent
+    while home.name == convention.folders.saved_wandb and home != home.parent:
+        home = home.parent
+    return home
+
+
+class _Walk:
+    def __init__(self, convention: Convention, root: Path, leave_out: Path | None, follow: bool) -> None:
+        self.convention = convention
+        self.root = root
+        self.leave_out = None if leave_out is None or not leave_out.exists() else FileState.of(leave_out)
+        self.follow = follow
+        self.checkpoints: list[SourceCheckpoint] = []
+        self.wandb: list[Path] = []
+        self.records: dict[Path, tree_records.RunRecord] = {}
+        self.overwritten: list[tree_records.OverwrittenRun] = []
+        self.refusals: list[Refusal] = []
+        self.seen: set[tuple[int, int]] = set()
+
+    def folder(self, top: Path) -> None:
+        pending = [top]
+        while pending:
+            folder = pending.pop()
+            try:
+                state = folder.stat()
+                if not self._enter(folder, state):
+                    continue
+                with os.scandir(folder) as listing:
+                    found = sorted(listing, key=lambda item: item.name)
+            except OSError as error:
+                self._refuse(
+                    folder,
+                    "unreadable-folder",
+                    f"cannot look into the folder: {error.strerror}",
+                    "Give yourself permission to read it, and ingest again.",
+                    "folder",
+                )
+                continue
+            if self._is_wandb_run(folder, {item.name for item in found}):
+                self.wandb.append(folder)
+                continue
+            pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
+
+    def file(self, path: Path) -> None:
+        group, task, seed = said_by_folders(path, self.convention)
+        self.checkpoints.append(
+            SourceCheckpoint(
+                path=path,
+                relative=str(path.relative_to(self.root)),
+                state=FileState.of(path, follow_symlinks=self.follow),
+                group=group,
+                task=task,
+                seed=seed,
+            )
+        )
+
+    def _enter(self, folder: Path, state: os.stat_result) -> bool:
+        key = (state.st_dev, state.st_ino)
+        if self.leave_out is not None and key == (self.leave_out.device, self.leave_out.inode):
+            return False
+        if key in self.seen:
+            message = "the folder was reached before, by another way"
+            self._refuse(folder, "symlink-loop", message, "Remove the link.", "folder")
+            return False
+        self.seen.add(key)
+        return True
+
+    def _look(self, item: os.DirEntry[str]) -> bool:
+        """Take note of one entry; True for a folder to look into."""
+        path = Path(item.path)
+        wanted = item.name.endswith(self.convention.checkpoint.suffix) and not is_partial(item.name)
+        try:
+            if item.is_symlink():
+                if self._is_wandb_link(path):
+                    return False
+                if not self.follow:
+                    self._refuse(
+                        path,
+                        "symlink",
+                        f"a symbolic link to {os.readlink(path)!r}, not followed",  # noqa: PTH115
+                        "Pass --follow-symlinks to follow links.",
+                    )
+                    return False
+            state = item.stat(follow_symlinks=self.follow)
+        except OSError as error:
+            self._refuse(path, "unreadable", f"cannot look at it: {error.strerror}", "Check the link or the file.")
+            return False
+        if stat.S_ISDIR(state.st_mode):
+            return True
+        if item.name in (tree_records.RUN_FILE, tree_records.OVERWRITTEN_FILE) and stat.S_ISREG(state.st_mode):
+            self._record(path)
+        elif wanted and stat.S_ISREG(state.st_mode):
+            self.file(path)
+        elif wanted:
+            self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
+        return False
+
+    def _is_wandb_link(self, path: Path) -> bool:
+        """Whether a link is W&B's own: to the latest run, or to a log in its folder."""
+        target = Path(os.readlink(path)).parts  # noqa: PTH115
+        raw = self.convention.raw
+        return path.name in raw.wandb_ignored or bool(target and target[0].startswith(raw.wandb_runs))
+
+    def _record(self, path: Path) -> None:
+        with suppress(RefusedError):  # some other program's file; what lies beside it is read as if it were not there
+            if path.name == tree_records.RUN_FILE:
+                self.records[path.parent] = tree_records.read_record(path.parent)
+            else:
+                self.overwritten += tree_records.read_overwritten(path.parent)
+
+    def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
+        return folder.name.startswith(self.convention.raw.wandb_runs) and (
+            "files" in names or any(name.endswith(".wandb") for name in names)
+        )
+
+    def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:
+        relative = str(path.relative_to(self.root)) if path != self.root else "."
+        self.refusals.append(Refusal(source=relative, code=code, message=message, fix=fix, what=what))
+
+
+def task_folder_of(path: Path, convention: Convention) -> Path | None:
+    """The innermost task folder around a file, or that a folder itself is; None where there is none."""
+    return next((p for p in (path, *path.parents) if convention.folders.parse_task(p.name) is not None), None)
+
+
+def said_by_folders(path: Path, convention: Convention) -> tuple[str | None, int | None, int | None]:
+    """The group, task id and seed that the names of the folders around a file say; None for what none says."""
+    seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
+    for folder in path.parents:
+        if (task := convention.folders.parse_task(folder.name)) is not None:
+            return folder.parent.name or None, task, seed
+    group = next((p.name for p in path.parents if any(g.parse(p.name) is not None for g in convention.groups)), None)
+    return group, None, seed

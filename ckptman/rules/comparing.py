@@ -1,0 +1,65 @@
+"""When two configurations are one: the only comparison of configuration values.
+
+A configuration is met as Python values, as the pickle of a checkpoint, as JSON, as YAML, and as what W&B made of it.
+These spell one value differently: a tuple comes back as a list, 1.0 as 1, infinity as "Infinity", NaN as null or "NaN".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_NOT_A_NUMBER = "NaN"
+_INFINITE = "Infinity"
+
+
+def canonical(value: object) -> object:
+    """`value` in the one spelling that all of its spellings share: None, int, float, str, tuple.
+
+    A flag is 0 or 1, a whole float an int, a list a tuple, a mapping a tuple of its pairs sorted by key as text; NaN is
+    None (W&B stores it so), infinity "Infinity", a path its text.
+    """
+    if value is None or value == _NOT_A_NUMBER:
+        return None
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if math.isinf(value):
+            return _INFINITE if value > 0 else f"-{_INFINITE}"
+        return int(value) if value.is_integer() else float(value)
+    if isinstance(value, list | tuple):
+        return tuple(map(canonical, value))
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), canonical(item)) for key, item in value.items()))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(value)
+
+
+def same_value(one: object, other: object) -> bool:
+    """Whether two configuration values are spellings of one value."""
+    return canonical(one) == canonical(other)
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
+    """The keys that both configurations have with different values, but for the ignored ones; sorted."""
+    shared = one.keys() & other.keys() - set(ignored)
+    return sorted(key for key in shared if not same_value(one[key], other[key]))
+
+
+def same_configuration(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str]) -> bool:
+    """Whether two configurations agree on every key of either; a key that one lacks counts as None there."""
+    keys = (one.keys() | other.keys()) - set(ignored)
+    return all(same_value(one.get(key), other.get(key)) for key in keys)
+
+
+def fingerprint(config: Mapping[str, Any], ignored: Collection[str]) -> str:
+    """A text that two configurations share if they have the same keys and values, but for the ignored ones."""
+    return json.dumps(canonical({key: value for key, value in config.items() if key not in ignored}))

@@ -1,0 +1,239 @@
+"""The naming convention: checkpoint file names, parsed and formatted by the convention's fields.
+
+`Naming(convention).parse(name)` gives the kind, the configuration values and the step that a name states;
+`format` gives the name back, letter for letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ckptman.rules.terms import Convention, NameField, Prefix
+from ckptman.text import RefusedError
+
+_WHOLE = "(?:0|[1-9][0-9]{0,17})"  # without leading zeros, so that a name has one spelling
+_VALUE = {
+    "int": _WHOLE,
+    "bool": "[01]",
+    "float": r"[0-9][0-9.e+-]{0,24}",
+    "word": "[A-Za-z0-9.]+",
+    "range": f"{_WHOLE}to{_WHOLE}",
+    "list": f"{_WHOLE}(?:-{_WHOLE})*",
+}
+FIELD_TYPES = tuple(_VALUE)
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """What a checkpoint's file name says."""
+
+    prefix: Prefix
+    values: Mapping[str, Any]
+    """Configuration values by their key; keys of optional fields that the name leaves out are absent."""
+    step: int
+    """Iterations done."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One field in which a name and a configuration differ."""
+
+    tag: str
+    key: str
+    in_name: Any
+    in_config: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.in_name!r} in the name ({self.tag}) and {self.in_config!r} in the file"
+
+
+class Naming:
+    """Parses and formats file names by one convention."""
+
+    def __init__(self, convention: Convention) -> None:
+        self._fields = convention.fields
+        self._prefixes = {prefix.name: prefix for prefix in convention.prefixes}
+        self._step_tag = convention.step_tag
+        self._suffix = convention.checkpoint.suffix
+        prefixes = "|".join(map(re.escape, self._prefixes))
+        pieces = [f"(?P<_prefix>{prefixes})"]
+        for field in self._fields:
+            value = "|".join(map(re.escape, field.values)) or _VALUE[field.type]
+            piece = f"_{field.tag}(?P<{field.tag}>{value})"
+            pieces.append(f"(?:{piece})?" if field.optional else piece)
+        pieces.append(f"_{self._step_tag}(?P<_step>{_WHOLE}){re.escape(self._suffix)}")
+        self._pieces = pieces
+        self._regex = re.compile("".join(pieces))
+
+    @property
+    def pattern(self) -> str:
+        """The form of a name, for people: `{Prefix}_N{int}_…`."""
+        parts = ["{Prefix}"]
+        for field in self._fields:
+            part = f"_{field.tag}{{{_shape(field)}}}"
+            parts.append(f"[{part}]" if field.optional else part)
+        return f"{''.join(parts)}_{self._step_tag}{{step}}{self._suffix}"
+
+    def parse(self, name: str) -> CheckpointName:
+        """Read a file name.
+
+        Raises:
+            RefusedError: (`unknown-name`) telling where the name stops following the convention.
+        """
+        match = self._regex.fullmatch(name)
+        if match is None:
+            raise self._refusal(name)
+        values: dict[str, Any] = {}
+        for field in self._fields:
+            if (text := match[field.tag]) is not None:
+                parsed = _parse_value(field, text)
+                if field.type == "float" and repr(parsed) != text:
+                    raise self._refusal(name, f"{field.tag}{text} is not written as {field.tag}{parsed!r}")
+                values.update(zip(field.config, parsed if field.type == "range" else (parsed,), strict=True))
+        return CheckpointName(prefix=self._prefixes[match["_prefix"]], values=values, step=int(match["_step"]))
+
+    def format(self, name: CheckpointName) -> str:
+        """The file name that says this; the inverse of `parse`.
+
+        Raises:
+            RefusedError: (`no-name`) if a value is missing, or cannot stand in a name.
+        """
+        return self.name_for(name.values, name.prefix, name.step)
+
+    def name_for(self, config: Mapping[str, Any], prefix: Prefix, step: int) -> str:
+        """The file name of a checkpoint of a run with this configuration.
+
+        An optional field is written where the configuration has its key (with a value other than None).
+
+        Raises:
+            RefusedError: (`no-name`) if the configuration lacks a field, or has a value that cannot stand in a name.
+        """
+        parts = [prefix.name]
+        for field in self._fields:
+            if field.optional and any(config.get(key) is None for key in field.config):
+                continue
+            parts.append(field.tag + self._value_text(field, config))
+        return f"{'_'.join(parts)}_{self._step_tag}{step}{self._suffix}"
+
+    def disagreements(self, name: CheckpointName, config: Mapping[str, Any]) -> tuple[Disagreement, ...]:
+        """Where a name and the configuration inside the file differ; keys that the configuration lacks do not count."""
+        found = []
+        for field in self._fields:
+            for key in field.config:
+                if key not in name.values or key not in config:
+                    continue
+                said, held = name.values[key], config[key]
+                if isinstance(held, tuple):
+                    held = list(held)
+                if said != held or isinstance(said, bool) != isinstance(held, bool):
+                    found.append(Disagreement(tag=field.tag, key=key, in_name=said, in_config=held))
+        return tuple(found)
+
+    def short(self, key: str, config: Mapping[str, Any]) -> str:
+        """One configuration value as a name writes it, such as `mlp0`; for keys without a field, key and value."""
+        field = next((field for field in self._fields if field.config == (key,)), None)
+        return f"{key}{config[key]}" if field is None else field.tag + self._value_text(field, config)
+
+    def _value_text(self, field: NameField, config: Mapping[str, Any]) -> str:
+        try:
+            values = [config[key] for key in field.config]
+        except KeyError as error:
+            raise RefusedError(
+                f"the configuration has no {error.args[0]!r}, which a file name states as {field.tag}",
+                code="no-name",
+                fix="Give the file a name by the convention by hand, and pass --trust name.",
+            ) from None
+        text = _format_value(field, values)
+        pattern = "|".join(map(re.escape, field.values)) or _VALUE[field.type]
+        if text is None or not re.fullmatch(pattern, text):
+            shown = values[0] if len(values) == 1 else values
+            form = f"{field.tag}{{{_shape(field)}}}"
+            raise RefusedError(
+                f"{' and '.join(field.config)} = {shown!r} cannot be written as {form} in a name",
+                code="no-name",
+                fix="Extend the name field in ckptman.yaml.",
+            )
+        return text
+
+    def _refusal(self, name: str, reason: str = "") -> RefusedError:
+        fix = f"Names have the form {self.pattern}"
+        return RefusedError(f"{name!r} does not follow the naming convention: {reason or self._explain(name)}",
+                            code="unknown-name", fix=fix)  # fmt: skip
+
+    def _explain(self, name: str) -> str:
+        """Where a name leaves the convention: the longest part that follows it, and what should come next."""
+        if not name.endswith(self._suffix):
+            return f"it does not end in {self._suffix}"
+        done = 0
+        for count in range(1, len(self._pieces)):
+            match = re.match("".join(self._pieces[:count]), name)
+            if match is None:
+                break
+            done = count
+        if done == 0:
+            return f"it should begin with {' or '.join(self._prefixes)}"
+        match = re.match("".join(self._pieces[:done]), name)
+        rest = name[match.end() if match else 0 :]
+        if done < len(self._fields) + 1:
+            field = self._fields[done - 1]
+            wanted = f"_{field.tag}{{{_shape(field)}}}"
+        else:
+            wanted = f"_{self._step_tag}{{step}}{self._suffix}"
+        return f"{rest!r} stands where {wanted} should"
+
+
+@lru_cache(maxsize=8)
+def naming_of(convention: Convention) -> Naming:
+    """The convention's `Naming`, made once."""
+    return Naming(convention)
+
+
+def _shape(field: NameField) -> str:
+    """What a field's value looks like, for people."""
+    if field.values:
+        return "|".join(field.values)
+    return {"bool": "0|1", "range": "min}to{max", "list": "k-k-…"}.get(field.type, field.type)
+
+
+def _parse_value(field: NameField, text: str) -> Any:
+    match field.type:
+        case "int":
+            return int(text)
+        case "bool":
+            return (text == "1") != field.inverted
+        case "float":
+            try:
+                return float(text)
+            except ValueError:
+                return text  # not the spelling of any number; the caller refuses it
+        case "range":
+            return tuple(map(int, text.split("to")))
+        case "list":
+            return list(map(int, text.split("-")))
+        case _:
+            return text
+
+
+def _format_value(field: NameField, values: list[Any]) -> str | None:
+    """A value as a name writes it; None where its type is not the field's."""
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    value = values[0]
+    match field.type:
+        case "int":
+            return str(value) if whole else None
+        case "bool":
+            return str(int(value != field.inverted)) if isinstance(value, bool) else None
+        case "float":
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            return repr(float(value)) if number else None
+        case "range":
+            return f"{values[0]}to{values[1]}" if whole else None
+        case "list":
+            items = isinstance(value, list | tuple) and value
+            return "-".join(map(str, value)) if items else None
+        case _:
+            return value if isinstance(value, str) else None

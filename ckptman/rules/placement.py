@@ -1,0 +1,201 @@
+"""Where a checkpoint belongs in the tree: decided by the configuration inside the file.
+
+`<layernorm folder>/<regime folder>/<group>/<task folder>/<run folder>/<file>`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.rules.grids import outside, task_of
+from ckptman.rules.naming import naming_of
+from ckptman.rules.terms import Convention, GroupPattern
+from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The task folder a run belongs to, and what tells it apart from other runs of the same seed there."""
+
+    layernorm: bool
+    regime: str
+    group: str
+    task: int
+    seed: int | None
+    notes: tuple[str, ...]
+    """Values of axes outside the numbering, such as `mlp0`, for the run folder's name."""
+    folder: PurePosixPath
+    """The task folder, relative to the root."""
+
+    def run_folder(self, convention: Convention, *more: str) -> PurePosixPath:
+        """The run's folder, relative to the root; `more` tells apart a second run of the same seed."""
+        return self.folder / convention.folders.run(self.seed, *self.notes, *more)
+
+
+def family_of(config: Mapping[str, Any], convention: Convention) -> tuple[bool, str]:
+    """The family of a configuration: with LayerNorm or not, and `dynamic` or `fixed`.
+
+    Raises:
+        RefusedError: (`no-family`) if the configuration lacks a key that decides it.
+    """
+    families = convention.families
+    layernorm = config.get(families.layernorm_config)
+    low, high = (config.get(key) for key in families.fixed_when_equal)
+    if not isinstance(layernorm, bool):
+        raise _no_family(families.layernorm_config, layernorm, "true or false")
+    for key, value in zip(families.fixed_when_equal, (low, high), strict=True):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _no_family(key, value, "a whole number")
+    return layernorm, "fixed" if low == high else "dynamic"
+
+
+def family_folder(layernorm: bool, regime: str, convention: Convention) -> PurePosixPath:
+    """The folder of a family, relative to the root."""
+    families = convention.families
+    return PurePosixPath(families.layernorm_folders[layernorm], families.regime_folders[regime])
+
+
+def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
+    """The known pattern that a group's name follows."""
+    return next((group for group in convention.groups if group.parse(name) is not None), None)
+
+
+def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | None]:
+    """The pattern that a group's name follows, and its K; None for a pattern without K.
+
+    Raises:
+        UsageError: (`unknown-group`) for a name of no known pattern.
+    """
+    pattern = group_pattern(name, convention)
+    parsed = None if pattern is None else pattern.parse(name)
+    if pattern is None or parsed is None:
+        raise UsageError(
+            f"{name!r} is of no known group pattern, so its task ids mean what its source says",
+            code="unknown-group",
+            fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
+        )
+    return pattern, parsed.get("K")
+
+
+def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> GroupPattern:
+    """The first group pattern of a family, which is meant where no group is named.
+
+    Raises:
+        ConfigurationError: (`no-group`) if there is none.
+    """
+    found = _patterns_of(layernorm, regime, convention)
+    if not found:
+        raise _no_group(ConfigurationError, layernorm, regime)
+    return found[0]
+
+
+def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:
+    """The group a configuration belongs to, and its pattern (None for a group that is not of a known pattern).
+
+    A name of a known pattern is kept only if it says what the configuration says; otherwise the configuration's own
+    family and K give the name. A name of no known pattern is kept as it is.
+
+    Args:
+        said: The group that the configuration or the source folder names, if any.
+    """
+    layernorm, regime = family_of(config, convention)
+    mine = _patterns_of(layernorm, regime, convention)
+    values = {**config, "K": config.get(convention.families.k_config)}
+    for group in mine:
+        parsed = group.parse(said or "")
+        if parsed is not None and all(values.get(key) == value for key, value in parsed.items()):
+            return str(said), group
+    if said is not None and group_pattern(said, convention) is None:
+        return _safe_folder(said), None
+    if not mine:
+        raise _no_group(RefusedError, layernorm, regime)
+    return mine[0].format(values), mine[0]
+
+
+def place_of(
+    config: Mapping[str, Any],
+    convention: Convention,
+    *,
+    source_group: str | None = None,
+    source_task: int | None = None,
+) -> Place:
+    """Where a run with this configuration belongs.
+
+    Args:
+        config: The training configuration.
+        source_group: The group that the source says, for a configuration of no known group.
+        source_task: The task id at the source, which stays the task id in a group of no known pattern.
+
+    Raises:
+        RefusedError: if the configuration does not say, or says something outside the grid.
+    """
+    layernorm, regime = family_of(config, convention)
+    group, pattern = group_of(config, source_group, convention)
+    notes: tuple[str, ...] = ()
+    if pattern is None:
+        if source_task is None:
+            raise RefusedError(
+                f"the group {group!r} is of no known pattern, and the source folder has no task id",
+                code="no-task",
+                fix="Put the file into a task folder, or add a pattern for the group to ckptman.yaml.",
+            )
+        task = source_task
+    else:
+        grid = convention.grids[pattern.grid]
+        task = task_of(grid, regime, convention.numbering, config)
+        naming = naming_of(convention)
+        notes = tuple(naming.short(axis, config) for axis in outside(grid, regime, convention.numbering))
+    seed = config.get(convention.seed_key)
+    folder = family_folder(layernorm, regime, convention) / group / convention.folders.task(task)
+    return Place(
+        layernorm=layernorm,
+        regime=regime,
+        group=group,
+        task=task,
+        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 10**18 else None,
+        notes=notes,
+        folder=folder,
+    )
+
+
+def _patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:
+    """The group patterns of a family."""
+    return [group for group in convention.groups if (group.layernorm, group.regime) == (layernorm, regime)]
+
+
+def _no_group(kind: type[CkptmanError], layernorm: bool, regime: str) -> CkptmanError:
+    return kind(
+        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
+        code="no-group",
+        fix="Add a group pattern for this family to ckptman.yaml.",
+    )
+
+
+def _safe_folder(name: str) -> str:
+    """A group's name, if it can be a folder's."""
+    if (
+        name in ("", ".", "..")
+        or name.startswith(".")
+        or name != name.strip()
+        or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name)
+        or len(name.encode("utf-8", "surrogateescape")) > 200
+    ):
+        raise RefusedError(
+            f"the group name {name!r} cannot be a folder's name",
+            code="unsafe-group",
+            fix="Rename the group: a name may hold neither slashes nor control characters, nor begin with a dot, nor "
+            "begin or end with white space.",
+        )
+    return name
+
+
+def _no_family(key: str, value: Any, wanted: str) -> RefusedError:
+    return RefusedError(
+        f"the configuration has {key} = {value!r} where {wanted} is needed to tell the family",
+        code="no-family",
+        fix="If the file's name says it, pass --trust name.",
+    )

@@ -1,0 +1,213 @@
+"""`TrainConfig`: everything that decides what a training run computes.
+
+The field names are those of the published trainer, so that a configuration read from one of its checkpoints and one
+written by ckptman are the same dictionary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from ckptman.text import UsageError
+
+LENGTH_MODES = ("mix", "curriculum")
+
+SEED_END = 10**18
+"""Seeds lie below it: a run folder's name holds 18 digits of one, and PyTorch takes 64 bits."""
+
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9][0-9]?))?")
+
+
+def check_device_name(name: str) -> None:
+    """See to it that a device's name is one, whether or not the machine has the device.
+
+    Raises:
+        UsageError: (`bad-device`) it is none.
+    """
+    if _DEVICE.fullmatch(name) is None:
+        raise UsageError(
+            f"{name!r} is not a device", code="bad-device", fix="Use auto, cpu, cuda, or cuda:1 for the second GPU."
+        )
+
+
+@dataclass
+class TrainConfig:
+    """Configuration of one run: the data, the model, the recipe, and where its output goes.
+
+    The defaults are the published recipe: 40,000 iterations of 4,096 samples, AdamW, learning rate 1e-4 after 400
+    warm-up iterations, cosine decay to 1e-6.
+
+    Raises:
+        UsageError: at construction, where the values do not fit together.
+    """
+
+    vocab_n: int = 128
+    """Numbers are drawn from 0..vocab_n - 1; token vocab_n is the separator."""
+    n_embd: int = 128
+    n_heads: int = 1
+    train_min_k: int = 2
+    """Shortest trained list; equal to `train_max_k` in the fixed regime."""
+    train_max_k: int = 16
+    test_min_k: int = 17
+    test_max_k: int = 32
+    allow_duplicates: bool = False
+    n_layers: int = 1
+    without_pos: bool = True
+    use_mlp: bool = False
+    use_layernorm: bool = True
+    length_mode: str = "mix"
+    """`mix`: K uniform in [train_min_k, train_max_k]; `curriculum`: that range grows over `curriculum_span_iters`."""
+    curriculum_warmup_iters: int = 0
+    curriculum_span_iters: int = 20_000
+    warmup_iters: int = 400
+    max_iters: int = 40_000
+    learning_rate: float = 1e-4
+    min_lr: float = 1e-6
+    weight_decay: float = 0.0
+    micro_batch_size: int = 4_096
+    """Samples of one draw of K in the published trainer, whose gradients add up to `effective_batch_size`.
+
+    ckptman draws one K an iteration and chooses the pieces itself, so here it only has to divide the batch."""
+    effective_batch_size: int = 4_096
+    log_interval: int = 250
+    eval_interval: int = 250
+    """Iterations between evaluations; 0 turns them off."""
+    ckpt_interval: int = 20_000
+    """A `Checkpoint` is saved after the iteration with this index, so it holds `ckpt_interval + 1` iterations."""
+    save_dir: str = "saved_models"
+    eval_samples_per_length: int = 100
+    eval_batch_size: int = 100
+    seed: int = 1337
+    use_compile: bool = False
+    wandb_project: str = "sortgpt"
+    wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, lowest in _LOWEST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise _bad(f"{name} must be a whole number of at least {lowest}, not {value!r}")
+        if self.seed >= SEED_END:
+            raise _bad(f"seed must be below {SEED_END:,}, not {self.seed}")
+        for name in _FLAGS:
+            if not isinstance(value := getattr(self, name), bool):
+                raise _bad(f"{name} must be true or false, not {value!r}")
+        for name in _RATES:
+            if not _is_finite(value := getattr(self, name)):
+                raise _bad(f"{name} must be a finite number, not {value!r}")
+        if self.length_mode not in LENGTH_MODES:
+            raise _bad(f"length_mode must be one of {', '.join(LENGTH_MODES)}, not {self.length_mode!r}")
+        for low, high in (("train_min_k", "train_max_k"), ("test_min_k", "test_max_k")):
+            if getattr(self, low) > getattr(self, high):
+                raise _bad(f"{low} = {getattr(self, low)} is above {high} = {getattr(self, high)}")
+        longest = max(self.train_max_k, self.test_max_k)
+        if not self.allow_duplicates and longest > self.vocab_n:
+            raise _bad(f"lists of {longest} distinct numbers cannot be drawn from {self.vocab_n} numbers")
+        if self.n_embd % self.n_heads:
+            raise _bad(f"n_embd = {self.n_embd} is not a multiple of n_heads = {self.n_heads}")
+        if self.effective_batch_size % self.micro_batch_size:
+            raise _bad(
+                f"effective_batch_size = {self.effective_batch_size} is not a multiple of "
+                f"micro_batch_size = {self.micro_batch_size}"
+            )
+        if not 0 <= self.min_lr <= self.learning_rate:
+            raise _bad(f"min_lr = {self.min_lr} must lie between 0 and learning_rate = {self.learning_rate}")
+        if self.weight_decay < 0:
+            raise _bad(f"weight_decay must not be negative, not {self.weight_decay}")
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the fields from a pickle: a dictionary, or, of a class with slots, a pair with one.
+
+        What the published trainer stored and is derived here is left out.
+        """
+        plain, slots = state if isinstance(state, tuple) else (state, None)
+        for key, value in {**(plain or {}), **(slots or {})}.items():
+            if not isinstance(getattr(type(self), key, None), property):
+                self.__dict__[key] = value
+
+    @property
+    def total_vocab_size(self) -> int:
+        """Number of tokens: the numbers and the separator."""
+        return self.vocab_n + 1
+
+    @property
+    def sep_id(self) -> int:
+        """The separator's token id."""
+        return self.vocab_n
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens in the longest tested sequence: K numbers, the separator, K sorted numbers."""
+        return 2 * self.test_max_k + 1
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches in one iteration."""
+        return self.effective_batch_size // self.micro_batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a plain dictionary, as published checkpoints and W&B hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, strict: bool = False) -> TrainConfig:
+        """Build a configuration from a checkpoint's or a W&B run's dictionary.
+
+        Args:
+            values: Field values. Derived keys of the published trainer (`sep_id`, `device` …) are not fields.
+            strict: Refuse keys that are not fields instead of leaving them out.
+
+        Raises:
+            UsageError: for an unknown key when `strict`, and for values that do not fit together.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if strict and (unknown := sorted(set(values) - known)):
+            near = get_close_matches(unknown[0], known, n=1)
+            raise _bad(f"unknown configuration key {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+_LOWEST = {
+    "vocab_n": 2, "n_embd": 1, "n_heads": 1, "train_min_k": 1, "train_max_k": 1, "test_min_k": 1, "test_max_k": 1,
+    "n_layers": 1, "curriculum_warmup_iters": 0, "curriculum_span_iters": 0, "warmup_iters": 0, "max_iters": 1,
+    "micro_batch_size": 1, "effective_batch_size": 1, "log_interval": 1, "eval_interval": 0, "ckpt_interval": 1,
+    "eval_samples_per_length": 1, "eval_batch_size": 1, "seed": 0,
+}  # fmt: skip
+
+_FLAGS = ("allow_duplicates", "without_pos", "use_mlp", "use_layernorm", "use_compile")
+_RATES = ("learning_rate", "min_lr", "weight_decay")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold: neither true or false, nor infinite, nor no number."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _bad(message: str) -> UsageError:
+    return UsageError(message, code="bad-config")
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Learning rate of an iteration: linear warm-up, then a cosine from `learning_rate` to `min_lr`.
+
+    Warm-up goes by (i + 1) / (warmup_iters + 1), as the published trainer does.
+
+    Args:
+        config: Gives `learning_rate`, `min_lr`, `warmup_iters` and `max_iters`.
+        iteration: Index of the iteration, from 0.
+    """
+    if iteration < config.warmup_iters:
+        return config.learning_rate * (iteration + 1) / (config.warmup_iters + 1)
+    length = max(1, config.max_iters - config.warmup_iters)
+    progress = min(1.0, (iteration - config.warmup_iters) / length)
+    return config.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (config.learning_rate - config.min_lr)

@@ -1,0 +1,182 @@
+"""Which runs are meant: the convention's grid, or the part of it that a user asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ckptman.rules.grids import Cell, cells, config_values, task_count
+from ckptman.rules.terms import Convention, Grid, GroupPattern, Scalar
+from ckptman.text import UsageError
+
+_MOST_NUMBERS = 100_000
+"""A range of more numbers than this is a slip of the keyboard."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of the grid. None means all that the grid has."""
+
+    groups: tuple[str, ...] | None = None
+    """Names of groups, in which `*` and `?` stand for any letters."""
+    k: tuple[int, ...] | None = None
+    """The longest trained lists; any, also such as are not on the grid."""
+    tasks: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    """Any, also such as are not on the grid."""
+    regimes: tuple[str, ...] | None = None
+    layernorm: tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """A run that the grid has, whether it was trained or not."""
+
+    pattern: GroupPattern
+    group: str
+    k: int
+    cell: Cell
+    seed: int
+    values: Mapping[str, Scalar]
+    """The configuration values that the grid decides, the seed included."""
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, Scalar], ...], int]:
+        """What no other run of the grid has: the group, the value on each axis, the seed."""
+        return self.group, tuple(sorted(self.cell.values.items())), self.seed
+
+    @property
+    def label(self) -> str:
+        """The run for people: group, task, seed."""
+        return f"{self.group} task {self.cell.task} seed {self.seed}"
+
+
+def grid_runs(convention: Convention, selection: Selection | None = None) -> tuple[GridRun, ...]:
+    """The runs of the grid, by family, K, task and seed.
+
+    Raises:
+        UsageError: (`no-such-task`, `no-such-regime`, `nothing-selected`) if the grid has nothing that is asked for.
+    """
+    asked = selection or Selection()
+    patterns = _patterns(convention, asked)
+    _check_tasks(patterns, asked, convention)
+    found = tuple(run for pattern in patterns for run in _runs_of(pattern, asked, convention))
+    if not found and asked.groups is not None:
+        raise UsageError(
+            f"nothing of what is asked for is in a group called {' or '.join(asked.groups)}",
+            code="nothing-selected",
+            fix=f"The groups are: {', '.join(pattern.pattern for pattern in patterns)}. Not each has every task; a K "
+            "that is not on a group's grid is asked for with --k.",
+        )
+    return found
+
+
+def parse_numbers(text: str, what: str) -> tuple[int, ...] | None:
+    """Whole numbers as `4-16:2,20`: ranges with both ends, a step after a colon, commas; None for `all`.
+
+    Args:
+        what: What the numbers are, for the error message.
+
+    Raises:
+        UsageError: (`bad-range`) for any other text.
+    """
+    if text.strip() == "all":
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?\s*", part)
+        low, high, step = (int(group) if group else None for group in match.groups()) if match else (None, None, None)
+        if low is None or step == 0 or (high is not None and high < low):
+            raise _bad_range(what, text)
+        if high is None:
+            high = low
+        if (high - low) // (step or 1) >= _MOST_NUMBERS:
+            raise _bad_range(what, text)
+        found.extend(range(low, high + 1, step or 1))
+    return tuple(dict.fromkeys(found))
+
+
+def parse_choices(text: str, known: Mapping[str, Any], what: str) -> tuple[Any, ...] | None:
+    """The values of words joined by commas; None for `all`.
+
+    Args:
+        known: The value of each word.
+        what: What the words say, for the error message.
+
+    Raises:
+        UsageError: (`bad-choice`) for an unknown word.
+    """
+    if text.strip() == "all":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise UsageError(
+                f"{what}: there is no {word!r}",
+                code="bad-choice",
+                fix=f"Give one or more of {', '.join(known)}, joined by commas, or all.",
+            )
+    return tuple(dict.fromkeys(known[word] for word in words))
+
+
+def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
+    """The group patterns of the families that are asked for, whose names hold nothing but K."""
+    there = [pattern for pattern in convention.groups if set(pattern.parse(pattern.example) or ()) == {"K"}]
+    found = [
+        pattern
+        for pattern in there
+        if (asked.regimes is None or pattern.regime in asked.regimes)
+        and (asked.layernorm is None or pattern.layernorm in asked.layernorm)
+    ]
+    if not found:
+        raise UsageError(
+            "the convention has no group of the families that are asked for",
+            code="nothing-selected",
+            fix=f"Its groups are: {', '.join(pattern.pattern for pattern in there) or 'none'}.",
+        )
+    return found
+
+
+def _check_tasks(patterns: list[GroupPattern], asked: Selection, convention: Convention) -> None:
+    """Every task that is asked for is in at least one of the regimes that are asked for."""
+    counts = {p.regime: task_count(convention.grids[p.grid], p.regime, convention.numbering) for p in patterns}
+    for task in asked.tasks or ():
+        if task >= max(counts.values()):
+            ids = "; ".join(f"{regime}: 0 to {count - 1}" for regime, count in counts.items())
+            raise UsageError(
+                f"there is no task {task} in the {convention.numbering!r} numbering ({ids})",
+                code="no-such-task",
+                fix="See all of them with: ckptman task",
+            )
+
+
+def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) -> Iterator[GridRun]:
+    grid: Grid = convention.grids[pattern.grid]
+    for k in grid.k if asked.k is None else asked.k:
+        group = pattern.format({"K": k})
+        if asked.groups is not None and not any(fnmatchcase(group, wanted) for wanted in asked.groups):
+            continue
+        for cell in cells(grid, pattern.regime, convention.numbering):
+            if asked.tasks is not None and cell.task not in asked.tasks:
+                continue
+            values = config_values(pattern, grid, k, cell, convention)
+            for seed in grid.seeds if asked.seeds is None else asked.seeds:
+                yield GridRun(
+                    pattern=pattern,
+                    group=group,
+                    k=k,
+                    cell=cell,
+                    seed=seed,
+                    values={**values, convention.seed_key: seed},
+                )
+
+
+def _bad_range(what: str, text: str) -> UsageError:
+    return UsageError(
+        f"{what}: {text!r} is not a list of whole numbers",
+        code="bad-range",
+        fix="Write numbers and ranges with commas, and a step after a colon: 4-16:2 or 4,8,12; or all.",
+    )

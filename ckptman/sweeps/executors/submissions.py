@@ -1,0 +1,145 @@
+"""What sweeps leave beside the raw outputs: which runs they were for, as which jobs, and what became of each.
+
+`<out>/.sweeps/<time>-<process>/sweep.json`, with the logs and the outcomes of the runs in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ckptman.fs import make_folders, write_atomically
+from ckptman.sweeps.executors.job import JobOutcome, from_json, read_outcome
+from ckptman.text import json_text
+from ckptman.tree import records
+
+SWEEPS = ".sweeps"
+_RECORD = "sweep.json"
+_QUEUE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """One run of a sweep."""
+
+    folder: str
+    """The run's folder, relative to the raw outputs, with `/` between its parts."""
+    log: str
+    """The file with its output: absolute."""
+    outcome_file: str
+    """The file that its outcome is written to: absolute."""
+    job: str = ""
+    """The SLURM job, such as `12_3`; empty for a process of the machine itself."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run's newest submission, and what SLURM says of it."""
+
+    run: SubmittedRun
+    queue_state: str = ""
+    """`PENDING`, `RUNNING` …; empty for a job that is no longer in the queue, and where SLURM does not answer."""
+    gone: bool = False
+    """Whether the job is known to be no longer in the queue."""
+
+    @property
+    def in_queue(self) -> bool:
+        """Whether the job is waiting, or at work."""
+        return bool(self.queue_state)
+
+    @property
+    def text(self) -> str:
+        """The job for people."""
+        state = f" ({self.queue_state.lower()})" if self.queue_state else ""
+        return f"SLURM job {self.run.job}{state}"
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was written to the log."""
+        try:
+            return Path(self.run.log).stat().st_size > 0
+        except OSError:
+            return False
+
+    @cached_property
+    def outcome(self) -> JobOutcome | None:
+        """What became of it, where it got as far as to say so."""
+        return read_outcome(Path(self.run.outcome_file))
+
+    @property
+    def outcome_time(self) -> float:
+        """When it said so, in seconds since 1970; 0 where it did not."""
+        try:
+            return Path(self.run.outcome_file).stat().st_mtime
+        except OSError:
+            return 0.0
+
+
+def new_folder(out: Path) -> Path:
+    """Make a folder for a sweep that begins now; absolute.
+
+    Raises:
+        MachineError, RefusedError: as `transfer.make_folders`.
+    """
+    top = out.absolute()
+    folder = top / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    make_folders(folder, top)
+    return folder
+
+
+def write_record(folder: Path, executor: str, runs: Iterable[SubmittedRun]) -> None:
+    """Write down what a sweep started."""
+    document = {
+        "schema_version": records.SCHEMA_VERSION,
+        "executor": executor,
+        "started": round(time.time(), 1),
+        "runs": [asdict(run) for run in runs],
+    }
+    write_atomically(folder / _RECORD, json_text.dump_json(document), replace=True)
+
+
+def read_submissions(out: Path) -> dict[str, Submission]:
+    """The newest submission of each run, by the run's folder relative to `out`. Unreadable records are passed over."""
+    newest: dict[str, SubmittedRun] = {}
+    for _, runs in sorted(map(_read, (out / SWEEPS).glob(f"*/{_RECORD}")), key=lambda item: item[0]):
+        newest.update((run.folder, run) for run in runs)
+    queue = slurm_queue() if any(run.job for run in newest.values()) else None
+    return {
+        folder: Submission(run)
+        if queue is None or not run.job
+        else Submission(run, queue_state=queue.get(run.job, ""), gone=run.job not in queue)
+        for folder, run in newest.items()
+    }
+
+
+def slurm_queue() -> Mapping[str, str] | None:
+    """The state of each of the user's jobs in SLURM's queue, by id; None where SLURM does not answer.
+
+    Accounting (`sacct`) is not asked: many clusters have none.
+    """
+    if shutil.which("squeue") is None:
+        return None
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_QUEUE_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    pairs = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+
+
+def _read(record: Path) -> tuple[float, list[SubmittedRun]]:
+    """When a sweep started, and its runs."""
+    try:
+        document: Any = json.loads(record.read_bytes())
+        return float(document["started"]), [from_json(SubmittedRun, item) for item in document["runs"]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return 0.0, []

@@ -1,0 +1,392 @@
+"""Where the whole grid stands: each run of it is complete, running, failed, partial, overwritten or missing.
+
+What is known of a run comes from three places: the tree's `run.json` files, the checkpoints and W&B folders of raw
+outputs (read as `ingest` reads them, so that a checkpoint counts for the configuration inside it), and what the run's
+own status file and lock say, or the sweep that it was a part of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptman.ingestion import Plan, make_plan
+from ckptman.raw import overwritten, scanning
+from ckptman.rules import Convention, TrainConfig, convention_file, placement
+from ckptman.rules import selection as selecting
+from ckptman.sweeps.executors.submissions import Submission, read_submissions
+from ckptman.text import UsageError
+from ckptman.training import run_folder
+from ckptman.tree import records as tree_records
+
+COMPLETE, RUNNING, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
+    "complete", "running", "failed", "partial", "overwritten", "missing",
+)  # fmt: skip
+"""Every state of a run. `partial`: there is something of it, but not its end."""
+
+_NO_TREE = Path(os.devnull, "tree")
+"""A tree that cannot exist: what raw outputs are compared with where there is none."""
+
+_ROUNDING = 0.1
+"""Seconds by which a status's time may lie after the moment that it was written in."""
+
+_Key = tuple[str, tuple[tuple[str, Any], ...], Any]
+
+
+@dataclass(frozen=True)
+class RunStanding:
+    """How one run of the grid stands."""
+
+    run: selecting.GridRun
+    state: str
+    """One of `STATES`."""
+    path: str = ""
+    """The run's folder, in the tree or in the raw outputs; empty where there is none."""
+    run_id: str | None = None
+    iters_done: int | None = None
+    max_iters: int | None = None
+    reason: str = ""
+    """Why the run failed, by whom it was overwritten, or what else there is to say."""
+    log: str = ""
+    """The file with the output of the process that trained it, or trains it."""
+    job: str = ""
+    """The SLURM job that waits to train it, or does so."""
+    iterations_per_second: float | None = None
+    config: Mapping[str, Any] | None = None
+    """Its whole configuration, where a checkpoint or a record tells."""
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether somebody has to train it: it is neither complete nor being trained, nor waits for that in a queue."""
+        return self.state not in (COMPLETE, RUNNING) and not self.job
+
+    def to_json(self) -> dict[str, Any]:
+        """The standing as a JSON object."""
+        run = self.run
+        return {
+            "group": run.group, "layernorm": run.pattern.layernorm, "regime": run.pattern.regime, "k": run.k,
+            "task": run.cell.task, "values": dict(run.cell.values), "seed": run.seed,
+            "state": self.state, "reason": self.reason, "log": self.log, "job": self.job, "run_id": self.run_id,
+            "iters_done": self.iters_done, "max_iters": self.max_iters,
+            "iterations_per_second": self.iterations_per_second, "path": self.path,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GridStatus:
+    """How every run of the grid, or of a part of it, stands."""
+
+    out: Path | None
+    """The raw outputs that were looked at."""
+    root: Path | None
+    """The tree that was looked at."""
+    convention: Convention
+    runs: tuple[RunStanding, ...]
+    """By family, K, task and seed."""
+    outside: tuple[str, ...]
+    """Runs that are there, but not in the grid: their folders, or their W&B ids."""
+    refused: tuple[scanning.Refusal, ...]
+    """Raw files that cannot be used, or not yet."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state."""
+        found = Counter(item.state for item in self.runs)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def gaps(self) -> tuple[RunStanding, ...]:
+        """The runs that somebody has to train."""
+        return tuple(item for item in self.runs if item.is_gap)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ckptman status --json` prints."""
+        return {
+            "schema_version": tree_records.SCHEMA_VERSION,
+            "out": None if self.out is None else str(self.out),
+            "root": None if self.root is None else str(self.root),
+            "numbering": self.convention.numbering,
+            "counts": self.counts,
+            "runs": [item.to_json() for item in self.runs],
+            "outside": list(self.outside),
+            "refused": [asdict(item) for item in self.refused],
+        }
+
+
+def status(
+    out: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    selection: selecting.Selection | None = None,
+    convention: Convention | None = None,
+) -> GridStatus:
+    """Tell how each run of the grid stands. Nothing is written.
+
+    Args:
+        out: Raw outputs, of ckptman's own training or of any other; None to leave them out.
+        root: The organized tree; None to leave it out.
+        selection: A part of the grid; by default all of it.
+        convention: The rules; by default those of the nearest ckptman.yaml.
+
+    Raises:
+        UsageError: (`no-source`, `no-tree`) a folder that is given does not exist; (`no-such-task` …) the grid does not
+            have what is selected.
+    """
+    raw, tree = None if out is None else Path(out), None if root is None else Path(root)
+    rules = convention or convention_file.load_convention(convention_file.find_file(tree or raw or Path.cwd()))
+    return standings(selecting.grid_runs(rules, selection), raw, tree, rules)
+
+
+def standings(
+    runs: Sequence[selecting.GridRun], out: Path | None, root: Path | None, convention: Convention
+) -> GridStatus:
+    """How these runs stand: `status` for runs that were worked out already."""
+    plan = None if out is None else make_plan(_existing(out), root or _NO_TREE, convention)
+    scan = None if root is None else tree_records.scan_tree(root, convention, missing_ok=plan is not None)
+    expected = {run.key: run for run in runs}
+    known = expected.keys() | {run.key for run in selecting.grid_runs(convention)}
+    told: dict[_Key, list[RunStanding]] = defaultdict(list)
+    outside: set[str] = set()
+    for fact in _facts(plan, scan, convention):
+        key = _key(fact, convention)
+        if key in expected:
+            told[key].append(fact.standing(expected[key]))
+        elif key not in known:
+            outside.add(fact.path or str(fact.run_id))
+    own: dict[_Key, RunStanding] = {}
+    if out is not None:
+        submissions = read_submissions(out)
+        for run in runs:
+            config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
+            raw = run_folder.RawRun.of(config, out, convention)
+            said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
+            if said is not None:
+                own[run.key] = said
+    return GridStatus(
+        out=out,
+        root=root,
+        convention=convention,
+        runs=tuple(_together(run, own.get(run.key), told[run.key]) for run in runs),
+        outside=tuple(sorted(outside)),
+        refused=() if plan is None else (*plan.refused, *plan.deferred),
+    )
+
+
+# --- what checkpoints and W&B records tell ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """Something that is known of a run, whatever run it is."""
+
+    group: str
+    config: Mapping[str, Any]
+    state: str
+    path: str = ""
+    run_id: str | None = None
+    iters_done: int | None = None
+    reason: str = ""
+
+    def standing(self, run: selecting.GridRun) -> RunStanding:
+        """The fact, told of a run of the grid."""
+        max_iters = self.config.get("max_iters")
+        return RunStanding(
+            run=run,
+            state=self.state,
+            path=self.path,
+            run_id=self.run_id,
+            iters_done=self.iters_done,
+            max_iters=max_iters if isinstance(max_iters, int) else None,
+            reason=self.reason,
+            config=self.config,
+        )
+
+
+def _facts(plan: Plan | None, scan: tree_records.TreeScan | None, convention: Convention) -> Iterator[_Fact]:
+    in_tree = {} if scan is None else dict(scan.records)
+    records = in_tree if plan is None else {run.folder: run.record for run in plan.runs}
+    for folder, record in records.items():
+        if scan is not None and folder in in_tree:
+            path = scan.root / folder
+        else:
+            assert plan is not None  # it is where the others are from
+            path = (plan.source / record.checkpoints[0].source.path).parent
+        yield _of_record(record, path, convention)
+    lost = {} if scan is None else {run.run_id: run for runs in scan.overwritten.values() for run in runs}
+    lost |= {} if plan is None else {run.run_id: run for run in plan.overwritten}
+    for run in lost.values():
+        yield _of_overwritten(run, convention)
+    for item in () if plan is None else plan.without_files:
+        if (fact := _of_wandb_alone(item, convention)) is not None:
+            yield fact
+
+
+def _of_record(record: tree_records.RunRecord, path: Path, convention: Convention) -> _Fact:
+    finals = {prefix.name for prefix in convention.prefixes if prefix.final}
+    done = any(entry.kind in finals for entry in record.checkpoints)
+    return _Fact(
+        group=record.group,
+        config={**record.config, convention.seed_key: record.seed},
+        state=COMPLETE if done else PARTIAL,
+        path=str(path),
+        run_id=record.run_id,
+        iters_done=max((entry.step for entry in record.checkpoints), default=None),
+        reason="" if done else "it has no final checkpoint",
+    )
+
+
+def _of_overwritten(run: tree_records.OverwrittenRun, convention: Convention) -> _Fact:
+    return _Fact(
+        group=run.group,
+        config={**run.config, convention.seed_key: run.seed},
+        state=OVERWRITTEN,
+        run_id=run.run_id,
+        reason=f"its checkpoints were overwritten by {' and '.join(run.overwritten_by) or 'an unknown run'}",
+    )
+
+
+def _of_wandb_alone(item: overwritten.LostFiles, convention: Convention) -> _Fact | None:
+    """A run that W&B knows, and of which no checkpoint is there."""
+    run = item.run
+    group = run.config.get(convention.group_key) or run.group
+    if not isinstance(group, str):
+        return None
+    failed = run.exit_code not in (None, 0)
+    how = f"it ended with exit code {run.exit_code}" if failed else "it stopped"
+    where = f" at iteration {run.last_iter:,}" if run.last_iter is not None else ""
+    return _Fact(
+        group=group,
+        config=run.config,
+        state=FAILED if failed else PARTIAL,
+        path=str(run.folders[-1]),
+        run_id=run.run_id,
+        iters_done=run.last_iter,
+        reason=f"by its W&B record {how}{where}; no checkpoint of it is there",
+    )
+
+
+def _key(fact: _Fact, convention: Convention) -> _Key:
+    """What tells the grid's runs apart, as `selecting.GridRun.key`; that of no run, where the group is not one of the grid's."""
+    pattern = placement.group_pattern(fact.group, convention)
+    axes = () if pattern is None else convention.grids[pattern.grid].regimes[pattern.regime].axes
+    values = tuple(sorted((axis, fact.config.get(axis)) for axis in axes))
+    return fact.group, values, fact.config.get(convention.seed_key)
+
+
+# --- what a run says of itself ----------------------------------------------------------------------------------------
+
+
+def _said(
+    run: selecting.GridRun, raw: run_folder.RawRun, submission: Submission | None, *, in_tree: bool
+) -> RunStanding | None:
+    """How a run stands by its status file, its lock and its newest submission; None where none of them says.
+
+    `in_tree` tells whether a tree is looked at too, which may have the files that were moved away.
+    """
+    said = raw.read_status()
+    waiting = submission is not None and submission.in_queue
+    standing = RunStanding(
+        run=run,
+        state=MISSING,
+        log=submission.run.log if submission is not None else "",
+        job=submission.text if submission is not None and waiting else "",
+    )
+    if said is not None:
+        standing = replace(
+            standing,
+            path=str(raw.folder),
+            run_id=said.run_id or None,
+            iters_done=said.iters_done,
+            max_iters=said.max_iters,
+            log=said.log or standing.log,
+            iterations_per_second=said.iterations_per_second,
+        )
+    if raw.is_locked():
+        return replace(standing, state=RUNNING, path=str(raw.folder), reason=f"on {said.host}" if said else "")
+    if said is not None and said.state == run_folder.COMPLETE:
+        if _has_final(raw):
+            return replace(standing, state=COMPLETE)
+        reason = "it was complete, but its final checkpoint is no longer there"
+        look = "" if in_tree else " (if it was moved into a tree, name that with --root)"
+        return replace(standing, state=PARTIAL, reason=reason + look)
+    newer = None if submission is None or waiting else _said_by_submission(submission, said)
+    if newer is not None and submission is not None:
+        return replace(standing, state=newer[0], reason=newer[1], log=submission.run.log)
+    if said is None:
+        return standing if waiting else None
+    if said.state == run_folder.FAILED:
+        return replace(standing, state=FAILED, reason=said.reason)
+    reason = "interrupted"
+    if said.state == run_folder.RUNNING:
+        reason = f"it stopped without a word on {said.host}: it was killed, or the machine went down"
+    return replace(standing, state=PARTIAL, reason=reason)
+
+
+def _has_final(raw: run_folder.RawRun) -> bool:
+    suffix = raw.convention.checkpoint.suffix
+    finals = [prefix.name for prefix in raw.convention.prefixes if prefix.final]
+    return any(any(raw.saved_models.glob(f"{name}*{suffix}")) for name in finals)
+
+
+def _said_by_submission(submission: Submission, said: run_folder.RunStatus | None) -> tuple[str, str] | None:
+    """The state and the reason by the end of a run's newest process, where that is the newest word on it."""
+    outcome = submission.outcome
+    if outcome is not None and (said is None or submission.outcome_time + _ROUNDING >= said.updated):
+        if outcome.state == run_folder.FAILED:
+            return FAILED, outcome.reason
+        if outcome.state == run_folder.INTERRUPTED and said is not None:
+            return PARTIAL, "interrupted"
+    if outcome is None and said is None and submission.gone and submission.has_output:
+        return FAILED, f"{submission.text} ended before it began to train"
+    return None
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def _together(run: selecting.GridRun, own: RunStanding | None, told: Iterable[RunStanding]) -> RunStanding:
+    """The standing that counts, completed by what the others know.
+
+    An end that is there counts first; then what the run says of itself; then what its files and W&B tell.
+    """
+    ordered = sorted(told, key=lambda item: STATES.index(item.state))
+    if own is not None:
+        done = [item for item in ordered if item.state == COMPLETE]
+        first = [*done, own] if own.state in (PARTIAL, MISSING, FAILED) else [own, *done]
+        if own.state == MISSING:  # a job waits; what is there of the run counts
+            first = [*ordered, own]
+        ordered = [*first, *(item for item in ordered if item not in first)]
+    if not ordered:
+        return RunStanding(run=run, state=MISSING)
+    best = ordered[0]
+    for other in ordered[1:]:
+        best = replace(
+            best,
+            path=best.path or other.path,
+            run_id=best.run_id or other.run_id,
+            iters_done=_furthest(best.iters_done, other.iters_done),
+            max_iters=best.max_iters or other.max_iters,
+            log=best.log or other.log,
+            job=best.job or other.job,
+            iterations_per_second=best.iterations_per_second or other.iterations_per_second,
+            config=best.config or other.config,
+        )
+    return best
+
+
+def _furthest(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _existing(out: Path) -> Path:
+    if not out.is_dir():
+        raise UsageError(
+            f"there are no raw outputs at {out}: it {'is not a folder' if out.exists() else 'does not exist'}",
+            code="no-source",
+            fix="Name the folder with --out, or make one with: ckptman train",
+        )
+    return out

@@ -1,0 +1,292 @@
+"""Training runs: plan, check the machine, then train one after the other.
+
+result = ckptman.train(ckptman.training_configs(convention, k=8, task=6), "grid_outputs")
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckptman.fs import make_folders, remove_partials
+from ckptman.rules import Convention, TrainConfig, convention_file
+from ckptman.text import CkptmanError, MachineError, wording
+from ckptman.training.loading import pick_device
+from ckptman.training.loop import Computing, Progress, TrainedRun, check_can_compile, initial_model, train_run
+from ckptman.training.planning import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
+from ckptman.training.run_folder import COMPLETE, INTERRUPTED, RawRun
+from ckptman.training.stopping import Stop
+from ckptman.training.wandb import WandbMode, check_can_start, check_mode, settle
+from ckptman.tree import records
+
+_SPARE_BYTES = 20_000_000
+"""Free space that is asked for beside what the runs will write: for wandb's own logs, and others who write there."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of one run."""
+
+    planned: PlannedRun
+    trained: TrainedRun | None = None
+    """What this process did of it; None where nothing."""
+    error: CkptmanError | None = None
+    """Why it is not complete, unless it was interrupted."""
+
+    @property
+    def state(self) -> str:
+        """`complete`, `interrupted`, `running` (elsewhere), `refused`, `failed`, or `not started`."""
+        if self.trained is not None:
+            return self.trained.state
+        if self.planned.action in (Action.COMPLETE, Action.RUNNING, Action.REFUSED):
+            return str(self.planned.action)
+        return "failed" if self.error is not None else "not started"
+
+    @property
+    def run(self) -> RawRun:
+        """The run."""
+        return self.planned.run
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """Its checkpoints that are there now, in order of their steps."""
+        if self.trained is None:
+            return tuple(path for path in self.planned.checkpoints if path.exists())
+        due = [self.run.checkpoint_at(done) for done in range(1, self.trained.iters_done + 1)]
+        if self.trained.state == COMPLETE:
+            due.append(self.run.final)
+        return tuple(path for path in due if path is not None and path.exists())
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as `train --json` prints it."""
+        place, trained = self.run.place, self.trained
+        status = self.run.read_status() if self.planned.action is Action.COMPLETE else None
+        return {
+            "run_id": trained.run_id if trained is not None else self.planned.run_id,
+            "group": place.group,
+            "task": place.task,
+            "seed": place.seed,
+            "checkpoints": [str(path) for path in self.checkpoints],
+            "iterations_per_second": trained.iterations_per_second if trained is not None else None,
+            "loss": trained.loss if trained is not None else status.loss if status is not None else None,
+            "gen_em": trained.gen_em if trained is not None else status.gen_em if status is not None else None,
+            "resumed_from": trained.resumed_from if trained is not None else None,
+            "state": self.state,
+            "iters_done": trained.iters_done if trained is not None else self.planned.iters_done,
+            "error": None if self.error is None else error_json(self.error),
+        }
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did."""
+
+    runs: tuple[RunResult, ...]
+    """In the order of the plan."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about all of them, in sentences."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was asked to end before its end."""
+        return any(run.state == INTERRUPTED for run in self.runs) or (
+            any(run.state == "not started" for run in self.runs) and not any(run.state == "failed" for run in self.runs)
+        )
+
+    @property
+    def errors(self) -> tuple[CkptmanError, ...]:
+        """Why runs are not complete."""
+        return tuple(run.error for run in self.runs if run.error is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `train --json`."""
+        return {"schema_version": records.SCHEMA_VERSION, "runs": [run.to_json() for run in self.runs]}
+
+
+def train(
+    configs: TrainConfig | Iterable[TrainConfig],
+    out: str | os.PathLike[str] = "grid_outputs",
+    *,
+    device: str | torch.device = "auto",
+    threads: int | None = None,
+    compiled: bool = False,
+    wandb: WandbMode | str = WandbMode.AUTO,
+    resume: bool = True,
+    convention: Convention | None = None,
+    stop: Stop | None = None,
+    log: str = "",
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train runs, one after the other, into `<out>/<group>/<task>/<run>/`.
+
+    A run that is complete is not trained again, one that was interrupted goes on from its newest state, and one that
+    another process is training is left to it. No file is overwritten. On one machine and number of CPU threads, a run
+    that was killed and resumed ends with the very weights of an uninterrupted one, and has one W&B run id.
+
+    SIGINT and SIGTERM end it after the iteration at work, with the state saved (where it is called from the main
+    thread). A run that cannot be trained does not keep the others from it, unless it is the machine's fault.
+
+    Args:
+        configs: The runs.
+        out: The root of the raw outputs.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` … On CUDA matrix products are in bfloat16.
+        threads: CPU threads; PyTorch's choice by default.
+        compiled: Train the plain model through `torch.compile` instead of ckptman's own step.
+        wandb: `auto` (online where an API key is set up and the server answers), `online`, `offline` or `disabled`.
+        resume: Go on from what an interrupted process left; without, such a run is refused.
+        convention: The rules for names and folders; by default those of the nearest ckptman.yaml.
+        stop: Another way to end it.
+        log: Where this process's output goes, for the runs' status files.
+        progress: Called several times a second.
+
+    Returns:
+        What became of each run; a failure is in its `error`, and is not raised.
+
+    Raises:
+        RefusedError: a configuration is off the grid of its group.
+        UsageError: there is no such kind of device (`bad-device`), or no such W&B mode (`bad-wandb`).
+        MachineError: the machine has no such device (`no-device`), `out` cannot be written to, the disk has too little
+            free space (`disk-full`), wandb cannot start (`wandb-failed`), or there is no compiler for `compiled`
+            (`no-compiler`); before anything is trained.
+    """
+    root = Path(out)
+    rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    listed = [configs] if isinstance(configs, TrainConfig) else configs
+    plan = plan_training(listed, root, convention=rules, resume=resume)
+    return run_plan(
+        plan,
+        device=device,
+        threads=threads,
+        compiled=compiled,
+        wandb=wandb,
+        resume=resume,
+        stop=stop,
+        log=log,
+        progress=progress,
+    )
+
+
+def run_plan(
+    plan: TrainPlan,
+    *,
+    device: str | torch.device = "auto",
+    threads: int | None = None,
+    compiled: bool = False,
+    wandb: WandbMode | str = WandbMode.AUTO,
+    resume: bool = True,
+    stop: Stop | None = None,
+    log: str = "",
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train the runs of a plan; arguments, result and errors are those of `train`."""
+    stop = stop or Stop()
+    results: dict[Path, RunResult] = {
+        planned.run.folder: RunResult(planned, error=planned.error) for planned in plan.runs
+    }
+    note = ""
+    if plan.wanted:
+        target = pick_device(device)
+        mode, note = settle(check_mode(wandb))
+        check_can_start(mode)
+        if compiled:
+            check_can_compile(target)
+        check_folder(plan.out)
+        check_space(plan)
+        computing = Computing(device=target, compiled=compiled, wandb=mode, log=log)
+        with stop.on_signals(), _threads(threads):
+            for planned in plan.wanted:
+                if stop.wanted:
+                    break
+                result = _train_one(planned, computing, resume=resume, stop=stop, progress=progress)
+                results[planned.run.folder] = result
+                if isinstance(result.error, MachineError):
+                    break  # the next run would meet the same
+    return TrainResult(tuple(results.values()), notes=(note,) if note else ())
+
+
+def check_folder(out: Path) -> None:
+    """Make the folder of the outputs, and check that files can be written there.
+
+    Raises:
+        MachineError, RefusedError: they cannot.
+    """
+    make_folders(out, out)
+    try:
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise MachineError(
+            f"{out} cannot be written to: {os.strerror(error.errno or 0).lower()}",
+            code="not-writable",
+            fix="Choose another folder with --out, or have this one opened to you.",
+        ) from error
+
+
+def check_space(plan: TrainPlan) -> None:
+    """Check that the disk has room for what the runs will write.
+
+    Raises:
+        MachineError: (`disk-full`) it has not.
+    """
+    needed = sum(_bytes_to_write(planned) for planned in plan.wanted) + _SPARE_BYTES
+    free = shutil.disk_usage(plan.out).free
+    if free < needed:
+        raise MachineError(
+            f"{plan.out} has {wording.size_text(free)} free, and the runs will write about {wording.size_text(needed)}",
+            code="disk-full",
+            fix="Free space there, or choose another folder with --out.",
+        )
+
+
+def _train_one(
+    planned: PlannedRun,
+    computing: Computing,
+    *,
+    resume: bool,
+    stop: Stop,
+    progress: Callable[[Progress], None] | None,
+) -> RunResult:
+    run = planned.run
+    try:
+        run.make_folders()
+        with run.lock():
+            now = plan_run(run, resume=resume, locked=True)  # another process may have been at it since the plan
+            if not now.wanted:
+                return RunResult(now, error=now.error)
+            for folder in (run.folder, run.saved_models):
+                remove_partials(folder)
+            return RunResult(now, trained=train_run(run, computing, stop=stop, progress=progress))
+    except CkptmanError as error:
+        if error.code == "running":
+            return RunResult(PlannedRun(run, Action.RUNNING), error=error)
+        return RunResult(planned, error=error)
+
+
+def _bytes_to_write(planned: PlannedRun) -> int:
+    """About what a run has still to write: weights and two moments of each for every checkpoint, and the metrics."""
+    config, run = planned.run.config, planned.run
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in initial_model(config).parameters())
+    files = max(0, run.checkpoints() - len(planned.checkpoints)) + 2  # the state, and its successor beside it
+    lengths = config.train_max_k - config.train_min_k + config.test_max_k - config.test_min_k + 2
+    evaluations = config.max_iters // config.eval_interval + 2 if config.eval_interval else 0
+    metrics = evaluations * lengths * 5 * 50 + config.max_iters // config.log_interval * 500  # bytes, as measured
+    return 3 * weights * files + metrics
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

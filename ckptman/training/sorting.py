@@ -1,0 +1,96 @@
+"""The task: K random numbers, the separator, the same numbers sorted. What each iteration of training reads.
+
+    tokens = draw_batch(config, iteration)  # (B, 2K + 1)
+
+A batch depends on the configuration and the iteration alone: not on the batches before it, any global random state, the
+device or the number of threads. So a run that is resumed reads what it would have read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ckptman.rules import TrainConfig
+from ckptman.text import UsageError
+
+
+def draw_batch(config: TrainConfig, iteration: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """The batch of an iteration, all of one K, drawn on the CPU whatever the device.
+
+    Args:
+        config: Gives the seed, the batch size, the numbers and the lengths to draw from.
+        iteration: Index of the iteration, from 0.
+        device: Where the batch is put.
+
+    Returns:
+        Tokens, (`effective_batch_size`, 2K + 1): K numbers, the separator, the numbers sorted.
+    """
+    generator = np.random.default_rng([config.seed, iteration])
+    k = int(generator.integers(config.train_min_k, current_max_k(config, iteration), endpoint=True))
+    tokens = draw_sequences(
+        config.effective_batch_size, k, config.vocab_n, generator, allow_duplicates=config.allow_duplicates
+    )
+    return tokens.to(device)
+
+
+def current_max_k(config: TrainConfig, iteration: int) -> int:
+    """The longest list that an iteration may draw.
+
+    In `mix` it is `train_max_k` throughout. In `curriculum` it is `train_min_k` for `curriculum_warmup_iters`
+    iterations, then grows linearly over `curriculum_span_iters`, rounded to the nearest whole number and halves to
+    even, as the published trainer does.
+    """
+    if config.length_mode != "curriculum":
+        return config.train_max_k
+    past_warmup = max(0, iteration - config.curriculum_warmup_iters)
+    progress = min(1.0, past_warmup / max(1, config.curriculum_span_iters))
+    return config.train_min_k + round(progress * (config.train_max_k - config.train_min_k))
+
+
+def draw_sequences(
+    samples: int, k: int, numbers: int, generator: np.random.Generator, *, allow_duplicates: bool = False
+) -> Tensor:
+    """Random lists with their solutions.
+
+    Args:
+        samples: Lists to draw, B.
+        k: Numbers in a list.
+        numbers: They are drawn from 0..`numbers` - 1, and token `numbers` is the separator.
+        generator: Source of randomness. NumPy's, for its seeds may be sequences of any numbers, where PyTorch's
+            generator for the CPU reads 32 bits of one.
+        allow_duplicates: Draw with replacement.
+
+    Returns:
+        Tokens on the CPU, (B, 2K + 1): the K numbers, the separator, the numbers sorted.
+
+    Raises:
+        UsageError: (`k-too-large`) where there are not K distinct numbers.
+    """
+    if allow_duplicates:
+        drawn = generator.integers(numbers, size=(samples, k))
+    else:
+        drawn = _draw_distinct(samples, k, numbers, generator)
+    separator = np.full((samples, 1), numbers)
+    return torch.from_numpy(np.concatenate([drawn, separator, np.sort(drawn, axis=1)], axis=1))
+
+
+def _draw_distinct(
+    samples: int, k: int, numbers: int, generator: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Lists of K distinct numbers in random order, each as likely as any other: (B, K).
+
+    A Fisher-Yates shuffle of all samples at once, stopped after K steps. Sorting random keys for whole rows would take
+    ten times as long or more, a good part of the training step of a small model.
+    """
+    if k > numbers:
+        raise UsageError(f"lists of {k} distinct numbers cannot be drawn from {numbers} numbers", code="k-too-large")
+    left = np.repeat(np.arange(numbers)[:, None], samples, axis=1)  # (numbers, B); not yet drawn from row i on
+    drawn = np.empty((samples, k), dtype=np.int64)
+    every = np.arange(samples)
+    for i in range(k):
+        row = generator.integers(i, numbers, size=samples)
+        drawn[:, i] = left[row, every]
+        left[row, every] = left[i]
+    return drawn

@@ -1,0 +1,788 @@
+"""Loss and gradients of one training step, without the work that need not be done.
+
+    result = loss_and_backward(model, tokens)  # adds to .grad, like torch.autograd.backward(loss)
+
+equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd, to rounding. What it uses:
+
+* **Block 1 sees tokens, not positions.** Without a positional embedding, its layer norm, queries, keys and values
+  depend on the token alone. They are computed once for the V tokens of the vocabulary and looked up: a score is an
+  entry of a V × V table, and the values looked up are already projected.
+* **A context is a multiset.** At a sorted position it holds the separator, the K numbers, and the sorted ones so far:
+  K + 1 tokens, with counts of 1 or 2. The softmax runs over those, each exponential times its count. Its maximum is
+  over the tokens present: a table normalized over all V tokens underflows to 0/0 once scores are large.
+* **After block 1's attention the residual stream is `own[token] + Σ weight · keys[token]`**, and what follows is
+  linear until the next nonlinearity: it folds into the tables. The first MLP's hidden layer, or the logits of a
+  one-layer model without MLP, are the same sum over other tables. Layer norm is linear but for its scale, one number a
+  position.
+* **The loss reads the K sorted positions.** The last block's queries, projection and MLP, the final norm and the head
+  run on those alone. Its keys and values need no projection of their own: a score is x Wq Wkᵀ xᵀ, so one matrix on the
+  query's side does for both, and another does for the values and the projection.
+* **Sums of rows.** What a position reads is a weighted sum of rows of one small table: `embedding_bag` adds them up in
+  registers, with layer norm's scale in the weights, where a look-up and a product would write the rows out first.
+* **Pieces.** The batch runs in pieces whose intermediate results stay in cache; their gradients add up. The small
+  tensors of block 1's attention are computed for several pieces at once, to call fewer operations.
+
+Autograd builds the tables from the parameters, and their gradients go back through it once a step. What runs on every
+sample is a handful of functions, each with its backward written out beside it.
+
+Shapes: B samples in a piece, K numbers, P positions computed (K in the last block, 2K below it), N = K + 1 distinct
+tokens in a context, V tokens in the vocabulary, C the embedding's width, H the MLP's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the field's name for it)
+
+from ckptman.text import UsageError
+from ckptman.training.model import GPT, Block
+
+BETAS = (0.9, 0.95)
+"""AdamW's decay rates in the published recipe."""
+
+NORM_EPS = 1e-5
+"""What `nn.LayerNorm` adds to the variance."""
+
+ALIGNMENT = 4
+"""Logits are computed for a multiple of so many tokens: products of odd widths are slower."""
+
+UNLIKELY = -1e30
+"""Logit of the tokens that are none: the softmax gives them exactly 0, and 0 times it is no NaN as with infinity."""
+
+CPU_PIECE_ROWS = 2_048
+"""Positions in a piece, for each CPU thread: few enough for the caches, enough for the matrix products."""
+
+ATTENTION_PIECES = 16
+"""Pieces whose attention in block 1 is computed at once: it is small, and each call of an operation has its price."""
+
+DEVICE_PIECE_ROWS = 1 << 17
+"""Positions in a piece on any other device, where pieces only bound the memory."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one batch gave; its gradients are in the parameters' `.grad`.
+
+    The tensors stay on the device, so that a training loop need not wait for them; the properties fetch them.
+    """
+
+    loss: Tensor
+    """Mean cross-entropy over the batch's B · K sorted positions, ()."""
+    correct_tokens: Tensor
+    """Number of sorted positions whose most probable token is the right one, ()."""
+    correct_samples: Tensor
+    """Number of samples right at all K sorted positions, ()."""
+    samples: int
+    k: int
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of sorted positions predicted right, teacher-forced."""
+        return int(self.correct_tokens) / (self.samples * self.k)
+
+    @property
+    def exact_match(self) -> float:
+        """Share of samples predicted right at every sorted position, teacher-forced."""
+        return int(self.correct_samples) / self.samples
+
+
+def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = None) -> StepResult:
+    """Add the gradients of a batch's mean loss to the parameters' `.grad`, the fast way where there is one.
+
+    Under `torch.autocast` the matrix products of the blocks run in its dtype; look-ups, softmax, head and loss stay in
+    the parameters' own. Models that the fast way does not cover (`why_plain` tells) take the plain one, in pieces too.
+
+    Args:
+        model: The model itself, not a compiled or wrapped one.
+        tokens: A batch of the sorting task, (B, 2K + 1): K numbers, the separator, **the same numbers sorted**. The
+            fast way relies on it: for other sequences its result means nothing.
+        piece_rows: Positions computed at once; chosen for the device by default.
+
+    Raises:
+        UsageError: for tokens of another shape.
+    """
+    samples, k = _batch_shape(tokens)
+    device = tokens.device.type
+    if piece_rows is None:
+        piece_rows = CPU_PIECE_ROWS * torch.get_num_threads() if device == "cpu" else DEVICE_PIECE_ROWS
+    if why_plain(model) is not None:
+        return plain_loss_and_backward(model, tokens, piece_samples=max(1, piece_rows // (2 * k)))
+
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    positions = k if model.config.n_layers == 1 else 2 * k
+    losses: list[Tensor] = []
+    right: list[Tensor] = []
+    with torch.autocast(device, enabled=False):
+        tables = _Tables.of(model)
+        detached = _detached(tables)
+        with torch.no_grad():
+            piece = max(1, piece_rows // positions)
+            for several in torch.split(tokens, ATTENTION_PIECES * piece):
+                whole, attention_back = _attend(detached, several)
+                by_attention: list[Tensor] = []
+                for context, part in zip(whole.split(piece), torch.split(several, piece), strict=True):
+                    found = _piece(model, detached, context, part, scale=1 / (samples * k), low=low)
+                    for results, result in zip((losses, right, by_attention), found, strict=True):
+                        results.append(result)
+                attention_back(torch.cat(by_attention))
+        _backward_through(tables, detached)
+    return _result(losses, right)
+
+
+def plain_loss_and_backward(model: nn.Module, tokens: Tensor, *, piece_samples: int | None = None) -> StepResult:
+    """The published step's loss and gradients: plain forward over all 2K inputs, then autograd. The reference.
+
+    Args:
+        model: Any model that maps tokens (B, T) to logits (B, T, V).
+        tokens: Any sequences, (B, 2K + 1); the loss is on the last K tokens.
+        piece_samples: Samples whose gradients are computed at once; the whole batch by default.
+
+    Raises:
+        UsageError: for tokens of another shape.
+    """
+    samples, k = _batch_shape(tokens)
+    losses, right = [], []
+    for piece in torch.split(tokens, piece_samples or samples):
+        logits = model(piece[:, :-1])[:, k:].flatten(0, 1)  # (B K, V)
+        targets = piece[:, k + 1 :].flatten()  # (B K)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, targets, reduction="sum") / (samples * k)
+        torch.autograd.backward(loss)
+        losses.append(loss.detach())
+        right.append((logits.argmax(-1) == targets).view(-1, k))
+    return _result(losses, right)
+
+
+def why_plain(model: GPT) -> str | None:
+    """Why `loss_and_backward` takes the plain way for this model, as a sentence; None where it takes the fast one."""
+    config = model.config
+    if not config.without_pos:
+        return "the model has a positional embedding, so what block 1 computes depends on more than the token"
+    if config.n_heads != 1:
+        return f"the model has {config.n_heads} attention heads, and the fast step is written for one"
+    if model.wte.weight.dtype not in (torch.float32, torch.float64):
+        return f"the weights are {model.wte.weight.dtype}, too coarse for products of weights"
+    return None
+
+
+def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (0.9, 0.95) as the published trainer makes it: matrices are decayed, vectors are not; frozen ones left out.
+
+    Fused into one kernel on CPU and CUDA. The groups and their order are those of published optimizer states.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=BETAS, fused=fused or None)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep the memory this process frees, and say whether it listened (glibc does).
+
+    Without it, each piece's intermediate results go back to the system and come as fresh pages again: with tensors of
+    a few megabytes, those page faults cost up to a third of a step on the CPU. A training process calls it once.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # from glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    # 32 MiB is the largest threshold that glibc takes; anything larger is mapped and unmapped each time.
+    return bool(mallopt(m_mmap_threshold, 32 << 20)) and bool(mallopt(m_trim_threshold, 2**31 - 1))
+
+
+_T = TypeVar("_T")
+
+
+def _batch_shape(tokens: Tensor) -> tuple[int, int]:
+    """Samples and K of a batch."""
+    if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 3 or tokens.shape[1] % 2 == 0:
+        raise UsageError(
+            f"a batch has the shape (samples, 2 K + 1), not {tuple(tokens.shape)}",
+            code="bad-batch",
+            fix="pass K numbers, the separator, and the K numbers sorted, in each row",
+        )
+    return tokens.shape[0], tokens.shape[1] // 2
+
+
+def _result(losses: list[Tensor], right: list[Tensor]) -> StepResult:
+    """Join the pieces' shares of the mean loss, (), and their right predictions, (B, K)."""
+    everywhere = torch.cat(right)
+    samples, k = everywhere.shape
+    return StepResult(torch.stack(losses).sum(), everywhere.sum(), everywhere.all(1).sum(), samples, k)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tables: what depends on the parameters alone, built by autograd once a step
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """x -> x @ weightᵀ + bias."""
+
+    weight: Tensor  # (out, in), which suits the products of both directions better than (in, out)
+    bias: Tensor  # (out,)
+
+    @classmethod
+    def of(cls, layer: nn.Linear, norm: nn.Module | None = None) -> _Linear:
+        """A layer, with the gain and bias of the layer norm before it folded in."""
+        bias = layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+        return cls(layer.weight, bias).after(norm)
+
+    def after(self, norm: nn.Module | None) -> _Linear:
+        """The same of (normalized x) · gain + shift, as a function of the normalized x."""
+        if not isinstance(norm, nn.LayerNorm):
+            return self
+        return _Linear(self.weight * norm.weight, self.weight @ norm.bias + self.bias)
+
+    def centered(self, norms: bool) -> _Linear:
+        """The same with the mean over its outputs taken off, where layer norms follow and would do so anyway."""
+        if not norms:
+            return self
+        return _Linear(self.weight - self.weight.mean(0), self.bias - self.bias.mean())
+
+    def widened(self, width: int) -> _Linear:
+        """The same with outputs added up to a width that are always UNLIKELY."""
+        missing = width - self.weight.shape[0]
+        return _Linear(F.pad(self.weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing), value=UNLIKELY))
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """Something linear in the residual stream after block 1's attention: own[token] + Σ weight · keys[token] + bias.
+
+    With layer norm, it is the output of a norm and a linear layer: all but the bias is scaled by the stream's inverse
+    root mean square.
+    """
+
+    rows: Tensor  # (2V + 1, width): own, keys, bias
+
+    @classmethod
+    def of(cls, own: Tensor, keys: Tensor, bias: Tensor) -> _Lookup:
+        """From own and keys, (V, width), and the bias, (width,)."""
+        return cls(torch.cat([own, keys, bias[None]]))
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return len(self.rows) // 2
+
+
+@dataclass(frozen=True)
+class _Gram:
+    """Mean products over C of the stream's table rows: they give a position's mean square without its stream."""
+
+    own: Tensor  # (V,)     own · own
+    cross: Tensor  # (V, V)   2 own · keys
+    keys: Tensor  # (V, V)   keys · keys
+
+    @classmethod
+    def of(cls, own: Tensor, keys: Tensor) -> _Gram:
+        width = own.shape[1]
+        return cls(own.square().mean(1), own @ keys.t() * (2 / width), keys @ keys.t() / width)
+
+
+@dataclass(frozen=True)
+class _LastBlock:
+    """The last block's matrices, where it is not the first."""
+
+    query: _Linear  # normalized x of a query -> what to multiply the normalized x of its keys with
+    out: _Linear  # weighted sum of the normalized x -> what attention adds to the stream
+    fc_1: _Linear | None
+    fc_2: _Linear | None
+
+    @classmethod
+    def of(cls, block: Block, norms: bool) -> _LastBlock:
+        weights, biases = block.attn.c_attn.weight.chunk(3), block.attn.c_attn.bias.chunk(3)
+        query, key, value = (_Linear(w, b).after(block.ln_1) for w, b in zip(weights, biases, strict=True))
+        project = _Linear.of(block.attn.c_proj)
+        root = math.sqrt(query.weight.shape[1])
+        # q · k less what is the same for every key of a query: the softmax does not see that.
+        score = _Linear(key.weight.t() @ query.weight / root, query.bias @ key.weight / root)
+        out = _Linear(project.weight @ value.weight, project.weight @ value.bias + project.bias)
+        return cls(
+            score,
+            out.centered(norms),
+            None if block.mlp is None else _Linear.of(block.mlp.fc_1, block.ln_2),
+            None if block.mlp is None else _Linear.of(block.mlp.fc_2).centered(norms),
+        )
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """All that a step computes from the parameters alone; None where the model does not need it."""
+
+    scores: Tensor  # (V, V) query by key
+    gram: _Gram | None  # with layer norm, of the stream that `logits` is a function of
+    stream: _Lookup | None  # C wide, centered where layer norms follow
+    hidden: _Lookup | None  # H wide: input of block 1's GELU
+    fc_2: _Linear | None  # block 1's
+    last: _LastBlock | None
+    logits: _Lookup | None  # padded V wide, of one layer without MLP
+    head: _Linear | None  # of any other
+
+    @classmethod
+    def of(cls, model: GPT) -> _Tables:
+        first, norms = model.blocks[0], model.config.use_layernorm
+        embedding = model.wte.weight  # (V, C)
+        query, key, value = first.attn.c_attn(first.ln_1(embedding)).chunk(3, dim=1)
+        own, keys = embedding, first.attn.c_proj(value)
+        if norms:  # each reader of the stream takes its mean off anyway
+            own, keys = own - own.mean(1, keepdim=True), keys - keys.mean(1, keepdim=True)
+        head = _Linear.of(model.lm_head, model.ln_f)
+        head = head.widened(-(-model.config.vocab_size // ALIGNMENT) * ALIGNMENT)
+
+        def through(linear: _Linear) -> _Lookup:
+            return _Lookup.of(own @ linear.weight.t(), keys @ linear.weight.t(), linear.bias)
+
+        only_tables = model.config.n_layers == 1 and first.mlp is None
+        return cls(
+            scores=query @ key.t() / math.sqrt(query.shape[1]),
+            gram=_Gram.of(own, keys) if norms and only_tables else None,
+            stream=None if only_tables else _Lookup.of(own, keys, own.new_zeros(own.shape[1])),
+            hidden=None if first.mlp is None else through(_Linear.of(first.mlp.fc_1, first.ln_2)),
+            fc_2=None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms),
+            last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1], norms),
+            logits=through(head) if only_tables else None,
+            head=None if only_tables else head,
+        )
+
+
+def _tensors(tables: object) -> Iterator[Tensor]:
+    """The tensors of nested tables, in the order of their fields."""
+    if isinstance(tables, Tensor):
+        yield tables
+    elif dataclasses.is_dataclass(tables):
+        for field in dataclasses.fields(tables):
+            yield from _tensors(getattr(tables, field.name))
+
+
+def _detached(tables: _T) -> _T:
+    """A copy apart from the parameters; each tensor's gradient is summed in `_sum(tensor)`."""
+    if isinstance(tables, Tensor):
+        return cast(_T, tables.detach().contiguous())
+    if dataclasses.is_dataclass(tables) and not isinstance(tables, type):
+        parts = {field.name: _detached(getattr(tables, field.name)) for field in dataclasses.fields(tables)}
+        return cast(_T, type(tables)(**parts))
+    return tables
+
+
+def _sum(table: Tensor) -> Tensor:
+    """Where the pieces' gradients of a table add up."""
+    if table.grad is None:
+        table.grad = torch.zeros_like(table)
+    return table.grad
+
+
+def _backward_through(tables: _Tables, detached: _Tables) -> None:
+    """Take the summed gradients of the tables back to the parameters."""
+    reached = [
+        (table, copy.grad)
+        for table, copy in zip(_tensors(tables), _tensors(detached), strict=True)
+        if table.requires_grad and copy.grad is not None
+    ]
+    torch.autograd.backward([table for table, _ in reached], [gradient for _, gradient in reached])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One piece of the batch. With so many small steps autograd's bookkeeping would be a third of the time, so the backward
+# is written out: each function returns its result and its pullback. A pullback takes the gradient of the result, adds
+# to the sums of the tables, and returns the gradient of the function's (first) argument. It runs once, and unless it
+# says otherwise it may overwrite what it is given.
+
+_Pullback = Callable[[Tensor], Tensor]
+
+
+def _piece(
+    model: GPT, tables: _Tables, context: _Context, tokens: Tensor, *, scale: float, low: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add a piece's gradients to the tables' sums.
+
+    Returns:
+        Its share of the loss, (); its right predictions, (B, K); the gradient of block 1's attention, (B, P, N).
+    """
+    k = tokens.shape[1] // 2
+    norms = model.config.use_layernorm
+    targets = tokens[:, k + 1 :].reshape(-1, 1)  # (B K, 1)
+    if tables.logits is not None:
+        logits, logits_back = _read_logits(tables, tables.logits, context)
+        loss, right, gradient = _cross_entropy(logits, targets, scale)
+        by_attention = logits_back(gradient)
+    else:
+        assert tables.head is not None
+        x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
+        x, later_back = _later_blocks(model, tables.last, x, k, low)  # (B K, C)
+        seen, norm_back = _normalize(x, norms)
+        logits, head_back = _linear(seen, tables.head)
+        loss, right, gradient = _cross_entropy(logits, targets, scale)
+        by_attention = first_back(later_back(norm_back(head_back(gradient))))
+    return loss, right.view(-1, k), by_attention
+
+
+def _read_logits(tables: _Tables, lookup: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
+    """The logits of one layer without MLP, (B P, padded V); the pullback goes to the attention's weights."""
+    if tables.gram is None:
+        logits, logits_back = _read(lookup, context)
+        return logits, lambda gradient: logits_back(gradient)[0]
+    scale, scale_back = _inverse_rms_by_gram(tables.gram, context)
+    logits, logits_back = _read(lookup, context, scale)
+
+    def back(gradient: Tensor) -> Tensor:
+        by_weights, by_scale = logits_back(gradient)
+        return by_weights if by_scale is None else scale_back(by_scale).add_(by_weights)
+
+    return logits, back
+
+
+def _first_block(tables: _Tables, context: _Context, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+    """Block 1's output, (B P, C), from its attention; the pullback goes to the attention's weights."""
+    assert tables.stream is not None
+    x, stream_back = _read(tables.stream, context)
+    if tables.hidden is None or tables.fc_2 is None:
+        return x, lambda gradient: stream_back(gradient)[0]
+    scale = _inverse_rms(x) if norms else None
+    hidden, hidden_back = _read(tables.hidden, context, scale)  # (B P, H)
+    result, mlp_back = _gelu_linear(hidden, tables.fc_2, low, onto=x)
+
+    def back(gradient: Tensor) -> Tensor:
+        by_weights, by_scale = hidden_back(mlp_back(gradient))
+        if scale is not None and by_scale is not None:
+            gradient.addcmul_(x, scale.pow(3).mul_(by_scale), value=-1 / x.shape[1])
+        return stream_back(gradient)[0].add_(by_weights)
+
+    return result, back
+
+
+def _later_blocks(
+    model: GPT, last: _LastBlock | None, x: Tensor, k: int, low: torch.dtype | None
+) -> tuple[Tensor, _Pullback]:
+    """All blocks after the first: (B P, C) -> (B K, C), the last one at the K sorted positions alone."""
+    if last is None:
+        return x, lambda gradient: gradient
+    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), model.config.use_layernorm, low)
+    x, last_back = _last_block(x, last, model.config.use_layernorm, low)
+    return x, lambda gradient: plain_back(last_back(gradient)).view(-1, gradient.shape[1])
+
+
+def _plain_blocks(blocks: list[Block], x: Tensor, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+    """Blocks between the first and the last, by autograd: (B, 2K, C) -> (B, 2K, C)."""
+    if not blocks:
+        return x, lambda gradient: gradient
+    start = x.detach().requires_grad_()
+    autocast = torch.autocast(x.device.type, low, enabled=low is not None, cache_enabled=False)
+    with torch.enable_grad(), autocast:
+        end = start
+        for block in blocks:
+            end = block(end)
+        if norms:  # as all that follows expects it
+            end = end - end.mean(-1, keepdim=True)
+
+    def back(gradient: Tensor) -> Tensor:
+        torch.autograd.backward(end, gradient)
+        return _sum(start)
+
+    return end.detach(), back
+
+
+def _last_block(x: Tensor, block: _LastBlock, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+    """(B, 2K, C) -> (B K, C)."""
+    samples, positions, width = x.shape
+    k = positions // 2
+    seen, norm_1_back = _normalize(x, norms)
+    mixed, attention_back = _last_attention(seen, block.query, low)  # (B K, C)
+    y, project_back = _linear(mixed, block.out, low, onto=x[:, k:].reshape(-1, width))  # (B K, C)
+
+    def first_half_back(gradient: Tensor) -> Tensor:
+        x_gradient = norm_1_back(attention_back(project_back(gradient)))
+        x_gradient[:, k:] += gradient.view(samples, k, width)
+        return x_gradient
+
+    if block.fc_1 is None or block.fc_2 is None:
+        return y, first_half_back
+    seen, norm_2_back = _normalize(y, norms)
+    hidden, fc_1_back = _linear(seen, block.fc_1, low)
+    result, mlp_back = _gelu_linear(hidden, block.fc_2, low, onto=y)
+
+    def back(gradient: Tensor) -> Tensor:
+        return first_half_back(norm_2_back(fc_1_back(mlp_back(gradient))).add_(gradient))
+
+    return result, back
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What each position reads in block 1. Indices for `embedding_bag` are int32, with which it is faster."""
+
+    own: Tensor  # (B P,) token of each position
+    keys: Tensor  # (B N,) distinct tokens of each sample
+    attention: Tensor  # (B, P, N) weights of a sample's keys at each of its positions; sums to 1 over N
+    entries: Tensor  # (B P, 1 + N + 1) what a `_Lookup` adds up at each position: rows of own, keys, bias
+    weights: Tensor  # (B P, 1 + N + 1) and their weights: 1, attention, 1
+    readers: Tensor  # (B N, P) positions that read each key, counted from the first sample on
+
+    def split(self, samples: int) -> Iterator[_Context]:
+        """In pieces of so many samples."""
+        _, positions, n = self.attention.shape
+        for start in range(0, len(self.attention), samples):
+            rows, keys = (slice(start * each, (start + samples) * each) for each in (positions, n))
+            yield _Context(
+                self.own[rows],
+                self.keys[keys],
+                self.attention[start : start + samples],
+                self.entries[rows],
+                self.weights[rows],
+                self.readers[: len(self.keys[keys])],
+            )
+
+
+def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor], None]]:
+    """Block 1's attention, of all 2K positions if another block follows, else of the K sorted ones alone."""
+    k, scores, vocabulary = tokens.shape[1] // 2, tables.scores, len(tables.scores)
+    if tables.last is not None:
+        log_counts = _log_counts(tokens, scores)  # (B, 2K, N)
+        own, keys = tokens[:, :-1], tokens[:, : k + 1]
+    else:  # the separator and the sorted numbers alone are both the queries and all distinct tokens
+        log_counts = _log_sorted_counts(k, scores)  # (K, N)
+        own, keys = tokens[:, k:-1], tokens[:, k:]
+    (samples, positions), n = own.shape, keys.shape[1]
+    own_keys = _pairs(own, keys, vocabulary)
+    looked_up = scores.view(-1).index_select(0, own_keys).view(samples, positions, n)
+    attention = _softmax_of_few(looked_up.add_(log_counts))
+
+    entries = own.new_full((samples, positions, 1 + n + 1), 2 * vocabulary, dtype=torch.int32)
+    entries[:, :, 0] = own
+    entries[:, :, 1:-1] = keys[:, None] + vocabulary
+    rows = torch.arange(samples * positions, dtype=torch.int32, device=own.device)
+    readers = rows.view(samples, 1, positions).expand(samples, n, positions)
+    context = _Context(
+        own=own.contiguous().view(-1),
+        keys=keys.contiguous().view(-1),
+        attention=attention,
+        entries=entries.flatten(0, 1),
+        weights=F.pad(attention, (1, 1), value=1.0).flatten(0, 1),
+        readers=readers.reshape(-1, positions),
+    )
+
+    def back(gradient: Tensor) -> None:
+        _sum(scores).view(-1).index_add_(0, own_keys, _softmax_back(gradient, attention).view(-1))
+
+    return context, back
+
+
+def _inverse_rms(x: Tensor) -> Tensor:
+    """1 / root mean square of centered rows, (…, C) -> (…, 1): layer norm's scale."""
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norms.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+
+
+def _inverse_rms_by_gram(gram: _Gram, context: _Context) -> tuple[Tensor, _Pullback]:
+    """1 / root mean square of own[token] + Σ weight · keys[token], (B P, 1); the pullback goes to the weights."""
+    weights, own = context.attention, context.own
+    samples, positions, n = weights.shape
+    keys = context.keys.view(samples, n)
+    own_keys, key_keys = (_pairs(of.view(samples, -1), keys, len(gram.own)) for of in (own, keys))
+    of_keys = gram.keys.view(-1).index_select(0, key_keys).view(samples, n, n)
+    by_keys = torch.bmm(weights, of_keys)  # (B, P, N)
+    sums = gram.cross.view(-1).index_select(0, own_keys).view_as(weights).add_(by_keys)
+    squares = (sums * weights).sum(2).view(-1).add_(gram.own.index_select(0, own))  # (B P)
+    result = squares.add_(NORM_EPS).rsqrt_()
+
+    def back(gradient: Tensor) -> Tensor:
+        by_square = gradient.view(-1) * result.pow(3).mul_(-0.5)  # (B P)
+        weighted = by_square.view(samples, positions, 1) * weights
+        _sum(gram.own).index_add_(0, own, by_square)
+        _sum(gram.cross).view(-1).index_add_(0, own_keys, weighted.view(-1))
+        _sum(gram.keys).view(-1).index_add_(0, key_keys, torch.bmm(weighted.transpose(1, 2), weights).view(-1))
+        return sums.add_(by_keys).mul_(by_square.view(samples, positions, 1))
+
+    return result[:, None], back
+
+
+def _read(
+    lookup: _Lookup, context: _Context, scale: Tensor | None = None
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor | None]]]:
+    """What the table is of at each position, (B P, width), with layer norm's scale, (B P, 1), where it has one.
+
+    The pullback returns the gradients of the attention, (B, P, N), and of the scale.
+    """
+    rows, vocabulary, weights = lookup.rows, lookup.vocabulary, context.weights
+    if scale is not None:
+        weights = weights * scale
+        weights[:, -1] = 1  # the bias is not scaled
+    result = F.embedding_bag(context.entries, rows, per_sample_weights=weights, mode="sum")
+
+    def back(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        samples, positions, n = context.attention.shape
+        own_sum, keys_sum, bias_sum = torch.split(_sum(rows), [vocabulary, vocabulary, 1])
+        bias_sum.add_(gradient.sum(0))
+        # For matrices this small, sums of rows take down to half the time of `bmm`.
+        key_weights = weights[:, 1:-1].view(samples, positions, n).transpose(1, 2).reshape(-1, positions)
+        by_keys = F.embedding_bag(context.readers, gradient, per_sample_weights=key_weights, mode="sum")  # (B N, width)
+        keys_sum.index_add_(0, context.keys, by_keys)
+        key_rows = rows[vocabulary:].index_select(0, context.keys).view(samples, n, -1)
+        by_attention = torch.bmm(key_rows, gradient.view(samples, positions, -1).transpose(1, 2)).transpose(1, 2)
+        by_scale = None
+        if scale is not None:
+            by_scale = (by_attention * context.attention).sum(2).view(-1, 1) + _dots(rows, context.own, gradient)
+            by_attention = by_attention * scale.view(samples, positions, 1)
+            gradient.mul_(scale)
+        own_sum.index_add_(0, context.own, gradient)
+        return by_attention, by_scale
+
+    return result, back
+
+
+def _dots(rows: Tensor, indices: Tensor, others: Tensor) -> Tensor:
+    """Scalar products of rows[index] and the other row, (n, 1), without a copy of the rows."""
+    every = torch.arange(len(indices), dtype=indices.dtype, device=indices.device)
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(others, rows, indices, every, every, 0)
+    return cast(Tensor, products)[:, None]
+
+
+def _normalize(x: Tensor, norms: bool) -> tuple[Tensor, _Pullback]:
+    """Layer norm of centered rows, (…, C), but for gain and bias, which are folded into what reads it; or nothing."""
+    if not norms:
+        return x, lambda gradient: gradient
+    scale = _inverse_rms(x)
+
+    def back(gradient: Tensor) -> Tensor:
+        mean, mask = torch.zeros_like(scale), [True, False, False]
+        backward = torch.ops.aten.native_layer_norm_backward
+        return cast(Tensor, backward(gradient, x, x.shape[-1:], mean, scale, None, None, mask)[0])
+
+    return x * scale, back
+
+
+def _linear(
+    x: Tensor, linear: _Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
+) -> tuple[Tensor, _Pullback]:
+    """x @ weightᵀ + bias, added to a copy of `onto` where given; the pullback leaves what it is given."""
+    weight = linear.weight.t()
+    if onto is not None:
+        result = onto + linear.bias
+        _add_product(result, x, weight, low)
+    elif low is None:
+        result = torch.addmm(linear.bias, x, weight)
+    else:
+        result = _product(x, weight, low).add_(linear.bias)
+
+    def back(gradient: Tensor) -> Tensor:
+        _add_product(_sum(linear.weight), gradient.t(), x, low)
+        _sum(linear.bias).add_(gradient.sum(0))
+        return _product(gradient, linear.weight, low)
+
+    return result, back
+
+
+def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, onto: Tensor) -> tuple[Tensor, _Pullback]:
+    """onto + gelu(hidden) @ weightᵀ + bias, overwriting hidden; the pullback leaves what it is given.
+
+    The tanh-approximated GELU, 0.5 h (1 + tanh(u)), is h · sigmoid(2 u), and a vectorized sigmoid takes a quarter of
+    the time of gelu's own kernels. Its derivative is computed here too, so that neither h nor the sigmoid need be kept.
+    """
+    slope_at_0 = 2 * math.sqrt(2 / math.pi)  # 2 u = slope_at_0 (h + 0.044715 h³)
+    linear_term, one = hidden.new_full((), slope_at_0), hidden.new_ones(())
+    cubic = slope_at_0 * 0.044715
+    sigmoid = torch.addcmul(linear_term, hidden, hidden, value=cubic).mul_(hidden).sigmoid_()
+    slope = torch.addcmul(linear_term, hidden, hidden, value=3 * cubic)  # of 2 u
+    gelu = hidden.mul_(sigmoid)
+    # gelu' = s + h s (1 - s) slope, which lies s of the way from gelu · slope to 1
+    slope.mul_(gelu).lerp_(one, sigmoid)
+    result, linear_back = _linear(gelu, linear, low, onto=onto)
+    return result, lambda gradient: linear_back(gradient).mul_(slope)
+
+
+def _last_attention(x: Tensor, query: _Linear, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+    """Attention of the K sorted positions over x itself, (B, 2K, C) -> (B K, C)."""
+    samples, positions, width = x.shape
+    k = positions // 2
+    queries, query_back = _linear(x[:, k:].reshape(-1, width), query, low)
+    queries = queries.view(samples, k, width)
+    later = torch.full((k, positions), -math.inf, dtype=x.dtype, device=x.device).triu_(k + 1)
+    weights = torch.softmax(torch.bmm(queries, x.transpose(1, 2)).add_(later), dim=2)  # (B, K, 2K)
+
+    def back(gradient: Tensor) -> Tensor:
+        gradient = gradient.view(samples, k, width)
+        by_scores = _softmax_back(torch.bmm(gradient, x.transpose(1, 2)), weights)  # (B, K, 2K)
+        by_x = torch.bmm(weights.transpose(1, 2), gradient).baddbmm_(by_scores.transpose(1, 2), queries)
+        by_x[:, k:] += query_back(torch.bmm(by_scores, x).view(-1, width)).view_as(queries)
+        return by_x
+
+    return torch.bmm(weights, x).view(-1, width), back
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """scale · summed cross-entropy, (); where the most probable token is the target, (rows,); the logits' gradient."""
+    target, highest = logits.gather(1, targets), logits.amax(1, keepdim=True)
+    probabilities = torch.softmax(logits, dim=1)
+    # log Σ exp(logit) = highest - log(highest probability), and that probability is at least 1 / V
+    loss = (highest - probabilities.amax(1, keepdim=True).log_() - target).sum() * scale
+    gradient = probabilities.scatter_add_(1, targets, torch.full_like(target, -1.0)).mul_(scale)
+    return loss, (target >= highest).view(-1), gradient
+
+
+def _softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension, overwriting logits.
+
+    For rows of a few numbers, torch's own takes three times as long.
+    """
+    exponentials = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    return exponentials.div_(exponentials.sum(-1, keepdim=True))
+
+
+def _softmax_back(gradient: Tensor, weights: Tensor) -> Tensor:
+    """The pullback of a softmax over the last dimension."""
+    gradient.mul_(weights)
+    return gradient.addcmul_(weights, gradient.sum(-1, keepdim=True), value=-1)
+
+
+def _pairs(rows: Tensor, columns: Tensor, vocabulary: int) -> Tensor:
+    """Indices into a flat V × V table: (B, P) and (B, N) -> (B P N)."""
+    return ((rows * vocabulary)[:, :, None] + columns[:, None, :]).view(-1)
+
+
+def _log_sorted_counts(k: int, like: Tensor) -> Tensor:
+    """Log counts of (separator, sorted numbers) in the context of each sorted position, (K, N): log 1 or log 2.
+
+    Position j has read each number once among the unsorted, and the first j of them again.
+    """
+    again = like.new_ones(k, k + 1).tril_()
+    again[:, 0] = 0  # the separator comes once
+    return again.mul_(math.log(2))
+
+
+def _log_counts(tokens: Tensor, like: Tensor) -> Tensor:
+    """Log counts of (unsorted numbers, separator) in the context of each position, (B, 2K, N)."""
+    samples, k = tokens.shape[0], tokens.shape[1] // 2
+    order = tokens[:, :k].argsort(dim=1, stable=True)
+    places = torch.arange(k, device=tokens.device)
+    rank = torch.empty_like(order).scatter_(1, order, places.expand_as(order))  # place of each number when sorted
+    counts = like.new_zeros(samples, 2 * k, k + 1)
+    counts[:, :k] = like.new_full((k, k + 1), -math.inf).triu_(1)  # plain causal attention
+    counts[:, k:, :k] = rank[:, None, :] < places[:, None]  # read again
+    counts[:, k:] *= math.log(2)
+    return counts
+
+
+def _product(a: Tensor, b: Tensor, low: torch.dtype | None) -> Tensor:
+    """a @ b, computed in `low` where given; the result in a's dtype."""
+    return a @ b if low is None else (a.to(low) @ b.to(low)).to(a.dtype)
+
+
+def _add_product(c: Tensor, a: Tensor, b: Tensor, low: torch.dtype | None) -> None:
+    """c += a @ b, the product computed in `low` where given."""
+    if low is None:
+        c.addmm_(a, b)
+    else:
+        c += a.to(low) @ b.to(low)

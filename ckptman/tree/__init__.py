@@ -1,0 +1,26 @@
+"""The organized tree, read once: records, what it contains, its numbering, its metrics, and findings about it.
+
+Promises: `run.json` is the truth about its run, and is written last and atomically.
+May not be done here: reading raw outputs, or placing checkpoints.
+"""
+
+from __future__ import annotations
+
+from ckptman.tree.findings import Finding, finding
+from ckptman.tree.survey import CheckedFile, CheckedRun, Inventory
+
+__all__ = [
+    "CheckedFile",
+    "CheckedRun",
+    "Finding",
+    "Inventory",
+    "contents",
+    "finding",
+    "findings",
+    "metrics",
+    "numbering",
+    "records",
+    "roots",
+    "rows",
+    "survey",
+]

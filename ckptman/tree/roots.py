@@ -1,0 +1,100 @@
+"""What holds for a tree as a whole: whether a folder is its root, and by which numbering its runs are sorted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path, PurePosixPath
+
+from ckptman.rules import Convention, Place, comparing, placement
+from ckptman.text import wording
+from ckptman.tree.numbering import fitting_numbering, numberings
+from ckptman.tree.survey import CheckedRun, Inventory, Standing
+
+_MOST_TREES = 3
+"""Roots of trees that one message names."""
+
+
+@dataclass(frozen=True)
+class WrongRoot:
+    """Why a folder is not the root of a tree."""
+
+    message: str
+    trees: tuple[Path, ...]
+    """The roots of the trees that are meant; none where the folder holds raw outputs."""
+
+
+def is_tree_root(folder: Path, convention: Convention) -> bool:
+    """Whether a folder looks like the root of a tree: it has the folder of a family. Nothing below is read."""
+    families = product(convention.families.layernorm_folders, convention.families.regime_folders)
+    # os.path's test is False in a folder that may not be entered, where pathlib's raises.
+    return any(os.path.isdir(folder / placement.family_folder(*family, convention)) for family in families)  # noqa: PTH112
+
+
+def wrong_root(inventory: Inventory, convention: Convention) -> WrongRoot | None:
+    """Why the root is not one: it lies within a tree, above one, or is what training leaves; None if it may be one."""
+    root = inventory.scan.root.resolve()
+    if trees := _trees_elsewhere(inventory, convention):
+        if all(root.is_relative_to(tree) for tree in trees):
+            what = "lies in a tree, whose root is"
+        else:
+            what = (
+                f"lies above the {'root' if len(trees) == 1 else 'roots'} of {wording.count_text(len(trees), 'tree')}:"
+            )
+        more = ", …" if len(trees) > _MOST_TREES else ""
+        return WrongRoot(f"this folder {what} {', '.join(map(str, trees[:_MOST_TREES]))}{more}", trees)
+    if _is_raw(inventory, convention):
+        count = wording.count_text(len(inventory.files), "checkpoint")
+        return WrongRoot(f"this folder holds raw outputs: {count}, none of them sorted", ())
+    return None
+
+
+def numbering_of_inventory(inventory: Inventory, convention: Convention) -> Convention:
+    """The rules that the tree is sorted by, told by every run, those without a run.json too."""
+    return fitting_numbering(lambda rules: misplaced_runs(inventory.placed_by(rules)), convention)
+
+
+def misplaced_runs(inventory: Inventory) -> set[tuple[PurePosixPath, str]]:
+    """The runs that lie outside of their task folder."""
+    return {
+        (run.folder, comparing.fingerprint(run.config, ()))
+        for run in inventory.runs
+        if run.place is not None and not run.is_in_place
+    }
+
+
+def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path, ...]:
+    """The roots of the trees that the runs are sorted into, where the root that was given is none of them.
+
+    It lies in a tree, such as one of its families, or above one. Nothing is returned where a run lies in no tree.
+    """
+    root = inventory.scan.root.resolve()
+    for name in dict.fromkeys((convention.numbering, *numberings(convention))):
+        placed = inventory.placed_by(replace(convention, numbering=name)).runs
+        homes = {_tree_of(run, run.place, root) for run in placed if run.place and run.standing is not Standing.EXTRA}
+        if root in homes:
+            return ()
+        if homes and None not in homes:
+            return tuple(sorted(home for home in homes if home is not None))
+    return ()
+
+
+def _is_raw(inventory: Inventory, convention: Convention) -> bool:
+    """Whether nothing is sorted, and every checkpoint lies where training saves it."""
+    return (
+        not any(True for _ in inventory.scan.records)
+        and not any(run.is_in_place for run in inventory.runs)
+        and bool(inventory.files)
+        and all(convention.raw.saved_models in file.path.parent.parts for file in inventory.files)
+    )
+
+
+def _tree_of(run: CheckedRun, place: Place, root: Path) -> Path | None:
+    """The root of the tree in which a run lies in its place; None if it does not lie so in any."""
+    wanted = place.folder.parts
+    home = root / run.folder
+    for folder in (home, *home.parents) if run.standing is Standing.LOOSE else (home.parent,):
+        if folder.parts[-len(wanted) :] == wanted:
+            return Path(*folder.parts[: -len(wanted)])
+    return None
