@@ -28,7 +28,7 @@ check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/ckptman report --project TASK_MAPPING.md --check
-	$(BIN)/python tests/reference.py --check
+	$(BIN)/python -m tests.helpers.reference --check
 
 format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -36,10 +36,10 @@ format: $(READY)  ## Format the code
 
 documents: $(READY)  ## Write the generated documents
 	$(BIN)/ckptman report --project TASK_MAPPING.md
-	$(BIN)/python tests/reference.py
+	$(BIN)/python -m tests.helpers.reference
 
 demo: $(READY)  ## Train a few short runs, ingest, validate, report
-	PATH="$(abspath $(BIN)):$$PATH" sh tests/demo.sh demo
+	PATH="$(abspath $(BIN)):$$PATH" sh tests/helpers/demo.sh demo
 
 bench: $(READY)  ## Run the benchmarks
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

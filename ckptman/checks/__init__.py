@@ -1,6 +1,7 @@
 """validate: look through a tree and tell what is wrong with it, as coded findings.
 
-Promises: one fault, one finding; nothing is written. May not be done here: mending, or defining a finding (`tree.findings`).
+Promises: one fault, one finding; nothing is written.
+May not be done here: mending, or defining a finding (`tree.findings`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The command line. Only this package prints and exits; each module holds one command and how its result is shown."""
+"""The command line: each command's options, and how its result is shown.
+
+Promises: stdout carries the result and stderr all else; no input ends in a traceback. Only here is printed and exited.
+May not be done here: deciding anything that a call from Python would not.
+"""
 
 from ckptman.cli.app import main
 

@@ -232,7 +232,8 @@ def _tree_nearby() -> str:
     tree = next((folder for folder in (here, *here.parents) if roots.is_tree_root(folder, convention)), None)
     if tree is None:
         return ""
-    return f"The current folder lies in a tree, which is named with: --root {wording.shell_word(os.path.relpath(tree, here))}"
+    root = wording.shell_word(os.path.relpath(tree, here))
+    return f"The current folder lies in a tree, which is named with: --root {root}"
 
 
 def _usage_error(error: typer.TyperException) -> int:

@@ -79,12 +79,8 @@ def _eval(
     groups = _by_convention(context, paths)  # first, since it may end here, and torch takes its time to import
     ks = None if lengths is None else parse_lengths(lengths)
 
-    import torch
-
     from ckptman.training import evaluation as evaluating
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     results = []
     with SampleProgress() as progress:
         for convention, members in groups:
@@ -99,6 +95,7 @@ def _eval(
                     else evaluating.EvaluationMode.TEACHER_FORCED,
                     all_checkpoints=all_checkpoints,
                     device=device,
+                    threads=threads,
                     record=not no_record,
                     convention=convention,
                     progress=progress,

@@ -41,7 +41,8 @@ LETTERS = {
 }
 """The signs where the terminal cannot show them."""
 STYLES = {
-    grid_status.COMPLETE: "green", grid_status.RUNNING: "bold cyan", grid_status.FAILED: "bold red", grid_status.PARTIAL: "yellow", grid_status.OVERWRITTEN: "magenta",
+    grid_status.COMPLETE: "green", grid_status.RUNNING: "bold cyan", grid_status.FAILED: "bold red",
+    grid_status.PARTIAL: "yellow", grid_status.OVERWRITTEN: "magenta",
     grid_status.MISSING: "dim",
 }  # fmt: skip
 

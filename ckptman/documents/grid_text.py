@@ -54,7 +54,8 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
         f"### Grid {markdown.code(grid.name)}" if len(convention.grids) > 1 else "",
         markdown.table(["Regime", "Axes, in order", "Combinations", "Set besides"], regimes, right=(2,)),
         markdown.paragraph(
-            f"In the numbering {markdown.code(convention.numbering)}, with each value counted from 0 in the order above:"
+            f"In the numbering {markdown.code(convention.numbering)}, with each value counted from 0 in the order "
+            "above:"
         ),
         "\n".join(f"- {_formula(grid, regime, convention)}" for regime in grid.regimes),
         markdown.paragraph(
@@ -138,7 +139,8 @@ def _outside_notes(grid: convention_terms.Grid, regime: str, convention: Convent
         for cell in (c for c in grids.cells(grid, regime, name) if c.task == 0):
             values = [naming.naming_of(convention).short(axis, cell.values) for axis in axes]
             examples.append(markdown.code(convention.folders.run(grid.seeds[0], *values)))
-        notes.append(markdown.paragraph(f"In {markdown.code(name)}, {titles} has no part in the id: run folders such as "
+        notes.append(markdown.paragraph(
+            f"In {markdown.code(name)}, {titles} has no part in the id: run folders such as "
                                f"{' and '.join(examples)} lie side by side."))  # fmt: skip
     return notes
 

@@ -50,18 +50,21 @@ def _notes(statistics: contents.TreeStatistics) -> str:
     notes = []
     if statistics.loose and not statistics.finished:
         notes.append(markdown.paragraph(
-            f"This tree was sorted by hand: no folder has a {markdown.code(records.RUN_FILE)}, so no run is counted, and what the files",
+            f"This tree was sorted by hand: no folder has a {markdown.code(records.RUN_FILE)}, so no run is counted, "
+            "and what the files",
             "are is what their headers say. To make a tree with provenance of it: `ckptman ingest . --root ../sorted`.",
         ))  # fmt: skip
     elif statistics.loose:
         notes.append(markdown.paragraph(
-            f"{wording.count_text(len(statistics.loose), 'file')} {_is_are(statistics.loose)} counted that no {markdown.code(records.RUN_FILE)}",
+            f"{wording.count_text(len(statistics.loose), 'file')} {_is_are(statistics.loose)} counted that no "
+            f"{markdown.code(records.RUN_FILE)}",
             f"names, so not as a part of a run: {_some([file.path for file in statistics.loose])}.",
         ))  # fmt: skip
     if statistics.unfinished and statistics.finished:
         notes.append(markdown.paragraph(
-            f"{wording.count_text(len(statistics.unfinished), 'run folder')} without a usable {markdown.code(records.RUN_FILE)} "
-            f"{_is_are(statistics.unfinished)} unfinished and not counted as runs: {_some(statistics.unfinished)}.",
+            f"{wording.count_text(len(statistics.unfinished), 'run folder')} without a usable "
+            f"{markdown.code(records.RUN_FILE)} {_is_are(statistics.unfinished)} unfinished and not counted as runs: "
+            f"{_some(statistics.unfinished)}.",
             "Ingesting their source again completes them.",
         ))  # fmt: skip
     if statistics.unknown:
@@ -71,8 +74,9 @@ def _notes(statistics: contents.TreeStatistics) -> str:
         ))  # fmt: skip
     if statistics.absent:
         notes.append(markdown.paragraph(
-            f"{wording.count_text(len(statistics.absent), 'checkpoint')} that a {markdown.code(records.RUN_FILE)} names "
-            f"{_is_are(statistics.absent)} not there, and not counted: {_some(statistics.absent)}.",
+            f"{wording.count_text(len(statistics.absent), 'checkpoint')} that a "
+            f"{markdown.code(records.RUN_FILE)} names {_is_are(statistics.absent)} not there, and not counted: "
+            f"{_some(statistics.absent)}.",
         ))  # fmt: skip
     if statistics.unreadable:
         notes.append(markdown.paragraph(
@@ -172,10 +176,11 @@ def _expected(statistics: contents.TreeStatistics) -> str:
             "What the grid of the naming convention has, and what is here of it. A run is partial where some of its",
             "checkpoints are missing.",
         ),
-        markdown.table(["Groups", "K × combinations × seeds × files", "Runs", "Complete", "Partial", "Overwritten", "Missing",
-               "Files found"], rows, right=range(2, 8)),
+        markdown.table(["Groups", "K × combinations × seeds × files", "Runs", "Complete", "Partial", "Overwritten",
+               "Missing", "Files found"], rows, right=range(2, 8)),
         markdown.paragraph(
-            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another K or seed, of a",
+            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another K or "
+            "seed, of a",
             "second run of a seed, of a group of no known pattern, or of nothing known.",
         ) if outside else "",
     )  # fmt: skip

@@ -293,8 +293,8 @@ def _where(statistics: contents.TreeStatistics) -> str:
         ids = say.ids_text(task for task in tasks if task is not None) or say.NOTHING
         files = sum(len(run.files) for c in configurations for run in c.runs)
         runs = sum(run.record is not None for c in configurations for run in c.runs)
-        rows.append([markdown.link(markdown.code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids, str(len(configurations)),
-                     str(runs), str(files)])  # fmt: skip
+        rows.append([markdown.link(markdown.code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids,
+                     str(len(configurations)), str(runs), str(files)])  # fmt: skip
     run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
     shape = say.placeholders("/".join(("{family}", "{group}", convention.folders.task_pattern, *run_folder, "")))
     return markdown.join(
@@ -320,7 +320,8 @@ def _misnumbered(statistics: contents.TreeStatistics) -> str:
     advice = ""
     if fitting:
         line = markdown.code(f"numbering: {fitting[0]}")
-        advice = f"All numbers fit the numbering {markdown.code(fitting[0])}: to use it, put {line} into a {markdown.code(convention_file.FILE_NAME)} here."
+        file = markdown.code(convention_file.FILE_NAME)
+        advice = f"All numbers fit the numbering {markdown.code(fitting[0])}: to use it, put {line} into a {file} here."
     count = wording.count_text(len(found), "configuration")
     return markdown.paragraph(f"{count} in a folder of another number: {', '.join(listed)}{more}.", advice)
 
@@ -378,7 +379,8 @@ def _overwritten(statistics: contents.TreeStatistics) -> str:
     return markdown.join(
         "## Overwritten runs",
         markdown.paragraph(
-            f"The checkpoints of {wording.count_text(count, 'run')} are gone: later runs of the same tasks wrote files of the",
+            f"The checkpoints of {wording.count_text(count, 'run')} are gone: later runs of the same tasks wrote "
+            "files of the",
             "same names over them. What is left are their W&B records. The generalization that these logged is in none",
             "of the means above.",
         ),

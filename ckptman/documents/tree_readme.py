@@ -125,10 +125,12 @@ def _summary(statistics: tree_contents.TreeStatistics) -> str:
     counted.append(wording.count_text(len(statistics.configurations), "configuration"))
     complete = sum(count.complete for count in statistics.grid_counts)
     expected = sum(count.runs_expected for count in statistics.grid_counts)
-    gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {'its' if len(statistics.lost) == 1 else 'their'} checkpoints"
+    whose = "its" if len(statistics.lost) == 1 else "their"
+    gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {whose} checkpoints"
     return markdown.paragraph(
         f"**{', '.join(counted)}**, {wording.size_text(sum(file.size for file in statistics.files))}:",
-        f"{markdown.text(statistics.convention.title)}. Of the {wording.count_text(expected, 'run')} that the experiment's grid",
+        f"{markdown.text(statistics.convention.title)}. Of the {wording.count_text(expected, 'run')} that the "
+        "experiment's grid",
         f"expects, {complete:,} {'is' if complete == 1 else 'are'} here with all checkpoints.",
         f"{gone} to later runs that overwrote them." if statistics.lost else "",
     )
@@ -144,9 +146,10 @@ def _structure(statistics: tree_contents.TreeStatistics) -> str:
     return markdown.join(
         markdown.fenced("", draw_tree(statistics, top_files)),
         markdown.paragraph(
-            f"The configuration inside a checkpoint decides where it lies. A run's {markdown.code(records.RUN_FILE)} tells all that is",
-            "known of the run.",
-            f"{markdown.code(records.OVERWRITTEN_FILE)} in a task's folder tells which of its runs lost their checkpoints to later ones."
+            f"The configuration inside a checkpoint decides where it lies. A run's "
+            f"{markdown.code(records.RUN_FILE)} tells all that is known of the run.",
+            f"{markdown.code(records.OVERWRITTEN_FILE)} in a task's folder tells which of its runs lost their "
+            "checkpoints to later ones."
             if statistics.lost
             else "",
         ),
@@ -201,7 +204,7 @@ def _naming(statistics: tree_contents.TreeStatistics) -> str:
     naming = naming_rules.naming_of(convention)
     seen = _seen_values(statistics, naming)
     rows = [["**Prefix**", "Kind of checkpoint",
-             ", ".join(f"{markdown.code(prefix.name)} ({markdown.text(prefix.title)})" for prefix in convention.prefixes),
+             ", ".join(f"{markdown.code(p.name)} ({markdown.text(p.title)})" for p in convention.prefixes),
              _listed(seen["", "prefix"])]]  # fmt: skip
     for field in convention.fields:
         title = markdown.text(field.title) + (" (optional)" if field.optional else "")
@@ -350,7 +353,8 @@ def _adding(statistics: tree_contents.TreeStatistics) -> str:
             "ckptman report --root .                                  # brings the documents up to date",
         ),
         markdown.paragraph(
-            f"For an experiment with other fields, groups or grids, extend the rules in {markdown.code(convention_file.FILE_NAME)}."
+            f"For an experiment with other fields, groups or grids, extend the rules in "
+            f"{markdown.code(convention_file.FILE_NAME)}."
         ),
     )
 

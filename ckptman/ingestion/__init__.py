@@ -1,6 +1,7 @@
 """ingest: match raw outputs against the tree, as a plan; then apply the plan.
 
-Promises: the plan that `--dry-run` prints is the plan that is applied; nothing is overwritten; what is refused is named.
+Promises: the plan that `--dry-run` prints is the plan that is applied; nothing is overwritten; what is
+refused is named.
 May not be done here: reading raw outputs or the tree by other means than `raw` and `tree`.
 """
 

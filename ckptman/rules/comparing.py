@@ -17,10 +17,10 @@ _INFINITE = "Infinity"
 
 
 def canonical(value: object) -> object:
-    """`value` in the one spelling that all of its spellings share: None, int, float, str, tuple.
+    """`value` in the one spelling that all of its spellings share: None, int, float, str, tuple, dict.
 
-    A flag is 0 or 1, a whole float an int, a list a tuple, a mapping a tuple of its pairs sorted by key as text; NaN is
-    None (W&B stores it so), infinity "Infinity", a path its text.
+    A flag is 0 or 1, a whole float an int, a list a tuple, a mapping a dict sorted by its keys as text; NaN is None
+    (W&B stores it so), infinity "Infinity", a path its text.
     """
     if value is None or value == _NOT_A_NUMBER:
         return None
@@ -37,7 +37,7 @@ def canonical(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(map(canonical, value))
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), canonical(item)) for key, item in value.items()))
+        return dict(sorted(((str(key), canonical(item)) for key, item in value.items()), key=lambda pair: pair[0]))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return str(value)

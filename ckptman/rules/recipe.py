@@ -193,6 +193,10 @@ def _is_finite(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
+# Checkpoints pickle it by its public name, which stays when this module moves.
+TrainConfig.__module__ = "ckptman"
+
+
 def _bad(message: str) -> UsageError:
     return UsageError(message, code="bad-config")
 

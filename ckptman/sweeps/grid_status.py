@@ -270,7 +270,7 @@ def _of_wandb_alone(item: overwritten.LostFiles, convention: Convention) -> _Fac
 
 
 def _key(fact: _Fact, convention: Convention) -> _Key:
-    """What tells the grid's runs apart, as `selecting.GridRun.key`; that of no run, where the group is not one of the grid's."""
+    """What tells the grid's runs apart, as `selection.GridRun.key`; that of no run where the group is not its own."""
     pattern = placement.group_pattern(fact.group, convention)
     axes = () if pattern is None else convention.grids[pattern.grid].regimes[pattern.regime].axes
     values = tuple(sorted((axis, fact.config.get(axis)) for axis in axes))

@@ -155,6 +155,7 @@ def evaluate(
     mode: EvaluationMode | str = EvaluationMode.TEACHER_FORCED,
     all_checkpoints: bool = False,
     device: str | torch.device = "cpu",
+    threads: int | None = None,
     batch_size: int | None = None,
     record: bool = True,
     convention: Convention | None = None,
@@ -177,6 +178,7 @@ def evaluate(
         mode: `teacher-forced` (the published metric) or `autoregressive` (the model reads its own output).
         all_checkpoints: Take all checkpoints of a folder, not only those of the end of training.
         device: `cpu`, `cuda`, `cuda:1` …, or `auto` for a GPU if there is one.
+        threads: Threads of the CPU; by default as many as torch takes.
         batch_size: Samples predicted at once; chosen for the caches by default.
         record: Write the result into `run.json`.
         convention: The rules; the built-in ones by default.
@@ -186,6 +188,8 @@ def evaluate(
         UsageError: a path does not exist, a folder has no checkpoints, or an argument makes no sense.
         MachineError: (`no-device`) the machine has no such device.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     rules = convention or convention_file.built_in()
     low, high = rules.generalization_k
     lengths = sorted(set(range(low, high + 1) if k is None else k))

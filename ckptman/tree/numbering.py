@@ -72,8 +72,8 @@ def numberings(convention: Convention) -> Iterator[str]:
 def other_numbering(count: int, given: Convention, fitting: Convention) -> tuple[str, str]:
     """What to say of `count` runs that are in their places by the `fitting` numbering alone, and what to do."""
     return (
-        f"{wording.count_text(count, 'run')} would be misplaced by the {given.numbering!r} numbering, which is in force; "
-        f"by the {fitting.numbering!r} numbering they are in their places",
+        f"{wording.count_text(count, 'run')} would be misplaced by the {given.numbering!r} numbering, which is in "
+        f"force; by the {fitting.numbering!r} numbering they are in their places",
         f"Pass --numbering {fitting.numbering}, or write `numbering: {fitting.numbering}` into the tree's "
         "ckptman.yaml.",
     )

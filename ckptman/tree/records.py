@@ -207,7 +207,8 @@ class OverwrittenRun:
         """The record as JSON holds it."""
         return {
             "run_id": self.run_id, "group": self.group, "task": self.task, "seed": self.seed,
-            "source_task": self.source_task, "config": json_text.jsonable(self.config), "metrics": json_text.jsonable(self.metrics),
+            "source_task": self.source_task, "config": json_text.jsonable(self.config),
+            "metrics": json_text.jsonable(self.metrics),
             "files": list(self.files), "overwritten_by": list(self.overwritten_by),
             "source": {"root": self.source_root, "wandb": list(self.wandb)},
         }  # fmt: skip

@@ -1,0 +1,104 @@
+"""The documents say what is so: the README's tour runs as printed, and its generated parts are current."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import reference
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ELIDED = "…"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A command of a console block, and what the README shows of its output."""
+
+    command: str
+    output: tuple[str, ...]
+
+
+def examples(section: str) -> list[Example]:
+    """The commands in the console blocks of a section of the README, in their order."""
+    text = re.split(rf"^## {re.escape(section)}$", README, flags=re.M)[1].split("\n## ")[0]
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.M | re.S):
+        for part in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.M)[1:]:
+            command, *output = part.rstrip("\n").split("\n")
+            found.append(Example(command, tuple(line for line in output if line and line != ELIDED)))
+    return found
+
+
+def shape(line: str) -> str:
+    """A line of output without what differs from run to run: figures, run ids, and the spaces that align them."""
+    line = re.sub(r"\b(?=[a-z]*[0-9])?[a-z0-9]{8}\b", "#", line)
+    return re.sub(r"\s+", " ", re.sub(r"[0-9][0-9.,]*", "#", line)).strip()
+
+
+def as_printed(shown: str, lines: list[str]) -> bool:
+    """Whether a shown line was printed; `…` in it stands for anything."""
+    pattern = ".*".join(re.escape(shape(part)) for part in shown.split(ELIDED))
+    return any(re.fullmatch(pattern, shape(line)) for line in lines)
+
+
+@pytest.mark.slow
+def test_the_tour_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    tour = examples("A five-minute tour")
+    assert len(tour) >= 6
+    for example in tour:
+        done = subprocess.run(
+            example.command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "COLUMNS": "110", "HOME": str(tmp_path),
+                 "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode in (0, 1), (example.command, done.stderr)
+        printed = done.stdout.splitlines() + done.stderr.splitlines()
+        for line in example.output:
+            assert as_printed(line, printed), (example.command, line, printed)
+
+
+def test_the_worked_example_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    section = README.split("## Your own experiment")[1]
+    (tmp_path / "ckptman.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
+    (example,) = examples("Your own experiment: ckptman.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", *example.command.split()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert tuple(done.stdout.rstrip().splitlines()) == example.output
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in README
+
+
+def test_a_line_that_was_not_printed_is_noticed() -> None:
+    printed = ["placed 12 checkpoints of 6 runs (12.5 MB) in checkpoints"]
+    assert as_printed("placed 2 checkpoints of 2 runs (2.08 MB) in …", printed)
+    assert not as_printed("placed 2 files of 2 runs (2.08 MB) in …", printed)
+
+
+def test_the_generated_parts_are_current() -> None:
+    assert reference.filled(README) == README
+
+
+def test_a_stale_part_is_noticed() -> None:
+    assert reference.filled(README.replace("| `ckptman ingest`", "| `ckptman digest`")) == README
+
+
+def test_every_command_and_option_is_explained() -> None:
+    for name in reference.names():
+        assert reference.paragraphs(name)[0].endswith(".")
+        assert any(part.startswith(reference.EXAMPLE) for part in reference.paragraphs(name)), name
+
+
+def test_every_link_of_the_documents_leads_to_a_file() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
+            assert (ROOT / target).exists(), (document, target)

@@ -1,0 +1,58 @@
+"""The program around its commands: streams that are closed, full or cut, and how it ends then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.raw import config
+from tests.helpers.recorded import add_run
+
+PROGRAM = f"{sys.executable} -m ckptman"
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed in range(300):  # more output than a pipe holds before its reader goes
+        add_run(tmp_path / "tree", config(seed=seed), run_id=f"run{seed:05d}")
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("more", ["", "--json", "--paths"])
+def test_a_reader_that_goes_is_no_error(root: Path, more: str) -> None:
+    done = shell(f"{PROGRAM} ls --root {root} {more} | head -1; echo ${{PIPESTATUS[0]}}")
+    assert done.stdout.splitlines()[-1] == "0", done
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_keeps_its_status_in_a_pipe(root: Path) -> None:
+    done = shell(f"{PROGRAM} ls --root {root}/nowhere | head -1; echo ${{PIPESTATUS[0]}}")
+    assert done.stdout.splitlines()[-1] == "2"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(root: Path, closed: str) -> None:
+    done = shell(f"{PROGRAM} ls --root {root} {closed}")
+    assert done.returncode == 0, done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_under_the_output_is_no_bug() -> None:
+    done = shell(f"{PROGRAM} task > /dev/full")
+    assert done.returncode == 3
+    assert done.stderr.startswith("ERROR the output cannot be written: No space left on device")
+    assert shell(f"{PROGRAM} task > /dev/null").returncode == 0
+
+
+def test_an_empty_root_is_not_the_current_folder(root: Path) -> None:
+    done = shell(f"cd {root} && {PROGRAM} ls --root ''")
+    assert done.returncode == 2
+    assert "--root is empty" in done.stderr
+    assert shell(f"cd {root} && {PROGRAM} ls --root .").returncode == 0

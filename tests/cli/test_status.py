@@ -1,0 +1,216 @@
+"""`ckptman status`: the map, the commands that fill the gaps, and the JSON document."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import ckptman.cli.status  # noqa: F401  # registers the command
+from ckptman.cli.app import run
+from ckptman.cli.recipe import common_recipe, flags_of, recipe_of, train_command
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.selection import Selection, grid_runs
+from ckptman.training.planning import QUICK
+from ckptman.training.run_folder import FAILED, RawRun
+from tests.helpers.raw import START, write_run
+from tests.helpers.trees import small_config, write_source
+
+PART = ["--k", "4", "--regime", "fixed", "--layernorm", "on"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_map_of_a_grid(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = here / "grid_outputs" / "len_gen_single_k4" / "task_0003"
+    write_run(task, small_config(seed=1337), run_id="firstrun", started=START)
+    write_run(task, small_config(seed=2337), run_id="nextrunx", started=START + 1000)
+    other = here / "grid_outputs" / "other" / "task_0003"
+    write_run(other, small_config(seed=3337), run_id="halfdone", files=("Checkpoint",), last_iter=30_000)
+    assert run(["status", *PART]) == 0
+    out = lines(capsys)
+    assert out[0] == "With LayerNorm, fixed single-K training  len_gen_single_k{K}"
+    assert out[1].split() == ["K", "4"]
+    assert [line.split()[-1] for line in out[2:6]] == ["···", "···", "···", "⊘●◐"]
+    assert out[5].split()[:4] == ["3", "L1", "MLP", "off"]
+    assert "12 runs: ● 1 complete, ▶ 0 running, ✗ 0 failed, ◐ 1 partial, ⊘ 1 overwritten, · 9 missing" in out
+    text = "\n".join(out)
+    assert "len_gen_single_k4 task 3 seed 1337: its checkpoints were overwritten by nextrunx" in text
+    assert "len_gen_single_k4 task 3 seed 3337: 20,001 of 40,000 iterations; it has no final checkpoint" in text
+
+
+def test_a_column_for_each_k_and_a_map_for_each_family(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status"]) == 0
+    out = lines(capsys)
+    assert sum(line.split()[:2] == ["K", "4"] for line in out) == 4
+    assert all(line.split() == ["K", "4", "6", "8", "10", "12", "14", "16"] for line in out if " K 4 " in line)
+    assert sum(line.count("···") for line in out) == 2 * 84
+    assert any(line.startswith("504 runs: ") for line in out)
+
+
+def test_nothing_here_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", *PART]) == 0
+    assert "there is neither grid_outputs nor checkpoints here" in capsys.readouterr().err
+    (here / "grid_outputs").mkdir()
+    assert run(["status", *PART]) == 0
+    assert "neither" not in capsys.readouterr().err
+
+
+def test_the_tree_is_used_where_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest(write_source(here / "raw", [small_config()]), here / "checkpoints", settle=0)
+    assert run(["status", *PART, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["out"], document["root"], document["counts"]["complete"]) == (None, "checkpoints", 1)
+    assert run(["status", *PART, "--json", "--out", "raw", "--root", "checkpoints"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["complete"] == 1
+
+
+def test_a_failed_run_is_named_with_its_log(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+    raw = RawRun.of(small_config(), here / "grid_outputs", built_in())
+    raw.saved_models.mkdir(parents=True)
+    assert run(["status", *PART]) == 0
+    raw.write_status(FAILED, "abcd1234", 700, reason="the disk is full", log="/logs/2.out")
+    capsys.readouterr()
+    assert run(["status", *PART]) == 1
+    text = capsys.readouterr().out
+    assert "seed 1337: 700 of 40,000 iterations; the disk is full\n    log: /logs/2.out" in text
+
+
+def test_text_from_files_cannot_drive_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+    raw = RawRun.of(small_config(), here / "grid_outputs", built_in())
+    raw.saved_models.mkdir(parents=True)
+    raw.write_status(FAILED, "abcd1234", 700, reason="\x1b[2Jgone [red]", log="/logs/\x1b]0;x\x07")
+    assert run(["status", *PART]) == 1
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[2Jgone [red]" in out
+
+
+def test_a_terminal_without_the_signs_gets_letters(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_source(here / "grid_outputs", [small_config()])
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run(["status", *PART]) == 0
+    stream.seek(0)
+    assert "  3  L1 MLP off  C..\n" in stream.read()
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_fill_the_gaps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_source(here / "grid_outputs", [small_config(seed=1337)])
+    assert run(["status", *PART, "--task", "3", "--missing"]) == 0
+    assert lines(capsys) == [
+        "ckptman train --k 4 --task 3 --fixed --seed 2337",
+        "ckptman train --k 4 --task 3 --fixed --seed 3337",
+    ]
+    assert run(["status", "--k", "4", "--missing"]) == 0
+    found = lines(capsys)
+    assert len(found) == 72 - 1
+    assert sum("--no-layernorm" in line for line in found) == 36
+    assert "ckptman train --k 4 --task 7 --no-layernorm --seed 3337" in found
+
+
+def test_each_command_plans_the_run_that_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["status", "--k", "4,5", "--out", "with space", "--missing"]
+    (here / "with space").mkdir()
+    assert run(arguments) == 0
+    commands = [shlex.split(line) for line in lines(capsys)]
+    assert len(commands) == 144
+    planned = []
+    for command in commands[::13]:
+        assert run([*command[1:], "--dry-run", "--json"]) == 0
+        (item,) = json.loads(capsys.readouterr().out)["runs"]
+        planned.append((item["group"], item["task"], item["seed"]))
+    assert run(["status", "--k", "4,5", "--out", "with space", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert planned == [(item["group"], item["task"], item["seed"]) for item in runs][::13]
+
+
+def test_in_the_merged_numbering_a_command_trains_both_cells(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "grid_outputs").mkdir()
+    part = ["--k", "4", "--regime", "dynamic", "--layernorm", "on", "--seed", "1337", "--numbering", "merged"]
+    assert run(["status", *part, "--missing"]) == 0
+    found = lines(capsys)
+    assert found == [f"ckptman train --k 4 --task {task} --seed 1337 --numbering merged" for task in range(4)]
+    assert run([*shlex.split(found[0])[1:], "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
+
+
+def test_a_begun_run_goes_on_with_its_own_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = small_config(seed=1337, max_iters=100, ckpt_interval=50, learning_rate=3e-4)
+    write_run(here / "grid_outputs" / "len_gen_single_k4" / "task_0003", own, run_id="halfdone", files=("Checkpoint",),
+              last_iter=51)  # fmt: skip
+    assert run(["status", *PART, "--task", "3", "--missing"]) == 0
+    captured = capsys.readouterr()
+    recipe = "--iters 100 --lr 0.0003 --checkpoint-every 50"
+    assert captured.out.splitlines()[0] == f"ckptman train --k 4 --task 3 --fixed --seed 1337 {recipe}"
+    assert captured.out.splitlines()[1].endswith(f"--seed 2337 {recipe}"), "the recipe that all known runs share"
+    assert recipe in captured.err
+
+
+def test_the_two_outputs_exclude_each_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--missing", "--json"]) == 2
+    assert "two outputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--k", "x"], ["--task", "9"], ["--layernorm", "maybe"], ["--regime", "none"], ["--out", "nowhere"],
+     ["--root", "nowhere"], ["--numbering", "none"]],
+)  # fmt: skip
+def test_wrong_usage(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert run(["status", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ERROR ")
+    assert captured.out == ""
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_as_options_and_back() -> None:
+    assert flags_of(TrainConfig().to_dict()) == []
+    given = {"max_iters": 100, "batch": 64, "learning_rate": 3e-4, "eval_every": 0, "weight_decay": 0.1}
+    recipe = recipe_of({**given, "warmup_iters": None, "k": 8})
+    assert recipe == {
+        "use_compile": False, "max_iters": 100, "effective_batch_size": 64, "micro_batch_size": 64,
+        "learning_rate": 3e-4, "eval_interval": 0, "weight_decay": 0.1,
+    }  # fmt: skip
+    flags = flags_of(TrainConfig.from_dict(recipe).to_dict())
+    assert flags == ["--iters", "100", "--batch-size", "64", "--lr", "0.0003", "--weight-decay", "0.1",
+                     "--eval-every", "0"]  # fmt: skip
+    assert recipe_of({}, quick=True, compiled=True) == {**QUICK, "use_compile": True}
+    assert recipe_of({"max_iters": 7}, quick=True)["max_iters"] == 7
+
+
+def test_a_command_is_quoted_for_a_shell() -> None:
+    (asked,) = grid_runs(built_in(), Selection(k=(8,), tasks=(6,), seeds=(1,), layernorm=(True,), regimes=("dynamic",)))
+    command = train_command({}, asked, built_in(), ["--out", "a b;c"])
+    assert command == "ckptman train --k 8 --task 6 --seed 1 --out 'a b;c'"
+
+
+def test_the_recipe_that_runs_share() -> None:
+    one, other = ({"max_iters": n, "learning_rate": 0.1} for n in (1, 2))
+    assert common_recipe([one, other]) == {"learning_rate": 0.1}
+    assert common_recipe([one, {}]) == one
+    assert common_recipe([]) == {}

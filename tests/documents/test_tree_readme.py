@@ -1,0 +1,354 @@
+"""README.md of a tree: its figures, its blocks, and that what it says about using the tree works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptman.documents.tree_readme import block_contents, readme_text
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.terms import Convention
+from ckptman.text.wording import size_text
+from ckptman.training.model import GPT, GPTConfig
+from ckptman.tree.contents import count_tree
+from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
+from tests.helpers.recorded import SIZE, add_overwritten, add_run
+
+SECTIONS = [
+    "Directory Structure", "Best Configurations", "Task Directory Structure", "Checkpoint Naming Convention",
+    "Checkpoint Contents", "Loading Checkpoints", "Checkpoint Statistics", "Adding New Checkpoints", "Source Location",
+]  # fmt: skip
+
+
+def block(root: Path, name: str, convention: Convention | None = None) -> str:
+    return block_contents(count_tree(root, convention or built_in()))[name]
+
+
+def readme(root: Path, existing: str | None = None) -> str:
+    return readme_text(count_tree(root, built_in()), existing)
+
+
+def figures(text: str) -> dict[str, list[str]]:
+    """The rows of all tables, by their first cell without markup."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| "):
+            first, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+            found[re.sub(r"\[(.*)\]\(.*\)|[`*]", r"\1", first).strip("`")] = rest
+    return found
+
+
+def code(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed in (1337, 2337, 3337):
+        add_run(tmp_path, config(seed=seed), run_id=f"run{seed}", metrics=gen_metrics(0.9))
+    add_run(tmp_path, config(n_layers=2), run_id="b", kinds=("Checkpoint",))
+    fixed = config(k=4, train_min_k=4, use_layernorm=False, wandb_group="len_gen_single_no_ln_k4")
+    add_run(tmp_path, fixed, run_id="c", source_root="/scratch/b")
+    add_run(tmp_path, config(wandb_group="my_group"), run_id="d", source_task=12)
+    add_overwritten(tmp_path, config(use_mlp=True, seed=1337), config(use_mlp=True, seed=2337))
+    return tmp_path
+
+
+# --- the whole document -----------------------------------------------------------------------------------------------
+
+
+def test_a_new_readme_has_all_sections_and_every_block(root: Path) -> None:
+    text = readme(root)
+    outside = re.sub(r"<!-- ckptman:begin (\w+) -->.*?<!-- ckptman:end \1 -->", "", text, flags=re.DOTALL)
+    assert re.findall(r"^## (.*)$", outside, re.MULTILINE) == SECTIONS
+    names = re.findall(r"^<!-- ckptman:begin (\w+) -->$", text, re.MULTILINE)
+    assert sorted(names) == sorted(block_contents(count_tree(root, built_in())))
+    assert readme(root, text) == text
+
+
+def test_figures_stand_only_between_markers(root: Path) -> None:
+    text = readme(root)
+    outside = re.sub(r"<!-- ckptman:begin (\w+) -->.*?<!-- ckptman:end \1 -->", "", text, flags=re.DOTALL)
+    assert re.search(r"[0-9]", text)
+    assert not re.search(r"[0-9]", outside)
+
+
+def test_a_readme_of_people_gets_the_statistics_at_its_end(root: Path) -> None:
+    mine = "# My checkpoints\n\nDo not touch. (caf\u00e9)"
+    text = readme(root, mine)
+    assert text.startswith(mine)
+    assert text.count("ckptman:begin") == 1
+    assert "<!-- ckptman:begin statistics -->" in text
+    assert readme(root, text) == text
+
+
+def test_only_the_blocks_that_are_there_are_filled(root: Path) -> None:
+    mine = "# Mine\n<!-- ckptman:begin summary -->\n<!-- ckptman:end summary -->\nmore"
+    text = readme(root, mine)
+    assert text == mine.replace("-->\n<", f"-->\n\n{block(root, 'summary')}\n\n<", 1)
+
+
+def test_an_empty_tree_has_a_readme(tmp_path: Path) -> None:
+    text = readme(tmp_path)
+    assert "no checkpoint here yet" in text
+    assert figures(text)["Checkpoint files"] == ["0"]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_totals_are_those_of_find(root: Path) -> None:
+    told = figures(block(root, "statistics"))
+    files = find(root, "-type f -name '*.pt'")
+    size = sum((root / file).stat().st_size for file in files)
+    assert told["Checkpoint files"] == [str(len(files))]
+    assert told["Size in all"] == [f"1.10 kB ({size:,} bytes)"]
+    assert size == len(files) * SIZE == 1100
+    assert told["Runs"] == [str(len(find(root, "-name run.json")))]
+    assert told["Overwritten runs"] == ["2"]
+
+
+def test_the_readmes_own_commands_count_the_same(root: Path) -> None:
+    (kept := root / "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337/wandb/run-1/files").mkdir(parents=True)
+    (kept / "media.pt").write_bytes(b"x")
+    (kept / "run.json").write_text("{}")
+    text = block(root, "statistics")
+    (commands,) = code(text, "bash")
+    counted = [
+        subprocess.run(["bash", "-ec", line], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        for line in commands.splitlines()
+        if not line.startswith("#")
+    ]
+    told = figures(text)
+    assert counted == [told["Checkpoint files"][0], re.sub(r".*\(|\D", "", told["Size in all"][0]), told["Runs"][0]]
+
+
+def test_links_are_counted_by_the_readmes_own_commands_as_well(root: Path) -> None:
+    file = next(root.rglob("Final*"))
+    elsewhere = root.parent / f"{root.name}.elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    (root / "dead.pt").symlink_to("nowhere")
+    (root / "folder.pt").mkdir()
+    (root / "linked").symlink_to(root / "with_layernorm")
+    (root / "loop").symlink_to(root)
+    text = block(root, "statistics")
+    (commands,) = code(text, "bash")
+    for command, told in zip(commands.splitlines()[1:3], ("11", "1100"), strict=True):
+        done = subprocess.run(["bash", "-ec", command], cwd=root, capture_output=True, text=True, check=True)
+        assert (done.stdout.strip(), done.stderr) == (told, "")
+    assert figures(text)["Checkpoint files"] == ["11"]
+
+
+def find(root: Path, what: str) -> list[str]:
+    done = subprocess.run(["find", ".", *shlex.split(what)], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_groups_are_counted_by_their_folders(root: Path) -> None:
+    told = figures(block(root, "statistics"))
+    for group in ("with_layernorm/dynamic/len_gen_k8/", "without_layernorm/fixed/len_gen_single_no_ln_k4/"):
+        _, runs, files, size = told[group]
+        assert size == size_text(sum(file.stat().st_size for file in (root / group).rglob("*.pt")))
+        assert int(files) == len(find(root / group, "-type f -name '*.pt'"))
+        assert int(runs) == len(find(root / group, "-name run.json"))
+    assert told["With LayerNorm, dynamic training"][1:3] == ["5", "9"]
+    assert "Elsewhere" not in told
+    write_checkpoint(root / "lost" / "x.pt", config())
+    assert figures(block(root, "statistics"))["Elsewhere"][1:3] == ["0", "1"]
+
+
+def test_sizes_are_told_by_kind(root: Path) -> None:
+    final = next(root.rglob("Final*"))
+    final.write_bytes(b"x" * 5000)
+    told = figures(block(root, "statistics"))
+    assert told["Checkpoint (on the way)"] == ["6", "100 B", "100 B", "100 B", "600 B"]
+    assert told["Final (end of training)"] == ["5", "100 B", "100 B", "5.00 kB", "5.40 kB"]
+
+
+def test_expected_and_found_add_up(root: Path) -> None:
+    told = figures(block(root, "statistics"))
+    product, runs, complete, partial, overwritten, missing, files = told["len_gen_k{K}"]
+    assert eval(product.replace("×", "*")) == 2 * int(runs)
+    assert (complete, partial, overwritten, missing) == ("3", "1", "2", str(168 - 6))
+    assert files == "7 of 336"
+    assert told["In all"][-1] == "9 of 1,008"
+    assert "2 files are outside the grid" in block(root, "statistics")
+
+
+def test_a_smaller_grid_is_expected_from_a_smaller_convention(root: Path, tmp_path_factory: Any) -> None:
+    file = tmp_path_factory.mktemp("rules") / "ckptman.yaml"
+    file.write_text("grids: {main: {k: [8], seeds: [1337]}}\n")
+    told = figures(block(root, "statistics", load_convention(file)))
+    assert told["len_gen_k{K}"] == ["1 × 8 × 1 × 2", "8", "1", "1", "1", "5", "3 of 16"]
+
+
+def test_seeds_are_counted(root: Path) -> None:
+    add_run(root, config(seed=42), run_id="e")
+    told = figures(block(root, "statistics"))
+    assert list(told)[-4:] == ["42", "1337", "2337", "3337"]
+    assert told["1337"] == ["4", "7", "1"]
+    assert told["42"] == ["1", "2", "0"]
+
+
+def test_one_more_file_changes_the_figures(root: Path) -> None:
+    before = block(root, "statistics")
+    folder = next(root.rglob("run.json")).parent
+    write_checkpoint(folder / "more.pt", config())
+    after = block(root, "statistics")
+    assert figures(after)["Checkpoint files"] == ["12"] != figures(before)["Checkpoint files"]
+    assert "1 file is counted that no `run.json` names" in " ".join(after.split())
+
+
+def test_an_unfinished_run_is_told(root: Path) -> None:
+    (root / "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337/run.json").unlink()
+    text = " ".join(block(root, "statistics").split())
+    assert "1 run folder without a usable `run.json` is unfinished and not counted as runs: `with_layernorm/" in text
+    assert figures(block(root, "statistics"))["Runs"] == ["5"]
+    assert figures(block(root, "statistics"))["Checkpoint files"] == ["11"]
+    assert figures(block(root, "statistics"))["1337"][0] == "3"  # runs of this seed, of 4
+
+
+def test_missing_checkpoints_are_told(root: Path) -> None:
+    next(root.rglob("Final*")).unlink()
+    assert "1 checkpoint that a `run.json` names is not there" in " ".join(block(root, "statistics").split())
+
+
+def test_what_cannot_be_read_is_told(root: Path) -> None:
+    assert "cannot be read" not in block(root, "statistics")
+    lists = next(root.rglob("overwritten.json"))
+    lists.write_text("[]")
+    told = f"These cannot be read, so what is in them is not counted: `{lists.relative_to(root)}`."
+    assert told in " ".join(block(root, "statistics").split())
+
+
+def test_a_tree_sorted_by_hand_is_told_how_to_become_one(tmp_path: Path) -> None:
+    layout = tmp_path / "with_layernorm" / "dynamic" / "len_gen_k8" / "task_0006"
+    write_checkpoint(layout / "Final.pt", config())
+    text = readme(tmp_path)
+    assert "sorted by hand" in text
+    assert "`ckptman ingest . --root ../sorted`" in text
+    assert "1 checkpoint file, 1 configuration" in text
+    assert "sorted by hand" not in readme(add_run(tmp_path / "other", config()).parents[4])
+    ingest(tmp_path, tmp_path.parent / "sorted", settle=0)
+    assert (tmp_path.parent / "sorted").is_dir()
+
+
+# --- structure, names, examples ---------------------------------------------------------------------------------------
+
+
+def test_the_drawing_is_of_what_is_there(root: Path) -> None:
+    drawn = block(root, "structure")
+    assert "fixed/" in drawn
+    assert "├── len_gen_k8/" in drawn
+    assert "seeds 1337, 2337, 3337 ⭐" in drawn
+    names = set(re.findall(r"── ([\w.-]+)", drawn)) - {"TASK_MAPPING.md", "README.md", "Checkpoint_", "Final_"}
+    assert {"seed_1337", "task_0006", "my_group", "run.json"} <= names
+    assert [name for name in names if not list(root.rglob(name))] == []
+    (root / "extra").mkdir()
+    assert re.search(r"├── extra/ +not a part of the layout", block(root, "structure"))
+
+
+def test_folders_that_are_not_there_are_not_drawn(tmp_path: Path) -> None:
+    add_run(tmp_path, config())
+    drawn = block(tmp_path, "structure")
+    assert "without_layernorm" not in drawn
+    assert "fixed" not in drawn
+    assert "ckptman.yaml" not in drawn
+    (tmp_path / "ckptman.yaml").write_text("")
+    assert "ckptman.yaml" in block(tmp_path, "structure")
+
+
+def test_long_lists_are_drawn_short(tmp_path: Path) -> None:
+    for number in range(40):
+        add_run(tmp_path, config(wandb_group=f"group{number}"), run_id=f"r{number}", source_task=1)
+        add_run(tmp_path, config(wandb_group="group0"), run_id=f"s{number}", source_task=100 + number)
+    drawn = block(tmp_path, "structure")
+    assert len(drawn.splitlines()) < 60
+    assert re.search(r"… +17 more groups", drawn)
+    assert re.search(r"… +26 more tasks", drawn)
+
+
+def test_hostile_folder_names_stay_in_the_drawing(tmp_path: Path) -> None:
+    for name in ("```", "<!-- ckptman:end structure -->", "a\nb", "\x1b[31m"):
+        (tmp_path / "with_layernorm" / "dynamic" / name).mkdir(parents=True)
+    text = readme(tmp_path)
+    assert readme(tmp_path, text) == text
+    assert "\x1b" not in text
+    assert "a\\nb/" in text
+
+
+def test_the_naming_table_comes_from_the_convention(root: Path, tmp_path_factory: Any) -> None:
+    told = figures(block(root, "naming"))
+    assert {field.tag for field in built_in().fields} <= told.keys()
+    assert told["trainK"][-1] == "2to8, 4to4"
+    assert told["L"][-1] == "1, 2"
+    assert told["mlp"][-1] == "0"
+    assert told["norm"][-1] == "–"
+    assert told["iters"][-1] == "20001, 40000"
+    file = tmp_path_factory.mktemp("rules") / "ckptman.yaml"
+    file.write_text("name: {fields: {bias: {config: bias, type: bool, optional: true, after: mlp, title: Biases}}}\n")
+    assert figures(block(root, "naming", load_convention(file)))["bias"] == ["Biases (optional)", "0 or 1", "–"]
+
+
+def test_examples_exist(root: Path) -> None:
+    text = block(root, "examples")
+    names = [name.strip() for name in code(text, "")]
+    folders = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(names) == len(folders) == 2
+    assert all((root / folder / name).is_file() for folder, name in zip(folders, names, strict=True))
+    assert "Generalization 90.0 % (W&B)" in text
+
+
+def test_links_lead_somewhere(root: Path) -> None:
+    (root / "TASK_MAPPING.md").write_text("")
+    targets = set(re.findall(r"\]\(([^)]+)\)", readme(root)))
+    assert len(targets) > 5
+    assert [target for target in targets if not (root / target).exists()] == []
+
+
+def test_sources_are_told(root: Path) -> None:
+    told = figures(block(root, "source"))
+    assert told["/scratch/grid_outputs"] == ["5", "9", "2"]
+    assert told["/scratch/b"] == ["1", "2", "0"]
+    assert all(group.pattern in block(root, "source") for group in built_in().groups)
+
+
+def test_the_tasks_are_those_of_the_numbering(root: Path) -> None:
+    merged = block(root, "tasks", load_convention(numbering="merged"))
+    assert "task_0007" not in merged
+    assert "task_0007" in block(root, "tasks")
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def python(snippet: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_loading_code_works(tmp_path: Path) -> None:
+    write_run(tmp_path / "raw" / "len_gen_k8" / "task_0006", config(), run_id="abcd1234")
+    ingest(tmp_path / "raw", tmp_path / "tree")
+    every, documented = code(block(tmp_path / "tree", "loading"), "python")
+    assert python(every + "print(type(model).__name__, info.iters_done)", tmp_path / "tree") == "GPT 40000\n"
+    values = config()
+    weights = GPT(GPTConfig.from_train_config(values)).state_dict()
+    torch.save({"model_state_dict": weights, "config": values, "iters_done": 1}, tmp_path / "b.pt")
+    assert isinstance(values, TrainConfig)
+    snippet = documented.replace("path/to/checkpoint.pt", str(tmp_path / "b.pt"))
+    assert python(snippet + "print(type(model).__name__)", tmp_path) == "GPT\n"
+    assert documented.startswith("import torch\nfrom ckptman import GPT, GPTConfig\n")

@@ -1,0 +1,287 @@
+"""Where the grid stands, from raw outputs, the tree, and what runs say of themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptman.fs.transfer import write_atomically
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.selection import Selection
+from ckptman.sweeps.executors import submissions
+from ckptman.sweeps.executors.job import JobOutcome
+from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write_record
+from ckptman.sweeps.grid_status import GridStatus, RunStanding, status
+from ckptman.text.errors import UsageError
+from ckptman.text.json_text import dump_json
+from ckptman.training.run_folder import FAILED, INTERRUPTED, RUNNING, RawRun
+from tests.helpers.raw import START, write_run
+from tests.helpers.trees import small_config, write_source
+
+SMALL = Selection(k=(4,), tasks=(3,), regimes=("fixed",), layernorm=(True,), seeds=(1337, 2337, 3337))
+"""One configuration, three seeds: that of `small_config`."""
+
+
+def of(found: GridStatus, seed: int = 1337) -> RunStanding:
+    (item,) = [item for item in found.runs if item.run.seed == seed]
+    return item
+
+
+def look(out: Path | None, root: Path | None = None, selection: Selection = SMALL) -> GridStatus:
+    return status(out, root, selection=selection, convention=built_in())
+
+
+def raw(out: Path, seed: int = 1337, **values: Any) -> RawRun:
+    """Where ckptman trains the run of `small_config`, with its folder made."""
+    run = RawRun.of(small_config(seed=seed, **values), out, built_in())
+    run.saved_models.mkdir(parents=True)
+    return run
+
+
+# --- from files -------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_grid_is_all_missing(tmp_path: Path) -> None:
+    for found in (look(tmp_path), look(None), status(tmp_path, selection=SMALL)):
+        assert found.counts == {
+            "complete": 0, "running": 0, "failed": 0, "partial": 0, "overwritten": 0, "missing": 3,
+        }  # fmt: skip
+        assert len(found.gaps) == 3
+
+
+def test_raw_outputs_and_the_tree_say_the_same(tmp_path: Path) -> None:
+    out = write_source(tmp_path / "raw", [small_config(seed=1337), small_config(seed=2337)])
+    root = tmp_path / "checkpoints"
+    ingest(out, root, settle=0)
+    for found in (look(out), look(None, root), look(out, root)):
+        assert [item.state for item in found.runs] == ["complete", "complete", "missing"]
+        assert of(found).run_id == "run00000"
+        assert of(found).iters_done == of(found).max_iters == 40_000
+    assert of(look(out)).path == str(next(out.rglob("Final_*")).parent)
+    assert Path(of(look(out, root)).path) == root / "with_layernorm/fixed/len_gen_single_k4/task_0003/seed_1337"
+
+
+def test_each_place_adds_what_the_other_lacks(tmp_path: Path) -> None:
+    first = write_source(tmp_path / "first", [small_config(seed=1337)])
+    second = write_source(tmp_path / "second", [small_config(seed=2337)])
+    root = tmp_path / "checkpoints"
+    ingest(first, root, settle=0)
+    assert [item.state for item in look(second, root).runs] == ["complete", "complete", "missing"]
+    assert [item.state for item in look(second).runs] == ["missing", "complete", "missing"]
+
+
+def test_a_run_without_its_end_is_partial(tmp_path: Path) -> None:
+    task = tmp_path / "len_gen_single_k4" / "task_0003"
+    write_run(task, small_config(), run_id="cutshort", started=START, files=("Checkpoint",), last_iter=30_000)
+    found = look(tmp_path)
+    assert of(found).state == "partial"
+    assert (of(found).iters_done, of(found).max_iters) == (20_001, 40_000)
+    assert of(found) in found.gaps
+
+
+def test_a_run_whose_files_another_wrote_over_is_overwritten(tmp_path: Path) -> None:
+    task = tmp_path / "len_gen_single_k4" / "task_0003"
+    write_run(task, small_config(seed=1337), run_id="firstrun", started=START)
+    write_run(task, small_config(seed=2337), run_id="nextrunx", started=START + 1000)
+    root = tmp_path / "checkpoints"
+    for found in (look(tmp_path), (ingest(tmp_path, root, settle=0), look(None, root))[1]):
+        assert [item.state for item in found.runs] == ["overwritten", "complete", "missing"]
+        assert "nextrunx" in of(found).reason
+        assert of(found).run_id == "firstrun"
+
+
+def test_a_run_that_saved_nothing_is_partial(tmp_path: Path) -> None:
+    task = tmp_path / "len_gen_single_k4" / "task_0003"
+    write_run(task, small_config(), run_id="nosaving", started=START, save=False, last_iter=1234)
+    found = look(tmp_path)
+    assert of(found).state == "partial"
+    assert "at iteration 1,234" in of(found).reason
+
+
+def test_a_run_off_the_grid_is_told_of(tmp_path: Path) -> None:
+    write_source(tmp_path, [small_config(seed=7), small_config(seed=1337)])
+    found = look(tmp_path)
+    assert found.counts["complete"] == 1
+    assert len(found.outside) == 1
+    with_it = look(tmp_path, selection=dataclasses.replace(SMALL, seeds=(7,)))
+    assert with_it.counts["complete"] == 1
+
+
+def test_a_run_of_another_part_of_the_grid_is_not_outside(tmp_path: Path) -> None:
+    write_source(tmp_path, [small_config(n_layers=2)])
+    assert look(tmp_path).outside == ()
+
+
+def test_files_that_cannot_be_used_are_told_of(tmp_path: Path) -> None:
+    out = write_source(tmp_path, [small_config()])
+    assert look(out).refused == ()
+    final = next(out.rglob("Final_*"))
+    final.write_bytes(final.read_bytes()[:500])
+    os.utime(final, (START, START))
+    found = look(out)
+    assert [item.code for item in found.refused] == ["cut"]
+    assert of(found).state == "partial"
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file"])
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, there: str) -> None:
+    path = tmp_path / "grid_outputs"
+    if there == "a file":
+        path.write_text("")
+    for out, root, code in ((path, None, "no-source"), (None, path, "no-tree")):
+        with pytest.raises(UsageError) as caught:
+            look(out, root)
+        assert caught.value.code == code
+
+
+# --- what runs say of themselves --------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_being_trained_is_running(tmp_path: Path) -> None:
+    run = raw(tmp_path)
+    with run.lock():
+        run.write_status(RUNNING, "abcd1234", 500, log="/logs/1.out", iterations_per_second=12.5)
+        item = of(look(tmp_path))
+    assert (item.state, item.run_id, item.iters_done, item.log) == ("running", "abcd1234", 500, "/logs/1.out")
+    assert item.iterations_per_second == 12.5
+    assert not item.is_gap
+    # The same without the lock: its process is gone.
+    item = of(look(tmp_path))
+    assert item.state == "partial"
+    assert "without a word" in item.reason
+    assert item.is_gap
+
+
+def test_an_interrupted_run_is_partial_and_a_failed_one_says_why(tmp_path: Path) -> None:
+    raw(tmp_path, 1337).write_status(INTERRUPTED, "abcd1234", 500)
+    raw(tmp_path, 2337).write_status(FAILED, "abcd1235", 700, reason="the disk is full", log="/logs/2.out")
+    found = look(tmp_path)
+    assert (of(found).state, of(found).reason) == ("partial", "interrupted")
+    failed = of(found, 2337)
+    assert (failed.state, failed.reason, failed.log) == ("failed", "the disk is full", "/logs/2.out")
+
+
+def test_the_runs_own_word_counts_more_than_its_wandb_record(tmp_path: Path) -> None:
+    run = raw(tmp_path)
+    write_run(run.folder, small_config(), run_id="abcd1234", started=START, save=False, last_iter=400)
+    assert "W&B" in of(look(tmp_path)).reason
+    run.write_status(INTERRUPTED, "abcd1234", 500)
+    item = of(look(tmp_path))
+    assert (item.state, item.reason, item.iters_done) == ("partial", "interrupted", 500)
+
+
+def test_a_complete_run_needs_its_final_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "grid_outputs"
+    run = raw(out)
+    write_run(run.folder, small_config(), run_id="abcd1234", started=START)
+    run.write_status("complete", "abcd1234", 40_000)
+    assert of(look(out)).state == "complete"
+    root = tmp_path / "checkpoints"
+    ingest(out, root, settle=0)
+    next(run.saved_models.glob("Final_*")).unlink()
+    assert of(look(out)).state == "partial"
+    assert "name that with --root" in of(look(out)).reason
+    assert of(look(out, root)).state == "complete", "the tree has it"
+    empty = tmp_path / "another"
+    empty.mkdir()
+    assert of(look(out, empty)).reason == "it was complete, but its final checkpoint is no longer there"
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def submitted(out: Path, *, job: str = "", log: str = "", outcome: JobOutcome | None = None) -> Path:
+    """A sweep of the run of `small_config`; returns the run's log."""
+    folder = new_folder(out)
+    file = folder / "0.log"
+    file.write_text(log)
+    if outcome is not None:
+        write_atomically(folder / "0.json", dump_json(dataclasses.asdict(outcome)), replace=True)
+    run = RawRun.of(small_config(), out, built_in())
+    relative = run.folder.relative_to(out).as_posix()
+    write_record(folder, "slurm", [SubmittedRun(relative, str(file), str(folder / "0.json"), job)])
+    return file
+
+
+def test_a_run_that_waits_in_the_queue_is_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(tmp_path, job="7_0")
+    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_0": "PENDING"})
+    item = of(look(tmp_path))
+    assert (item.state, item.job) == ("missing", "SLURM job 7_0 (pending)")
+    assert not item.is_gap
+    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_1": "PENDING"})
+    assert of(look(tmp_path)).is_gap
+
+
+def test_a_job_that_died_before_it_trained_is_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = submitted(tmp_path, job="7_0", log="python: command not found\n")
+    monkeypatch.setattr(submissions, "slurm_queue", dict)
+    item = of(look(tmp_path))
+    assert (item.state, item.log) == ("failed", str(log))
+    # Where SLURM does not answer, nobody knows.
+    monkeypatch.setattr(submissions, "slurm_queue", lambda: None)
+    assert of(look(tmp_path)).state == "missing"
+
+
+def test_the_newer_word_counts(tmp_path: Path) -> None:
+    run = raw(tmp_path)
+    run.write_status(INTERRUPTED, "abcd1234", 500)
+    time.sleep(0.2)
+    log = submitted(tmp_path, outcome=JobOutcome(state=FAILED, reason="there is no GPU"))
+    item = of(look(tmp_path))
+    assert (item.state, item.reason, item.log) == ("failed", "there is no GPU", str(log))
+    time.sleep(0.2)
+    run.write_status(INTERRUPTED, "abcd1234", 600)
+    assert of(look(tmp_path)).state == "partial"
+
+
+def test_the_newest_sweep_counts(tmp_path: Path) -> None:
+    submitted(tmp_path, outcome=JobOutcome(state=FAILED, reason="the first"))
+    (next((tmp_path / ".sweeps").iterdir())).rename(tmp_path / ".sweeps" / "zzz")
+    time.sleep(0.2)
+    submitted(tmp_path, outcome=JobOutcome(state=FAILED, reason="the second"))
+    assert of(look(tmp_path)).reason == "the second"
+
+
+def test_a_spoilt_record_of_a_sweep_is_passed_over(tmp_path: Path) -> None:
+    submitted(tmp_path, outcome=JobOutcome(state=FAILED, reason="it fell over"))
+    assert of(look(tmp_path)).state == "failed"
+    record = next((tmp_path / ".sweeps").glob("*/sweep.json"))
+    for text in ("", "[]", "{}", '{"started": 1, "runs": [1]}', '{"started": "x", "runs": []}'):
+        record.write_text(text)
+        assert of(look(tmp_path)).state == "missing"
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_document_has_every_run_and_the_counts(tmp_path: Path) -> None:
+    write_source(tmp_path, [small_config()])
+    document = look(tmp_path).to_json()
+    assert document["schema_version"] == 1
+    assert document["counts"]["complete"] == 1
+    assert sum(document["counts"].values()) == len(document["runs"]) == 3
+    first = document["runs"][0]
+    assert {key: first[key] for key in ("group", "layernorm", "regime", "k", "task", "seed", "state")} == {
+        "group": "len_gen_single_k4", "layernorm": True, "regime": "fixed", "k": 4, "task": 3, "seed": 1337,
+        "state": "complete",
+    }  # fmt: skip
+    assert first["values"] == {"n_layers": 1, "use_mlp": False}
+
+
+def test_a_tree_in_the_merged_numbering_has_the_same_cells(tmp_path: Path) -> None:
+    merged = load_convention(None, numbering="merged")
+    config: TrainConfig = small_config(train_min_k=2)
+    out, root = write_source(tmp_path / "raw", [config]), tmp_path / "checkpoints"
+    ingest(out, root, convention=merged, settle=0)
+    found = status(root=root, selection=Selection(k=(4,), regimes=("dynamic",), layernorm=(True,)), convention=merged)
+    (item,) = [item for item in found.runs if item.state == "complete"]
+    assert item.run.cell.values == {"n_layers": 1, "use_mlp": False, "length_mode": "mix"}
+    assert item.run.cell.task == 2
