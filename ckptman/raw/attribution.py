@@ -1,28 +1,26 @@
 """Which run wrote a checkpoint.
 
 Runs of one task share a folder, so neither the folder nor the file's name tells. What tells is the config inside the
-file, with its seed: the run is the one that was configured so. Where several were (a rerun), the file's save time lies
+file, with its seed: the run is the one that was configured so. Where several were (a rerun), the set of keys tells (the
+config in a checkpoint is the very dictionary that went to W&B, and trainers change), or the file's save time lies
 within the span of one of them, or it stays open and is said to be: a guess is never given as a fact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from ckptman.rules import comparing
-
-SEED = "seed"
-REQUIRED_KEYS = (SEED, "n_layers", "train_min_k", "train_max_k", "max_iters")
-"""Keys of `TrainConfig` that both configs must hold to be compared at all: no trainer leaves them out."""
 
 END_TOLERANCE_SECONDS = 120.0
 END_TOLERANCE_SHARE = 0.01
 """A final checkpoint is written after the last metrics, by the iterations since and the time it takes to write: within
 two minutes, or 1 % of the span where that is longer (metrics come every 250 of 40,000 iterations)."""
 
-STORED, ONLY_MATCH, TIME_SPAN, AMBIGUOUS, NONE = "stored", "only-match", "time-span", "ambiguous", "none"
+STORED, ONLY_MATCH, KEY_SET, TIME_SPAN = "stored", "only-match", "key-set", "time-span"
+AMBIGUOUS, NONE = "ambiguous", "none"
 """Stable codes of an `Attribution`."""
 
 
@@ -59,7 +57,7 @@ class Attribution:
     run_id: str | None
     """None where no run, or more than one, can have written it."""
     code: str
-    """`stored`, `only-match`, `time-span`, `ambiguous` or `none`."""
+    """`stored`, `only-match`, `key-set`, `time-span`, `ambiguous` or `none`."""
     evidence: str
     """The reason, as a sentence."""
     candidates: tuple[str, ...]
@@ -74,40 +72,41 @@ def attribute(
     candidates: Iterable[Candidate],
     *,
     ignored_keys: Collection[str],
+    seed_key: str = "seed",
     run_id: str | None = None,
-    required_keys: Collection[str] = REQUIRED_KEYS,
 ) -> Attribution:
     """Find the run that wrote a checkpoint.
 
-    A candidate matches when all keys that both configs have, but for the ignored ones, have the same value, and none of
-    the required ones is missing. Of several matches, the one that ran when the file was saved is taken; a single match
-    is taken whatever the time, since copying (a git clone, for one) can lose it, and the evidence says so.
+    A candidate matches when all keys that both configs have, but for the ignored ones, have the same value, the seed
+    among them, and these are at least half of the keys of either. Of several matches, those are taken whose set of keys
+    is nearest to the checkpoint's, and of these the one that ran when the file was saved. A single match is taken
+    whatever the time, since copying (a git clone, for one) can lose it, and the evidence says so.
 
     Args:
         config: The configuration inside the checkpoint.
         saved_at: Modification time of the file, in seconds since 1970; None where it means nothing.
         candidates: The W&B runs that may have written it; several records of one run id count as one run.
         ignored_keys: Keys that tell where and how a run was computed, not what.
+        seed_key: The key of the seed: a run without one is not compared with a checkpoint that has one.
         run_id: The run id that the checkpoint itself holds, which decides.
-        required_keys: Keys that both configs must have.
     """
     candidates = list(candidates)
     if run_id is not None:
         return _stored(config, saved_at, [run for run in candidates if run.run_id == run_id], ignored_keys, run_id)
-    if missing := sorted(set(required_keys) - config.keys()):
-        return _undecided(NONE, f"the checkpoint holds no {', '.join(missing)}, so no run can be compared with it")
     spans: dict[str, list[Span]] = {}
+    one_sided: dict[str, frozenset[str]] = {}
     for run in candidates:
-        if _matches(config, run.config, ignored_keys, required_keys):
+        if _matches(config, run.config, ignored_keys, seed_key):
             spans.setdefault(run.run_id, []).extend(run.spans)
-    what = "this config and seed" if SEED in required_keys else "this config (the seed is not known)"
+            one_sided[run.run_id] = frozenset(config.keys() ^ run.config.keys()) - frozenset(ignored_keys)
+    what = "this config and seed" if seed_key in config else "this config (the checkpoint tells no seed)"
     if not spans:
         return _undecided(NONE, f"none of {len(candidates)} W&B runs has {what}")
     fits = {name: in_spans(saved_at, own, _starts(spans)) for name, own in spans.items()}
     if len(spans) == 1:
         name, fit = next(iter(fits.items()))
         return Attribution(name, ONLY_MATCH, f"only run with {what}{_ONLY_MATCH_TIME[fit]}", (name,), fit)
-    return _by_time(fits, what, saved_at)
+    return _of_several(fits, one_sided, what, saved_at)
 
 
 def in_spans(saved_at: float | None, spans: Sequence[Span], starts: Sequence[float] = ()) -> bool | None:
@@ -133,14 +132,40 @@ _ONLY_MATCH_TIME = {
 }
 
 
-def _matches(
-    config: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str], required: Collection[str]
-) -> bool:
+def _matches(config: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str], seed_key: str) -> bool:
     """Whether a run was configured as a checkpoint says."""
-    # The required keys first: few runs share them all, and to compare the rest takes most of the time.
-    return all(
-        key in other and (key in ignored or comparing.same_value(config[key], other[key])) for key in required
-    ) and not comparing.differing_keys(config, other, ignored)
+    # The seed first: it rules most runs out, and to compare the rest takes most of the time.
+    if (seed_key in config) != (seed_key in other) or not comparing.same_value(
+        config.get(seed_key), other.get(seed_key)
+    ):
+        return False
+    mine, theirs = config.keys() - set(ignored), other.keys() - set(ignored)
+    shared = len(mine & theirs)
+    return 0 < max(len(mine), len(theirs)) <= 2 * shared and not comparing.differing_keys(config, other, ignored)
+
+
+def _of_several(
+    fits: Mapping[str, bool | None], one_sided: Mapping[str, frozenset[str]], what: str, saved_at: float | None
+) -> Attribution:
+    """Decide between several runs with the checkpoint's config: by the set of keys, then by the file's time.
+
+    A run is out if another one lacks or adds, against the checkpoint, only some of the keys that it lacks or adds.
+    Keys that no run has, or only the runs have, so weigh nothing.
+    """
+    near = {name: fit for name, fit in fits.items() if not any(one_sided[name] > keys for keys in one_sided.values())}
+    if len(near) == len(fits):
+        return _by_time(fits, what, saved_at)
+    telling = sorted({key for keys in one_sided.values() for key in keys} - frozenset.intersection(*one_sided.values()))
+    by_keys = f"the keys of the config ({', '.join(telling)[:200]}) are those of"
+    if any(fits[name] for name in fits.keys() - near.keys()) and all(fit is False for fit in near.values()):
+        evidence = f"{len(fits)} runs have {what}, and {by_keys} another one than the file's time says"
+        return _undecided(AMBIGUOUS, evidence, fits)
+    if len(near) == 1:
+        name, fit = next(iter(near.items()))
+        evidence = f"{len(fits)} runs have {what}; {by_keys} this one only"
+        return Attribution(name, KEY_SET, evidence, tuple(sorted(fits)), fit)
+    found = _by_time(near, what, saved_at)
+    return replace(found, evidence=f"{found.evidence}; {by_keys} these only", candidates=tuple(sorted(near)))
 
 
 def _stored(

@@ -136,7 +136,14 @@ class WandbIndex:
         return found
 
     def _ask(self, claim: Claim, runs: Iterable[WandbRun], ignored: Collection[str]) -> Attribution:
-        return attribute(claim.config, claim.saved_at, runs, ignored_keys=ignored, run_id=claim.run_id)
+        return attribute(
+            claim.config,
+            claim.saved_at,
+            runs,
+            ignored_keys=ignored,
+            seed_key=self._convention.seed_key,
+            run_id=claim.run_id,
+        )
 
     def _without_contradictions(
         self, claims: Sequence[Claim], near: Sequence[Attribution], wide: Sequence[Attribution]
