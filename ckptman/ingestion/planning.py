@@ -224,10 +224,10 @@ class _Planner:
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
-        for new in self._attributed(examined):
+        for new in sorted(self._attributed(examined), key=self._order):
             self.read[new.file.source.relative] = new.file.source.path, new.file.state, new.file.sha256
             self.owners[new.file.source.path] = lost_files.Owner(
-                new.attribution.run_id, new.file.place.seed, new.file.config
+                new.attribution.run_id, new.file.place.seed, new.file.config, new.file.sha256
             )
             try:
                 self.folders.take(new)
@@ -254,7 +254,7 @@ class _Planner:
             self.read[file.relative] = file.path, state, sha256
         record = slot.record
         assert record is not None  # it came from the records
-        self.owners[file.path] = lost_files.Owner(record.run_id, record.seed, record.config)
+        self.owners[file.path] = lost_files.Owner(record.run_id, record.seed, record.config, entry.sha256)
         self.folders.check_kept(folder, entry.file)
         if remembered == entry.source:
             self.unchanged.append((folder, entry, file))
@@ -272,6 +272,14 @@ class _Planner:
         }
         return [recorded[file.source.path] or found[file.source.path] for file in files]
 
+    def _order(self, new: NewFile) -> tuple[bool, float, float, str]:
+        """In which order files get their places: the copies last, and the runs as they were begun, whatever the names
+        of their folders."""
+        run = self.wandb.by_id.get(new.attribution.run_id or "")
+        saved_at = new.file.claim.saved_at
+        started = saved_at if run is None or run.started is None else run.started
+        return new.attribution.is_copy, started, saved_at, new.file.source.relative
+
     def _recorded(self, file: examination.Examined) -> NewFile | None:
         record = self.scan.records.get(file.source.path.parent)
         if record is None or all(entry.sha256 != file.sha256 for entry in record.checkpoints):
@@ -281,7 +289,7 @@ class _Planner:
         return NewFile(file, attribution, record.metrics, record.evaluations)
 
     def _attribute(self, claims: Sequence[wandb_index.Claim]) -> list[attributing.Attribution]:
-        found = self.wandb.attribute(claims, {path: owner.run_id for path, owner in self.owners.items()})
+        found = self.wandb.attribute(claims, self.owners)
         for attribution in found:
             self.undecided.update(attribution.candidates if attribution.run_id is None else ())
         return found
@@ -462,10 +470,10 @@ class _Planner:
         owned = dict(self.owners)
         for slot in self.folders:
             if slot.record is not None:
-                for path, _, _ in slot.record.source_paths:
-                    owned.setdefault(
-                        Path(path), lost_files.Owner(slot.record.run_id, slot.record.seed, slot.record.config)
-                    )
+                record = slot.record
+                for path, _, entry in record.source_paths:
+                    owner = lost_files.Owner(record.run_id, record.seed, record.config, entry.sha256)
+                    owned.setdefault(Path(path), owner)
         return owned
 
     def _overwritten(self, lost: lost_files.LostFiles) -> tree_records.OverwrittenRun | None:

@@ -57,8 +57,8 @@ class Slot:
     files: dict[str, str | None]
     """File name → sha256; None for a file whose run.json is not written yet."""
     placements: list[FilePlacement] = field(default_factory=list)
-    origin: Path | None = None
-    """Source folder of the first file, for runs whose id is not known."""
+    origins: set[Path] = field(default_factory=set)
+    """Source folders of its files and their copies, for runs whose id is not known."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """File name → bytes, of the files that are in the tree."""
     problem: RefusedError | None = None
@@ -141,7 +141,7 @@ class RunFolders:
                 return
         if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
             raise problem
-        slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origin=file.source.path.parent)
+        slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins={file.source.path.parent})
         self.slots[slot.folder] = slot
         self.take(new)
 
@@ -177,12 +177,12 @@ class RunFolders:
         file, run_id = new.file, new.attribution.run_id
         record = slot.record
         if record is None:
-            return slot.origin == file.source.path.parent or slot.origin is None
+            return not slot.origins or file.source.path.parent in slot.origins
         if record.run_id is not None or run_id is not None:
             return record.run_id == run_id
-        origin = slot.origin or Path(record.source.root, record.checkpoints[0].source.path).parent
+        origins = slot.origins | {Path(path).parent for path, _, _ in record.source_paths}
         ignored = self._convention.ignored_keys
-        return origin == file.source.path.parent and comparing.same_configuration(record.config, file.config, ignored)
+        return file.source.path.parent in origins and comparing.same_configuration(record.config, file.config, ignored)
 
     def _free_folder(self, new: NewFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
@@ -218,7 +218,7 @@ class RunFolders:
         )
         slot.files[file.name] = file.sha256
         if slot.record is None:
-            slot.origin = slot.origin or file.source.path.parent
+            slot.origins.add(file.source.path.parent)
             slot.record = records.RunRecord(
                 run_id=new.attribution.run_id,
                 group=file.place.group,

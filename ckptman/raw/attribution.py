@@ -64,6 +64,8 @@ class Attribution:
     """Ids of all runs with the checkpoint's config, sorted; for `stored`, the stored id."""
     in_span: bool | None = None
     """Whether the file's save time lies within the run's span; None without a run, or where a time is not known."""
+    is_copy: bool = False
+    """Whether the evidence is that of the same bytes in another place."""
 
 
 def attribute(

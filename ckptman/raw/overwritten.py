@@ -24,6 +24,7 @@ class Owner:
     run_id: str | None
     seed: int | None
     config: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
     def may_be(self, run_id: str, seed: object) -> bool:
         """Whether the run with this id and seed could have written the file."""

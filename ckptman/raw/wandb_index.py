@@ -2,12 +2,12 @@
 
 W&B's folders lie beside the checkpoints as a rule, but not always: jobs that share a process, or a `WANDB_DIR`, leave
 all of them in one place. So the runs recorded nearest to a file are asked first, and those farther away only where no
-nearer one can have written it.
+nearer one can have written it. Of identical bytes in several places, the place with the best evidence speaks for all.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute
+from ckptman.raw.overwritten import Owner
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
-from ckptman.rules import Convention
+from ckptman.rules import Convention, comparing
 from ckptman.rules import naming as naming_rules
 
 
@@ -64,27 +65,38 @@ class WandbIndex:
                 yield runs
                 count = len(runs)
 
-    def attribute(self, claims: Sequence[Claim], owned: Mapping[Path, str | None]) -> list[Attribution]:
-        """Find the run that wrote each checkpoint.
+    def attribute(self, claims: Sequence[Claim], owners: Mapping[Path, Owner]) -> list[Attribution]:
+        """Find the run that wrote each checkpoint; the same one for copies of the same bytes.
 
         A run that is recorded elsewhere, not beside the file, counts only if it was told to save into the same folder
         in the same group, and has not left another file of that name.
 
         Args:
             claims: The checkpoints.
-            owned: Checkpoints whose run is known, and its id.
+            owners: Checkpoints whose run is known.
         """
-        near = [self._near(claim) for claim in claims]
-        holders: dict[tuple[str, str], set[Path]] = defaultdict(set)
-        decided = [(claim.path, found.run_id) for claim, found in zip(claims, near, strict=True)]
-        for path, run_id in (*owned.items(), *decided):
-            if run_id is not None:
-                holders[path.name, run_id].add(path)
-        wide = [
-            self._far(claim, holders) if found.code == NONE else found
-            for claim, found in zip(claims, near, strict=True)
+        copies: dict[str, list[Claim]] = defaultdict(list)
+        for claim in claims:
+            copies[claim.sha256].append(claim)
+        crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims)
+        near = {sha: self._best([(c, self._near(c)) for c in held], crowd) for sha, held in copies.items()}
+        near = self._one_file_a_name(near)
+        holders: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for path, owner in owners.items():
+            if owner.run_id is not None:
+                holders[path.name, owner.run_id].add(owner.sha256)
+        for claim, found in near.values():
+            if found.run_id is not None:
+                holders[claim.path.name, found.run_id].add(claim.sha256)
+        wide = {
+            sha: self._best([(c, self._far(c, holders)) for c in copies[sha]], crowd)
+            for sha, (_, found) in near.items()
+            if found.code == NONE
+        }
+        settled = {**near, **_without_contradictions(wide)}
+        return [
+            replace(settled[claim.sha256][1], is_copy=settled[claim.sha256][0].path != claim.path) for claim in claims
         ]
-        return self._without_contradictions(claims, near, wide)
 
     def config_by_name(
         self, file: Path, name: naming_rules.CheckpointName, *, group: str | None, seed: int | None, saved_at: float
@@ -114,22 +126,22 @@ class WandbIndex:
                 return None  # several of the nearest can: one farther away is no better
         return None
 
-    def _near(self, claim: Claim) -> Attribution:
+    def _near(self, claim: Claim, without: Collection[str] = ()) -> Attribution:
         """Ask the runs that are recorded beside a file, nearest first; the id that a file holds decides at once."""
         ignored = self._convention.ignored_keys
         found = self._ask(claim, [], ignored) if claim.run_id is None else self._ask(claim, self.runs, ignored)
         for runs in self.beside(claim.path):
             if found.code != NONE:
                 break
-            found = self._ask(claim, runs, ignored)
+            found = self._ask(claim, [run for run in runs if run.run_id not in without], ignored)
         return found
 
-    def _far(self, claim: Claim, holders: Mapping[tuple[str, str], set[Path]]) -> Attribution:
+    def _far(self, claim: Claim, holders: Mapping[tuple[str, str], set[str]]) -> Attribution:
         """Ask the runs that are recorded farther and farther away, until one of them fits."""
         ignored = self._convention.ignored_keys - {SAVE_FOLDER, self._convention.group_key}
         found = self._ask(claim, [], ignored)
         for runs in self.around(claim.path):
-            free = [run for run in runs if not holders.get((claim.path.name, run.run_id), set()) - {claim.path}]
+            free = [run for run in runs if not holders.get((claim.path.name, run.run_id), set()) - {claim.sha256}]
             found = self._ask(claim, free, ignored)
             if found.code != NONE:
                 return replace(found, evidence=f"{found.evidence}; its W&B folder does not lie beside the file")
@@ -145,19 +157,68 @@ class WandbIndex:
             run_id=claim.run_id,
         )
 
-    def _without_contradictions(
-        self, claims: Sequence[Claim], near: Sequence[Attribution], wide: Sequence[Attribution]
-    ) -> list[Attribution]:
-        """Leave open what one run, recorded elsewhere, cannot have done: write several files of one name."""
-        contents: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for claim, first, found in zip(claims, near, wide, strict=True):
-            if first is not found and found.run_id is not None:
-                contents[claim.path.name, found.run_id].add(claim.sha256)
-        settled = []
-        for claim, first, found in zip(claims, near, wide, strict=True):
-            several = found.run_id is not None and len(contents[claim.path.name, found.run_id]) > 1
-            if several and first is not found:
-                evidence = f"several files of this name could be of run {found.run_id}, which is recorded elsewhere"
-                found = replace(found, run_id=None, code=AMBIGUOUS, evidence=evidence, in_span=None)
-            settled.append(found)
+    def _best(
+        self, copies: Sequence[tuple[Claim, Attribution]], crowd: Mapping[tuple[Path, str], int]
+    ) -> tuple[Claim, Attribution]:
+        """The copy that tells the run: saved while it ran, in its own folder for checkpoints, the earliest of these.
+
+        Copies that tell different runs equally well leave it open.
+        """
+
+        def weight(copy: tuple[Claim, Attribution]) -> tuple[object, ...]:
+            claim, found = copy
+            fits = found.run_id is not None and found.in_span is True
+            own = self._is_saved(claim.path)
+            return not fits, found.run_id is None, not found.candidates, not own, claim.saved_at if fits else 0.0
+
+        def place(copy: tuple[Claim, Attribution]) -> tuple[object, ...]:
+            claim = copy[0]
+            return -crowd[claim.path.parent, _said_by(claim)], claim.saved_at, claim.path
+
+        best = min(map(weight, copies))
+        equal = sorted((copy for copy in copies if weight(copy) == best), key=place)
+        claim, found = equal[0]
+        if len(runs := {other.run_id for _, other in equal}) > 1:
+            candidates = tuple(sorted({name for _, other in equal for name in other.candidates}))
+            evidence = f"copies of it lie where each of {len(runs)} runs would have saved it"
+            return claim, Attribution(None, AMBIGUOUS, evidence, candidates)
+        return claim, found
+
+    def _is_saved(self, path: Path) -> bool:
+        """Whether a file lies below a folder into which training saves."""
+        return self._convention.raw.saved_models in path.parent.parts
+
+    def _one_file_a_name(
+        self, near: Mapping[str, tuple[Claim, Attribution]]
+    ) -> dict[str, tuple[Claim, Attribution]]:
+        """A run's own file is the one where training saves: another of that name, kept elsewhere, is another run's."""
+        saved = {
+            (claim.path.name, found.run_id)
+            for claim, found in near.values()
+            if found.run_id is not None and self._is_saved(claim.path)
+        }
+        settled = dict(near)
+        for sha, (claim, found) in near.items():
+            if (claim.path.name, found.run_id) in saved and claim.run_id is None and not self._is_saved(claim.path):
+                others = self._near(claim, without={str(found.run_id)})
+                settled[sha] = claim, others if others.code != NONE else found
         return settled
+
+
+def _said_by(claim: Claim) -> str:
+    """The configuration of a file, to count those that lie together."""
+    return comparing.fingerprint(claim.config, ())
+
+
+def _without_contradictions(
+    wide: Mapping[str, tuple[Claim, Attribution]],
+) -> dict[str, tuple[Claim, Attribution]]:
+    """Leave open what one run, recorded elsewhere, cannot have done: write several files of one name."""
+    count = Counter((claim.path.name, found.run_id) for claim, found in wide.values())
+    settled = {}
+    for sha, (claim, found) in wide.items():
+        if found.run_id is not None and count[claim.path.name, found.run_id] > 1:
+            evidence = f"several files of this name could be of run {found.run_id}, which is recorded elsewhere"
+            found = replace(found, run_id=None, code=AMBIGUOUS, evidence=evidence, in_span=None)
+        settled[sha] = claim, found
+    return settled
