@@ -188,9 +188,7 @@ class WandbIndex:
         """Whether a file lies below a folder into which training saves."""
         return self._convention.raw.saved_models in path.parent.parts
 
-    def _one_file_a_name(
-        self, near: Mapping[str, tuple[Claim, Attribution]]
-    ) -> dict[str, tuple[Claim, Attribution]]:
+    def _one_file_a_name(self, near: Mapping[str, tuple[Claim, Attribution]]) -> dict[str, tuple[Claim, Attribution]]:
         """A run's own file is the one where training saves: another of that name, kept elsewhere, is another run's."""
         saved = {
             (claim.path.name, found.run_id)

@@ -788,11 +788,11 @@ def test_a_move_keeps_the_second_copy_of_what_it_could_not_place(source: Path, r
     write_run(task(source, 4), config(use_mlp=True), run_id="first")
     [file] = write_run(task(source), config(), run_id="abcd1234", files=("Final",))
     (task(source) / "a_copy").mkdir()
-    copy = Path(shutil.copy2(file, task(source) / "a_copy"))  # the first by path: it is placed
+    copy = Path(shutil.copy2(file, task(source) / "a_copy"))  # the first by path, but not in the run's own folder
 
     def write(stage: str, done: int, total: int) -> None:
         if changes and stage == "placing" and copy.stat().st_mtime == file.stat().st_mtime:
-            write_checkpoint(copy, config(), salt=1, saved_at=START + 1)
+            write_checkpoint(file, config(), salt=1, saved_at=START + 1)
 
     result = ingest(source, root, mode=Mode.MOVE, progress=write)
     assert [item.code for item in result.deferred] == ["changed-while-read"] * changes

@@ -1,0 +1,103 @@
+"""Copies of checkpoints beside the originals: what says which run wrote them, whatever the folders are called."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckptman.ingestion import IngestResult, ingest
+from tests.helpers.raw import START, config, write_checkpoint, write_run
+
+NOW = START + 9_000_000
+NAMES = ("backup", "len_gen_k8", "zz_backup")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "outputs"
+
+
+def permuted(source: Path) -> Iterator[tuple[Path, Path, Path]]:
+    """The source's three folders under every permutation of their names, one after the other."""
+    for order in itertools.permutations(NAMES):
+        shutil.rmtree(source, ignore_errors=True)
+        yield tuple(source / name for name in order)  # type: ignore[misc]
+
+
+def copy(file: Path, folder: Path, *, at: float = NOW) -> Path:
+    """A copy with another time, as `cp -r` makes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Path(shutil.copy(file, folder))
+    os.utime(made, (at, at))
+    return made
+
+
+def told(source: Path, root: Path) -> tuple[set[tuple[str | None, str, str]], IngestResult]:
+    shutil.rmtree(root, ignore_errors=True)
+    result = ingest(source, root)
+    assert not result.refused
+    return {(row.run_id, row.kind, Path(row.path).parent.name) for row in result.placed}, result
+
+
+def test_a_backup_takes_nothing_from_the_run(source: Path, tmp_path: Path) -> None:
+    for group, backup, _ in permuted(source):
+        files = write_run(group / "task_0006", config(), run_id="abcd1234")
+        copies = [copy(file, backup / "saved_models") for file in files[1:]]
+        placed, result = told(source, tmp_path / "tree")
+        assert placed == {("abcd1234", "Checkpoint", "seed_1337"), ("abcd1234", "Final", "seed_1337")}
+        assert [item.source for item in result.plan.duplicates] == [str(copies[0].relative_to(source))]
+        assert {row.source for row in result.placed} == {str(file.relative_to(source)) for file in files}
+
+
+@pytest.mark.parametrize("at", [NOW, START + 1_100.0], ids=["time lost", "copied while the rerun ran"])
+def test_a_rerun_and_what_it_overwrote(source: Path, tmp_path: Path, at: float) -> None:
+    for group, old, new in permuted(source):
+        first = write_run(group / "task_0006", config(), run_id="first111")
+        copy(first[1], old, at=at)
+        rerun = write_run(group / "task_0006", config(), run_id="rerun222", started=START + 1_000, salt=1)
+        for file in rerun:
+            copy(file, new)
+        placed, result = told(source, tmp_path / "tree")
+        assert placed == {
+            ("first111", "Final", "seed_1337"),
+            ("rerun222", "Checkpoint", "seed_1337-rerun222"),
+            ("rerun222", "Final", "seed_1337-rerun222"),
+        }
+        assert len(result.plan.duplicates) == 2
+        assert not result.plan.ambiguous
+
+
+def test_of_copies_in_two_runs_folders_the_earliest_that_fits_tells(source: Path, tmp_path: Path) -> None:
+    for one, other, _ in permuted(source):
+        first = write_run(one / "task_0006", config(), run_id="first111", files=("Final",))
+        write_run(
+            other / "task_0006", config(), run_id="rerun222", started=START + 1_000, files=("Checkpoint",), salt=1
+        )
+        copy(first[0], other / "task_0006" / "saved_models", at=START + 1_200)
+        placed, _ = told(source, tmp_path / "tree")
+        assert {(run, kind) for run, kind, _ in placed} == {("first111", "Final"), ("rerun222", "Checkpoint")}
+        # The control: with the times lost, both folders speak for their own run.
+        for file in source.rglob("*.pt"):
+            os.utime(file, (NOW, NOW))
+        placed, result = told(source, tmp_path / "tree")
+        assert (None, "Final") in {(run, kind) for run, kind, _ in placed}
+        assert [row.kind for row in result.plan.ambiguous] == ["Final"]
+
+
+def test_a_run_without_wandb_is_not_split_by_a_backup(source: Path, tmp_path: Path) -> None:
+    for group, backup, _ in permuted(source):
+        files = [
+            write_checkpoint(group / "task_0006" / "saved_models" / name, config(), step=step, saved_at=START + step)
+            for name, step in (
+                ("Checkpoint_N128_d8_H1_L1_npos1_mlp0_ln1_lenmix_trainK2to8_testK17to32_nodup1_iters20001.pt", 20001),
+                ("Final_N128_d8_H1_L1_npos1_mlp0_ln1_lenmix_trainK2to8_testK17to32_nodup1_iters40000.pt", 40000),
+            )
+        ]
+        copy(files[1], backup, at=START)
+        placed, _ = told(source, tmp_path / "tree")
+        assert placed == {(None, "Checkpoint", "seed_1337"), (None, "Final", "seed_1337")}
