@@ -13,22 +13,48 @@ import tempfile
 import traceback
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import ckptman
+from ckptman.cli import commands
 from ckptman.cli.text import console, plain
-from ckptman.rules import Convention, convention_file
 from ckptman.text import CkptmanError, ConfigurationError, UsageError, json_text, wording
-from ckptman.tree import roots
 
-DEFAULT_ROOT = "checkpoints"
+if TYPE_CHECKING:  # imported where they are used: --help needs none of them
+    from ckptman.rules import Convention
+
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
+
+class Commands(typer.core.TyperGroup):
+    """The commands, each imported when it is called: a listing of them is made from their table."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, in the order of the table."""
+        return list(commands.COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, its module imported now; None where there is none of that name."""
+        if cmd_name not in self.commands and cmd_name in commands.COMMANDS:
+            commands.register(cmd_name)
+            info = next(info for info in app.registered_commands if info.name == cmd_name)
+            self.commands[cmd_name] = typer.main.get_command_from_info(
+                info, pretty_exceptions_short=False, rich_markup_mode=None
+            )
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands for --help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in commands.COMMANDS.items()])
+
+
 app = typer.Typer(
     name="ckptman",
+    cls=Commands,
     help="Sort, check and document the model checkpoints of a training grid.",
     epilog="Start with: ckptman ingest RAW_OUTPUTS, then ckptman validate, then ckptman report.",
     no_args_is_help=True,
@@ -37,25 +63,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _folder(text: str | Path) -> Path:
-    if text == "":  # a shell variable that is not set, which pathlib would take for the current folder
-        raise UsageError("--root is empty", code="empty-path", fix="Name the tree's folder: --root DIR")
-    return Path(text)
-
-
-Root = Annotated[
-    Path,
-    typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", parser=_folder, help="The organized tree."),
-]
-Numbering = Annotated[
-    str | None,
-    typer.Option(
-        "--numbering", envvar="CKPTMAN_NUMBERING", metavar="NAME", help="Numbering of the tasks: full or merged."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 def _version(asked: bool) -> None:
@@ -82,6 +89,8 @@ def _options(
 ) -> None:
     if config is not None and not config.is_file():
         raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
+    from ckptman.rules import convention_file
+
     context.obj = config
     file = config or convention_file.find_file(Path.cwd())
     if file is not None and context.invoked_subcommand is not None:
@@ -93,6 +102,8 @@ def _options(
 
 def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:
     """The rules for a tree: `--config`, else the nearest ckptman.yaml in or above the tree, else the built-in ones."""
+    from ckptman.rules import convention_file
+
     return convention_file.load_convention(context.obj or convention_file.find_file(root), numbering=numbering)
 
 
@@ -164,17 +175,14 @@ def _unwritable_output(error: OSError) -> int:
 
 
 def _command() -> Any:
-    # Imported here, so that each command module can import this one for its shared options.
-    from ckptman.cli import commands
-
-    commands.register()
     return typer.main.get_command(app)
 
 
 def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> dict[str, Any]:
     """The settings of a ckptman.yaml as defaults for the options of each command."""
-    commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]  # the app is a group of commands
-    options = {name: {str(item.name): item for item in command.params} for name, command in commands.items()}
+    group: Any = context.command
+    every = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    options = {name: {str(item.name): item for item in command.params} for name, command in every.items()}
     known = {option for names in options.values() for option in names}
     for key in settings:
         if key not in known:
@@ -224,6 +232,9 @@ def _check_setting(context: typer.Context, option: Any, value: Any, where: str) 
 
 def _tree_nearby() -> str:
     """How to name the tree that the current folder lies in; empty where it lies in none."""
+    from ckptman.rules import convention_file
+    from ckptman.tree import roots
+
     try:
         here = Path.cwd()
         convention = convention_file.load_convention(convention_file.find_file(here))

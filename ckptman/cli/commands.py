@@ -1,14 +1,37 @@
-"""The table of commands. Importing a command module registers its command with the app."""
+"""The table of commands: what `ckptman --help` lists. A command's module is imported when the command is called."""
 
 from __future__ import annotations
 
 from importlib import import_module
-
-MODULES = ("train", "sweep", "status", "ingest", "validate", "report", "ls", "show", "evaluate", "task", "name")
-"""The command modules, in the order in which the commands are listed."""
+from typing import NamedTuple
 
 
-def register() -> None:
-    """Import every command module."""
-    for module in MODULES:
-        import_module(f"ckptman.cli.{module}")
+class Command(NamedTuple):
+    """One command."""
+
+    module: str
+    """Its module in `ckptman.cli`; importing it registers the command with the app."""
+    summary: str
+    """The first sentence of its help."""
+
+
+COMMANDS = {
+    "train": Command("train", "Train the runs of a task: one for each seed."),
+    "sweep": Command("sweep", "Train many runs of the grid: by default all of it, by the published recipe."),
+    "status": Command("status", "Show where the whole grid stands."),
+    "ingest": Command("ingest", "Sort raw outputs into the tree."),
+    "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
+    "report": Command("report", "Write TASK_MAPPING.md and README.md of a tree."),
+    "ls": Command("ls", "List the checkpoints of a tree."),
+    "show": Command("show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."),
+    "eval": Command("evaluate", "Measure how well checkpoints sort lists of random numbers."),
+    "task": Command("task", "Tell what a task id stands for, or which id a configuration has."),
+    "name": Command("name", "Say what a checkpoint's file name says, or give the name of a configuration."),
+}
+"""By name, in the order in which they are listed."""
+
+
+def register(*names: str) -> None:
+    """Import the modules of these commands; of all, where none is named."""
+    for name in names or COMMANDS:
+        import_module(f"ckptman.cli.{COMMANDS[name].module}")

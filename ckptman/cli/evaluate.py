@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ckptman.cli.app import Json, app, convention_for, print_json, warn
-from ckptman.cli.ls import NOTHING, print_table
-from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.options import Json
+from ckptman.cli.progress import SampleProgress
+from ckptman.cli.tables import NOTHING, print_table
+from ckptman.cli.text import console, count_text, plain
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
@@ -191,33 +191,3 @@ def _by_convention(context: typer.Context, paths: list[Path]) -> list[tuple[Conv
         convention = convention_for(context, path if path.is_dir() else path.absolute().parent)
         groups.setdefault(convention.source, (convention, []))[1].append(path)
     return list(groups.values())
-
-
-class SampleProgress:
-    """A progress bar over samples on stderr, with the run at work and the time left; silent where it is no terminal."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task: Any = None
-
-    def __enter__(self) -> SampleProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` samples are done."""
-        if self._task is None:
-            self._task = self._progress.add_task("", total=total)
-        description = clean(Path(name).parent.name or name)
-        self._progress.update(self._task, description=description, completed=done, total=total)

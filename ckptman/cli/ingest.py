@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
-from ckptman.cli.text import ByteProgress, console, count_text, plain, size_text
+from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering
+from ckptman.cli.progress import ByteProgress
+from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.fs import Mode
 from ckptman.ingestion import IngestResult, ingest
 from ckptman.raw import examination, overwritten, scanning

@@ -1,44 +1,25 @@
-"""`ckptman ls`, and the options and the table that it shares with `show`, `task` and `name`."""
+"""`ckptman ls`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.cells import cell_len
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Root, app, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.options import DEFAULT_ROOT, Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import ListedCheckpoint, Listing, list_checkpoints
 from ckptman.queries import conditions as where_conditions
 from ckptman.rules import Convention
-from ckptman.text import UsageError, strict_yaml, wording
-
-NOTHING = "–"
-"""What a table shows where there is no value."""
-
-# The parameters are not called as their flags, so that a setting of another command (`mode: hardlink`) is none of them.
-Layers = Annotated[int | None, typer.Option("--layers", metavar="N", min=1, help="Transformer layers.")]
-Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.")]
-Mode = Annotated[str | None, typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.")]
-K = Annotated[int | None, typer.Option("--k", metavar="K", min=1, help="The longest trained list.")]
-Fixed = Annotated[bool | None, typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.")]
-Layernorm = Annotated[
-    bool | None, typer.Option("--layernorm/--no-layernorm", help="With or without LayerNorm.", show_default=False)
-]
-Group = Annotated[
-    str | None, typer.Option("--group", metavar="GROUP", help="A group; it says K, --fixed and --layernorm.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Another configuration value; may be repeated."),
-]
+from ckptman.text import UsageError, wording
 
 
 @app.command("ls")
@@ -108,68 +89,6 @@ def _ls(
         _print_table(listing, convention, console())
     _tell(listing, conditions)
     raise typer.Exit(0 if listing.complete else 1)
-
-
-def aligned(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows as lines, their cells made safe and padded to columns; those in `right` stand at the right of theirs."""
-    cells = [[cell if cell.isascii() and cell.isprintable() else clean(cell) for cell in row] for row in rows]
-    lengths = [[cell_len(cell) for cell in row] for row in cells]
-    widths = [max(column) for column in zip(*lengths, strict=True)]
-    to_right = frozenset(right)
-    lines = []
-    for row, taken in zip(cells, lengths, strict=True):
-        padded = [
-            " " * (width - length) + cell if index in to_right else cell + " " * (width - length)
-            for index, (cell, length, width) in enumerate(zip(row, taken, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def print_table(out: Console, rows: Sequence[Sequence[str]], right: Iterable[int] = (), *, indent: str = "") -> None:
-    """Print rows as a table; the first one is its heading. Lines are never cut or folded."""
-    head, *lines = aligned(rows, right)
-    out.out(indent + head, style="bold", highlight=False)
-    if lines:  # at once, since a call for each line would take a second for ten thousand
-        out.out("\n".join(indent + line for line in lines), highlight=False)
-
-
-def value_text(value: object) -> str:
-    """A configuration value as tables write it."""
-    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
-
-
-def check_group_alone(group: str | None, *others: object) -> None:
-    """Refuse `--group` beside the options for what it says: K, the regime and LayerNorm."""
-    if group is not None and any(other is not None for other in others):
-        raise UsageError(
-            "--group says K, the regime and LayerNorm already",
-            code="bad-usage",
-            fix="Leave out --k, --fixed and --layernorm.",
-        )
-
-
-def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
-    """The values that `--set KEY=VALUE` gives; a value is read as YAML reads it: `8`, `true`, `mix`, `[25, 50]`.
-
-    Raises:
-        UsageError: for an unknown key, naming the nearest known ones, and for a value that is no YAML.
-    """
-    names = tuple(known)
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise UsageError(f"--set {text!r} has no '='", code="bad-setting", fix="Write --set KEY=VALUE.")
-        if key not in names:
-            near = " or ".join(map(repr, where_conditions.nearest(key, names)))
-            raise UsageError(
-                f"--set: unknown key {key!r}" + (f"; did you mean {near}?" if near else ""),
-                code="unknown-key",
-                fix=f"Keys are: {', '.join(sorted(names))}",
-            )
-        values[key] = strict_yaml.load_yaml(value, f"--set {key}", error=UsageError)
-    return values
 
 
 def _print_table(listing: Listing, convention: Convention, out: Console) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Root, app, convention_for, print_json
-from ckptman.cli.ls import Fixed, K, Layernorm, Layers, Mlp, Mode, Set, print_table, settings_of, value_text
+from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.options import DEFAULT_ROOT, Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root, Set, settings_of
+from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
 from ckptman.queries import name_json
 from ckptman.rules import Convention, TrainConfig, terms

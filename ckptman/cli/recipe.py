@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli.ls import value_text
+from ckptman.cli.tables import value_text
 from ckptman.rules import Convention, TrainConfig, placement, selection
 from ckptman.text import wording
 from ckptman.training import planning

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
 from ckptman.text import wording

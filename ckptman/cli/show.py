@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import Json, Numbering, app, convention_for, print_json
-from ckptman.cli.ls import NOTHING, print_table, value_text
+from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.options import Json, Numbering
+from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.formats import OptimizerInfo, show_path
 from ckptman.queries import ShownCheckpoint, show

@@ -13,9 +13,21 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, app, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.options import (
+    ALL,
+    DEFAULT_ROOT,
+    GroupText,
+    Json,
+    KText,
+    LayernormText,
+    Numbering,
+    RegimeText,
+    SeedText,
+    TaskText,
+    selection_of,
+)
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
-from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import Convention, GroupPattern
 from ckptman.sweeps import GridStatus, RunStanding, grid_status

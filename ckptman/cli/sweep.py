@@ -17,8 +17,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ckptman.cli.app import DEFAULT_ROOT, INTERRUPTED, Json, Numbering, app, convention_for, print_json, warn
-from ckptman.cli.ls import NOTHING, Set, print_table, settings_of
+from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
+from ckptman.cli.options import (
+    ALL,
+    DEFAULT_ROOT,
+    GroupText,
+    Json,
+    KText,
+    LayernormText,
+    Numbering,
+    RegimeText,
+    SeedText,
+    Set,
+    TaskText,
+    selection_of,
+    settings_of,
+)
 from ckptman.cli.recipe import (
     Batch,
     CheckpointEvery,
@@ -35,7 +49,7 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
 )
-from ckptman.cli.selection import ALL, GroupText, KText, LayernormText, RegimeText, SeedText, TaskText, selection_of
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain
 from ckptman.rules import TrainConfig
 from ckptman.rules import recipe as recipe_rules

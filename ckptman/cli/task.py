@@ -10,21 +10,24 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json, warn
-from ckptman.cli.ls import (
+from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.options import (
+    DEFAULT_ROOT,
     Fixed,
     Group,
+    Json,
     K,
     Layernorm,
     Layers,
     Mlp,
     Mode,
+    Numbering,
+    Root,
     Set,
     check_group_alone,
-    print_table,
     settings_of,
-    value_text,
 )
+from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
 from ckptman.rules import Convention, GroupPattern, TrainConfig, placement, terms
 from ckptman.rules import grids as grid_rules

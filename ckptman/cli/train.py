@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from ckptman.cli.app import INTERRUPTED, Json, Numbering, app, convention_for, print_json, warn
-from ckptman.cli.ls import NOTHING, Fixed, Group, Layernorm, Set, check_group_alone, print_table, settings_of
+from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
+from ckptman.cli.options import Fixed, Group, Json, Layernorm, Numbering, Set, check_group_alone, settings_of
 from ckptman.cli.recipe import (
     Batch,
     CheckpointEvery,
@@ -31,6 +31,7 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
 )
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import TrainConfig
 from ckptman.rules import recipe as recipe_rules

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,11 +12,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ckptman.checks import ValidationResult, validate
-from ckptman.cli.app import DEFAULT_ROOT, Json, Numbering, Root, app, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
+from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.text import UsageError
 from ckptman.tree import Finding, findings, records
@@ -93,7 +93,7 @@ def _validate(
 
         return stale(tree, convention)
 
-    with _Progress() as progress:
+    with StageProgress() as progress:
         result = validate(
             root,
             convention=convention,
@@ -254,33 +254,3 @@ def _property(text: object) -> str:
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
-
-
-class _Progress:
-    """A bar for each stage on stderr; silent where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[amount]}"),
-            TimeRemainingColumn(),
-            console=console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._stages: dict[str, int] = {}
-
-    def __enter__(self) -> _Progress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done: bytes while hashing, files in any other stage."""
-        amount = f"{size_text(done)} of {size_text(total)}" if stage == "hashing" else f"{done:,} of {total:,} files"
-        if stage not in self._stages:
-            self._stages[stage] = self._progress.add_task(stage, total=total, amount=amount)
-        self._progress.update(self._stages[stage], completed=done, total=total, amount=amount)  # type: ignore[arg-type]

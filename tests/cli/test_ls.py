@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.cli.ls import aligned
+from ckptman.cli.tables import aligned
 from ckptman.ingestion.ingesting import ingest
 from tests.helpers.raw import config
 from tests.helpers.trees import copy, edit_json, write_source

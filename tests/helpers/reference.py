@@ -47,7 +47,7 @@ def _registered() -> dict[str, typer.core.TyperCommand]:
     found = dict(group.commands)  # type: ignore[attr-defined]  # the app is a group of commands
 
     def place(name: str) -> int:  # a module that was imported before has its command first in the app
-        return commands.MODULES.index(found[name].callback.__module__.rpartition(".")[2])
+        return list(commands.COMMANDS).index(name)
 
     return {name: found[name] for name in sorted(found, key=place)}
 

@@ -1,0 +1,83 @@
+"""Progress bars on stderr: silent where stderr is no terminal, and gone when the work is done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Self
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ckptman.cli.text import clean, console, size_text
+
+
+class _Bars:
+    """A bar for each stage, with the columns that the subclass chooses between the name and the time left."""
+
+    columns: tuple[ProgressColumn, ...] = ()
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            *self.columns,
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _show(self, stage: str, done: int, total: int, *, description: str | None = None, amount: str = "") -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, amount=amount)
+        told = stage if description is None else description
+        self._progress.update(self._tasks[stage], description=told, completed=done, total=total, amount=amount)
+
+
+class ByteProgress(_Bars):
+    """Bytes, with rate and time left."""
+
+    columns = (DownloadColumn(), TransferSpeedColumn())
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes of a stage are done."""
+        self._show(stage, done, total)
+
+
+class SampleProgress(_Bars):
+    """Samples, with the run at work and the time left."""
+
+    columns = (TaskProgressColumn(),)
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` samples are done."""
+        self._show("", done, total, description=clean(Path(name).parent.name or name))
+
+
+class StageProgress(_Bars):
+    """What each stage counts: bytes while hashing, files in any other stage."""
+
+    columns = (TextColumn("{task.fields[amount]}"),)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        amount = f"{size_text(done)} of {size_text(total)}" if stage == "hashing" else f"{done:,} of {total:,} files"
+        self._show(stage, done, total, amount=amount)
