@@ -9,9 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tempfile
-import traceback
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +17,7 @@ import typer
 import ckptman
 from ckptman.cli import commands
 from ckptman.cli.text import console, plain
-from ckptman.text import CkptmanError, ConfigurationError, UsageError, json_text, wording
+from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used: --help needs none of them
     from ckptman.rules import Convention
@@ -45,6 +42,13 @@ class Commands(typer.core.TyperGroup):
                 info, pretty_exceptions_short=False, rich_markup_mode=None
             )
         return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name; an unknown one is refused with the nearest known names."""
+        if args and args[0] not in commands.COMMANDS:
+            for name in commands.COMMANDS:  # what is suggested is taken from those that are loaded
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands for --help."""
@@ -109,6 +113,8 @@ def convention_for(context: typer.Context, root: Path, numbering: str | None = N
 
 def print_json(document: Any) -> None:
     """Print the one JSON document of a command."""
+    from ckptman.text import json_text
+
     sys.stdout.write(json_text.dump_json(document).decode("ascii"))
 
 
@@ -180,6 +186,8 @@ def _command() -> Any:
 
 def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> dict[str, Any]:
     """The settings of a ckptman.yaml as defaults for the options of each command."""
+    from difflib import get_close_matches
+
     group: Any = context.command
     every = {name: group.get_command(context, name) for name in group.list_commands(context)}
     options = {name: {str(item.name): item for item in command.params} for name, command in every.items()}
@@ -233,6 +241,7 @@ def _check_setting(context: typer.Context, option: Any, value: Any, where: str) 
 def _tree_nearby() -> str:
     """How to name the tree that the current folder lies in; empty where it lies in none."""
     from ckptman.rules import convention_file
+    from ckptman.text import wording
     from ckptman.tree import roots
 
     try:
@@ -262,6 +271,9 @@ def _print_error(message: str, fix: str) -> None:
 
 
 def _bug(error: Exception, arguments: list[str]) -> int:
+    import tempfile
+    import traceback
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="ckptman-bug-", suffix=".log", delete=False, errors="backslashreplace"

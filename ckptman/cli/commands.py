@@ -23,7 +23,9 @@ COMMANDS = {
     "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
     "report": Command("report", "Write TASK_MAPPING.md and README.md of a tree."),
     "ls": Command("ls", "List the checkpoints of a tree."),
-    "show": Command("show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."),
+    "show": Command(
+        "show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."
+    ),
     "eval": Command("evaluate", "Measure how well checkpoints sort lists of random numbers."),
     "task": Command("task", "Tell what a task id stands for, or which id a configuration has."),
     "name": Command("name", "Say what a checkpoint's file name says, or give the name of a configuration."),

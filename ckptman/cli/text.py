@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from ckptman.text import wording
+
+if TYPE_CHECKING:  # imported where they are used: --help needs none of them
+    from rich.console import Console
+    from rich.text import Text
 
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
@@ -20,6 +22,8 @@ _PIPED_WIDTH = 200
 
 def console(*, stderr: bool = False) -> Console:
     """A console for the result (stdout) or for talk (stderr). NO_COLOR and COLUMNS are respected."""
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     fixed = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed)
@@ -27,4 +31,6 @@ def console(*, stderr: bool = False) -> Console:
 
 def plain(text: object, style: str = "") -> Text:
     """`text` made safe, and never read as rich markup."""
+    from rich.text import Text
+
     return Text.assemble((wording.one_line(text), style))  # so that what is added to it does not take over its style

@@ -1,6 +1,6 @@
 """Names and shapes of a model's weights, derived from its configuration without building it.
 
-They are those of the published checkpoints and of `ckptman.model.GPT`; this module needs no torch.
+They are those of the published checkpoints and of `ckptman.GPT`; this module needs no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ckptman.rules import TrainConfig
 
 MLP_RATIO = 3
-"""Width of the MLP's hidden layer over that of the embedding; the same as `ckptman.model.MLP_RATIO`."""
+"""Width of the MLP's hidden layer over that of the embedding; the same as `training.model.MLP_RATIO`."""
 
 Shape = tuple[int, ...]
 

@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 
 class Candidate(Protocol):
-    """What is needed of a W&B run; `ckptman.wandb_runs.WandbRun` is one."""
+    """What is needed of a W&B run; `raw.wandb_runs.WandbRun` is one."""
 
     @property
     def run_id(self) -> str:

@@ -137,7 +137,7 @@ def test_form_b(read: Callable[[bytes], CheckpointInfo], config_class: Callable[
 
 def test_form_b_with_the_class_of_this_package(read: Callable[[bytes], CheckpointInfo]) -> None:
     info = read(hostile.saved({"model_state_dict": {"w": torch.zeros(1)}, "config": SETTINGS}))
-    assert (info.config, info.config_class) == (SETTINGS.to_dict(), "ckptman.config.TrainConfig")
+    assert (info.config, info.config_class) == (SETTINGS.to_dict(), "ckptman.TrainConfig")
 
 
 def test_another_class_is_refused_until_the_rules_name_it(tmp_path: Path, config_class: Callable[[str], Any]) -> None:

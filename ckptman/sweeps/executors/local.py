@@ -20,7 +20,7 @@ from ckptman.training import run_folder
 WAITING, STARTING, TRAINING = "waiting", "starting", "training"
 
 _TICK_SECONDS = 0.2
-_WORKER = "ckptman.executors.worker"
+_WORKER = "ckptman.sweeps.executors.worker"
 _PROCESS_LOG = "process-{}.log"
 """What a process says before its first run: why it cannot start."""
 

@@ -1,4 +1,4 @@
-"""A process that trains one run after another for a local sweep: `python -m ckptman.executors.worker`.
+"""A process that trains one run after another for a local sweep: `python -m ckptman.sweeps.executors.worker`.
 
 It is told the runs on its standard input, one JSON object a line, and tells what becomes of them on its standard
 output, in the same form; what a run prints goes to the run's log. When its input ends, also because the sweep was
