@@ -177,8 +177,6 @@ class TrainConfig:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
-TrainConfig.__module__ = "ckptman"  # how pickles name it: by its public home, which does not move
-
 _LOWEST = {
     "vocab_n": 2, "n_embd": 1, "n_heads": 1, "train_min_k": 1, "train_max_k": 1, "test_min_k": 1, "test_max_k": 1,
     "n_layers": 1, "curriculum_warmup_iters": 0, "curriculum_span_iters": 0, "warmup_iters": 0, "max_iters": 1,
