@@ -159,6 +159,12 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         [f"{item.source}: {item.message}" for item in plan.wandb_problems],
         most,
     )
+    _section(
+        out,
+        f"{count_text(len(plan.system_files), 'file')} of the operating system passed over",
+        list(plan.system_files),
+        most,
+    )
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
     _refusals(out, result.refused, "refused", None)
 

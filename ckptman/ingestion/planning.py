@@ -107,6 +107,8 @@ class Plan:
     """Checkpoints that more than one W&B run could have written."""
     overwritten_lists: Mapping[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]
     """By task folder, what its list of overwritten runs will hold, where that changes."""
+    system_files: tuple[str, ...]
+    """Files with a checkpoint's suffix that an operating system left at the source."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -387,6 +389,7 @@ class _Planner:
             ),
             ambiguous=tuple(row for row in here if self._is_ambiguous(records, row)),
             overwritten_lists=overwritten_lists,
+            system_files=self.scan.system_files,
         )
 
     def _removals(

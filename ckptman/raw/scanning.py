@@ -16,9 +16,12 @@ from ckptman.fs import FileState, is_partial
 from ckptman.rules import Convention
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records as tree_records
+from ckptman.tree import survey
 
 SAVE_FOLDER = "save_dir"
 """Key of `TrainConfig`: the folder that a run was told to save into, as it was called on the machine of the run."""
+WANDB_FILES = "files"
+"""The folder of a W&B run folder that holds what the run gave to W&B."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SourceScan:
     overwritten: tuple[tree_records.OverwrittenRun, ...]
     """What that tree says of runs whose files no longer exist."""
     refusals: tuple[Refusal, ...]
+    system_files: tuple[str, ...] = ()
+    """What an operating system left beside checkpoints, such as `._…`, relative to the root: no checkpoints."""
 
 
 def scan_source(
@@ -104,6 +109,7 @@ def scan_source(
         records=walk.records,
         overwritten=tuple(walk.overwritten),
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
+        system_files=tuple(sorted(walk.system_files)),
     )
 
 
@@ -126,6 +132,7 @@ class _Walk:
         self.records: dict[Path, tree_records.RunRecord] = {}
         self.overwritten: list[tree_records.OverwrittenRun] = []
         self.refusals: list[Refusal] = []
+        self.system_files: list[str] = []
         self.seen: set[tuple[int, int]] = set()
 
     def folder(self, top: Path) -> None:
@@ -149,7 +156,7 @@ class _Walk:
                 continue
             if self._is_wandb_run(folder, {item.name for item in found}):
                 self.wandb.append(folder)
-                continue
+                found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
 
     def file(self, path: Path) -> None:
@@ -180,6 +187,9 @@ class _Walk:
         """Take note of one entry; True for a folder to look into."""
         path = Path(item.path)
         wanted = item.name.endswith(self.convention.checkpoint.suffix) and not is_partial(item.name)
+        if wanted and survey.is_system_name(item.name):
+            self.system_files.append(str(path.relative_to(self.root)))
+            return False
         try:
             if item.is_symlink():
                 if self._is_wandb_link(path):
@@ -207,9 +217,11 @@ class _Walk:
         return False
 
     def _is_wandb_link(self, path: Path) -> bool:
-        """Whether a link is W&B's own: to the latest run, or to a log in its folder."""
+        """Whether a link is W&B's own: to the latest run, to a log in its folder, or to a file that a run gave it."""
         target = Path(os.readlink(path)).parts  # noqa: PTH115
         raw = self.convention.raw
+        if WANDB_FILES in path.parts and any(part.startswith(raw.wandb_runs) for part in path.parts):
+            return path.resolve().is_relative_to(self.root)
         return path.name in raw.wandb_ignored or bool(target and target[0].startswith(raw.wandb_runs))
 
     def _record(self, path: Path) -> None:
@@ -221,7 +233,7 @@ class _Walk:
 
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
         return folder.name.startswith(self.convention.raw.wandb_runs) and (
-            "files" in names or any(name.endswith(".wandb") for name in names)
+            WANDB_FILES in names or any(name.endswith(".wandb") for name in names)
         )
 
     def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:

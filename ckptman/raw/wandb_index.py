@@ -41,6 +41,7 @@ class WandbIndex:
     def __init__(self, runs: Sequence[WandbRun], convention: Convention) -> None:
         self.runs = tuple(runs)
         self.by_id = {run.run_id: run for run in runs}
+        self._by_folder = {folder: run for run in runs for folder in run.folders}
         self._convention = convention
         self._at: dict[Path, list[WandbRun]] = defaultdict(list)
         self._under: dict[Path, list[WandbRun]] = defaultdict(list)
@@ -54,6 +55,10 @@ class WandbIndex:
     def beside(self, file: Path) -> Iterator[list[WandbRun]]:
         """The runs that are recorded in each folder around a file, from the nearest that has any outwards."""
         return (self._at[folder] for folder in file.parents if folder in self._at)
+
+    def _holding(self, file: Path) -> Iterator[list[WandbRun]]:
+        """The run in whose own W&B folder a file lies."""
+        return ([self._by_folder[folder]] for folder in file.parents if folder in self._by_folder)
 
     def around(self, file: Path) -> Iterator[list[WandbRun]]:
         """The runs that are recorded anywhere below each folder around a file, from the nearest that has any outwards;
@@ -130,7 +135,7 @@ class WandbIndex:
         """Ask the runs that are recorded beside a file, nearest first; the id that a file holds decides at once."""
         ignored = self._convention.ignored_keys
         found = self._ask(claim, [], ignored) if claim.run_id is None else self._ask(claim, self.runs, ignored)
-        for runs in self.beside(claim.path):
+        for runs in chain(self._holding(claim.path), self.beside(claim.path)):
             if found.code != NONE:
                 break
             found = self._ask(claim, [run for run in runs if run.run_id not in without], ignored)

@@ -1,0 +1,53 @@
+"""What counts as a checkpoint at the source: also what a run gave to W&B, and not what an operating system left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ckptman.ingestion import ingest
+from tests.helpers.raw import START, config, write_run
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "len_gen_k8" / "task_0006"
+
+
+def test_files_below_a_wandb_run_folder_are_that_run_s_checkpoints(task: Path, tmp_path: Path) -> None:
+    for seed_run, started in (("first111", START), ("rerun222", START + 1_000)):
+        salt = int(started)
+        for file in write_run(task, config(), run_id=seed_run, started=started, salt=salt):
+            shutil.move(file, next(task.rglob(f"run-*-{seed_run}")) / "files" / file.name)
+    for file in task.rglob("*.pt"):
+        shutil.copy(file, file.with_name("now"))  # times are lost
+        file.with_name("now").rename(file)
+    result = ingest(task, tmp_path / "tree")
+    assert {(row.run_id, row.kind) for row in result.placed} == {
+        (run, kind) for run in ("first111", "rerun222") for kind in ("Checkpoint", "Final")
+    }
+    assert all(row.run_id is not None and row.run_id in row.source for row in result.placed)
+    assert (result.refused, result.plan.overwritten) == ((), ())
+
+
+def test_a_link_that_a_run_gave_to_wandb_is_passed_over(task: Path, tmp_path: Path) -> None:
+    files = write_run(task, config(), run_id="abcd1234")
+    link = next(task.rglob("run-*-abcd1234")) / "files" / files[1].name
+    link.symlink_to(files[1])
+    assert ingest(task, tmp_path / "tree").refused == ()
+    link.unlink()
+    link.symlink_to(shutil.copy(files[1], tmp_path))  # the control: it leads out of the source
+    assert [item.code for item in ingest(task, tmp_path / "tree").refused] == ["symlink"]
+
+
+def test_what_an_operating_system_left_is_no_checkpoint(task: Path, tmp_path: Path) -> None:
+    files = write_run(task, config(), run_id="abcd1234")
+    left = files[1].with_name(f"._{files[1].name}")
+    left.write_bytes(bytes.fromhex("0005160700020000") + b"Mac OS X        ")
+    result = ingest(task, tmp_path / "tree")
+    assert (len(result.placed), result.refused, result.deferred) == (2, (), ())
+    assert result.to_json()["system_files"] == [f"saved_models/{left.name}"]
+    left.rename(left.with_name("other.pt"))  # the control
+    assert [item.code for item in ingest(task, tmp_path / "tree", settle=0).refused] != []
