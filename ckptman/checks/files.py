@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.formats import expected_weights, show_path
-from ckptman.rules import Convention, comparing, naming, terms
+from ckptman.rules import Convention, comparing, naming, recipe
 from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, survey
 
 _MOST_LISTED = 4
@@ -25,12 +25,6 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
             yield from _check_name(file, run, convention)
             yield from _check_recipe(file, run.config, convention)
             yield from _check_weights(file, run.config)
-
-
-def end_of_training(config: Mapping[str, Any], convention: Convention) -> int | None:
-    """The iterations that a run has in all, by its own recipe; None where that does not say."""
-    ends = (prefix.expected_step(config) for prefix in convention.prefixes if prefix.final)
-    return max((end for end in ends if end is not None), default=None)
 
 
 def _check_readable(file: CheckedFile, root: Path) -> Iterator[Finding]:
@@ -70,8 +64,9 @@ def _check_recipe(file: CheckedFile, config: Mapping[str, Any], convention: Conv
         return
     prefix = file.name.prefix
     expected = prefix.expected_step(config)
-    end = end_of_training(config, convention)
-    if expected is not None and not _is_on_recipe(prefix, file.step, expected, end):
+    end = recipe.end_of_training(config, convention)
+    saved = recipe.saved_by(config, convention)[prefix.name]
+    if expected is not None and saved is not None and file.step not in saved:
         more = "" if prefix.final else " (or a later multiple)"
         until = "" if prefix.final or end is None else f" and training ends after {end}"
         yield finding(
@@ -80,14 +75,6 @@ def _check_recipe(file: CheckedFile, config: Mapping[str, Any], convention: Conv
             f"a {prefix.name} of this recipe is saved after {expected} iterations{more}, since {prefix.step_config} is "
             f"{config[prefix.step_config]}{until}; this one holds {file.step}",
         )
-
-
-def _is_on_recipe(prefix: terms.Prefix, step: int, expected: int, end: int | None) -> bool:
-    if prefix.final:
-        return step == expected
-    interval = expected - prefix.step_plus  # one on the way is saved at each multiple of it
-    multiple = step - prefix.step_plus
-    return interval > 0 and multiple > 0 and multiple % interval == 0 and (end is None or step <= end)
 
 
 def _check_weights(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:

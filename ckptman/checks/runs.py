@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 
-from ckptman.checks.files import end_of_training
-from ckptman.rules import Convention, Place, comparing, placement, terms
+from ckptman.rules import Convention, Place, comparing, placement
 from ckptman.text import wording
-from ckptman.tree import CheckedRun, Finding, Inventory, finding, numbering, records, roots, survey
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, numbering, records, roots, standing, survey
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
@@ -227,38 +226,22 @@ def _check_attribution(run: CheckedRun) -> Iterator[Finding]:
 
 def _check_whole(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
-    kinds = {file.name.prefix.name for file in run.files if file.name is not None}
-    kinds |= {entry.kind for entry in run.record.checkpoints} if run.record is not None else set()
-    if not kinds:
+    found = [(file.name.prefix.name, file.step) for file in run.files if file.name is not None]
+    found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
+    stands = standing.compare(run.config, found, convention)
+    if not stands.kinds:
         return
-    finals = [prefix for prefix in convention.prefixes if prefix.final]
-    if finals and kinds.isdisjoint(prefix.name for prefix in finals):
-        yield finding("missing-final", run.folder, f"{_described(run)} has only: {', '.join(sorted(kinds))}")
-    end = end_of_training(run.config, convention)
-    for prefix in convention.prefixes:
-        if not prefix.final and end is not None:
-            yield from _check_on_the_way(run, prefix, end, stopped=kinds.isdisjoint(p.name for p in finals))
-
-
-def _check_on_the_way(run: CheckedRun, prefix: terms.Prefix, end: int, *, stopped: bool) -> Iterator[Finding]:
-    """Whether a run has every checkpoint that its recipe saves until its end, or until the last one that it got to."""
-    first = prefix.expected_step(run.config)
-    if first is None or first <= prefix.step_plus:
-        return
-    steps = {file.step for file in run.files if file.name is not None and file.name.prefix == prefix}
-    steps |= {item.step for item in run.record.checkpoints if item.kind == prefix.name} if run.record else set()
-    there = {step for step in steps if step is not None}
-    expected = range(first, (max(there, default=0) if stopped else end) + 1, first - prefix.step_plus)
-    count = len(expected) - sum(step in expected for step in there)
-    if count == 0:
-        return
-    missing = list(islice((step for step in expected if step not in there), _MOST_STEPS))
-    which = ", ".join(map(str, missing)) + (f" and {count - len(missing):,} more" if count > len(missing) else "")
-    if there:
-        message = f"{_described(run)} lacks the {prefix.name} after {which} iterations, which its recipe saves"
-    else:
-        message = f"{_described(run)} has no {prefix.name}, which its recipe saves after {which} iterations"
-    yield finding("missing-checkpoint", run.folder, message)
+    if not stands.has_final:
+        yield finding("missing-final", run.folder, f"{_described(run)} has only: {', '.join(sorted(stands.kinds))}")
+    for missing in stands.missing:
+        listed = list(islice(missing.steps(), _MOST_STEPS))
+        more = missing.count - len(listed)
+        which = ", ".join(map(str, listed)) + (f" and {more:,} more" if more else "")
+        if missing.here:
+            message = f"{_described(run)} lacks the {missing.kind} after {which} iterations, which its recipe saves"
+        else:
+            message = f"{_described(run)} has no {missing.kind}, which its recipe saves after {which} iterations"
+        yield finding("missing-checkpoint", run.folder, message)
 
 
 def _check_repeated(whole: Iterable[CheckedRun], convention: Convention) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ from ckptman.raw import examination, overwritten, scanning
 from ckptman.rules import Convention, convention_file
 from ckptman.text import wording
 from ckptman.tree import records
-from ckptman.tree import rows as tree_rows
 
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
@@ -197,7 +196,7 @@ def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
     return f"its record ends at iteration {last}; its configuration does not tell what it saved"
 
 
-def _planned(rows: Iterable[tree_rows.CheckpointRow]) -> list[str]:
+def _planned(rows: Iterable[records.CheckpointRow]) -> list[str]:
     """A line for each source folder and the run folder that its files go to."""
     ways = Counter((row.path.rpartition("/")[0], row.source.rpartition("/")[0] or ".") for row in rows)
     return [f"{count_text(count, 'file')} from {there} to {here}" for (here, there), count in ways.items()]

@@ -12,7 +12,7 @@ from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
 from ckptman.rules import Convention, GroupPattern, convention_file, grids, placement
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, metrics
+from ckptman.tree import contents, metrics, standing
 
 GENERATED = "<!-- ckptman:generated"
 """How the line begins that says that ckptman wrote a file."""
@@ -25,9 +25,16 @@ _MOST_LISTED = 10
 
 _COMPLETE, _NO_FINAL, _ONLY_FINAL, _LOST, _NOTHING = "●", "◐", "◑", "✗", "·"
 
+_MARKS = {
+    standing.Extent.COMPLETE: _COMPLETE,
+    standing.Extent.FINAL: _ONLY_FINAL,
+    standing.Extent.ON_THE_WAY: _NO_FINAL,
+    standing.Extent.NOTHING: _NOTHING,
+}
+
 _LEGEND = (
-    f"{_COMPLETE} all its checkpoints are here, {_NO_FINAL} the final one is missing, {_ONLY_FINAL} only the final "
-    f"one is here, {_LOST} overwritten by a later run, {_NOTHING} nothing"
+    f"{_COMPLETE} all its checkpoints are here, {_NO_FINAL} the final one is missing, {_ONLY_FINAL} only others are "
+    f"missing, {_LOST} overwritten by a later run, {_NOTHING} nothing"
 )
 
 
@@ -226,13 +233,7 @@ class _Presence:
 
 
 def _mark(run: contents.Run, convention: Convention) -> str:
-    present = {file.kind for file in run.files}
-    finals = {prefix.name for prefix in convention.prefixes if prefix.final}
-    if all(prefix.name in present for prefix in convention.prefixes):
-        return _COMPLETE
-    if not present:
-        return _NOTHING
-    return _ONLY_FINAL if present & finals else _NO_FINAL
+    return _MARKS[run.standing(convention).extent]
 
 
 def _group_title(pattern: GroupPattern, group: str) -> str:

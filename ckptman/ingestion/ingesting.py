@@ -25,7 +25,7 @@ from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, scanning
 from ckptman.rules import Convention, convention_file
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
-from ckptman.tree import records, rows
+from ckptman.tree import records
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class IngestResult:
     plan: Plan
     mode: Mode
     dry_run: bool
-    placed: tuple[rows.CheckpointRow, ...]
+    placed: tuple[records.CheckpointRow, ...]
     refused: tuple[scanning.Refusal, ...]
     deferred: tuple[scanning.Refusal, ...]
     wandb_placed: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from ckptman.raw import examination, scanning, wandb_index, wandb_runs
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError
-from ckptman.tree import numbering, rows
+from ckptman.tree import numbering
 from ckptman.tree import records as tree_records
 
 CUT_CODES = frozenset({"cut", "empty"})
@@ -87,8 +87,8 @@ class Plan:
     root: Path
     runs: tuple[PlannedRun, ...]
     """Runs with something to place or to write down."""
-    placed: tuple[rows.CheckpointRow, ...]
-    unchanged: tuple[rows.CheckpointRow, ...]
+    placed: tuple[tree_records.CheckpointRow, ...]
+    unchanged: tuple[tree_records.CheckpointRow, ...]
     duplicates: tuple[Duplicate, ...]
     refused: tuple[scanning.Refusal, ...]
     deferred: tuple[scanning.Refusal, ...]
@@ -103,7 +103,7 @@ class Plan:
     """W&B runs of which nothing was saved, or nothing is left, and no other run's file is in the way."""
     wandb_problems: tuple[WandbProblem, ...]
     """What could not be read of the W&B folders, such as the end of a killed run's log."""
-    ambiguous: tuple[rows.CheckpointRow, ...]
+    ambiguous: tuple[tree_records.CheckpointRow, ...]
     """Checkpoints that more than one W&B run could have written."""
     overwritten_lists: Mapping[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]
     """By task folder, what its list of overwritten runs will hold, where that changes."""
@@ -329,10 +329,12 @@ class _Planner:
             self._refresh(slot)
         records = {slot.folder: slot.record for slot in self.folders if slot.record is not None}
         to_place = {(slot.folder, p.destination.name) for slot in self.folders for p in slot.placements}
-        new = [(rows.row_of(f, records[f], entry), (f, entry.file) in to_place) for f, entry in self.folders.new]
+        new = [
+            (tree_records.row_of(f, records[f], entry), (f, entry.file) in to_place) for f, entry in self.folders.new
+        ]
         placed = [row for row, is_placed in new if is_placed]
         unchanged = [row for row, is_placed in new if not is_placed] + [
-            replace(rows.row_of(folder, records[folder], entry), source=file.relative)
+            replace(tree_records.row_of(folder, records[folder], entry), source=file.relative)
             for folder, entry, file in self.unchanged
         ]
         here = [*placed, *unchanged]
@@ -393,7 +395,7 @@ class _Planner:
         )
 
     def _removals(
-        self, unchanged: Iterable[rows.CheckpointRow], duplicates: Iterable[Duplicate]
+        self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]
     ) -> tuple[Removal, ...]:
         """The source files that a move lets go since the tree has their bytes, as regular files of its own."""
         known = [(row.source, row.path) for row in unchanged] + [(item.source, item.same_as) for item in duplicates]
@@ -413,7 +415,7 @@ class _Planner:
                 removals.append(Removal(source=source, same_as=same_as, path=path, state=state, sha256=sha256))
         return tuple(removals)
 
-    def _other_group(self, row: rows.CheckpointRow, record: tree_records.RunRecord) -> str | None:
+    def _other_group(self, row: tree_records.CheckpointRow, record: tree_records.RunRecord) -> str | None:
         """The group that the source folder says, where the configuration says another one of a known pattern.
 
         A folder around the task folders is a group's if it is called like one, or lies within the source; those of
@@ -426,7 +428,9 @@ class _Planner:
         is_group = placement.group_pattern(said, rules) is not None or said in PurePosixPath(row.source).parts
         return said if is_group and said not in families else None
 
-    def _is_ambiguous(self, records: Mapping[PurePosixPath, tree_records.RunRecord], row: rows.CheckpointRow) -> bool:
+    def _is_ambiguous(
+        self, records: Mapping[PurePosixPath, tree_records.RunRecord], row: tree_records.CheckpointRow
+    ) -> bool:
         record = records[PurePosixPath(row.path).parent]
         return record.run_id is None and len(record.attribution.candidates) > 1
 

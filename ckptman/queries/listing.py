@@ -22,7 +22,6 @@ from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, finding, records
 from ckptman.tree import metrics as tree_metrics
-from ckptman.tree import rows as tree_rows
 
 _MOST_VALUES = 8
 """Values that an explanation lists; of more, it gives the range."""
@@ -32,7 +31,7 @@ _MOST_VALUES = 8
 class ListedCheckpoint:
     """One checkpoint of the tree, with what is known of its run."""
 
-    row: tree_rows.CheckpointRow
+    row: records.CheckpointRow
     final: bool
     """Whether it is of the end of training."""
     k: int | None
@@ -156,7 +155,7 @@ def known_keys(convention: Convention) -> frozenset[str]:
     low, high = convention.generalization_k
     return frozenset(
         {
-            *(field.name for field in dataclasses.fields(tree_rows.CheckpointRow)),
+            *(field.name for field in dataclasses.fields(records.CheckpointRow)),
             *("final", "k", "gen_em"),
             *(field.name for field in dataclasses.fields(TrainConfig)),
             *(key for name_field in convention.fields for key in name_field.config),
@@ -177,11 +176,10 @@ def _listed(
         generalization = tree_metrics.measured(run.record, convention)
         k = run.record.config.get(convention.families.k_config)
         for entry in run.record.checkpoints:
-            prefix = convention.prefix(entry.kind)
             if entry.file in run.files and run.path / entry.file not in dangling:
                 yield ListedCheckpoint(
-                    row=tree_rows.row_of(run.path, run.record, entry),
-                    final=prefix is not None and prefix.final,
+                    row=records.row_of(run.path, run.record, entry),
+                    final=entry.kind in convention.final_kinds,
                     k=k if isinstance(k, int) and not isinstance(k, bool) else None,
                     generalization=generalization,
                     config=run.record.config,

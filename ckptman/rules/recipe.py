@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from ckptman.rules.terms import Convention
 from ckptman.text import UsageError
 
 LENGTH_MODES = ("mix", "curriculum")
@@ -199,6 +200,31 @@ TrainConfig.__module__ = "ckptman"
 
 def _bad(message: str) -> UsageError:
     return UsageError(message, code="bad-config")
+
+
+def end_of_training(config: Mapping[str, Any], convention: Convention) -> int | None:
+    """The iterations that a run has in all, by its own recipe; None where that does not say."""
+    ends = (prefix.expected_step(config) for prefix in convention.prefixes if prefix.final)
+    return max((end for end in ends if end is not None), default=None)
+
+
+def saved_by(config: Mapping[str, Any], convention: Convention) -> dict[str, range | None]:
+    """The checkpoints that a run saves: for each kind, after how many iterations.
+
+    A short run saves none on its way, so that range is empty; None where the recipe does not say.
+    """
+    end = end_of_training(config, convention)
+    saved: dict[str, range | None] = {}
+    for prefix in convention.prefixes:
+        first = prefix.expected_step(config)
+        interval = 0 if first is None else first - prefix.step_plus  # one on the way is saved at each multiple of it
+        if first is None or (end is None and not prefix.final):
+            saved[prefix.name] = None
+        elif prefix.final:
+            saved[prefix.name] = range(first, first + 1)
+        else:
+            saved[prefix.name] = range(first, (end or 0) + 1, interval) if interval > 0 else range(0)
+    return saved
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

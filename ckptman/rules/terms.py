@@ -240,6 +240,11 @@ class Convention:
         """How to write the axis `key`; a plain rendering where the convention has none."""
         return self.axis_titles.get(key) or AxisTitle(title=key, short=f"{key} {{}}", on="On", off="Off")
 
+    @cached_property
+    def final_kinds(self) -> frozenset[str]:
+        """The prefixes of checkpoints of the end of training."""
+        return frozenset(prefix.name for prefix in self.prefixes if prefix.final)
+
     def prefix(self, name: str) -> Prefix | None:
         """The prefix called `name`."""
         return next((prefix for prefix in self.prefixes if prefix.name == name), None)

@@ -22,6 +22,7 @@ from ckptman.sweeps.executors.submissions import Submission, read_submissions
 from ckptman.text import UsageError
 from ckptman.training import run_folder
 from ckptman.tree import records as tree_records
+from ckptman.tree import standing
 
 COMPLETE, RUNNING, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
     "complete", "running", "failed", "partial", "overwritten", "missing",
@@ -226,8 +227,8 @@ def _facts(plan: Plan | None, scan: tree_records.TreeScan | None, convention: Co
 
 
 def _of_record(record: tree_records.RunRecord, path: Path, convention: Convention) -> _Fact:
-    finals = {prefix.name for prefix in convention.prefixes if prefix.final}
-    done = any(entry.kind in finals for entry in record.checkpoints)
+    stands = standing.compare(record.config, ((entry.kind, entry.step) for entry in record.checkpoints), convention)
+    done = stands.has_final
     return _Fact(
         group=record.group,
         config={**record.config, convention.seed_key: record.seed},
@@ -328,8 +329,7 @@ def _said(
 
 def _has_final(raw: run_folder.RawRun) -> bool:
     suffix = raw.convention.checkpoint.suffix
-    finals = [prefix.name for prefix in raw.convention.prefixes if prefix.final]
-    return any(any(raw.saved_models.glob(f"{name}*{suffix}")) for name in finals)
+    return any(any(raw.saved_models.glob(f"{name}*{suffix}")) for name in raw.convention.final_kinds)
 
 
 def _said_by_submission(submission: Submission, said: run_folder.RunStatus | None) -> tuple[str, str] | None:

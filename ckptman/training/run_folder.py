@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
 from ckptman.fs import make_folders, write_atomically
-from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, terms
+from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
 
 RUNNING, INTERRUPTED, FAILED, COMPLETE = "running", "interrupted", "failed", "complete"
@@ -131,19 +132,16 @@ class RawRun:
         return self._checkpoint(prefix, self.config.max_iters)
 
     def checkpoint_at(self, iters_done: int) -> Path | None:
-        """The checkpoint on the way that is due after so many iterations; None where none is.
+        """The checkpoint on the way that is due after so many iterations; None where none is."""
+        for prefix in self.convention.prefixes:
+            if not prefix.final and iters_done in self.saved[prefix.name]:
+                return self._checkpoint(prefix, iters_done)
+        return None
 
-        It is due after the iteration with the index `ckpt_interval`, and at each multiple of that.
-        """
-        index = iters_done - 1
-        if index == 0 or index % self.config.ckpt_interval:
-            return None
-        prefix = next(prefix for prefix in self.convention.prefixes if not prefix.final)
-        return self._checkpoint(prefix, iters_done)
-
-    def checkpoints(self) -> int:
-        """Number of checkpoints that the whole run saves."""
-        return (self.config.max_iters - 1) // self.config.ckpt_interval + 1
+    @cached_property
+    def saved(self) -> Mapping[str, range]:
+        """For each kind of checkpoint, after how many iterations the whole run saves one."""
+        return {kind: due or range(0) for kind, due in recipe.saved_by(self.config.to_dict(), self.convention).items()}
 
     def make_folders(self) -> None:
         """Make the run's folder and that of its checkpoints.

@@ -60,7 +60,8 @@ class RunResult:
         """Its checkpoints that are there now, in order of their steps."""
         if self.trained is None:
             return tuple(path for path in self.planned.checkpoints if path.exists())
-        due = [self.run.checkpoint_at(done) for done in range(1, self.trained.iters_done + 1)]
+        steps = sorted({step for due in self.run.saved.values() for step in due if step <= self.trained.iters_done})
+        due = [self.run.checkpoint_at(step) for step in steps]
         if self.trained.state == COMPLETE:
             due.append(self.run.final)
         return tuple(path for path in due if path is not None and path.exists())
@@ -274,7 +275,7 @@ def _bytes_to_write(planned: PlannedRun) -> int:
     """About what a run has still to write: weights and two moments of each for every checkpoint, and the metrics."""
     config, run = planned.run.config, planned.run
     weights = sum(parameter.numel() * parameter.element_size() for parameter in initial_model(config).parameters())
-    files = max(0, run.checkpoints() - len(planned.checkpoints)) + 2  # the state, and its successor beside it
+    files = max(0, sum(map(len, run.saved.values())) - len(planned.checkpoints)) + 2  # + the state and its successor
     lengths = config.train_max_k - config.train_min_k + config.test_max_k - config.test_min_k + 2
     evaluations = config.max_iters // config.eval_interval + 2 if config.eval_interval else 0
     metrics = evaluations * lengths * 5 * 50 + config.max_iters // config.log_interval * 500  # bytes, as measured

@@ -21,6 +21,6 @@ __all__ = [
     "numbering",
     "records",
     "roots",
-    "rows",
+    "standing",
     "survey",
 ]

@@ -19,6 +19,7 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, naming, pl
 from ckptman.text import RefusedError, wording
 from ckptman.tree.metrics import Generalization, Measured, measured, over_runs
 from ckptman.tree.records import OverwrittenRun, RunFolder, RunRecord, TreeScan, scan_tree
+from ckptman.tree.standing import Extent, Standing, compare
 
 CellKey = tuple[str, tuple[terms.Scalar, ...]]
 """A cell of a grid: the group, and the value on each axis of its regime."""
@@ -55,6 +56,10 @@ class Run:
     cell: CellKey | None
     """Its cell of a grid; None in a group of no known pattern, or off its grid's axes."""
     measured: Measured | None
+
+    def standing(self, convention: Convention) -> Standing:
+        """Which of its checkpoints are here."""
+        return compare(self.config, ((file.kind, file.step) for file in self.files), convention)
 
 
 @dataclass(frozen=True)
@@ -438,7 +443,7 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     for run in statistics.runs:
         there = {file.kind for file in run.files if file.kind in kinds}
         held[run.cell, run.seed].append(there)
-        if there >= _kinds_due(run.config, convention):
+        if run.standing(convention).extent is Extent.COMPLETE:
             whole.add((run.cell, run.seed))
     lost = {(item.cell, item.run.seed) for item in statistics.lost}
     states: Counter[str] = Counter()
@@ -464,18 +469,6 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         missing=states["missing"],
         files=files,
     )
-
-
-def _kinds_due(config: Mapping[str, Any], convention: Convention) -> set[str]:
-    """The kinds of checkpoint that a run saves by its recipe: a short one may end before the first on the way."""
-    ends = [step for prefix in convention.prefixes if prefix.final and (step := prefix.expected_step(config))]
-    end = max(ends, default=None)
-    due = set()
-    for prefix in convention.prefixes:
-        step = prefix.expected_step(config)
-        if prefix.final or step is None or end is None or step <= end:
-            due.add(prefix.name)
-    return due
 
 
 def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:

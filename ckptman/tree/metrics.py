@@ -41,7 +41,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
     A teacher-forced evaluation of the final checkpoint counts, if there is one: that with the most samples, and of
     several the newest. Otherwise it is the metrics that training logged last.
     """
-    finals = {entry.file for entry in record.checkpoints if (p := convention.prefix(entry.kind)) and p.final}
+    finals = {entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds}
     usable = [(_samples(evaluation), index, float(evaluation["gen_em"]))
               for index, evaluation in enumerate(record.evaluations)
               if evaluation.get("mode") == TEACHER_FORCED and evaluation.get("file") in finals

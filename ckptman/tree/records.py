@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -400,9 +400,49 @@ def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> R
     )
 
 
-def with_checkpoints(record: RunRecord, checkpoints: Iterator[CheckpointEntry]) -> RunRecord:
-    """The record with these checkpoints, in step order."""
-    return replace(record, checkpoints=tuple(sorted(checkpoints, key=lambda entry: (entry.step, entry.file))))
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One checkpoint as the commands list it: what it is, its place in the tree and where it came from."""
+
+    source: str
+    """Relative to the source root."""
+    path: str
+    """Relative to the tree's root."""
+    sha256: str
+    size: int
+    """Bytes."""
+    run_id: str | None
+    group: str
+    layernorm: bool
+    regime: str
+    task: int
+    source_task: int | None
+    seed: int | None
+    step: int
+    kind: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as a JSON object."""
+        return asdict(self)
+
+
+def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> CheckpointRow:
+    """The row of one checkpoint of the run in `folder` (relative to the root)."""
+    return CheckpointRow(
+        source=entry.source.path,
+        path=str(folder / entry.file),
+        sha256=entry.sha256,
+        size=entry.size,
+        run_id=record.run_id,
+        group=record.group,
+        layernorm=record.layernorm,
+        regime=record.regime,
+        task=record.task,
+        source_task=record.source.task,
+        seed=record.seed,
+        step=entry.step,
+        kind=entry.kind,
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

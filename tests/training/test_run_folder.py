@@ -37,7 +37,7 @@ def test_the_folder_is_by_group_task_and_seed(tmp_path: Path) -> None:
 def test_checkpoints_are_due_after_multiples_of_the_interval(tmp_path: Path) -> None:
     run = raw_run(tmp_path)
     assert [done for done in range(1, 13) if run.checkpoint_at(done)] == [6, 11]
-    assert run.checkpoints() == 3
+    assert sum(map(len, run.saved.values())) == 3
 
 
 def test_nothing_is_found_in_a_new_folder(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
 
 
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptman.raw_run._locks_reach_other_machines", lambda descriptor: False)
+    monkeypatch.setattr("ckptman.training.run_folder._locks_reach_other_machines", lambda descriptor: False)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_where_locks_stay_on_a_machine_the_status_is_one(
     run = raw_run(tmp_path)
     with monkeypatch.context() as patched:
         now = time.time()
-        patched.setattr("ckptman.raw_run.time.time", lambda: now - age)
+        patched.setattr("ckptman.training.run_folder.time.time", lambda: now - age)
         if host is not None:
-            patched.setattr("ckptman.raw_run.socket.gethostname", lambda: host)
+            patched.setattr("ckptman.training.run_folder.socket.gethostname", lambda: host)
         run.write_status(RUNNING, "abcd1234", 3)
     assert not run.is_locked()  # the control: here the lock is enough
     no_locks(monkeypatch)
@@ -155,7 +155,7 @@ def test_locks_of_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("lustre", {"flock"}, True),
         ("lustre", {"localflock"}, False),
     ):
-        monkeypatch.setattr("ckptman.raw_run._mount_of", lambda descriptor, k=kind, o=options: (k, o))
+        monkeypatch.setattr("ckptman.training.run_folder._mount_of", lambda descriptor, k=kind, o=options: (k, o))
         assert _locks_reach_other_machines(0) is reaches, (kind, options)
 
 
