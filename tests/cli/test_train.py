@@ -86,7 +86,7 @@ def test_auto_without_a_connection_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ckptman.cli.train.settle", lambda mode: (WandbMode.DISABLED, "nobody answers" if mode == "auto" else "")
+        "ckptman.training.wandb.settle", lambda mode: (WandbMode.DISABLED, "nobody answers" if mode == "auto" else "")
     )
     for mode in ("auto", "disabled"):
         assert run([*TASK, *SHORT, "--wandb", mode, "--out", str(tmp_path / mode)]) == 0

@@ -225,9 +225,10 @@ def test_every_protocol(read: Callable[[bytes], CheckpointInfo], protocol: int) 
 def test_a_checkpoint_is_read_without_torch(tmp_path: Path) -> None:
     (tmp_path / "file.pt").write_bytes(hostile.good())
     program = (
-        "import sys; from ckptman.checkpoint import read_checkpoint; from ckptman.convention_file import built_in;"
-        "from ckptman.archive import verify_crcs; verify_crcs('file.pt');"
-        "assert read_checkpoint('file.pt', built_in().checkpoint).iters_done == 3;"
+        "import sys; from ckptman.formats import read_checkpoint, verify_crcs;"
+        "from ckptman.rules import convention_file;"
+        "verify_crcs('file.pt');"
+        "assert read_checkpoint('file.pt', convention_file.built_in().checkpoint).iters_done == 3;"
         "print(sorted({'torch', 'numpy', 'pickle', 'wandb'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The promise of `ckptman.transfer`, and its proof: each call to the system fails, is interrupted, or is the last."""
+"""The promise of `ckptman.fs`, and its proof: each call to the system fails, is interrupted, or is the last."""
 
 from __future__ import annotations
 
@@ -604,7 +604,7 @@ def test_a_killed_copy_leaves_a_temporary_file_and_no_more(moment: str, tmp_path
     source, destination = world.source(), world.destination()
     signal_number = int(signal.SIGKILL) if moment == "kill" else 0
     code = (
-        "import os, sys; from pathlib import Path; from ckptman.transfer import place_file;"
+        "import os, sys; from pathlib import Path; from ckptman.fs.transfer import place_file;"
         "place_file(Path(sys.argv[1]), Path(sys.argv[2]), 'copy',"
         f" on_bytes=lambda _: os.kill(os.getpid(), {signal_number}))"
     )
@@ -1703,7 +1703,7 @@ def test_making_folders_when_calls_fail(fault: str, fast_folder: Path) -> None:
 
 def test_a_tree_has_one_writer(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ckptman.transfer import lock_tree\n"
+        "import sys; from pathlib import Path; from ckptman.fs import lock_tree\n"
         "with lock_tree(Path(sys.argv[1])) as locked: print(locked, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -822,7 +822,7 @@ def test_move_keeps_a_source_that_the_tree_only_links_to(source: Path, root: Pat
 def test_move_keeps_a_source_that_changes_meanwhile(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_run(task(source), config(), run_id="abcd1234")
     ingest(source, root)
-    module = importlib.import_module("ckptman.ingest")  # the package has a function of that name
+    module = importlib.import_module("ckptman.ingestion.ingesting")
     plan = module.make_plan
 
     def slow_plan(*arguments: Any, **options: Any) -> Any:

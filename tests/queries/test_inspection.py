@@ -377,7 +377,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | str |
 
 def test_showing_imports_no_torch(tree: Path) -> None:
     code = (
-        "import sys\nfrom ckptman.show import show\nassert not show(sys.argv[1]).problems\n"
+        "import sys\nfrom ckptman import show\nassert not show(sys.argv[1]).problems\n"
         "heavy = {'torch', 'wandb', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'HEAVY {heavy}' if heavy else 0)\n"
     )

@@ -410,7 +410,7 @@ def test_memory_stays_bounded_for_a_log_of_100_mb(tmp_path: Path) -> None:
 def test_reading_imports_neither_wandb_nor_protobuf_nor_torch(tmp_path: Path) -> None:
     folder = hw.offline_folder(tmp_path)
     code = (
-        "import sys, pathlib; from ckptman.wandb_runs import read_run_folder;"
+        "import sys, pathlib; from ckptman.raw.wandb_runs import read_run_folder;"
         f"assert read_run_folder(pathlib.Path({str(folder)!r})).config['seed'] == 1337;"
         "sys.exit(str([name for name in ('wandb', 'google.protobuf', 'torch', 'numpy') if name in sys.modules]))"
     )

@@ -420,7 +420,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 def test_a_process_that_cannot_start_fails_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = plan(tmp_path, ONE).runs
     job = RunJob.of(run.raw, log=str(tmp_path / "run.log"))
-    monkeypatch.setattr("ckptman.executors.local._WORKER", "ckptman.no_such_module")
+    monkeypatch.setattr("ckptman.sweeps.executors.local._WORKER", "ckptman.no_such_module")
     (outcome,) = LocalPool([job], processes=1, folder=tmp_path).run()
     assert outcome.state == FAILED
     assert "exit status 1" in outcome.reason

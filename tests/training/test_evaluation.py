@@ -329,7 +329,7 @@ def test_a_record_that_cannot_be_read_or_written_is_a_warning(tree: Path, monkey
     def full(*_: object) -> bool:
         raise MachineError("the disk is full", code="disk-full")
 
-    monkeypatch.setattr("ckptman.evaluate.write_record", full)
+    monkeypatch.setattr("ckptman.tree.records.write_record", full)
     result = evaluate(sound, k=KS, samples=SAMPLES)
     assert not result.evaluations[0].recorded
     assert result.warnings == (f"{sound} is evaluated, but not recorded: the disk is full",)
@@ -339,7 +339,7 @@ def test_a_record_is_not_written_while_another_process_writes_the_tree(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = finals(tree)[0]
-    monkeypatch.setattr("ckptman.evaluate._LOCK_WAIT", 0.001)
+    monkeypatch.setattr("ckptman.training.evaluation._LOCK_WAIT", 0.001)
     with lock_tree(tree):
         result = evaluate(file, k=KS, samples=SAMPLES)
     assert "another ckptman is writing" in result.warnings[0]

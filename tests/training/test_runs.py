@@ -192,7 +192,7 @@ def test_auto_logs_to_files_where_the_server_cannot_be_reached(tmp_path: Path, m
         modes.append(computing.wandb)
         return TrainedRun("abcd1234", "complete", 12, None, None, None, {}, None)
 
-    monkeypatch.setattr("ckptman.train.train_run", done)
+    monkeypatch.setattr("ckptman.training.runs.train_run", done)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         assert short_train(tmp_path / "a", wandb="auto").notes == ()

@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch
             raise PermissionError(13, "Permission denied", str(path))
         return listing(path)
 
-    monkeypatch.setattr("ckptman.tree.records.os.scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     after = count(root)
     assert set(after.unreadable) == {lists, closed}
     assert after.lost == ()
