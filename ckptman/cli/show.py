@@ -30,7 +30,9 @@ _MOST_SHOWN = 300
 @app.command("show")
 def _show(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files, in a tree or not.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files or folders, in a tree or not.")
+    ],
     numbering: Numbering = None,
     as_json: Json = False,
 ) -> None:
@@ -111,6 +113,7 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
     compiled = ", saved from a compiled model" if info.compiled else ""
     facts = [
         ("what", f"{kind}, {done}, form {info.form}, {size_text(info.size)}{compiled}"),
+        ("container", info.container + (f", {count_text(len(info.members), 'file')}" if info.members else "")),
         ("lies in", str(shown.location.folder)),
         ("belongs at", NOTHING if shown.belongs_at is None else str(shown.belongs_at)),
     ]

@@ -1,4 +1,4 @@
-"""A checkpoint file, read and never run: its container, its pickle, its form, its shapes, and why one is refused.
+"""A checkpoint, read and never run: its container, its pickle, its form, its shapes, and why one is refused.
 
 Promises: nothing in a file is executed, imported or looked up; time and memory are bounded by the file's size.
 May not be done here: importing torch, or judging whether a file lies in the right place.
@@ -6,6 +6,7 @@ May not be done here: importing torch, or judging whether a file lies in the rig
 
 from __future__ import annotations
 
+from ckptman.formats import containers, refusals
 from ckptman.formats.archive import show_path, verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
 from ckptman.formats.weight_shapes import ExpectedWeights, Shape, expected_weights
@@ -15,6 +16,7 @@ __all__ = [
     "ExpectedWeights",
     "OptimizerInfo",
     "Shape",
+    "containers",
     "expected_weights",
     "read_checkpoint",
     "refusals",

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptman.formats.archive import PICKLE, Archive, open_archive
+from ckptman.formats.bounded import Member
 from ckptman.formats.pickle_reader import (
     MAX_PICKLE_SIZE,
     Device,
@@ -30,6 +31,8 @@ from ckptman.formats.refusals import refusal
 if TYPE_CHECKING:
     from ckptman.rules import terms
 
+TORCH_ARCHIVE: Final = "torch archive"
+"""The container of a file that `torch.save` wrote."""
 MAX_CONFIG_VALUES: Final = 10_000
 """Values of a configuration, items of its lists included. It bounds the text of paths, which may share their parts."""
 MAX_TEXT: Final = 1 << 20
@@ -99,6 +102,12 @@ class CheckpointInfo:
     optimizer: OptimizerInfo | None
     other_keys: tuple[str, ...]
     """Keys of the saved dictionary that the form does not know."""
+    container: str = TORCH_ARCHIVE
+    """What holds it, in words."""
+    members: tuple[Member, ...] = ()
+    """The files of a checkpoint that is a folder."""
+    missing: tuple[str, ...] = ()
+    """Files of such a checkpoint that it names and that are not there, or are not whole."""
 
 
 def read_checkpoint(

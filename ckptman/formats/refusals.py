@@ -71,6 +71,17 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The pickle is larger, more deeply nested, or refers to its own parts more often than that of a checkpoint.",
         "Save the checkpoint again with just the weights, the optimizer and a plain configuration.",
     ),
+    # Headers and JSON files of other containers, and folders
+    "bad-header": Refusal(
+        "The header of the file, or a JSON file of the folder, says what its format does not allow, or contradicts the "
+        "rest: it is damaged or forged.",
+        _COPY_AGAIN,
+    ),
+    "incomplete-folder": Refusal(
+        "Files of a checkpoint that is a folder are not there, or not whole: it is still being written or copied, or "
+        "its writer was killed.",
+        "Wait until it is written; if nothing writes to it any more, copy the folder again from where it was written.",
+    ),
     # What the pickle holds
     "bad-tensor": Refusal(
         "A tensor reaches outside its storage, or the archive holds fewer bytes than a storage needs.", _COPY_AGAIN

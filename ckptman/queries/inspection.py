@@ -15,11 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.checks import check_files, check_records, check_runs
-from ckptman.formats import CheckpointInfo, read_checkpoint
+from ckptman.formats import CheckpointInfo, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming
 from ckptman.text import RefusedError, json_text
 from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, metrics, records, survey
 
+_MOST_LISTED = 8
+"""Missing files that a message names."""
 _ABOUT_OTHER_FILES = frozenset({"missing-final", "missing-checkpoint"})
 
 
@@ -67,6 +69,7 @@ class ShownCheckpoint:
         document = {
             "schema_version": records.SCHEMA_VERSION,
             "path": str(self.path),
+            "container": info.container,
             "form": info.form,
             "size": info.size,
             "iters_done": info.iters_done,
@@ -78,6 +81,8 @@ class ShownCheckpoint:
             "parameters": info.parameters,
             "optimizer": None if info.optimizer is None else dataclasses.asdict(info.optimizer),
             "other_keys": list(info.other_keys),
+            "files": [{"name": member.name, "size": member.size} for member in info.members],
+            "missing": list(info.missing),
             "name": None if self.name is None else {"parsed": name_json(self.name)},
             "belongs_at": None if self.belongs_at is None else str(self.belongs_at),
             "root": None if self.location.root is None else str(self.location.root),
@@ -103,10 +108,10 @@ class ShownCheckpoint:
 
 
 def show(path: str | os.PathLike[str], *, convention: Convention | None = None) -> ShownCheckpoint:
-    """Read one checkpoint file, and compare what its name, its content, its place and its run's record say.
+    """Read one checkpoint, and compare what its name, its content, its place and its run's record say.
 
     Args:
-        path: The file; its name need not follow the convention.
+        path: The file, or a folder that is a checkpoint; its name need not follow the convention.
         convention: The rules; by default those of the nearest ckptman.yaml above the file, or the built-in ones.
 
     Raises:
@@ -114,7 +119,7 @@ def show(path: str | os.PathLike[str], *, convention: Convention | None = None) 
     """
     path = Path(path)
     rules = convention or convention_file.load_convention(convention_file.find_file(path.parent))
-    info = read_checkpoint(path, rules.checkpoint)
+    info = containers.read(path, rules.checkpoint)
     location = locate(path, rules)
     folder = _read_folder(path, info, location)
     inventory = _inventory(path, info, location, folder, rules)
@@ -228,8 +233,15 @@ def _config_source(run: CheckedRun) -> str:
 
 def _problems(inventory: Inventory, location: Location, rules: Convention) -> Iterator[Finding]:
     """What `validate` finds about the file; whether other files of its run are missing is not asked here."""
-    yield from check_files(inventory, rules)
     run = inventory.runs[0]
+    file = run.files[0]
+    if file.info is not None and file.info.missing:
+        names = ", ".join(file.info.missing[:_MOST_LISTED]) + (", …" if len(file.info.missing) > _MOST_LISTED else "")
+        message = f"{len(file.info.missing)} of its files are not there, or not whole: {names} [incomplete-folder]"
+        yield finding("bad-checkpoint", file.path, message, refusals.REFUSALS["incomplete-folder"].fix)
+    if location.root is None and file.info is not None and file.info.container != containers.TORCH_ARCHIVE:
+        return  # the convention is about names of archives, and others come from programs that do not know it
+    yield from check_files(inventory, rules)
     if location.root is not None:
         yield from check_records(inventory, rules)
         yield from (item for item in check_runs(inventory, rules) if item.code not in _ABOUT_OTHER_FILES)

@@ -16,6 +16,7 @@ import typer
 from ckptman.cli import commands
 from ckptman.cli.app import app
 from ckptman.documents.marked_blocks import decode, fill_blocks
+from ckptman.formats import containers
 from ckptman.formats.refusals import REFUSALS
 from ckptman.text.markdown import code, table, text
 from ckptman.tree.findings import KINDS
@@ -26,7 +27,12 @@ EXAMPLE = "Example: "
 
 def filled(readme: str) -> str:
     """The README with its generated blocks as they should be."""
-    contents = {"commands": _commands(), "findings": _findings(), "refusals": _refusals()}
+    contents = {
+        "commands": _commands(),
+        "findings": _findings(),
+        "refusals": _refusals(),
+        "containers": containers.table(),
+    }
     return fill_blocks(readme, contents, str(README))
 
 

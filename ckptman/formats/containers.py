@@ -1,0 +1,109 @@
+"""What a checkpoint may lie in: a torch archive, a safetensors file, or a folder. One door for all of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ckptman.formats import model_folder, safetensors
+from ckptman.formats.bounded import refusals_name
+from ckptman.formats.checkpoint import TORCH_ARCHIVE, CheckpointInfo, read_checkpoint
+from ckptman.formats.refusals import refusal
+from ckptman.rules import terms
+from ckptman.text import markdown
+
+__all__ = ["CONTAINERS", "TORCH_ARCHIVE", "Container", "is_checkpoint_folder", "read", "table"]
+
+SAFETENSORS_SUFFIX: Final = ".safetensors"
+
+
+class Container(NamedTuple):
+    """A way in which checkpoints are written, as the README's table has it."""
+
+    name: str
+    forms: str
+    known: str
+    """What is known of a checkpoint in it."""
+    loadable: str
+    evaluated: str
+
+
+CONTAINERS: Final = (
+    Container(
+        "torch archive (`torch.save` since 1.6)",
+        "those of `checkpoint.forms`",
+        "configuration, progress, weights, optimizer",
+        "yes",
+        "the built-in architecture",
+    ),
+    Container(
+        "torch's format before 1.6",
+        "any",
+        "that it is one; refused (`legacy-format`)",
+        "no: `torch.save(torch.load(old), new)` where it comes from",
+        "no",
+    ),
+    Container(
+        f"`{SAFETENSORS_SUFFIX}` file",
+        "weights; configuration and progress where its metadata has them",
+        "weights, metadata",
+        "no",
+        "no",
+    ),
+    Container(
+        "folder of transformers, its Trainer or peft",
+        "`model.safetensors` or `pytorch_model.bin`, whole or in shards",
+        "`config.json`, `trainer_state.json`, weights, `optimizer.pt`, missing shards",
+        "no",
+        "no",
+    ),
+)
+"""Every container, in the order of the README's table."""
+
+
+def table() -> str:
+    """The README's table of what is read, as Markdown."""
+    header = ("Container", "Forms", "What is known", "Loadable", "Evaluated")
+    return markdown.table(header, CONTAINERS)
+
+
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether a folder says, by the names of its files, that it is itself a checkpoint."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 (names are all that is asked for)
+    except OSError:
+        return False
+    return model_folder.weights_file(names) is not None
+
+
+def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, whatever it lies in; of its tensors, only what the headers say.
+
+    Args:
+        path: A file or a folder.
+        rules: The forms, configuration classes and prefix to read it by.
+
+    Raises:
+        RefusedError: with a code of `refusals.REFUSALS`.
+    """
+    with refusals_name(path):
+        if path.is_dir():
+            if not is_checkpoint_folder(path):
+                raise refusal("not-a-file", "a folder, and none of those that are a checkpoint themselves")
+            return model_folder.read_folder(path, rules)
+        if path.suffix == SAFETENSORS_SUFFIX or _begins_as_safetensors(path):
+            return model_folder.read_safetensors(path, rules)
+    return read_checkpoint(path, rules)
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a regular file begins as one; whatever is in the way is for its reader to say."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return safetensors.is_safetensors(file.read(16))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,250 @@
+"""A folder as transformers, its Trainer and peft write it: weights, in one file or in shards, and JSON files.
+
+model.safetensors | pytorch_model.bin                    the weights; adapter_model.* those of an adapter
+<weights>.index.json                                     which shard has which of them
+config.json, trainer_state.json, optimizer.pt            configuration, progress, optimizer's state
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ckptman.formats import checkpoint, safetensors
+from ckptman.formats.archive import PICKLE, open_archive
+from ckptman.formats.bounded import Member, parse_json, read_json
+from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
+from ckptman.formats.pickle_reader import MAX_PICKLE_SIZE, read_pickle
+from ckptman.formats.refusals import refusal
+from ckptman.rules import terms
+
+WEIGHTS: Final = (
+    "model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin",
+    "diffusion_pytorch_model.safetensors",
+)  # fmt: skip
+INDEX: Final = ".index.json"
+"""What follows the name of the weights in that of their index."""
+CONFIGS: Final = ("config.json", "adapter_config.json")
+STATE: Final = "trainer_state.json"
+OPTIMIZERS: Final = ("optimizer.pt", "optimizer.bin")
+
+MAX_CONFIG: Final = 1 << 20
+MAX_INDEX: Final = 1 << 24
+"""Bytes of an index, or of the Trainer's state, which holds all that it logged."""
+MAX_SHARDS: Final = 10_000
+MAX_MEMBERS: Final = 100_000
+
+
+class _Weights(NamedTuple):
+    tensors: tuple[TensorInfo, ...]
+    parameters: int
+    nbytes: int
+    metadata: Mapping[str, str]
+
+
+def weights_file(names: Iterable[str]) -> str | None:
+    """The file of a folder with these files that holds its weights, or their index; None for another folder."""
+    found = set(names)
+    return next((name for base in WEIGHTS for name in (base, base + INDEX) if name in found), None)
+
+
+def members(folder: Path) -> tuple[Member, ...]:
+    """The regular files of a folder, and of the folders in it, by name.
+
+    Raises:
+        RefusedError: `unreadable`, or `not-a-file` where a link, a pipe or a device lies in it.
+    """
+    found: list[Member] = []
+    pending = [folder]
+    while pending:
+        at = pending.pop()
+        try:
+            with os.scandir(at) as listing:
+                for item in listing:
+                    state = item.stat(follow_symlinks=False)
+                    name = str(Path(item.path).relative_to(folder))
+                    if stat.S_ISDIR(state.st_mode):
+                        pending.append(Path(item.path))
+                    elif stat.S_ISREG(state.st_mode):
+                        found.append(Member(name, state.st_size))
+                    else:
+                        raise refusal("not-a-file", f"{name[:80]!r} in it is not a regular file")
+        except OSError as error:
+            raise refusal("unreadable", f"cannot look into the folder: {error.strerror}") from None
+        if len(found) > MAX_MEMBERS:
+            raise refusal("bad-header", f"it holds more than {MAX_MEMBERS:,} files")
+    return tuple(sorted(found))
+
+
+def read_folder(folder: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
+    """What such a folder says of itself, by the headers of its files. Missing shards are named in the result.
+
+    Raises:
+        RefusedError: if one of its files cannot be read, or they contradict each other.
+    """
+    files = members(folder)
+    sizes = {member.name: member.size for member in files}
+    main = weights_file(sizes)
+    if main is None:
+        raise refusal("not-a-checkpoint", "there are no weights in it under a known name")
+    index = main.endswith(INDEX)
+    weights, missing = _sharded(folder, main, sizes, rules) if index else (_weights(folder / main, rules), ())
+    state = read_json(folder / STATE, MAX_INDEX) if STATE in sizes else {}
+    named = next((name for name in CONFIGS if name in sizes), None)
+    config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
+    step = state.get("global_step")
+    if step is not None and (type(step) is not int or step < 0):
+        raise refusal("bad-field", f"the global_step of its {STATE} is not a number of iterations")
+    kind = ".bin" if ".bin" in main else "safetensors"
+    return CheckpointInfo(
+        container=f"{kind} in {'shards' if index else 'a folder'}",
+        form="Trainer" if state else "transformers" if named else "weights",
+        size=sum(sizes.values()),
+        iters_done=step,
+        itr=None,
+        run_id=None,
+        config=config,
+        config_class=None,
+        model_config=None,
+        tensors=weights.tensors,
+        compiled=False,
+        parameters=weights.parameters,
+        optimizer=_optimizer(folder, sizes),
+        other_keys=(),
+        members=files,
+        missing=missing,
+    )
+
+
+def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
+    """What one safetensors file says of itself. Its metadata may hold a configuration, as JSON, and the progress."""
+    header = safetensors.read_header(path)
+    weights = _of_header(header)
+    form = next((form for form in rules.forms if form.config in header.metadata), None)
+    said = header.metadata
+    return CheckpointInfo(
+        container="safetensors",
+        form="weights" if form is None else form.name,
+        size=header.size,
+        iters_done=None if form is None else _count(said, form.iters),
+        itr=None if form is None else _count(said, form.itr),
+        run_id=None if form is None or form.run_id is None else said.get(form.run_id) or None,
+        config=None if form is None else _config_text(said, form.config),
+        config_class=None,
+        model_config=None if form is None else _config_text(said, form.model_config),
+        tensors=weights.tensors,
+        compiled=False,
+        parameters=weights.parameters,
+        optimizer=None,
+        other_keys=tuple(key for key in said if form is None or key not in checkpoint._keys(form)),
+    )
+
+
+def _count(metadata: Mapping[str, str], key: str | None) -> int | None:
+    text = None if key is None else metadata.get(key)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise refusal("bad-field", f"the {key} in its metadata is not a number of iterations")
+    return int(text)
+
+
+def _json_config(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """A configuration that was JSON, within the limits of any other.
+
+    Raises:
+        RefusedError: `bad-field` if it is larger.
+    """
+    pending: list[Any] = [document]
+    values = characters = 0
+    while pending:
+        value = pending.pop()
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        texts = (item for item in chain(inner, value if isinstance(value, dict) else ()) if isinstance(item, str))
+        values += len(inner)
+        characters += sum(map(len, texts))
+        pending += [item for item in inner if isinstance(item, dict | list)]
+    if values > checkpoint.MAX_CONFIG_VALUES:
+        raise refusal("bad-field", f"its {key} holds {values:,} values, more than {checkpoint.MAX_CONFIG_VALUES:,}")
+    checkpoint._check_text(characters, key)
+    return document
+
+
+def _config_text(metadata: Mapping[str, str], key: str | None) -> dict[str, Any] | None:
+    """A configuration that stands as JSON in the metadata; None where there is none."""
+    text = None if key is None else metadata.get(key)
+    if key is None or text is None or not text.startswith("{"):
+        return None
+    return _json_config(parse_json(text.encode()), key)
+
+
+def _weights(path: Path, rules: terms.CheckpointRules) -> _Weights:
+    if path.suffix == ".safetensors":
+        return _of_header(safetensors.read_header(path))
+    with open_archive(path) as archive:
+        pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=())
+        checkpoint._check_storages(archive, pickled.storages.values())
+        if not isinstance(pickled.value, dict):
+            raise refusal("foreign", "a torch file, but not one of weights by name")
+        tensors, _ = checkpoint._tensors(pickled.value, "content", rules.compiled_prefix)
+        views = pickled.value.values()
+        return _Weights(tensors, checkpoint._count_elements(views), sum(map(_nbytes, views)), {})
+
+
+def _nbytes(tensor: Any) -> int:
+    return int(math.prod(tensor.shape) * tensor.itemsize)
+
+
+def _of_header(header: safetensors.Header) -> _Weights:
+    return _Weights(
+        tuple(TensorInfo(tensor.name, tensor.shape, tensor.dtype) for tensor in header.tensors),
+        sum(math.prod(tensor.shape) for tensor in header.tensors),
+        sum(tensor.nbytes for tensor in header.tensors),
+        header.metadata,
+    )
+
+
+def _sharded(
+    folder: Path, index: str, sizes: Mapping[str, int], rules: terms.CheckpointRules
+) -> tuple[_Weights, tuple[str, ...]]:
+    """The weights of all shards that are there, and the shards that are not."""
+    document = read_json(folder / index, MAX_INDEX)
+    where = document.get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
+        raise refusal("bad-header", f"its {index} does not say which shard holds which weights")
+    shards = dict.fromkeys(where.values())
+    if len(shards) > MAX_SHARDS:
+        raise refusal("bad-header", f"its {index} names {len(shards):,} shards, more than {MAX_SHARDS:,}")
+    for shard in shards:
+        if not shard or "/" in shard or "\\" in shard or "\0" in shard or shard in (".", ".."):
+            raise refusal("bad-header", f"its {index} names the shard {shard[:80]!r}, which is no plain file name")
+    missing = tuple(shard for shard in shards if shard not in sizes)
+    parts = {shard: _weights(folder / shard, rules) for shard in shards if shard in sizes}
+    for shard, part in parts.items():
+        expected = {name.removeprefix(rules.compiled_prefix) for name, at in where.items() if at == shard}
+        found = {tensor.name.removeprefix(rules.compiled_prefix) for tensor in part.tensors}
+        if expected != found:
+            name = min(expected ^ found)
+            raise refusal("bad-header", f"its {index} and {shard} disagree on where the weight {name[:80]!r} is")
+    nbytes = sum(part.nbytes for part in parts.values())
+    metadata = document.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not missing and type(total) is int and total > nbytes:
+        raise refusal("bad-header", f"its {index} says {total:,} bytes of weights, and its shards hold {nbytes:,}")
+    tensors = tuple(tensor for part in parts.values() for tensor in part.tensors)
+    return _Weights(tensors, sum(part.parameters for part in parts.values()), nbytes, {}), missing
+
+
+def _optimizer(folder: Path, sizes: Mapping[str, int]) -> OptimizerInfo | None:
+    name = next((name for name in OPTIMIZERS if name in sizes), None)
+    if name is None:
+        return None
+    with open_archive(folder / name) as archive:
+        pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=())
+        checkpoint._check_storages(archive, pickled.storages.values())
+        return checkpoint._optimizer(pickled.value, name)
