@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ckptman.queries.inspection import show as show
     from ckptman.queries.listing import Listing as Listing
     from ckptman.queries.listing import list_checkpoints as list_checkpoints
+    from ckptman.queries.over_seeds import Results as Results
+    from ckptman.queries.over_seeds import results as results
     from ckptman.rules.convention_file import load_convention as load_convention
     from ckptman.rules.recipe import TrainConfig as TrainConfig
     from ckptman.rules.selection import Selection as Selection
@@ -78,6 +80,7 @@ _HOMES = {
     "MachineError": "text.errors",
     "RefusedError": "text.errors",
     "ReportResult": "documents.reporting",
+    "Results": "queries.over_seeds",
     "RunRecord": "tree.records",
     "Selection": "rules.selection",
     "ShownCheckpoint": "queries.inspection",
@@ -97,6 +100,7 @@ _HOMES = {
     "plan_sweep": "sweeps.sweeping",
     "read_checkpoint": "formats.checkpoint",
     "report": "documents.reporting",
+    "results": "queries.over_seeds",
     "scan_tree": "tree.records",
     "show": "queries.inspection",
     "status": "sweeps.grid_status",

@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
     "report": Command("report", "Write TASK_MAPPING.md and README.md of a tree."),
     "ls": Command("ls", "List the checkpoints of a tree."),
+    "results": Command("results", "Show what each configuration reached: mean and deviation over its seeds."),
     "show": Command(
         "show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."
     ),

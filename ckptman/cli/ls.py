@@ -13,7 +13,22 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json, warn
-from ckptman.cli.options import DEFAULT_ROOT, Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root
+from ckptman.cli.options import (
+    DEFAULT_ROOT,
+    Conditions,
+    Fixed,
+    Json,
+    K,
+    Layernorm,
+    Layers,
+    Mlp,
+    Mode,
+    Root,
+    Seeds,
+    TaskId,
+    WandbGroup,
+    conditions_of,
+)
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import ListedCheckpoint, Listing, list_checkpoints
@@ -32,16 +47,13 @@ def _ls(
     length_mode: Mode = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", metavar="SEED", help="Seed; may be repeated.")] = None,
-    group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="W&B group.")] = None,
-    task_id: Annotated[int | None, typer.Option("--task", metavar="ID", help="Task id, as in the tree.")] = None,
+    seeds: Seeds = None,
+    group: WandbGroup = None,
+    task_id: TaskId = None,
     final: Annotated[
         bool | None, typer.Option("--final/--not-final", help="Of the end of training, or on the way.")
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="CONDITION", help="A condition, see above; may be repeated: all must hold."),
-    ] = None,
+    where: Conditions = None,
     sort: Annotated[
         str | None,
         typer.Option("--sort", metavar="KEY", help="Sort by a key; -KEY puts the largest first."),
@@ -65,21 +77,11 @@ def _ls(
     if as_json and (paths or null):
         raise UsageError("--json and --paths are two outputs", code="bad-usage", fix="Give one of them.")
     convention = convention_for(context, root)
-    flags = {
-        "n_layers": n_layers,
-        "use_mlp": use_mlp,
-        convention.families.k_config: longest,
-        "length_mode": length_mode,
-        "regime": None if fixed is None else "fixed" if fixed else "dynamic",
-        "layernorm": layernorm,
-        "group": group,
-        "task": task_id,
-        "final": final,
-    }
-    conditions = [where_conditions.equal(key, value) for key, value in flags.items() if value is not None]
-    if seeds:
-        conditions.append(where_conditions.equal("seed", *seeds))
-    conditions.extend(where_conditions.parse_where(text) for text in where or ())
+    conditions = conditions_of(
+        convention, where, seeds,
+        n_layers=n_layers, use_mlp=use_mlp, longest=longest, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
+        group=group, task=task_id, final=final,
+    )  # fmt: skip
     listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
     if as_json:
         print_json(listing.to_json())

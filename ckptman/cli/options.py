@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,28 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another configuration value; may be repeated."),
 ]
+
+
+Seeds = Annotated[list[int] | None, typer.Option("--seed", metavar="SEED", help="Seed; may be repeated.")]
+WandbGroup = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="W&B group.")]
+TaskId = Annotated[int | None, typer.Option("--task", metavar="ID", help="Task id, as in the tree.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="CONDITION", help="A condition, see above; may be repeated: all must hold."),
+]
+
+
+def conditions_of(
+    convention: Convention, where: Iterable[str] | None, seeds: Sequence[int] | None, **flags: Any
+) -> list[conditions.Where]:
+    """The conditions that the filters of `ls` and `results` stand for; None is no condition."""
+    longest, fixed = flags.pop("longest"), flags.pop("fixed")
+    flags[convention.families.k_config] = longest
+    flags["regime"] = None if fixed is None else "fixed" if fixed else "dynamic"
+    found = [conditions.equal(key, value) for key, value in flags.items() if value is not None]
+    if seeds:
+        found.append(conditions.equal("seed", *seeds))
+    return found + [conditions.parse_where(text) for text in where or ()]
 
 
 def check_group_alone(group: str | None, *others: object) -> None:

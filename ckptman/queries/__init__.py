@@ -1,4 +1,4 @@
-"""ls and show: questions about a tree or one file, answered from its records.
+"""ls, show and results: questions about a tree or one file, answered from its records.
 
 Promises: nothing is written. May not be done here: defining a check.
 """
@@ -7,5 +7,17 @@ from __future__ import annotations
 
 from ckptman.queries.inspection import ShownCheckpoint, name_json, show
 from ckptman.queries.listing import ListedCheckpoint, Listing, list_checkpoints
+from ckptman.queries.over_seeds import Results, results
 
-__all__ = ["ListedCheckpoint", "Listing", "ShownCheckpoint", "conditions", "list_checkpoints", "name_json", "show"]
+__all__ = [
+    "ListedCheckpoint",
+    "Listing",
+    "Results",
+    "ShownCheckpoint",
+    "conditions",
+    "list_checkpoints",
+    "name_json",
+    "over_seeds",
+    "results",
+    "show",
+]

@@ -1,0 +1,246 @@
+"""What the runs of a tree reached: a row for each configuration, over its seeds.
+
+    results(root, where=[parse_where("regime == 'dynamic'")], metric="gen/K20/token_acc").rows
+
+A run counts once, by the metrics in its `run.json`, whether or not its checkpoints are listed one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, pstdev, stdev
+from typing import Any
+
+from ckptman.queries.conditions import Where, check_key
+from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints
+from ckptman.rules import Convention, comparing, convention_file
+from ckptman.text import UsageError, json_text
+from ckptman.tree import records
+
+DEFAULT_METRIC = "gen_em"
+"""A run's generalization, from 0 to 1."""
+
+_PLACE = ("layernorm", "regime", "group", "task")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration, or whatever the rows are grouped by."""
+
+    settings: Mapping[str, Any]
+    """What the row stands for, in the order of the columns."""
+    values: tuple[tuple[int | None, float], ...]
+    """Each run's seed and value, by seed."""
+    unmeasured: int
+    """Further runs of the configuration, in which the metric was not measured."""
+    population: bool
+    """Whether `deviation` is that of the population of these runs, instead of the sample's."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs the mean is over."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the runs; None where none was measured."""
+        return fmean(value for _, value in self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the runs; None where there are too few."""
+        known = [value for _, value in self.values]
+        if self.population:
+            return pstdev(known) if known else None
+        return stdev(known) if len(known) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as a JSON object."""
+        return {
+            "settings": json_text.jsonable(self.settings), "n": self.runs, "mean": self.mean,
+            "deviation": self.deviation, "unmeasured": self.unmeasured,
+            "values": [{"seed": seed, "value": value} for seed, value in self.values],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """For one configuration, the smallest K whose mean reaches a value."""
+
+    settings: Mapping[str, Any]
+    """The configuration without K and what follows from it."""
+    smallest: int | None
+    """None where no K that was measured reaches it."""
+    measured: tuple[int, ...]
+    """Each K that was measured."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Configurations that differ in one key, side by side."""
+
+    settings: Mapping[str, Any]
+    means: Mapping[Any, Result]
+    """By the key's value."""
+
+    @property
+    def difference(self) -> float | None:
+        """The mean at the larger value (true after false) less that at the smaller; None unless both are measured."""
+        means = [self.means[value].mean for value in sorted(self.means, key=_order)]
+        return means[1] - means[0] if len(means) == 2 and means[0] is not None and means[1] is not None else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of a question."""
+
+    root: Path
+    metric: str
+    by: tuple[str, ...]
+    population: bool
+    rows: tuple[Result, ...]
+    listing: Listing
+    """What the rows were made from, and what could not be read."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The results as one JSON document."""
+        return {
+            "schema_version": records.SCHEMA_VERSION, "root": str(self.root), "metric": self.metric,
+            "by": list(self.by), "deviation": "population" if self.population else "sample",
+            "results": [row.to_json() for row in self.rows],
+            "not_listed": [item.to_json() for item in self.listing.not_listed],
+        }  # fmt: skip
+
+
+def results(
+    root: str | Path = "checkpoints",
+    *,
+    convention: Convention | None = None,
+    where: Sequence[Where] = (),
+    metric: str = DEFAULT_METRIC,
+    by: Sequence[str] = (),
+    population: bool = False,
+) -> Results:
+    """Mean and deviation of a metric over the runs of each configuration.
+
+    Args:
+        root: The tree.
+        convention: The rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
+        where: Conditions on the runs, as for `list_checkpoints`.
+        metric: `gen_em`, or a key of the runs' metrics; with `*` in it, a run's value is the mean over all that match.
+        by: Keys to group the runs by; by default each configuration is a row of its own.
+        population: Give the population's standard deviation, as the lab publishes it, instead of the sample's.
+
+    Raises:
+        UsageError: where there is no tree, and for a key or metric that nothing has.
+    """
+    root = Path(root)
+    convention = convention or convention_file.load_convention(convention_file.find_file(root))
+    listing = list_checkpoints(root, convention=convention, where=where)
+    runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
+    rows = [item.values for item in runs]
+    for key in by:
+        check_key(key, rows, known_keys(convention))
+    if runs and metric != DEFAULT_METRIC and not any(_matching(item, metric) for item in runs):
+        there_are = sorted({key for item in runs for key in item.metrics})
+        raise UsageError(
+            f"no run has a metric {metric!r}",
+            code="no-metric",
+            fix=f"There are: {', '.join(there_are[:12]) or 'none'}{' …' if len(there_are) > 12 else ''}",
+        )
+    groups: dict[object, list[ListedCheckpoint]] = {}
+    for item in runs:
+        groups.setdefault(_group_key(item, by, convention), []).append(item)
+    columns = tuple(by) or _columns(groups.values(), convention)
+    found = [_result(members, columns, metric, population=population) for members in groups.values()]
+    found.sort(key=lambda row: [_order(value) for value in row.settings.values()])
+    return Results(
+        root=listing.root, metric=metric, by=columns, population=population, rows=tuple(found), listing=listing
+    )
+
+
+def thresholds(found: Results, least: float, convention: Convention) -> tuple[Threshold, ...]:
+    """The smallest K at which the mean is at least `least`, for each configuration."""
+    k_key = convention.families.k_config
+    apart = {"group", "task", k_key, "k", "train_min_k", "block_size", *convention.ignored_keys}
+    curves: dict[tuple[tuple[str, Any], ...], dict[int, float]] = {}
+    for row in found.rows:
+        k = row.settings.get(k_key)
+        settings = tuple((key, value) for key, value in row.settings.items() if key not in apart)
+        means = curves.setdefault(settings, {})
+        if isinstance(k, int) and row.mean is not None:
+            means[k] = row.mean
+    return tuple(
+        Threshold(
+            dict(settings), min((k for k, mean in means.items() if mean >= least), default=None), tuple(sorted(means))
+        )
+        for settings, means in curves.items()
+    )
+
+
+def differences(found: Results, key: str, convention: Convention) -> tuple[Difference, ...]:
+    """The rows that agree in all but one key, side by side; rows without a partner are left out."""
+    if key == convention.families.layernorm_config:
+        key = "layernorm"
+    if found.rows and not any(key in row.settings for row in found.rows):
+        raise UsageError(
+            f"the results have no column {key!r}", code="unknown-key", fix=f"Columns are: {', '.join(found.by)}"
+        )
+    follows = {key, "group", "task"}
+    pairs: dict[tuple[tuple[str, Any], ...], dict[Any, Result]] = {}
+    for row in found.rows:
+        rest = tuple((name, value) for name, value in row.settings.items() if name not in follows)
+        pairs.setdefault(rest, {})[row.settings.get(key)] = row
+    return tuple(Difference(dict(rest), means) for rest, means in pairs.items() if len(means) > 1)
+
+
+def _matching(item: ListedCheckpoint, metric: str) -> list[float]:
+    """The run's values of a metric."""
+    if metric == DEFAULT_METRIC:
+        return [] if item.generalization is None else [item.generalization.value]
+    keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
+    values = [item.metrics.get(key) for key in keys]
+    return [value for value in values if isinstance(value, int | float) and isfinite(value)]
+
+
+def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention) -> object:
+    if by:
+        return tuple(comparing.canonical(item.values.get(key)) for key in by)
+    ignored = convention.ignored_keys | {"seed"}
+    return item.row.group, item.row.task, comparing.fingerprint(item.config, ignored)
+
+
+def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
+    """What tells configurations apart: place, K, the axes, and whatever else differs where these agree."""
+    first = [members[0] for members in groups]
+    shown = (*_PLACE[:3], convention.families.k_config, "task", *convention.axis_titles)
+    alike: dict[object, list[ListedCheckpoint]] = {}
+    for item in first:
+        alike.setdefault(tuple(comparing.canonical(item.values.get(key)) for key in shown), []).append(item)
+    ignored = convention.ignored_keys | {"seed", *shown}
+    more: set[str] = set()
+    for members in alike.values():
+        keys = {key for item in members for key in item.config} - ignored if len(members) > 1 else set()
+        more |= {key for key in keys if len({str(comparing.canonical(item.config.get(key))) for item in members}) > 1}
+    return (*shown, *sorted(more))
+
+
+def _result(members: list[ListedCheckpoint], columns: Sequence[str], metric: str, *, population: bool) -> Result:
+    measured = [(item.row.seed, fmean(values)) for item in members if (values := _matching(item, metric))]
+    return Result(
+        settings={key: members[0].values.get(key) for key in columns},
+        values=tuple(sorted(measured, key=lambda pair: _order(pair[0]))),
+        unmeasured=len(members) - len(measured),
+        population=population,
+    )
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """An order of any settings: flags and numbers by size, then text."""
+    if isinstance(value, int | float):
+        return 0, value, ""
+    return (1, 0, value) if isinstance(value, str) else (2, 0, str(value))

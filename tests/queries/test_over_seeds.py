@@ -1,0 +1,132 @@
+"""`results`: what it says is what a few lines over `ls --json` say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from statistics import mean, pstdev, stdev
+
+import pytest
+
+from ckptman.cli.app import run
+from ckptman.queries.over_seeds import differences, results, thresholds
+from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import UsageError
+from tests.helpers.raw import config, gen_metrics
+from tests.helpers.trees import edit_record, make_tree
+
+VALUES = {
+    (8, True, 1337): 0.90, (8, True, 2337): 0.96, (8, True, 3337): 0.99,
+    (16, True, 1337): 0.97, (16, True, 2337): 0.95,
+    (8, False, 1337): 0.50, (8, False, 2337): 0.70,
+    (16, False, 1337): None,
+}  # fmt: skip
+"""Generalization by K, LayerNorm and seed: 1 layer, no MLP, mix."""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_tree(
+        tmp_path_factory.mktemp("results"),
+        [
+            config(k, seed=seed, use_layernorm=norm, wandb_group=f"len_gen_{'' if norm else 'no_ln_'}k{k}")
+            for k, norm, seed in VALUES
+        ],
+    )
+    for path in root.rglob("run.json"):
+        said = json.loads(path.read_text())["config"]
+        value = VALUES[said["train_max_k"], said["use_layernorm"], said["seed"]]
+        edit_record(
+            path.parent, metrics={} if value is None else gen_metrics(value), run_id=f"r{path.parent.stat().st_ino}"
+        )
+    return root
+
+
+def by_hand(tree: Path, capsys: pytest.CaptureFixture[str]) -> dict[tuple[int, bool], list[float]]:
+    assert run(["ls", "--final", "--json", "--root", str(tree)]) == 0
+    found: dict[tuple[int, bool], list[float]] = {}
+    for row in json.loads(capsys.readouterr().out)["checkpoints"]:
+        if row["gen_em"] is not None:
+            found.setdefault((row["k"], row["layernorm"]), []).append(row["gen_em"])
+    return found
+
+
+def test_the_labs_table_is_that_of_a_few_lines_over_ls(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = by_hand(tree, capsys)
+    assert run(["results", "--csv", "--root", str(tree)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == [
+        "n_layers", "use_mlp", "use_layernorm", "length_mode", "training", "train_max_k",
+        "mean_gen_em", "std_gen_em", "n_runs",
+    ]  # fmt: skip
+    measured = {(int(row["train_max_k"]), row["use_layernorm"] == "True"): row for row in rows if row["n_runs"] != "0"}
+    assert measured.keys() == expected.keys()
+    for key, values in expected.items():
+        row = measured[key]
+        assert float(row["mean_gen_em"]) == pytest.approx(mean(values), abs=1e-12)
+        assert float(row["std_gen_em"]) == pytest.approx(pstdev(values), abs=1e-12)
+        assert int(row["n_runs"]) == len(values)
+
+
+def test_the_deviation_is_the_samples_unless_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = by_hand(tree, capsys)[8, True]
+    first, last = (
+        next(row for row in results(tree, population=chosen).rows if row.settings["group"] == "len_gen_k8")
+        for chosen in (False, True)
+    )
+    assert first.deviation == pytest.approx(stdev(values))
+    assert last.deviation == pytest.approx(pstdev(values))
+    assert first.deviation != last.deviation
+
+
+def test_a_run_that_was_not_measured_is_counted_apart(tree: Path) -> None:
+    row = next(row for row in results(tree).rows if row.settings["group"] == "len_gen_no_ln_k16")
+    assert (row.runs, row.unmeasured, row.mean, row.deviation) == (0, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("least", "smallest"),
+    [
+        (0.94, {True: 8, False: None}),
+        (0.955, {True: 16, False: None}),
+        (0.6, {True: 8, False: 8}),
+        (0.999, {True: None, False: None}),
+    ],
+)
+def test_the_smallest_k_that_reaches_a_value(tree: Path, least: float, smallest: dict[bool, int | None]) -> None:
+    found = {item.settings["layernorm"]: item.smallest for item in thresholds(results(tree), least, built_in())}
+    assert found == smallest
+
+
+@pytest.mark.parametrize("key", ["layernorm", "use_layernorm"])
+def test_configurations_that_differ_in_one_key_stand_side_by_side(tree: Path, key: str) -> None:
+    found = {item.settings["train_max_k"]: item.difference for item in differences(results(tree), key, built_in())}
+    assert found[8] == pytest.approx(mean([0.90, 0.96, 0.99]) - mean([0.5, 0.7]))
+    assert found[16] is None  # not measured without LayerNorm
+
+
+def test_runs_are_grouped_by_any_key(tree: Path) -> None:
+    rows = {row.settings["use_layernorm"]: row for row in results(tree, by=["use_layernorm"]).rows}
+    assert {key: row.runs for key, row in rows.items()} == {True: 5, False: 2}
+
+
+def test_a_metric_with_a_star_is_the_mean_of_all_that_match(tree: Path) -> None:
+    star = {row.settings["group"]: row.mean for row in results(tree, metric="gen/K*/exact_match_acc").rows}
+    plain = {row.settings["group"]: row.mean for row in results(tree).rows}
+    assert {key: value and pytest.approx(value) for key, value in star.items()} == plain
+
+
+@pytest.mark.parametrize("arguments", [{"metric": "gen/K99/none"}, {"by": ["no_such_key"]}])
+def test_what_nothing_has_is_refused(tree: Path, arguments: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        results(tree, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("output", ["table", "csv", "tsv", "md", "json"])
+def test_each_format_has_every_configuration(tree: Path, output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["results", "--format", output, "--root", str(tree)]) == 0
+    text = capsys.readouterr().out
+    assert all(group in text for group in ("len_gen_k8", "len_gen_k16", "len_gen_no_ln_k8", "len_gen_no_ln_k16"))
+    assert text.endswith("\n")
