@@ -29,7 +29,7 @@ from ckptman.sweeps.executors.local import JobUpdate
 from ckptman.sweeps.executors.slurm import SlurmOptions
 from ckptman.sweeps.sweeping import submit_sweep
 from ckptman.training.stopping import Stop
-from tests.sweeps.test_sweeping import ONE, fake_slurm, plan
+from tests.helpers.sweeps import ONE, fake_slurm, plan
 
 PART = ["--k", "4", "--task", "3", "--regime", "fixed", "--layernorm", "on"]
 QUICKLY = [

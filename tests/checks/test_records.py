@@ -1,0 +1,186 @@
+"""What was moved, renamed or copied in a tree is known, and records that ckptman never wrote are told of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptman.checks.validation import ValidationResult, validate
+from ckptman.ingestion.ingesting import ingest
+from tests.helpers.raw import name_of, write_checkpoint
+from tests.helpers.trees import (
+    CHECKPOINT,
+    DYNAMIC,
+    DYNAMIC_RUN,
+    FINAL,
+    FIXED,
+    RUN,
+    TASK,
+    edit_json,
+    small_config,
+)
+from tests.helpers.validated import codes, flip_a_weight, hand_made, of
+
+# --- moved, renamed, copied -------------------------------------------------------------------------------------------
+
+
+def fixes(result: ValidationResult) -> dict[str, str]:
+    return {item.code: item.fix for item in result.findings}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("to", "expected", "fix"),
+    [
+        (f"{FIXED}/task_0002/seed_1337/{FINAL}", {"misplaced", "unrecorded-file"}, f"Move it back to {RUN}"),
+        (f"{TASK}/seed_2337/moved.pt", {"wrong-run-folder", "unrecorded-file"}, f"Move it back to {RUN}, as {FINAL}"),
+        (f"{TASK}/{FINAL}", set(), f"Move it back to {RUN}"),
+        (FINAL, {"misplaced"}, f"Move it back to {RUN}"),
+        (f"{RUN}/best.pt", {"unrecorded-file"}, f"Rename it to {FINAL}"),
+    ],
+)
+def test_a_file_that_was_moved_is_known_where_it_is_now(
+    root: Path, to: str, expected: set[str], fix: str, deep: bool
+) -> None:
+    (root / RUN / FINAL).rename(root / to)
+    result = validate(root, deep=deep, ignore=["unknown-name"])
+    assert codes(result) == {"missing-file", *expected}
+    assert set(fixes(result).values()) == {fix}
+    [missing] = of(result, "missing-file")
+    assert missing.endswith(f"but {to.removeprefix(RUN + '/')} seems to be it")
+
+
+def test_a_file_of_another_seed_in_a_run_is_to_be_moved_and_a_renamed_run_to_be_renamed(root: Path) -> None:
+    shutil.copy(root / TASK / "seed_2337" / FINAL, root / RUN / FINAL)
+    assert fixes(validate(root))["wrong-run-folder"] == (
+        f"Move {FINAL} into {TASK}/seed_2337; what is there already, delete here."
+    )
+    (root / DYNAMIC_RUN).rename(root / DYNAMIC / "task_0006" / "seed_9")
+    found = [item.fix for item in validate(root).findings if item.path.endswith("seed_9")]
+    assert found == ["Rename the folder to seed_1337, or ingest the run's source again."]
+
+
+def test_another_file_is_not_taken_for_the_one_that_is_missing(root: Path) -> None:
+    (root / RUN / FINAL).unlink()
+    other = write_checkpoint(root / TASK / FINAL, small_config(), salt=1)  # of the same size
+    assert "seems to be it" in of(validate(root), "missing-file")[0]
+    assert "seems to be it" not in of(validate(root, deep=True), "missing-file")[0]
+    write_checkpoint(other, small_config(seed=9337), salt=1)
+    assert "seems to be it" not in of(validate(root), "missing-file")[0]
+
+
+def test_a_copy_of_a_group_is_told_of_once_a_task_and_the_original_is_left_alone(root: Path) -> None:
+    shutil.copytree(root / FIXED, root / "backup")
+    result = validate(root)
+    assert {(item.code, item.path) for item in result.findings} == {
+        *(("misplaced", f"backup/task_{task:04d}") for task in range(4)),
+        *(("duplicate", f"backup/task_{task:04d}/seed_{seed}") for task in range(4) for seed in (1337, 2337)),
+    }
+    assert fixes(result)["misplaced"] == f"The same files are in {FIXED}/task_0003: delete these."
+
+
+def test_the_runs_of_a_renamed_task_folder_are_told_of_together(root: Path) -> None:
+    (root / TASK).rename(root / FIXED / "task_0009")
+    result = validate(root)
+    assert [(item.code, item.path, item.message) for item in result.findings] == [
+        ("misplaced", f"{FIXED}/task_0009", f"by its configuration, each of 4 checkpoints here belongs in {TASK}")
+    ]
+    assert result.findings[0].fix == f"Move the folders of the runs into {TASK}"
+
+
+def test_the_last_checkpoint_and_the_final_one_of_a_run_are_no_copies(tmp_path: Path) -> None:
+    run = small_config(max_iters=20_001)
+    task = tmp_path / "grid_outputs" / "len_gen_single_k4" / "task_0003"
+    final = write_checkpoint(task / "saved_models" / name_of(run), run, step=20_001)
+    shutil.copy(final, final.with_name(name_of(run, "Checkpoint")))
+    root = tmp_path / "checkpoints"
+    ingest(tmp_path / "grid_outputs", root, settle=0)
+    assert sorted(path.name[:5] for path in (root / RUN).glob("*.pt")) == ["Check", "Final"]
+    assert validate(root, ignore=["missing"], deep=True).findings == ()
+    shutil.copytree(root / RUN, root / TASK / "seed_1337-copy")
+    assert codes(validate(root, ignore=["missing"], deep=True)) == {"duplicate"}
+
+
+@pytest.mark.parametrize("part", ["with_layernorm", FIXED, TASK, RUN])
+def test_a_root_within_the_tree_is_told_of_once(root: Path, part: str) -> None:
+    result = validate(root / part)
+    assert [(item.code, item.path) for item in result.findings] == [("wrong-root", ".")]
+    assert result.findings[0].message == f"this folder lies in a tree, whose root is {root.resolve()}"
+    # What is wrong with the files themselves is told of all the same.
+    (root / RUN / FINAL).write_text("no checkpoint")
+    assert {"wrong-root", "bad-checkpoint", "wrong-size"} == codes(validate(root / part))
+
+
+def test_a_root_above_several_trees_is_told_of_once(root: Path) -> None:
+    shutil.copytree(root, root.parent / "second")
+    result = validate(root.parent, ignore=["duplicate"])
+    assert [(item.code, item.path) for item in result.findings] == [("wrong-root", ".")]
+    assert result.findings[0].message.startswith(f"this folder lies above the roots of 2 trees: {root.resolve()}, ")
+    # A tree with a copy of it inside is a tree.
+    shutil.rmtree(root.parent / "second")
+    shutil.copytree(root / "with_layernorm", root / "copy" / "with_layernorm")
+    assert "wrong-root" not in codes(validate(root))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_part_of_a_hand_made_tree_is_no_root_either(tmp_path: Path, merged: bool) -> None:
+    root = hand_made(tmp_path, merged=merged)
+    result = validate(root / "with_layernorm", ignore=["no-record", "missing"])
+    assert codes(result) == {"wrong-root"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda document: document["checkpoints"].append(document["checkpoints"][0]), f"it lists {CHECKPOINT} 2 times"),
+        (lambda document: document["checkpoints"][0].update(sha256="x"), f"the sha256 of {CHECKPOINT} is 'x'"),
+        (lambda document: document.update(wandb=["../.."]), "'../..' does not lie in the run's folder"),
+        (lambda document: document.update(wandb=["/etc"]), "'/etc' does not lie in the run's folder"),
+    ],
+)
+def test_a_record_that_ckptman_never_wrote(root: Path, change: Callable[[dict[str, Any]], object], says: str) -> None:
+    assert validate(root).findings == ()
+    edit_json(root / RUN / "run.json", change)
+    result = validate(root)
+    assert [(item.code, item.path) for item in result.findings] == [("record-disagrees", f"{RUN}/run.json")]
+    assert says in result.findings[0].message
+
+
+def test_a_record_that_is_no_file(root: Path) -> None:
+    file = root / RUN / "run.json"
+    file.rename(root.parent / "run.json")
+    file.symlink_to(root.parent / "run.json")
+    assert codes(validate(root)) == {"bad-record", "outside-link"}
+    file.unlink()
+    os.mkfifo(file)
+    assert codes(validate(root)) == {"bad-record", "special-file"}
+    file.unlink()
+    file.mkdir()
+    assert codes(validate(root)) == {"bad-record", "empty-folder"}
+
+
+def test_a_link_with_the_suffix_of_a_checkpoint_is_one_only_if_it_leads_to_one(root: Path) -> None:
+    (root / RUN / "folder.pt").symlink_to(root.parent, target_is_directory=True)
+    assert codes(validate(root)) == {"outside-link"}
+    (root.parent / "notes.txt").write_text("no checkpoint")
+    (root / RUN / "notes.pt").symlink_to(root.parent / "notes.txt")
+    result = validate(root, ignore=["unknown-name", "unrecorded-file"])
+    assert {(item.code, item.path) for item in result.findings} == {
+        ("outside-link", f"{RUN}/folder.pt"),
+        ("outside-link", f"{RUN}/notes.pt"),
+        ("bad-checkpoint", f"{RUN}/notes.pt"),
+    }
+
+
+def test_no_message_says_a_path_twice(root: Path) -> None:
+    (root / RUN / FINAL).write_text("no checkpoint")
+    (root / TASK / "overwritten.json").write_text("[]")
+    flip_a_weight(root / DYNAMIC_RUN / next(p.name for p in (root / DYNAMIC_RUN).glob("Final*")))
+    result = validate(root, deep=True)
+    assert codes(result) == {"bad-checkpoint", "wrong-size", "bad-record", "bad-crc", "wrong-hash"}
+    assert [item.message for item in result.findings if str(root) in item.message] == []
