@@ -20,9 +20,9 @@ from ckptman.fs import (
     remove_partials,
     remove_source,
 )
-from ckptman.ingestion.planning import Plan, PlannedRun, Progress, Removal, make_plan
+from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
-from ckptman.raw import examination, scanning
+from ckptman.raw import examination, outputs, scanning
 from ckptman.rules import Convention, convention_file
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.tree import records
@@ -88,12 +88,12 @@ def ingest(
     convention: Convention | None = None,
     mode: Mode | str = Mode.COPY,
     trust: examination.Trust | str = examination.Trust.NEITHER,
-    settle: float = 600.0,
+    settle: float = outputs.SETTLE_SECONDS,
     checksum: bool = False,
     follow_symlinks: bool = False,
     with_wandb: bool = False,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: outputs.Progress | None = None,
 ) -> IngestResult:
     """Sort the checkpoints below `source` into the tree `root`.
 
@@ -123,39 +123,25 @@ def ingest(
     """
     rules = convention or convention_file.built_in()
     source, root = _given(source, "source"), _given(root, "root")
-    mode, trust = Mode(mode), examination.Trust(trust)
+    options = IngestOptions(Mode(mode), examination.Trust(trust), settle, checksum, follow_symlinks)
     _check_root(root)
     _check_apart(source, root)
 
-    def plan() -> Plan:
-        return make_plan(
-            source,
-            root,
-            rules,
-            mode=mode,
-            trust=trust,
-            settle=settle,
-            checksum=checksum,
-            follow_symlinks=follow_symlinks,
-            progress=progress,
-        )
-
     if dry_run:
-        made = plan()
+        made = make_plan(source, root, rules, options, progress=progress)
         return IngestResult(
             plan=made,
-            mode=mode,
+            mode=options.mode,
             dry_run=True,
             placed=made.placed,
             refused=made.refused,
             deferred=made.deferred,
             removed=made.removals,
-            warnings=_warnings(mode, made),
+            warnings=_warnings(options.mode, made),
         )
     make_folders(root, root)
     with lock_tree(root):
-        made = plan()
-        work = _Apply(made, rules, mode=mode, settle=settle, follow_symlinks=follow_symlinks, progress=progress)
+        work = _Apply(make_plan(source, root, rules, options, progress=progress), rules, options, progress)
         work.run(with_wandb=with_wandb)
     return work.result()
 
@@ -178,20 +164,12 @@ class _Apply:
     """Carries a plan out."""
 
     def __init__(
-        self,
-        plan: Plan,
-        convention: Convention,
-        *,
-        mode: Mode,
-        settle: float,
-        follow_symlinks: bool,
-        progress: Progress | None,
+        self, plan: Plan, convention: Convention, options: IngestOptions, progress: outputs.Progress | None
     ) -> None:
         self.plan = plan
         self.convention = convention
-        self.mode = mode
-        self.settle = settle
-        self.follow_symlinks = follow_symlinks
+        self.options = options
+        self.mode = options.mode
         self.progress = progress
         self.refused = list(plan.refused)
         self.deferred = list(plan.deferred)
@@ -260,7 +238,7 @@ class _Apply:
             make_folders(folder, self.plan.root)
         self.at_work.append(work)
         for placement in planned.placements:
-            self._stage(batch, work, placement, follow_symlinks=self.follow_symlinks)
+            self._stage(batch, work, placement, follow_symlinks=self.options.follow_symlinks)
         if with_wandb:
             for wandb_folder in planned.wandb_folders:
                 self._stage_wandb(batch, work, wandb_folder)
@@ -292,7 +270,7 @@ class _Apply:
         target = work.run.folder / kept
         files = list(_regular_files(source))
         now = time.time()
-        if any(abs(now - path.stat().st_mtime) < self.settle for path in files):
+        if any(abs(now - path.stat().st_mtime) < self.options.settle for path in files):
             self.deferred.append(
                 scanning.Refusal(
                     source=self._relative(source),
@@ -369,7 +347,7 @@ class _Apply:
                 planned.source,
                 placement,
                 self.plan.root / planned.destination,
-                follow_symlinks=self.follow_symlinks,
+                follow_symlinks=self.options.follow_symlinks,
             )
         except RefusedError as error:
             self._refuse(planned.source, error)
@@ -381,7 +359,7 @@ class _Apply:
         placement = Placement(removal.sha256, removal.state.size, removal.state, "copied")
         try:
             remove_source(
-                removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.follow_symlinks
+                removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.options.follow_symlinks
             )
         except RefusedError as error:
             self._refuse(removal.path, error)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ckptman.fs import FileState, hash_file
 from ckptman.raw import attribution as attributing
-from ckptman.raw import examination
+from ckptman.raw import examination, outputs
 from ckptman.rules import Convention, comparing
 from ckptman.text import RefusedError
 from ckptman.tree import records
@@ -33,18 +32,6 @@ class FilePlacement:
     sha256: str
     destination: PurePosixPath
     """Relative to the root."""
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file, and the run that wrote it."""
-
-    file: examination.Examined
-    attribution: attributing.Attribution
-    metrics: Mapping[str, Any]
-    """The last metrics of that run."""
-    evaluations: tuple[Mapping[str, Any], ...] = ()
-    """What a tree that is the source knows of the run besides."""
 
 
 @dataclass
@@ -105,7 +92,7 @@ class RunFolders:
             else records.bad_record(run.path / records.RUN_FILE, problem, is_newer=run.is_newer),
         )
 
-    def take(self, new: NewFile) -> None:
+    def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
 
         Raises:
@@ -172,7 +159,7 @@ class RunFolders:
             if path.parent == base.parent and (path.name == base.name or path.name.startswith(f"{base.name}-"))
         ]
 
-    def _is_run_of(self, slot: Slot, new: NewFile) -> bool:
+    def _is_run_of(self, slot: Slot, new: outputs.SavedFile) -> bool:
         """Whether a file belongs to the run in a folder."""
         file, run_id = new.file, new.attribution.run_id
         record = slot.record
@@ -184,7 +171,7 @@ class RunFolders:
         ignored = self._convention.ignored_keys
         return file.source.path.parent in origins and comparing.same_configuration(record.config, file.config, ignored)
 
-    def _free_folder(self, new: NewFile) -> PurePosixPath:
+    def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
         file, run_id = new.file, new.attribution.run_id
         for more in ((), (run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
@@ -205,7 +192,7 @@ class RunFolders:
             root=None if record is None or record.source.root == root else root,
         )
 
-    def _add(self, slot: Slot, new: NewFile) -> None:
+    def _add(self, slot: Slot, new: outputs.SavedFile) -> None:
         """Enter a file into the record of its run folder."""
         file = new.file
         entry = records.CheckpointEntry(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.ingestion import Plan, make_plan
-from ckptman.raw import overwritten, scanning
+from ckptman.raw import outputs, overwritten, scanning
 from ckptman.rules import Convention, TrainConfig, convention_file, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
@@ -28,9 +27,6 @@ COMPLETE, RUNNING, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
     "complete", "running", "failed", "partial", "overwritten", "missing",
 )  # fmt: skip
 """Every state of a run. `partial`: there is something of it, but not its end."""
-
-_NO_TREE = Path(os.devnull, "tree")
-"""A tree that cannot exist: what raw outputs are compared with where there is none."""
 
 _ROUNDING = 0.1
 """Seconds by which a status's time may lie after the moment that it was written in."""
@@ -146,13 +142,13 @@ def standings(
     runs: Sequence[selecting.GridRun], out: Path | None, root: Path | None, convention: Convention
 ) -> GridStatus:
     """How these runs stand: `status` for runs that were worked out already."""
-    plan = None if out is None else make_plan(_existing(out), root or _NO_TREE, convention)
-    scan = None if root is None else tree_records.scan_tree(root, convention, missing_ok=plan is not None)
+    scan = None if root is None else tree_records.scan_tree(root, convention, missing_ok=out is not None)
+    raw_outputs = None if out is None else _read(_existing(out), scan, convention)
     expected = {run.key: run for run in runs}
     known = expected.keys() | {run.key for run in selecting.grid_runs(convention)}
     told: dict[_Key, list[RunStanding]] = defaultdict(list)
     outside: set[str] = set()
-    for fact in _facts(plan, scan, convention):
+    for fact in _facts(raw_outputs, scan, convention):
         key = _key(fact, convention)
         if key in expected:
             told[key].append(fact.standing(expected[key]))
@@ -173,7 +169,7 @@ def standings(
         convention=convention,
         runs=tuple(_together(run, own.get(run.key), told[run.key]) for run in runs),
         outside=tuple(sorted(outside)),
-        refused=() if plan is None else (*plan.refused, *plan.deferred),
+        refused=() if raw_outputs is None else _refusals(raw_outputs),
     )
 
 
@@ -207,35 +203,84 @@ class _Fact:
         )
 
 
-def _facts(plan: Plan | None, scan: tree_records.TreeScan | None, convention: Convention) -> Iterator[_Fact]:
+def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention) -> outputs.RawOutputs:
+    """The raw outputs, but for the files that the tree has and that are as they were."""
+    found = outputs.RawOutputs(out, convention, leave_out=None if tree is None else tree.root)
+    known = {
+        path: (remembered, overwritten.Owner(run.record.run_id, run.record.seed, run.record.config, entry.sha256))
+        for run in (() if tree is None else tree.runs)
+        if run.record is not None
+        for path, remembered, entry in run.record.source_paths
+        if entry.file in run.files
+    }
+
+    def owner_of_known(file: scanning.SourceCheckpoint) -> overwritten.Owner | None:
+        remembered, owner = known.get(str(file.path), (None, None))
+        return owner if remembered is not None and remembered.is_in_state(file.state) else None
+
+    found.read(owner_of_known)
+    return found
+
+
+def _refusals(raw: outputs.RawOutputs) -> tuple[scanning.Refusal, ...]:
+    return (
+        *sorted(raw.refused, key=lambda item: (item.source, item.code)),
+        *sorted(raw.deferred, key=lambda item: item.source),
+    )
+
+
+def _facts(
+    raw: outputs.RawOutputs | None, scan: tree_records.TreeScan | None, convention: Convention
+) -> Iterator[_Fact]:
     in_tree = {} if scan is None else dict(scan.records)
-    records = in_tree if plan is None else {run.folder: run.record for run in plan.runs}
-    for folder, record in records.items():
-        if scan is not None and folder in in_tree:
-            path = scan.root / folder
-        else:
-            assert plan is not None  # it is where the others are from
-            path = (plan.source / record.checkpoints[0].source.path).parent
-        yield _of_record(record, path, convention)
     lost = {} if scan is None else {run.run_id: run for runs in scan.overwritten.values() for run in runs}
-    lost |= {} if plan is None else {run.run_id: run for run in plan.overwritten}
+    without_files: tuple[overwritten.LostFiles, ...] = ()
+    for folder, record in in_tree.items():
+        assert scan is not None  # they are from it
+        files = [(entry.kind, entry.step) for entry in record.checkpoints]
+        yield _of_files(record.group, record.config, record.seed, record.run_id, files, scan.root / folder, convention)
+    if raw is not None:
+        yield from _of_raw(raw, {entry.sha256 for record in in_tree.values() for entry in record.checkpoints})
+        missed = raw.lost(in_tree.values())
+        lost |= {run.run_id: run for run in missed.overwritten}
+        without_files = missed.without_files
     for run in lost.values():
         yield _of_overwritten(run, convention)
-    for item in () if plan is None else plan.without_files:
+    for item in without_files:
         if (fact := _of_wandb_alone(item, convention)) is not None:
             yield fact
 
 
-def _of_record(record: tree_records.RunRecord, path: Path, convention: Convention) -> _Fact:
-    stands = standing.compare(record.config, ((entry.kind, entry.step) for entry in record.checkpoints), convention)
-    done = stands.has_final
+def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact]:
+    """The runs of the raw outputs, by what their files hold; `in_tree` are the SHA-256 of files told of already."""
+    runs: dict[tuple[PurePosixPath, str | None], list[outputs.SavedFile]] = defaultdict(list)
+    for saved in raw.files:
+        if saved.file.sha256 not in in_tree:
+            runs[saved.file.place.run_folder(raw.convention), saved.attribution.run_id].append(saved)
+    for (_, run_id), held in sorted(runs.items(), key=lambda item: (item[0][0], item[0][1] or "")):
+        first = min(held, key=lambda saved: (saved.file.step, saved.file.name)).file  # of copies, the original
+        files = [(saved.file.kind, saved.file.step) for saved in held]
+        place, folder = first.place, first.source.path.parent
+        yield _of_files(place.group, first.config, place.seed, run_id, files, folder, raw.convention)
+
+
+def _of_files(
+    group: str,
+    config: Mapping[str, Any],
+    seed: int | None,
+    run_id: str | None,
+    files: Sequence[tuple[str, int]],
+    path: Path,
+    convention: Convention,
+) -> _Fact:
+    done = standing.compare(config, files, convention).has_final
     return _Fact(
-        group=record.group,
-        config={**record.config, convention.seed_key: record.seed},
+        group=group,
+        config={**config, convention.seed_key: seed},
         state=COMPLETE if done else PARTIAL,
         path=str(path),
-        run_id=record.run_id,
-        iters_done=max((entry.step for entry in record.checkpoints), default=None),
+        run_id=run_id,
+        iters_done=max((step for _, step in files), default=None),
         reason="" if done else "it has no final checkpoint",
     )
 

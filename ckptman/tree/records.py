@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.fs import write_atomically
+from ckptman.fs import FileState, write_atomically
 from ckptman.rules import Convention
 from ckptman.text import RefusedError, UsageError, json_text
 
@@ -37,6 +37,10 @@ class SourceFile:
     inode: int
     root: str | None = None
     """The source root, absolute; None for the one that the run names."""
+
+    def is_in_state(self, state: FileState) -> bool:
+        """Whether the file is as it was, by all that can be told without reading it."""
+        return (self.size, self.mtime_ns, self.inode) == (state.size, state.mtime_ns, state.inode)
 
 
 @dataclass(frozen=True)

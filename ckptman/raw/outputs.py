@@ -1,0 +1,290 @@
+"""What is in raw outputs, without a tree: checkpoints, the W&B run that wrote each, and the runs that lost theirs.
+
+Every checkpoint is read in full: its configuration, its archive's checksums and its SHA-256. One that the caller knows
+already is left to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptman.raw.attribution import Attribution
+from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust
+from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files
+from ckptman.raw.scanning import Refusal, SourceCheckpoint, said_by_folders, scan_source
+from ckptman.raw.wandb_index import Claim, WandbIndex
+from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
+from ckptman.rules import Convention, placement
+from ckptman.text import RefusedError
+from ckptman.tree import records
+
+CUT_CODES = frozenset({"cut", "empty"})
+"""Refusals that a file still being written would meet."""
+
+SETTLE_SECONDS = 600.0
+"""A cut file younger than this may still be being written."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, the bytes done and the bytes in all."""
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A checkpoint, and the run that wrote it."""
+
+    file: Examined
+    attribution: Attribution
+    metrics: Mapping[str, Any]
+    """The last metrics of that run."""
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    """What a tree that is the source knows of the run besides."""
+
+    @property
+    def owner(self) -> Owner:
+        """Who wrote the file."""
+        return Owner(self.attribution.run_id, self.file.place.seed, self.file.config, self.file.sha256)
+
+
+@dataclass(frozen=True)
+class WandbProblem:
+    """Something of a W&B run that could not be read; the rest of its records is used."""
+
+    source: str
+    """The W&B folder, relative to the source."""
+    message: str
+
+
+@dataclass(frozen=True)
+class LostRuns:
+    """W&B runs whose checkpoints are not there."""
+
+    overwritten: tuple[records.OverwrittenRun, ...]
+    partly_overwritten: tuple[records.OverwrittenRun, ...]
+    without_files: tuple[LostFiles, ...]
+    """Those of which nothing was saved, or nothing is left, and no other run's file is in the way."""
+
+
+class RawOutputs:
+    """Raw outputs: looked through when this is made, read by `read`."""
+
+    def __init__(
+        self,
+        source: Path,
+        convention: Convention,
+        *,
+        leave_out: Path | None = None,
+        trust: Trust = Trust.NEITHER,
+        settle: float = SETTLE_SECONDS,
+        follow_symlinks: bool = False,
+    ) -> None:
+        """Look through a source, and read its W&B folders.
+
+        Args:
+            leave_out: A folder that is not part of the source even if it lies below it.
+            trust: Which decides where a file's name and its configuration disagree.
+            settle: A cut file younger than this many seconds is deferred, not refused.
+            follow_symlinks: Follow symbolic links.
+
+        Raises:
+            UsageError: if the source does not exist.
+        """
+        self.convention = convention
+        self.scan = scan_source(source, convention, leave_out=leave_out, follow_symlinks=follow_symlinks)
+        self.refused = list(self.scan.refusals)
+        self.deferred: list[Refusal] = []
+        self.owners: dict[Path, Owner] = {}
+        """Source file → the run that wrote it, as far as that is known."""
+        self.files: list[SavedFile] = []
+        """Copies last, and the runs as they were begun, whatever the names of their folders."""
+        self._undecided: set[str] = set()
+        """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
+        self._settle = settle
+        self.wandb = WandbIndex(self._read_wandb(), convention)
+        self._examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks)
+
+    @property
+    def root(self) -> Path:
+        """The source folder, absolute."""
+        return self.scan.root
+
+    @property
+    def wandb_problems(self) -> tuple[WandbProblem, ...]:
+        """What could not be read of the W&B folders, such as the end of a killed run's log."""
+        return tuple(WandbProblem(self.relative(run.folders[0]), p) for run in self.wandb.runs for p in run.problems)
+
+    def read(
+        self,
+        known: Callable[[SourceCheckpoint], Owner | None] = lambda file: None,
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[SavedFile]:
+        """Read every checkpoint, and find the run of each.
+
+        Args:
+            known: Tells who wrote a file that need not be read. It may refuse one.
+            progress: Called with `reading`, and the bytes.
+        """
+        to_read = []
+        for file in self.scan.checkpoints:
+            with self._refusing(file):
+                if (owner := known(file)) is not None:
+                    self.owners[file.path] = owner
+                else:
+                    to_read.append(file)
+        total, done = sum(file.state.size for file in to_read), 0
+        examined: list[Examined] = []
+        for file in to_read:
+            with self._refusing(file):
+                examined.append(self._examiner.examine(file))
+            done += file.state.size
+            if progress is not None:
+                progress("reading", done, total)
+        self.files = sorted(self._attributed(examined), key=self._order)
+        self.owners |= {saved.file.source.path: saved.owner for saved in self.files}
+        return self.files
+
+    def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
+        """Find the runs that wrote checkpoints."""
+        found = self.wandb.attribute(claims, self.owners)
+        for attribution in found:
+            self._undecided.update(attribution.candidates if attribution.run_id is None else ())
+        return found
+
+    def lost(self, known: Iterable[records.RunRecord] = ()) -> LostRuns:
+        """Find the runs whose checkpoints are not there, once all are read.
+
+        Args:
+            known: Runs of a tree; their files may have been moved away from here.
+        """
+        owned, present = dict(self.owners), {saved.attribution.run_id for saved in self.files}
+        for record in known:
+            present.add(record.run_id)
+            for path, _, entry in record.source_paths:
+                owned.setdefault(Path(path), Owner(record.run_id, record.seed, record.config, entry.sha256))
+        runs = [run for run in self.wandb.runs if run.run_id not in self._undecided]
+        lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
+        overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
+        overwritten += self._listed_overwritten(present | {run.run_id for run in overwritten if run is not None})
+        partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
+        gone = tuple(item for item in lost if not item.overwritten and not item.survives)
+        return LostRuns(_in_order(overwritten), _in_order(partly), gone)
+
+    def relative(self, path: Path) -> str:
+        """A path as messages name it: relative to the source, if it lies there."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def wandb_folders(self, run: WandbRun) -> tuple[str, ...]:
+        """A run's W&B folders, relative to the source."""
+        return tuple(str(folder.relative_to(self.root)) for folder in run.folders if folder.is_relative_to(self.root))
+
+    def refuse(
+        self, source: str, error: RefusedError, *, file: SourceCheckpoint | None = None, what: str = "file"
+    ) -> None:
+        """Take note of something that cannot be handled; a file that may still be being written is deferred."""
+        path = None if file is None else file.path
+        message = error.message.removeprefix(f"{path}: ")  # `source` names it already
+        refusal = Refusal(source=source, code=error.code, message=message, fix=error.fix, what=what)
+        young = file is not None and abs(time.time() - file.state.mtime_ns / 1e9) < self._settle
+        if error.code == CHANGING or (error.code in CUT_CODES and young):
+            fix = "It was written a moment ago: ingest again later. --settle sets how long to wait."
+            self.deferred.append(replace(refusal, fix=fix))
+        else:
+            self.refused.append(refusal)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read_wandb(self) -> list[WandbRun]:
+        runs = []
+        for folder in self.scan.wandb_folders:
+            try:
+                runs.append(read_run_folder(folder))
+            except RefusedError as error:
+                self.refuse(self.relative(folder), error, what="W&B folder")
+        return merge_requeued(runs)
+
+    @contextmanager
+    def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            self.refuse(file.relative, error, file=file)
+
+    def _attributed(self, files: Sequence[Examined]) -> list[SavedFile]:
+        """Find the run of each file; one that lies in a tree already has it in its `run.json`."""
+        recorded = {file.source.path: self._recorded(file) for file in files}
+        sought = [file for file in files if recorded[file.source.path] is None]
+        found = {
+            file.source.path: SavedFile(file, attribution, self._metrics(attribution.run_id))
+            for file, attribution in zip(sought, self.attribute([file.claim for file in sought]), strict=True)
+        }
+        return [recorded[file.source.path] or found[file.source.path] for file in files]
+
+    def _recorded(self, file: Examined) -> SavedFile | None:
+        record = self.scan.records.get(file.source.path.parent)
+        if record is None or all(entry.sha256 != file.sha256 for entry in record.checkpoints):
+            return None
+        note = record.attribution
+        attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
+        return SavedFile(file, attribution, record.metrics, record.evaluations)
+
+    def _metrics(self, run_id: str | None) -> Mapping[str, Any]:
+        run = self.wandb.by_id.get(run_id or "")
+        return run.summary if run is not None else {}
+
+    def _order(self, saved: SavedFile) -> tuple[bool, float, float, str]:
+        run = self.wandb.by_id.get(saved.attribution.run_id or "")
+        saved_at = saved.file.claim.saved_at
+        started = saved_at if run is None or run.started is None else run.started
+        return saved.attribution.is_copy, started, saved_at, saved.file.source.relative
+
+    # --- lost runs ----------------------------------------------------------------------------------------------------
+
+    def _overwritten(self, lost: LostFiles) -> records.OverwrittenRun | None:
+        run = lost.run
+        said = run.config.get(self.convention.group_key)
+        folder_group, source_task, _ = said_by_folders(lost.folder / lost.overwritten[0], self.convention)
+        group = said if isinstance(said, str) and said else folder_group
+        try:
+            place = placement.place_of(run.config, self.convention, source_group=group, source_task=source_task)
+        except RefusedError as error:
+            self.refuse(self.relative(run.folders[0]), error, what="W&B folder")
+            return None
+        return records.OverwrittenRun(
+            run_id=run.run_id,
+            group=place.group,
+            task=place.task,
+            seed=place.seed,
+            source_task=source_task,
+            config=run.config,
+            metrics=run.summary,
+            files=lost.overwritten,
+            overwritten_by=lost.overwritten_by,
+            source_root=str(self.root),
+            wandb=self.wandb_folders(run),
+        )
+
+    def _listed_overwritten(self, known: Collection[str | None]) -> list[records.OverwrittenRun]:
+        """What a tree that is the source lists as overwritten, with the task ids of this convention."""
+        listed = {}
+        for run in self.scan.overwritten:
+            if run.run_id not in known:
+                with suppress(RefusedError):  # a group that this convention does not place
+                    place = placement.place_of(
+                        run.config, self.convention, source_group=run.group, source_task=run.task
+                    )
+                    listed[run.run_id] = replace(run, group=place.group, task=place.task)
+        return list(listed.values())
+
+
+def _in_order(runs: Iterable[records.OverwrittenRun | None]) -> tuple[records.OverwrittenRun, ...]:
+    return tuple(
+        sorted(
+            (run for run in runs if run is not None),
+            key=lambda run: (run.group, run.task, -1 if run.seed is None else run.seed, run.run_id),
+        )
+    )
