@@ -294,3 +294,20 @@ def _first_line(error: BaseException) -> str:
 
 
 mark_safe(convention_file.built_in().checkpoint.config_classes)
+
+
+def load_weights(
+    path: str | os.PathLike[str], *, convention: Convention | None = None
+) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    """The weights of any checkpoint, by name without the prefix of a compiled model, and the file's description.
+
+    Raises:
+        RefusedError: the file is not a safe and whole checkpoint (codes of `refusals.REFUSALS`).
+    """
+    rules = convention or convention_file.built_in()
+    try:
+        info = read_checkpoint(path, rules.checkpoint)
+        verify_crcs(path)
+        return _read_weights(path, info, rules), info
+    except RefusedError as error:
+        raise _with_path(error, path) from error
