@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from ckptman.training.planning import training_configs as training_configs
     from ckptman.training.runs import TrainResult as TrainResult
     from ckptman.training.runs import train as train
+    from ckptman.training.witnessing import Testimony as Testimony
+    from ckptman.training.witnessing import WitnessResult as WitnessResult
+    from ckptman.training.witnessing import witness as witness
     from ckptman.tree.findings import Finding as Finding
     from ckptman.tree.records import RunRecord as RunRecord
     from ckptman.tree.records import TreeScan as TreeScan
@@ -87,11 +90,13 @@ _HOMES = {
     "SlurmOptions": "sweeps.executors.slurm",
     "SweepPlan": "sweeps.sweeping",
     "SweepResult": "sweeps.sweeping",
+    "Testimony": "training.witnessing",
     "TrainConfig": "rules.recipe",
     "TrainResult": "training.runs",
     "TreeScan": "tree.records",
     "UsageError": "text.errors",
     "ValidationResult": "checks.validation",
+    "WitnessResult": "training.witnessing",
     "evaluate": "training.evaluation",
     "ingest": "ingestion.ingesting",
     "list_checkpoints": "queries.listing",
@@ -109,6 +114,7 @@ _HOMES = {
     "train": "training.runs",
     "training_configs": "training.planning",
     "validate": "checks.validation",
+    "witness": "training.witnessing",
 }
 
 __all__ = ["__version__", *_HOMES]

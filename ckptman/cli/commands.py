@@ -28,6 +28,10 @@ COMMANDS = {
         "show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."
     ),
     "eval": Command("evaluate", "Measure how well checkpoints sort lists of random numbers."),
+    "witness": Command(
+        "witness",
+        "Ask the weights themselves which seed drew them, which files are of one run, and whether they were trained.",
+    ),
     "task": Command("task", "Tell what a task id stands for, or which id a configuration has."),
     "name": Command("name", "Say what a checkpoint's file name says, or give the name of a configuration."),
 }

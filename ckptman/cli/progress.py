@@ -72,6 +72,16 @@ class SampleProgress(_Bars):
         self._show("", done, total, description=clean(Path(name).parent.name or name))
 
 
+class DrawProgress(_Bars):
+    """Initializations drawn, with the time left."""
+
+    columns = (TaskProgressColumn(),)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are drawn."""
+        self._show("seeds", done, total)
+
+
 class StageProgress(_Bars):
     """What each stage counts: bytes while hashing, files in any other stage."""
 
