@@ -160,6 +160,14 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     )
     _section(
         out,
+        f"{count_text(len(plan.passed_over), 'possible checkpoint')} passed over, not named *{rules.checkpoint.suffix}:"
+        " ckptman show says what is in them",
+        list(plan.passed_over),
+        most,
+        style="yellow",
+    )
+    _section(
+        out,
         f"{count_text(len(plan.system_files), 'file')} of the operating system passed over",
         list(plan.system_files),
         most,

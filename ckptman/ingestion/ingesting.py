@@ -74,6 +74,7 @@ class IngestResult:
                 for item in plan.without_files
             ],
             "wandb_problems": [{"source": item.source, "message": item.message} for item in plan.wandb_problems],
+            "passed_over": list(plan.passed_over),
             "system_files": list(plan.system_files),
             "ambiguous": [row.path for row in plan.ambiguous],
             "wandb_placed": list(self.wandb_placed),

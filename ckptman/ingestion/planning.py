@@ -91,6 +91,8 @@ class Plan:
     """Checkpoints that more than one W&B run could have written."""
     overwritten_lists: Mapping[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]
     """By task folder, what its list of overwritten runs will hold, where that changes."""
+    passed_over: tuple[str, ...]
+    """Other files and folders of the source that look like checkpoints, by their names."""
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
 
@@ -228,6 +230,7 @@ class _Planner:
             wandb_problems=self.raw.wandb_problems,
             ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, records))),
             overwritten_lists=overwritten_lists,
+            passed_over=self.raw.scan.passed_over,
             system_files=self.raw.scan.system_files,
         )
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptman.formats import containers
 from ckptman.fs import FileState, is_partial
 from ckptman.rules import Convention
 from ckptman.text import RefusedError, UsageError
@@ -67,6 +68,9 @@ class SourceScan:
     overwritten: tuple[tree_records.OverwrittenRun, ...]
     """What that tree says of runs whose files no longer exist."""
     refusals: tuple[Refusal, ...]
+    passed_over: tuple[str, ...] = ()
+    """Other files that look like checkpoints, by their names, relative to the root; of a folder that is a checkpoint
+    itself, only the folder, with a slash."""
     system_files: tuple[str, ...] = ()
     """What an operating system left beside checkpoints, such as `._…`, relative to the root: no checkpoints."""
 
@@ -109,6 +113,7 @@ def scan_source(
         records=walk.records,
         overwritten=tuple(walk.overwritten),
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
+        passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
     )
 
@@ -132,6 +137,7 @@ class _Walk:
         self.records: dict[Path, tree_records.RunRecord] = {}
         self.overwritten: list[tree_records.OverwrittenRun] = []
         self.refusals: list[Refusal] = []
+        self.passed_over: set[str] = set()
         self.system_files: list[str] = []
         self.seen: set[tuple[int, int]] = set()
 
@@ -214,7 +220,17 @@ class _Walk:
             self.file(path)
         elif wanted:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
+        elif item.name.endswith(self.convention.checkpoint.other_suffixes) and stat.S_ISREG(state.st_mode):
+            self._pass_over(path)
         return False
+
+    def _pass_over(self, path: Path) -> None:
+        if is_partial(path.name) or survey.is_system_name(path.name):
+            return
+        if path.parent != self.root and containers.is_checkpoint_folder(path.parent):
+            self.passed_over.add(f"{path.parent.relative_to(self.root)}/")
+        else:
+            self.passed_over.add(str(path.relative_to(self.root)))
 
     def _is_wandb_link(self, path: Path) -> bool:
         """Whether a link is W&B's own: to the latest run, to a log in its folder, or to a file that a run gave it."""

@@ -352,6 +352,7 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
         item.done()
     rules = CheckpointRules(
         suffix=section.get("suffix", _word),
+        other_suffixes=section.get("other_suffixes", _list_of(_word)),
         forms=tuple(forms),
         config_classes=section.get("config_classes", _list_of(_text)),
         compiled_prefix=section.get("compiled_prefix", _text),

@@ -65,6 +65,8 @@ class CheckpointRules:
     """What a checkpoint file is called and holds."""
 
     suffix: str
+    other_suffixes: tuple[str, ...]
+    """What the names of checkpoints of other programs end in."""
     forms: tuple[CheckpointForm, ...]
     config_classes: tuple[str, ...]
     compiled_prefix: str

@@ -49,6 +49,13 @@ def document(capsys: Capture) -> Any:
     return json.loads(out)
 
 
+def test_what_looks_like_a_checkpoint_and_is_passed_over_is_said(source: Path, capsys: Capture) -> None:
+    (source / "last.ckpt").write_bytes(b"by another program")
+    assert run(["ingest", "raw"]) == 0
+    out = capsys.readouterr().out
+    assert "1 possible checkpoint passed over, not named *.pt: ckptman show says what is in them\n  last.ckpt\n" in out
+
+
 def test_what_people_read_is_short_and_fits_80_columns(source: Path, capsys: Capture) -> None:
     assert run(["ingest", "raw"]) == 0
     out, err = capsys.readouterr()

@@ -42,6 +42,24 @@ def test_a_link_that_a_run_gave_to_wandb_is_passed_over(task: Path, tmp_path: Pa
     assert [item.code for item in ingest(task, tmp_path / "tree").refused] == ["symlink"]
 
 
+def test_what_looks_like_a_checkpoint_and_is_passed_over_is_named(task: Path, tmp_path: Path) -> None:
+    files = write_run(task, config(), run_id="abcd1234")
+    folder = files[1].parent
+    other = shutil.copy(files[1], folder / "last.ckpt")
+    (folder / "notes.txt").write_text("no checkpoint")
+    (folder / "._last.ckpt").write_bytes(b"left by an operating system")
+    transformers = folder / "checkpoint-500"
+    transformers.mkdir()
+    for name in ("model.safetensors", "training_args.bin", "config.json"):
+        (transformers / name).write_bytes(b"{}")
+    result = ingest(task, tmp_path / "tree")
+    assert (len(result.placed), result.refused) == (2, ())
+    assert result.to_json()["passed_over"] == ["saved_models/checkpoint-500/", "saved_models/last.ckpt"]
+    Path(other).unlink()
+    shutil.rmtree(transformers)
+    assert ingest(task, tmp_path / "tree").to_json()["passed_over"] == []  # the control
+
+
 def test_what_an_operating_system_left_is_no_checkpoint(task: Path, tmp_path: Path) -> None:
     files = write_run(task, config(), run_id="abcd1234")
     left = files[1].with_name(f"._{files[1].name}")
