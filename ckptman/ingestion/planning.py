@@ -7,7 +7,7 @@ Every new file is read once here, in full: its configuration, its archive checks
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -147,6 +147,7 @@ class _Planner:
         self.convention = raw.convention
         self.checksum = options.checksum or options.mode is Mode.MOVE
         self.unchanged: list[tuple[PurePosixPath, tree_records.CheckpointEntry, scanning.SourceCheckpoint]] = []
+        self.unreadable = {path for path, _ in tree.unreadable}
         self.repeated: list[Duplicate] = []
         """Duplicates that are known from an earlier ingest."""
         self.read: dict[str, tuple[Path, FileState, str]] = {}
@@ -194,8 +195,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         """Put everything together."""
+        taken = {slot.record.run_id for slot in self.folders if slot.record is not None}
         for slot in self.folders:
-            self._refresh(slot)
+            self._refresh(slot, taken)
         records = {slot.folder: slot.record for slot in self.folders if slot.record is not None}
         placed, unchanged = self._rows(records)
         here = sorted([*placed, *unchanged], key=lambda row: row.source)
@@ -286,13 +288,17 @@ class _Planner:
         is_group = placement.group_pattern(said, rules) is not None or said in PurePosixPath(row.source).parts
         return said if is_group and said not in families else None
 
-    def _refresh(self, slot: Slot) -> None:
-        """Bring a run's record up to date with what W&B says now; what W&B no longer says is kept."""
+    def _refresh(self, slot: Slot, taken: set[str | None]) -> None:
+        """Bring a run's record up to date with what W&B says now; what W&B no longer says is kept.
+
+        `taken` are the ids of the runs that have a folder.
+        """
         record = slot.record
         if record is None or not record.checkpoints:
             return
         if record.run_id is None and record is slot.old and record.config_source == "checkpoint":
-            record = self._resolve(record)
+            record = self._resolve(record, taken)
+            taken.add(record.run_id)
         run = self.raw.wandb.by_id.get(record.run_id or "")
         if run is not None:
             folders = self.raw.wandb_folders(run)
@@ -301,7 +307,7 @@ class _Planner:
             record = replace(record, metrics=run.summary or record.metrics, source=source)
         slot.record = record
 
-    def _resolve(self, record: tree_records.RunRecord) -> tree_records.RunRecord:
+    def _resolve(self, record: tree_records.RunRecord, taken: Collection[str | None]) -> tree_records.RunRecord:
         """Try again to tell which run wrote the files of a record, now that more W&B records may be there."""
         claims = []
         for entry in record.checkpoints:
@@ -313,7 +319,6 @@ class _Planner:
         ids = {note.run_id for note in notes}
         if len(ids) != 1:
             return record
-        taken = {other.record.run_id for other in self.folders if other.record is not None}
         if notes[0].run_id is not None and notes[0].run_id in taken:
             return record
         return replace(record, run_id=notes[0].run_id, attribution=note_of(notes[0]))
@@ -339,7 +344,7 @@ class _Planner:
 
     def _listed(self, folder: PurePosixPath) -> tuple[tree_records.OverwrittenRun, ...]:
         """The overwritten runs that the tree lists for a task folder; RefusedError if its list cannot be used."""
-        if any(path == folder / tree_records.OVERWRITTEN_FILE for path, _ in self.tree.unreadable):
+        if folder / tree_records.OVERWRITTEN_FILE in self.unreadable:
             return tree_records.read_overwritten(self.tree.root / folder)  # which says why
         return self.tree.overwritten.get(folder, ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -69,13 +70,23 @@ class RunFolders:
         self._kept: set[PurePosixPath] = set()
         """Files of the tree that were read, and found as run.json says."""
         self._no_files = {e.path for e in tree.entries if e.path.name == records.RUN_FILE and e.kind != "file"}
-        self.slots: dict[PurePosixPath, Slot] = {run.path: self._slot(run) for run in tree.runs}
+        self.slots: dict[PurePosixPath, Slot] = {}
+        self._by_base: dict[tuple[PurePosixPath, str], list[Slot]] = defaultdict(list)
+        for run in tree.runs:
+            self._enter(self._slot(run))
         self.duplicates: list[Duplicate] = []
         self.new: list[tuple[PurePosixPath, records.CheckpointEntry]] = []
         """The files that were added, and their folders."""
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self.slots.values())
+
+    def _enter(self, slot: Slot) -> None:
+        """Let the folder be found by its own name and by each name that it only adds notes to."""
+        self.slots[slot.folder] = slot
+        parts = slot.folder.name.split("-")
+        for count in range(1, len(parts) + 1):
+            self._by_base[slot.folder.parent, "-".join(parts[:count])].append(slot)
 
     def _slot(self, run: records.RunFolder) -> Slot:
         hashes = {entry.file: entry.sha256 for entry in run.record.checkpoints} if run.record else {}
@@ -128,8 +139,8 @@ class RunFolders:
                 return
         if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
             raise problem
-        slot = Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins={file.source.path.parent})
-        self.slots[slot.folder] = slot
+        origins = {file.source.path.parent}
+        self._enter(Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins=origins))
         self.take(new)
 
     def check_kept(self, folder: PurePosixPath, name: str) -> None:
@@ -153,11 +164,7 @@ class RunFolders:
     def _slots_of(self, file: examination.Examined) -> list[Slot]:
         """The folders of runs that have the file's task, seed and notes."""
         base = file.place.run_folder(self._convention)
-        return [
-            slot
-            for path, slot in sorted(self.slots.items())
-            if path.parent == base.parent and (path.name == base.name or path.name.startswith(f"{base.name}-"))
-        ]
+        return sorted(self._by_base.get((base.parent, base.name), ()), key=lambda slot: slot.folder)
 
     def _is_run_of(self, slot: Slot, new: outputs.SavedFile) -> bool:
         """Whether a file belongs to the run in a folder."""

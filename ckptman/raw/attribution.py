@@ -76,6 +76,7 @@ def attribute(
     ignored_keys: Collection[str],
     seed_key: str = "seed",
     run_id: str | None = None,
+    others: int = 0,
 ) -> Attribution:
     """Find the run that wrote a checkpoint.
 
@@ -91,6 +92,7 @@ def attribute(
         ignored_keys: Keys that tell where and how a run was computed, not what.
         seed_key: The key of the seed: a run without one is not compared with a checkpoint that has one.
         run_id: The run id that the checkpoint itself holds, which decides.
+        others: Runs that were left out since they are configured otherwise, for the evidence.
     """
     candidates = list(candidates)
     if run_id is not None:
@@ -103,7 +105,7 @@ def attribute(
             one_sided[run.run_id] = frozenset(config.keys() ^ run.config.keys()) - frozenset(ignored_keys)
     what = "this config and seed" if seed_key in config else "this config (the checkpoint tells no seed)"
     if not spans:
-        return _undecided(NONE, f"none of {len(candidates)} W&B runs has {what}")
+        return _undecided(NONE, f"none of {len(candidates) + others} W&B runs has {what}")
     fits = {name: in_spans(saved_at, own, _starts(spans)) for name, own in spans.items()}
     if len(spans) == 1:
         name, fit = next(iter(fits.items()))

@@ -7,6 +7,7 @@ already is left to it.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ class RawOutputs:
         self.deferred: list[Refusal] = []
         self.owners: dict[Path, Owner] = {}
         """Source file → the run that wrote it, as far as that is known."""
+        self._held: dict[tuple[str, str], set[str]] = defaultdict(set)
+        """The same files, as `wandb_index.Holders`."""
         self.files: list[SavedFile] = []
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
         self._undecided: set[str] = set()
@@ -133,7 +136,7 @@ class RawOutputs:
         for file in self.scan.checkpoints:
             with self._refusing(file):
                 if (owner := known(file)) is not None:
-                    self.owners[file.path] = owner
+                    self._own(file.path, owner)
                 else:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
@@ -145,12 +148,13 @@ class RawOutputs:
             if progress is not None:
                 progress("reading", done, total)
         self.files = sorted(self._attributed(examined), key=self._order)
-        self.owners |= {saved.file.source.path: saved.owner for saved in self.files}
+        for saved in self.files:
+            self._own(saved.file.source.path, saved.owner)
         return self.files
 
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
-        found = self.wandb.attribute(claims, self.owners)
+        found = self.wandb.attribute(claims, self._held)
         for attribution in found:
             self._undecided.update(attribution.candidates if attribution.run_id is None else ())
         return found
@@ -206,6 +210,11 @@ class RawOutputs:
             except RefusedError as error:
                 self.refuse(self.relative(folder), error, what="W&B folder")
         return merge_requeued(runs)
+
+    def _own(self, path: Path, owner: Owner) -> None:
+        self.owners[path] = owner
+        if owner.run_id is not None:
+            self._held[path.name, owner.run_id].add(owner.sha256)
 
     @contextmanager
     def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:

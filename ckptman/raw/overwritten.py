@@ -101,17 +101,26 @@ class _Files:
     def __init__(self, owners: Mapping[Path, Owner], convention: Convention) -> None:
         self._owners = owners
         self._convention = convention
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
-        for path in sorted(owners):
-            self._by_name[path.name].append(path)
+        self._beside: dict[tuple[str, Path, Path | None], list[Path]] = defaultdict(list)
+        """By name, by each folder above the file, and by its task folder."""
+        self._alike: dict[str, comparing.ByConfiguration[Path]] = defaultdict(comparing.ByConfiguration)
+        """By name."""
+        for path, owner in sorted(owners.items()):
+            task_folder = task_folder_of(path, convention)
+            for folder in path.parents:
+                self._beside[path.name, folder, task_folder].append(path)
+            self._alike[path.name].add(self._traits(owner.config), path)
 
     def where_saved(self, run: WandbRun, name: str) -> list[Path]:
         """The files of this name that lie where the run saved its own."""
         homes = {wandb_home(folder, self._convention) for folder in run.folders}
-        paths = [path for path in self._by_name.get(name, ()) if self._may_share_folder(run, path)]
-        if beside := [path for path in paths if any(self._is_beside(path, home) for home in homes)]:
+        where = ((name, home, task_folder_of(home, self._convention)) for home in homes)
+        near = {path for place in where for path in self._beside.get(place, ())}
+        if beside := [path for path in sorted(near) if self._may_share_folder(run, path)]:
             return beside
-        alike = [path for path in paths if self._is_configured_alike(run, path)]
+        known = self._alike.get(name)
+        found = () if known is None else known.agreeing(self._traits(run.config))
+        alike = [path for path in sorted(found) if self._may_share_folder(run, path)]
         if named := [path for path in alike if self._is_in_named_folder(run, path)]:
             nearest = max(_shared_parts(path, home) for path in named for home in homes)
             return [path for path in named if any(_shared_parts(path, home) == nearest for home in homes)]
@@ -125,11 +134,6 @@ class _Files:
         seed = said_by_folders(path, rules)[2]
         return len(folders) < 2 and len(groups) < 2 and seed in (None, run.config.get(rules.seed_key))
 
-    def _is_beside(self, path: Path, home: Path) -> bool:
-        """Whether a file lies in the very task folder in which W&B recorded the run."""
-        task_folder = task_folder_of(home, self._convention)
-        return path.is_relative_to(home) and task_folder_of(path, self._convention) == task_folder
-
     def _is_below(self, path: Path, home: Path) -> bool:
         """Whether a file lies below a folder where W&B recorded the runs of several tasks."""
         return path.is_relative_to(home) and task_folder_of(home, self._convention) is None
@@ -139,10 +143,15 @@ class _Files:
         tail, parts = _named_folder(run.config, self._convention), path.parent.parts
         return bool(tail) and any(parts[at : at + len(tail)] == tail for at in range(len(parts) - len(tail) + 1))
 
-    def _is_configured_alike(self, run: WandbRun, path: Path) -> bool:
-        """Whether a file is of the run's configuration, but for the seed."""
-        ignored = self._convention.ignored_keys | {self._convention.seed_key}
-        return not comparing.differing_keys(self._owners[path].config, run.config, ignored)
+    def _traits(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run's files have in common: the configuration but for the seed, the group, and the folder it names."""
+        rules = self._convention
+        traits = {key: value for key, value in config.items() if key not in rules.ignored_keys | {rules.seed_key}}
+        if isinstance(group := config.get(rules.group_key), str):
+            traits[rules.group_key] = group
+        if folder := _named_folder(config, rules):
+            traits["named folder"] = folder
+        return traits
 
 
 def _named_folder(config: Mapping[str, Any], convention: Convention) -> tuple[str, ...]:

@@ -8,18 +8,22 @@ nearer one can have written it. Of identical bytes in several places, the place 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute
-from ckptman.raw.overwritten import Owner
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
 from ckptman.rules import Convention, comparing
 from ckptman.rules import naming as naming_rules
+
+_Runs = comparing.ByConfiguration[WandbRun]
+
+Holders = Mapping[tuple[str, str], Collection[str]]
+"""Name of a checkpoint, and the id of the run that wrote it → SHA-256 of the files of that name."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,35 @@ class WandbIndex:
         self.by_id = {run.run_id: run for run in runs}
         self._by_folder = {folder: run for run in runs for folder in run.folders}
         self._convention = convention
-        self._at: dict[Path, list[WandbRun]] = defaultdict(list)
-        self._under: dict[Path, list[WandbRun]] = defaultdict(list)
+        self._at: dict[Path, _Runs] = defaultdict(_Runs)
+        self._under: dict[Path, _Runs] = defaultdict(_Runs)
         for run in runs:
             homes = {wandb_home(folder, convention) for folder in run.folders}
             for home in homes:
-                self._at[home].append(run)
+                self._at[home].add(run.config, run)
             for folder in {parent for home in homes for parent in (home, *home.parents)}:
-                self._under[folder].append(run)
+                self._under[folder].add(run.config, run)
 
-    def beside(self, file: Path) -> Iterator[list[WandbRun]]:
+    def beside(self, file: Path) -> Iterator[_Runs]:
         """The runs that are recorded in each folder around a file, from the nearest that has any outwards."""
         return (self._at[folder] for folder in file.parents if folder in self._at)
 
-    def _holding(self, file: Path) -> Iterator[list[WandbRun]]:
+    def _holding(self, file: Path) -> Iterator[_Runs]:
         """The run in whose own W&B folder a file lies."""
-        return ([self._by_folder[folder]] for folder in file.parents if folder in self._by_folder)
+        found = (self._by_folder[folder] for folder in file.parents if folder in self._by_folder)
+        return (_Runs([(run.config, run)]) for run in found)
 
-    def around(self, file: Path) -> Iterator[list[WandbRun]]:
+    def around(self, file: Path) -> Iterator[_Runs]:
         """The runs that are recorded anywhere below each folder around a file, from the nearest that has any outwards;
         each list has more runs than the one before."""
         count = 0
         for folder in file.parents:
-            runs = self._under.get(folder, [])
-            if len(runs) > count:
+            runs = self._under.get(folder)
+            if runs is not None and len(runs) > count:
                 yield runs
                 count = len(runs)
 
-    def attribute(self, claims: Sequence[Claim], owners: Mapping[Path, Owner]) -> list[Attribution]:
+    def attribute(self, claims: Sequence[Claim], held: Holders) -> list[Attribution]:
         """Find the run that wrote each checkpoint; the same one for copies of the same bytes.
 
         A run that is recorded elsewhere, not beside the file, counts only if it was told to save into the same folder
@@ -78,7 +83,7 @@ class WandbIndex:
 
         Args:
             claims: The checkpoints.
-            owners: Checkpoints whose run is known.
+            held: Checkpoints whose run is known.
         """
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
@@ -86,15 +91,12 @@ class WandbIndex:
         crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims)
         near = {sha: self._best([(c, self._near(c)) for c in held], crowd) for sha, held in copies.items()}
         near = self._one_file_a_name(near)
-        holders: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for path, owner in owners.items():
-            if owner.run_id is not None:
-                holders[path.name, owner.run_id].add(owner.sha256)
+        decided: dict[tuple[str, str], set[str]] = defaultdict(set)
         for claim, found in near.values():
             if found.run_id is not None:
-                holders[claim.path.name, found.run_id].add(claim.sha256)
+                decided[claim.path.name, found.run_id].add(claim.sha256)
         wide = {
-            sha: self._best([(c, self._far(c, holders)) for c in copies[sha]], crowd)
+            sha: self._best([(c, self._far(c, held, decided)) for c in copies[sha]], crowd)
             for sha, (_, found) in near.items()
             if found.code == NONE
         }
@@ -118,7 +120,7 @@ class WandbIndex:
         for level, runs in enumerate(chain(self.beside(file), self.around(file))):
             fitting = [
                 run
-                for run in runs
+                for run in runs.agreeing(name.values)
                 if run.config
                 and not naming.disagreements(name, run.config)
                 and seed in (None, run.config.get(rules.seed_key))
@@ -134,25 +136,38 @@ class WandbIndex:
     def _near(self, claim: Claim, without: Collection[str] = ()) -> Attribution:
         """Ask the runs that are recorded beside a file, nearest first; the id that a file holds decides at once."""
         ignored = self._convention.ignored_keys
-        found = self._ask(claim, [], ignored) if claim.run_id is None else self._ask(claim, self.runs, ignored)
+        own = self.by_id.get(claim.run_id or "")
+        found = self._ask(claim, [] if own is None else [own], ignored)
         for runs in chain(self._holding(claim.path), self.beside(claim.path)):
             if found.code != NONE:
                 break
-            found = self._ask(claim, [run for run in runs if run.run_id not in without], ignored)
+            likely = self._likely(claim, runs, ignored)
+            free = [run for run in likely if run.run_id not in without]
+            found = self._ask(claim, free, ignored, others=len(runs) - len(likely))
         return found
 
-    def _far(self, claim: Claim, holders: Mapping[tuple[str, str], set[str]]) -> Attribution:
+    def _far(self, claim: Claim, *holders: Holders) -> Attribution:
         """Ask the runs that are recorded farther and farther away, until one of them fits."""
         ignored = self._convention.ignored_keys - {SAVE_FOLDER, self._convention.group_key}
         found = self._ask(claim, [], ignored)
         for runs in self.around(claim.path):
-            free = [run for run in runs if not holders.get((claim.path.name, run.run_id), set()) - {claim.sha256}]
-            found = self._ask(claim, free, ignored)
+            likely = self._likely(claim, runs, ignored)
+            keys = ((claim.path.name, run.run_id) for run in likely)
+            free = [
+                run
+                for run, key in zip(likely, keys, strict=True)
+                if all({*held.get(key, ())} <= {claim.sha256} for held in holders)
+            ]
+            found = self._ask(claim, free, ignored, others=len(runs) - len(likely))
             if found.code != NONE:
                 return replace(found, evidence=f"{found.evidence}; its W&B folder does not lie beside the file")
         return found
 
-    def _ask(self, claim: Claim, runs: Iterable[WandbRun], ignored: Collection[str]) -> Attribution:
+    def _likely(self, claim: Claim, runs: _Runs, ignored: Collection[str]) -> list[WandbRun]:
+        """Those of the runs whose configuration says nothing else than the claim's."""
+        return list(runs.agreeing({key: value for key, value in claim.config.items() if key not in ignored}))
+
+    def _ask(self, claim: Claim, runs: Sequence[WandbRun], ignored: Collection[str], *, others: int = 0) -> Attribution:
         return attribute(
             claim.config,
             claim.saved_at,
@@ -160,6 +175,7 @@ class WandbIndex:
             ignored_keys=ignored,
             seed_key=self._convention.seed_key,
             run_id=claim.run_id,
+            others=others,
         )
 
     def _best(

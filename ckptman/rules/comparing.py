@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 _NOT_A_NUMBER = "NaN"
 _INFINITE = "Infinity"
+
+_T = TypeVar("_T")
 
 
 def canonical(value: object) -> object:
@@ -63,3 +66,35 @@ def same_configuration(one: Mapping[str, Any], other: Mapping[str, Any], ignored
 def fingerprint(config: Mapping[str, Any], ignored: Collection[str]) -> str:
     """A text that two configurations share if they have the same keys and values, but for the ignored ones."""
     return json.dumps(canonical({key: value for key, value in config.items() if key not in ignored}))
+
+
+class ByConfiguration(Generic[_T]):
+    """Things with a configuration, looked up by one in a time that does not grow with their number."""
+
+    def __init__(self, items: Iterable[tuple[Mapping[str, Any], _T]] = ()) -> None:
+        self._items = list(items)
+        self._found: dict[frozenset[str], dict[tuple[str, ...], dict[str, list[_T]]]] = {}
+        """Keys that were asked for → those of them that a configuration has → their values → the things."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, config: Mapping[str, Any], item: _T) -> None:
+        """Add a thing, before anything is looked up."""
+        self._items.append((config, item))
+
+    def agreeing(self, config: Mapping[str, Any]) -> Iterator[_T]:
+        """The things whose configuration agrees with this one on every key that both have."""
+        asked = frozenset(config)
+        if asked not in self._found:
+            by_keys: dict[tuple[str, ...], dict[str, list[_T]]] = defaultdict(lambda: defaultdict(list))
+            for other, item in self._items:
+                shared = tuple(sorted(asked & other.keys()))
+                by_keys[shared][_values(other, shared)].append(item)
+            self._found[asked] = by_keys
+        for shared, by_values in self._found[asked].items():
+            yield from by_values.get(_values(config, shared), ())
+
+
+def _values(config: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return repr([canonical(config[key]) for key in keys])
