@@ -126,7 +126,7 @@ def _rank(configuration: contents.Configuration) -> tuple[Any, ...]:
 
 def particulars(configuration: contents.Configuration, statistics: contents.TreeStatistics) -> str:
     """What tells a configuration apart from the others of its task folder, beyond the axes; empty for an only one."""
-    others = [c for c in statistics.configurations if c.folder == configuration.folder and c is not configuration]
+    others = [c for c in statistics.by_task_folder[configuration.folder] if c is not configuration]
     axes = set(all_axes(statistics.convention))
     ignored = {*statistics.convention.ignored_keys, statistics.convention.seed_key, *axes}
     mine = configuration.config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -184,6 +184,14 @@ class TreeStatistics:
             else:
                 alike.append([run])
         return tuple(Configuration(folder, tuple(runs)) for folder, alike in by_folder.items() for runs in alike)
+
+    @cached_property
+    def by_task_folder(self) -> Mapping[PurePosixPath, Sequence[Configuration]]:
+        """The configurations of each task folder."""
+        found: dict[PurePosixPath, list[Configuration]] = defaultdict(list)
+        for configuration in self.configurations:
+            found[configuration.folder].append(configuration)
+        return found
 
     @cached_property
     def grid_groups(self) -> tuple[GridGroup, ...]:

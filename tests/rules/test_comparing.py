@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import PurePath
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,11 @@ def test_a_key_that_one_side_lacks_counts_as_none_or_is_not_compared() -> None:
     assert comparing.same_configuration({"a": 1}, {"a": 1, "b": None}, ())
     assert not comparing.same_configuration({"a": 1}, {"a": 1, "b": 2}, ())
     assert comparing.differing_keys({"a": 1}, {"a": 1, "b": 2}, ()) == []
+
+
+def test_things_are_found_by_their_configuration_as_by_comparing_each() -> None:
+    configs: list[dict[str, Any]] = [{"a": 1, "b": 2}, {"a": 1.0}, {"a": True, "b": (1, 2)}, {"b": [1, 2]}, {"c": 5}]
+    known = comparing.ByConfiguration((config, index) for index, config in enumerate(configs))
+    for sought in (*configs, {}, {"a": 2}, {"a": 1, "b": [1, 2], "c": None}):
+        agreeing = [i for i, config in enumerate(configs) if not comparing.differing_keys(config, sought, ())]
+        assert sorted(known.agreeing(sought)) == agreeing
