@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ckptman
-from ckptman.ingestion.planning import make_plan
+from ckptman.ingestion import IngestOptions, make_plan
 from ckptman.ingestion.run_folders import RunFolders
 from ckptman.rules import convention_file
 from tests.helpers.raw import START, config, write_run
@@ -104,7 +104,7 @@ def trees(sources: dict[int, Path]) -> dict[int, Path]:
 
 
 def dry_run(source: Path, root: Path) -> None:
-    make_plan(source, root, convention_file.built_in())
+    make_plan(source, root, convention_file.built_in(), IngestOptions())
 
 
 def test_the_plan_of_an_ingest_takes_as_long_for_each_file(sources: dict[int, Path], tmp_path: Path) -> None:
