@@ -366,7 +366,7 @@ def _source(statistics: tree_contents.TreeStatistics) -> str:
         assert run.record is not None  # it is finished
         by_root[run.record.source.root].update(runs=1, files=len(run.files))
     for lost in statistics.lost:
-        by_root[lost.run.source_root].update(overwritten=1)
+        by_root[lost.run.source.root].update(overwritten=1)
     layout = say.placeholders("/".join(("{group}", convention.folders.task_pattern, convention.raw.saved_models)))
     if not by_root:
         return f"No {markdown.code(records.RUN_FILE)} tells where the files came from."

@@ -24,7 +24,7 @@ from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal,
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, outputs, scanning
 from ckptman.rules import Convention, convention_file
-from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text
 from ckptman.tree import records
 
 
@@ -67,8 +67,8 @@ class IngestResult:
             ],
             "completed": [str(folder) for folder in plan.completed],
             "removed": [{"source": item.source, "same_as": item.same_as} for item in self.removed],
-            "overwritten_runs": [run.to_json() for run in plan.overwritten],
-            "partly_overwritten_runs": [run.to_json() for run in plan.partly_overwritten],
+            "overwritten_runs": [json_text.document_of(run) for run in plan.overwritten],
+            "partly_overwritten_runs": [json_text.document_of(run) for run in plan.partly_overwritten],
             "runs_without_files": [
                 {"run_id": item.run.run_id, "last_iter": item.run.last_iter, "missing": list(item.missing)}
                 for item in plan.without_files

@@ -216,8 +216,7 @@ class RunFolders:
             slot.record = records.RunRecord(
                 run_id=new.attribution.run_id,
                 group=file.place.group,
-                layernorm=file.place.layernorm,
-                regime=file.place.regime,
+                family=records.Family(file.place.layernorm, file.place.regime),
                 task=file.place.task,
                 seed=file.place.seed,
                 config=file.config,

@@ -273,8 +273,7 @@ class RawOutputs:
             metrics=run.summary,
             files=lost.overwritten,
             overwritten_by=lost.overwritten_by,
-            source_root=str(self.root),
-            wandb=self.wandb_folders(run),
+            source=records.LostSource(str(self.root), self.wandb_folders(run)),
         )
 
     def _listed_overwritten(self, known: Collection[str | None]) -> list[records.OverwrittenRun]:

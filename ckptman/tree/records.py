@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptman.fs import FileState, write_atomically
 from ckptman.rules import Convention
@@ -22,21 +22,26 @@ OVERWRITTEN_FILE = "overwritten.json"
 _MOST_BYTES = 16 << 20  # far above any run.json; a larger one is not ours
 
 
+_T = TypeVar("_T")
+
+
 class NewerRecordError(ValueError):
     """A record of a schema version above `SCHEMA_VERSION`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceFile:
     """Where a file came from, and its state there, by which an unchanged source is known without reading it."""
 
+    root: str | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """The source root, absolute; None for the one that the run names."""
     path: str
     """Relative to `root`, with `/` between its parts."""
     size: int
     mtime_ns: int
     inode: int
-    root: str | None = None
-    """The source root, absolute; None for the one that the run names."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Here and below: what a newer ckptman wrote; it is kept."""
 
     def is_in_state(self, state: FileState) -> bool:
         """Whether the file is as it was, by all that can be told without reading it."""
@@ -56,6 +61,20 @@ class CheckpointEntry:
     source: SourceFile
     duplicates: tuple[SourceFile, ...] = ()
     """Other source files with the same bytes."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "/" in self.file or self.file in (".", ".."):
+            raise ValueError(f"{self.file!r} is not a file name")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The family of a run."""
+
+    layernorm: bool
+    regime: str
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,11 +83,12 @@ class RunSource:
 
     root: str
     """The folder that was ingested, absolute."""
-    group: str | None
+    group: str | None = None
     """The group and the task id that the source folders said."""
-    task: int | None
+    task: int | None = None
     wandb: tuple[str, ...] = ()
     """The run's W&B folders, relative to `root`."""
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,106 +99,40 @@ class AttributionNote:
     evidence: str
     candidates: tuple[str, ...] = ()
     """Run ids, where more than one could be meant."""
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What `run.json` holds."""
+    """What `run.json` holds, in the order in which it stands there."""
 
-    run_id: str | None
+    schema_version: int = SCHEMA_VERSION
+    run_id: str | None = None
     group: str
-    layernorm: bool
-    regime: str
+    family: Family
     task: int
-    seed: int | None
-    config: Mapping[str, Any]
+    seed: int | None = None
     config_source: str
     """`checkpoint`, `W&B files`, `.wandb log` or `name`."""
+    config: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    evaluations: tuple[Mapping[str, Any], ...] = ()
     source: RunSource
     attribution: AttributionNote
     checkpoints: tuple[CheckpointEntry, ...]
-    evaluations: tuple[Mapping[str, Any], ...] = ()
     wandb: tuple[str, ...] = ()
     """W&B folders that are kept beside the checkpoints, relative to the run folder."""
+    more: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """The document, without values that JSON cannot hold (NaN becomes the text "NaN")."""
-        document: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": self.run_id,
-            "group": self.group,
-            "family": {"layernorm": self.layernorm, "regime": self.regime},
-            "task": self.task,
-            "seed": self.seed,
-            "config_source": self.config_source,
-            "config": dict(self.config),
-            "metrics": dict(self.metrics),
-            "evaluations": [dict(evaluation) for evaluation in self.evaluations],
-            "source": {
-                "root": self.source.root,
-                "group": self.source.group,
-                "task": self.source.task,
-                "wandb": list(self.source.wandb),
-            },
-            "attribution": {
-                "code": self.attribution.code,
-                "evidence": self.attribution.evidence,
-                "candidates": list(self.attribution.candidates),
-            },
-            "checkpoints": [
-                {
-                    "file": entry.file,
-                    "kind": entry.kind,
-                    "step": entry.step,
-                    "size": entry.size,
-                    "sha256": entry.sha256,
-                    "source": _source_json(entry.source),
-                    "duplicates": [_source_json(source) for source in entry.duplicates],
-                }
-                for entry in self.checkpoints
-            ],
-            "wandb": list(self.wandb),
-        }
-        return {key: json_text.jsonable(value) for key, value in document.items()}
+    @property
+    def layernorm(self) -> bool:
+        """Whether its family is with LayerNorm."""
+        return self.family.layernorm
 
-    @classmethod
-    def from_json(cls, document: Any) -> RunRecord:
-        """Build a record from a parsed `run.json`.
-
-        Raises:
-            NewerRecordError: if a newer ckptman wrote it.
-            ValueError: telling which part is missing or of the wrong type.
-        """
-        top = _Part(document, RUN_FILE)
-        _check_version(top)
-        family, source = _Part(top.get("family", dict), "family"), _Part(top.get("source", dict), "source")
-        attribution = _Part(top.get("attribution", dict), "attribution")
-        return cls(
-            run_id=top.maybe("run_id", str),
-            group=top.get("group", str),
-            layernorm=family.get("layernorm", bool),
-            regime=family.get("regime", str),
-            task=top.get("task", int),
-            seed=top.maybe("seed", int),
-            config=top.get("config", dict),
-            config_source=top.get("config_source", str),
-            metrics=top.get("metrics", dict),
-            source=RunSource(
-                root=source.get("root", str),
-                group=source.maybe("group", str),
-                task=source.maybe("task", int),
-                wandb=source.texts("wandb"),
-            ),
-            attribution=AttributionNote(
-                code=attribution.get("code", str),
-                evidence=attribution.get("evidence", str),
-                candidates=attribution.texts("candidates"),
-            ),
-            checkpoints=tuple(_entry(item, index) for index, item in enumerate(top.get("checkpoints", list))),
-            evaluations=tuple(top.maybe("evaluations", list) or ()),
-            wandb=top.texts("wandb"),
-        )
+    @property
+    def regime(self) -> str:
+        """The regime of its family."""
+        return self.family.regime
 
     @property
     def source_paths(self) -> Iterator[tuple[str, SourceFile, CheckpointEntry]]:
@@ -189,52 +143,41 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class LostSource:
+    """Where the records of an overwritten run are."""
+
+    root: str
+    wandb: tuple[str, ...] = ()
+    """Its W&B folders, relative to `root`."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OverwrittenRun:
     """A run whose checkpoints no longer exist, since another run wrote files of the same names."""
 
     run_id: str
     group: str
     task: int
-    seed: int | None
-    source_task: int | None
+    seed: int | None = None
+    source_task: int | None = None
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
     """Names of the files that were lost."""
-    overwritten_by: tuple[str, ...]
+    overwritten_by: tuple[str, ...] = ()
     """Ids of the runs whose files have those names now, as far as they are known."""
-    source_root: str
-    wandb: tuple[str, ...]
-    """Its W&B folders, relative to `source_root`."""
+    source: LostSource
+    more: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON holds it."""
-        return {
-            "run_id": self.run_id, "group": self.group, "task": self.task, "seed": self.seed,
-            "source_task": self.source_task, "config": json_text.jsonable(self.config),
-            "metrics": json_text.jsonable(self.metrics),
-            "files": list(self.files), "overwritten_by": list(self.overwritten_by),
-            "source": {"root": self.source_root, "wandb": list(self.wandb)},
-        }  # fmt: skip
 
-    @classmethod
-    def from_json(cls, item: Any) -> OverwrittenRun:
-        """Build a record from parsed JSON; ValueError where a part is missing or of the wrong type."""
-        part = _Part(item, "overwritten run")
-        source = _Part(part.get("source", dict), "source")
-        return cls(
-            run_id=part.get("run_id", str),
-            group=part.get("group", str),
-            task=part.get("task", int),
-            seed=part.maybe("seed", int),
-            source_task=part.maybe("source_task", int),
-            config=part.get("config", dict),
-            metrics=part.get("metrics", dict),
-            files=part.texts("files"),
-            overwritten_by=part.texts("overwritten_by"),
-            source_root=source.get("root", str),
-            wandb=source.texts("wandb"),
-        )
+@dataclass(frozen=True, kw_only=True)
+class OverwrittenList:
+    """What `overwritten.json` holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    runs: tuple[OverwrittenRun, ...]
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -356,13 +299,16 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
 
 def write_record(folder: Path, record: RunRecord) -> bool:
     """Write a run's `run.json` atomically; False where it already says exactly this."""
-    return write_atomically(folder / RUN_FILE, json_text.dump_json(record.to_json()), replace=True)
+    return _write(folder / RUN_FILE, record)
 
 
 def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...]) -> bool:
     """Write a task folder's list of overwritten runs atomically; False where it already says exactly this."""
-    document = {"schema_version": SCHEMA_VERSION, "runs": [run.to_json() for run in runs]}
-    return write_atomically(folder / OVERWRITTEN_FILE, json_text.dump_json(document), replace=True)
+    try:
+        more = _read(folder / OVERWRITTEN_FILE, OverwrittenList).more
+    except (OSError, ValueError):
+        more = {}
+    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more))
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -386,9 +332,7 @@ def read_overwritten(folder: Path) -> tuple[OverwrittenRun, ...]:
     """
     file = folder / OVERWRITTEN_FILE
     try:
-        document = _Part(_load_json(file), OVERWRITTEN_FILE)
-        _check_version(document)
-        return tuple(OverwrittenRun.from_json(item) for item in document.get("runs", list))
+        return _read(file, OverwrittenList).runs
     except (OSError, ValueError) as error:
         raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
 
@@ -452,73 +396,19 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class _Part:
-    """A JSON object whose members are checked as they are taken."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is not an object")
-        self.value, self.where = value, where
-
-    def get(self, key: str, kind: type) -> Any:
-        value = self.maybe(key, kind)
-        if value is None:
-            raise ValueError(f"{self.where} has no {key!r}")
-        return value
-
-    def maybe(self, key: str, kind: type) -> Any:
-        value = self.value.get(key)
-        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-            raise ValueError(f"{self.where}: {key!r} is not of type {kind.__name__}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        values = self.maybe(key, list) or []
-        if not all(isinstance(value, str) for value in values):
-            raise ValueError(f"{self.where}: {key!r} holds something other than text")
-        return tuple(values)
+def _write(file: Path, record: RunRecord | OverwrittenList) -> bool:
+    return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True)
 
 
-def _entry(item: Any, index: int) -> CheckpointEntry:
-    part = _Part(item, f"checkpoints[{index}]")
-    file = part.get("file", str)
-    if "/" in file or file in (".", ".."):
-        raise ValueError(f"checkpoints[{index}]: {file!r} is not a file name")
-    return CheckpointEntry(
-        file=file,
-        kind=part.get("kind", str),
-        step=part.get("step", int),
-        size=part.get("size", int),
-        sha256=part.get("sha256", str),
-        source=_source(part.get("source", dict)),
-        duplicates=tuple(_source(source) for source in part.maybe("duplicates", list) or ()),
-    )
-
-
-def _source(item: Any) -> SourceFile:
-    part = _Part(item, "source")
-    return SourceFile(
-        path=part.get("path", str),
-        size=part.get("size", int),
-        mtime_ns=part.get("mtime_ns", int),
-        inode=part.get("inode", int),
-        root=part.maybe("root", str),
-    )
-
-
-def _source_json(source: SourceFile) -> dict[str, Any]:
-    document: dict[str, Any] = {"root": source.root} if source.root else {}
-    return document | {
-        "path": source.path,
-        "size": source.size,
-        "mtime_ns": source.mtime_ns,
-        "inode": source.inode,
-    }
+def _read(file: Path, kind: type[_T]) -> _T:
+    document = _load_json(file)
+    _check_version(document.get("schema_version") if isinstance(document, dict) else None)
+    return json_text.record_of(kind, document)
 
 
 def _read_record(file: Path) -> tuple[RunRecord | None, OSError | ValueError | None]:
     try:
-        return RunRecord.from_json(_load_json(file)), None
+        return _read(file, RunRecord), None
     except (OSError, ValueError) as error:
         return None, error
 
@@ -527,8 +417,9 @@ def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _check_version(document: _Part) -> None:
-    version = document.get("schema_version", int)
+def _check_version(version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError("it has no schema_version")
     if version > SCHEMA_VERSION:
         raise NewerRecordError(
             f"it was written by a newer ckptman (schema_version {version}; this one reads {SCHEMA_VERSION})"

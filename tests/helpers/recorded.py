@@ -14,6 +14,8 @@ from ckptman.rules.terms import Convention
 from ckptman.tree.records import (
     AttributionNote,
     CheckpointEntry,
+    Family,
+    LostSource,
     OverwrittenRun,
     RunRecord,
     RunSource,
@@ -65,8 +67,7 @@ def add_run(
     record = RunRecord(
         run_id=run_id,
         group=place.group,
-        layernorm=place.layernorm,
-        regime=place.regime,
+        family=Family(place.layernorm, place.regime),
         task=place.task,
         seed=place.seed,
         config=values,
@@ -98,8 +99,7 @@ def add_overwritten(
             metrics=metrics or {},
             files=(),
             overwritten_by=(by,),
-            source_root="/scratch/grid_outputs",
-            wandb=(),
+            source=LostSource("/scratch/grid_outputs"),
         )
         for config in configs
     ]
