@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from ckptman.training.loading import GPT as GPT
     from ckptman.training.loading import GPTConfig as GPTConfig
     from ckptman.training.loading import load as load
+    from ckptman.training.loading import load_weights as load_weights
+    from ckptman.training.loading import mark_safe as mark_safe
     from ckptman.training.planning import training_configs as training_configs
     from ckptman.training.runs import TrainResult as TrainResult
     from ckptman.training.runs import train as train
@@ -102,6 +104,8 @@ _HOMES = {
     "list_checkpoints": "queries.listing",
     "load": "training.loading",
     "load_convention": "rules.convention_file",
+    "load_weights": "training.loading",
+    "mark_safe": "training.loading",
     "plan_sweep": "sweeps.sweeping",
     "read_checkpoint": "formats.checkpoint",
     "report": "documents.reporting",

@@ -24,7 +24,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
         for file in run.files:
             yield from _check_name(file, run, convention)
             yield from _check_recipe(file, run.config, convention)
-            yield from _check_weights(file, run.config)
+            yield from _check_weights(file, run.config, convention.model)
 
 
 def _check_readable(file: CheckedFile, root: Path) -> Iterator[Finding]:
@@ -77,10 +77,10 @@ def _check_recipe(file: CheckedFile, config: Mapping[str, Any], convention: Conv
         )
 
 
-def _check_weights(file: CheckedFile, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_weights(file: CheckedFile, config: Mapping[str, Any], rules: terms.ModelRules) -> Iterator[Finding]:
     if file.info is None:
         return
-    expected = expected_weights(config)
+    expected = expected_weights(config, rules)
     if expected is not None:
         differences = expected.differences({tensor.name: tensor.shape for tensor in file.info.tensors})
         if differences:

@@ -261,6 +261,8 @@ def _recipe_text(config: TrainConfig) -> str:
 
 def _lengths_text(config: TrainConfig) -> str:
     low, high = config.train_min_k, config.train_max_k
+    if config.train_k_choices is not None:
+        return f"K in {', '.join(map(str, config.train_k_choices))}"
     return f"K = {high}" if low == high else f"K = {low}..{high}, {config.length_mode}"
 
 

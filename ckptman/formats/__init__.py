@@ -6,18 +6,20 @@ May not be done here: importing torch, or judging whether a file lies in the rig
 
 from __future__ import annotations
 
-from ckptman.formats import containers, refusals
+from ckptman.formats import architecture, containers, refusals
 from ckptman.formats.archive import show_path, verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
-from ckptman.formats.weight_shapes import ExpectedWeights, Shape, expected_weights
+from ckptman.formats.mapping import MappedWeights, map_weights
+from ckptman.formats.weight_shapes import expected_weights
 
 __all__ = [
     "CheckpointInfo",
-    "ExpectedWeights",
+    "MappedWeights",
     "OptimizerInfo",
-    "Shape",
+    "architecture",
     "containers",
     "expected_weights",
+    "map_weights",
     "read_checkpoint",
     "refusals",
     "show_path",

@@ -120,11 +120,20 @@ class Archive:
         buffer = memoryview(bytearray(_CHUNK))
         starts = [entry.header for entry in self.entries.values()]
         for (name, entry), end in zip(self.entries.items(), [*starts[1:], self.directory], strict=True):
-            header = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
-            data = entry.header + self._data_start(name, entry, header)
+            data = self.data_start(name)
             self._check_descriptor(name, entry, data + entry.size, end)
             if self._crc(buffer, data, entry.size) != entry.crc:
                 raise _bad_crc(name)
+
+    def data_start(self, name: str) -> int:
+        """Where in the file the data of an entry begins, after a check that its header agrees with the directory.
+
+        Raises:
+            RefusedError: if it does not.
+        """
+        entry = self.entries[name]
+        header = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
+        return entry.header + self._data_start(name, entry, header)
 
     def _data_start(self, name: str, entry: Entry, block: bytes) -> int:
         """Bytes from an entry's local header, with which `block` begins, to its data."""

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +50,8 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     """As torch calls it, such as `float32`."""
+    view: Tensor | None = dataclass_field(default=None, compare=False, repr=False)
+    """Where its elements are: which of them, of which storage of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,14 @@ def read_checkpoint(
         RefusedError: with a code of `refusals.REFUSALS`.
     """
     with open_archive(path, fd=fd) as archive:
-        pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=rules.config_classes)
-        _check_storages(archive, pickled.storages.values())
-        return _describe(pickled.value, rules, archive.size)
+        return read_archive(archive, rules)
+
+
+def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:
+    """As `read_checkpoint`, of an archive that is open."""
+    pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=rules.config_classes)
+    _check_storages(archive, pickled.storages.values())
+    return _describe(pickled.value, rules, archive.size)
 
 
 def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
@@ -300,7 +308,7 @@ def _tensors(weights: Mapping[Any, Any], key: str, prefix: str) -> tuple[tuple[T
         if name.startswith(prefix):
             compiled = True
             name = name[len(prefix) :]
-        tensors.append(TensorInfo(name, tensor.shape, tensor.dtype))
+        tensors.append(TensorInfo(name, tensor.shape, tensor.dtype, tensor))
     if compiled and len({tensor.name for tensor in tensors}) < len(tensors):
         raise refusal("bad-field", f"its {key} has a name both with and without the prefix {prefix!r}")
     return tuple(tensors), compiled

@@ -5,22 +5,18 @@ They are those of the published checkpoints and of `ckptman.GPT`; this module ne
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckptman.rules import TrainConfig
+from ckptman.rules import convention_file, recipe, terms
 
 MLP_RATIO = 3
 """Width of the MLP's hidden layer over that of the embedding; the same as `training.model.MLP_RATIO`."""
 
 Shape = tuple[int, ...]
 
-_DERIVED = {"total_vocab_size", "sep_id", "max_seq_len", "grad_accum_steps", "amp_dtype", "device"}
-"""What the published trainer writes into a configuration beside its fields."""
-_KNOWN_KEYS = frozenset({field.name for field in dataclasses.fields(TrainConfig)} | _DERIVED)
 _MOST_LAYERS = 10_000
 """Blocks whose weights are listed one by one: more than a checkpoint that can be read has tensors."""
 _BLOCK = re.compile(r"transformer\.h\.([0-9]{1,6})\..+")
@@ -35,9 +31,8 @@ class ExpectedWeights:
     layers: int
     """Number of blocks."""
     complete: bool
-    """Whether `shapes` lists all weights. A configuration with keys that the built-in model does not know, such as a
-    kind of normalization or a gate, may have others, of other shapes: then it lists those that every variant has.
-    The same for an absurd number of layers."""
+    """Whether `shapes` lists all weights. A configuration with keys that the built-in model does not know may have
+    others, of other shapes: then it lists those that every variant has. The same for an absurd number of layers."""
 
     def differences(self, found: Mapping[str, Shape]) -> list[str]:
         """How the weights of a checkpoint differ from these, in sentences, by weight name."""
@@ -46,7 +41,7 @@ class ExpectedWeights:
             if name in found
             else f"{name} is missing {_text(shape)}"
             for name, shape in self.shapes.items()
-            if found.get(name) != shape
+            if found.get(name) != shape and not (name not in found and is_optional(name))
         ]
         if self.complete:
             differences += [f"{name} {_text(found[name])} is not expected" for name in found if name not in self.shapes]
@@ -62,12 +57,22 @@ class ExpectedWeights:
         return said + [f"transformer.h.{block} is not expected" for block in blocks if block >= self.layers]
 
 
-def expected_weights(config: Mapping[str, Any]) -> ExpectedWeights | None:
+def is_optional(name: str) -> bool:
+    """Whether a model is whole without this weight: the tied head, or the bias of a gate, which is then zero."""
+    return name == "lm_head.weight" or name.endswith(".attn.c_gate.bias")
+
+
+def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None = None) -> ExpectedWeights | None:
     """The weights that a model with this configuration has.
 
-    With V = vocab_n + 1 tokens, C = n_embd and T = 2 · test_max_k + 1 positions: embeddings (V, C) and (T, C), in each
-    block attention (3 C, C) and (C, C) with biases, an MLP (3 C, C) and (C, 3 C) with biases where there is one, layer
-    norms (C) where there are any, and the output head (V, C).
+    With V = vocab_n + 1 tokens, C = n_embd, H heads and T = 2 · test_max_k + 1 positions: embeddings (V, C) and (T, C);
+    in each block attention (3 C, C) and (C, C) with biases, an MLP (3 C, C) and (C, 3 C) with biases where there is
+    one, norms (C) where there are any, norms of queries and keys (C / H), a gate (H, C) or (C, C) with bias; and the
+    output head (V, C). A LayerNorm has a bias, an RMS norm has none.
+
+    Args:
+        config: A training configuration.
+        model: Says which of its keys have no effect on the model; the built-in rules by default.
 
     Returns:
         None for a configuration that lacks a key that decides shapes, or holds something else than a number there.
@@ -77,28 +82,42 @@ def expected_weights(config: Mapping[str, Any]) -> ExpectedWeights | None:
     if not all(type(size) is int and size > 0 for size in sizes) or not all(type(on) is bool for on in switches):
         return None
     vocab, width, layers, longest = (int(size) for size in sizes if size is not None)
+    heads, norm = config.get("n_heads", 1), recipe.Variant.of(config).norm
+    known = norm in recipe.NORM_TYPES and type(heads) is int and heads > 0 and not width % heads
+    other = recipe.unknown_keys(config, model or convention_file.built_in().model)
+    complete = known and not other and layers <= _MOST_LAYERS
     tokens = vocab + 1  # the separator
-    shapes: dict[str, Shape] = {"transformer.wte.weight": (tokens, width), "lm_head.weight": (tokens, width)}
-    variant = any(value for key, value in config.items() if key not in _KNOWN_KEYS)  # switched off, it changes nothing
-    complete = not variant and layers <= _MOST_LAYERS
     if complete:
-        shapes["transformer.wpe.weight"] = (2 * longest + 1, width)
-        for block in range(layers):
-            shapes |= _block(f"transformer.h.{block}", width, mlp=switches[0] is True, norm=switches[1] is True)
-        if switches[1]:
-            shapes |= _norm("transformer.ln_f", width)
+        derived = {"vocab_size": tokens, "max_seq_len": 2 * longest + 1, "n_heads": heads}
+        shapes = model_shapes({**config, **derived})
+    else:
+        shapes = dict.fromkeys(("transformer.wte.weight", "lm_head.weight"), (tokens, width))
     return ExpectedWeights(shapes=shapes, layers=layers, complete=complete)
 
 
-def _block(name: str, width: int, *, mlp: bool, norm: bool) -> dict[str, Shape]:
+def model_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """The weights of a model with this configuration, which has the names of `GPTConfig`."""
+    width, heads, variant = config["n_embd"], config["n_heads"], recipe.Variant.of(config)
+    shapes: dict[str, Shape] = dict.fromkeys(
+        ("transformer.wte.weight", "lm_head.weight"), (config["vocab_size"], width)
+    )
+    shapes["transformer.wpe.weight"] = (config["max_seq_len"], width)
+    for block in range(config["n_layers"]):
+        shapes |= _block(f"transformer.h.{block}", width, heads, variant, mlp=config["use_mlp"])
+    return shapes | _norm("transformer.ln_f", width, variant.norm)
+
+
+def _block(name: str, width: int, heads: int, variant: recipe.Variant, *, mlp: bool) -> dict[str, Shape]:
     hidden = MLP_RATIO * width
     shapes = _linear(f"{name}.attn.c_attn", width, 3 * width) | _linear(f"{name}.attn.c_proj", width, width)
-    if norm:
-        shapes |= _norm(f"{name}.ln_1", width)
+    for part in ("q_norm", "k_norm"):
+        shapes |= _norm(f"{name}.attn.{part}", width // heads, variant.qk_norm)
+    if gates := variant.gates(heads, width):
+        shapes |= _linear(f"{name}.attn.c_gate", width, gates)
+    shapes |= _norm(f"{name}.ln_1", width, variant.norm)
     if mlp:
         shapes |= _linear(f"{name}.mlp.fc_1", width, hidden) | _linear(f"{name}.mlp.fc_2", hidden, width)
-        if norm:
-            shapes |= _norm(f"{name}.ln_2", width)
+        shapes |= _norm(f"{name}.ln_2", width, variant.norm)
     return shapes
 
 
@@ -106,8 +125,9 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
-def _norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+def _norm(name: str, width: int, kind: str) -> dict[str, Shape]:
+    parts = {"layernorm": ("weight", "bias"), "rmsnorm": ("weight",)}.get(kind, ())
+    return {f"{name}.{part}": (width,) for part in parts}
 
 
 def _text(shape: Shape) -> str:

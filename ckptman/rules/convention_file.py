@@ -24,6 +24,7 @@ from ckptman.rules.terms import (
     Folders,
     Grid,
     GroupPattern,
+    ModelRules,
     NameField,
     Prefix,
     RawLayout,
@@ -252,6 +253,7 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         step_title=step.get("title", _text),
         name_examples=name.get("examples", _list_of(_text)),
         checkpoint=_build_checkpoint(top.section("checkpoint")),
+        model=_build_model(top.section("model")),
         raw=_build_raw(top.section("raw")),
         seed_key=run.get("seed", _text),
         group_key=run.get("group", _text),
@@ -359,6 +361,21 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
     )
     section.done()
     return rules
+
+
+def _build_model(section: _Section) -> ModelRules:
+    patterns = _list_of(_pattern)
+    rules = ModelRules(
+        training=section.maybe("training", patterns, ()), without_effect=section.maybe("without_effect", patterns, ())
+    )
+    section.done()
+    return rules
+
+
+def _pattern(value: Any, where: str) -> str:
+    if not re.search("[A-Za-z]", _text(value, where)):  # `*` would declare everything harmless
+        raise _bad(f"{where} must be a key, or a part of one with '*' for the rest, not {value!r}")
+    return str(value)
 
 
 def _build_raw(section: _Section) -> RawLayout:

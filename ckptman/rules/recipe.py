@@ -13,12 +13,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
-from ckptman.rules.terms import Convention
+from ckptman.rules.terms import Convention, ModelRules
 from ckptman.text import UsageError
 
 LENGTH_MODES = ("mix", "curriculum")
+NORM_TYPES = ("none", "layernorm", "rmsnorm")
 
 SEED_END = 10**18
 """Seeds lie below it: a run folder's name holds 18 digits of one, and PyTorch takes 64 bits."""
@@ -93,6 +95,21 @@ class TrainConfig:
     wandb_group: str | None = None
     wandb_mode: str | None = None
 
+    # What later trainers added. Earlier ones lack the keys, so a configuration that leaves them off is without them.
+    norm_type: str | None = None
+    """`none`, `layernorm` or `rmsnorm`; where it is not given, `use_layernorm` tells between the first two."""
+    use_qk_norm: bool = False
+    """Queries and keys are normalized, for each head: by LayerNorm, or by RMS norm with `use_rms_qk_norm`."""
+    use_rms_qk_norm: bool = False
+    use_gated_attention: bool = False
+    """Attention's output is gated by a sigmoid of the block's normalized input, one number for each head."""
+    use_elementwise_attn_output_gate: bool = False
+    """The same with one number for each feature; it takes the place of the other gate."""
+    use_xavier_init: bool = False
+    """Weights are drawn Xavier-uniform instead of normal; it has no effect on the forward pass."""
+    train_k_choices: list[int] | None = None
+    """The only lengths to train on, from `train_min_k` to `train_max_k`, with `mix`; None for all of them."""
+
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
@@ -111,6 +128,7 @@ class TrainConfig:
         for low, high in (("train_min_k", "train_max_k"), ("test_min_k", "test_max_k")):
             if getattr(self, low) > getattr(self, high):
                 raise _bad(f"{low} = {getattr(self, low)} is above {high} = {getattr(self, high)}")
+        self._check_variant()
         longest = max(self.train_max_k, self.test_max_k)
         if not self.allow_duplicates and longest > self.vocab_n:
             raise _bad(f"lists of {longest} distinct numbers cannot be drawn from {self.vocab_n} numbers")
@@ -125,6 +143,28 @@ class TrainConfig:
             raise _bad(f"min_lr = {self.min_lr} must lie between 0 and learning_rate = {self.learning_rate}")
         if self.weight_decay < 0:
             raise _bad(f"weight_decay must not be negative, not {self.weight_decay}")
+
+    def _check_variant(self) -> None:
+        if self.norm_type is not None and self.norm_type not in NORM_TYPES:
+            raise _bad(f"norm_type must be one of {', '.join(NORM_TYPES)}, not {self.norm_type!r}")
+        if self.norm_type == ("none" if self.use_layernorm else "layernorm"):
+            raise _bad(f"norm_type = {self.norm_type!r} contradicts use_layernorm = {self.use_layernorm}")
+        choices = self.train_k_choices
+        if choices is None:
+            return
+        if not isinstance(choices, list | tuple) or any(type(k) is not int for k in choices):
+            raise _bad(f"train_k_choices must be a list of whole numbers, not {choices!r}")
+        self.train_k_choices = choices = sorted(set(choices))
+        if not choices or (choices[0], choices[-1]) != (self.train_min_k, self.train_max_k):
+            raise _bad(
+                f"train_k_choices must reach from train_min_k = {self.train_min_k} to train_max_k = "
+                f"{self.train_max_k}, not {choices}"
+            )
+        if self.length_mode != "mix":
+            raise _bad(f"train_k_choices goes with length_mode = 'mix' only, not {self.length_mode!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in LATER_FIELDS or value}
 
     def __setstate__(self, state: Any) -> None:
         """Take the fields from a pickle: a dictionary, or, of a class with slots, a pair with one.
@@ -156,9 +196,18 @@ class TrainConfig:
         """Micro-batches in one iteration."""
         return self.effective_batch_size // self.micro_batch_size
 
+    @property
+    def trained_lengths(self) -> list[int]:
+        """Every K that is trained, in order."""
+        return self.train_k_choices or list(range(self.train_min_k, self.train_max_k + 1))
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a plain dictionary, as published checkpoints and W&B hold them."""
-        return dataclasses.asdict(self)
+        """The fields as a plain dictionary, as published checkpoints and W&B hold them.
+
+        Those of `LATER_FIELDS` are there only where they are on, so that a run has the keys that it always had.
+        """
+        values = dataclasses.asdict(self)
+        return {key: value for key, value in values.items() if key not in LATER_FIELDS or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, strict: bool = False) -> TrainConfig:
@@ -178,6 +227,20 @@ class TrainConfig:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
+LATER_FIELDS = ("norm_type", "use_qk_norm", "use_rms_qk_norm", "use_gated_attention",
+                "use_elementwise_attn_output_gate", "use_xavier_init", "train_k_choices")  # fmt: skip
+"""What later trainers added to the configuration."""
+
+DERIVED_KEYS = ("total_vocab_size", "sep_id", "max_seq_len", "grad_accum_steps", "amp_dtype", "device")
+"""What the published trainer writes into a configuration beside its fields."""
+
+MODEL_KEYS = ("block_size", "vocab_size")
+"""What a model's configuration calls otherwise than a run's."""
+
+KNOWN_KEYS = frozenset({field.name for field in dataclasses.fields(TrainConfig)}.union(DERIVED_KEYS, MODEL_KEYS))
+"""Configuration keys whose effect on the forward pass, if they have one, is known."""
+
+
 _LOWEST = {
     "vocab_n": 2, "n_embd": 1, "n_heads": 1, "train_min_k": 1, "train_max_k": 1, "test_min_k": 1, "test_max_k": 1,
     "n_layers": 1, "curriculum_warmup_iters": 0, "curriculum_span_iters": 0, "warmup_iters": 0, "max_iters": 1,
@@ -185,7 +248,10 @@ _LOWEST = {
     "eval_samples_per_length": 1, "eval_batch_size": 1, "seed": 0,
 }  # fmt: skip
 
-_FLAGS = ("allow_duplicates", "without_pos", "use_mlp", "use_layernorm", "use_compile")
+_FLAGS = (
+    "allow_duplicates", "without_pos", "use_mlp", "use_layernorm", "use_compile", "use_qk_norm", "use_rms_qk_norm",
+    "use_gated_attention", "use_elementwise_attn_output_gate", "use_xavier_init",
+)  # fmt: skip
 _RATES = ("learning_rate", "min_lr", "weight_decay")
 
 
@@ -225,6 +291,56 @@ def saved_by(config: Mapping[str, Any], convention: Convention) -> dict[str, ran
         else:
             saved[prefix.name] = range(first, (end or 0) + 1, interval) if interval > 0 else range(0)
     return saved
+
+
+def unknown_keys(config: Mapping[str, Any], rules: ModelRules, *, of_model: bool = False) -> list[str]:
+    """The keys with which a configuration could be that of another model; those that are off are left out.
+
+    Args:
+        config: A training configuration.
+        rules: Which keys have no effect on a model, beside the known ones.
+        of_model: The configuration is that of a model alone.
+    """
+    harmless = rules.without_effect if of_model else (*rules.training, *rules.without_effect)
+    return [
+        key
+        for key, value in config.items()
+        if key not in KNOWN_KEYS and _is_on(value) and not any(fnmatchcase(key, name) for name in harmless)
+    ]
+
+
+def _is_on(value: Any) -> bool:
+    """Whether there is anything in a value but None, false, zero and empty text."""
+    if isinstance(value, Mapping):
+        return any(map(_is_on, value.values()))
+    return any(map(_is_on, value)) if isinstance(value, list | tuple) else bool(value)
+
+
+class Variant(NamedTuple):
+    """Which of the lab's models it is: what its layers are made of, beside the MLP."""
+
+    norm: str
+    """Before each layer and the head: one of `NORM_TYPES`."""
+    qk_norm: str
+    """Of queries and keys, for each head: one of `NORM_TYPES`."""
+    gate: str
+    """Of attention's output: `none`, one a `head`, or one a `feature`."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Variant:
+        """The variant that a model's or a run's configuration says; a key that it lacks is off, but for LayerNorm."""
+        norm = config.get("norm_type") or ("none" if config.get("use_layernorm") is False else "layernorm")
+        rms = "rmsnorm" if config.get("use_rms_qk_norm") else "layernorm"
+        gate = "head" if config.get("use_gated_attention") else "none"
+        return cls(
+            norm=norm,
+            qk_norm=rms if config.get("use_qk_norm") else "none",
+            gate="feature" if config.get("use_elementwise_attn_output_gate") else gate,
+        )
+
+    def gates(self, heads: int, width: int) -> int:
+        """Gates at a position."""
+        return {"none": 0, "head": heads, "feature": width}[self.gate]
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

@@ -73,6 +73,16 @@ class CheckpointRules:
 
 
 @dataclass(frozen=True)
+class ModelRules:
+    """Which configuration keys, beside the known ones, have no effect on what a model computes. `*` is any text."""
+
+    training: tuple[str, ...]
+    """In a training configuration: they say how a model is trained, measured or stored."""
+    without_effect: tuple[str, ...]
+    """They are declared so by a lab."""
+
+
+@dataclass(frozen=True)
 class RawLayout:
     """Names of the files and folders that training leaves."""
 
@@ -221,6 +231,7 @@ class Convention:
     step_title: str
     name_examples: tuple[str, ...]
     checkpoint: CheckpointRules
+    model: ModelRules
     raw: RawLayout
     seed_key: str
     """The configuration key of a run's seed."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from ckptman.fs import make_folders
@@ -339,8 +339,7 @@ class Speeds:
 
 def _work(config: TrainConfig) -> float:
     """Positions in an iteration: K numbers, the separator and K sorted numbers for each sample, for the mean K."""
-    mean_k = (config.train_min_k + config.train_max_k) / 2
-    return config.effective_batch_size * (2 * mean_k + 1)
+    return config.effective_batch_size * (2 * fmean(config.trained_lengths) + 1)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

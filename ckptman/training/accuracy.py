@@ -258,7 +258,8 @@ class Predictor:
                 past[index][:, :, :, start:end] = torch.stack((k, v))
                 k, v = past[index][:, :, :, :end]
             y = self._attend(q, k, v)
-            x = x[:, -y.shape[1] :] + block.attn.c_proj(y)
+            x = x[:, -y.shape[2] :]
+            x = x + block.attn.project(y, x if block.attn.c_gate is None else block.ln_1(x))
             if block.mlp is not None and block.ln_2 is not None:
                 x = x + block.mlp(block.ln_2(x))
         return cast(Tensor, model.lm_head(model.ln_f(x)))
@@ -277,18 +278,17 @@ class Predictor:
             kv = F.linear(normed, linear.weight[width:], linear.bias[width:])
         heads = (batch, -1, block.attn.n_heads, width // block.attn.n_heads)
         k, v = torch.split(kv, width, dim=2)
-        return q.view(heads).transpose(1, 2), k.view(heads).transpose(1, 2), v.view(heads).transpose(1, 2)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in (q, k, v))
+        return block.attn.q_norm(q), block.attn.k_norm(k), v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Causal attention of the last Q of T positions: (B, H, Q, C / H), twice (B, H, T, C / H) -> (B, Q, C)."""
+        """Causal attention of the last Q of T positions: (B, H, Q, C / H), twice (B, H, T, C / H) -> as q."""
         queries, length = q.shape[2], k.shape[2]
         if queries == 1:  # the last position sees all
-            y = F.scaled_dot_product_attention(q, k, v)
-        elif queries == length:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:  # the K sorted ones of 2K
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask)
-        return y.transpose(1, 2).reshape(len(q), queries, -1)
+            return F.scaled_dot_product_attention(q, k, v)
+        if queries == length:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask)  # the K sorted ones of 2K
 
 
 def _ignore(count: int) -> None:

@@ -72,11 +72,9 @@ def evaluate_lengths(model: GPT, config: TrainConfig, *, iters_done: int) -> dic
     digest = hashlib.sha256(f"evaluation of seed {config.seed} after {iters_done}".encode()).digest()
     seed = int.from_bytes(digest[:8], "big")
     metrics: dict[str, float] = {}
-    for name, low, high in (
-        (TRAINED, config.train_min_k, config.train_max_k),
-        (TESTED, config.test_min_k, config.test_max_k),
-    ):
-        for k in range(low, high + 1):
+    tested = range(config.test_min_k, config.test_max_k + 1)
+    for name, lengths in ((TRAINED, config.trained_lengths), (TESTED, tested)):
+        for k in lengths:
             metrics |= measure_length(model, config, k, seed=seed).named(name.replace("{k}", str(k)))
     return metrics
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from ckptman.rules import TrainConfig
+from ckptman.rules import TrainConfig, recipe
 from ckptman.text import UsageError
 
 MLP_RATIO = 3
@@ -27,6 +27,8 @@ MLP_RATIO = 3
 INIT_STD = 0.02
 """Standard deviation of the normal initialization of every weight matrix, before `c_proj` of attention is scaled."""
 
+RMS_EPS = 1e-6
+"""What an RMS norm adds to the mean square."""
 
 COMPILED_PREFIX = "_orig_mod."
 """What `torch.compile` puts before the name of each weight: the attribute that its wrapper keeps the model in."""
@@ -53,8 +55,19 @@ class GPTConfig:
     use_layernorm: bool = True
     max_seq_len: int = 65
     """Rows of the `wpe` table; with positions, also the longest sequence that the model takes."""
+    norm_type: str | None = None
+    """`none`, `layernorm` or `rmsnorm`; where it is None, `use_layernorm` tells between the first two."""
+    use_qk_norm: bool = False
+    use_rms_qk_norm: bool = False
+    """RMS norm of queries and keys, where `use_qk_norm` is on, instead of LayerNorm."""
+    use_gated_attention: bool = False
+    use_elementwise_attn_output_gate: bool = False
+    """One gate a feature, in place of one a head."""
+    use_xavier_init: bool = False
 
     def __post_init__(self) -> None:
+        if self.norm_type is not None and self.norm_type not in recipe.NORM_TYPES:
+            raise UsageError(f"norm_type must be one of {', '.join(recipe.NORM_TYPES)}", code="bad-config")
         for name in ("vocab_size", "n_layers", "n_heads", "n_embd", "max_seq_len"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", code="bad-config")
@@ -74,25 +87,47 @@ class GPTConfig:
             use_mlp=config.use_mlp,
             use_layernorm=config.use_layernorm,
             max_seq_len=config.max_seq_len,
+            norm_type=config.norm_type,
+            use_qk_norm=config.use_qk_norm,
+            use_rms_qk_norm=config.use_rms_qk_norm,
+            use_gated_attention=config.use_gated_attention,
+            use_elementwise_attn_output_gate=config.use_elementwise_attn_output_gate,
+            use_xavier_init=config.use_xavier_init,
         )
+
+    @property
+    def variant(self) -> recipe.Variant:
+        """What the layers are made of, beside the MLP."""
+        return recipe.Variant.of(vars(self))
 
 
 class SelfAttention(nn.Module):
-    """Causal self-attention with `n_heads` heads."""
+    """Causal self-attention with `n_heads` heads; in variants, with normalized queries and keys, or a gated output."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        variant, head = config.variant, config.n_embd // config.n_heads
+        gates = variant.gates(config.n_heads, config.n_embd)
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.q_norm, self.k_norm = _norm(variant.qk_norm, head), _norm(variant.qk_norm, head)
+        self.c_gate = nn.Linear(config.n_embd, gates) if gates else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix each position with those before it: (B, T, C) -> (B, T, C)."""
         batch, length, width = x.shape
         heads = (batch, length, self.n_heads, width // self.n_heads)
         q, k, v = (part.view(heads).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2))  # (B, H, T, C / H)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, C / H)
-        return cast(Tensor, self.c_proj(y.transpose(1, 2).reshape(batch, length, width)))  # (B, T, C)
+        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, is_causal=True)  # (B, H, T, C / H)
+        return self.project(y, x)
+
+    def project(self, y: Tensor, x: Tensor) -> Tensor:
+        """Gate and project what the heads give, (B, H, T, C / H), for the positions that read x: -> (B, T, C)."""
+        y = y.transpose(1, 2)  # (B, T, H, C / H)
+        if self.c_gate is not None:
+            y = y * torch.sigmoid(self.c_gate(x)).view(*y.shape[:3], -1)  # (B, T, H, 1 or C / H)
+        return cast(Tensor, self.c_proj(y.flatten(2)))
 
 
 class MLP(nn.Module):
@@ -115,9 +150,9 @@ class Block(nn.Module):
         super().__init__()
         # The order of these lines is the order of the parameters in published optimizer states.
         self.attn = SelfAttention(config)
-        self.ln_1 = _norm(config)
+        self.ln_1 = _norm(config.variant.norm, config.n_embd)
         self.mlp = MLP(config) if config.use_mlp else None
-        self.ln_2 = _norm(config) if config.use_mlp else None
+        self.ln_2 = _norm(config.variant.norm, config.n_embd) if config.use_mlp else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -143,7 +178,7 @@ class GPT(nn.Module):
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
                 "wpe": nn.Embedding(config.max_seq_len, config.n_embd),
                 "h": nn.ModuleList(Block(config) for _ in range(config.n_layers)),
-                "ln_f": _norm(config),
+                "ln_f": _norm(config.variant.norm, config.n_embd),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -168,7 +203,7 @@ class GPT(nn.Module):
 
     @property
     def ln_f(self) -> nn.Module:
-        """The final layer norm, or an identity where there is none."""
+        """The final norm, or an identity where there is none."""
         return self.transformer["ln_f"]
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -199,9 +234,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator | None) -> None:
-        """N(0, 0.02) for matrices, attention's `c_proj` scaled by (2 · layers)^-0.5; biases zero, gains one."""
+        """N(0, 0.02) for matrices, attention's `c_proj` scaled by (2 · layers)^-0.5; biases zero, gains one.
+
+        With `use_xavier_init`, matrices are uniform in ± (6 / (rows + columns))^0.5.
+        """
         for name, parameter in self.named_parameters():  # the tied head comes once, as wte
-            if name.endswith("attn.c_proj.weight"):
+            if self.config.use_xavier_init and parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+            elif name.endswith("attn.c_proj.weight"):
                 nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.config.n_layers), generator=generator)
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=INIT_STD, generator=generator)
@@ -218,5 +258,8 @@ def _strip_compiled_prefix(model: nn.Module, weights: dict[str, Any], prefix: st
         weights[prefix + name.removeprefix(prefix + COMPILED_PREFIX)] = weights.pop(name)
 
 
-def _norm(config: GPTConfig) -> nn.Module:
-    return nn.LayerNorm(config.n_embd) if config.use_layernorm else nn.Identity()
+def _norm(kind: str, width: int) -> nn.Module:
+    """LayerNorm; or x · (mean x² + 1e-6)^-0.5 · weight; or nothing."""
+    if kind == "rmsnorm":
+        return nn.RMSNorm(width, eps=RMS_EPS)
+    return nn.LayerNorm(width) if kind == "layernorm" else nn.Identity()

@@ -276,7 +276,7 @@ def _bytes_to_write(planned: PlannedRun) -> int:
     config, run = planned.run.config, planned.run
     weights = sum(parameter.numel() * parameter.element_size() for parameter in initial_model(config).parameters())
     files = max(0, sum(map(len, run.saved.values())) - len(planned.checkpoints)) + 2  # + the state and its successor
-    lengths = config.train_max_k - config.train_min_k + config.test_max_k - config.test_min_k + 2
+    lengths = len(config.trained_lengths) + config.test_max_k - config.test_min_k + 1
     evaluations = config.max_iters // config.eval_interval + 2 if config.eval_interval else 0
     metrics = evaluations * lengths * 5 * 50 + config.max_iters // config.log_interval * 500  # bytes, as measured
     return 3 * weights * files + metrics

@@ -28,7 +28,10 @@ def draw_batch(config: TrainConfig, iteration: int, *, device: torch.device | st
         Tokens, (`effective_batch_size`, 2K + 1): K numbers, the separator, the numbers sorted.
     """
     generator = np.random.default_rng([config.seed, iteration])
-    k = int(generator.integers(config.train_min_k, current_max_k(config, iteration), endpoint=True))
+    if config.train_k_choices is not None:
+        k = config.train_k_choices[int(generator.integers(len(config.train_k_choices)))]
+    else:
+        k = int(generator.integers(config.train_min_k, current_max_k(config, iteration), endpoint=True))
     tokens = draw_sequences(
         config.effective_batch_size, k, config.vocab_n, generator, allow_duplicates=config.allow_duplicates
     )

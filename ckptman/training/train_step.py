@@ -168,6 +168,12 @@ def why_plain(model: GPT) -> str | None:
         return "the model has a positional embedding, so what block 1 computes depends on more than the token"
     if config.n_heads != 1:
         return f"the model has {config.n_heads} attention heads, and the fast step is written for one"
+    if config.variant.norm == "rmsnorm":
+        return "the model has RMS norms, and the fast step is written for LayerNorm"
+    if config.variant.qk_norm != "none":
+        return "the model normalizes queries and keys, so its scores are no products of weights"
+    if config.variant.gate != "none":
+        return "the model gates attention's output, so what follows it is not linear in the values"
     if model.wte.weight.dtype not in (torch.float32, torch.float64):
         return f"the weights are {model.wte.weight.dtype}, too coarse for products of weights"
     return None
@@ -334,7 +340,7 @@ class _Tables:
 
     @classmethod
     def of(cls, model: GPT) -> _Tables:
-        first, norms = model.blocks[0], model.config.use_layernorm
+        first, norms = model.blocks[0], model.config.variant.norm == "layernorm"
         embedding = model.wte.weight  # (V, C)
         query, key, value = first.attn.c_attn(first.ln_1(embedding)).chunk(3, dim=1)
         own, keys = embedding, first.attn.c_proj(value)
@@ -413,7 +419,7 @@ def _piece(
         Its share of the loss, (); its right predictions, (B, K); the gradient of block 1's attention, (B, P, N).
     """
     k = tokens.shape[1] // 2
-    norms = model.config.use_layernorm
+    norms = model.config.variant.norm == "layernorm"
     targets = tokens[:, k + 1 :].reshape(-1, 1)  # (B K, 1)
     if tables.logits is not None:
         logits, logits_back = _read_logits(tables, tables.logits, context)
@@ -470,8 +476,9 @@ def _later_blocks(
     """All blocks after the first: (B P, C) -> (B K, C), the last one at the K sorted positions alone."""
     if last is None:
         return x, lambda gradient: gradient
-    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), model.config.use_layernorm, low)
-    x, last_back = _last_block(x, last, model.config.use_layernorm, low)
+    norms = model.config.variant.norm == "layernorm"
+    x, plain_back = _plain_blocks(model.blocks[1:-1], x.view(-1, 2 * k, x.shape[1]), norms, low)
+    x, last_back = _last_block(x, last, norms, low)
     return x, lambda gradient: plain_back(last_back(gradient)).view(-1, gradient.shape[1])
 
 
