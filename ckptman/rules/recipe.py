@@ -171,6 +171,7 @@ class TrainConfig:
 
         What the published trainer stored and is derived here is left out.
         """
+        self.__dict__ |= {key: getattr(type(self), key) for key in LATER_FIELDS}
         plain, slots = state if isinstance(state, tuple) else (state, None)
         for key, value in {**(plain or {}), **(slots or {})}.items():
             if not isinstance(getattr(type(self), key, None), property):
@@ -239,7 +240,6 @@ MODEL_KEYS = ("block_size", "vocab_size")
 
 KNOWN_KEYS = frozenset({field.name for field in dataclasses.fields(TrainConfig)}.union(DERIVED_KEYS, MODEL_KEYS))
 """Configuration keys whose effect on the forward pass, if they have one, is known."""
-
 
 _LOWEST = {
     "vocab_n": 2, "n_embd": 1, "n_heads": 1, "train_min_k": 1, "train_max_k": 1, "test_min_k": 1, "test_max_k": 1,

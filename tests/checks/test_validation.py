@@ -170,19 +170,14 @@ def test_a_group_of_no_known_pattern_has_no_grid(tmp_path: Path) -> None:
 
 
 def test_a_variant_of_the_model_is_no_error(tmp_path: Path) -> None:
-    inside = small_config().to_dict() | {"norm_type": "rmsnorm", "use_qk_norm": True, "wandb_group": "variants"}
-    name = FINAL.replace("_ln1_", "_ln1_normrmsnorm_qkn1_")
-    weights = {
-        "transformer.wte.weight": torch.zeros(129, 8),
-        "transformer.h.0.attn.c_attn.weight": torch.zeros(24, 8),
-        "transformer.h.0.attn.q_norm.weight": torch.zeros(8),
-        "lm_head.weight": torch.zeros(129, 8),
-    }
+    variant = small_config(norm_type="rmsnorm", use_qk_norm=True, use_gated_attention=True, wandb_group="variants")
+    name = FINAL.replace("_ln1_", "_ln1_normrmsnorm_qkn1_gate1_")
     task = tmp_path / "grid_outputs" / "variants" / "task_0000"
-    write_checkpoint(task / name, small_config(), train_config=inside, model=weights)
+    write_checkpoint(task / name, variant)
     ingest(tmp_path / "grid_outputs", tmp_path / "checkpoints")
     assert validate(tmp_path / "checkpoints", ignore=["missing-checkpoint"]).findings == ()
     # Without the keys of a variant, the same weights are wrong.
+    weights = torch.load(task / name)["model"]
     plain = small_config(wandb_group="variants")
     write_checkpoint(tmp_path / "plain" / "variants" / "task_0000" / FINAL, plain, model=weights)
     ingest(tmp_path / "plain", tmp_path / "other")

@@ -78,13 +78,19 @@ def batch(k: int, samples: int = 64, seed: int = 0) -> Tensor:
     return torch.cat(list(draw_samples(k, samples, NUMBERS, seed)))
 
 
-CONFIGURATIONS = [
+CONFIGURATIONS: list[dict[str, Any]] = [
     {"n_layers": layers, "use_mlp": mlp, "use_layernorm": norm, "without_pos": no_pos, "n_heads": heads}
     for layers in (1, 2)
     for mlp in (False, True)
     for norm in (False, True)
     for no_pos in (False, True)
     for heads in (1, 2)
+] + [
+    {"n_layers": 2, "norm_type": "rmsnorm"},
+    {"use_qk_norm": True, "n_heads": 2},
+    {"use_qk_norm": True, "use_rms_qk_norm": True, "without_pos": False},
+    {"n_layers": 2, "use_gated_attention": True, "n_heads": 2},
+    {"use_elementwise_attn_output_gate": True, "n_heads": 2},
 ]
 
 

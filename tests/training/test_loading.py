@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copyreg
 import pickle
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.training.loading import load, mark_safe, pick_device
@@ -71,6 +70,12 @@ CASES = [
     {"n_layers": 2, "use_layernorm": False},
     {"n_layers": 2, "use_mlp": True, "n_heads": 2},
     {"without_pos": False, "test_max_k": 20},
+    {"norm_type": "rmsnorm", "use_mlp": True},
+    {"norm_type": "none", "use_layernorm": False},
+    {"use_qk_norm": True, "n_heads": 2},
+    {"use_qk_norm": True, "use_rms_qk_norm": True, "use_gated_attention": True, "n_heads": 4},
+    {"use_elementwise_attn_output_gate": True, "use_xavier_init": True, "n_layers": 2},
+    {"train_k_choices": [2, 5, 8], "vocab_n": 64, "n_embd": 32},
 ]
 
 
@@ -88,7 +93,7 @@ def test_every_form_gives_the_model_that_was_saved(
             weights["_orig_mod." + name] = weights.pop(name)
     model, info = load(saved(document, tmp_path / "file.pt"))
 
-    tokens = torch.randint(129, (3, 17), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(settings.vocab_n, (3, 17), generator=torch.Generator().manual_seed(1))
     assert torch.equal(model(tokens), model_of(settings)(tokens))
     assert not model.training
     assert model.config == GPTConfig.from_train_config(settings)
@@ -231,7 +236,12 @@ def test_the_documented_code_loads_a_labs_file(tmp_path: Path, module: str) -> N
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
-    model, info = load(path)
+    with pytest.raises(RefusedError, match="a_field_of_later_trainers = 'on'") as caught:
+        load(path)
+    assert "model: {without_effect: [a_field_of_later_trainers]}" in caught.value.fix
+    rules = tmp_path / "ckptman.yaml"
+    rules.write_text('model: {without_effect: ["a_field_of_*"]}')
+    model, info = load(path, convention=load_convention(rules))
     assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
     assert info.config_class == f"{module}.TrainConfig"
     assert info.config is not None
@@ -342,10 +352,19 @@ def weight(name: str, value: Tensor | None) -> Callable[[Document], None]:
 
 
 BROKEN = {
-    "rms norm": (both("norm_type", "rmsnorm"), "norm_type = 'rmsnorm'"),
-    "query norm": (both("use_qk_norm", True), "use_qk_norm = True"),
-    "gate": (in_model("use_gated_attention", True), "use_gated_attention = True"),
+    "rms norm": (both("norm_type", "rmsnorm"), "norm_type = rmsnorm, its weights show layernorm"),
+    "unknown norm": (both("norm_type", "groupnorm"), "norm_type = groupnorm, its weights show layernorm"),
+    "query norm": (both("use_qk_norm", True), "use_qk_norm = False and True"),
+    "gate": (in_model("use_gated_attention", True), "transformer.h.0.attn.c_gate.weight is missing (1, 8)"),
+    "wider gate": (
+        weight("transformer.h.0.attn.c_gate.weight", torch.zeros(3, 8)),
+        "c_gate.weight (3, 8) is not expected",
+    ),
     "unknown model key": (in_model("rotary", True), "rotary = True"),
+    "whole numbers": (
+        weight("transformer.wte.weight", torch.ones(129, 8, dtype=torch.int64)),
+        "wte.weight is of the type torch.int64",
+    ),
     "more layers said": (both("n_layers", 2), "n_layers = 1 and 2"),
     "no mlp there": (in_model("use_mlp", True), "use_mlp"),
     "other vocabulary": (both("vocab_n", 64), "vocab_size = 129 and 65"),
@@ -395,6 +414,45 @@ def test_keys_that_change_nothing_are_no_obstacle(tmp_path: Path, change: Callab
     load(saved(document, tmp_path / "file.pt"))
 
 
+@pytest.mark.parametrize(("key", "known"), [("optimizer_name", True), ("eval_long_max", True), ("rotary", False)])
+def test_a_training_configuration_is_about_the_model_where_nothing_else_is(
+    tmp_path: Path, key: str, known: bool
+) -> None:
+    document = form_a(config())
+    document["train_config"][key] = 1
+    load(saved(document, tmp_path / "file.pt"))  # the model's own configuration does not have it
+    del document["model_config"]
+    path = saved(document, tmp_path / "file.pt")
+    if known:
+        load(path)
+    else:
+        assert "rotary = 1, and nobody knows what that does" in refusal_of(path).message
+
+
+def test_an_unknown_key_of_the_model_is_no_training_key(tmp_path: Path) -> None:
+    document = form_a(config())
+    document["model_config"]["eval_mode"] = "other"
+    assert "eval_mode = 'other'" in refusal_of(saved(document, tmp_path / "file.pt")).message
+
+
+def test_the_weights_show_the_variant_that_the_configuration_does_not_say(tmp_path: Path) -> None:
+    settings = config(norm_type="rmsnorm", use_qk_norm=True, use_elementwise_attn_output_gate=True)
+    document = form_a(settings)
+    for said in (document["train_config"], document["model_config"]):
+        for key in ("norm_type", "use_qk_norm", "use_gated_attention", "use_elementwise_attn_output_gate"):
+            said.pop(key, None)
+    model, _ = load(saved(document, tmp_path / "file.pt"))
+    assert model.config == GPTConfig.from_train_config(settings)
+
+
+def test_a_gate_without_bias_is_one_with_a_bias_of_zero(tmp_path: Path) -> None:
+    document = form_a(config(use_gated_attention=True))
+    document["model"].pop("transformer.h.0.attn.c_gate.bias")
+    gate = load(saved(document, tmp_path / "file.pt"))[0].blocks[0].attn.c_gate
+    assert gate is not None
+    assert not gate.bias.any()
+
+
 def test_many_differences_are_told_in_short(tmp_path: Path) -> None:
     document = form_a(config(n_layers=2, use_mlp=True))
     for block in (0, 1):
@@ -426,17 +484,18 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     assert witness.exists()
 
 
-def test_torch_reads_in_its_safe_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    real = torch.load
+def test_neither_torch_load_nor_pickle_has_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(form_b(config()), tmp_path / "file.pt")
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        asked.append(options.get("weights_only"))
-        return real(*arguments, **options)
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
 
-    monkeypatch.setattr(torch, "load", watched)
-    load(saved(form_a(config()), tmp_path / "file.pt"))
-    assert asked == [True]
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(pickle, "Unpickler", fail)
+    monkeypatch.setattr(pickle, "loads", fail)
+    load(path)
+    with pytest.raises(AssertionError):  # the control
+        torch.load(path)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
@@ -461,28 +520,14 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, code: str) -> N
     assert refusal_of(path).code == code
 
 
-def test_whatever_torch_stumbles_over_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reduced(settings: TrainConfig, _: object) -> tuple[object, ...]:
-        """As a class with slots is pickled; one of the slots is a property of ours."""
-        slots = {**settings.to_dict(), "sep_id": 128}
-        return copyreg.__newobj__, (TrainConfig,), (None, slots)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(TrainConfig, "__reduce_ex__", reduced)
-    path = saved(form_b(config()), tmp_path / "slots.pt")
-    load(path)
-    assert torch.load(path, weights_only=True)["config"].sep_id == 128
-    monkeypatch.delattr(TrainConfig, "__setstate__")  # without it, torch stumbles over the property
-    assert refusal_of(path).code == "not-loadable"
-
-
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert refusal_of(tmp_path / "none.pt").code == "unreadable"
 
 
-def test_a_pickle_protocol_that_torch_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_every_pickle_protocol_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     torch.save(form_a(config()), path, pickle_protocol=pickle.HIGHEST_PROTOCOL)
-    assert refusal_of(path).code == "not-loadable"
+    assert torch.equal(load(path)[0].wte.weight, model_of(config()).wte.weight)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

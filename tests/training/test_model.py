@@ -33,6 +33,17 @@ VARIANTS = [
 ]
 
 
+LATER_VARIANTS: list[dict[str, Any]] = [
+    {"norm_type": "rmsnorm"},
+    {"norm_type": "none"},
+    {"use_qk_norm": True},
+    {"use_qk_norm": True, "use_rms_qk_norm": True},
+    {"use_gated_attention": True},
+    {"use_elementwise_attn_output_gate": True, "norm_type": "rmsnorm"},
+    {"use_gated_attention": True, "use_elementwise_attn_output_gate": True},
+]
+
+
 # --- names and shapes -------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +124,20 @@ def test_initial_weights(layers: int) -> None:
 
 
 @torch.no_grad()
+def test_xavier_initialization() -> None:
+    model = model_of(use_xavier_init=True, use_elementwise_attn_output_gate=True)
+    for name, parameter in model.named_parameters():
+        if name == "transformer.wpe.weight":
+            assert not parameter.any()
+        elif parameter.dim() == 2:
+            bound = math.sqrt(6 / sum(parameter.shape))
+            assert 0.98 * bound < float(parameter.abs().max()) <= bound, name
+            assert abs(float(parameter.std()) * math.sqrt(3) / bound - 1) < 0.03, name  # uniform
+        else:
+            assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
+
+
+@torch.no_grad()
 def test_positions_are_initialized_where_they_are_used() -> None:
     model = model_of(without_pos=False)
     assert abs(float(model.wpe.weight.std()) / 0.02 - 1) < 0.1
@@ -153,6 +178,8 @@ def by_formula(state: dict[str, Tensor], tokens: list[int], *, layers: int, head
     def norm(x: Tensor, name: str) -> Tensor:
         if f"{name}.weight" not in state:
             return x
+        if f"{name}.bias" not in state:
+            return x / (x.square().mean(dim=1, keepdim=True) + 1e-6).sqrt() * state[f"{name}.weight"]
         centered = x - x.mean(dim=1, keepdim=True)
         variance = centered.square().mean(dim=1, keepdim=True)
         return centered / (variance + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
@@ -165,12 +192,17 @@ def by_formula(state: dict[str, Tensor], tokens: list[int], *, layers: int, head
         x = x + state["transformer.wpe.weight"][: len(tokens)]
     for layer in range(layers):
         block = f"transformer.h.{layer}"
-        qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
+        read = norm(x, f"{block}.ln_1")
+        qkv = linear(read, f"{block}.attn.c_attn")
         mixed = []
         for q, k, v in zip(*(part.chunk(heads, dim=1) for part in qkv.chunk(3, dim=1)), strict=True):
+            q, k = norm(q, f"{block}.attn.q_norm"), norm(k, f"{block}.attn.k_norm")
             scores = q @ k.t() / math.sqrt(q.shape[1])
             past = torch.ones_like(scores).tril() == 1
             mixed.append(torch.softmax(scores.masked_fill(~past, -math.inf), dim=1) @ v)
+        if f"{block}.attn.c_gate.weight" in state:
+            gates = 1 / (1 + torch.exp(-linear(read, f"{block}.attn.c_gate")))
+            mixed = [y * gate for y, gate in zip(mixed, gates.chunk(heads, dim=1), strict=True)]
         x = x + linear(torch.cat(mixed, dim=1), f"{block}.attn.c_proj")
         if f"{block}.mlp.fc_1.weight" in state:
             x = x + linear(gelu(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.fc_1")), f"{block}.mlp.fc_2")
@@ -180,14 +212,14 @@ def by_formula(state: dict[str, Tensor], tokens: list[int], *, layers: int, head
 @torch.no_grad()
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("values", VARIANTS)
+@pytest.mark.parametrize("values", [*VARIANTS, *LATER_VARIANTS])
 def test_the_forward_pass_is_that_of_the_formulas(values: dict[str, Any], heads: int, positions: bool) -> None:
     model = model_of(n_heads=heads, without_pos=not positions, n_embd=16, **values).double()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.mul_(8).add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.1)
     tokens = tokens_of(3, 11)
-    options: dict[str, Any] = {"layers": values["n_layers"], "heads": heads, "positions": positions}
+    options: dict[str, Any] = {"layers": model.config.n_layers, "heads": heads, "positions": positions}
     state = model.state_dict()
     expected = torch.stack([by_formula(state, row, **options) for row in tokens.tolist()])
     assert model(tokens).shape == (3, 11, 129)

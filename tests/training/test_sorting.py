@@ -33,6 +33,16 @@ def sequences(samples: int, k: int, numbers: int, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 16, 32, 128])
+def test_only_the_chosen_lengths_are_drawn() -> None:
+    values = {"train_min_k": 2, "train_max_k": 9, "effective_batch_size": 2, "micro_batch_size": 2}
+    chosen = TrainConfig(**values, train_k_choices=[9, 2, 5])  # type: ignore[arg-type]
+    drawn = [draw_batch(chosen, iteration).shape[1] // 2 for iteration in range(60)]
+    assert set(drawn) == {2, 5, 9}
+    assert min(drawn.count(k) for k in chosen.trained_lengths) > 8
+    every = TrainConfig(**values)  # type: ignore[arg-type]
+    assert {draw_batch(every, iteration).shape[1] // 2 for iteration in range(60)} == set(range(2, 10))
+
+
 def test_a_batch_is_numbers_separator_and_the_numbers_sorted(k: int) -> None:
     tokens = draw_batch(config(train_min_k=k, train_max_k=k, effective_batch_size=4096), 0)
     drawn, separator, solution = tokens[:, :k], tokens[:, k], tokens[:, k + 1 :]

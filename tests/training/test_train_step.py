@@ -356,7 +356,15 @@ def test_autocast_reaches_the_matrix_products_of_every_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "reason"), [({"without_pos": False}, "positional embedding"), ({"n_heads": 2}, "2 attention heads")]
+    ("values", "reason"),
+    [
+        ({"without_pos": False}, "positional embedding"),
+        ({"n_heads": 2}, "2 attention heads"),
+        ({"norm_type": "rmsnorm"}, "RMS norms"),
+        ({"use_qk_norm": True}, "normalizes queries and keys"),
+        ({"use_gated_attention": True}, "gates attention's output"),
+        ({"use_elementwise_attn_output_gate": True}, "gates attention's output"),
+    ],
 )
 def test_other_models_take_the_plain_way(values: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = model_of(**values), batch(23, 4)
@@ -370,6 +378,13 @@ def test_other_models_take_the_plain_way(values: dict[str, Any], reason: str, mo
     loss_and_backward(model, tokens)
     with pytest.raises(AssertionError):  # the control: this is where the fast way goes
         loss_and_backward(model_of(), tokens)
+
+
+@pytest.mark.parametrize("values", [{"norm_type": "layernorm"}, {"norm_type": "none"}, {"use_xavier_init": True}])
+def test_variants_that_change_nothing_take_the_fast_way(values: dict[str, Any]) -> None:
+    model = model_of(n_layers=3, **values)
+    assert why_plain(model) is None
+    assert compare(model, batch(23, 4), piece_rows=64) == []
 
 
 def test_weights_of_half_precision_take_the_plain_way() -> None:
