@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.formats import expected_weights, show_path
-from ckptman.rules import Convention, comparing, naming, recipe
+from ckptman.rules import Convention, comparing, naming, recipe, terms
 from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, survey
 
 _MOST_LISTED = 4

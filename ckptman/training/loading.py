@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from ckptman.formats import CheckpointInfo, MappedWeights, architecture, map_weights, show_path
-from ckptman.formats.architecture import LM_HEAD, WTE, refuse_other
 from ckptman.rules import Convention, TrainConfig, convention_file, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.model import GPT, GPTConfig
 
 __all__ = ["GPT", "GPTConfig", "load", "load_weights", "mark_safe", "pick_device"]
+
+WTE, WPE, LM_HEAD = architecture.WTE, architecture.WPE, architecture.LM_HEAD
 
 _ALIGNMENT = 16
 """Bytes: the largest element, of a complex128."""
@@ -177,10 +178,10 @@ def _storage(data: memoryview) -> torch.UntypedStorage:
 def _check_values(weights: Mapping[str, Tensor]) -> None:
     """Refuse what the shapes do not show: weights that are no real numbers, and a head that is not tied."""
     wrong = {name: weight.dtype for name, weight in weights.items() if not weight.is_floating_point()}
-    refuse_other([f"{name} is of the type {dtype}" for name, dtype in wrong.items()])
+    architecture.refuse_other([f"{name} is of the type {dtype}" for name, dtype in wrong.items()])
     head, embedding = weights.get(LM_HEAD), weights[WTE]
     if head is not None and not torch.equal(head.float().nan_to_num(), embedding.float().nan_to_num()):
-        refuse_other([f"{LM_HEAD} is not tied: its values are others than those of {WTE}"])
+        architecture.refuse_other([f"{LM_HEAD} is not tied: its values are others than those of {WTE}"])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

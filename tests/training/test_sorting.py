@@ -33,16 +33,6 @@ def sequences(samples: int, k: int, numbers: int, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 16, 32, 128])
-def test_only_the_chosen_lengths_are_drawn() -> None:
-    values = {"train_min_k": 2, "train_max_k": 9, "effective_batch_size": 2, "micro_batch_size": 2}
-    chosen = TrainConfig(**values, train_k_choices=[9, 2, 5])  # type: ignore[arg-type]
-    drawn = [draw_batch(chosen, iteration).shape[1] // 2 for iteration in range(60)]
-    assert set(drawn) == {2, 5, 9}
-    assert min(drawn.count(k) for k in chosen.trained_lengths) > 8
-    every = TrainConfig(**values)  # type: ignore[arg-type]
-    assert {draw_batch(every, iteration).shape[1] // 2 for iteration in range(60)} == set(range(2, 10))
-
-
 def test_a_batch_is_numbers_separator_and_the_numbers_sorted(k: int) -> None:
     tokens = draw_batch(config(train_min_k=k, train_max_k=k, effective_batch_size=4096), 0)
     drawn, separator, solution = tokens[:, :k], tokens[:, k], tokens[:, k + 1 :]
@@ -188,3 +178,13 @@ def test_the_curriculum_grows_linearly(iteration: int, longest: int) -> None:
 def test_a_curriculum_without_a_span_ends_after_one_iteration() -> None:
     at_once = config(length_mode="curriculum", curriculum_span_iters=0, curriculum_warmup_iters=10)
     assert [current_max_k(at_once, iteration) for iteration in (0, 10, 11, 12)] == [2, 2, 8, 8]
+
+
+def test_only_the_chosen_lengths_are_drawn() -> None:
+    values = {"train_min_k": 2, "train_max_k": 9, "effective_batch_size": 2, "micro_batch_size": 2}
+    chosen = TrainConfig(**values, train_k_choices=[9, 2, 5])  # type: ignore[arg-type]
+    drawn = [draw_batch(chosen, iteration).shape[1] // 2 for iteration in range(60)]
+    assert set(drawn) == {2, 5, 9}
+    assert min(drawn.count(k) for k in chosen.trained_lengths) > 8
+    every = TrainConfig(**values)  # type: ignore[arg-type]
+    assert {draw_batch(every, iteration).shape[1] // 2 for iteration in range(60)} == set(range(2, 10))
