@@ -361,7 +361,7 @@ def test_autocast_reaches_the_matrix_products_of_every_block() -> None:
         ({"without_pos": False}, "positional embedding"),
         ({"n_heads": 2}, "2 attention heads"),
         ({"norm_type": "rmsnorm"}, "RMS norms"),
-        ({"use_qk_norm": True}, "normalizes queries and keys"),
+        ({"use_qk_norm": True, "use_rms_qk_norm": True}, "normalizes queries and keys"),
         ({"use_gated_attention": True}, "gates attention's output"),
         ({"use_elementwise_attn_output_gate": True}, "gates attention's output"),
     ],
