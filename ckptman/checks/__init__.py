@@ -10,5 +10,6 @@ from ckptman.checks.files import check_files
 from ckptman.checks.records import check_records
 from ckptman.checks.runs import check_runs
 from ckptman.checks.validation import ValidationResult, validate
+from ckptman.checks.weights import Testimony
 
-__all__ = ["ValidationResult", "check_files", "check_records", "check_runs", "validate"]
+__all__ = ["Testimony", "ValidationResult", "check_files", "check_records", "check_runs", "validate"]

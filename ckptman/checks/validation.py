@@ -13,6 +13,7 @@ from ckptman.checks.folders import check_folders
 from ckptman.checks.grid import check_grid
 from ckptman.checks.records import check_records
 from ckptman.checks.runs import check_numbering, check_root, check_runs
+from ckptman.checks.weights import Witness, check_weights
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, wording
 from ckptman.tree import Finding, Inventory, finding, records, roots, survey
@@ -85,10 +86,11 @@ def validate(
     ignore: Collection[str] = (),
     progress: survey.Progress | None = None,
     stale_documents: Callable[[Path], Iterable[str]] | None = None,
+    witness: Witness | None = None,
 ) -> ValidationResult:
     """Check a tree, whether ckptman sorted it or somebody else did.
 
-    Of each checkpoint the header is read, no tensor; with `deep`, every byte. Nothing is changed.
+    Of each checkpoint the header is read, no tensor; with `deep` or a `witness`, every byte. Nothing is changed.
 
     Args:
         root: The tree.
@@ -100,6 +102,7 @@ def validate(
             `hashing`.
         stale_documents: Gives the names of the documents at the root that are out of date. Without it, documents are
             not looked at.
+        witness: Says of files which seed drew their weights. Without it, weights are not looked at.
 
     Raises:
         UsageError: there is no tree (`no-tree`), or no such code (`unknown-code`).
@@ -113,6 +116,8 @@ def validate(
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:
         found += _check_documents(root, stale_documents)
+    if witness is not None:
+        found += check_weights(inventory, fitting, witness)
     kept = {item for item in found if item.code in codes}
     return ValidationResult(
         root=root,

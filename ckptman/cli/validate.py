@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ckptman.checks import ValidationResult, validate
+from ckptman.checks import Testimony, ValidationResult, validate
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
 from ckptman.cli.progress import StageProgress
@@ -47,6 +47,9 @@ def _validate(
     context: typer.Context,
     root: Root = Path(DEFAULT_ROOT),
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it with run.json.")] = False,
+    witness: Annotated[
+        bool, typer.Option("--witness", help="Ask the weights for their seed and run: see ckptman witness.")
+    ] = False,
     select: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,8 +79,8 @@ def _validate(
 ) -> None:
     """Check a tree: names, places, run.json, shapes, steps, seeds, strays.
 
-    Of each checkpoint only the header is read; --deep reads every byte. Nothing is changed. Trees that ckptman did not
-    sort can be checked as well. The exit status is 0 for a clean tree, and 1 where anything is found.
+    Of each checkpoint only the header is read; --deep and --witness read every byte. Nothing is changed. Trees that
+    ckptman did not sort can be checked as well. The exit status is 0 for a clean tree, and 1 where anything is found.
 
     Example: ckptman validate --root checkpoints --ignore missing-seed
     """
@@ -93,6 +96,11 @@ def _validate(
 
         return stale(tree, convention)
 
+    def asked_weights(files: Sequence[Path], seeds: Iterable[int]) -> Iterable[Testimony]:
+        from ckptman.training import witnessing
+
+        return witnessing.witness(files, seeds=seeds, convention=convention).files
+
     with StageProgress() as progress:
         result = validate(
             root,
@@ -102,6 +110,7 @@ def _validate(
             ignore=_codes(ignore),
             progress=progress,
             stale_documents=stale_documents,
+            witness=asked_weights if witness else None,
         )
     if as_json:
         print_json(result.to_json())

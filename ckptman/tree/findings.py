@@ -360,6 +360,34 @@ _TABLE = (
         "The SHA-256 is another than run.json says: the file was changed, or the disk lost bits.",
         _AGAIN,
     ),
+    _error(
+        "broken-weights",
+        "A checkpoint's weights are not finite, or one of its matrices is constant (found by --witness only).",
+        "The run has diverged, or whatever wrote the file wrote no weights. Its figures mean nothing.",
+        "Look at the run's learning curve, and train it again into a folder of its own; keep this file out of the "
+        "tree.",
+    ),
+    _error(
+        "untrained-weights",
+        "A checkpoint's weights are as they were initialized (found by --witness only).",
+        "It was saved before the first step, or by a program that trained another copy of the model.",
+        "Look at the run's learning curve, and train it again into a folder of its own; keep this file out of the "
+        "tree.",
+    ),
+    _error(
+        "disproved-seed",
+        "Another seed drew a run's weights than it says (found by --witness only).",
+        "The seed was written down wrongly, or the run's files are those of a run with another seed. Averages over "
+        "seeds are not what they seem.",
+        "Look among the W&B runs of its configuration for one with the seed that is named, and ingest the file's "
+        "source again together with that run's W&B folder.",
+    ),
+    _error(
+        "other-run",
+        "A checkpoint's weights are not of the run that it lies in (found by --witness only).",
+        "Runs that shared a folder wrote files over each other's, or somebody put it there.",
+        "Move the file out of the tree, and find its run with: ckptman witness FILE --seeds 0-9999",
+    ),
     _warning(
         "ambiguous-run",
         "More than one W&B run could have written a checkpoint.",
