@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
+from ckptman.tree import records
 
 if TYPE_CHECKING:  # these import torch
     from ckptman.training import evaluation as evaluating
@@ -60,13 +62,21 @@ def _eval(
     no_record: Annotated[
         bool, typer.Option("--no-record", help="Leave run.json alone; otherwise a run's result is recorded there.")
     ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Take back what was recorded with these options, and measure nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be measured, or forgotten, and change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure how well checkpoints sort lists of random numbers.
 
     For each length K: the exact match (lists sorted right at all K positions) with its 95 % Wilson score interval, and
     the token accuracy (positions that are right). The mean exact match over K = 17..32 is a run's generalization; in a
-    tree it is recorded in run.json, and ls, report and the stars use it.
+    tree it is recorded in run.json, beside those of other modes, lengths, seeds and numbers of samples; ls, report and
+    the stars use the one with the most samples. What is recorded already is not measured again, so an evaluation that
+    was interrupted goes on from where it was; --forget takes a recorded one back.
 
     Teacher-forced, each number is predicted from the correct ones before it: the metric that training logs. With
     --autoregressive the model reads its own output, as it does in use. The exact match is the same both ways, since the
@@ -81,6 +91,17 @@ def _eval(
 
     from ckptman.training import evaluation as evaluating
 
+    modes = evaluating.EvaluationMode
+    mode = modes.AUTOREGRESSIVE if autoregressive else modes.TEACHER_FORCED
+    if forget:
+        gone = [
+            item
+            for convention, members in groups
+            for item in evaluating.forget(members, k=ks, samples=samples, seed=sample_seed, mode=mode,
+                                          all_checkpoints=all_checkpoints, dry_run=dry_run, convention=convention)
+        ]  # fmt: skip
+        show_forgotten(gone, console(), dry_run=dry_run, as_json=as_json)
+        return
     results = []
     with SampleProgress() as progress:
         for convention, members in groups:
@@ -90,13 +111,12 @@ def _eval(
                     k=ks,
                     samples=samples,
                     seed=sample_seed,
-                    mode=evaluating.EvaluationMode.AUTOREGRESSIVE
-                    if autoregressive
-                    else evaluating.EvaluationMode.TEACHER_FORCED,
+                    mode=mode,
                     all_checkpoints=all_checkpoints,
                     device=device,
                     threads=threads,
                     record=not no_record,
+                    dry_run=dry_run,
                     convention=convention,
                     progress=progress,
                 )
@@ -113,6 +133,22 @@ def _eval(
         talk.print(plain("REFUSED ", "bold red") + plain(f"{item.message} [{item.code}]"))
         talk.print(plain(f"  {item.fix}"))
     raise typer.Exit(1 if result.refused else 0)
+
+
+def show_forgotten(
+    items: Sequence[evaluating.Forgotten], out: Console, *, dry_run: bool = False, as_json: bool = False
+) -> None:
+    """Print which evaluations were taken back, or would be."""
+    if as_json:
+        forgotten = [item.to_json() for item in items]
+        print_json({"schema_version": records.SCHEMA_VERSION, "dry_run": dry_run, "forgotten": forgotten})
+        return
+    for item in items:
+        value = item.entry.get("gen_em")
+        rate = NOTHING if not isinstance(value, float) else wording.percent(value)
+        out.print(plain(f"{rate} of {item.entry.get('date') or 'unknown date'}: {item.path}"))
+    what = "would be forgotten" if dry_run else "forgotten"
+    out.print(plain(f"{count_text(len(items), 'evaluation')} {what}", "bold"))
 
 
 def parse_lengths(text: str) -> list[int]:
@@ -135,6 +171,8 @@ def parse_lengths(text: str) -> list[int]:
 
 def show(result: evaluating.EvaluationResult, out: Console) -> None:
     """Print what was measured: a table for each file, and one for all of them if there are several."""
+    for path in result.planned:
+        out.print(plain(f"would be measured: {path}"))
     for evaluation in result.evaluations:
         _show_one(evaluation, out)
         out.print()

@@ -18,7 +18,7 @@ from ckptman.formats import OptimizerInfo, show_path
 from ckptman.queries import ShownCheckpoint, show
 from ckptman.rules import TrainConfig, comparing
 from ckptman.text import RefusedError, wording
-from ckptman.tree import records
+from ckptman.tree import metrics, records
 
 _RECIPE = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 _LABEL = 16
@@ -138,8 +138,15 @@ def _run_facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         ("run", f"{record.run_id or 'unknown'}, {seed}"),
         ("attribution", f"{record.attribution.code}: {record.attribution.evidence}{candidates}"),
         ("source", source),
-        ("generalization", "not measured" if value is None else f"{wording.percent(value.value)} ({value.source})"),
+        ("generalization", "not measured" if value is None else measured_text(value)),
     ]
+
+
+def measured_text(value: metrics.Measured) -> str:
+    """A run's generalization with where it is from, its samples and its interval."""
+    low, high = map(wording.percent, value.interval)
+    lists = count_text(value.samples, "list")
+    return f"{wording.percent(value.value)} ({value.source}, {lists} of each length, 95 % interval {low} to {high})"
 
 
 def _print_config(shown: ShownCheckpoint, out: Console) -> None:

@@ -13,10 +13,8 @@ right, the two read the same. They differ in the token accuracy, for a model tha
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import cast
 
 import numpy as np
@@ -27,9 +25,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 from ckptman.text import RefusedError, UsageError
 from ckptman.training.model import GPT, Block
 from ckptman.training.sorting import draw_sequences
-
-CONFIDENCE = 0.95
-"""Confidence level of every interval."""
+from ckptman.tree import metrics
 
 CPU_BATCH_POSITIONS = 4_096
 """Positions predicted at once on a CPU: few enough for the caches."""
@@ -66,31 +62,7 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson score interval of the exact match."""
-        return wilson_interval(self.exact, self.samples)
-
-
-def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson score interval of a binomial proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927).
-
-    With p = successes / trials and z the normal quantile of (1 + confidence) / 2, it is
-
-        (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n).
-
-    Unlike p ± z √(p (1 − p)/n) it never leaves [0, 1], and says something where p is 0 or 1.
-
-    Raises:
-        ValueError: unless 0 ≤ successes ≤ trials, trials ≥ 1 and 0 < confidence < 1.
-    """
-    if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
-        raise ValueError(f"no interval for {successes} of {trials} at a confidence of {confidence}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p = successes / trials
-    center = p + z * z / (2 * trials)
-    half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2)
-    scale = 1 + z * z / trials
-    low = (center - half) / scale if successes else 0.0  # exact at the ends, free of rounding
-    high = (center + half) / scale if successes < trials else 1.0
-    return low, high
+        return metrics.wilson_interval(self.exact, self.samples)
 
 
 def measure_accuracy(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +18,7 @@ import torch
 from ckptman.fs import is_partial, lock_tree
 from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
-from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy, wilson_interval
+from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
 from ckptman.training.model import GPT
 from ckptman.tree import metrics, records
@@ -58,6 +59,23 @@ class Evaluation:
     """The lengths, from and to, whose mean exact match is the generalization."""
     recorded: bool = False
     """Whether it is in the run's `run.json`."""
+    date: str | None = field(default=None, compare=False)
+    """When it was measured, in UTC; None where it was recorded without."""
+
+    @classmethod
+    def of_record(cls, path: str, entry: Mapping[str, Any], generalization_k: tuple[int, int]) -> Evaluation:
+        """The evaluation that a `run.json` holds of the file at `path`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the entry is not one that ckptman wrote.
+        """
+        samples = int(entry["samples"])
+        by_k = {
+            k: Accuracy(k, samples, round(one["exact_match"] * samples), round(one["token_accuracy"] * samples * k))
+            for k, one in ((int(text), one) for text, one in entry["by_k"].items())
+        }
+        mode, date = EvaluationMode(entry["mode"]), entry.get("date")
+        return cls(path, mode, samples, int(entry["seed"]), by_k, generalization_k, recorded=True, date=date)
 
     @property
     def gen_em(self) -> float | None:
@@ -72,7 +90,7 @@ class Evaluation:
         Lengths differ in difficulty, and each has equally many samples, so the true interval is slightly narrower.
         """
         tested = self._tested
-        return wilson_interval(sum(a.exact for a in tested), sum(a.samples for a in tested)) if tested else None
+        return metrics.wilson_interval(sum(a.exact for a in tested), sum(a.samples for a in tested)) if tested else None
 
     @property
     def _tested(self) -> list[Accuracy]:
@@ -94,6 +112,7 @@ class Evaluation:
             "mode": str(self.mode),
             "samples": self.samples,
             "seed": self.seed,
+            "date": self.date,
             "k": list(self.by_k),
             "by_k": {str(k): _accuracy_json(accuracy) for k, accuracy in self.by_k.items()},
             "gen_em": self.gen_em,
@@ -125,6 +144,8 @@ class EvaluationResult:
     refused: tuple[RefusedFile, ...] = ()
     warnings: tuple[str, ...] = ()
     """What was evaluated, but could not be recorded."""
+    planned: tuple[str, ...] = ()
+    """Of a dry run: the files that a real one would measure."""
 
     @classmethod
     def joined(cls, results: Iterable[EvaluationResult]) -> EvaluationResult:
@@ -134,6 +155,7 @@ class EvaluationResult:
             evaluations=tuple(item for result in every for item in result.evaluations),
             refused=tuple(item for result in every for item in result.refused),
             warnings=tuple(item for result in every for item in result.warnings),
+            planned=tuple(item for result in every for item in result.planned),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -143,6 +165,7 @@ class EvaluationResult:
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
             "refused": [item.to_json() for item in self.refused],
             "warnings": list(self.warnings),
+            "planned": list(self.planned),
         }
 
 
@@ -158,6 +181,7 @@ def evaluate(
     threads: int | None = None,
     batch_size: int | None = None,
     record: bool = True,
+    dry_run: bool = False,
     convention: Convention | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
@@ -167,8 +191,9 @@ def evaluate(
     both modes are measured on the same lists. The computation is in float32; a training run on a GPU logs its metrics
     under bfloat16 autocast, which may differ slightly.
 
-    In a tree, the result is recorded in the run's `run.json`, where it replaces an earlier one of the same file, mode
-    and settings. A file that cannot be evaluated is refused, and the others go on.
+    In a tree, the result is recorded in the run's `run.json`, beside those of other modes, lengths, seeds and numbers
+    of samples. What is recorded there already is not measured again: an evaluation that was interrupted goes on with
+    the next file. A file that cannot be evaluated is refused, and the others go on.
 
     Args:
         paths: Checkpoint files and folders: a run, a whole tree, or any folder with checkpoints below it.
@@ -180,7 +205,8 @@ def evaluate(
         device: `cpu`, `cuda`, `cuda:1` …, or `auto` for a GPU if there is one.
         threads: Threads of the CPU; by default as many as torch takes.
         batch_size: Samples predicted at once; chosen for the caches by default.
-        record: Write the result into `run.json`.
+        record: Write the result into `run.json`, and take what is there.
+        dry_run: Measure nothing, and say what would be measured.
         convention: The rules; the built-in ones by default.
         progress: Called with the file at work, the samples done, and the samples in all.
 
@@ -208,6 +234,7 @@ def evaluate(
         device=pick_device(device),
         batch_size=batch_size,
         record=record,
+        dry_run=dry_run,
     )
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files, unreadable = find_checkpoints(map(Path, given), rules, all_checkpoints=all_checkpoints)
@@ -304,13 +331,23 @@ class _Work:
     device: torch.device
     batch_size: int | None
     record: bool
+    dry_run: bool
 
     def run(self, files: list[Path], refused: list[RefusedFile], progress: Progress | None) -> EvaluationResult:
         evaluations: list[Evaluation] = []
         warnings: list[str] = []
+        planned: list[str] = []
         each = len(self.lengths) * self.samples
         for index, file in enumerate(files):
             counter = _Counter(progress, str(file), done=index * each, total=len(files) * each)
+            old = self._recorded(file) if self.record else None
+            if old is not None:
+                evaluations.append(old)
+                counter.add(each)
+                continue
+            if self.dry_run:
+                planned.append(str(file))
+                continue
             try:
                 evaluation = self._evaluate(file, counter)
             except RefusedError as error:
@@ -322,7 +359,25 @@ class _Work:
                 warnings.append(f"{file} is evaluated, but not recorded: {error.message}")
                 recorded = False
             evaluations.append(replace(evaluation, recorded=recorded))
-        return EvaluationResult(tuple(evaluations), tuple(refused), tuple(warnings))
+        return EvaluationResult(tuple(evaluations), tuple(refused), tuple(warnings), tuple(planned))
+
+    def _recorded(self, file: Path) -> Evaluation | None:
+        """What the run's `run.json` holds of these settings, for the bytes that it was told of."""
+        try:
+            record = records.read_record(file.absolute().parent)
+            size = file.stat().st_size
+        except (CkptmanError, OSError):
+            return None  # whatever is wrong with it, it is told of when the evaluation is to be recorded
+        if not any((entry.file, entry.size) == (file.name, size) for entry in record.checkpoints):
+            return None
+        wanted = dict(
+            zip(_SETTINGS, (file.name, str(self.mode), self.samples, self.seed, list(self.lengths)), strict=True)
+        )
+        for entry in reversed(record.evaluations):
+            if all(entry.get(key) == value for key, value in wanted.items()):
+                with suppress(KeyError, TypeError, ValueError, AttributeError):
+                    return Evaluation.of_record(str(file), entry, self.rules.generalization_k)
+        return None
 
     def _evaluate(self, file: Path, counter: _Counter) -> Evaluation:
         model, info = load(file, device=self.device, convention=self.rules)
@@ -351,6 +406,7 @@ class _Work:
             seed=self.seed,
             by_k=by_k,
             generalization_k=self.rules.generalization_k,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
 
@@ -416,6 +472,69 @@ def record_evaluation(evaluation: Evaluation, convention: Convention) -> bool:
         others = [old for old in record.evaluations if any(old.get(key) != entry[key] for key in _SETTINGS)]
         records.write_record(folder, replace(record, evaluations=(*others, entry)))
     return True
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """An evaluation that is taken back."""
+
+    path: str
+    entry: Mapping[str, Any]
+    """As `run.json` held it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """It as a JSON object."""
+        return {"path": self.path, **{key: value for key, value in self.entry.items() if key not in ("file", "by_k")}}
+
+
+def forget(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    k: Iterable[int] | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = DEFAULT_SEED,
+    mode: EvaluationMode | str = EvaluationMode.TEACHER_FORCED,
+    all_checkpoints: bool = False,
+    dry_run: bool = False,
+    convention: Convention | None = None,
+) -> tuple[Forgotten, ...]:
+    """Take recorded evaluations back: those of these files, with this mode, seed and number of samples.
+
+    Args:
+        paths: Checkpoint files and folders, as for `evaluate`.
+        k: The lengths; by default those evaluations of any.
+        samples: Lists of each length.
+        seed: The seed that chose the lists.
+        mode: The mode.
+        all_checkpoints: Take all checkpoints of a folder, not only those of the end of training.
+        dry_run: Change nothing, and say what would be taken back.
+        convention: The rules; the built-in ones by default.
+
+    Raises:
+        UsageError: as `evaluate`.
+        RefusedError: (`bad-record`) a record cannot be read.
+        MachineError: a record cannot be written.
+    """
+    rules = convention or convention_file.built_in()
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files, _ = find_checkpoints(map(Path, given), rules, all_checkpoints=all_checkpoints)
+    wanted: dict[str, Any] = {"mode": str(_mode(mode)), "samples": samples, "seed": seed}
+    if k is not None:
+        wanted["k"] = sorted(set(k))
+    found = []
+    for file in files:
+        folder = file.absolute().parent
+        if not (folder / records.RUN_FILE).exists():
+            continue
+        with _locked(_root_of(folder, rules)):
+            record = records.read_record(folder)
+            chosen = {"file": file.name, **wanted}
+            gone = [old for old in record.evaluations if all(old.get(key) == value for key, value in chosen.items())]
+            if gone and not dry_run:
+                kept = tuple(old for old in record.evaluations if old not in gone)
+                records.write_record(folder, replace(record, evaluations=kept))
+        found += [Forgotten(str(file), old) for old in gone]
+    return tuple(found)
 
 
 @contextmanager

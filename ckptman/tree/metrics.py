@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from ckptman.rules import Convention
+from ckptman.rules import Convention, TrainConfig
 from ckptman.tree.records import RunRecord
 
 TEACHER_FORCED = "teacher-forced"
 """The evaluation mode of the published metric: each sorted position is predicted from the correct ones before it."""
+
+_LOGGED_SAMPLES = "eval_samples_per_length"
+"""The configuration key of how many lists of each length training tests on."""
+
+CONFIDENCE = 0.95
+"""Confidence level of every interval."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,10 @@ class Measured:
     """Mean exact match, 0 to 1."""
     source: str
     """`evaluation` (ckptman's own, recorded in `run.json`) or `W&B` (the run's final metrics)."""
+    samples: int
+    """Lists of each length."""
+    interval: tuple[float, float]
+    """95 % Wilson score interval, from the lists of all lengths together."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +48,25 @@ class Generalization:
 def measured(record: RunRecord, convention: Convention) -> Measured | None:
     """A run's generalization; None where it was not measured on every tested length.
 
-    A teacher-forced evaluation of the final checkpoint counts, if there is one: that with the most samples, and of
-    several the newest. Otherwise it is the metrics that training logged last.
+    Of the teacher-forced evaluations of the final checkpoint and the metrics that training logged last, the one with
+    the most samples counts; of several, the newest.
     """
+    low, high = convention.generalization_k
     finals = {entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds}
-    usable = [(_samples(evaluation), index, float(evaluation["gen_em"]))
-              for index, evaluation in enumerate(record.evaluations)
-              if evaluation.get("mode") == TEACHER_FORCED and evaluation.get("file") in finals
-              and _is_number(evaluation.get("gen_em"))]  # fmt: skip
-    if usable:
-        return Measured(value=max(usable)[-1], source="evaluation")
-    value = from_metrics(record.metrics, convention)
-    return None if value is None else Measured(value=value, source="W&B")
+    found = [
+        (_samples(item.get("samples")), float(item["gen_em"]), "evaluation")
+        for item in record.evaluations
+        if item.get("mode") == TEACHER_FORCED and item.get("file") in finals and _is_number(item.get("gen_em"))
+    ]
+    logged = from_metrics(record.metrics, convention)
+    if logged is not None:
+        default = TrainConfig.__dataclass_fields__[_LOGGED_SAMPLES].default
+        found.insert(0, (_samples(record.config.get(_LOGGED_SAMPLES, default)), logged, "W&B"))
+    if not found:
+        return None
+    samples, value, source = max(reversed(found), key=lambda item: item[0])
+    lists = samples * (high + 1 - low)
+    return Measured(value, source, samples, wilson_interval(round(min(max(value, 0.0), 1.0) * lists), lists))
 
 
 def from_metrics(metrics: Mapping[str, Any], convention: Convention) -> float | None:
@@ -68,9 +85,32 @@ def over_runs(values: Iterable[float]) -> Generalization | None:
     return Generalization(mean=fmean(known), deviation=stdev(known) if len(known) > 1 else None, runs=len(known))
 
 
-def _samples(evaluation: Mapping[str, Any]) -> float:
-    samples = evaluation.get("samples")
-    return float(samples) if samples is not None and _is_number(samples) else 0.0
+def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson score interval of a binomial proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927).
+
+    With p = successes / trials and z the normal quantile of (1 + confidence) / 2, it is
+
+        (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n).
+
+    Unlike p ± z √(p (1 − p)/n) it never leaves [0, 1], and says something where p is 0 or 1.
+
+    Raises:
+        ValueError: unless 0 ≤ successes ≤ trials, trials ≥ 1 and 0 < confidence < 1.
+    """
+    if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
+        raise ValueError(f"no interval for {successes} of {trials} at a confidence of {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = successes / trials
+    center = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z * z / trials
+    low = (center - half) / scale if successes else 0.0  # exact at the ends, free of rounding
+    high = (center + half) / scale if successes < trials else 1.0
+    return low, high
+
+
+def _samples(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 
 def _is_number(value: object) -> bool:

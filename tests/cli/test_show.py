@@ -41,7 +41,7 @@ def test_people_see_what_it_is_and_where_it_belongs(tree: Path, capsys: pytest.C
     assert f"tree {tree}" in lines
     assert f"belongs at {RUN}" in lines
     assert "run run00000, seed 1337" in lines
-    assert "generalization 50.0 % (W&B)" in lines
+    assert "generalization 50.0 % (W&B, 100 lists of each length, 95 % interval 47.6 % to 52.4 %)" in lines
     assert any(line.startswith("attribution only-match: ") for line in lines)
     assert any(line.startswith("source ") and line.endswith(FINAL) for line in lines)
     assert "optimizer none saved" in lines

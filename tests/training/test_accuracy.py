@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ckptman.text.errors import RefusedError, UsageError
-from ckptman.training.accuracy import Accuracy, Predictor, draw_samples, measure_accuracy, wilson_interval
+from ckptman.training.accuracy import Accuracy, Predictor, draw_samples, measure_accuracy
 from ckptman.training.model import GPT, GPTConfig
+from ckptman.tree.metrics import wilson_interval
 
 NUMBERS = 12
 

@@ -13,8 +13,16 @@ from ckptman.fs.transfer import lock_tree
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import MachineError, UsageError
+from ckptman.training import evaluation
 from ckptman.training.accuracy import Accuracy, measure_accuracy
-from ckptman.training.evaluation import Evaluation, EvaluationMode, evaluate, find_checkpoints, record_evaluation
+from ckptman.training.evaluation import (
+    Evaluation,
+    EvaluationMode,
+    evaluate,
+    find_checkpoints,
+    forget,
+    record_evaluation,
+)
 from ckptman.training.loading import load
 from ckptman.tree.metrics import measured
 from ckptman.tree.records import read_record
@@ -22,6 +30,8 @@ from tests.helpers.raw import config, name_of, snapshot, write_checkpoint, write
 
 KS = [2, 3]
 SAMPLES = 20
+MORE_THAN_LOGGED = 101
+"""Training tests on 100 lists of each length."""
 
 
 @pytest.fixture
@@ -142,7 +152,7 @@ def test_json(tmp_path: Path) -> None:
     file = write_checkpoint(tmp_path / "model.pt", config())
     result = evaluate([file, tmp_path / "model.pt"], k=KS, samples=SAMPLES)
     document = json.loads(json.dumps(result.to_json()))
-    assert document.keys() == {"schema_version", "evaluations", "refused", "warnings"}
+    assert document.keys() == {"schema_version", "evaluations", "refused", "warnings", "planned"}
     (item,) = document["evaluations"]
     accuracy = result.evaluations[0].by_k[3]
     assert item["by_k"]["3"] == {
@@ -262,18 +272,18 @@ def test_a_refused_file_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_in_a_tree_the_result_is_recorded(tree: Path) -> None:
     before = snapshot(tree)
-    result = evaluate(tree, k=range(17, 33), samples=SAMPLES)
+    result = evaluate(tree, k=range(17, 33), samples=MORE_THAN_LOGGED)
     assert [item.recorded for item in result.evaluations] == [True, True]
     changed = {path for path, content in snapshot(tree).items() if before[path] != content}
     assert changed == {str(file.parent.relative_to(tree) / "run.json") for file in finals(tree)}
-    for file, evaluation in zip(finals(tree), result.evaluations, strict=True):
+    for file, one in zip(finals(tree), result.evaluations, strict=True):
         (entry,) = evaluations_of(file)
-        shown = evaluation.to_json()
+        shown = one.to_json()
         del shown["path"], shown["recorded"]
         assert entry == {"file": file.name, **shown}
         value = measured(read_record(file.parent), built_in())
         assert value is not None
-        assert (value.value, value.source) == (evaluation.gen_em, "evaluation")
+        assert (value.value, value.source) == (one.gen_em, "evaluation")
 
 
 def test_record_false_leaves_the_tree_alone(tree: Path) -> None:
@@ -283,7 +293,7 @@ def test_record_false_leaves_the_tree_alone(tree: Path) -> None:
     assert snapshot(tree) == before
 
 
-def test_an_equal_evaluation_is_replaced_and_others_are_kept(tree: Path) -> None:
+def test_evaluations_are_kept_side_by_side_and_an_equal_one_is_not_made_again(tree: Path) -> None:
     file = finals(tree)[0]
     evaluate(file, k=KS, samples=SAMPLES)
     once = snapshot(tree)
@@ -296,15 +306,68 @@ def test_an_equal_evaluation_is_replaced_and_others_are_kept(tree: Path) -> None
     evaluate(next(file.parent.glob("Checkpoint_*")), k=KS, samples=SAMPLES)
     assert len(evaluations_of(file)) == 6
 
-    # A stale figure under the same settings gives way, and the new one counts as the newest.
-    folder = file.parent
-    text = (folder / "run.json").read_text()
-    first = evaluations_of(file)[0]
-    (folder / "run.json").write_text(text.replace(f'"high": {first["by_k"]["2"]["high"]}', '"high": 0.123', 1))
-    assert evaluations_of(file)[0] != first
-    evaluate(file, k=KS, samples=SAMPLES)
-    assert len(evaluations_of(file)) == 6
-    assert evaluations_of(file)[-1] == first
+
+def test_an_evaluation_with_few_samples_does_not_take_the_place_of_one_with_many(tree: Path) -> None:
+    file = finals(tree)[0]
+
+    def shown() -> tuple[str, int]:
+        value = measured(read_record(file.parent), built_in())
+        assert value is not None
+        assert value.interval[0] <= value.value <= value.interval[1]
+        return value.source, value.samples
+
+    assert shown() == ("W&B", 100)
+    evaluate(file, samples=1)
+    assert shown() == ("W&B", 100)
+    evaluate(file, samples=MORE_THAN_LOGGED)
+    assert shown() == ("evaluation", MORE_THAN_LOGGED)
+    evaluate(file, samples=2)
+    assert shown() == ("evaluation", MORE_THAN_LOGGED)
+    (gone,) = forget(file, samples=MORE_THAN_LOGGED)
+    assert (gone.path, gone.entry["samples"]) == (str(file), MORE_THAN_LOGGED)
+    assert shown() == ("W&B", 100)
+    assert [entry["samples"] for entry in evaluations_of(file)] == [1, 2]
+
+
+def test_an_interrupted_evaluation_goes_on_from_where_it_was(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = finals(tree)
+    measure = evaluation._Work._evaluate
+
+    def interrupted(work: Any, file: Path, counter: Any) -> Evaluation:
+        if file == second:
+            raise KeyboardInterrupt
+        return measure(work, file, counter)
+
+    monkeypatch.setattr(evaluation._Work, "_evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tree, k=KS, samples=SAMPLES)
+    dry = evaluate(tree, k=KS, samples=SAMPLES, dry_run=True)
+    assert ([item.path for item in dry.evaluations], dry.planned) == ([str(first)], (str(second),))
+
+    at_work: list[Path] = []
+
+    def counted(work: Any, file: Path, counter: Any) -> Evaluation:
+        at_work.append(file)
+        return measure(work, file, counter)
+
+    monkeypatch.setattr(evaluation._Work, "_evaluate", counted)
+    seen: list[int] = []
+    result = evaluate(tree, k=KS, samples=SAMPLES, progress=lambda _, done, total: seen.append(total - done))
+    assert at_work == [second]
+    assert seen[-1] == 0
+    monkeypatch.undo()
+    assert result.evaluations == evaluate(tree, k=KS, samples=SAMPLES).evaluations
+    again = evaluate(tree, k=KS, samples=SAMPLES, record=False).evaluations  # the control: these are measured
+    assert [item.by_k for item in again] == [item.by_k for item in result.evaluations]
+
+
+def test_dry_runs_change_nothing(tree: Path) -> None:
+    evaluate(tree, k=KS, samples=SAMPLES)
+    before = snapshot(tree)
+    assert evaluate(tree, k=KS, samples=7, dry_run=True).planned == tuple(map(str, finals(tree)))
+    assert len(forget(tree, samples=SAMPLES, dry_run=True)) == 2
+    assert forget(tree, samples=7) == forget(tree, k=[2], samples=SAMPLES) == ()
+    assert snapshot(tree) == before
 
 
 def test_a_file_beside_the_record_that_it_does_not_list(tree: Path) -> None:
@@ -330,7 +393,7 @@ def test_a_record_that_cannot_be_read_or_written_is_a_warning(tree: Path, monkey
         raise MachineError("the disk is full", code="disk-full")
 
     monkeypatch.setattr("ckptman.tree.records.write_record", full)
-    result = evaluate(sound, k=KS, samples=SAMPLES)
+    result = evaluate(sound, k=KS, samples=SAMPLES, seed=1)
     assert not result.evaluations[0].recorded
     assert result.warnings == (f"{sound} is evaluated, but not recorded: the disk is full",)
 
@@ -368,7 +431,7 @@ def test_a_lock_that_is_let_go_is_waited_for(tree: Path, monkeypatch: pytest.Mon
 def test_a_run_folder_by_itself_is_recorded_too(tree: Path, tmp_path: Path) -> None:
     run = finals(tree)[0].parent
     alone = run.rename(tmp_path / "a_run")
-    (evaluation,) = evaluate(alone, k=KS, samples=SAMPLES).evaluations
-    assert evaluation.recorded
-    moved = replace(evaluation, path=str(tmp_path / evaluation.path.rpartition("/")[2]))
+    (found,) = evaluate(alone, k=KS, samples=SAMPLES).evaluations
+    assert found.recorded
+    moved = replace(found, path=str(tmp_path / found.path.rpartition("/")[2]))
     assert not record_evaluation(moved, built_in())  # there is no record
