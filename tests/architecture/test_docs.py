@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.test_architecture import PACKAGES
 from tests.helpers import reference
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 ELIDED = "…"
 
 
@@ -99,6 +102,29 @@ def test_every_command_and_option_is_explained() -> None:
 
 
 def test_every_link_of_the_documents_leads_to_a_file() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
-            assert (ROOT / target).exists(), (document, target)
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), (document, target)
+
+
+def rows_of(document: str, head: str) -> list[list[str]]:
+    """The rows of the table of a Markdown document that begins with this cell."""
+    lines = document.split(f"| {head} |")[1].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in itertools.takewhile(bool, lines)]
+
+
+def test_the_table_of_packages_is_the_one_that_is_checked() -> None:
+    rows = {name.strip("`"): allowed for name, _, allowed in rows_of(ARCHITECTURE, "package")}
+    assert list(rows) == list(PACKAGES)
+    for package, allowed in rows.items():
+        assert set(re.findall(r"\w+", allowed)) == ({"all"} if package == "cli" else PACKAGES[package]), package
+
+
+def test_every_module_that_a_document_names_is_there() -> None:
+    named = [
+        (document.name, name)
+        for document in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md")
+        for name in re.findall(rf"`((?:{'|'.join(PACKAGES)})/[\w/]+\.\w+)`", document.read_text())
+    ]
+    assert len(named) > 40
+    assert [(document, name) for document, name in named if not (ROOT / "ckptman" / name).exists()] == []
