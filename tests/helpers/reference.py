@@ -38,16 +38,16 @@ def filled(readme: str) -> str:
 
 def paragraphs(name: str) -> list[str]:
     """The help of a command, a string for each paragraph."""
-    help_text = _registered()[name].help or ""
+    help_text = registered()[name].help or ""
     return [" ".join(part.split()) for part in inspect.cleandoc(help_text).split("\n\n")]
 
 
 def names() -> list[str]:
     """The commands, in the order of the command list."""
-    return list(_registered())
+    return list(registered())
 
 
-def _registered() -> dict[str, typer.core.TyperCommand]:
+def registered() -> dict[str, typer.core.TyperCommand]:
     commands.register()
     group = typer.main.get_command(app)
     found = dict(group.commands)  # type: ignore[attr-defined]  # the app is a group of commands
