@@ -161,7 +161,9 @@ class _Planner:
 
     def place_all(self, progress: outputs.Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
-        for saved in self.raw.read(self._owner_of_known, progress=progress):
+        files = self.raw.read(self._owner_of_known, progress=progress)
+        self.folders.tell_apart(saved.file for saved in files)
+        for saved in files:
             file = saved.file
             self.read[file.source.relative] = file.source.path, file.state, file.sha256
             try:

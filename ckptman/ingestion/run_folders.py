@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ckptman.fs import FileState, hash_file
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs
-from ckptman.rules import Convention, comparing
+from ckptman.rules import Convention, comparing, naming
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
@@ -75,6 +75,8 @@ class RunFolders:
         for run in tree.runs:
             self._enter(self._slot(run))
         self.duplicates: list[Duplicate] = []
+        self._telling: dict[tuple[PurePosixPath, int | None], set[str]] = {}
+        """By task folder and seed, the keys in which the configurations of its runs differ."""
         self.new: list[tuple[PurePosixPath, records.CheckpointEntry]] = []
         """The files that were added, and their folders."""
 
@@ -102,6 +104,18 @@ class RunFolders:
             if problem is None
             else records.bad_record(run.path / records.RUN_FILE, problem, is_newer=run.is_newer),
         )
+
+    def tell_apart(self, files: Iterable[examination.Examined]) -> None:
+        """Learn which keys differ among the runs of each task and seed: the folders of new ones are named by them."""
+        configs: dict[tuple[PurePosixPath, int | None], list[Mapping[str, Any]]] = defaultdict(list)
+        for slot in self:
+            if slot.record is not None:
+                configs[slot.folder.parent, slot.record.seed].append(slot.record.config)
+        for file in files:
+            configs[file.place.folder, file.place.seed].append(file.config)
+        ignored = self._convention.ignored_keys
+        for where, (first, *others) in configs.items():
+            self._telling[where] = {key for other in others for key in comparing.differing_keys(first, other, ignored)}
 
     def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
@@ -181,8 +195,11 @@ class RunFolders:
     def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
         file, run_id = new.file, new.attribution.run_id
+        telling = self._telling.get((file.place.folder, file.place.seed), set())
+        by_keys = naming.naming_of(self._convention).telling(telling, file.config)
+        notes = [note for note in by_keys if note not in file.place.notes]
         for more in ((), (run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
-            folder = file.place.run_folder(self._convention, *more)
+            folder = file.place.run_folder(self._convention, *notes, *more)
             if folder not in self.slots and not (self._tree.root / folder).exists():
                 return folder
         raise RefusedError(

@@ -54,6 +54,23 @@ class Examined:
         )
 
 
+def group_said(config: Mapping[str, Any], folder: str | None, convention: Convention) -> str:
+    """The group that a configuration says, else the one that the folders around its file say.
+
+    Raises:
+        RefusedError: (`no-group`) if neither says one: an experiment without a name is not filed under another's.
+    """
+    said = config.get(convention.group_key)
+    group = said if isinstance(said, str) and said else folder
+    if group is None:
+        raise RefusedError(
+            "neither its configuration nor a folder around it says its group",
+            code="no-group",
+            fix=f"Put it into a folder <group>/{convention.folders.task(0)}, with the group's name and its task's number.",
+        )
+    return group
+
+
 class Examiner:
     """Reads files of a source, and settles where a name and a configuration disagree."""
 
@@ -80,7 +97,7 @@ class Examiner:
         place = placement.place_of(
             config,
             self._convention,
-            source_group=self._said_group(config, file),
+            source_group=group_said(config, file.group, self._convention),
             source_task=file.task,
         )
         return Examined(
@@ -95,10 +112,6 @@ class Examiner:
             place=place,
             run_id=info.run_id,
         )
-
-    def _said_group(self, config: Mapping[str, Any], file: SourceCheckpoint) -> str | None:
-        said = config.get(self._convention.group_key)
-        return said if isinstance(said, str) and said else file.group
 
     def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
         """The configuration, and where it is from: the file, else a W&B record, else the file's name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.raw.attribution import Attribution
-from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust
+from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, said_by_folders, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -255,10 +255,9 @@ class RawOutputs:
 
     def _overwritten(self, lost: LostFiles) -> records.OverwrittenRun | None:
         run = lost.run
-        said = run.config.get(self.convention.group_key)
         folder_group, source_task, _ = said_by_folders(lost.folder / lost.overwritten[0], self.convention)
-        group = said if isinstance(said, str) and said else folder_group
         try:
+            group = group_said(run.config, folder_group, self.convention)
             place = placement.place_of(run.config, self.convention, source_group=group, source_task=source_task)
         except RefusedError as error:
             self.refuse(self.relative(run.folders[0]), error, what="W&B folder")

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,7 @@ _VALUE = {
     "list": f"{_WHOLE}(?:-{_WHOLE})*",
 }
 FIELD_TYPES = tuple(_VALUE)
+_MOST_NOTES, _LONGEST_NOTE = 3, 40
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,15 @@ class Naming:
         """One configuration value as a name writes it, such as `mlp0`; for keys without a field, key and value."""
         field = next((field for field in self._fields if field.config == (key,)), None)
         return f"{key}{config[key]}" if field is None else field.tag + self._value_text(field, config)
+
+    def telling(self, keys: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+        """What tells a run apart by these keys, for its folder's name: at most three, those that names state first."""
+        stated = {field.config[0] for field in self._fields if len(field.config) == 1}
+        notes = []
+        for key in sorted(set(keys) & config.keys(), key=lambda key: (key not in stated, key)):
+            with suppress(RefusedError):  # a value that cannot stand in a name
+                notes.append(re.sub(r"[^A-Za-z0-9_.]+", "_", self.short(key, config))[:_LONGEST_NOTE])
+        return tuple(notes[:_MOST_NOTES])
 
     def _value_text(self, field: NameField, config: Mapping[str, Any]) -> str:
         try:

@@ -96,8 +96,9 @@ def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> 
 def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:
     """The group a configuration belongs to, and its pattern (None for a group that is not of a known pattern).
 
-    A name of a known pattern is kept only if it says what the configuration says; otherwise the configuration's own
-    family and K give the name. A name of no known pattern is kept as it is.
+    A name of a pattern of the configuration's family is kept only if it says what the configuration says; otherwise
+    family and K give the name. Any other name is kept as it is: an experiment called like a group of another family is
+    one of its own.
 
     Args:
         said: The group that the configuration or the source folder names, if any.
@@ -109,7 +110,7 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
         parsed = group.parse(said or "")
         if parsed is not None and all(values.get(key) == value for key, value in parsed.items()):
             return str(said), group
-    if said is not None and group_pattern(said, convention) is None:
+    if said is not None and group_pattern(said, convention) not in mine:
         return _safe_folder(said), None
     if not mine:
         raise _no_group(RefusedError, layernorm, regime)

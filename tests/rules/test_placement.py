@@ -39,6 +39,14 @@ def test_a_known_name_that_says_something_else_gives_way_to_the_configuration() 
     assert folder(config(wandb_group="len_gen_k16"), source_group="len_gen_k16").split("/")[2] == "len_gen_k8"
 
 
+def test_a_group_called_like_one_of_another_family_keeps_its_name() -> None:
+    other = config(use_layernorm=False)
+    where = "without_layernorm/dynamic/len_gen_k8/task_0002"
+    assert str(place_of(other, built_in(), source_group="len_gen_k8", source_task=2).folder) == where
+    # The control: of its family, it is known, and the configuration gives the task.
+    assert str(place_of(other, built_in(), source_group="len_gen_no_ln_k8", source_task=2).folder).endswith("task_0006")
+
+
 def test_a_group_of_no_known_pattern_keeps_its_name_and_its_task() -> None:
     place = place_of(config(train_min_k=8, n_layers=5), built_in(), source_group="huang_LN_fixed50", source_task=17)
     assert str(place.folder) == "with_layernorm/fixed/huang_LN_fixed50/task_0017"
