@@ -66,7 +66,7 @@ def group_said(config: Mapping[str, Any], folder: str | None, convention: Conven
         raise RefusedError(
             "neither its configuration nor a folder around it says its group",
             code="no-group",
-            fix=f"Put it into a folder <group>/{convention.folders.task(0)}, with the group's name and its task's number.",
+            fix=f"Put it into a folder <group>/{convention.folders.task(0)}: its group and its task.",
         )
     return group
 

@@ -11,12 +11,12 @@ from ckptman.checks import validate
 from ckptman.ingestion import ingest
 from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
-LAB = {"train_min_k": 8, "wandb_group": "len_gen_v128_e128_k8"}
+LAB: dict[str, Any] = {"train_min_k": 8, "wandb_group": "len_gen_v128_e128_k8"}
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    return tmp_path / "outputs" / LAB["wandb_group"] / "task_0003"  # type: ignore[operator]
+    return tmp_path / "outputs" / str(LAB["wandb_group"]) / "task_0003"
 
 
 def folders(task: Path, root: Path) -> set[str]:
