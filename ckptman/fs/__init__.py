@@ -6,20 +6,12 @@ it is to be moved. May not be done here: knowing what a file means. Nowhere else
 
 from __future__ import annotations
 
-from ckptman.fs.transfer import (
-    Batch,
-    FileState,
-    Mode,
-    Placement,
-    TakenError,
-    hash_file,
-    is_partial,
-    lock_tree,
-    make_folders,
-    remove_partials,
-    remove_source,
-    write_atomically,
-)
+from ckptman.fs.faults import TakenError
+from ckptman.fs.files import FileState, hash_file
+from ckptman.fs.folders import is_partial, make_folders, remove_partials
+from ckptman.fs.locks import lock_tree
+from ckptman.fs.placing import Batch, Mode, Placement, remove_source
+from ckptman.fs.writing import write_atomically
 
 __all__ = [
     "Batch",

@@ -147,7 +147,7 @@ class RawRun:
         """Make the run's folder and that of its checkpoints.
 
         Raises:
-            MachineError, RefusedError: as `transfer.make_folders`.
+            MachineError, RefusedError: as `fs.make_folders`.
         """
         make_folders(self.saved_models, self.out)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ckptman.checks.validation import validate
 from ckptman.documents.reporting import ReportResult, State, report, report_convention, stale
 from ckptman.documents.task_mapping import task_mapping_text
-from ckptman.fs.transfer import lock_tree
+from ckptman.fs import lock_tree
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import MachineError, UsageError

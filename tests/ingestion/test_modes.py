@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs.transfer import Mode
+from ckptman.fs import Mode
 from ckptman.ingestion.ingesting import ingest
 from ckptman.tree.records import RUN_FILE, read_record
 from tests.helpers.ingested import RUN, codes, damage, opened_checkpoints, task

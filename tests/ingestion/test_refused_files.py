@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptman.fs.transfer import lock_tree
+from ckptman.fs import lock_tree
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.text.errors import MachineError, UsageError
 from ckptman.tree.records import read_record

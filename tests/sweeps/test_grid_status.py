@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs.transfer import write_atomically
+from ckptman.fs import write_atomically
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.recipe import TrainConfig

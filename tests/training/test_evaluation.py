@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptman.fs.transfer import lock_tree
+from ckptman.fs import lock_tree
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import MachineError, UsageError

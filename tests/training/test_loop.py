@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import ckptman.fs.transfer as transfer
 import ckptman.training.loop as trainer
+from ckptman.fs import writing
 from ckptman.raw.wandb_log import read_log
 from ckptman.text.errors import MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths
@@ -56,7 +56,7 @@ def uninterrupted(tmp_path: Path) -> RawRun:
 
 def train_and_die_at_write(run: RawRun, at: int, *, half: bool) -> int:
     """Train in another process that is killed at its write of that number, or in the middle of it."""
-    write, count = transfer._write_all, [0]
+    write, count = writing.write_all, [0]
 
     def fatal(descriptor: int, data: memoryview) -> None:
         count[0] += 1
@@ -67,7 +67,7 @@ def train_and_die_at_write(run: RawRun, at: int, *, half: bool) -> int:
         write(descriptor, data)
 
     def work() -> None:
-        transfer._write_all = fatal  # the parent's stays
+        writing.write_all = fatal  # the parent's stays
         train_run(run, CPU)
 
     return in_child(work)
@@ -183,7 +183,7 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = documents(uninterrupted(tmp_path))
     run = raw_run(tmp_path / "full")
-    write, states = transfer._write_all, [0]
+    write, states = writing.write_all, [0]
 
     def full(descriptor: int, data: memoryview) -> None:
         states[0] += len(data) > 3000  # status files still fit
@@ -193,7 +193,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, often: None, monkeypatch: pyt
         write(descriptor, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(transfer, "_write_all", full)
+        patched.setattr(writing, "write_all", full)
         with pytest.raises(MachineError) as caught:
             train_run(run, CPU)
     assert caught.value.code == "disk-full"

@@ -87,7 +87,7 @@ def new_folder(out: Path) -> Path:
     """Make a folder for a sweep that begins now; absolute.
 
     Raises:
-        MachineError, RefusedError: as `transfer.make_folders`.
+        MachineError, RefusedError: as `fs.make_folders`.
     """
     top = out.absolute()
     folder = top / SWEEPS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

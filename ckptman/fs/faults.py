@@ -1,0 +1,141 @@
+"""What can go wrong with a file, as errors: what happened, to which file, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ckptman.text import CkptmanError, MachineError, RefusedError
+
+
+class TakenError(RefusedError):
+    """The destination has something already, and nothing is ever overwritten."""
+
+    def __init__(self, destination: Path) -> None:
+        super().__init__(
+            f"{shown(destination)} is already there, and was left as it is",
+            code="taken",
+            fix="Compare the two files, and move the one at the destination away if it is not wanted.",
+        )
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path, found: os.stat_result) -> None:
+    """Refuse what is no regular file."""
+    if stat.S_ISLNK(found.st_mode):
+        raise RefusedError(
+            f"{shown(path)} is a symbolic link",
+            code="symbolic-link",
+            fix="Put a real file there, or have links followed (--follow-symlinks) where it is a source.",
+        )
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a file")
+        raise RefusedError(f"{shown(path)} is {kind}", code="not-a-file", fix="Only regular files are handled.")
+
+
+def not_a_folder(path: Path, found: os.stat_result) -> RefusedError:
+    """The refusal of what stands where a folder has to be."""
+    if stat.S_ISLNK(found.st_mode):
+        return RefusedError(
+            f"{shown(path)} is a symbolic link, which may lead out of the tree",
+            code="symbolic-link",
+            fix="Put a real folder in its place.",
+        )
+    return RefusedError(
+        f"{shown(path)} is not a folder, but a folder has to be there", code="not-a-folder", fix="Move it away."
+    )
+
+
+def changed(path: Path) -> RefusedError:
+    """The refusal of a file that somebody else wrote to."""
+    return RefusedError(
+        f"{shown(path)} was changed meanwhile",
+        code="changed-while-read",
+        fix="Do it again once nothing writes to the file any more.",
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors in this block are about reading `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise source_error(error, path) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors in this block are about making or writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise destination_error(error, path) from error
+
+
+_FREE_SPACE = "Free space there, then do it again; what is placed stays."
+
+_OTHER_ROOT = "Choose a root that you may write to, or have this one opened to you."
+
+_TOO_MANY_OPEN = ("too-many-open-files", "too many files are open", "Raise the limit (ulimit -n), then do it again.")
+
+_WRITE_FAULTS = {
+    errno.ENOSPC: ("disk-full", "no space is left on the device", _FREE_SPACE),
+    errno.EDQUOT: ("quota-exceeded", "the disk quota is used up", _FREE_SPACE),
+    errno.EROFS: ("read-only", "the file system is read-only", _OTHER_ROOT),
+    errno.EACCES: ("permission-denied", "permission denied", _OTHER_ROOT),
+    errno.EPERM: ("permission-denied", "operation not permitted", _OTHER_ROOT),
+    errno.ENOENT: ("folder-missing", "its folder does not exist", "Make the folder, then do it again."),
+    errno.ENOTDIR: ("not-a-folder", "something on the way is not a folder", "Move that away, or choose another root."),
+    errno.EFBIG: ("file-too-large", "files may not get that large there", "Raise the limit (ulimit -f)."),
+    errno.EMFILE: _TOO_MANY_OPEN,
+    errno.ENFILE: _TOO_MANY_OPEN,
+}
+
+
+def destination_error(error: OSError, path: Path) -> CkptmanError:
+    """The error to raise where `path` cannot be made or written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return RefusedError(
+            f"{shown(path)} is too long a name for its file system",
+            code="name-too-long",
+            fix="Rename the source, or choose a root with a shorter path.",
+        )
+    otherwise = ("io-error", reason_of(error), "Check the disk, or the network it is on, then do it again.")
+    code, reason, fix = _WRITE_FAULTS.get(error.errno or 0, otherwise)
+    return MachineError(f"{shown(path)} cannot be written: {reason}", code=code, fix=fix)
+
+
+def source_error(error: OSError, path: Path) -> CkptmanError:
+    """The error to raise where `path` cannot be read."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        code, reason, fix = _TOO_MANY_OPEN
+        return MachineError(f"{shown(path)} cannot be read: {reason}", code=code, fix=fix)
+    return RefusedError(
+        f"{shown(path)} cannot be read: {reason_of(error)}",
+        code="unreadable",
+        fix="Check that the file is there, that you may read it, and that its disk is well.",
+    )
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a failed call."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def shown(path: Path) -> str:
+    """A path fit for a message: in quotes with escapes, where it holds control characters or undecodable bytes."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)

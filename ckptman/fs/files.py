@@ -1,0 +1,159 @@
+"""Files that others wrote: opened safely, and known to be the same from the first byte to the last."""
+
+# One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
+# ruff: noqa: PTH116
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from ckptman.fs import faults
+
+_CHUNK = 1 << 20
+"""Bytes read at a time: hashing gets no faster above 64 KiB, and 1 MiB keeps the progress smooth."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells that a file is still the one that was read: a write to it, or another file in its place, shows."""
+
+    device: int
+    inode: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Last change of the content, in nanoseconds since the epoch; whoever may write can set it."""
+    ctime_ns: int
+    """Last change of content or metadata (link count, mode, owner); only the kernel sets it."""
+
+    @classmethod
+    def of(cls, path: Path, *, follow_symlinks: bool = False) -> Self:
+        """State of what is at `path`.
+
+        Raises:
+            RefusedError: `unreadable`, if there is nothing or it cannot be reached.
+        """
+        with faults.reading(path):
+            return cls.from_stat(os.stat(path, follow_symlinks=follow_symlinks))
+
+    @classmethod
+    def of_fd(cls, descriptor: int) -> Self:
+        """State of an open file.
+
+        Raises:
+            OSError: as fstat(2).
+        """
+        return cls.from_stat(os.fstat(descriptor))
+
+    @classmethod
+    def from_stat(cls, found: os.stat_result) -> Self:
+        """The part of a stat(2) result that matters, such as that of a folder scan."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def same_but_ctime(self, other: FileState) -> bool:
+        """Whether they agree but for `ctime_ns`, which a new or a removed hard link changes without touching a byte."""
+        return replace(self, ctime_ns=0) == replace(other, ctime_ns=0)
+
+
+def hash_file(
+    path: Path, *, on_bytes: Callable[[int], None] | None = None, follow_symlinks: bool = False
+) -> tuple[str, FileState]:
+    """SHA-256 of a regular file, and the state that it kept from the first byte to the last.
+
+    Raises:
+        RefusedError: `unreadable`, `not-a-file` (a named pipe, say: never waited for), `symbolic-link` unless
+            `follow_symlinks`, or `changed-while-read`.
+    """
+    source = Source(path, follow_symlinks)
+    try:
+        source.open()
+        digest = digest_of(source.chunks(), on_bytes or ignore)
+        source.check_unchanged()
+        return digest, source.state
+    finally:
+        source.close()
+
+
+@dataclass(eq=False)
+class Source:
+    """A regular file that is read, and the state in which it has to stay meanwhile."""
+
+    path: Path
+    follow_symlinks: bool
+    fd: int = -1
+    state: FileState = field(init=False)
+
+    def open(self) -> None:
+        """Open it, if it is a regular file."""
+        with faults.reading(self.path):
+            faults.check_regular(self.path, os.stat(self.path, follow_symlinks=self.follow_symlinks))
+            # What was a file a moment ago may be a pipe or a link now: neither wait for the one nor follow the other.
+            flags = os.O_RDONLY | os.O_NONBLOCK | (0 if self.follow_symlinks else os.O_NOFOLLOW)
+            self.fd = os.open(self.path, flags)
+            opened = os.fstat(self.fd)
+            faults.check_regular(self.path, opened)
+            self.state = FileState.from_stat(opened)
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        descriptor, self.fd = self.fd, -1
+        if descriptor >= 0:
+            close(descriptor)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Its bytes, piece by piece; more of them than when it was opened are a change."""
+        left = self.state.size
+        for chunk in chunks_of(self.fd, left, faults.reading, self.path):
+            left -= len(chunk)
+            if left < 0:
+                raise faults.changed(self.path)  # at once: what is being written to may grow for ever
+            yield chunk
+
+    def check_unchanged(self, *, ctime: bool = True) -> None:
+        """Refuse it if it was written to, or if its name leads to another file by now.
+
+        Without `ctime`, other hard links to the same file may have been made or removed meanwhile.
+        """
+        now = FileState.of(self.path, follow_symlinks=self.follow_symlinks)
+        if not (now == self.state or (not ctime and now.same_but_ctime(self.state))):
+            raise faults.changed(self.path)
+
+
+def chunks_of(
+    descriptor: int, size: int, errors_about: Callable[[Path], AbstractContextManager[None]], path: Path
+) -> Iterator[memoryview]:
+    """All bytes from the start of an open file of about `size` bytes, in one buffer that is used again and again."""
+    buffer = memoryview(bytearray(min(size + 1, _CHUNK)))  # one more than there is: a file that has grown shows
+    at = 0
+    while True:
+        with errors_about(path):
+            count = os.preadv(descriptor, [buffer], at)
+        if count == 0:
+            return
+        at += count
+        yield buffer[:count]
+
+
+def digest_of(chunks: Iterator[memoryview], on_bytes: Callable[[int], None]) -> str:
+    """SHA-256 of all pieces, in hexadecimal."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        on_bytes(len(chunk))
+    return digest.hexdigest()
+
+
+def close(descriptor: int) -> None:
+    """Close a descriptor, whatever that brings."""
+    with suppress(OSError):  # what had to be on the disk was synced before, and its errors were heard
+        os.close(descriptor)
+
+
+def ignore(count: int) -> None:
+    """Report progress to nobody."""

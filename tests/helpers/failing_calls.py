@@ -1,0 +1,545 @@
+"""Standing between `ckptman.fs` and the system: calls that fail, worlds of files, and what may be found afterwards."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import fcntl
+import hashlib
+import inspect
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ckptman.fs import (
+    Batch,
+    Mode,
+    Placement,
+    TakenError,
+    faults,
+    files,
+    folders,
+    hash_file,
+    is_partial,
+    locks,
+    placing,
+    remove_partials,
+    remove_source,
+    write_atomically,
+    writing,
+)
+from ckptman.fs.placing import place_file
+from ckptman.text.errors import CkptmanError, RefusedError
+
+CHUNK = 32 << 10
+
+CONTENT = bytes(range(256)) * 400  # 100 KB: four chunks of 32 KiB
+
+READING = frozenset({"stat", "fstat", "preadv", "listdir", "close"})
+
+OTHER = b"somebody else's bytes"
+
+NOBODY = 65534
+
+MODULES = (faults, files, folders, locks, placing, writing)
+
+
+class System:
+    """The modules of the package, with the names that tests replace in them: `os`, `fcntl`, and two of their own."""
+
+    def __getattr__(self, name: str) -> Any:
+        return next(getattr(module, name) for module in MODULES if hasattr(module, name))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        for module in MODULES:
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+
+SYSTEM: Any = System()
+
+
+class Stand:
+    """A module, some functions of which are replaced for the module under test alone."""
+
+    def __init__(self, module: ModuleType, replaced: dict[str, Callable[..., Any]]) -> None:
+        self._module = module
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced.get(name) or getattr(self._module, name)
+
+
+def replace_everywhere(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    for module in MODULES:
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
+
+
+def replace_os(monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Any]) -> None:
+    replace_everywhere(monkeypatch, "os", Stand(os, functions))
+
+
+def failing(error: int) -> Callable[..., Any]:
+    def fail(*args: object, **kwargs: object) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+def source_text() -> str:
+    """The source of the whole package."""
+    return "".join(map(inspect.getsource, MODULES))
+
+
+@cache
+def system_calls() -> dict[ModuleType, list[str]]:
+    """The functions of `os` and `fcntl` that the package uses, as its source says."""
+    found: dict[ModuleType, set[str]] = {os: set(), fcntl: set()}
+    modules = {"os": os, "fcntl": fcntl}
+    for node in ast.walk(ast.parse(source_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            module = modules[node.value.id]
+            if callable(getattr(module, node.attr)) and node.attr not in {"strerror", "fsencode", "stat_result"}:
+                found[module].add(node.attr)
+    return {module: sorted(names) for module, names in found.items()}
+
+
+@dataclass
+class Injector:
+    """Lets every call through, but for the `nth`: that one meets the fault before or after it has done its work."""
+
+    nth: int
+    fault: Callable[[], None]
+    after: bool = False
+    lasting: bool = False
+    """Whether each later call meets the fault too, as when a disk is gone."""
+    ignored: frozenset[str] = frozenset()
+    """Calls that are let through and not counted."""
+    calls: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        if name in self.ignored:
+            return function
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.lock:
+                self.calls.append(name)
+                number = len(self.calls)
+                fails = number == self.nth or (self.lasting and number > self.nth > 0)
+                if fails:
+                    self.failed.append(name)
+            if fails and not self.after:
+                self.fault()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if fails:
+                    self.fault()
+
+        return call
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        before = SYSTEM.os, SYSTEM.fcntl, SYSTEM._rename_noreplace, SYSTEM._CHUNK
+        names = system_calls()
+        # What stands there already (a simulated file system) is wrapped, not replaced.
+        SYSTEM.os = Stand(os, {name: self.wrap(name, getattr(before[0], name)) for name in names[os]})
+        SYSTEM.fcntl = Stand(fcntl, {name: self.wrap(name, getattr(before[1], name)) for name in names[fcntl]})
+        SYSTEM._rename_noreplace = self.wrap("renameat2", before[2])
+        SYSTEM._CHUNK = CHUNK
+        try:
+            yield
+        finally:
+            SYSTEM.os, SYSTEM.fcntl, SYSTEM._rename_noreplace, SYSTEM._CHUNK = before
+
+
+def raising(error: int) -> Callable[[], None]:
+    def fault() -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fault
+
+
+def interrupting() -> None:
+    raise KeyboardInterrupt
+
+
+@dataclass
+class World:
+    """A folder of sources and a folder of destinations, and what each file may hold at any moment."""
+
+    sources: Path
+    tree: Path
+    allowed: dict[Path, list[bytes | None]] = field(default_factory=dict)
+    """What each path may hold whatever happened; None: nothing there."""
+    final: dict[Path, bytes | None] = field(default_factory=dict)
+    """What each path holds when all is done."""
+
+    def source(self, name: str = "a.pt", content: bytes = CONTENT) -> Path:
+        path = self.sources / name
+        path.write_bytes(content)
+        os.utime(path, ns=(10**18, 10**18))
+        self.allowed[path] = [content]
+        self.final[path] = content
+        return path
+
+    def destination(self, name: str = "a.pt", content: bytes = CONTENT) -> Path:
+        path = self.tree / name
+        self.allowed[path] = [None, content]
+        self.final[path] = content
+        return path
+
+    def bystander(self, name: str = "b.pt", content: bytes = OTHER) -> Path:
+        path = self.tree / name
+        path.write_bytes(content)
+        self.allowed[path] = [content]
+        self.final[path] = content
+        return path
+
+    def check(self, *, done: bool, partials: bool = False) -> None:
+        held = {path: path.read_bytes() if os.path.lexists(path) else None for path in self.allowed}
+        for path, content in held.items():
+            assert content in self.allowed[path], f"{path.name} holds {None if content is None else len(content)} bytes"
+            assert not done or content == self.final[path], f"{path.name} is not as it should be in the end"
+        assert CONTENT in held.values(), "the bytes are lost"
+        strangers = {path for path in self.tree.iterdir() if path not in self.allowed}
+        assert all(is_partial(path.name) for path in strangers), strangers
+        assert partials or not strangers, "a temporary file was left behind"
+
+
+Act = Callable[[World], Callable[[], None]]
+"""Furnishes a world, and returns what is to be done in it. Done again after a fault, it does what is missing."""
+
+Place = Callable[..., object]
+
+
+def placing_one(mode: Mode, place: Place = place_file) -> Act:
+    def furnish(world: World) -> Callable[[], None]:
+        source, destination = world.source(), world.destination()
+        world.bystander()
+        return lambda: None if is_there(destination) else void(place(source, destination, mode))
+
+    return furnish
+
+
+def placing_over(mode: Mode, place: Place = place_file) -> Act:
+    """Somebody else's file appears under the final name while this one is being read."""
+
+    def furnish(world: World) -> Callable[[], None]:
+        source, destination = world.source(), world.destination(content=OTHER)
+
+        def appear(_: int) -> None:
+            destination.write_bytes(OTHER)
+
+        def act() -> None:
+            with suppress(TakenError):
+                place(source, destination, mode, on_bytes=appear)
+
+        return act
+
+    return furnish
+
+
+def moving(world: World) -> Callable[[], None]:
+    source, destination = world.source(), world.destination()
+    world.allowed[source] = [CONTENT, None]
+    world.final[source] = None
+
+    def act() -> None:
+        if not source.exists():
+            return
+        if is_there(destination):  # as after a crash: whether it is what was to be placed, the bytes tell
+            sha256, state = hash_file(source)
+            assert hash_file(destination)[0] == sha256
+            placement = Placement(sha256, state.size, state, "copied")
+        else:
+            placement = place_file(source, destination, Mode.MOVE)
+        remove_source(source, placement, destination)
+
+    return act
+
+
+def batching(world: World) -> Callable[[], None]:
+    plan = [(world.source(name), world.destination(name), mode) for name, mode in zip("cdef", Mode, strict=True)]
+    taken = world.source("b.pt"), world.bystander("b.pt")
+
+    def act() -> None:
+        with Batch() as batch:
+            for source, destination, mode in plan:
+                if not is_there(destination):
+                    batch.stage(source, destination, mode)
+            with suppress(TakenError):
+                batch.stage(*taken, Mode.COPY)
+            for outcome in batch.publish():
+                if isinstance(outcome, RefusedError):
+                    raise outcome
+
+    return act
+
+
+def writing_one(world: World) -> Callable[[], None]:
+    path = world.destination("run.json")
+    world.source()  # not used: the bytes that must not be lost
+    world.bystander()
+    return lambda: void(write_atomically(path, CONTENT, replace=False))
+
+
+def rewriting(world: World) -> Callable[[], None]:
+    path = world.bystander("README.md")
+    world.allowed[path].append(CONTENT)
+    world.final[path] = CONTENT
+    world.source()
+    return lambda: void(write_atomically(path, CONTENT, replace=True))
+
+
+def is_there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+ACTS: dict[str, Act] = {
+    **{mode.value: placing_one(mode) for mode in Mode},
+    **{f"{mode.value} when taken": placing_over(mode) for mode in Mode},
+    "move and remove the source": moving,
+    "batch": batching,
+    "write": writing_one,
+    "rewrite": rewriting,
+}
+
+
+def no_hard_links(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+def clone(copy: int, request: int, source: int) -> int:
+    assert request == 0x40049409
+    os.pwrite(copy, os.pread(source, 1 << 30, 0), 0)
+    return 0
+
+
+def other_file_system(source: Any, destination: Any, **kwargs: Any) -> None:
+    if "src_dir_fd" not in kwargs:  # from the source; within the destination folder, links work
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    os.link(source, destination, **kwargs)
+
+
+@contextmanager
+def machine(kind: str) -> Iterator[None]:
+    """A kind of file system, simulated where it takes another one than this."""
+    before = SYSTEM.os, SYSTEM.fcntl
+    match kind:
+        case "no hard links":
+            SYSTEM.os = Stand(os, {"link": no_hard_links})
+        case "reflinks":
+            SYSTEM.fcntl = Stand(fcntl, {"ioctl": clone})
+        case "plain":
+            SYSTEM.fcntl = Stand(fcntl, {"ioctl": failing(errno.EOPNOTSUPP)})
+        case "two file systems":
+            SYSTEM.os = Stand(os, {"link": other_file_system})
+    try:
+        yield
+    finally:
+        SYSTEM.os, SYSTEM.fcntl = before
+
+
+CASES = [
+    *[("plain", name) for name in ACTS],
+    *[("no hard links", name) for name in ("copy", "copy when taken", "move", "move and remove the source", "write")],
+    *[("reflinks", name) for name in ("copy", "copy when taken", "batch")],
+    *[("two file systems", name) for name in ("move", "move when taken", "move and remove the source")],
+]
+
+FAULTS = {
+    "disk full": Injector(0, raising(errno.ENOSPC)),
+    "error reported late": Injector(0, raising(errno.EIO), after=True),
+    "disk gone": Injector(0, raising(errno.EIO), lasting=True),
+    "interrupt": Injector(0, interrupting),
+    "interrupt right after": Injector(0, interrupting, after=True),
+}
+
+
+def new_world(folder: Path) -> World:
+    world = World(folder / "sources", folder / "tree")
+    world.sources.mkdir(parents=True)
+    world.tree.mkdir()
+    return world
+
+
+def fail_each_call(act: Act, fault: Injector, folder: Path) -> int:
+    """Let each call of a deed fail in turn, and check the world after each; returns how many there are."""
+    for nth in range(1, 1000):
+        world = new_world(folder / str(nth))
+        deed = act(world)
+        injector = Injector(nth, fault.fault, fault.after, fault.lasting)
+        error: BaseException | None = None
+        with injector.at_work():
+            try:
+                deed()
+            except (Exception, KeyboardInterrupt) as caught:
+                error = caught
+        try:
+            world.check(done=error is None, partials="unlink" in injector.failed)
+            assert error is None or isinstance(error, CkptmanError | KeyboardInterrupt), f"{error!r} came through"
+            assert not isinstance(error, CkptmanError) or (error.message.isprintable() and error.fix)
+        except AssertionError as violation:
+            violation.add_note(f"call {nth} of {injector.calls}")
+            raise
+        if not injector.failed:
+            assert error is None, f"without a fault: {error!r}"
+            return nth - 1
+        do_again(world, deed)
+        shutil.rmtree(folder / str(nth))
+    raise AssertionError("there is no end to the calls")
+
+
+def do_again(world: World, deed: Callable[[], None]) -> None:
+    """What the next run does."""
+    remove_partials(world.tree)
+    deed()
+    world.check(done=True)
+
+
+def crash_each_call(kind: str, name: str, folder: Path) -> int:
+    """Let the process end, without any clean-up, before each call that can change the disk; then do it again.
+
+    (The end before a call that only reads, or after a call, is the end before the next one.) It forks, so it must be
+    called where there are no threads.
+    """
+    for nth in range(1, 1000):
+        world = new_world(folder / str(nth))
+        with machine(kind):
+            deed = ACTS[name](world)
+            child = os.fork()
+            if child == 0:
+                try:
+                    with Injector(nth, lambda: os._exit(66), ignored=READING).at_work():
+                        deed()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status in (0, 66), f"the process ended with {status} at call {nth}"
+            world.check(done=status == 0, partials=status != 0)
+            if status == 0:
+                return nth - 1
+            do_again(world, deed)
+        shutil.rmtree(folder / str(nth))
+    raise AssertionError("there is no end to the calls")
+
+
+def crash_all_cases(folder: Path) -> None:
+    system_calls()  # once, and not in each child
+    for kind, name in CASES:
+        try:
+            calls = crash_each_call(kind, name, folder / kind / name)
+        except AssertionError as violation:
+            violation.add_note(f"{kind}, {name}")
+            raise
+        print(f"{calls} {kind}, {name}")
+
+
+def order_of(deed: Callable[[], object], *, of: set[str]) -> list[str]:
+    injector = Injector(0, interrupting)
+    with injector.at_work():
+        deed()
+    return [name for name in injector.calls if name in of]
+
+
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def nothing(path: Path) -> None:
+    """The control: a source that stays."""
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"same size, other bytes")
+
+
+def rewrite_secretly(path: Path) -> None:
+    before = path.stat()
+    time.sleep(0.02)  # a tick of the kernel's clock
+    rewrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def exchange(path: Path) -> None:
+    twin = path.with_name("twin.pt")
+    twin.write_bytes(path.read_bytes())
+    os.utime(twin, ns=(10**18, 10**18))
+    twin.replace(path)
+
+
+def once(change: Callable[[Path], None], path: Path) -> Callable[[int], None]:
+    todo = [change]
+    return lambda _: todo.pop()(path) if todo else None
+
+
+@contextmanager
+def in_time(seconds: int = 5) -> Iterator[None]:
+    """Fail rather than wait for ever."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link(path: Path) -> None:
+    path.with_name("real.pt").write_bytes(CONTENT)
+    path.symlink_to("real.pt")
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@contextmanager
+def as_working_folder(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def lose(destination: Path) -> None:
+    destination.unlink()
