@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ckptman.training.evaluation import Evaluation as Evaluation
     from ckptman.training.evaluation import EvaluationResult as EvaluationResult
     from ckptman.training.evaluation import evaluate as evaluate
+    from ckptman.training.exporting import ExportResult as ExportResult
+    from ckptman.training.exporting import export as export
     from ckptman.training.loading import GPT as GPT
     from ckptman.training.loading import GPTConfig as GPTConfig
     from ckptman.training.loading import load as load
@@ -75,6 +77,7 @@ _HOMES = {
     "ConfigurationError": "text.errors",
     "Evaluation": "training.evaluation",
     "EvaluationResult": "training.evaluation",
+    "ExportResult": "training.exporting",
     "Finding": "tree.findings",
     "GPT": "training.loading",
     "GPTConfig": "training.loading",
@@ -100,6 +103,7 @@ _HOMES = {
     "ValidationResult": "checks.validation",
     "WitnessResult": "training.witnessing",
     "evaluate": "training.evaluation",
+    "export": "training.exporting",
     "ingest": "ingestion.ingesting",
     "list_checkpoints": "queries.listing",
     "load": "training.loading",

@@ -32,6 +32,7 @@ COMMANDS = {
         "witness",
         "Ask the weights themselves which seed drew them, which files are of one run, and whether they were trained.",
     ),
+    "export": Command("export", "Write copies of checkpoints that anybody can read without ckptman."),
     "task": Command("task", "Tell what a task id stands for, or which id a configuration has."),
     "name": Command("name", "Say what a checkpoint's file name says, or give the name of a configuration."),
 }

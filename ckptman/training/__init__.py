@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "evaluation",
+    "exporting",
     "learning_curve",
     "loading",
     "loop",
