@@ -36,7 +36,7 @@ CONTAINERS: Final = (
         "those of `checkpoint.forms`",
         "configuration, progress, weights, optimizer",
         "yes",
-        "the built-in architecture",
+        "the built-in architecture and its variants",
     ),
     Container(
         "torch's format before 1.6",
