@@ -18,7 +18,7 @@ from pathlib import Path
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.selection import Selection
 from ckptman.sweeps.sweeping import How, plan_sweep, sweep
-from ckptman.training.run_folder import COMPLETE
+from ckptman.training.progress import COMPLETE
 
 WANTED = 1.6
 RUNS = Selection(k=(4, 8), tasks=(4, 6), regimes=("dynamic",), layernorm=(True,))

@@ -415,7 +415,7 @@ class _Row:
         if self.last is not None and self.last.outcome is not None:
             return self.last.outcome.iters_done or self.run.iters_done
         if self.last is not None and self.last.progress is not None:
-            return self.last.progress.iters_done
+            return self.last.progress.iters_done or self.run.iters_done
         return self.run.iters_done
 
 

@@ -40,7 +40,8 @@ from ckptman.training import planning
 from ckptman.training import wandb as wandb_logging
 
 if TYPE_CHECKING:  # these import torch
-    from ckptman.training import loop, runs
+    from ckptman.training import progress as run_progress
+    from ckptman.training import runs
 
 _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
@@ -220,7 +221,7 @@ class RunProgress:
             console=self._console,
             disable=not self._terminal,
         )
-        self._tasks: dict[Path, TaskID] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._line_at = time.monotonic()
 
     def __enter__(self) -> RunProgress:
@@ -230,25 +231,25 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, progress: loop.Progress) -> None:
+    def __call__(self, progress: run_progress.BatchProgress) -> None:
         """Show how far a run is."""
-        run, total = progress.run, progress.run.config.max_iters
+        label, total = progress.label, progress.max_iters
         measured = NOTHING if progress.gen_em is None else wording.percent(progress.gen_em)
         figures = (
             f"loss {progress.loss:.4f}  lr {progress.learning_rate:.2e}  K {progress.k}  generalization {measured}"
         )
         speed = f"{progress.iterations_per_second:.1f} it/s"
         if self._terminal:
-            task = self._tasks.get(run.folder)
+            task = self._tasks.get(label)
             if task is None:
-                task = self._bar.add_task(clean(run.label), total=total, speed=speed, figures=figures)
-                self._tasks[run.folder] = task
+                task = self._bar.add_task(clean(label), total=total, speed=speed, figures=figures)
+                self._tasks[label] = task
             self._bar.update(task, completed=progress.iters_done, speed=speed, figures=figures)
         elif time.monotonic() - self._line_at >= _LINE_SECONDS:
             self._line_at = time.monotonic()
             left = (total - progress.iters_done) / max(1e-9, progress.iterations_per_second)
             self._console.print(
-                plain(f"{run.label}: {progress.iters_done:,}/{total:,}  {speed}  {_time_text(left)} left  {figures}")
+                plain(f"{label}: {progress.iters_done:,}/{total:,}  {speed}  {_time_text(left)} left  {figures}")
             )
 
 

@@ -19,7 +19,7 @@ from ckptman.rules import Convention, TrainConfig, convention_file, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
 from ckptman.text import UsageError
-from ckptman.training import run_folder
+from ckptman.training import progress, run_folder
 from ckptman.tree import records as tree_records
 from ckptman.tree import standing
 
@@ -353,7 +353,7 @@ def _said(
         )
     if raw.is_locked():
         return replace(standing, state=RUNNING, path=str(raw.folder), reason=f"on {said.host}" if said else "")
-    if said is not None and said.state == run_folder.COMPLETE:
+    if said is not None and said.state == progress.COMPLETE:
         if _has_final(raw):
             return replace(standing, state=COMPLETE)
         reason = "it was complete, but its final checkpoint is no longer there"
@@ -364,10 +364,10 @@ def _said(
         return replace(standing, state=newer[0], reason=newer[1], log=submission.run.log)
     if said is None:
         return standing if waiting else None
-    if said.state == run_folder.FAILED:
+    if said.state == progress.FAILED:
         return replace(standing, state=FAILED, reason=said.reason)
     reason = "interrupted"
-    if said.state == run_folder.RUNNING:
+    if said.state == progress.RUNNING:
         reason = f"it stopped without a word on {said.host}: it was killed, or the machine went down"
     return replace(standing, state=PARTIAL, reason=reason)
 
@@ -377,13 +377,13 @@ def _has_final(raw: run_folder.RawRun) -> bool:
     return any(any(raw.saved_models.glob(f"{name}*{suffix}")) for name in raw.convention.final_kinds)
 
 
-def _said_by_submission(submission: Submission, said: run_folder.RunStatus | None) -> tuple[str, str] | None:
+def _said_by_submission(submission: Submission, said: progress.RunStatus | None) -> tuple[str, str] | None:
     """The state and the reason by the end of a run's newest process, where that is the newest word on it."""
     outcome = submission.outcome
     if outcome is not None and (said is None or submission.outcome_time + _ROUNDING >= said.updated):
-        if outcome.state == run_folder.FAILED:
+        if outcome.state == progress.FAILED:
             return FAILED, outcome.reason
-        if outcome.state == run_folder.INTERRUPTED and said is not None:
+        if outcome.state == progress.INTERRUPTED and said is not None:
             return PARTIAL, "interrupted"
     if outcome is None and said is None and submission.gone and submission.has_output:
         return FAILED, f"{submission.text} ended before it began to train"

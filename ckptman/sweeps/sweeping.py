@@ -29,7 +29,7 @@ from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write
 from ckptman.sweeps.grid_status import COMPLETE as STANDS_COMPLETE
 from ckptman.sweeps.grid_status import RunStanding, standings
 from ckptman.text import CkptmanError, UsageError
-from ckptman.training import planning, run_folder, stopping
+from ckptman.training import planning, progress, run_folder, stopping
 from ckptman.training import wandb as wandb_logging
 from ckptman.tree import records
 
@@ -164,7 +164,7 @@ class SweptRun:
     @property
     def went_wrong(self) -> bool:
         """Whether it will not become complete by itself."""
-        return self.state in (run_folder.FAILED, str(Todo.REFUSED))
+        return self.state in (progress.FAILED, str(Todo.REFUSED))
 
     def to_json(self) -> dict[str, Any]:
         """The run as a JSON object."""
@@ -471,7 +471,7 @@ def _job(run: SweepRun, submitted: SubmittedRun, how: How) -> RunJob:
 
 
 def _swept(run: SweepRun, outcome: JobOutcome) -> SweptRun:
-    begun = outcome.run_id is not None or outcome.state != run_folder.INTERRUPTED
+    begun = outcome.run_id is not None or outcome.state != progress.INTERRUPTED
     return SweptRun(
         run=run,
         state=outcome.state if begun else NOT_STARTED,

@@ -14,6 +14,7 @@ __all__ = [
     "loading",
     "loop",
     "planning",
+    "progress",
     "run_folder",
     "runs",
     "stopping",

@@ -22,7 +22,8 @@ from ckptman.rules import TrainConfig, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths, train_metrics
 from ckptman.training.model import GPT, GPTConfig
-from ckptman.training.run_folder import COMPLETE, FAILED, INTERRUPTED, RUNNING, RawRun
+from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, RUNNING, BatchProgress, TrainedRun
+from ckptman.training.run_folder import RawRun
 from ckptman.training.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
 from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
@@ -68,43 +69,6 @@ class Computing:
         return {"torch": str(torch.__version__), "device": self.device.type, **cpu, **step}
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    run: RawRun
-    iters_done: int
-    loss: float
-    learning_rate: float
-    k: int
-    """K of the newest batch."""
-    gen_em: float | None
-    """Newest generalization, 0 to 1; None before there is one."""
-    iterations_per_second: float
-    """Since this process began with the run."""
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What a process did of a run."""
-
-    run_id: str
-    state: str
-    """`complete` or `interrupted`."""
-    iters_done: int
-    resumed_from: int | None
-    """Iterations that were done already; None for a new run."""
-    iterations_per_second: float | None
-    """None where no iteration was left."""
-    loss: float | None
-    """Mean loss of the last batch."""
-    metrics: Mapping[str, float]
-    """Of the newest evaluation, under their published names; empty without one."""
-    gen_em: float | None
-    notes: tuple[str, ...] = ()
-    """What is worth knowing about it, in sentences."""
-
-
 def initial_model(config: TrainConfig) -> GPT:
     """The untrained model of a run: its weights depend on the configuration's seed alone."""
     with torch.random.fork_rng(devices=[]):  # PyTorch's modules draw weights as they are made; these are replaced
@@ -116,7 +80,7 @@ def train_run(
     computing: Computing,
     *,
     stop: Stop | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BatchProgress], None] | None = None,
 ) -> TrainedRun:
     """Train a run from its newest state, or from the beginning, to its end, or until `stop` wishes otherwise.
 
@@ -159,7 +123,7 @@ class _Training:
         state: RunState | None,
         run_id: str,
         stop: Stop,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[BatchProgress], None] | None,
     ) -> None:
         config = run.config
         keep_freed_memory()
@@ -236,17 +200,18 @@ class _Training:
             self._write_status(RUNNING)
         if self._progress is not None and self._last is not None and now - self._shown_at >= PROGRESS_SECONDS:
             self._shown_at = now
-            self._progress(
-                Progress(
-                    run=self._run,
-                    iters_done=self.iters_done,
-                    loss=float(self._last.loss),
-                    learning_rate=rate,
-                    k=self._last.k,
-                    gen_em=self._gen_em,
-                    iterations_per_second=self._speed or 0.0,
-                )
+            known = BatchProgress(
+                label=self._run.label,
+                max_iters=self._config.max_iters,
+                run_id=self._run_id,
+                iters_done=self.iters_done,
+                loss=float(self._last.loss),
+                gen_em=self._gen_em,
+                iterations_per_second=self._speed or 0.0,
+                learning_rate=rate,
+                k=self._last.k,
             )
+            self._progress(known)
 
     def _finish(self) -> None:
         """The end of the run. The state goes last: as long as it is there, an end cut short is made again."""

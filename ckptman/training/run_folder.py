@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
 from ckptman.fs import make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
-
-RUNNING, INTERRUPTED, FAILED, COMPLETE = "running", "interrupted", "failed", "complete"
+from ckptman.training.progress import COMPLETE, RUNNING, RunStatus
 
 LOCK_FILE = ".training.lock"
 """Locked by the process that trains the run, and removed by it; one that a killed process left is free."""
@@ -30,33 +29,6 @@ STALE_SECONDS = 300.0
 its status every `trainer.STATUS_SECONDS`. It counts only where the file system's locks do not reach other machines."""
 
 _LOCK_TRIES, _LOCK_WAIT = 5, 0.1  # another process may be looking, which takes the lock for an instant
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """What a run says of itself in its status file."""
-
-    state: str
-    """`running`, `interrupted`, `failed` or `complete`. A process that was killed leaves `running` behind:
-    `RawRun.is_locked` tells whether it is."""
-    run_id: str
-    iters_done: int
-    max_iters: int
-    reason: str
-    """Why the run failed; empty otherwise."""
-    log: str
-    """Where its output went; empty for a terminal."""
-    host: str
-    pid: int
-    updated: float
-    """Epoch second of this status."""
-    loss: float | None = None
-    """Mean loss of the newest batch that was looked at."""
-    gen_em: float | None = None
-    """Newest generalization, 0 to 1."""
-    iterations_per_second: float | None = None
-    config: Mapping[str, Any] | None = None
-    """The run's configuration; None in a status of a version that did not record it."""
 
 
 @dataclass(frozen=True)
@@ -182,18 +154,9 @@ class RawRun:
         )
 
     def write_status(
-        self,
-        state: str,
-        run_id: str,
-        iters_done: int,
-        *,
-        reason: str = "",
-        log: str = "",
-        loss: float | None = None,
-        gen_em: float | None = None,
-        iterations_per_second: float | None = None,
+        self, state: str, run_id: str, iters_done: int, *, reason: str = "", log: str = "", **figures: float | None
     ) -> None:
-        """Say how the run stands."""
+        """Say how the run stands; `figures` are those of `Progress`."""
         status = RunStatus(
             state=state,
             run_id=run_id,
@@ -204,19 +167,16 @@ class RawRun:
             host=socket.gethostname(),
             pid=os.getpid(),
             updated=round(time.time(), 1),
-            loss=loss,
-            gen_em=gen_em,
-            iterations_per_second=iterations_per_second,
             config=self.config.to_dict(),
+            **figures,
         )
-        write_atomically(self.status_file, json_text.dump_json(asdict(status)), replace=True)
+        write_atomically(self.status_file, json_text.dump_json(json_text.document_of(status)), replace=True)
 
     def read_status(self) -> RunStatus | None:
         """How the run stands, by its own word; None where it has said nothing readable."""
         try:
-            document: Any = json.loads(self.status_file.read_bytes())
-            return RunStatus(**document)
-        except (OSError, ValueError, TypeError):
+            return json_text.record_of(RunStatus, json.loads(self.status_file.read_bytes()))
+        except (OSError, ValueError, RecursionError):
             return None
 
     def said_complete(self) -> RunStatus | None:

@@ -20,9 +20,10 @@ from ckptman.fs import make_folders, remove_partials
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import CkptmanError, MachineError, wording
 from ckptman.training.loading import pick_device
-from ckptman.training.loop import Computing, Progress, TrainedRun, check_can_compile, initial_model, train_run
+from ckptman.training.loop import Computing, check_can_compile, initial_model, train_run
 from ckptman.training.planning import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
-from ckptman.training.run_folder import COMPLETE, INTERRUPTED, RawRun
+from ckptman.training.progress import COMPLETE, INTERRUPTED, BatchProgress, Progress, TrainedRun
+from ckptman.training.run_folder import RawRun
 from ckptman.training.stopping import Stop
 from ckptman.training.wandb import WandbMode, check_can_start, check_mode, settle
 from ckptman.tree import records
@@ -66,22 +67,32 @@ class RunResult:
             due.append(self.run.final)
         return tuple(path for path in due if path is not None and path.exists())
 
+    @property
+    def progress(self) -> Progress:
+        """How far it is now. The speed is of this process, so there is none where it did nothing."""
+        if self.trained is not None:
+            return self.trained
+        status = self.run.read_status() if self.planned.action is Action.COMPLETE else None
+        known = Progress() if status is None else status
+        return Progress(
+            run_id=self.planned.run_id, iters_done=self.planned.iters_done, loss=known.loss, gen_em=known.gen_em
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The run as `train --json` prints it."""
-        place, trained = self.run.place, self.trained
-        status = self.run.read_status() if self.planned.action is Action.COMPLETE else None
+        place, known = self.run.place, self.progress
         return {
-            "run_id": trained.run_id if trained is not None else self.planned.run_id,
+            "run_id": known.run_id,
             "group": place.group,
             "task": place.task,
             "seed": place.seed,
             "checkpoints": [str(path) for path in self.checkpoints],
-            "iterations_per_second": trained.iterations_per_second if trained is not None else None,
-            "loss": trained.loss if trained is not None else status.loss if status is not None else None,
-            "gen_em": trained.gen_em if trained is not None else status.gen_em if status is not None else None,
-            "resumed_from": trained.resumed_from if trained is not None else None,
+            "iterations_per_second": known.iterations_per_second,
+            "loss": known.loss,
+            "gen_em": known.gen_em,
+            "resumed_from": self.trained.resumed_from if self.trained is not None else None,
             "state": self.state,
-            "iters_done": trained.iters_done if trained is not None else self.planned.iters_done,
+            "iters_done": known.iters_done,
             "error": None if self.error is None else error_json(self.error),
         }
 
@@ -124,7 +135,7 @@ def train(
     convention: Convention | None = None,
     stop: Stop | None = None,
     log: str = "",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BatchProgress], None] | None = None,
 ) -> TrainResult:
     """Train runs, one after the other, into `<out>/<group>/<task>/<run>/`.
 
@@ -185,7 +196,7 @@ def run_plan(
     resume: bool = True,
     stop: Stop | None = None,
     log: str = "",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BatchProgress], None] | None = None,
 ) -> TrainResult:
     """Train the runs of a plan; arguments, result and errors are those of `train`."""
     stop = stop or Stop()
@@ -253,7 +264,7 @@ def _train_one(
     *,
     resume: bool,
     stop: Stop,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[BatchProgress], None] | None,
 ) -> RunResult:
     run = planned.run
     try:

@@ -18,7 +18,8 @@ from ckptman.rules.convention_file import built_in
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.selection import Selection, grid_runs
 from ckptman.training.planning import QUICK
-from ckptman.training.run_folder import FAILED, RawRun
+from ckptman.training.progress import FAILED
+from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
 from tests.helpers.trees import small_config, write_source
 

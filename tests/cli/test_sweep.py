@@ -24,10 +24,11 @@ import ckptman.cli.train  # noqa: F401  # registers the command
 from ckptman.cli.app import app, run
 from ckptman.cli.sweep import SweepTable, duration_text
 from ckptman.rules.selection import Selection
-from ckptman.sweeps.executors.job import JobOutcome, JobProgress
+from ckptman.sweeps.executors.job import JobOutcome
 from ckptman.sweeps.executors.local import JobUpdate
 from ckptman.sweeps.executors.slurm import SlurmOptions
 from ckptman.sweeps.sweeping import submit_sweep
+from ckptman.training.progress import Progress
 from ckptman.training.stopping import Stop
 from tests.helpers.sweeps import ONE, fake_slurm, plan
 
@@ -158,7 +159,7 @@ def outcome(state: str, **more: Any) -> JobUpdate:
 
 
 def progress(iters: int) -> JobUpdate:
-    said = JobProgress(iters_done=iters, max_iters=12, loss=1.5, gen_em=0.25, iterations_per_second=2.0)
+    said = Progress(iters_done=iters, loss=1.5, gen_em=0.25, iterations_per_second=2.0)
     return JobUpdate(index=0, state="training", progress=said)
 
 

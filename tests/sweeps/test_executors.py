@@ -22,7 +22,7 @@ from ckptman.sweeps.sweeping import (
     sweep,
 )
 from ckptman.text.errors import MachineError, UsageError
-from ckptman.training.run_folder import COMPLETE, FAILED, RUNNING
+from ckptman.training.progress import COMPLETE, FAILED, RUNNING
 from ckptman.training.stopping import Stop
 from tests.helpers.sweeps import HOW, ONE, fake_slurm, plan, todo
 
@@ -123,9 +123,9 @@ def test_a_job_that_slurm_starts_again_waits_for_its_last_turn_to_end(
     monkeypatch.setattr(slurm, "_WAIT_SECONDS", 0.2)
     with run.raw.lock():
         assert slurm._train_when_free(job, Stop(), restarted=False).state == RUNNING
-        monkeypatch.setattr(slurm, "STALE_SECONDS", 0.5)
+        monkeypatch.setattr(slurm.run_folder, "STALE_SECONDS", 0.5)
         assert slurm._train_when_free(job, Stop(), restarted=True).state == RUNNING
-    monkeypatch.setattr(slurm, "STALE_SECONDS", 60)
+    monkeypatch.setattr(slurm.run_folder, "STALE_SECONDS", 60)
     release = threading.Event()
 
     def hold() -> None:

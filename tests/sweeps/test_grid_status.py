@@ -21,7 +21,8 @@ from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write
 from ckptman.sweeps.grid_status import GridStatus, RunStanding, status
 from ckptman.text.errors import UsageError
 from ckptman.text.json_text import dump_json
-from ckptman.training.run_folder import FAILED, INTERRUPTED, RUNNING, RawRun
+from ckptman.training.progress import FAILED, INTERRUPTED, RUNNING
+from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
 from tests.helpers.trees import small_config, write_source
 

@@ -38,7 +38,8 @@ from ckptman.sweeps.sweeping import (
 from ckptman.text.errors import UsageError
 from ckptman.training.loading import load
 from ckptman.training.planning import plan_run
-from ckptman.training.run_folder import COMPLETE, FAILED, INTERRUPTED, RUNNING, RawRun
+from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, RUNNING
+from ckptman.training.run_folder import RawRun
 from ckptman.training.stopping import Stop
 from tests.helpers.raw import START, write_run
 from tests.helpers.sweeps import HOW, LONG, ONE, RECIPE, THREE, plan, states, todo, trained_here
@@ -234,7 +235,7 @@ class Watch:
         self.seen: set[str] = set()
 
     def __call__(self, run: SweepRun, news: JobUpdate) -> None:
-        if news.progress is not None and news.progress.iters_done > 20:
+        if news.progress is not None and (news.progress.iters_done or 0) > 20:
             self.seen.add(run.raw.label)
         if len(self.seen) == self.runs and not self.done:
             self.done = True

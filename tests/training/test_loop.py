@@ -21,8 +21,9 @@ from ckptman.fs import writing
 from ckptman.raw.wandb_log import read_log
 from ckptman.text.errors import MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths
-from ckptman.training.loop import Computing, Progress, check_can_compile, initial_model, train_run
-from ckptman.training.run_folder import COMPLETE, FAILED, INTERRUPTED, RawRun
+from ckptman.training.loop import Computing, check_can_compile, initial_model, train_run
+from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, BatchProgress
+from ckptman.training.run_folder import RawRun
 from ckptman.training.run_state import load_state
 from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
@@ -321,7 +322,7 @@ def test_evaluations_are_reproducible_and_of_other_samples_each_time() -> None:
     assert once == again != later
 
 
-def _stopping(stop: Stop) -> Callable[[Progress], None]:
+def _stopping(stop: Stop) -> Callable[[BatchProgress], None]:
     return lambda progress: stop.request()
 
 

@@ -6,15 +6,18 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import MachineError, RefusedError
-from ckptman.training.run_folder import LOCK_FILE, RUNNING, RawRun, _locks_reach_other_machines
+from ckptman.training.progress import RUNNING
+from ckptman.training.run_folder import LOCK_FILE, RawRun, _locks_reach_other_machines
 from ckptman.training.run_state import RunState, save_checkpoint, save_state
 from tests.helpers.short_runs import in_child, raw_run, short_config
+from tests.helpers.trees import edit_json
 
 
 def state(iters_done: int, run_id: str = "abcd1234") -> RunState:
@@ -176,3 +179,14 @@ def test_a_status_that_says_nothing_readable(tmp_path: Path) -> None:
     status = run.read_status()
     assert status is not None
     assert (status.iters_done, status.loss, status.pid) == (3, 0.5, os.getpid())
+
+
+@pytest.mark.parametrize(("change", "is_read"), [({"newer": 1}, True), ({"iters_done": "3"}, False)])
+def test_a_status_of_a_newer_version_is_read_and_one_of_wrong_types_is_not(
+    tmp_path: Path, change: dict[str, Any], is_read: bool
+) -> None:
+    run = raw_run(tmp_path)
+    run.write_status(RUNNING, "abcd1234", 3)
+    assert run.read_status() is not None
+    edit_json(run.status_file, lambda document: document.update(change))
+    assert (run.read_status() is not None) is is_read

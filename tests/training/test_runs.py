@@ -17,8 +17,9 @@ from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import CkptmanError, MachineError, UsageError
-from ckptman.training.loop import Computing, TrainedRun
+from ckptman.training.loop import Computing
 from ckptman.training.planning import Action, plan_training, training_configs
+from ckptman.training.progress import TrainedRun
 from ckptman.training.run_folder import RawRun
 from ckptman.training.runs import RunResult, TrainResult, train
 from ckptman.training.stopping import Stop
@@ -190,7 +191,7 @@ def test_auto_logs_to_files_where_the_server_cannot_be_reached(tmp_path: Path, m
 
     def done(run: RawRun, computing: Computing, **_: Any) -> TrainedRun:
         modes.append(computing.wandb)
-        return TrainedRun("abcd1234", "complete", 12, None, None, None, {}, None)
+        return TrainedRun(run_id="abcd1234", state="complete", iters_done=12, resumed_from=None, metrics={})
 
     monkeypatch.setattr("ckptman.training.runs.train_run", done)
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,12 +19,12 @@ from ckptman.fs import write_atomically
 from ckptman.rules import TrainConfig
 from ckptman.rules import convention_file as convention_files
 from ckptman.text import CkptmanError, json_text
-from ckptman.training import run_folder, stopping
+from ckptman.training import progress, run_folder, stopping
 
 if TYPE_CHECKING:
-    from ckptman.training import loop, runs, stopping
+    from ckptman.training import runs
 
-STATES = (run_folder.COMPLETE, run_folder.INTERRUPTED, run_folder.FAILED, run_folder.RUNNING)
+STATES = (progress.COMPLETE, progress.INTERRUPTED, progress.FAILED, progress.RUNNING)
 """What a job can end as; `running`: another process is training the run, and it is left to that one."""
 
 LOG_SECONDS = 60.0
@@ -66,31 +66,14 @@ class RunJob:
         )
 
 
-@dataclass(frozen=True)
-class JobProgress:
-    """How far a job is."""
-
-    iters_done: int
-    max_iters: int
-    loss: float
-    gen_em: float | None
-    iterations_per_second: float
-
-
-@dataclass(frozen=True)
-class JobOutcome:
+@dataclass(frozen=True, kw_only=True)
+class JobOutcome(progress.Progress):
     """What became of a job."""
 
     state: str
     """One of `STATES`."""
-    run_id: str | None = None
-    iters_done: int | None = None
     resumed_from: int | None = None
     """Iterations that were done before this job; None for a new run."""
-    iterations_per_second: float | None = None
-    """None where this job did no iteration, as for a run that was complete already."""
-    loss: float | None = None
-    gen_em: float | None = None
     reason: str = ""
     """Why it failed, or who is training it."""
     fix: str = ""
@@ -99,14 +82,14 @@ class JobOutcome:
 
 
 def train_job(
-    job: RunJob, *, stop: stopping.Stop | None = None, progress: Callable[[JobProgress], None] | None = None
+    job: RunJob, *, stop: stopping.Stop | None = None, told: Callable[[progress.Progress], None] | None = None
 ) -> JobOutcome:
     """Train a run in this process: from its newest state, unless it is complete or another process trains it.
 
     A run that fails is an outcome, not an error, so that others can go on. What happens is written to stderr, a line
     now and then, for the log.
     """
-    log = _Log(progress)
+    log = _Log(told)
     outcome = _train(job, stop, log)
     log.end(outcome)
     if job.outcome_file:
@@ -118,48 +101,27 @@ def train_job(
 def read_outcome(file: Path) -> JobOutcome | None:
     """The outcome that a job wrote; None where there is none that can be read."""
     try:
-        return from_json(JobOutcome, json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return json_text.record_of(JobOutcome, json.loads(file.read_bytes()))
+    except (OSError, ValueError, RecursionError):
         return None
-
-
-def from_json(kind: type[_T], item: Mapping[str, Any]) -> _T:
-    """A dataclass from a JSON object; keys that it does not know are left out.
-
-    Raises:
-        ValueError, TypeError: it is no object, or lacks a key.
-    """
-    if not isinstance(item, Mapping):
-        raise ValueError("it is no object")
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # it is a dataclass
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in item.items() if key in known}
-    return kind(**values)
 
 
 class _Log:
     """Lines on stderr about a run; what it hears of the progress goes on to whoever else listens."""
 
-    def __init__(self, listener: Callable[[JobProgress], None] | None) -> None:
+    def __init__(self, listener: Callable[[progress.Progress], None] | None) -> None:
         self._listener = listener
         self._said_at: float | None = None
 
-    def __call__(self, said: loop.Progress) -> None:
+    def __call__(self, said: progress.BatchProgress) -> None:
         """Hear of the progress."""
         now = time.monotonic()
         if self._said_at is None or now - self._said_at >= LOG_SECONDS:
             self._said_at = now
-            self._write(f"{said.run.label}: {said.iters_done:,} of {said.run.config.max_iters:,} iterations, "
+            self._write(f"{said.label}: {said.iters_done:,} of {said.max_iters:,} iterations, "
                         f"{said.iterations_per_second:.1f} it/s, loss {said.loss:.4f}")  # fmt: skip
         if self._listener is not None:
-            self._listener(
-                JobProgress(
-                    iters_done=said.iters_done,
-                    max_iters=said.run.config.max_iters,
-                    loss=said.loss,
-                    gen_em=said.gen_em,
-                    iterations_per_second=said.iterations_per_second,
-                )
-            )
+            self._listener(said)
 
     def end(self, outcome: JobOutcome) -> None:
         """Say what became of the run."""
@@ -174,7 +136,7 @@ class _Log:
             sys.stderr.flush()
 
 
-def _train(job: RunJob, stop: stopping.Stop | None, progress: Callable[[loop.Progress], None]) -> JobOutcome:
+def _train(job: RunJob, stop: stopping.Stop | None, log: _Log) -> JobOutcome:
     from ckptman.training import runs
 
     rules = convention_files.load_convention(
@@ -183,34 +145,32 @@ def _train(job: RunJob, stop: stopping.Stop | None, progress: Callable[[loop.Pro
     try:
         result = runs.train(
             TrainConfig.from_dict(job.config), job.out, device=job.device, threads=job.threads, compiled=job.compiled,
-            wandb=job.wandb, convention=rules, stop=stop, log=job.log, progress=progress,
+            wandb=job.wandb, convention=rules, stop=stop, log=job.log, progress=log,
         )  # fmt: skip
     except CkptmanError as error:
-        return JobOutcome(state=run_folder.FAILED, reason=error.message, fix=error.fix, log=job.log)
+        return JobOutcome(state=progress.FAILED, reason=error.message, fix=error.fix, log=job.log)
     except Exception as error:
         if stop is None or not stop.wanted:
             raise
         # Whoever ended this process ended the others that it works with, such as W&B's: their faults are the end's.
         traceback.print_exc()
         reason = f"as it ended, {type(error).__name__}: {error}"
-        return JobOutcome(state=run_folder.INTERRUPTED, reason=reason, log=job.log)
+        return JobOutcome(state=progress.INTERRUPTED, reason=reason, log=job.log)
     return _outcome(result.runs[0], job)
 
 
 def _outcome(result: runs.RunResult, job: RunJob) -> JobOutcome:
     """What `train` says of its one run."""
-    error, trained, planned = result.error, result.trained, result.planned
-    state = (
-        result.state if result.state in STATES else run_folder.FAILED if error is not None else run_folder.INTERRUPTED
-    )
+    error, trained, known = result.error, result.trained, result.progress
+    state = result.state if result.state in STATES else progress.FAILED if error is not None else progress.INTERRUPTED
     return JobOutcome(
         state=state,
-        run_id=trained.run_id if trained is not None else planned.run_id,
-        iters_done=trained.iters_done if trained is not None else planned.iters_done,
-        resumed_from=trained.resumed_from if trained is not None else None,
-        iterations_per_second=trained.iterations_per_second if trained is not None else None,
+        run_id=known.run_id,
+        iters_done=known.iters_done,
         loss=trained.loss if trained is not None else None,
         gen_em=trained.gen_em if trained is not None else None,
+        iterations_per_second=known.iterations_per_second,
+        resumed_from=trained.resumed_from if trained is not None else None,
         reason=error.message if error is not None else "",
         fix=error.fix if error is not None else "",
         log=job.log,

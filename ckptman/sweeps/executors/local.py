@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ckptman.sweeps.executors.job import JobOutcome, JobProgress, RunJob, from_json
-from ckptman.training import run_folder
+from ckptman.sweeps.executors.job import JobOutcome, RunJob
+from ckptman.text import json_text
+from ckptman.training import progress as run_progress
 
 WAITING, STARTING, TRAINING = "waiting", "starting", "training"
 
@@ -33,7 +34,7 @@ class JobUpdate:
     """Of the job, in the sweep."""
     state: str
     """`starting` or `training`, or the state of `outcome`."""
-    progress: JobProgress | None = None
+    progress: run_progress.Progress | None = None
     outcome: JobOutcome | None = None
 
 
@@ -102,7 +103,7 @@ class LocalPool:
                     self._read(key.data)
         finally:
             self._kill()
-        return [self._outcomes.get(i, JobOutcome(state=run_folder.INTERRUPTED)) for i in range(len(self._jobs))]
+        return [self._outcomes.get(i, JobOutcome(state=run_progress.INTERRUPTED)) for i in range(len(self._jobs))]
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -154,11 +155,11 @@ class LocalPool:
 
     def _hear(self, worker: _Worker, said: Mapping[str, Any]) -> None:
         assert worker.job is not None
-        if (progress := said.get("progress")) is not None:
-            known = from_json(JobProgress, progress)
+        if (told := said.get("progress")) is not None:
+            known = json_text.record_of(run_progress.Progress, told)
             self._update(JobUpdate(index=worker.job, state=TRAINING, progress=known))
         if (outcome := said.get("outcome")) is not None:
-            self._done(worker.job, from_json(JobOutcome, outcome))
+            self._done(worker.job, json_text.record_of(JobOutcome, outcome))
             self._give(worker)
 
     def _done(self, job: int, outcome: JobOutcome) -> None:
@@ -181,12 +182,12 @@ class LocalPool:
     def _died(self, worker: _Worker, job: int, status: int) -> JobOutcome:
         """What became of a job whose process ended without saying so."""
         if self._stopping and status == 0:
-            return JobOutcome(state=run_folder.INTERRUPTED)  # it had not begun when it was told to end
+            return JobOutcome(state=run_progress.INTERRUPTED)  # it had not begun when it was told to end
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
         log = self._jobs[job].log
         if not _has_output(log):
             log = str(worker.log)  # it did not get as far as the run
-        return JobOutcome(state=run_folder.FAILED, reason=f"its process {how}", log=log)
+        return JobOutcome(state=run_progress.FAILED, reason=f"its process {how}", log=log)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

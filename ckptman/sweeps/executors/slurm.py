@@ -22,7 +22,7 @@ from typing import Any
 
 from ckptman.sweeps.executors.job import JobOutcome, RunJob, train_job
 from ckptman.text import CkptmanError, MachineError, UsageError
-from ckptman.training import run_folder, stopping
+from ckptman.training import progress, run_folder, stopping
 
 MOST_REQUEUES = 1_000
 """How often a job whose time was up goes into the queue again. Each time it has got further."""
@@ -130,12 +130,12 @@ class TrainingJob:
         job = replace(self.job, log=str(environment.paths.stdout))
         with heard:
             outcome = _train_when_free(job, heard.stop, restarted=bool(int(os.environ.get(_RESTARTS) or 0)))
-        if outcome.state == run_folder.INTERRUPTED:
+        if outcome.state == progress.INTERRUPTED:
             if heard.woken or _is_running(environment.raw_job_id):
                 # The state is saved. What submitit does at this signal: put the job into the queue again, and end it.
                 signal.raise_signal(wake)
             sys.exit(1)  # it was cancelled, or SLURM itself has put it into the queue again
-        if outcome.state == run_folder.FAILED:
+        if outcome.state == progress.FAILED:
             sys.exit(1)  # the log says why
         return outcome.state
 
@@ -152,7 +152,7 @@ def _train_when_free(job: RunJob, stop: stopping.Stop, *, restarted: bool) -> Jo
     end = time.monotonic() + (run_folder.STALE_SECONDS + _WAIT_SECONDS if restarted else 0)
     while True:
         outcome = train_job(job, stop=stop)
-        if outcome.state != run_folder.RUNNING or stop.wanted or time.monotonic() >= end:
+        if outcome.state != progress.RUNNING or stop.wanted or time.monotonic() >= end:
             return outcome
         time.sleep(_WAIT_SECONDS)
 

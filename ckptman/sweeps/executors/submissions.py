@@ -11,13 +11,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ckptman.fs import make_folders, write_atomically
-from ckptman.sweeps.executors.job import JobOutcome, from_json, read_outcome
+from ckptman.sweeps.executors.job import JobOutcome, read_outcome
 from ckptman.text import json_text
 from ckptman.tree import records
 
@@ -38,6 +37,17 @@ class SubmittedRun:
     """The file that its outcome is written to: absolute."""
     job: str = ""
     """The SLURM job, such as `12_3`; empty for a process of the machine itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """What a sweep started."""
+
+    schema_version: int = records.SCHEMA_VERSION
+    executor: str = ""
+    started: float
+    """Seconds since 1970."""
+    runs: tuple[SubmittedRun, ...]
 
 
 @dataclass(frozen=True)
@@ -97,13 +107,8 @@ def new_folder(out: Path) -> Path:
 
 def write_record(folder: Path, executor: str, runs: Iterable[SubmittedRun]) -> None:
     """Write down what a sweep started."""
-    document = {
-        "schema_version": records.SCHEMA_VERSION,
-        "executor": executor,
-        "started": round(time.time(), 1),
-        "runs": [asdict(run) for run in runs],
-    }
-    write_atomically(folder / _RECORD, json_text.dump_json(document), replace=True)
+    document = SweepRecord(executor=executor, started=round(time.time(), 1), runs=tuple(runs))
+    write_atomically(folder / _RECORD, json_text.dump_json(json_text.document_of(document)), replace=True)
 
 
 def read_submissions(out: Path) -> dict[str, Submission]:
@@ -136,10 +141,10 @@ def slurm_queue() -> Mapping[str, str] | None:
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
-def _read(record: Path) -> tuple[float, list[SubmittedRun]]:
+def _read(record: Path) -> tuple[float, tuple[SubmittedRun, ...]]:
     """When a sweep started, and its runs."""
     try:
-        document: Any = json.loads(record.read_bytes())
-        return float(document["started"]), [from_json(SubmittedRun, item) for item in document["runs"]]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return 0.0, []
+        document = json_text.record_of(SweepRecord, json.loads(record.read_bytes()))
+        return document.started, document.runs
+    except (OSError, ValueError, RecursionError):
+        return 0.0, ()

@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from ckptman.sweeps.executors.job import JobOutcome, JobProgress, RunJob, from_json, train_job
-from ckptman.training import run_folder, stopping
+from ckptman.sweeps.executors.job import JobOutcome, RunJob, train_job
+from ckptman.text import json_text
+from ckptman.training import progress, stopping
 
 
 def main() -> None:
@@ -37,21 +38,21 @@ def main() -> None:
 
 def _listen(jobs: queue.SimpleQueue[RunJob | None], stop: stopping.Stop) -> None:
     for line in sys.stdin:
-        jobs.put(from_json(RunJob, json.loads(line)))
+        jobs.put(json_text.record_of(RunJob, json.loads(line)))
     stop.request()
     jobs.put(None)
 
 
 def _train(job: RunJob, stop: stopping.Stop, answers: TextIO) -> JobOutcome:
-    def tell(progress: JobProgress) -> None:
-        _say(answers, "progress", asdict(progress))
+    def tell(known: progress.Progress) -> None:
+        _say(answers, "progress", asdict(known))
 
     _print_to(Path(job.log))
     try:
-        outcome = train_job(job, stop=stop, progress=tell)
+        outcome = train_job(job, stop=stop, told=tell)
     except Exception as error:  # a fault of one run leaves the others alone; the traceback is in the log
         traceback.print_exc()
-        outcome = JobOutcome(state=run_folder.FAILED, reason=f"{type(error).__name__}: {error}", log=job.log)
+        outcome = JobOutcome(state=progress.FAILED, reason=f"{type(error).__name__}: {error}", log=job.log)
     sys.stderr.flush()
     return outcome
 
