@@ -123,9 +123,9 @@ def test_a_job_that_slurm_starts_again_waits_for_its_last_turn_to_end(
     monkeypatch.setattr(slurm, "_WAIT_SECONDS", 0.2)
     with run.raw.lock():
         assert slurm._train_when_free(job, Stop(), restarted=False).state == RUNNING
-        monkeypatch.setattr(slurm.run_folder, "STALE_SECONDS", 0.5)
+        monkeypatch.setattr("ckptman.training.run_folder.STALE_SECONDS", 0.5)
         assert slurm._train_when_free(job, Stop(), restarted=True).state == RUNNING
-    monkeypatch.setattr(slurm.run_folder, "STALE_SECONDS", 60)
+    monkeypatch.setattr("ckptman.training.run_folder.STALE_SECONDS", 60)
     release = threading.Event()
 
     def hold() -> None:
