@@ -101,7 +101,11 @@ class ShownCheckpoint:
             "config_source": record.config_source,
             "source": {"root": record.source.root, "path": self.entry.source.path if self.entry else None},
             "sha256": self.entry.sha256 if self.entry else None,
-            "attribution": dataclasses.asdict(record.attribution),
+            "attribution": {
+                "code": record.attribution.code,
+                "evidence": record.attribution.evidence,
+                "candidates": list(record.attribution.candidates),
+            },
             "gen_em": None if measured_value is None else measured_value.value,
             "gen_em_source": None if measured_value is None else measured_value.source,
         }
