@@ -128,6 +128,8 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     (folder / "bad.pt").write_text("no checkpoint")
     yield "ckptman eval --json", call("eval", final, folder / "bad.pt", "--k", "17", "--samples", "2")
     yield "ckptman eval --forget --json", call("eval", final, "--forget", "--k", "17", "--samples", "2")
+    exported = ("--to", "plain", "--out", folder / "exported")
+    yield "ckptman export --json", call("export", final, folder / "bad.pt", *exported)
     yield "ckptman witness --json", call("witness", final, folder / "bad.pt", "--seeds", "1-3")
     for file in root.rglob("run.json"):
         yield "run.json", json.loads(file.read_text())
