@@ -81,9 +81,13 @@ def _results(
         typer.Option("--versus", metavar="KEY", help="Rows that differ in this key alone, side by side."),
     ] = None,
     population: Annotated[
-        bool,
-        typer.Option("--population/--sample", help="The population's standard deviation, or the sample's."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--population/--sample",
+            help="The population's standard deviation, or the sample's; by default as ckptman.yaml says.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help="table, csv, tsv, md or json.")] = (
         Format.TABLE
     ),
@@ -117,7 +121,12 @@ def _results(
     )  # fmt: skip
     keys = [key for text in by or () for key in text.split(",")]
     found = results(
-        root, convention=convention, where=conditions, metric=metric, by=keys, population=population or as_csv
+        root,
+        convention=convention,
+        where=conditions,
+        metric=metric,
+        by=keys,
+        population=as_csv or (convention.statistics == "population" if population is None else population),
     )
     output = Format.JSON if as_json else Format.CSV if as_csv else output
     if output is Format.JSON and threshold is None and versus is None:

@@ -13,6 +13,11 @@ from ckptman.tree import contents, metrics
 
 NOTHING = "–"
 STAR = "⭐"
+OVERLAP = "⚠"
+_CHANCE = 0.005
+"""Exact match up to which a model has learned nothing that matters: by chance alone, less than one list in 10^27."""
+_MOST_METRICS = 12
+"""Metrics that are listed."""
 MEASURED_BY = "Figures from W&B are the last that training logged, those from evaluation what `ckptman eval` found."
 
 
@@ -86,6 +91,24 @@ def generalization(value: metrics.Generalization) -> str:
     return f"{mean} ± {100 * value.deviation:.{places}f}"
 
 
+def interval(configuration: contents.Configuration) -> str:
+    """Its 95 % interval: `97.3–97.8 %`."""
+    if configuration.interval is None:
+        return NOTHING
+    low, high = map(wording.percent, configuration.interval)
+    return f"{low.removesuffix(' %')}–{high}"
+
+
+def other_metrics(statistics: contents.TreeStatistics) -> str:
+    """The metrics that runs have, in a sentence; empty where they have none."""
+    found = natural(str(key) for run in statistics.finished if run.record is not None for key in run.record.metrics)
+    if not found:
+        return ""
+    more = f" and {len(found) - _MOST_METRICS:,} more" if len(found) > _MOST_METRICS else ""
+    listed = ", ".join(map(markdown.code, found[:_MOST_METRICS]))
+    return f"The runs here have {listed}{more}; `ckptman results --metric` shows any of them."
+
+
 def generalization_title(convention: Convention) -> str:
     """What generalization is measured by, for the head of a table."""
     low, high = convention.generalization_k
@@ -105,7 +128,7 @@ def placeholders(pattern: str) -> str:
 
 
 def ranked(statistics: contents.TreeStatistics) -> dict[tuple[bool, str], list[contents.Configuration]]:
-    """The measured configurations of each family, the best first.
+    """The measured configurations of each family, the best first, and last those trained on lengths of the test.
 
     Of two with one mean, the one with more runs comes first, then the one whose runs differ less, then path order.
     """
@@ -118,10 +141,21 @@ def ranked(statistics: contents.TreeStatistics) -> dict[tuple[bool, str], list[c
     return {family: sorted(configurations, key=_rank) for family, configurations in found.items()}
 
 
+def is_starred(configuration: contents.Configuration) -> bool:
+    """Whether being the best of its family means something: tested on new lengths only, and above chance."""
+    return not configuration.overlaps and configuration.interval is not None and configuration.interval[0] > _CHANCE
+
+
 def _rank(configuration: contents.Configuration) -> tuple[Any, ...]:
     value = configuration.generalization
     assert value is not None  # only measured ones are ranked
-    return -value.mean, -value.runs, value.deviation or 0.0, wording.path_key(configuration.folder)
+    return (
+        configuration.overlaps,
+        -value.mean,
+        -value.runs,
+        value.deviation or 0.0,
+        wording.path_key(configuration.folder),
+    )
 
 
 def particulars(configuration: contents.Configuration, statistics: contents.TreeStatistics) -> str:

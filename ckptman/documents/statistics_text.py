@@ -157,7 +157,9 @@ def _count_row(title: str, counts: Counter[str]) -> list[str]:
 
 
 def _expected(statistics: contents.TreeStatistics) -> str:
-    counts = [count for count in statistics.grid_counts if count.groups]
+    counts = [count for count in statistics.grid_counts if count.groups and statistics.expects(count.pattern.grid)]
+    if not counts:
+        return "Nothing here is of a grid of the naming convention."
     rows = [
         [markdown.code(c.pattern.pattern), _product(c), f"{c.runs_expected:,}", f"{c.complete:,}", f"{c.partial:,}",
          f"{c.overwritten:,}", f"{c.missing:,}", f"{c.files:,} of {c.files_expected:,}"]

@@ -79,11 +79,17 @@ def _best(statistics: contents.TreeStatistics) -> str:
     if not any(ranking.values()):
         pattern = markdown.code(convention.generalization_pattern)
         nothing = f"Nothing is measured: no run here has a finite value of {pattern} for each K from {low} to {high}."
-        return markdown.join("## Best configurations", markdown.paragraph(nothing, "`ckptman eval` measures it."))
+        others = say.other_metrics(statistics)
+        return markdown.join(
+            "## Best configurations", markdown.paragraph(nothing, "`ckptman eval` measures it.", others)
+        )
     explanation = markdown.paragraph(
-        f"By measured generalization: the {say.exact_match(convention)}, as mean ± sample standard deviation over the",
-        "measured runs of a configuration. The trained lengths are a part of a configuration, the seed is not.",
-        f"{say.STAR} is the best of its family. {say.MEASURED_BY}",
+        f"By measured generalization: the {say.exact_match(convention)}, as mean ± {convention.statistics} standard",
+        "deviation over the measured runs of a configuration that are here, and over all its W&B runs, overwritten and",
+        "repeated ones included; the interval is that of the lists that were tested.",
+        "The trained lengths are a part of a configuration, the seed is not.",
+        f"{say.STAR} is the best of its family, where it is above chance; {say.OVERLAP} was trained on lengths that it",
+        f"is tested on, and stands last. {say.MEASURED_BY}",
     )
     parts = ["## Best configurations", explanation]
     for family, ranked in ranking.items():
@@ -109,19 +115,23 @@ def best_table(
     axes = [axis for axis in say.all_axes(convention) if _tells_apart(axis, ranked, convention)]
     told_apart = [say.particulars(configuration, statistics) for configuration in ranked]
     headers = ["", *(["Family"] if family else []), "Trained K", *(say.axis_title(axis, convention) for axis in axes),
-               say.generalization_title(convention), "Runs", "Figures from", "Folder"]  # fmt: skip
+               say.generalization_title(convention), "Runs", "Figures from", "95 % interval", "All W&B runs",
+               "Folder"]  # fmt: skip
     rows = []
     for place, configuration in enumerate(ranked):
-        value = configuration.generalization
+        value, logged = configuration.generalization, configuration.logged
         assert value is not None  # it is ranked
         rows.append([
-            say.STAR if place < stars else "",
+            say.OVERLAP if configuration.overlaps
+            else say.STAR if place < stars and say.is_starred(configuration) else "",
                 *([say.family_title(*configuration.family, convention)] if family else []),
             say.trained(configuration.config, convention),
             *(say.axis_word(axis, configuration.config.get(axis), convention) for axis in axes),
             say.generalization(value),
             " of ".join(map(str, sorted({value.runs, len(configuration.runs)}))),
             " and ".join(_measured_by(configuration)),
+            say.interval(configuration),
+            say.NOTHING if logged is None else f"{say.generalization(logged)} (n = {logged.runs})",
             markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
         ])  # fmt: skip
     if any(told_apart):
@@ -154,7 +164,7 @@ def _families(convention: Convention, statistics: contents.TreeStatistics | None
         patterns = say.patterns_of(layernorm, regime, convention)
         if not patterns:
             parts.append(f"In {markdown.code(f'{folder}/')}. The convention has no group pattern for this family.")
-        for pattern in patterns:
+        for pattern in patterns if statistics is None else [p for p in patterns if statistics.expects(p.grid)]:
             parts += _family_table(pattern, folder, statistics, convention)
     if statistics is not None:
         parts.append(_other_groups(statistics))
@@ -382,8 +392,8 @@ def _overwritten(statistics: contents.TreeStatistics) -> str:
         markdown.paragraph(
             f"The checkpoints of {wording.count_text(count, 'run')} are gone: later runs of the same tasks wrote "
             "files of the",
-            "same names over them. What is left are their W&B records. The generalization that these logged is in none",
-            "of the means above.",
+            "same names over them. What is left are their W&B records. The generalization that these logged is in the",
+            "means over all W&B runs, and in no other.",
         ),
         markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
     )

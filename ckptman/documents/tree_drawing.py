@@ -134,7 +134,7 @@ class _Drawing:
 
     def _star(self, task: PurePosixPath) -> str:
         """The mark of the best configuration; which one it is, where the folder has several."""
-        if task not in self.best:
+        if task not in self.best or not say.is_starred(self.best[task]):
             return ""
         many = len(self.configurations[task]) > 1
         which = say.brief(self.best[task].config, say.all_axes(self.convention), self.convention) if many else ""

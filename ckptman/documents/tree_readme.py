@@ -129,9 +129,11 @@ def _summary(statistics: tree_contents.TreeStatistics) -> str:
     gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {whose} checkpoints"
     return markdown.paragraph(
         f"**{', '.join(counted)}**, {wording.size_text(sum(file.size for file in statistics.files))}:",
-        f"{markdown.text(statistics.convention.title)}. Of the {wording.count_text(expected, 'run')} that the "
-        "experiment's grid",
-        f"expects, {complete:,} {'is' if complete == 1 else 'are'} here with all checkpoints.",
+        f"{markdown.text(statistics.convention.title)}.",
+        f"Of the {wording.count_text(expected, 'run')} that the experiment's grid expects, {complete:,} "
+        f"{'is' if complete == 1 else 'are'} here with all checkpoints."
+        if any(map(statistics.expects, statistics.convention.grids))
+        else "",
         f"{gone} to later runs that overwrote them." if statistics.lost else "",
     )
 
@@ -159,11 +161,15 @@ def _structure(statistics: tree_contents.TreeStatistics) -> str:
 def _best(statistics: tree_contents.TreeStatistics) -> str:
     best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     if not best:
-        return "Nothing is measured yet: no run here has the metrics, and `ckptman eval` has not been run."
+        return markdown.paragraph(
+            "No run here has the metrics of generalization, and `ckptman eval` has not been run.",
+            say.other_metrics(statistics),
+        )
     return markdown.join(
         markdown.paragraph(
             f"The best of each family by measured generalization: the {say.exact_match(statistics.convention)}, as",
-            f"mean ± sample standard deviation over runs. {say.MEASURED_BY} {_MAPPING_LINK} has more of them.",
+            f"mean ± {statistics.convention.statistics} standard deviation over runs, those that are here and all W&B "
+            f"runs. {say.MEASURED_BY} {_MAPPING_LINK} has more of them.",
         ),
         best_table(best, statistics, stars=len(best), family=True),
     )
@@ -177,7 +183,7 @@ def _tasks(statistics: tree_contents.TreeStatistics) -> str:
             f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
         )
     ]
-    for grid in convention.grids.values():
+    for grid in filter(lambda grid: statistics.expects(grid.name), convention.grids.values()):
         of_grid = f", grid {markdown.code(grid.name)}" if len(convention.grids) > 1 else ""
         for regime, rule in grid.regimes.items():
             patterns = [g.pattern for g in convention.groups if (g.grid, g.regime) == (grid.name, regime)]

@@ -184,6 +184,12 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
+def _statistics(value: Any, where: str) -> str:
+    if value not in ("sample", "population"):
+        raise _bad(f"{where} must be sample or population, not {value!r}")
+    return str(value)
+
+
 def _word(value: Any, where: str) -> str:
     """Text that can be a part of a file or folder name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", _text(value, where), re.ASCII) or set(value) <= {"."}:
@@ -247,6 +253,7 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
     convention = Convention(
         title=top.get("title", _text),
         numbering=top.get("numbering", _text),
+        statistics=top.get("statistics", _statistics),
         prefixes=prefixes,
         fields=fields,
         step_tag=step.get("tag", _word),

@@ -225,6 +225,8 @@ class Convention:
 
     title: str
     numbering: str
+    statistics: str
+    """The standard deviation over runs: of the `sample` or of the `population`."""
     prefixes: tuple[Prefix, ...]
     fields: tuple[NameField, ...]
     step_tag: str

@@ -17,7 +17,7 @@ from typing import Any
 from ckptman.formats import read_checkpoint
 from ckptman.rules import Convention, GroupPattern, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError, wording
-from ckptman.tree.metrics import Generalization, Measured, measured, over_runs
+from ckptman.tree.metrics import Generalization, Measured, from_metrics, measured, over_runs, wilson_interval
 from ckptman.tree.records import OverwrittenRun, RunFolder, RunRecord, TreeScan, scan_tree
 from ckptman.tree.standing import Extent, Standing, compare
 
@@ -80,6 +80,9 @@ class Configuration:
     """Their task folder."""
     runs: tuple[Run, ...]
     """At least one."""
+    lost: tuple[Lost, ...]
+    """Those of it whose checkpoints were overwritten."""
+    convention: Convention
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -93,8 +96,31 @@ class Configuration:
 
     @cached_property
     def generalization(self) -> Generalization | None:
-        """Mean and sample standard deviation over its measured runs; None where none is measured."""
-        return over_runs(run.measured.value for run in self.runs if run.measured is not None)
+        """Mean and standard deviation over its measured runs; None where none is measured."""
+        return over_runs((run.measured.value for run in self.runs if run.measured is not None), self.convention)
+
+    @cached_property
+    def logged(self) -> Generalization | None:
+        """The same over all its W&B runs, overwritten ones included, by what they logged; None where none did."""
+        found = [run.record.metrics for run in self.runs if run.record is not None]
+        found += [item.run.metrics for item in self.lost]
+        values = (from_metrics(item, self.convention) for item in found)
+        return over_runs((value for value in values if value is not None), self.convention)
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the exact match, from the lists of all measured runs together; None where none is."""
+        low, high = self.convention.generalization_k
+        known = [run.measured for run in self.runs if run.measured is not None]
+        lists = [item.samples * (high + 1 - low) for item in known]
+        right = sum(round(min(max(item.value, 0.0), 1.0) * n) for item, n in zip(known, lists, strict=True))
+        return wilson_interval(right, sum(lists)) if known else None
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it was trained on lengths that generalization is measured on."""
+        longest = self.config.get(self.convention.families.k_config)
+        return isinstance(longest, int) and longest >= self.convention.generalization_k[0]
 
 
 @dataclass(frozen=True)
@@ -183,7 +209,19 @@ class TreeStatistics:
                     break
             else:
                 alike.append([run])
-        return tuple(Configuration(folder, tuple(runs)) for folder, alike in by_folder.items() for runs in alike)
+        lost: dict[PurePosixPath, list[Lost]] = defaultdict(list)
+        for item in self.lost:
+            lost[item.folder].append(item)
+
+        def agrees(item: Lost, run: Run) -> bool:  # an older trainer did not know every key
+            shared = (item.run.config.keys() & run.config.keys()) - ignored
+            return all(comparing.same_value(item.run.config[key], run.config[key]) for key in shared)
+
+        return tuple(
+            Configuration(folder, tuple(runs), tuple(x for x in lost[folder] if agrees(x, runs[0])), self.convention)
+            for folder, alike in by_folder.items()
+            for runs in alike
+        )
 
     @cached_property
     def by_task_folder(self) -> Mapping[PurePosixPath, Sequence[Configuration]]:
@@ -202,6 +240,12 @@ class TreeStatistics:
     def grid_counts(self) -> tuple[GridCount, ...]:
         """What the grids expect of each group pattern, and what is there of it."""
         return tuple(_count_grid(self, pattern) for pattern in self.convention.groups)
+
+    def expects(self, grid: str) -> bool:
+        """Whether the runs of a grid are expected here: some of it is here, or nothing at all."""
+        there = [run.cell for run in self.runs] + [item.cell for item in self.lost]
+        patterns = [pattern for pattern in self.convention.groups if pattern.grid == grid]
+        return not there or any(cell and pattern.parse(cell[0]) is not None for cell in there for pattern in patterns)
 
     @cached_property
     def outside_grid(self) -> tuple[CheckpointFile, ...]:

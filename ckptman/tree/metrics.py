@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
 
 from ckptman.rules import Convention, TrainConfig
@@ -41,7 +41,7 @@ class Generalization:
 
     mean: float
     deviation: float | None
-    """Sample standard deviation; None for a single run."""
+    """Standard deviation, as the convention's `statistics` says; None for a single run."""
     runs: int
 
 
@@ -77,12 +77,13 @@ def from_metrics(metrics: Mapping[str, Any], convention: Convention) -> float | 
     return fmean(values) if all(map(_is_number, values)) else None
 
 
-def over_runs(values: Iterable[float]) -> Generalization | None:
-    """Mean and sample standard deviation over a configuration's runs; None without runs."""
+def over_runs(values: Iterable[float], convention: Convention) -> Generalization | None:
+    """Mean and standard deviation over a configuration's runs; None without runs."""
     known = list(values)
     if not known:
         return None
-    return Generalization(mean=fmean(known), deviation=stdev(known) if len(known) > 1 else None, runs=len(known))
+    deviation = pstdev if convention.statistics == "population" else stdev
+    return Generalization(mean=fmean(known), deviation=deviation(known) if len(known) > 1 else None, runs=len(known))
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -292,7 +292,9 @@ def test_a_tree_numbered_otherwise_is_told_so(tmp_path: Path) -> None:
 def best(text: str) -> list[list[str]]:
     """The rows of the tables of the best configurations, without their heads."""
     return [
-        row for row in rows(section(text, "Best configurations")) if row[0] in ("", "⭐") and "Trained K" not in row
+        row
+        for row in rows(section(text, "Best configurations"))
+        if row[0] in ("", "⭐", "⚠") and "Trained K" not in row
     ]
 
 
@@ -355,10 +357,10 @@ def test_ties_are_resolved_by_runs_then_by_path(tmp_path: Path) -> None:
     assert order == ["task_0006", "task_0002", "task_0004"]
 
 
-def test_an_evaluation_counts_before_the_logged_metrics(tmp_path: Path) -> None:
+def test_an_evaluation_counts_before_the_logged_metrics_with_as_many_samples(tmp_path: Path) -> None:
     folder = add_run(tmp_path / "x", config())
     final = next(folder.glob("Final*")).name
-    evaluation = {"mode": "teacher-forced", "file": final, "gen_em": 0.9996}
+    evaluation = {"mode": "teacher-forced", "file": final, "gen_em": 0.9996, "samples": 100}
     add_run(tmp_path, config(), metrics=gen_metrics(0.5), evaluations=(evaluation,))
     (row,) = best(document(tmp_path))
     assert row[5:8] == ["99.96 %", "1", "evaluation"]

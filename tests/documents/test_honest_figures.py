@@ -1,0 +1,75 @@
+"""What the documents say of figures and of an experiment: only what means something, and only of what is here."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from ckptman.documents.task_mapping import task_mapping_text
+from ckptman.documents.tree_readme import block_contents
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.tree.contents import count_tree
+from tests.documents.test_task_mapping import best, document
+from tests.helpers.raw import START, config, gen_metrics, write_run
+from tests.helpers.recorded import add_run
+
+VALUES = {"first": (1337, 0.9), "second": (2337, 0.8), "third": (3337, 0.95), "again": (1337, 0.7)}
+"""W&B runs of one configuration that share a folder: the later ones overwrite what the earlier ones saved."""
+
+
+@pytest.mark.parametrize("kind", ["sample", "population"])
+def test_figures_are_given_over_what_is_here_and_over_all_wandb_runs(kind: str, tmp_path: Path) -> None:
+    for index, (run_id, (seed, value)) in enumerate(VALUES.items()):
+        write_run(tmp_path / "outputs/len_gen_k8/task_0006", config(seed=seed), run_id=run_id,
+                  started=START + 1000 * index, metrics=gen_metrics(value))  # fmt: skip
+    root = tmp_path / "tree"
+    ingest(tmp_path / "outputs", root)
+    (root / "ckptman.yaml").write_text(f"statistics: {kind}\n")
+    text = document(root, load_convention(root / "ckptman.yaml"))
+    every = [value for _, value in VALUES.values()]
+    deviation = statistics.pstdev(every) if kind == "population" else statistics.stdev(every)
+    (row,) = best(text)
+    assert row[5:7] == ["70.0 %", "1"]
+    assert row[9] == f"{100 * statistics.mean(every):.1f} % ± {100 * deviation:.1f} (n = 4)"
+    assert f"mean ± {kind} standard" in text
+
+
+def test_an_interval_is_that_of_all_lists(tmp_path: Path) -> None:
+    for seed, value in ((1337, 0.9), (2337, 0.8)):
+        add_run(tmp_path, config(seed=seed), run_id=str(seed), metrics=gen_metrics(value))
+    (row,) = best(document(tmp_path))
+    assert row[8] == "83.7–86.2 %"  # Wilson, 2,720 of 3,200
+
+
+@pytest.mark.parametrize(("value", "mark"), [(0.0, ""), (0.002, ""), (0.02, "⭐")])
+def test_no_star_is_given_for_chance(value: float, mark: str, tmp_path: Path) -> None:
+    add_run(tmp_path, config(), metrics=gen_metrics(value))
+    assert [row[0] for row in best(document(tmp_path))] == [mark]
+    assert ("⭐" in block_contents(count_tree(tmp_path, built_in()))["structure"]) == bool(mark)
+
+
+def test_what_was_trained_on_tested_lengths_is_marked_and_stands_last(tmp_path: Path) -> None:
+    add_run(tmp_path, config(k=32, wandb_group="len_gen_k32"), run_id="a", metrics=gen_metrics(1.0))
+    add_run(tmp_path, config(), run_id="b", metrics=gen_metrics(0.5))
+    assert [(row[0], row[1], row[5]) for row in best(document(tmp_path))] == [
+        ("⭐", "2–8", "50.0 %"), ("⚠", "2–32", "100.0 %"),
+    ]  # fmt: skip
+
+
+def test_an_experiment_of_which_nothing_is_here_is_not_told_of(tmp_path: Path) -> None:
+    other, known = tmp_path / "other", tmp_path / "known"
+    add_run(other, config(wandb_group="another_group"), metrics={"test/K8/loss": 0.1, "test/K8/tf_token_acc": 0.9})
+    add_run(known, config())
+    for root, told in ((other, False), (known, True)):
+        counted = count_tree(root, built_in())
+        readme = block_contents(counted)
+        assert ("expects" in readme["summary"]) == told
+        assert ("A complete configuration has" in readme["tasks"]) == told
+        assert ("In all" in readme["statistics"].partition("### Expected and found")[2].partition("###")[0]) == told
+        assert ("No such group is here" in task_mapping_text(built_in(), counted)) == told
+    readme = block_contents(count_tree(other, built_in()))
+    assert "have `test/K8/loss`, `test/K8/tf_token_acc`; " in " ".join(readme["best"].split())
+    assert "`test/K8/loss`" in document(other)
