@@ -1,7 +1,7 @@
 """validate: look through a tree and tell what is wrong with it, as coded findings.
 
-Promises: one fault, one finding; nothing is written.
-May not be done here: mending, or defining a finding (`tree.findings`).
+Promises: one fault, one finding; nothing is written but by `mending`, which deletes no byte and replaces nothing.
+May not be done here: defining a finding (`tree.findings`).
 """
 
 from __future__ import annotations
@@ -12,4 +12,4 @@ from ckptman.checks.runs import check_runs
 from ckptman.checks.validation import ValidationResult, validate
 from ckptman.checks.weights import Testimony
 
-__all__ = ["Testimony", "ValidationResult", "check_files", "check_records", "check_runs", "validate"]
+__all__ = ["Testimony", "ValidationResult", "check_files", "check_records", "check_runs", "mending", "validate"]

@@ -18,11 +18,12 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
     """Check every checkpoint file by itself."""
     for file in inventory.files:
         yield from _check_readable(file, inventory.scan.root)
-        if file.name is None:
+        if file.name is None and file.path not in inventory.astray:
             yield finding("unknown-name", file.path, file.name_problem)
     for run in inventory.runs:
         for file in run.files:
-            yield from _check_name(file, run, convention)
+            if file.path not in inventory.astray:  # of a renamed file, its name says nothing
+                yield from _check_name(file, run, convention)
             yield from _check_recipe(file, run.config, convention)
             yield from _check_weights(file, run.config, convention.model)
 

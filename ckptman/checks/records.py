@@ -100,11 +100,8 @@ def _check_file(
     entry = file.entry
     if entry is None:
         message = "run.json does not list this checkpoint"
-        if home is None:
+        if home is None:  # otherwise it is told of where it is missed
             yield finding("unrecorded-file", file.path, message)
-        else:
-            known = f"it seems to be {home.name}" if home.parent == file.path.parent else f"that of {home.parent} does"
-            yield finding("unrecorded-file", file.path, f"{message}; {known}", survey.way_back(file.path, home))
         return
     if file.size != entry.size:
         yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")

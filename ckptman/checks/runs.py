@@ -13,6 +13,8 @@ from ckptman.tree import CheckedRun, Finding, Inventory, finding, numbering, rec
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
+_MEND = "ckptman validate --fix"
+"""What does it without replacing anything."""
 _MOST_STEPS = 4
 """Missing checkpoints of a run that one message names."""
 
@@ -104,6 +106,8 @@ def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Find
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
             yield finding(code, run.folder, run.place_problem.message, run.place_problem.fix)
+        elif _home_of(run, inventory):
+            continue  # told of where it is missed
         elif run.place is not None and not run.is_in_place:
             home = run.folder.parent if run.standing is survey.Standing.RECORDED else run.folder
             misplaced[home, run.place.folder, run.standing].append(run)
@@ -120,12 +124,12 @@ def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Find
 
 def _put_right(runs: list[CheckedRun], target: PurePosixPath, inventory: Inventory) -> str:
     """What to do about runs that belong in another task folder."""
-    if home := _home_of(runs[0], inventory):
-        return survey.way_back(runs[0].files[0].path, home)
     if all(_is_copy(run, inventory) for run in runs):
-        return f"The same files are in {inventory.copies[runs[0].files[0].path].parents[1]}: delete these."
+        original = inventory.copies[runs[0].files[0].path].parents[1]
+        return f"The same files are in {original}: put these away, once every byte is compared, with: {_MEND}"
     if runs[0].standing is survey.Standing.RECORDED:
-        return f"Move {'the folder of the run' if len(runs) == 1 else 'the folders of the runs'} into {target}"
+        folders = "the folder of the run" if len(runs) == 1 else "the folders of the runs"
+        return f"Move {folders} into {target}, beside what is there: {_MEND}"
     return _sort_it(inventory, runs[0].folder)
 
 
@@ -154,11 +158,11 @@ def _check_run_folder(run: CheckedRun, place: Place, inventory: Inventory, conve
 
 def _right_folder(run: CheckedRun, expected: PurePosixPath, inventory: Inventory) -> str:
     """What to do about a run in another run's folder."""
-    if home := _home_of(run, inventory):
-        return survey.way_back(run.files[0].path, home)
     if run.standing is survey.Standing.EXTRA:
-        return f"Move {_which_files([run])} into {expected}; what is there already, delete here."
-    return f"Rename the folder to {expected.name}, or ingest the run's source again."
+        return f"Move {_which_files([run])} into {expected}; where a file of that name is there, keep both as they are."
+    if expected in {entry.path for entry in inventory.scan.entries}:
+        return f"{expected.name} is the folder of another run: let ckptman find a name that is free: {_MEND}"
+    return f"Rename the folder to {expected.name}: {_MEND}"
 
 
 def _which_files(runs: list[CheckedRun]) -> str:

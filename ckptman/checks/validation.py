@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class ValidationResult:
     """Bytes of all checkpoint files."""
     findings: tuple[Finding, ...]
     """By path, then code."""
+    inventory: Inventory = field(repr=False, compare=False)
+    """What was checked."""
+    convention: Convention = field(repr=False, compare=False)
+    """The rules it was checked by."""
 
     @property
     def errors(self) -> int:
@@ -127,6 +131,8 @@ def validate(
         runs=len(inventory.runs),
         size=sum(file.size for file in inventory.files),
         findings=tuple(sorted(kept, key=lambda item: (item.path, item.code, item.message))),
+        inventory=inventory,
+        convention=fitting,
     )
 
 

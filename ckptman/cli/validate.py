@@ -14,11 +14,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ckptman.checks import Testimony, ValidationResult, validate
+from ckptman.checks import Testimony, ValidationResult, mending, validate
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
+from ckptman.fs import lock_tree
 from ckptman.text import UsageError
 from ckptman.tree import Finding, findings, records
 
@@ -74,13 +75,20 @@ def _validate(
     output_format: Annotated[
         Format, typer.Option("--format", help="text, json, or github for annotations in a workflow.")
     ] = Format.TEXT,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Put right what is known and safe: names, places, copies."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --fix: only print what it would do.")] = False,
     numbering: Numbering = None,
     as_json: Json = False,
 ) -> None:
     """Check a tree: names, places, run.json, shapes, steps, seeds, strays.
 
-    Of each checkpoint only the header is read; --deep and --witness read every byte. Nothing is changed. Trees that
-    ckptman did not sort can be checked as well. The exit status is 0 for a clean tree, and 1 where anything is found.
+    Of each checkpoint only the header is read; --deep and --witness read every byte. Nothing is changed, but by --fix,
+    which deletes no byte and replaces nothing: files and folders are renamed, moved, or, where they are copies, put
+    into the folder .ckptman-trash of the tree; then all is checked again. Trees that ckptman did not sort can be
+    checked as well. The exit status is 0 for a clean tree, and 1 where anything is found.
 
     Example: ckptman validate --root checkpoints --ignore missing-seed
     """
@@ -101,24 +109,38 @@ def _validate(
 
         return witnessing.witness(files, seeds=seeds, convention=convention).files
 
-    with StageProgress() as progress:
-        result = validate(
-            root,
-            convention=convention,
-            deep=deep,
-            select=_codes(select),
-            ignore=_codes(ignore),
-            progress=progress,
-            stale_documents=stale_documents,
-            witness=asked_weights if witness else None,
-        )
+    def check() -> ValidationResult:
+        with StageProgress() as progress:
+            return validate(
+                root,
+                convention=convention,
+                deep=deep or fix,  # what is moved or put away is known by its bytes
+                select=_codes(select),
+                ignore=_codes(ignore),
+                progress=progress,
+                stale_documents=stale_documents,
+                witness=asked_weights if witness else None,
+            )
+
+    if dry_run and not fix:
+        raise UsageError("--dry-run goes with --fix", code="bad-usage", fix="Validate alone changes nothing.")
+    result, steps = check(), None
+    if fix:
+        with lock_tree(root):
+            steps = mending.plan_mending(result)
+            if steps and not dry_run:
+                steps = mending.mend(root, steps)
+                result = check()
     if as_json:
-        print_json(result.to_json())
+        done = {} if steps is None else {"fixes": [step.to_json() for step in steps], "dry_run": dry_run}
+        print_json({**result.to_json(), **done})
     elif output_format is Format.GITHUB:
         out = console()
         for item in result.findings:
             out.print(Text(annotation(item, root)))
     else:
+        if steps is not None:
+            _show_steps(steps, console(), dry_run=dry_run)
         show(result, console(), limited=bool(_codes(select) or _codes(ignore)))
     raise typer.Exit(result.exit_status)
 
@@ -137,6 +159,16 @@ def show(result: ValidationResult, out: Console, *, limited: bool = False) -> No
         out.print(plain("the tree" if folder == "." else folder, "bold"))
         _show_folder(folder, sorted(folders[folder], key=lambda item: not _is_error(item)), out, explained)
     _show_counts(result, out, limited=limited)
+
+
+def _show_steps(steps: Sequence[mending.Step], out: Console, *, dry_run: bool) -> None:
+    """Print what --fix did, or would do."""
+    for step in steps:
+        verb = "would " * dry_run + {"move": "move", "trash": "put away", "remove": "remove"}[step.action]
+        to = "" if step.target is None else f" to {step.target}"
+        failed = "" if step.problem is None else f": not done, {step.problem}"
+        out.print(plain(f"{verb} {step.path}{to} [{step.code}]{failed}", "" if step.problem is None else "yellow"))
+    out.print(plain("nothing that --fix can put right" if not steps else "", "dim"))
 
 
 def annotation(item: Finding, root: Path) -> str:

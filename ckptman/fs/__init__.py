@@ -23,6 +23,7 @@ __all__ = [
     "is_partial",
     "lock_tree",
     "make_folders",
+    "moving",
     "remove_partials",
     "remove_source",
     "write_atomically",

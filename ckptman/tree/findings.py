@@ -146,7 +146,7 @@ def _warning(code: str, meaning: str, cause: str, fix: str) -> FindingKind:
     return FindingKind(code, Severity.WARNING, meaning, cause, fix)
 
 
-_AGAIN = "Move the file out of the tree, and ingest the run's source again."
+_AGAIN = "Move the file out of the tree, and keep it until the run's source, ingested again, has brought a whole one."
 
 _TABLE = (
     # --- the tree as a whole
@@ -177,7 +177,7 @@ _TABLE = (
         "stale-document",
         "A generated document no longer says what the tree holds.",
         "Checkpoints came or went after the document was written, or it was edited between its markers.",
-        "Bring it up to date with: ckptman report",
+        "Bring it up to date with: ckptman report; where that refuses, the message says which marker to mend first.",
     ),
     # --- names
     _error(
@@ -197,7 +197,8 @@ _TABLE = (
         "step-disagrees",
         "A checkpoint's file name says another number of iterations than the file.",
         "The file was renamed by hand, or the trainer named it before its last iteration.",
-        "Rename the file to the number of iterations that it holds.",
+        "Rename the file to the number of iterations that it holds, unless a file of that name is there: then leave "
+        "both as they are, and ingest the source again into a new tree.",
     ),
     _error(
         "off-recipe",
@@ -297,7 +298,7 @@ _TABLE = (
         "wrong-run-folder",
         "A run's folder has another name than its seed gives.",
         "The folder was renamed by hand, or files of another seed were put into it.",
-        "Rename the folder to the seed of the run that is in it, or ingest the run's source again.",
+        "Let ckptman rename it, which never takes the place of another run: ckptman validate --fix",
     ),
     _warning(
         "unknown-seed",
@@ -339,7 +340,8 @@ _TABLE = (
         "missing-file",
         "A file that run.json lists is not there.",
         "It was deleted, renamed or moved away after it was ingested.",
-        "Bring it back, or ingest the run's source again: what is missing is placed.",
+        "Bring it back (ckptman validate --fix does, where it lies elsewhere in the tree), or ingest the run's source "
+        "again: what is missing is placed.",
     ),
     _error(
         "unrecorded-file",
@@ -400,7 +402,8 @@ _TABLE = (
         "missing-final",
         "A run has no final checkpoint.",
         "It was stopped before its end, or a later run wrote a file of the same name over it.",
-        "Train it to its end, into a folder of its own, and ingest it.",
+        "Look for it at the source, and ingest that again; if it is nowhere, train the run to its end, into a folder "
+        "of its own.",
     ),
     _warning(
         "missing-checkpoint",
@@ -433,13 +436,14 @@ _TABLE = (
         "Two runs have the same configuration and seed.",
         "A job was started again after it had saved something. Both runs are kept; averages count the configuration's "
         "seed twice.",
-        "Keep the one that you trust, and move the other's folder out of the tree.",
+        "Both can stay. If one is not wanted, move its folder out of the tree, and its files out of the source before "
+        "that is ingested again, which would bring it back.",
     ),
     _warning(
         "duplicate",
         "The same bytes are in two places.",
         "A file was copied by hand within the tree. One of the places is likely to be wrong.",
-        "Keep the one that lies where its configuration says, and delete the other.",
+        "Let ckptman put the copy into the tree's trash folder, once every byte is compared: ckptman validate --fix",
     ),
     # --- files and folders that do not belong
     _warning(
@@ -482,8 +486,10 @@ _TABLE = (
     _error(
         "dangling-link",
         "A symbolic link that leads nowhere.",
-        "Its target was deleted or moved, or its disk is not mounted. If it was a checkpoint, the checkpoint is lost.",
-        "Bring the target back, or remove the link and ingest again with --mode copy.",
+        "Its target was deleted or moved, or its disk is not mounted. A link holds no bytes: while its "
+        "target is away, so is what it stood for.",
+        "Bring the target back, or mount its disk. Where the bytes are somewhere else, remove the link and ingest them "
+        "from there with --mode copy.",
     ),
     _error(
         "outside-link",

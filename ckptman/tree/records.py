@@ -16,6 +16,8 @@ from ckptman.text import RefusedError, UsageError, json_text
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
+TRASH = ".ckptman-trash"
+"""Folder at the root for what `validate --fix` took out of the tree; nothing in it belongs to the tree."""
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
@@ -257,6 +259,8 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
         files: dict[str, int] = {}
         for item in found:
             path = folder / item.name
+            if path.parts == (TRASH,):
+                continue
             try:
                 kind, size = _kind_of(item)
             except OSError as error:  # in a folder that may be listed, but not entered

@@ -1,0 +1,205 @@
+"""`validate --fix`: what is wrong, known and safe to put right, as a plan; then the plan, carried out.
+
+Files and folders are renamed, moved to the trash folder of the tree, or, where a folder is empty, removed. No byte is
+deleted, nothing is replaced, and each step is checked again just before it is done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.checks.validation import ValidationResult
+from ckptman.fs import hash_file, moving
+from ckptman.rules import Convention
+from ckptman.text import CkptmanError, RefusedError
+from ckptman.tree import CheckedRun, Inventory, records, survey
+
+_PLACE = ("group", "layernorm", "regime", "task", "seed")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do."""
+
+    action: str
+    """`move` or `trash` (which is a move too), or `remove`, of an empty folder."""
+    code: str
+    """The finding that it puts right."""
+    path: str
+    """Relative to the root."""
+    target: str | None = None
+    """Where it goes, relative to the root."""
+    sha256: str | None = None
+    """What the file must hold for the step to be done."""
+    same_as: str | None = None
+    """The file that must hold the same bytes."""
+    problem: str | None = None
+    """Why it was not done."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The step as a JSON object."""
+        names = ("action", "code", "path", "target", "problem")
+        return {name: getattr(self, name) for name in names}
+
+
+def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
+    """What `validate` found and can put right, in the order in which it is done.
+
+    Copies that no run.json lists are known by their bytes, so only a `deep` validation finds them.
+    Left alone is everything that needs a decision, or bytes that are not in the tree.
+    """
+    if any(item.code == "wrong-root" for item in result.findings):
+        return ()
+    inventory, convention = result.inventory, result.convention
+    codes = {item.code for item in result.findings}
+    steps: list[Step] = []
+    if "missing-file" in codes:
+        steps += _strayed(inventory)
+    if codes & {"misplaced", "wrong-run-folder"}:
+        steps += _moves(inventory, convention)
+    if "duplicate" in codes:
+        steps += _copies(inventory, {PurePosixPath(step.path) for step in steps})
+    steps += [
+        Step("trash", item.code, item.path, str(_trash(PurePosixPath(item.path))))
+        for item in result.findings
+        if item.code == "system-file" and item.path != "."
+    ]
+    steps += [Step("remove", item.code, item.path) for item in result.findings if item.code == "empty-folder"]
+    return tuple(steps)
+
+
+def mend(root: Path, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Carry out a plan. A step that can no longer be done is left, with its reason, and the others go on."""
+    return tuple(_done(root, step) for step in steps)
+
+
+def _done(root: Path, step: Step) -> Step:
+    path = PurePosixPath(step.path)
+    try:
+        if step.sha256 is not None and hash_file(root / path)[0] != step.sha256:
+            raise RefusedError("its bytes are not those that run.json says", code="changed", fix="")
+        if step.same_as is not None and hash_file(root / path)[0] != hash_file(root / step.same_as)[0]:
+            raise RefusedError(f"its bytes are not those of {step.same_as}", code="changed", fix="")
+        if step.target is None:
+            moving.remove_empty_folder(root, path)
+        else:
+            return _moved(root, step, path, PurePosixPath(step.target))
+    except CkptmanError as error:
+        return replace(step, problem=error.message)
+    return step
+
+
+def _moved(root: Path, step: Step, path: PurePosixPath, target: PurePosixPath) -> Step:
+    if step.action == "trash":  # which keeps what an earlier mending put there
+        names = (target.with_name(f"{target.name}.{count}") if count else target for count in range(1000))
+        target = next((name for name in names if not (root / name).exists()), target)
+    moving.move_within(root, path, target)
+    moving.remove_emptied(root, path)
+    return replace(step, target=str(target))
+
+
+def _strayed(inventory: Inventory) -> Iterator[Step]:
+    """Files that were renamed or moved, back to where their run.json misses them."""
+    listed = {
+        folder.path / entry.file: entry.sha256
+        for folder in inventory.scan.runs
+        if folder.record is not None
+        for entry in folder.record.checkpoints
+    }
+    homes: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for path, home in inventory.astray.items():
+        homes[home].append(path)
+    for home, paths in homes.items():
+        if len(paths) == 1:  # of several, nobody knows which
+            yield Step("move", "missing-file", str(paths[0]), str(home), sha256=listed[home])
+
+
+def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
+    """Whole run folders, to where their configurations say; two in each other's places change them."""
+    crowded = {run.folder for run in inventory.runs if run.standing is survey.Standing.EXTRA}
+    taken = {entry.path for entry in inventory.scan.entries}
+    wrong: dict[PurePosixPath, tuple[PurePosixPath, CheckedRun]] = {}
+    for run in inventory.runs:
+        if run.standing is not survey.Standing.RECORDED or run.folder in crowded or not _agrees(run):
+            continue
+        if all(file.path in inventory.copies for file in run.files):
+            continue  # a copy of a run, which goes nowhere but into the trash
+        target = _target(run, convention)
+        if target is not None and target != run.folder:
+            wrong[run.folder] = (target, run)
+    steps: list[Step] = []
+    while wrong:
+        free = [folder for folder, (target, _) in wrong.items() if target not in taken]
+        if free:
+            folder = free[0]
+            target, run = wrong.pop(folder)
+        else:  # each waits for another, or for something that stays: the first goes by a name of its own
+            folder, (target, run) = next(iter(wrong.items()))
+            waits, aside = target in wrong, _aside(run, target)
+            del wrong[folder]
+            if aside in taken or aside == folder:
+                continue
+            if waits:
+                wrong[aside] = (target, run)
+            target = aside
+        code = "wrong-run-folder" if folder.parent == target.parent else "misplaced"
+        steps.append(Step("move", code, str(folder), str(target)))
+        taken.discard(folder)
+        taken.add(target)
+    return steps
+
+
+def _agrees(run: CheckedRun) -> bool:
+    """Whether run.json and the files say the same of where the run belongs, and all of its files are read."""
+    record, place = run.record, run.place
+    if record is None or place is None or not run.files or any(file.info is None for file in run.files):
+        return False
+    return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
+
+
+def _target(run: CheckedRun, convention: Convention) -> PurePosixPath | None:
+    """The folder that the run should have; None where it has a right one."""
+    if run.place is None:
+        return None
+    expected = run.place.run_folder(convention)
+    name = run.folder.name
+    if run.folder.parent == expected.parent and (name == expected.name or name.startswith(f"{expected.name}-")):
+        return None
+    return expected
+
+
+def _aside(run: CheckedRun, target: PurePosixPath) -> PurePosixPath:
+    """The name of a second run of the seed, as `ingest` gives it."""
+    record = run.record
+    apart = record.run_id if record is not None and record.run_id else run.files[0].sha256 or str(run.files[0].size)
+    return target.with_name(f"{target.name}-{apart[:16]}")
+
+
+def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
+    """Copies that no run.json lists, and whole run folders that are copies of another."""
+    recorded = {file.path: file for file in inventory.files if file.entry is not None}
+    folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for copy in recorded:
+        folders[copy.parent].append(copy)
+    whole = {
+        folder
+        for folder, files in folders.items()
+        if folder not in moved and all(file in inventory.copies for file in files)
+    }
+    records_of = {folder.path: folder.record for folder in inventory.scan.runs}
+    for folder in sorted(whole):
+        original = inventory.copies[folders[folder][0]].parent
+        one, two = records_of.get(folder), records_of.get(original)
+        if original not in whole and one is not None and two is not None and one.run_id == two.run_id:
+            yield Step("trash", "duplicate", str(folder), str(_trash(folder)))
+    for copy, source in sorted(inventory.copies.items()):
+        if copy not in recorded and copy not in moved:
+            yield Step("trash", "duplicate", str(copy), str(_trash(copy)), same_as=str(source))
+
+
+def _trash(path: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(records.TRASH, path)

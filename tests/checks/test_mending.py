@@ -1,0 +1,169 @@
+"""`validate --fix`: whoever follows it ends with fewer findings, and with every byte he began with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptman.checks.mending import mend, plan_mending
+from ckptman.checks.validation import validate
+from ckptman.cli.app import run
+from tests.helpers.trees import DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK
+
+SECOND = f"{TASK}/seed_2337"
+
+
+def swap_seeds(root: Path) -> None:
+    (root / RUN).rename(root / "aside")
+    (root / SECOND).rename(root / RUN)
+    (root / "aside").rename(root / SECOND)
+
+
+def turn_three(root: Path) -> None:
+    """Three runs of two tasks, each in the place of the next."""
+    third = f"{FIXED}/task_0002/seed_1337"
+    (root / RUN).rename(root / "aside")
+    (root / SECOND).rename(root / RUN)
+    (root / third).rename(root / SECOND)
+    (root / "aside").rename(root / third)
+
+
+def swap_and_copy(root: Path) -> None:
+    swap_seeds(root)
+    shutil.copytree(root / DYNAMIC_RUN, root / "again")
+
+
+def file_elsewhere(root: Path) -> None:
+    (root / "old").mkdir()
+    (root / RUN / FINAL).rename(root / "old" / FINAL)
+
+
+def copy_beside(root: Path) -> None:
+    shutil.copy(root / RUN / FINAL, root / RUN / "copy of the best.pt")
+
+
+def rename_file(root: Path) -> None:
+    (root / RUN / FINAL).rename(root / RUN / "best.pt")
+
+
+def rename_to_another_step(root: Path) -> None:
+    (root / RUN / FINAL).rename(root / RUN / FINAL.replace("iters40000", "iters30000"))
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "swapped seeds": swap_seeds,
+    "three runs turned": turn_three,
+    "a renamed run": lambda root: (root / RUN).rename(root / TASK / "seed_9"),
+    "a renamed task": lambda root: (root / TASK).rename(root / FIXED / "task_0009"),
+    "a renamed group": lambda root: (root / FIXED).rename(root / "with_layernorm/fixed/len_gen_single_k6"),
+    "a run in another family": lambda root: (root / DYNAMIC_RUN).rename(root / TASK / "seed_3337"),
+    "a renamed file": rename_file,
+    "a file of another step's name": rename_to_another_step,
+    "a file in another run": lambda root: (root / RUN / FINAL).rename(root / SECOND / "moved.pt"),
+    "a file at the root": lambda root: (root / RUN / FINAL).rename(root / FINAL),
+    "a file in a folder that does not belong": file_elsewhere,
+    "a copy beside the original": copy_beside,
+    "a copy at the root": lambda root: shutil.copy(root / RUN / FINAL, root / FINAL),
+    "a copy of a run": lambda root: shutil.copytree(root / RUN, root / TASK / "seed_1337-copy"),
+    "a copy of a group": lambda root: shutil.copytree(root / DYNAMIC, root / "backup"),
+    "a copy of a run in the place of none": lambda root: shutil.copytree(root / RUN, root / FIXED / "task_0001/seed_9"),
+    "an empty folder": lambda root: (root / FIXED / "task_0007" / "seed_1").mkdir(parents=True),
+    "a system's file": lambda root: (root / RUN / ".DS_Store").write_bytes(b"x"),
+    "a system's file like a checkpoint": lambda root: (root / RUN / f"._{FINAL}").write_bytes(b"y"),
+    "swapped and copied": swap_and_copy,
+}
+"""Ways to break a tree that can be put right with what is in it."""
+
+
+def contents(root: Path) -> Counter[str]:
+    """How often each content is there, wherever it lies."""
+    return Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_found_and_put_right_and_no_byte_is_lost(root: Path, fault: str) -> None:
+    FAULTS[fault](root)
+    before = contents(root)
+    found = validate(root, deep=True)
+    assert found.findings
+    steps = plan_mending(found)
+    assert contents(root) == before, "a plan changes nothing"
+    done = mend(root, steps)
+    assert [step.problem for step in done] == [None] * len(steps)
+    assert validate(root, deep=True).findings == ()
+    assert contents(root) == before
+    assert plan_mending(validate(root, deep=True)) == ()
+
+
+def test_the_counting_of_bytes_can_fail(root: Path) -> None:
+    before = contents(root)
+    shutil.copy(root / SECOND / FINAL, root / RUN / FINAL)  # what following the old advice word for word did
+    assert contents(root) != before
+
+
+def test_a_run_keeps_its_place_when_another_claims_it(root: Path) -> None:
+    """A second run of a seed in a wrong folder gets a name of its own beside the first."""
+    shutil.copytree(root / RUN, root / TASK / "seed_5")
+    record = json.loads((root / TASK / "seed_5" / "run.json").read_text())
+    record["run_id"] = "other001"
+    (root / TASK / "seed_5" / "run.json").write_text(json.dumps(record))
+    before = contents(root)
+    mend(root, plan_mending(validate(root, deep=True)))
+    assert contents(root) == before
+    assert (root / RUN / FINAL).is_file()
+
+
+def test_a_file_with_other_bytes_is_not_taken_for_the_missing_one(root: Path) -> None:
+    rename_file(root)
+    steps = plan_mending(validate(root, deep=True))
+    data = bytearray((root / RUN / "best.pt").read_bytes())
+    data[-200] ^= 1
+    (root / RUN / "best.pt").write_bytes(data)
+    [step] = mend(root, steps)
+    assert step.problem is not None
+    assert (root / RUN / "best.pt").read_bytes() == data
+
+
+def test_what_came_in_between_is_left_alone(root: Path) -> None:
+    (root / RUN).rename(root / TASK / "seed_9")
+    steps = plan_mending(validate(root, deep=True))
+    (root / RUN).mkdir()
+    (root / RUN / "note.txt").write_text("mine")
+    [step] = mend(root, steps)
+    assert step.problem is not None
+    assert "there already" in step.problem
+    assert (root / RUN / "note.txt").read_text() == "mine"
+
+
+def test_a_second_trash_keeps_the_first(root: Path) -> None:
+    for text in (b"first", b"second"):
+        (root / RUN / ".DS_Store").write_bytes(text)
+        mend(root, plan_mending(validate(root, deep=True)))
+    kept = {path.read_bytes() for path in (root / ".ckptman-trash").rglob("*") if path.is_file()}
+    assert kept == {b"first", b"second"}
+
+
+def test_the_command_shows_the_plan_and_then_does_that(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swap_seeds(root)
+    before = contents(root)
+    assert run(["validate", "--root", str(root), "--fix", "--dry-run", "--json"]) == 1
+    planned = json.loads(capsys.readouterr().out)
+    assert {item.code for item in validate(root).findings} == {"wrong-run-folder"}
+    assert run(["validate", "--root", str(root), "--fix", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["fixes"] == planned["fixes"]
+    assert done["findings"] == []
+    assert contents(root) == before
+    assert run(["validate", "--root", str(root), "--dry-run"]) == 2
+
+
+def test_the_command_tells_each_step(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rename_file(root)
+    assert run(["validate", "--root", str(root), "--fix"]) == 0
+    assert f"move {RUN}/best.pt to {RUN}/{FINAL} [missing-file]" in capsys.readouterr().out
