@@ -17,7 +17,7 @@ from typing import Any
 from ckptman.raw.attribution import Attribution
 from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files
-from ckptman.raw.scanning import Refusal, SourceCheckpoint, said_by_folders, scan_source
+from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
 from ckptman.rules import Convention, placement
@@ -255,7 +255,7 @@ class RawOutputs:
 
     def _overwritten(self, lost: LostFiles) -> records.OverwrittenRun | None:
         run = lost.run
-        folder_group, source_task, _ = said_by_folders(lost.folder / lost.overwritten[0], self.convention)
+        folder_group, source_task, _ = placement.named_by_folders(lost.folder / lost.overwritten[0], self.convention)
         try:
             group = group_said(run.config, folder_group, self.convention)
             place = placement.place_of(run.config, self.convention, source_group=group, source_task=source_task)

@@ -10,9 +10,9 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
-from ckptman.raw.scanning import SAVE_FOLDER, said_by_folders, task_folder_of, wandb_home
+from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
-from ckptman.rules import Convention, comparing
+from ckptman.rules import Convention, comparing, placement
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError
 
@@ -106,7 +106,7 @@ class _Files:
         self._alike: dict[str, comparing.ByConfiguration[Path]] = defaultdict(comparing.ByConfiguration)
         """By name."""
         for path, owner in sorted(owners.items()):
-            task_folder = task_folder_of(path, convention)
+            task_folder = placement.task_folder_of(path, convention)
             for folder in path.parents:
                 self._beside[path.name, folder, task_folder].append(path)
             self._alike[path.name].add(self._traits(owner.config), path)
@@ -114,7 +114,7 @@ class _Files:
     def where_saved(self, run: WandbRun, name: str) -> list[Path]:
         """The files of this name that lie where the run saved its own."""
         homes = {wandb_home(folder, self._convention) for folder in run.folders}
-        where = ((name, home, task_folder_of(home, self._convention)) for home in homes)
+        where = ((name, home, placement.task_folder_of(home, self._convention)) for home in homes)
         near = {path for place in where for path in self._beside.get(place, ())}
         if beside := [path for path in sorted(near) if self._may_share_folder(run, path)]:
             return beside
@@ -131,12 +131,12 @@ class _Files:
         rules, config = self._convention, self._owners[path].config
         folders = {_named_folder(each, rules) for each in (run.config, config)} - {()}
         groups = {group for each in (run.config, config) if isinstance(group := each.get(rules.group_key), str)}
-        seed = said_by_folders(path, rules)[2]
+        seed = placement.named_by_folders(path, rules)[2]
         return len(folders) < 2 and len(groups) < 2 and seed in (None, run.config.get(rules.seed_key))
 
     def _is_below(self, path: Path, home: Path) -> bool:
         """Whether a file lies below a folder where W&B recorded the runs of several tasks."""
-        return path.is_relative_to(home) and task_folder_of(home, self._convention) is None
+        return path.is_relative_to(home) and placement.task_folder_of(home, self._convention) is None
 
     def _is_in_named_folder(self, run: WandbRun, path: Path) -> bool:
         """Whether a file lies in the task folder that the run's configuration names."""

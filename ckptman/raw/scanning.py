@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ckptman.formats import containers
 from ckptman.fs import FileState, is_partial
-from ckptman.rules import Convention
+from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records as tree_records
 from ckptman.tree import survey
@@ -101,7 +101,7 @@ def scan_source(
         raise UsageError(f"{source} is neither a folder nor a file", code="no-source", fix="Name a folder.")
     if not walk.wandb:
         # A run or a saved_models folder was named: its W&B folders lie elsewhere in its task folder.
-        task_folder = task_folder_of(top.parent, convention)
+        task_folder = placement.task_folder_of(top.parent, convention)
         if task_folder is not None:
             beside = _Walk(convention, task_folder, leave_out, follow_symlinks)
             beside.folder(task_folder)
@@ -166,7 +166,7 @@ class _Walk:
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
 
     def file(self, path: Path) -> None:
-        group, task, seed = said_by_folders(path, self.convention)
+        group, task, seed = placement.named_by_folders(path, self.convention)
         self.checkpoints.append(
             SourceCheckpoint(
                 path=path,
@@ -255,18 +255,3 @@ class _Walk:
     def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:
         relative = str(path.relative_to(self.root)) if path != self.root else "."
         self.refusals.append(Refusal(source=relative, code=code, message=message, fix=fix, what=what))
-
-
-def task_folder_of(path: Path, convention: Convention) -> Path | None:
-    """The innermost task folder around a file, or that a folder itself is; None where there is none."""
-    return next((p for p in (path, *path.parents) if convention.folders.parse_task(p.name) is not None), None)
-
-
-def said_by_folders(path: Path, convention: Convention) -> tuple[str | None, int | None, int | None]:
-    """The group, task id and seed that the names of the folders around a file say; None for what none says."""
-    seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
-    for folder in path.parents:
-        if (task := convention.folders.parse_task(folder.name)) is not None:
-            return folder.parent.name or None, task, seed
-    group = next((p.name for p in path.parents if any(g.parse(p.name) is not None for g in convention.groups)), None)
-    return group, None, seed

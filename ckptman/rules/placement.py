@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import PurePath, PurePosixPath
+from typing import Any, TypeVar
 
 from ckptman.rules.grids import outside, task_of
 from ckptman.rules.naming import naming_of
+from ckptman.rules.recipe import SEED_END
 from ckptman.rules.terms import Convention, GroupPattern
 from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError
+
+_Path = TypeVar("_Path", bound=PurePath)
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,24 @@ def place_of(
         regime=regime,
         group=group,
         task=task,
-        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 10**18 else None,
+        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < SEED_END else None,
         notes=notes,
         folder=folder,
     )
+
+
+def task_folder_of(path: _Path, convention: Convention) -> _Path | None:
+    """The innermost task folder around a file, or that a folder itself is; None where there is none."""
+    return next((p for p in (path, *path.parents) if convention.folders.parse_task(p.name) is not None), None)
+
+
+def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None, int | None, int | None]:
+    """The group, task id and seed that the names of the folders around a file say; None for what none says."""
+    seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
+    folder = task_folder_of(path.parent, convention)
+    if folder is not None:
+        return folder.parent.name or None, convention.folders.parse_task(folder.name), seed
+    return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
 
 
 def _patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:

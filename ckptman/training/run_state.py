@@ -105,11 +105,6 @@ def load_state(run: RawRun, path: Path) -> RunState:
         ) from error
 
 
-def file_size(run: RawRun, state: RunState) -> int:
-    """Bytes of a state, and of a checkpoint."""
-    return len(_dump(run, state, {}))
-
-
 def _dump(run: RawRun, state: RunState, more: Mapping[str, Any]) -> bytes:
     form = _form(run.convention.checkpoint)
     document: dict[str | None, Any] = {

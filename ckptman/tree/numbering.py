@@ -89,7 +89,7 @@ def _misplaced(scan: TreeScan, convention: Convention) -> set[_Run]:
         if place is not None and place.folder != folder.parent:
             found.add((folder, ""))
     for path, values in _unrecorded(scan, convention):
-        place = _place(values, convention, *_said_by_path(path, convention))
+        place = _place(values, convention, *placement.named_by_folders(path, convention)[:2])
         if place is not None and place.folder not in path.parents:
             found.add((path.parent, str(sorted(values.items()))))
     return found
@@ -103,14 +103,6 @@ def _unrecorded(scan: TreeScan, convention: Convention) -> Iterator[tuple[PurePo
         if entry.path.name.endswith(convention.checkpoint.suffix) and entry.path.parent not in recorded:
             with suppress(RefusedError):  # a name of another kind
                 yield entry.path, naming.parse(entry.path.name).values
-
-
-def _said_by_path(path: PurePosixPath, convention: Convention) -> tuple[str | None, int | None]:
-    """The group and the task id that the folders around a file of a tree say."""
-    for folder in path.parents:
-        if (task := convention.folders.parse_task(folder.name)) is not None:
-            return folder.parent.name or None, task
-    return None, None
 
 
 def _place(config: Mapping[str, Any], convention: Convention, group: str | None, task: int | None) -> Place | None:

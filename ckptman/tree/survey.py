@@ -356,9 +356,7 @@ def _placed(run: CheckedRun, convention: Convention) -> CheckedRun:
     if run.record is not None:
         group, task = run.record.source.group, run.record.source.task
     else:
-        for part, above in zip(run.folder.parts[1:], run.folder.parts, strict=False):
-            if (said := convention.folders.parse_task(part)) is not None:
-                group, task = above, said
+        group, task, _ = placement.named_by_folders(run.folder / "file", convention)
     said_group = run.config.get(convention.group_key)
     if isinstance(said_group, str) and said_group:
         group = said_group

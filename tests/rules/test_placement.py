@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
 from ckptman.rules.convention_file import built_in, load_convention
-from ckptman.rules.placement import place_of
+from ckptman.rules.placement import named_by_folders, place_of
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import RefusedError
 
@@ -86,3 +87,18 @@ def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code
     with pytest.raises(RefusedError) as error:
         folder({**config(), key: value})
     assert error.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("a/with_layernorm/dynamic/len_gen_k8/task_0006/seed_7/x.pt", ("len_gen_k8", 6, 7)),
+        ("my_group/task_0002/saved_models/x.pt", ("my_group", 2, None)),
+        ("task_0001/task_0002/x.pt", ("task_0001", 2, None)),
+        ("task_0002/x.pt", (None, 2, None)),
+        ("out/len_gen_k8/x.pt", ("len_gen_k8", None, None)),
+        ("out/else/x.pt", (None, None, None)),
+    ],
+)
+def test_what_the_folders_around_a_file_say(path: str, names: tuple[str | None, int | None, int | None]) -> None:
+    assert named_by_folders(PurePosixPath(path), built_in()) == names

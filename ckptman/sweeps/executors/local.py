@@ -18,7 +18,7 @@ from ckptman.sweeps.executors.job import JobOutcome, RunJob
 from ckptman.text import json_text
 from ckptman.training import progress as run_progress
 
-WAITING, STARTING, TRAINING = "waiting", "starting", "training"
+STARTING, TRAINING = "starting", "training"
 
 _TICK_SECONDS = 0.2
 _WORKER = "ckptman.sweeps.executors.worker"
