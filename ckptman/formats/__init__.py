@@ -6,7 +6,7 @@ May not be done here: importing torch, or judging whether a file lies in the rig
 
 from __future__ import annotations
 
-from ckptman.formats import architecture, containers, refusals
+from ckptman.formats import architecture, containers, pickled, refusals
 from ckptman.formats.archive import show_path, verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
 from ckptman.formats.mapping import MappedWeights, map_weights
@@ -20,6 +20,7 @@ __all__ = [
     "containers",
     "expected_weights",
     "map_weights",
+    "pickled",
     "read_checkpoint",
     "refusals",
     "show_path",

@@ -1,44 +1,49 @@
 """What a checkpoint file holds, read without torch: configuration, progress, shapes; no tensor is loaded.
 
 A checkpoint is a dictionary in one of the forms that the convention names (`checkpoint.forms`): weights under one key,
-and optimizer, configuration and progress under others. The file is opened by `archive`, its pickle interpreted by
-`pickle_reader`; this module says what the result means, and checks that the tensors are really in the file.
+and optimizer, configuration and progress under others; or it is the weights themselves. The file is opened by
+`archive`, its pickle interpreted by `pickle_reader`; this module says what the result means, and checks that the
+tensors are really in the file.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from itertools import chain
+from dataclasses import fields as dataclass_fields
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.bounded import Member
-from ckptman.formats.pickle_reader import (
-    MAX_PICKLE_SIZE,
+from ckptman.formats.pickle_reader import read_pickle
+from ckptman.formats.pickled import (
+    Array,
     Device,
     DType,
+    Foreign,
+    OtherTensor,
     PathParts,
+    Pickled,
     Record,
     Storage,
     Tensor,
-    read_pickle,
+    fields_of,
 )
+from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
+from ckptman.rules import TrainConfig
 
 if TYPE_CHECKING:
     from ckptman.rules import terms
 
 TORCH_ARCHIVE: Final = "torch archive"
 """The container of a file that `torch.save` wrote."""
-MAX_CONFIG_VALUES: Final = 10_000
-"""Values of a configuration, items of its lists included. It bounds the text of paths, which may share their parts."""
-MAX_TEXT: Final = 1 << 20
-"""Characters of a configuration, or of all hyperparameters. In the pickle one long text may stand in many places, which
-takes no room there; but whatever is written of it takes the room of them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,14 @@ class TensorInfo:
     """One tensor of the weights."""
 
     name: str
-    """As in the file, without the prefix of a compiled model."""
+    """Seen through the prefixes that wrappers of a model put before it."""
     shape: tuple[int, ...]
     dtype: str
     """As torch calls it, such as `float32`."""
-    view: Tensor | None = dataclass_field(default=None, compare=False, repr=False)
+    view: Tensor | OtherTensor | None = dataclass_field(default=None, compare=False, repr=False)
     """Where its elements are: which of them, of which storage of the file."""
+    saved_as: str = dataclass_field(default="", compare=False, repr=False)
+    """Its name in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class ParamGroup:
     """One parameter group of an optimizer."""
 
     hyperparameters: dict[str, Any]
-    """Learning rate and so on, as plain values; what is not plain is named by its kind, as in `<Tensor>`."""
+    """Learning rate and so on, as plain values; what is not plain is named by its kind: `<tensor float32 [3]>`."""
     parameters: int
     """Number of parameters (tensors) in the group."""
 
@@ -73,6 +80,10 @@ class OptimizerInfo:
     tensors: int
     """Number of tensors in all states."""
     groups: tuple[ParamGroup, ...]
+    nbytes: int = 0
+    """Bytes of these tensors."""
+    dtypes: tuple[str, ...] = ()
+    """Of these tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class CheckpointInfo:
     """What one checkpoint file says of itself."""
 
     form: str
-    """Name of the form in the convention: `A` or `B`."""
+    """Name of the form in the convention: `A`, `B` …"""
     size: int
     """Bytes of the file."""
     iters_done: int | None
@@ -89,9 +100,7 @@ class CheckpointInfo:
     run_id: str | None
     """The W&B run, where the file has it."""
     config: dict[str, Any] | None
-    """The training configuration, in plain values: str, int, float, bool, None, and flat lists of them. Dtypes, devices
-    and paths are strings; infinite and undefined numbers are `"Infinity"`, `"-Infinity"` and `"NaN"`, as in W&B's
-    files, for JSON has no such numbers."""
+    """The training configuration, in plain values, nested where the file has it so: see `plain_values`."""
     config_class: str | None
     """Full name of the class the configuration was an instance of; None where it was a dictionary."""
     model_config: dict[str, Any] | None
@@ -104,13 +113,23 @@ class CheckpointInfo:
     """Number of elements of the weights, those of tensors that share a storage counted once."""
     optimizer: OptimizerInfo | None
     other_keys: tuple[str, ...]
-    """Keys of the saved dictionary that the form does not know."""
+    """Keys of the saved dictionary that nothing was read from."""
     container: str = TORCH_ARCHIVE
     """What holds it, in words."""
     members: tuple[Member, ...] = ()
     """The files of a checkpoint that is a folder."""
     missing: tuple[str, ...] = ()
     """Files of such a checkpoint that it names and that are not there, or are not whole."""
+    config_key: str | None = None
+    """Where in the file the configuration stands, as `hyper_parameters.model`."""
+    unused_configs: tuple[str, ...] = ()
+    """Those of `other_keys` that look like a configuration."""
+    not_tensors: tuple[str, ...] = ()
+    """Entries among the weights that are no tensors."""
+    foreign: tuple[Foreign, ...] = ()
+    """Objects in the file of classes that nobody listed."""
+    nbytes: int = 0
+    """Bytes of the weights, those of a storage counted once."""
 
 
 def read_checkpoint(
@@ -122,7 +141,7 @@ def read_checkpoint(
 
     Args:
         path: The file.
-        rules: The forms, configuration classes and prefix to read it by.
+        rules: The forms, configuration classes and prefixes to read it by.
         fd: An open descriptor of the file, to read from instead of opening `path`.
 
     Raises:
@@ -134,9 +153,9 @@ def read_checkpoint(
 
 def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:
     """As `read_checkpoint`, of an archive that is open."""
-    pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=rules.config_classes)
+    pickled = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
     _check_storages(archive, pickled.storages.values())
-    return _describe(pickled.value, rules, archive.size)
+    return _Description(pickled, rules, archive).info()
 
 
 def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
@@ -152,31 +171,201 @@ def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
             )
 
 
-def _describe(value: Any, rules: terms.CheckpointRules, size: int) -> CheckpointInfo:
-    form = _find_form(value, rules.forms)
-    known = _keys(form)
-    weights = value[form.weights]
-    config = value.get(form.config)
-    tensors, compiled = _tensors(weights, form.weights, rules.compiled_prefix)
-    return CheckpointInfo(
-        form=form.name,
-        size=size,
-        iters_done=_count(value, form.iters),
-        itr=_count(value, form.itr),
-        run_id=_text(value, form.run_id),
-        config=_plain_dict(config, form.config),
-        config_class=config.class_name if type(config) is Record else None,
-        model_config=_plain_dict(value.get(form.model_config), form.model_config),
-        tensors=tensors,
-        compiled=compiled,
-        parameters=_count_elements(weights.values()),
-        optimizer=_optimizer(value.get(form.optimizer), form.optimizer),
-        other_keys=tuple(str(key) for key in value if key not in known),
-    )
+class _Description:
+    """What a file says of itself, put together from the values of its dictionary."""
+
+    def __init__(self, pickled: Pickled, rules: terms.CheckpointRules, archive: Archive) -> None:
+        self._pickled = pickled
+        self._rules = rules
+        self._archive = archive
+        whole = _module_weights(pickled.value)
+        self._value: Any = whole if whole is not None else pickled.value
+        self._form = _find_form(self._value, rules.forms)
+        self._weights = self._value if self._form.whole else _weights_of(self._value.get(self._form.weights)) or {}
+        self._used = {self._form.weights} | ({str(key) for key in self._value} if self._form.whole else set())
+        self._classes: set[str] = set()
+
+    def info(self) -> CheckpointInfo:
+        form = self._form
+        config_key, config, config_class = self._config()
+        tensors, compiled = _tensors(self._weights, form.weights or "content", self._rules)
+        others = {str(tensor.saved_as) for tensor in tensors}
+        optimizer = self._optimizer()
+        return CheckpointInfo(
+            form=form.name,
+            size=self._archive.size,
+            iters_done=self._count(form.iters),
+            itr=self._count(form.itr),
+            run_id=self._text(form.run_id),
+            config=config,
+            config_class=config_class,
+            model_config=self._model_config(),
+            tensors=tensors,
+            compiled=compiled,
+            parameters=_count_elements(tensor.view for tensor in tensors if tensor.view is not None),
+            optimizer=optimizer,
+            other_keys=tuple(_shown_key(key) for key in self._other_keys()),
+            config_key=config_key,
+            unused_configs=tuple(
+                _shown_key(key) for key in self._other_keys() if _looks_like_config(key, self._value[key], self._rules)
+            ),
+            not_tensors=tuple(_shown_key(name) for name in self._weights if str(name) not in others),
+            foreign=self._foreign(config_key),
+            nbytes=_count_bytes(tensor.view for tensor in tensors if tensor.view is not None),
+        )
+
+    def _other_keys(self) -> list[Any]:
+        return [key for key in self._value if key not in self._used]
+
+    def _foreign(self, config_key: str | None) -> tuple[Foreign, ...]:
+        """Without the classes that are the configuration, whose fields were read."""
+        inside = tuple(key for key in (config_key, self._form.model_config) if key)
+        return tuple(
+            item
+            for item in self._pickled.foreign
+            if not (item.name in self._classes and item.places and all(p.startswith(inside) for p in item.places))
+        )
+
+    # Its fields, by meaning
+
+    def _get(self, key: str | None) -> Any:
+        """The value of a key of the form; a dotted one leads into dictionaries and objects."""
+        if not key or self._form.whole:
+            return None
+        found = self._value.get(key)
+        if found is None and "." in key:
+            found = self._value
+            for part in key.split("."):
+                found = (as_mapping(found) or {}).get(part)
+        if found is not None:
+            self._used.add(key if key in self._value else key.partition(".")[0])
+        return found
+
+    def _count(self, key: str | None) -> int | None:
+        found = value = self._get(key)
+        if isinstance(found, Tensor) and math.prod(found.shape) == 1:
+            found = self._number(found)
+        elif type(found) is Array:
+            found = found.item()
+        if type(found) is float and found.is_integer():
+            found = int(found)
+        if found is not None and (type(found) is not int or not 0 <= found < 1 << 63):
+            raise refusal("bad-field", f"its {key} is {_brief(value)}, not a number of iterations")
+        if found is None and value is not None:
+            raise refusal("bad-field", f"its {key} is {_brief(value)}, not a number of iterations")
+        return found
+
+    def _text(self, key: str | None) -> str | None:
+        found = self._get(key)
+        if found is not None and type(found) is not str:
+            raise refusal("bad-field", f"its {key} is {_brief(found)}, not text")
+        return found or None
+
+    def _number(self, tensor: Tensor) -> Any:
+        """The element of a tensor that has one; None for a dtype that has no numbers of Python."""
+        form = _ELEMENTS.get(tensor.dtype)
+        if form is None or tensor.conj:
+            return None
+        data = self._archive.part(f"data/{tensor.storage.key}", tensor.offset * tensor.itemsize, tensor.itemsize)
+        number = Struct(f"<{form}").unpack(bytes(2) + data if tensor.dtype == "bfloat16" else data)[0]
+        return -number if tensor.neg else number
+
+    def _config(self) -> tuple[str | None, dict[str, Any] | None, str | None]:
+        """The training configuration: the form's own key, else the first of `config_keys` that holds one."""
+        for key in dict.fromkeys((self._form.config, *self._rules.config_keys)):
+            found = None if not key or self._form.whole or key == self._form.model_config else self._find(key)
+            items = _as_config(found)
+            if key is None or not items:
+                continue
+            self._get(key)
+            key, found = _section(key, found)
+            plain = self._plain(found, key)
+            return key, plain, found.class_name if type(found) is Record else None
+        return None, None, None
+
+    def _find(self, key: str) -> Any:
+        used = set(self._used)
+        found = self._get(key)
+        self._used = used  # until it is known to be one
+        return found
+
+    def _model_config(self) -> dict[str, Any] | None:
+        key = self._form.model_config
+        found = self._find(key) if key else None
+        if key is None or _as_config(found) is None:
+            return None
+        self._get(key)
+        return self._plain(found, key)
+
+    def _plain(self, value: Any, key: str) -> dict[str, Any] | None:
+        plain = Plain(key, self._number)
+        found = plain.mapping(_as_config(value) if type(value) is str else value)
+        self._classes |= plain.classes
+        return None if found is None else {name: by_meaning(name, item) for name, item in found.items()}
+
+    def _optimizer(self) -> OptimizerInfo | None:
+        key = self._form.optimizer
+        found = self._find(key) if key else None
+        if not key or not _optimizer_parts(found):
+            return None
+        self._get(key)
+        return _optimizer(found, key, self._number)
 
 
-def _keys(form: terms.CheckpointForm) -> tuple[str | None, ...]:
-    return (form.weights, form.optimizer, form.config, form.model_config, form.iters, form.itr, form.run_id)
+def _shown_key(key: Any) -> str:
+    return key if type(key) is str else str(key)[:80]
+
+
+_ELEMENTS: Final = {
+    "float64": "d", "float32": "f", "float16": "e", "bfloat16": "f", "int64": "q", "int32": "i", "int16": "h",
+    "int8": "b", "uint64": "Q", "uint32": "I", "uint16": "H", "uint8": "B", "bool": "?",
+}  # fmt: skip
+
+_KINDS: Final = {item.name: str(item.type) for item in dataclass_fields(TrainConfig)}
+"""The type of each field of a configuration that is known."""
+
+
+def by_meaning(key: str, value: Any) -> Any:
+    """A value of a configuration as the field of this name means it: 1 is a flag, and 8.0 a whole number."""
+    kind = _KINDS.get(key)
+    if kind == "bool" and type(value) in (int, float) and value in (0, 1):
+        return bool(value)
+    if kind == "int" and type(value) is float and value.is_integer():
+        return int(value)
+    return value
+
+
+def _as_config(value: Any) -> Mapping[Any, Any] | None:
+    """What a configuration of any form holds; None for what is none."""
+    if type(value) is str and value.startswith("{") and len(value) <= MAX_TEXT:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    found = as_mapping(value)
+    return None if found is None or any(_is_tensor(item) and item.shape for item in found.values()) else found
+
+
+def _section(key: str, value: Any) -> tuple[str, Any]:
+    """A configuration, or the section of it that has the keys of a run, where it has none of them itself."""
+    items = _as_config(value) or {}
+    if not _KINDS.keys().isdisjoint(items):
+        return key, value
+    sections = [(len(_KINDS.keys() & inner.keys()), name) for name in items if (inner := _as_config(items[name]))]
+    count, name = max(sections, key=lambda each: each[0], default=(0, ""))
+    return (f"{key}.{name}", items[name]) if count >= _FEW_KEYS else (key, value)
+
+
+_FEW_KEYS: Final = 3
+"""Known keys that make a dictionary look like a configuration."""
+
+
+def _looks_like_config(key: Any, value: Any, rules: terms.CheckpointRules) -> bool:
+    items = _as_config(value)
+    if not items or not all(type(name) is str for name in items):
+        return False
+    named = type(key) is str and any(word in key.lower() for word in ("config", "args", "hparam", "cfg", "hyper"))
+    return named or len(_KINDS.keys() & items.keys()) >= _FEW_KEYS
 
 
 # --- which form it is -------------------------------------------------------------------------------------------------
@@ -186,178 +375,198 @@ def _find_form(value: Any, forms: tuple[terms.CheckpointForm, ...]) -> terms.Che
     """The form with weights in the dictionary; of several, the one that knows most of its keys."""
     if not isinstance(value, dict):
         raise refusal("foreign", f"a torch file that holds {_kind(value)}, not a checkpoint")
-    fitting = [form for form in forms if _begins_with_tensor(value.get(form.weights))]
+    fitting = [form for form in forms if not form.whole and _weights_of(value.get(form.weights)) is not None]
     if not fitting:
-        raise refusal("foreign", _say_what_dict(value, forms))
-    return max(fitting, key=lambda form: sum(key in value for key in _keys(form)))
+        bare = [form for form in forms if form.whole and _is_state_dict(value)]
+        if not bare:
+            raise refusal("foreign", _say_what_dict(value, forms))
+        return bare[0]
+    return max(fitting, key=lambda form: sum(value.get(key) is not None for key in _keys(form) if key))
+
+
+def _keys(form: terms.CheckpointForm) -> tuple[str | None, ...]:
+    return (form.weights, form.optimizer, form.config, form.model_config, form.iters, form.itr, form.run_id)
+
+
+def _weights_of(value: Any) -> Mapping[Any, Any] | None:
+    """Weights by name: a state dict with a tensor in it, or the tensors of a module that was saved whole."""
+    if isinstance(value, dict):
+        return value if any(map(_is_tensor, value.values())) else None
+    return _module_weights(value)
+
+
+def _module_weights(value: Any, prefix: str = "", within: frozenset[int] = frozenset()) -> dict[str, Any] | None:
+    """The parameters and buffers of a `torch.nn.Module` that was saved whole; None for anything else."""
+    fields = (fields_of(value) or {}) if type(value) is Record and id(value) not in within else {}
+    parameters, modules = fields.get("_parameters"), fields.get("_modules")
+    if not isinstance(parameters, dict) or not isinstance(modules, dict):
+        return None
+    buffers = fields.get("_buffers")
+    own = [*parameters.items(), *(buffers.items() if isinstance(buffers, dict) else ())]
+    found = {f"{prefix}{name}": tensor for name, tensor in own if _is_tensor(tensor)}
+    for name, module in modules.items():
+        found |= _module_weights(module, f"{prefix}{name}.", within | {id(value)}) or {}
+        if len(found) > MAX_TENSORS:
+            raise refusal("pickle-bomb", f"its modules share their parts into more than {MAX_TENSORS:,} tensors")
+    return found
+
+
+MAX_TENSORS: Final = 100_000
+"""Weights of modules that were saved whole, which may share their parts."""
+
+
+def _is_state_dict(value: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is weights by name, and nothing else but what state dicts hold beside tensors."""
+    tensors = sum(map(_is_tensor, value.values()))
+    rest = [
+        key
+        for key, item in value.items()
+        if type(key) is not str
+        or not (_is_tensor(item) or type(item) in (int, float, bool, type(None), bytes) or key.endswith("_extra_state"))
+    ]
+    return tensors > len(value) // 2 and not rest
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value) is Tensor or type(value) is OtherTensor
 
 
 def _say_what_dict(value: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...]) -> str:
-    if value and all(type(item) is Tensor for item in value.values()):
-        return f"a torch file that holds bare weights ({len(value)} tensors), not a checkpoint with its configuration"
     if not value:
         return "a torch file that holds an empty dictionary, not a checkpoint"
     keys = ", ".join(repr(key[:40] if type(key) is str else key) for key in list(value)[:8])
     more = ", …" if len(value) > 8 else ""
-    wanted = " or ".join(repr(form.weights) for form in forms)
+    wanted = " or ".join(dict.fromkeys(repr(form.weights) for form in forms if form.weights))
     return f"a torch file that holds a dictionary with the keys {keys}{more}, and no weights under {wanted}"
 
 
 def _kind(value: object) -> str:
-    if type(value) is Tensor:
+    if isinstance(value, Tensor | OtherTensor):
         return f"a plain tensor of shape {list(value.shape)}"
     if type(value) is Record:
-        return f"an instance of {value.class_name}"
+        return f"an instance of {value.class_name[:200]}"
     if isinstance(value, Storage | DType | Device | PathParts):
         return f"a {type(value).__name__.lower()}"
     return f"a {type(value).__name__}" if value is not None else "None"
 
 
-def _begins_with_tensor(value: object) -> bool:
-    return isinstance(value, dict) and type(next(iter(value.values()), None)) is Tensor
-
-
-# --- its fields -------------------------------------------------------------------------------------------------------
-
-
-def _count(value: Mapping[Any, Any], key: str | None) -> int | None:
-    found = value.get(key)
-    if found is not None and (type(found) is not int or found < 0):
-        raise refusal("bad-field", f"its {key} is {_brief(found)}, not a number of iterations")
-    return found
-
-
-def _text(value: Mapping[Any, Any], key: str | None) -> str | None:
-    found = value.get(key)
-    if found is not None and type(found) is not str:
-        raise refusal("bad-field", f"its {key} is {_brief(found)}, not text")
-    return found or None
-
-
 def _brief(value: object) -> str:
-    return repr(value) if type(value) in (int, float, bool) else _kind(value)
-
-
-_PLAIN: Final = frozenset({str, int, bool, type(None)})
-_SCALARS: Final = _PLAIN | {float}
-_SHOWN: Final = frozenset({DType, Device, PathParts})
-_SEQUENCES: Final = frozenset({tuple, list})
-
-
-def _plain_dict(value: object, key: str | None) -> dict[str, Any] | None:
-    """A configuration in plain values; None where there is none."""
-    if value is None:
-        return None
-    fields = value.fields() if type(value) is Record else value
-    if not isinstance(fields, dict):
-        raise refusal("bad-field", f"its {key} is {_kind(value)}, not a configuration")
-    values = len(fields) + sum(len(field) for field in fields.values() if type(field) in _SEQUENCES)
-    if values > MAX_CONFIG_VALUES:
-        raise refusal("bad-field", f"its {key} holds {values:,} values, more than {MAX_CONFIG_VALUES:,}")
-    plain = {}
-    for name, field in fields.items():
-        if type(name) is not str:
-            raise refusal("bad-field", f"its {key} has a key that is not text: {name}")
-        plain[name] = field if type(field) in _PLAIN else _plain(field, f"{key}[{name[:80]!r}]")
-    _check_text(_characters(plain), key)
-    return plain
-
-
-def _plain(value: Any, where: str) -> Any:
-    if type(value) in _SEQUENCES:
-        return [_plain_scalar(item, where) for item in value]
-    return _plain_scalar(value, where)
-
-
-def _plain_scalar(value: Any, where: str) -> Any:
-    if type(value) in _SCALARS:
-        return _spelled(value)
-    if type(value) in _SHOWN:
-        return str(value)
-    raise refusal("bad-field", f"its {where} holds {_kind(value)}; a configuration has plain values only")
-
-
-def _characters(plain: Mapping[str, Any]) -> int:
-    """Characters in the keys and values of a dictionary of plain values."""
-    items = [item for value in plain.values() if type(value) is list for item in value]
-    return sum([len(item) for item in chain(plain, plain.values(), items) if type(item) is str])
-
-
-def _check_text(characters: int, key: str | None) -> None:
-    if characters > MAX_TEXT:
-        raise refusal("bad-field", f"its {key} holds {characters:,} characters of text, more than {MAX_TEXT:,}")
-
-
-def _spelled(value: Any) -> Any:
-    """A number that JSON does not have, as W&B writes it; anything else as it is."""
-    if type(value) is not float or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return (
+        repr(value) if type(value) in (float, bool) or (type(value) is int and abs(value) < 1 << 64) else _kind(value)
+    )
 
 
 # --- its tensors ------------------------------------------------------------------------------------------------------
 
 
-def _tensors(weights: Mapping[Any, Any], key: str, prefix: str) -> tuple[tuple[TensorInfo, ...], bool]:
-    """The weights, and whether their names began with the prefix of a compiled model."""
-    tensors = []
-    compiled = False
-    for name, tensor in weights.items():
-        if type(name) is not str or type(tensor) is not Tensor:
-            raise refusal("bad-field", f"its {key} holds {_kind(tensor)} under {str(name)[:80]!r}, not only tensors")
-        if name.startswith(prefix):
-            compiled = True
-            name = name[len(prefix) :]
-        tensors.append(TensorInfo(name, tensor.shape, tensor.dtype, tensor))
-    if compiled and len({tensor.name for tensor in tensors}) < len(tensors):
-        raise refusal("bad-field", f"its {key} has a name both with and without the prefix {prefix!r}")
-    return tuple(tensors), compiled
+def _tensors(
+    weights: Mapping[Any, Any], key: str, rules: terms.CheckpointRules, *, as_saved: bool = False
+) -> tuple[tuple[TensorInfo, ...], bool]:
+    """The weights, and whether their names had the prefix of a compiled model. What is no tensor is passed over.
+
+    Args:
+        weights: A state dict.
+        key: What it is called in the file.
+        rules: The prefixes to see through.
+        as_saved: Leave the names as they are.
+    """
+    names = [name for name, tensor in weights.items() if _is_tensor(tensor)]
+    for name in names:
+        if type(name) is not str:
+            raise refusal("bad-field", f"its {key} holds a tensor under {_shown_key(name)}, which is not text")
+    clean = dict(zip(names, names, strict=True)) if as_saved else see_through(names, rules)
+    if len(set(clean.values())) < len(names):
+        twice, _ = Counter(clean.values()).most_common(1)[0]
+        raise refusal("bad-field", f"its {key} has {twice[:80]!r} more than once, with and without a prefix")
+    compiled = any(rules.compiled_prefix in name for name in names)
+    return tuple(TensorInfo(clean[n], weights[n].shape, weights[n].dtype, weights[n], n) for n in names), compiled
 
 
-def _count_elements(tensors: Iterable[Tensor]) -> int:
+def see_through(names: Iterable[str], rules: terms.CheckpointRules) -> dict[str, str]:
+    """Each name without the prefixes of wrappers: those of `wrappers` anywhere, those of `prefixes` in front only.
+
+    The latter may be a model's own names, and are left where the names would no longer be different without them.
+    """
+    wrappers = (rules.compiled_prefix, *rules.wrappers)
+    names = list(names)
+    for leading in ((*wrappers, *rules.prefixes), wrappers):
+        clean = {name: _without(name, leading, wrappers) for name in names}
+        if len(set(clean.values())) == len(names):
+            break
+    return clean
+
+
+def _without(name: str, leading: tuple[str, ...], anywhere: tuple[str, ...]) -> str:
+    while prefix := next((prefix for prefix in leading if name.startswith(prefix) and name != prefix), None):
+        name = name.removeprefix(prefix)
+    for wrapper in anywhere:
+        name = name.replace(f".{wrapper}", ".")
+    return name
+
+
+def strided(tensors: Iterable[Tensor | OtherTensor | None]) -> list[Tensor]:
+    """The strided tensors that the elements of all of them are in."""
+    found: list[Tensor] = []
+    for tensor in tensors:
+        if tensor is not None:
+            found.extend([tensor] if type(tensor) is Tensor else tensor.tensors if type(tensor) is OtherTensor else [])
+    return found
+
+
+def _count_elements(tensors: Iterable[Tensor | OtherTensor]) -> int:
     """Elements of all tensors. Tied weights are equal tensors; other views of a storage have at most its elements."""
     elements: dict[str, int] = {}
-    for tensor in dict.fromkeys(tensors):
+    for tensor in dict.fromkeys(strided(tensors)):
         key = tensor.storage.key
         elements[key] = min(elements.get(key, 0) + math.prod(tensor.shape), tensor.storage.nbytes // tensor.itemsize)
     return sum(elements.values())
 
 
+def _count_bytes(tensors: Iterable[Tensor | OtherTensor]) -> int:
+    """Bytes of all tensors, counted as `_count_elements` does."""
+    held: dict[str, int] = {}
+    for tensor in dict.fromkeys(strided(tensors)):
+        storage = tensor.storage
+        held[storage.key] = min(held.get(storage.key, 0) + math.prod(tensor.shape) * tensor.itemsize, storage.nbytes)
+    return sum(held.values())
+
+
 # --- its optimizer ----------------------------------------------------------------------------------------------------
 
 
-def _optimizer(value: object, key: str) -> OptimizerInfo | None:
-    """A summary of an optimizer's `state_dict()`, or of several in a list."""
-    if value is None or value == {}:
-        return None
-    states = tensors = characters = 0
+def _optimizer_parts(value: object) -> list[dict[Any, Any]]:
+    """The `state_dict()` of an optimizer, or of several in a list, a tuple or a dictionary by name."""
+    parts: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, dict) and "state" not in value:
+        parts = list(value.values())
+    if not all(isinstance(part, dict) and isinstance(part.get("state"), dict) for part in parts):
+        return []
+    return parts
+
+
+def _optimizer(value: object, key: str, read_number: ReadNumber | None = None) -> OptimizerInfo | None:
+    """A summary of the optimizers' states; None where it is none."""
+    states = 0
+    tensors: list[Any] = []
     groups: list[ParamGroup] = []
-    for part in value if isinstance(value, list) else [value]:
-        if not isinstance(part, dict) or not isinstance(part.get("state"), dict):
-            raise refusal("bad-field", f"its {key} is {_kind(value)}, not the state of an optimizer")
+    plain = Plain(key, read_number)
+    for part in _optimizer_parts(value):
         for state in part["state"].values():
             states += 1
-            tensors += list(map(type, state.values())).count(Tensor) if isinstance(state, dict) else 0
+            tensors += filter(_is_tensor, state.values()) if isinstance(state, dict) else ()
         param_groups = part.get("param_groups")
-        for group in param_groups if isinstance(param_groups, list) else []:
-            groups.append(_param_group(group, key))
-            characters += _characters(groups[-1].hyperparameters)
-            _check_text(characters, key)
-    return OptimizerInfo(states, tensors, tuple(groups))
+        groups += (
+            [_param_group(group, plain) for group in param_groups if isinstance(group, dict)]
+            if isinstance(param_groups, list | tuple)
+            else []
+        )
+    if not states and not groups and value in (None, {}):
+        return None
+    dtypes = tuple(dict.fromkeys(tensor.dtype for tensor in tensors))
+    return OptimizerInfo(states, len(tensors), tuple(groups), _count_bytes(tensors), dtypes)
 
 
-def _param_group(group: object, key: str) -> ParamGroup:
-    if not isinstance(group, dict):
-        raise refusal("bad-field", f"its {key} has {_kind(group)} for a parameter group")
+def _param_group(group: Mapping[Any, Any], plain: Plain) -> ParamGroup:
     params = group.get("params")
-    hyperparameters = {str(name): _hyperparameter(value) for name, value in group.items() if name != "params"}
-    return ParamGroup(hyperparameters, len(params) if isinstance(params, list) else 0)
-
-
-def _hyperparameter(value: Any) -> Any:
-    """A value as in a configuration; but optimizers may keep anything, which is then named by its kind."""
-    if type(value) in _SCALARS:
-        return _spelled(value)
-    if type(value) in _SEQUENCES and _SCALARS.issuperset(map(type, value)):
-        return [_spelled(item) for item in value]
-    return f"<{type(value).__name__}>"
+    settings = {_shown_key(name): plain.value(value) for name, value in group.items() if name != "params"}
+    return ParamGroup(settings, len(params) if isinstance(params, list | tuple) else 0)

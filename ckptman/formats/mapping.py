@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptman.formats.archive import open_archive
-from ckptman.formats.checkpoint import CheckpointInfo, read_archive
+from ckptman.formats.checkpoint import CheckpointInfo, read_archive, strided
 from ckptman.rules import terms
 
 
@@ -42,7 +42,7 @@ def map_weights(path: str | os.PathLike[str], rules: terms.CheckpointRules, *, v
             archive.verify_crcs()
         mapped = memoryview(mmap.mmap(archive.fd, archive.size, access=mmap.ACCESS_COPY))
         storages = {}
-        for storage in {tensor.view.storage for tensor in info.tensors if tensor.view is not None}:
+        for storage in {view.storage for view in strided(tensor.view for tensor in info.tensors)}:
             start = archive.data_start(f"data/{storage.key}")
             storages[storage.key] = mapped[start : start + storage.nbytes]
         return MappedWeights(info, storages)

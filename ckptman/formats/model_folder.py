@@ -15,11 +15,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ckptman.formats import checkpoint, safetensors
+from ckptman.formats import checkpoint, plain_values, safetensors
 from ckptman.formats.archive import PICKLE, open_archive
 from ckptman.formats.bounded import Member, parse_json, read_json
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
-from ckptman.formats.pickle_reader import MAX_PICKLE_SIZE, read_pickle
+from ckptman.formats.pickle_reader import read_pickle
 from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
 
@@ -169,9 +169,10 @@ def _json_config(document: dict[str, Any], key: str) -> dict[str, Any]:
         values += len(inner)
         characters += sum(map(len, texts))
         pending += [item for item in inner if isinstance(item, dict | list)]
-    if values > checkpoint.MAX_CONFIG_VALUES:
-        raise refusal("bad-field", f"its {key} holds {values:,} values, more than {checkpoint.MAX_CONFIG_VALUES:,}")
-    checkpoint._check_text(characters, key)
+    if values > plain_values.MAX_VALUES:
+        raise refusal("bad-field", f"its {key} holds {values:,} values, more than {plain_values.MAX_VALUES:,}")
+    if characters > plain_values.MAX_TEXT:
+        raise refusal("bad-field", f"its {key} holds {characters:,} characters, more than {plain_values.MAX_TEXT:,}")
     return document
 
 
@@ -187,13 +188,13 @@ def _weights(path: Path, rules: terms.CheckpointRules) -> _Weights:
     if path.suffix == ".safetensors":
         return _of_header(safetensors.read_header(path))
     with open_archive(path) as archive:
-        pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=())
+        pickled = read_pickle(archive.read(PICKLE, archive.size))
         checkpoint._check_storages(archive, pickled.storages.values())
         if not isinstance(pickled.value, dict):
             raise refusal("foreign", "a torch file, but not one of weights by name")
-        tensors, _ = checkpoint._tensors(pickled.value, "content", rules.compiled_prefix)
-        views = pickled.value.values()
-        return _Weights(tensors, checkpoint._count_elements(views), sum(map(_nbytes, views)), {})
+        tensors, _ = checkpoint._tensors(pickled.value, "content", rules, as_saved=True)
+        views = [tensor.view for tensor in tensors if tensor.view is not None]
+        return _Weights(tensors, checkpoint._count_elements(views), sum(map(_nbytes, checkpoint.strided(views))), {})
 
 
 def _nbytes(tensor: Any) -> int:
@@ -245,6 +246,6 @@ def _optimizer(folder: Path, sizes: Mapping[str, int]) -> OptimizerInfo | None:
     if name is None:
         return None
     with open_archive(folder / name) as archive:
-        pickled = read_pickle(archive.read(PICKLE, MAX_PICKLE_SIZE), config_classes=())
+        pickled = read_pickle(archive.read(PICKLE, archive.size))
         checkpoint._check_storages(archive, pickled.storages.values())
         return checkpoint._optimizer(pickled.value, name)

@@ -52,23 +52,23 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "bad-crc": Refusal(
         "The content of an entry does not fit its checksum: bytes changed after they were written.",
-        f"{_COPY_AGAIN} (A file saved after torch.serialization.set_crc32_options(False) has no checksums: save it "
-        "again with them.)",
+        _COPY_AGAIN,
     ),
     # The pickle in it
     "unsafe-pickle": Refusal(
-        "The pickle asks for something that a checkpoint has no need of: another class or function, another "
-        "instruction, a call with other arguments. Loading it with torch.load(weights_only=False) could run any "
-        "program.",
+        "The pickle calls functions that a checkpoint has no need of, or has other instructions than torch writes. "
+        "Loading it with torch.load(weights_only=False) could run any program.",
         "Do not open it with torch.load(weights_only=False). If you know where it comes from, load it there and save "
-        "it again with plain dictionaries, numbers, strings and tensors only.",
+        "it again with plain values and tensors; or, for functions that do not reach the system, admit each by its "
+        "name: `checkpoint: {inert: [module.function]}` in ckptman.yaml. They are never called.",
     ),
     "broken-pickle": Refusal(
         "The pickle contradicts itself, or goes on after its end: the file is damaged or forged.", _COPY_AGAIN
     ),
     "cut-pickle": Refusal("The pickle ends in the middle: the file is damaged or forged.", _COPY_AGAIN),
     "pickle-bomb": Refusal(
-        "The pickle is larger, more deeply nested, or refers to its own parts more often than that of a checkpoint.",
+        "The pickle takes more time or memory than the limits for its size allow: it is deeply nested, refers to its "
+        "own parts very often, or has very many instructions.",
         "Save the checkpoint again with just the weights, the optimizer and a plain configuration.",
     ),
     # Headers and JSON files of other containers, and folders

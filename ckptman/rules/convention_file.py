@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ckptman.rules import inert
 from ckptman.rules.naming import FIELD_TYPES, Naming
 from ckptman.rules.terms import (
     AxisTitle,
@@ -346,18 +347,11 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
     forms = []
     for name, value, where in section.section("forms").each():
         item = _Section(value, where)
-        forms.append(
-            CheckpointForm(
-                name=name,
-                weights=item.get("weights", _text),
-                optimizer=item.get("optimizer", _text),
-                config=item.get("config", _text),
-                model_config=item.maybe("model_config", _text, ""),
-                iters=item.get("iters", _text),
-                itr=item.maybe("itr", _text, ""),
-                run_id=item.maybe("run_id", _text, ""),
-            )
-        )
+        whole = item.maybe("whole", _flag, False)
+        needed = ("weights", "optimizer", "config", "iters")
+        keys = {key: "" if whole else item.get(key, _text) for key in needed}
+        keys |= {key: "" if whole else item.maybe(key, _text, "") for key in ("model_config", "itr", "run_id")}
+        forms.append(CheckpointForm(name=name, whole=whole, **keys))
         item.done()
     rules = CheckpointRules(
         suffix=section.get("suffix", _word),
@@ -365,6 +359,10 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
         forms=tuple(forms),
         config_classes=section.get("config_classes", _list_of(_text)),
         compiled_prefix=section.get("compiled_prefix", _text),
+        wrappers=section.maybe("wrappers", _list_of(_text), ()),
+        prefixes=section.maybe("prefixes", _list_of(_text), ()),
+        config_keys=section.maybe("config_keys", _list_of(_text), ()),
+        inert=section.maybe("inert", _list_of(_inert_name), ()),
     )
     section.done()
     return rules
@@ -383,6 +381,16 @@ def _pattern(value: Any, where: str) -> str:
     if not re.search("[A-Za-z]", _text(value, where)):  # `*` would declare everything harmless
         raise _bad(f"{where} must be a key, or a part of one with '*' for the rest, not {value!r}")
     return str(value)
+
+
+def _inert_name(value: Any, where: str) -> str:
+    """The full name of a function whose calls may be kept as inert records."""
+    name = _text(value, where)
+    if not inert.is_full_name(name):
+        raise _bad(f"{where} must be the full name of a class or function, not {name!r}")
+    if inert.reaches_system(name):
+        raise _bad(f"{where}: {name} runs code or reaches the system, and is never admitted")
+    return name
 
 
 def _build_raw(section: _Section) -> RawLayout:

@@ -58,6 +58,8 @@ class CheckpointForm:
     iters: str
     itr: str | None
     run_id: str | None
+    whole: bool = False
+    """The file is the weights themselves."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,16 @@ class CheckpointRules:
     """What the names of checkpoints of other programs end in."""
     forms: tuple[CheckpointForm, ...]
     config_classes: tuple[str, ...]
+    """Classes whose instances are values."""
     compiled_prefix: str
+    wrappers: tuple[str, ...] = ()
+    """Prefixes of a weight's name that wrappers of a model put anywhere in it."""
+    prefixes: tuple[str, ...] = ()
+    """Prefixes that stand in front only: they may be a model's own."""
+    config_keys: tuple[str, ...] = ()
+    """Where a configuration may stand that is not where the form has it."""
+    inert: tuple[str, ...] = ()
+    """Functions whose calls in a pickle are kept as inert records."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ckptman.formats import CheckpointInfo, MappedWeights, architecture, map_weights, show_path
+from ckptman.formats import CheckpointInfo, MappedWeights, architecture, map_weights, pickled, show_path
 from ckptman.rules import Convention, TrainConfig, convention_file, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.model import GPT, GPTConfig
@@ -155,16 +155,47 @@ def _tensors(mapped: MappedWeights) -> dict[str, Tensor]:
     storages = {key: _storage(data) for key, data in mapped.storages.items()}
     weights = {}
     for tensor in mapped.info.tensors:
-        view, dtype = tensor.view, getattr(torch, tensor.dtype, None)
-        if view is None or not isinstance(dtype, torch.dtype):
+        try:
+            weights[tensor.name] = _tensor(tensor.view, storages)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise RefusedError(
-                f"its {tensor.name} is of the type {tensor.dtype}, which this torch does not have",
+                f"its {tensor.name} is a tensor that this torch cannot make: {_first_line(error)}",
                 code="not-loadable",
                 fix="Use a newer torch.",
-            )
-        empty = torch.empty(0, dtype=dtype)
-        weights[tensor.name] = empty.set_(storages[view.storage.key], view.offset, view.shape, view.stride)
+            ) from error
     return weights
+
+
+def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tensor:
+    """The tensor that a description is one of.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, AttributeError: torch has no such tensor, or cannot make it safely.
+    """
+    if isinstance(view, pickled.Tensor):
+        dtype = getattr(torch, _INTEGERS.get(view.dtype, view.dtype))
+        found = torch.empty(0, dtype=dtype).set_(storages[view.storage.key], view.offset, view.shape, view.stride)
+        found = found.conj() if view.conj else found
+        return torch._neg_view(found) if view.neg else found
+    if not isinstance(view, pickled.OtherTensor):
+        raise TypeError("nothing says where its elements are")
+    parts = [_tensor(part, storages) if isinstance(part, pickled.Tensor) else part for part in view.parts]
+    if view.kind == "meta":
+        return torch.empty_strided(view.shape, parts[0], dtype=getattr(torch, view.dtype), device="meta")
+    if view.kind == "sparse_coo":
+        return torch.sparse_coo_tensor(parts[0], parts[1], view.shape, check_invariants=True)
+    if view.kind.startswith("sparse_"):
+        layout = getattr(torch, view.kind)
+        return torch.sparse_compressed_tensor(*parts[:3], view.shape, layout=layout, check_invariants=True)
+    if view.kind == "quantized" and view.dtype in _INTEGERS:
+        each = "per_channel" if len(parts) > 4 else "per_tensor"
+        made: Tensor = getattr(torch, f"_make_{each}_quantized_tensor")(parts[0], *parts[2:])
+        return made
+    raise TypeError(f"it is of the kind {view.kind}")
+
+
+_INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""What the elements of quantized tensors are stored as."""
 
 
 def _storage(data: memoryview) -> torch.UntypedStorage:

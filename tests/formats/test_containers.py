@@ -265,7 +265,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no map": (break_index(lambda index: index.update(weight_map=[])), "bad-header"),
     "an index that is cut": (rewrite("model.safetensors.index.json", '{"weight_map": {'), "bad-header"),
     "a step that is none": (rewrite("trainer_state.json", '{"global_step": -1}'), "bad-field"),
-    "a large configuration": (rewrite("config.json", json.dumps({"a": [0] * 20_000})), "bad-field"),
+    "a large configuration": (rewrite("config.json", json.dumps({"a": [0] * 200_000})), "bad-field"),
     "a shard that is cut": (
         lambda folder: os.truncate(folder / "model-00001-of-00002.safetensors", 200), "cut"),
     "a link": (lambda folder: (folder / "link").symlink_to("/etc/passwd"), "not-a-file"),

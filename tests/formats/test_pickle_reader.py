@@ -6,6 +6,7 @@ import dataclasses
 import io
 import pathlib
 import pickle
+import pickletools
 import random
 import resource
 import sys
@@ -14,18 +15,20 @@ import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
 
-from ckptman.formats import pickle_reader
-from ckptman.formats.pickle_reader import DType, OrderedMapping, Pickled, Record, Storage, Tensor, read_pickle
+from ckptman.formats.constructors import Class, Function, known_globals
+from ckptman.formats.pickle_reader import _find_storage, read_pickle
+from ckptman.formats.pickled import DType, OrderedMapping, Pickled, Record, Storage, Tensor
 from ckptman.formats.refusals import REFUSALS
 from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
 
 CLASSES = ("__main__.TrainConfig",)
+MAX_SIZE = 1 << 20
 
 
 def read(data: bytes) -> Pickled:
@@ -219,14 +222,20 @@ def test_configuration_class_with_a_state_of_its_own(in_main: Callable[[Any], An
     found = round_trip(in_main(config_class(slots=True, frozen=True))())  # its state is a list without names
     with pytest.raises(RefusedError, match="not a dictionary of its fields") as error:
         found.fields()
-    assert error.value.code == "unsafe-pickle"
+    assert error.value.code == "bad-field"
 
 
-def test_class_that_is_not_named_is_refused(in_main: Callable[[Any], Any]) -> None:
-    data = pickle_of(in_main(config_class())())
-    assert read_pickle(data, config_classes=("__main__.TrainConfig",)).value.fields()
-    with pytest.raises(RefusedError, match=r"asks for '__main__\.TrainConfig'"):
-        read_pickle(data, config_classes=("other.TrainConfig",))
+def test_class_that_is_not_named_is_foreign(in_main: Callable[[Any], Any]) -> None:
+    data = pickle_of({"config": in_main(config_class())()})
+    assert read_pickle(data, config_classes=("__main__.TrainConfig",)).foreign == ()
+    pickled = read_pickle(data, config_classes=("other.TrainConfig",))
+    assert pickled.foreign == (("__main__.TrainConfig", "instance", ("config",)),)
+    assert pickled.value["config"].fields() == {"layers": 1, "mode": "mix"}
+
+
+def test_an_object_may_refer_to_itself() -> None:
+    record = read(hostile.pickle(b"c__main__\nTrainConfig\n)\x81" + hostile.put(0) + hostile.get(0) + b"b")).value
+    assert record.state is record
 
 
 def test_shared_values_are_allowed() -> None:
@@ -267,13 +276,13 @@ def test_the_same_instructions_unbroken_are_read() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("os-system", "asks for 'os.system'"),
-        ("stack-global", "asks for 'os.system'"),
-        ("pop", "instruction POP at byte 3"),
-        ("inst", "instruction INST"),
+        ("os-system", "calls os.system"),
+        ("stack-global", "asks for os.system"),
+        ("dup", "instruction DUP at byte 3"),
+        ("inst", "calls os.system"),
         ("opcode-255", "instruction 0xff"),
         ("call-a-string", "calls 'print'"),
-        ("float-as-key", "uses a float as the key"),
+        ("dict-as-key", "uses a dict as the key"),
         ("trailing-byte", "goes on after its end"),
         ("tensor-past-its-storage", r"shape \[3\], strides \[1\] and offset 0 reaches outside storage '0'"),
     ],
@@ -327,7 +336,7 @@ def test_every_hostile_pickle_is_refused_in_little_time_and_memory() -> None:
 
 def repeated(start: bytes, instructions: bytes) -> bytes:
     """A pickle of the largest size: a tuple of as many values as these instructions can make."""
-    times = (pickle_reader.MAX_PICKLE_SIZE - len(start) - 5) // len(instructions)
+    times = (MAX_SIZE - len(start) - 5) // len(instructions)
     return hostile.pickle(b"(", start, instructions * times, b"t")
 
 
@@ -384,7 +393,7 @@ SHARING = [
 @pytest.mark.parametrize("build", SHARING)
 def test_sharing_costs_little_time_and_memory(build: Callable[[], bytes]) -> None:
     data = build()
-    assert 900_000 < len(data) <= pickle_reader.MAX_PICKLE_SIZE
+    assert 900_000 < len(data) <= MAX_SIZE
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     code_of(data)
@@ -401,29 +410,7 @@ def test_deep_values_are_freed_without_recursion() -> None:
     assert {name: code_of(hostile.pickle(body)) for name, body in deep.items()} == dict.fromkeys(deep, "pickle-bomb")
 
 
-# --- a tensor at once -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], tuple[Any, ...]]:
-    """Reads a pickle by single instructions only."""
-
-    def read_slowly(data: bytes) -> tuple[Any, ...]:
-        with monkeypatch.context() as patch:
-            patch.setattr(pickle_reader._Machine, "tensor_call", lambda machine, at: 0)
-            return outcome(data)
-
-    return read_slowly
-
-
-def outcome(data: bytes) -> tuple[Any, ...]:
-    """What reading a pickle gives: a value, its storages and its memo, or a refusal."""
-    machine = pickle_reader._Machine(data, pickle_reader._allowed_globals(CLASSES))
-    try:
-        value = machine.run()
-        return value, machine.storages, machine.memo
-    except RefusedError as error:
-        return error.code, error.message
+# --- mutations --------------------------------------------------------------------------------------------------------
 
 
 def samples() -> list[bytes]:
@@ -440,39 +427,6 @@ def samples() -> list[bytes]:
         pickle_of(large),
         hostile.weights_pickle(config=hostile.record(n_layers=hostile.number(2), mode=hostile.text("mix"))),
     ]
-
-
-def test_a_tensor_at_once_is_the_same_as_one_by_one(one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
-    for data in samples():
-        assert outcome(data) == one_by_one(data)
-
-
-def test_a_tensor_with_any_byte_changed_is_the_same_as_one_by_one(
-    one_by_one: Callable[[bytes], tuple[Any, ...]],
-) -> None:
-    data = samples()[1]
-    for at in range(2, len(data)):
-        for change in (0x01, 0x10, 0x80):
-            changed = data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
-            assert repr(outcome(changed)) == repr(one_by_one(changed)), changed
-
-
-def test_a_tensor_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = []
-    original = pickle_reader._Machine.tensor_call
-
-    def spy(machine: Any, at: int) -> int:
-        ends.append(original(machine, at))
-        return ends[-1]
-
-    monkeypatch.setattr(pickle_reader._Machine, "tensor_call", spy)
-    read(samples()[3])
-    # All but the first, which names the function, the storage class and so on for the others to get from the memo.
-    assert len(ends) > 90
-    assert [bool(end) for end in ends].count(False) == 1
-
-
-# --- mutations --------------------------------------------------------------------------------------------------------
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -500,9 +454,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(out)
 
 
-OPCODES = bytes(
-    pickle_reader._INSTRUCTIONS.index(method) for method in dict.fromkeys(pickle_reader._INSTRUCTIONS)
-) + bytes([0, 1, 2, 127, 128, 255])
+OPCODES = bytes({ord(info.code) for info in pickletools.opcodes}) + bytes([0, 1, 2, 127, 128, 255])
 
 
 class WithAttributes(OrderedMapping):
@@ -514,17 +466,25 @@ class PickledRecord:
 
     state: object = None
 
+    def __new__(cls, *args: object) -> Self:
+        made = super().__new__(cls)
+        made.args = args
+        return made
+
+    def __init__(self, *args: object) -> None:
+        self.args = args
+
     def __setstate__(self, state: object) -> None:
         self.state = state
 
     def __repr__(self) -> str:
-        return repr(Record(CLASSES[0], self.state))
+        return repr(Record(CLASSES[0], self.args, self.state))
 
 
 class Called:
     """A function of the allow-list, called by Python's own reader."""
 
-    def __init__(self, function: pickle_reader._Function) -> None:
+    def __init__(self, function: Function) -> None:
         self.function = function
 
     def __call__(self, *args: Any) -> Any:
@@ -542,34 +502,38 @@ def as_pickle_reads_it(data: bytes) -> Any:
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            found = pickle_reader._allowed_globals(CLASSES)[pickle_reader._key(module, name)]
-            if type(found) is pickle_reader._Function:
+            found = {CLASSES[0]: Class(CLASSES[0]), **known_globals()}[f"{module}.{name}"]
+            if type(found) is Function:
                 return Called(found)
-            return PickledRecord if type(found) is pickle_reader._RecordType else found
+            return PickledRecord if type(found) is Class else found
 
         def persistent_load(self, persistent_id: Any) -> Storage:
-            return pickle_reader._find_storage(persistent_id, storages)
+            return _find_storage(persistent_id, storages)
 
     return Reader(io.BytesIO(data)).load()
 
 
-def check_mutations(count: int, seed: int, one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
+def check_mutations(count: int, seed: int) -> None:
     draw = random.Random(seed)
     originals = samples()
-    refused = 0
+    refused = compared = 0
     for number in range(count):
         data = mutated(originals[number % len(originals)], draw)
         start = time.thread_time()
         code = code_of(data)
         assert time.thread_time() - start < 0.1, data
         assert code is None or code in REFUSALS
-        if code is None:  # compared as text: that tells True from 1, and NaN is the same as NaN
-            assert repr(read(data).value) == repr(as_pickle_reads_it(data)), data
-        else:
-            refused += 1
-        if number % 10 == 0:
-            assert repr(outcome(data)) == repr(one_by_one(data)), data
+        refused += code is not None
+        if code is None:
+            try:
+                expected = repr(as_pickle_reads_it(data))
+            except Exception:  # it knows no stand-ins for what nobody listed, and no sets of them
+                continue
+            # Compared as text: that tells True from 1, and NaN is the same as NaN.
+            assert repr(read(data).value) == expected, data
+            compared += 1
     assert count // 2 < refused < count  # some mutations change a number or a letter only
+    assert compared > count // 50
 
 
 def test_pickles_own_reader_reads_the_samples_alike() -> None:
@@ -585,10 +549,10 @@ def test_pickles_own_reader_tells_another_value() -> None:
     assert repr(read(one).value) != repr(as_pickle_reads_it(other))
 
 
-def test_mutations(one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
-    check_mutations(2_000, 1, one_by_one)
+def test_mutations() -> None:
+    check_mutations(2_000, 1)
 
 
 @pytest.mark.slow
-def test_20_000_mutations(one_by_one: Callable[[bytes], tuple[Any, ...]]) -> None:
-    check_mutations(20_000, 2, one_by_one)
+def test_100_000_mutations() -> None:
+    check_mutations(100_000, 2)

@@ -1,0 +1,224 @@
+"""Values of a pickle in plain form: what JSON can hold, as `run.json` keeps a configuration.
+
+numbers as they are, but inf and nan as text; a numpy scalar or a tensor of one element is a number
+tuples, sets, arrays                             lists
+objects, namespaces, OmegaConf's containers      dictionaries of their fields
+members of Enums                                 their values
+paths, dtypes, devices, dates, bytes, classes    text
+anything else                                    its kind, as in `<tensor float32 [3, 4]>`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ckptman.formats.pickled import (
+    Array,
+    Device,
+    DType,
+    Member,
+    Named,
+    NumpyType,
+    OtherTensor,
+    PathParts,
+    Record,
+    Storage,
+    Tensor,
+    fields_of,
+)
+from ckptman.formats.refusals import refusal
+
+MAX_VALUES: Final = 100_000
+"""Values of one configuration. It bounds the text of paths, which may share their parts."""
+MAX_TEXT: Final = 1 << 20
+"""Characters of a configuration, or of all hyperparameters. In the pickle one long text may stand in many places, which
+takes no room there; but whatever is written of it takes the room of them all."""
+MAX_LEVELS: Final = 32
+"""Levels of a configuration; what lies deeper is named by its kind."""
+_MOST_ELEMENTS: Final = 1000
+"""Elements of an array that are listed."""
+
+ReadNumber = Callable[[Tensor], Any]
+"""Reads the element of a tensor that has one; None where it cannot."""
+
+
+class Plain:
+    """Makes values plain, within limits on all of them together."""
+
+    def __init__(self, key: str, read_number: ReadNumber | None = None) -> None:
+        self._key = key
+        self._read_number = read_number
+        self._values = self._characters = 0
+        self._within: set[int] = set()
+        self.classes: set[str] = set()
+        """Names of the classes whose instances became dictionaries."""
+
+    def value(self, value: Any) -> Any:
+        """The value in plain form.
+
+        Raises:
+            RefusedError: `bad-field` beyond the limits.
+        """
+        kind = type(value)
+        self._spend(len(value) if kind is str else 0)
+        if kind is str or kind is bool or value is None:
+            return value
+        if kind is int:
+            return value if value.bit_length() < 1 << 14 else f"<int of {value.bit_length():,} bits>"
+        if kind is float:
+            return spelled(value)
+        if kind in _CONTAINERS or isinstance(value, dict | list):
+            return self._container(value)
+        return self._other(value)
+
+    def mapping(self, value: Any) -> dict[str, Any] | None:
+        """A dictionary, or an object with fields, as a dictionary of plain values; None for anything else."""
+        items = as_mapping(value)
+        if items is None:
+            return None
+        if type(value) is Record:
+            self.classes.add(value.class_name)
+        self._spend(0)
+        self._within.add(id(value))
+        plain = {self._name(key): self.value(item) for key, item in items.items()}
+        self._within.discard(id(value))
+        return plain
+
+    def _spend(self, characters: int) -> None:
+        self._values += 1
+        self._characters += characters
+        if self._values > MAX_VALUES:
+            raise refusal("bad-field", f"its {self._key} holds more than {MAX_VALUES:,} values")
+        if self._characters > MAX_TEXT:
+            raise refusal(
+                "bad-field",
+                f"its {self._key} holds {self._characters:,} characters of text or more, more than {MAX_TEXT:,}",
+            )
+
+    def _name(self, key: Any) -> str:
+        text = key if type(key) is str else str(self.value(key))
+        self._spend(len(text))
+        return text
+
+    def _container(self, value: Any) -> Any:
+        if id(value) in self._within or len(self._within) >= MAX_LEVELS:
+            return kind_of(value)
+        found = self.mapping(value)
+        if found is not None:
+            return found
+        items = _items(value)
+        if items is None:
+            return kind_of(value)
+        self._within.add(id(value))
+        plain = [self.value(item) for item in items]
+        self._within.discard(id(value))
+        return plain
+
+    def _other(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is Tensor and math.prod(value.shape) == 1 and self._read_number is not None:
+            found = self._read_number(value)
+            return kind_of(value) if found is None else self.value(found)
+        if kind is Array:
+            return self._array(value)
+        if kind is Member:
+            return self.value(value.value)
+        text = _text(value)
+        self._spend(len(text))
+        return text
+
+    def _array(self, array: Array) -> Any:
+        if array.item() is not array:
+            return self.value(array.item())
+        elements = array.values() if math.prod(array.shape) <= _MOST_ELEMENTS else None
+        if elements is None or None in elements or len(array.shape) > 1:
+            return kind_of(array)
+        return [self.value(element) for element in elements]
+
+
+_CONTAINERS: Final = frozenset({tuple, list, dict, set, frozenset, Record})
+
+
+def as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    """What a dictionary holds, or the fields of an object that has some; None for anything else."""
+    if isinstance(value, dict):
+        return value
+    if type(value) is not Record or _scalar_text(value) is not None:
+        return None
+    if value.class_name.startswith("omegaconf."):
+        content = (fields_of(value) or {}).get("_content")
+        return {key: _node(item) for key, item in content.items()} if isinstance(content, dict) else None
+    if type(value.items) is list or value.called:
+        return None
+    return fields_of(value)
+
+
+def _node(value: Any) -> Any:
+    """What a node of OmegaConf holds; a container of it stays one."""
+    while type(value) is Record and value.class_name.startswith("omegaconf."):
+        fields = fields_of(value) or {}
+        if "_val" not in fields:
+            return value
+        value = fields["_val"]
+    return value
+
+
+def _items(value: Any) -> Any:
+    """What a sequence or a set holds, in an order that is always the same."""
+    if type(value) is Record:
+        content = (fields_of(value) or {}).get("_content") if value.class_name.startswith("omegaconf.") else None
+        if isinstance(content, list):
+            return [_node(item) for item in content]
+        return value.items if type(value.items) is list else value.args or None
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=lambda item: (str(type(item)), str(item)))
+    return value
+
+
+def _scalar_text(record: Record) -> str | None:
+    """The text of an object that is one value: a UUID, a zone."""
+    if record.class_name == "uuid.UUID" and type(record.state) is dict and type(record.state.get("int")) is int:
+        from uuid import UUID
+
+        number = record.state["int"]
+        return str(UUID(int=number)) if 0 <= number < 1 << 128 else None
+    if record.class_name == "zoneinfo.ZoneInfo._unpickle" and record.args and type(record.args[0]) is str:
+        return str(record.args[0])
+    return None
+
+
+def spelled(value: float) -> float | str:
+    """A number, or, where JSON does not have it, its name as W&B writes it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, DType | Device | PathParts | Named):
+        return str(value)
+    if isinstance(value, bytes | bytearray):
+        raw = bytes(value[: MAX_TEXT + 1])
+        return raw.decode() if raw.isascii() and raw.decode().isprintable() else raw.hex()
+    if isinstance(value, complex | range | slice):
+        return str(value) if not isinstance(value, slice) else kind_of(value)
+    if type(value) is Record and (text := _scalar_text(value)) is not None:
+        return text
+    if isinstance(value, Tensor | OtherTensor | Array | Record | Storage | NumpyType):
+        return kind_of(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)  # dates, numbers: they were made here
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, Tensor | OtherTensor):
+        return f"<tensor {value.dtype} {list(value.shape)}>"
+    if type(value) is Array:
+        return f"<array {value.dtype} {list(value.shape)}>"
+    if type(value) is Record:
+        return f"<{value.class_name[:200]}>"
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return f"<{'dict' if isinstance(value, dict) else type(value).__name__} of {len(value):,}>"
+    return f"<{type(value).__name__}>"
