@@ -181,12 +181,13 @@ def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tenso
         raise TypeError("nothing says where its elements are")
     parts = [_tensor(part, storages) if isinstance(part, pickled.Tensor) else part for part in view.parts]
     if view.kind == "meta":
-        return torch.empty_strided(view.shape, parts[0], dtype=getattr(torch, view.dtype), device="meta")
+        return torch.empty_strided(view.shape, view.parts[0], dtype=getattr(torch, view.dtype), device="meta")
     if view.kind == "sparse_coo":
         return torch.sparse_coo_tensor(parts[0], parts[1], view.shape, check_invariants=True)
     if view.kind.startswith("sparse_"):
         layout = getattr(torch, view.kind)
-        return torch.sparse_compressed_tensor(*parts[:3], view.shape, layout=layout, check_invariants=True)
+        rows, columns, values = parts[:3]
+        return torch.sparse_compressed_tensor(rows, columns, values, view.shape, layout=layout, check_invariants=True)
     if view.kind == "quantized" and view.dtype in _INTEGERS:
         each = "per_channel" if len(parts) > 4 else "per_tensor"
         made: Tensor = getattr(torch, f"_make_{each}_quantized_tensor")(parts[0], *parts[2:])
