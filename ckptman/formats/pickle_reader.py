@@ -55,7 +55,7 @@ from ckptman.formats.pickled import (
     Tensor,
 )
 from ckptman.formats.refusals import refusal
-from ckptman.rules import inert as inert_names
+from ckptman.rules import terms
 from ckptman.text import RefusedError
 
 MAX_NESTING: Final = 100
@@ -527,9 +527,9 @@ class _Machine:
             raise refusal("pickle-bomb", f"the pickle asks for more than {MAX_NAMED:,} classes and functions")
         if (found := self.known.get(full_name)) is not None:
             return found
-        if not inert_names.is_full_name(full_name):
+        if not terms.is_full_name(full_name):
             raise refusal("unsafe-pickle", f"the pickle asks for {_shown(full_name)}, which is not a name")
-        if inert_names.reaches_system(full_name):
+        if terms.reaches_system(full_name):
             self.refuse("asks for", full_name)
         return Named(full_name)
 
@@ -570,7 +570,7 @@ class _Machine:
             self.make_set(list(args[0]) if args else [], frozenset if name.endswith("frozenset") else set)
         elif name in _GET_ATTRIBUTE:
             self.stack.append(self.attribute(name, args))
-        elif name in self.inert and not inert_names.reaches_system(name):
+        elif name in self.inert and not terms.reaches_system(name):
             self.foreign[name, "call"] = None
             self.stack.append(Record(name, args, called=True))
         elif _is_member(name, args):
@@ -623,7 +623,7 @@ class _Machine:
             self.stack.append(Record("", args))
             return
         if type(kind) is Named and not kind.name.startswith(VALUE_PACKAGES):
-            if inert_names.reaches_system(kind.name):
+            if terms.reaches_system(kind.name):
                 self.refuse("makes an instance of", kind.name)
             self.foreign[kind.name, "instance"] = None
         self.stack.append(Record(kind.name, args))
@@ -764,7 +764,7 @@ def _is_class_name(name: str) -> bool:
     """Whether a full name reads as that of a class that is no part of Python's own library."""
     root = name.partition(".")[0]
     standard = root in sys.stdlib_module_names and root not in _HARMLESS_STANDARD
-    return name.rpartition(".")[2].lstrip("_")[:1].isupper() and not standard and not inert_names.reaches_system(name)
+    return name.rpartition(".")[2].lstrip("_")[:1].isupper() and not standard and not terms.reaches_system(name)
 
 
 def _is_member(name: str, args: tuple[Any, ...]) -> bool:

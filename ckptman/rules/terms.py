@@ -12,6 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ckptman.rules.inert import is_full_name as is_full_name
+from ckptman.rules.inert import reaches_system as reaches_system
+
 Scalar = str | int | float | bool | None
 Setting = Scalar | tuple[Scalar, ...]
 
