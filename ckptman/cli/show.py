@@ -121,6 +121,13 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         facts.insert(1, ("tree", str(shown.location.root)))
     if info.run_id is not None:
         facts.append(("run in the file", info.run_id))
+    unread = {
+        "not read": info.other_keys,
+        "configurations?": info.unused_configs,
+        "not tensors": info.not_tensors,
+        "foreign objects": tuple(f"{item.name} ({', '.join(item.places) or item.how})" for item in info.foreign),
+    }
+    facts += [(label, ", ".join(found)) for label, found in unread.items() if found]
     return facts + _run_facts(shown)
 
 
