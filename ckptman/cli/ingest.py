@@ -129,6 +129,12 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         [str(folder) for folder in plan.completed],
         most,
     )
+    _section(
+        out,
+        f"{count_text(len(plan.resolved), 'run')} whose W&B run was not known, and is now (see run.json)",
+        [str(folder) for folder in plan.resolved],
+        most,
+    )
     if result.wandb_placed:
         out.print(plain(f"{count_text(len(result.wandb_placed), 'W&B file')} kept beside the checkpoints"))
     _section(
@@ -193,8 +199,9 @@ def _why_nothing(result: IngestResult) -> str:
 
 
 def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
-    if item.missing:
-        return f"{', '.join(item.missing)} missing"
+    if item.missing or item.refused:
+        kinds = ((item.missing, "missing"), (item.refused, "refused or deferred, see below"))
+        return "; ".join(f"{', '.join(names)} {what}" for names, what in kinds if names)
     last = item.run.last_iter
     if last is None:
         return "nothing was logged"

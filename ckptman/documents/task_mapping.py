@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
-from ckptman.rules import Convention, GroupPattern, convention_file, grids, placement
+from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement
 from ckptman.text import markdown, wording
 from ckptman.tree import contents, metrics, standing
 
@@ -384,7 +384,7 @@ def _overwritten(statistics: contents.TreeStatistics) -> str:
         return ""
     by_task: dict[tuple[PurePosixPath, object], list[contents.Lost]] = defaultdict(list)
     for item in statistics.lost:
-        by_task[item.folder, item.cell].append(item)
+        by_task[item.folder, _lost_configuration(item, statistics.convention)].append(item)
     rows = [_lost_row(folder, items, statistics.convention) for (folder, _), items in by_task.items()]
     count = len(statistics.lost)
     return markdown.join(
@@ -397,6 +397,12 @@ def _overwritten(statistics: contents.TreeStatistics) -> str:
         ),
         markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
     )
+
+
+def _lost_configuration(item: contents.Lost, convention: Convention) -> object:
+    """What a row of the table stands for: a cell of a grid, or one configuration whatever the seed."""
+    ignored = {*convention.ignored_keys, convention.seed_key}
+    return item.cell or comparing.fingerprint(item.run.config, ignored)
 
 
 def _lost_row(folder: PurePosixPath, items: Sequence[contents.Lost], convention: Convention) -> list[str]:

@@ -70,11 +70,18 @@ class IngestResult:
             "overwritten_runs": [json_text.document_of(run) for run in plan.overwritten],
             "partly_overwritten_runs": [json_text.document_of(run) for run in plan.partly_overwritten],
             "runs_without_files": [
-                {"run_id": item.run.run_id, "last_iter": item.run.last_iter, "missing": list(item.missing)}
+                {
+                    "run_id": item.run.run_id,
+                    "last_iter": item.run.last_iter,
+                    "missing": list(item.missing),
+                    "refused": list(item.refused),
+                    "config": json_text.jsonable(item.run.config),
+                }
                 for item in plan.without_files
             ],
             "wandb_problems": [{"source": item.source, "message": item.message} for item in plan.wandb_problems],
             "passed_over": list(plan.passed_over),
+            "resolved": [str(folder) for folder in plan.resolved],
             "system_files": list(plan.system_files),
             "ambiguous": [row.path for row in plan.ambiguous],
             "wandb_placed": list(self.wandb_placed),

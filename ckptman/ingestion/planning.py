@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ckptman.fs import FileState, Mode, hash_file
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
+from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, placement
@@ -93,6 +94,8 @@ class Plan:
     """By task folder, what its list of overwritten runs will hold, where that changes."""
     passed_over: tuple[str, ...]
     """Other files and folders of the source that look like checkpoints, by their names."""
+    resolved: tuple[PurePosixPath, ...]
+    """Run folders of the tree whose W&B run was not known, and is now."""
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
 
@@ -235,6 +238,7 @@ class _Planner:
             ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, records))),
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
+            resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
             system_files=self.raw.scan.system_files,
         )
 
@@ -298,8 +302,8 @@ class _Planner:
         record = slot.record
         if record is None or not record.checkpoints:
             return
-        if record.run_id is None and record is slot.old and record.config_source == "checkpoint":
-            record = self._resolve(record, taken)
+        if record.run_id is None and slot.old is not None:
+            record = self._resolve(record, slot.learnt, taken)
             taken.add(record.run_id)
         run = self.raw.wandb.by_id.get(record.run_id or "")
         if run is not None:
@@ -309,21 +313,33 @@ class _Planner:
             record = replace(record, metrics=run.summary or record.metrics, source=source)
         slot.record = record
 
-    def _resolve(self, record: tree_records.RunRecord, taken: Collection[str | None]) -> tree_records.RunRecord:
-        """Try again to tell which run wrote the files of a record, now that more W&B records may be there."""
-        claims = []
+    def _resolve(
+        self,
+        record: tree_records.RunRecord,
+        learnt: Mapping[str, attributing.Attribution],
+        taken: Collection[str | None],
+    ) -> tree_records.RunRecord:
+        """Try again to tell which run wrote the files of a record, by what this ingest learnt: other W&B records may be
+        there, or the files with their right times."""
+        known = {file: note for file, note in learnt.items() if note.run_id is not None}
+        claims = {}
         for entry in record.checkpoints:
             path = Path(entry.source.root or record.source.root, entry.source.path)
-            if not path.is_relative_to(self.raw.root):
-                return record
-            claims.append(wandb_index.Claim(path, record.config, entry.source.mtime_ns / 1e9, entry.sha256))
-        notes = self.raw.attribute(claims)
+            if entry.file not in known:
+                if record.config_source != "checkpoint" or not path.is_relative_to(self.raw.root):
+                    return record
+                claims[entry.file] = wandb_index.Claim(path, record.config, entry.source.mtime_ns / 1e9, entry.sha256)
+        found = {**known, **dict(zip(claims, self.raw.attribute(list(claims.values())), strict=True))}
+        notes = [found[entry.file] for entry in record.checkpoints]
         ids = {note.run_id for note in notes}
         if len(ids) != 1:
             return record
         if notes[0].run_id is not None and notes[0].run_id in taken:
             return record
-        return replace(record, run_id=notes[0].run_id, attribution=note_of(notes[0]))
+        note = note_of(notes[0])
+        if notes[0].run_id is not None:
+            note = replace(note, evidence=f"{note.evidence}; a later ingest learnt it")
+        return replace(record, run_id=notes[0].run_id, attribution=note)
 
     def _overwritten_lists(
         self, found: Iterable[tree_records.OverwrittenRun]
@@ -359,3 +375,7 @@ def _record_of(
 
 def _is_ambiguous(record: tree_records.RunRecord) -> bool:
     return record.run_id is None and len(record.attribution.candidates) > 1
+
+
+def _is_resolved(slot: Slot) -> bool:
+    return slot.old is not None and slot.record is not None and slot.old.run_id is None is not slot.record.run_id

@@ -50,6 +50,8 @@ class Slot:
     """Source folders of its files and their copies, for runs whose id is not known."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """File name → bytes, of the files that are in the tree."""
+    learnt: dict[str, attributing.Attribution] = field(default_factory=dict)
+    """File name → what this ingest knows of the run that wrote a file that was there."""
     problem: RefusedError | None = None
     """Why its run.json, which is there, cannot be used: then nothing may be written here."""
 
@@ -140,6 +142,7 @@ class RunFolders:
             if held == file.sha256:
                 self.check_kept(slot.folder, file.name)
                 self._add_duplicate(slot, file)
+                slot.learnt[file.name] = new.attribution
                 return
             if held == "" and self._is_run_of(slot, new):
                 slot.placements.append(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ckptman.raw.attribution import Attribution
 from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust, group_said
-from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files
+from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
@@ -170,6 +170,10 @@ class RawOutputs:
             present.add(record.run_id)
             for path, _, entry in record.source_paths:
                 owned.setdefault(Path(path), Owner(record.run_id, record.seed, record.config, entry.sha256))
+        for file in self.scan.checkpoints:
+            if file.path not in owned:  # it was refused or deferred, but it is there
+                saved_at = file.state.mtime_ns / 1e9
+                owned[file.path] = owner_of_refused(file.path, saved_at, self.wandb.runs, self.convention)
         runs = [run for run in self.wandb.runs if run.run_id not in self._undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]

@@ -25,6 +25,8 @@ class Owner:
     seed: int | None
     config: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    is_refused: bool = False
+    """Whether the file could not be read, so that it is in no tree."""
 
     def may_be(self, run_id: str, seed: object) -> bool:
         """Whether the run with this id and seed could have written the file."""
@@ -45,6 +47,8 @@ class LostFiles:
     """Whether any checkpoint of the run is there."""
     folder: Path
     """Where the run saved, or where its W&B folder lies."""
+    refused: tuple[str, ...] = ()
+    """Names under which a file of the run lies that could not be read."""
 
 
 def find_lost_files(
@@ -90,9 +94,24 @@ def find_lost_files(
                     overwritten_by=tuple(sorted(run_id for run_id in by if run_id is not None)),
                     survives=survives,
                     folder=folders[0] if folders else wandb_home(run.folders[0], convention),
+                    refused=tuple(name for name, paths in where.items() if all(owners[p].is_refused for p in paths)),
                 )
             )
     return sorted(found, key=lambda item: item.run.run_id)
+
+
+def owner_of_refused(path: Path, saved_at: float, runs: Iterable[WandbRun], convention: Convention) -> Owner:
+    """Who wrote a file that could not be read: the one run that saved a file of its name at its time, if there is one.
+
+    Args:
+        saved_at: Modification time of the file, in seconds since 1970.
+        runs: All that are recorded.
+    """
+    writers = [run for run in runs if run.covers(saved_at) and path.name in _saved_names(run, convention)]
+    if len(writers) != 1:
+        return Owner(None, None, is_refused=True)
+    [run] = writers
+    return Owner(run.run_id, None, run.config, is_refused=True)
 
 
 class _Files:

@@ -55,11 +55,14 @@ class RunStanding:
     iterations_per_second: float | None = None
     config: Mapping[str, Any] | None = None
     """Its whole configuration, where a checkpoint or a record tells."""
+    is_refused: bool = False
+    """Whether a file of it is there that could not be used: to train it again would overwrite that."""
 
     @property
     def is_gap(self) -> bool:
-        """Whether somebody has to train it: it is neither complete nor being trained, nor waits for that in a queue."""
-        return self.state not in (COMPLETE, RUNNING) and not self.job
+        """Whether somebody has to train it: it is neither complete nor being trained, waits for that in a queue, nor
+        has a file that was refused."""
+        return self.state not in (COMPLETE, RUNNING) and not self.job and not self.is_refused
 
     def to_json(self) -> dict[str, Any]:
         """The standing as a JSON object."""
@@ -187,6 +190,7 @@ class _Fact:
     run_id: str | None = None
     iters_done: int | None = None
     reason: str = ""
+    is_refused: bool = False
 
     def standing(self, run: selecting.GridRun) -> RunStanding:
         """The fact, told of a run of the grid."""
@@ -200,6 +204,7 @@ class _Fact:
             max_iters=max_iters if isinstance(max_iters, int) else None,
             reason=self.reason,
             config=self.config,
+            is_refused=self.is_refused,
         )
 
 
@@ -311,7 +316,10 @@ def _of_wandb_alone(item: overwritten.LostFiles, convention: Convention) -> _Fac
         path=str(run.folders[-1]),
         run_id=run.run_id,
         iters_done=run.last_iter,
-        reason=f"by its W&B record {how}{where}; no checkpoint of it is there",
+        reason=f"{', '.join(item.refused)} is there, and was refused"
+        if item.refused
+        else f"by its W&B record {how}{where}; no checkpoint of it is there",
+        is_refused=bool(item.refused),
     )
 
 

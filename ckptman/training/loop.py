@@ -153,6 +153,7 @@ class _Training:
         """Train."""
         self._save_state()  # before W&B learns of the run, so that its id is kept whatever happens
         self._logger = _start_wandb(self._run, self._computing, self._run_id)
+        self._run_id = self._logger.run_id or self._run_id
         try:
             self._began = time.monotonic()
             self._write_status(RUNNING)

@@ -133,6 +133,11 @@ class WandbLogger:
         except Exception as error:  # wandb raises its own kinds, and those of its services
             raise _cannot_start(f"{type(error).__name__}: {error}") from error
 
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run that wandb began, which may be another than it was asked for (under `wandb agent`)."""
+        return None if self._run is None else str(self._run.id)
+
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Log metrics at a step (iterations done)."""
         if self._run is not None:
