@@ -175,7 +175,8 @@ def training_configs(
         for seed in seeds or grid.seeds[:1]:
             values = {**decided, **more, convention.seed_key: seed}
             config = TrainConfig.from_dict(values, strict=True)
-            place = placement.place_of(config.to_dict(), convention, source_group=group)
+            mine = placement.family_of(config.to_dict(), convention) == (pattern.layernorm, pattern.regime)
+            place = placement.place_of(config.to_dict(), convention, source_group=group if mine else None)
             if (place.regime, place.task) != (pattern.regime, task):
                 raise _other_task(config, place, f"{pattern.regime} task {task}")
             configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: place.group}))
