@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ckptman.fs import is_partial
+from ckptman.fs import folders
 from ckptman.rules import Convention, convention_file, placement
 from ckptman.text import wording
 from ckptman.tree import Finding, Inventory, finding, records, survey
@@ -64,7 +64,7 @@ class _Walk:
                     self.system_files.append(entry.path)
             elif entry.kind == "folder":
                 yield from self._subfolder(entry.path)
-            elif entry.kind == "file" and not is_partial(entry.path.name):
+            elif entry.kind == "file" and not folders.is_partial(entry.path.name):
                 if not self._belongs(entry.path):
                     strays.append(entry.path)
             else:
@@ -104,7 +104,7 @@ class _Walk:
                     yield from self._leftover(kept)
             elif entry.kind == "folder":
                 yield finding("stray-folder", entry.path, "run.json does not list this W&B folder")
-            elif entry.kind == "file" and not is_partial(entry.path.name):
+            elif entry.kind == "file" and not folders.is_partial(entry.path.name):
                 yield finding("stray-file", entry.path, "this file is of no W&B folder that run.json lists")
             else:
                 yield from self._leftover(entry)
@@ -115,7 +115,7 @@ class _Walk:
             self.links.append(entry.path)
         elif entry.kind == "other":
             yield finding("special-file", entry.path, "this is a pipe, a socket or a device")
-        elif entry.kind == "file" and is_partial(entry.path.name):
+        elif entry.kind == "file" and folders.is_partial(entry.path.name):
             yield finding("unfinished-file", entry.path, "an interrupted ingest left it, or one is at work")
 
     def _below(self, folder: PurePosixPath) -> Iterator[records.Entry]:

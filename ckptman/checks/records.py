@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptman.rules import Convention, comparing
 from ckptman.text import wording
-from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, records, survey
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, records, survey
 
 _MOST_LISTED = 4
 """Differences that one message names."""
@@ -23,7 +23,7 @@ _LIST_AGAIN = "Delete it, and ingest the source again, which writes the list of 
 def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every run.json, and the files of each run folder against it."""
     there = {entry.path: entry.kind for entry in inventory.scan.entries}
-    files: dict[PurePosixPath, list[CheckedFile]] = defaultdict(list)
+    files: dict[PurePosixPath, list[survey.CheckedFile]] = defaultdict(list)
     for file in inventory.files:
         files[file.path.parent].append(file)
     for path, reason in inventory.scan.unreadable:
@@ -95,7 +95,7 @@ def _leaves(kept: str) -> bool:
 
 
 def _check_file(
-    file: CheckedFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
+    file: survey.CheckedFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
 ) -> Iterator[Finding]:
     entry = file.entry
     if entry is None:

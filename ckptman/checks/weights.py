@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ckptman.rules import Convention
-from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, survey
 
 
 class Testimony(Protocol):
@@ -65,7 +65,7 @@ def check_weights(inventory: Inventory, convention: Convention, witness: Witness
         yield from _check_run(run, mine)
 
 
-def _check_run(run: CheckedRun, files: list[tuple[CheckedFile, Testimony]]) -> Iterator[Finding]:
+def _check_run(run: CheckedRun, files: list[tuple[survey.CheckedFile, Testimony]]) -> Iterator[Finding]:
     """A seed that all files of a run deny is wrong in its record; a file that alone denies it is not of the run."""
     seed = _seed_of(run)
     denying = [(file, item) for file, item in files if item.seed is not None and seed not in (None, item.seed)]

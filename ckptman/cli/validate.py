@@ -19,7 +19,7 @@ from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
-from ckptman.fs import lock_tree
+from ckptman.fs import locks
 from ckptman.text import UsageError
 from ckptman.tree import Finding, findings, records
 
@@ -126,7 +126,7 @@ def _validate(
         raise UsageError("--dry-run goes with --fix", code="bad-usage", fix="Validate alone changes nothing.")
     result, steps = check(), None
     if fix:
-        with lock_tree(root):
+        with locks.lock_tree(root):
             steps = mending.plan_mending(result)
             if steps and not dry_run:
                 steps = mending.mend(root, steps)

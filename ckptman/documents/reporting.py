@@ -14,10 +14,10 @@ from typing import Any
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
-from ckptman.fs import lock_tree, write_atomically
+from ckptman.fs import locks, write_atomically
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, RefusedError, UsageError, wording
-from ckptman.tree import CheckedFile, CheckedRun, Inventory, contents, findings, numbering, records, roots, survey
+from ckptman.tree import CheckedRun, Inventory, contents, findings, numbering, records, roots, survey
 
 _MOST_BYTES = 16 << 20  # far above any document that people write
 
@@ -125,7 +125,7 @@ def report(
     """
     root = Path(root).absolute()
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
-    with lock_tree(root) if root.is_dir() and not check else nullcontext():
+    with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
         scan = records.scan_tree(root, rules)
         statistics = contents.count_tree(root, rules, scan)
         _require_tree(scan, statistics)
@@ -208,8 +208,8 @@ def _inventory(scan: records.TreeScan, statistics: contents.TreeStatistics) -> I
     """What was counted, as checks take it. No file is read again: where the runs lie is all that is asked."""
     recorded = {run.folder for run in statistics.finished}
 
-    def checked(file: contents.CheckpointFile) -> CheckedFile:
-        return CheckedFile(path=file.path, size=file.size, entry=None, info=None, refusal=None, name=None)
+    def checked(file: contents.CheckpointFile) -> survey.CheckedFile:
+        return survey.CheckedFile(path=file.path, size=file.size, entry=None, info=None, refusal=None, name=None)
 
     runs = (
         CheckedRun(

@@ -22,6 +22,7 @@ from struct import Struct
 from typing import Final, NamedTuple, NoReturn
 
 from ckptman.formats.refusals import refusal
+from ckptman.fs import files
 from ckptman.text import RefusedError
 
 PICKLE: Final = "data.pkl"
@@ -242,7 +243,7 @@ def _open(path: str | os.PathLike[str]) -> int:
         # Looked at before it is opened: that alone lets the writer of a named pipe go on, and has effects on devices.
         _check_regular(os.stat(path))  # noqa: PTH116 (a Path takes three times as long)
         # Without waiting, should a pipe have taken its place since.
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return files.open_foreign(path)
     except OSError as error:
         reason = error.strerror
     except ValueError as error:  # a path with a null character

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from ckptman.fs.faults import TakenError
 from ckptman.fs.files import FileState, hash_file
-from ckptman.fs.folders import is_partial, make_folders, remove_partials
-from ckptman.fs.locks import lock_tree
-from ckptman.fs.placing import Batch, Mode, Placement, remove_source
+from ckptman.fs.folders import make_folders
+from ckptman.fs.placing import Batch, Mode, Placement
 from ckptman.fs.writing import write_atomically
 
 __all__ = [
@@ -19,12 +18,11 @@ __all__ = [
     "Mode",
     "Placement",
     "TakenError",
+    "files",
+    "folders",
     "hash_file",
-    "is_partial",
-    "lock_tree",
+    "locks",
     "make_folders",
     "moving",
-    "remove_partials",
-    "remove_source",
     "write_atomically",
 ]

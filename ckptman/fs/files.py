@@ -1,7 +1,7 @@
 """Files that others wrote: opened safely, and known to be the same from the first byte to the last."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH116
+# ruff: noqa: PTH108, PTH116
 
 from __future__ import annotations
 
@@ -147,6 +147,25 @@ def digest_of(chunks: Iterator[memoryview], on_bytes: Callable[[int], None]) -> 
         digest.update(chunk)
         on_bytes(len(chunk))
     return digest.hexdigest()
+
+
+def open_foreign(path: str | os.PathLike[str], *, follow_symlinks: bool = True) -> int:
+    """A descriptor to read what somebody else wrote: a named pipe is not waited for, a terminal not taken over.
+
+    Raises:
+        OSError, ValueError: as open(2).
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags | (0 if follow_symlinks else os.O_NOFOLLOW))
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ckptman's own, such as a log or a state that is no longer needed.
+
+    Raises:
+        OSError: as unlink(2).
+    """
+    os.unlink(path)
 
 
 def close(descriptor: int) -> None:

@@ -1,58 +1,61 @@
-"""Moving within one tree: a file or a folder gets another name, and never that of something that is there."""
+"""Moving: within a tree, never to the name of something that is there; and the sources of what was moved into it."""
+
+# One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
+# ruff: noqa: PTH106, PTH108, PTH116
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
+import stat
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
+from ckptman.fs import faults, files, folders, writing
+from ckptman.fs.faults import shown
+from ckptman.fs.placing import Placement
 from ckptman.text import MachineError, RefusedError
-
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
 
 
 def move_within(root: Path, old: PurePosixPath, new: PurePosixPath) -> None:
     """Rename `old` to `new`, both relative to `root`, durably; folders above `new` are made.
 
     Raises:
-        RefusedError: (`taken`) where something has the new name; (`changed`) where there is nothing of the old one.
-        MachineError: where the file system has no rename that never overwrites, or refuses it.
+        faults.TakenError: something has the new name.
+        RefusedError: (`changed`) there is nothing of the old one; as `folders.make_folders`.
+        MachineError: the file system has no rename that never overwrites, or refuses it.
     """
     source, target = root / old, root / new
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _rename(source, target)
-        for folder in {source.parent, target.parent, *(folder.parent for folder in made)}:
-            _sync(folder)
-    except FileExistsError as error:
-        raise RefusedError(
-            f"{source} is not moved: {target} is there already", code="taken", fix=f"Look at both: {source}, {target}"
-        ) from error
-    except FileNotFoundError as error:
-        raise RefusedError(
-            f"{source} is not moved: it is no longer there", code="changed", fix="Validate the tree again."
-        ) from error
-    except OSError as error:
-        raise MachineError(
-            f"{source} cannot be moved to {target}: {error.strerror}",
-            code="cannot-move",
-            fix="Nothing was changed by this step; mend what the message says, and do it again.",
-        ) from error
+    folders.make_folders(target.parent, root)
+    with ExitStack() as opened:
+        try:
+            above, below = (_opened(path.parent, opened) for path in (source, target))
+            writing.rename_noreplace(above, source.name, below, target.name)
+        except FileExistsError as error:
+            raise faults.TakenError(target) from error
+        except FileNotFoundError as error:
+            raise RefusedError(
+                f"{shown(source)} is not moved: it is no longer there", code="changed", fix="Validate the tree again."
+            ) from error
+        except OSError as error:
+            raise MachineError(
+                f"{shown(source)} cannot be moved to {shown(target)}: {faults.reason_of(error)}",
+                code="cannot-move",
+                fix="Nothing was changed by this step; mend what the message says, and do it again.",
+            ) from error
+        folders.sync_folder((target.parent, below))
+        folders.sync_folder((source.parent, above))
 
 
 def remove_emptied(root: Path, path: PurePosixPath) -> None:
     """Remove the folders above `path` that a move out of them has left empty, up to the root."""
     for folder in path.parents:
-        if not folder.parts or any((root / folder).iterdir()):
+        if not folder.parts:
             return
         try:
-            os.rmdir(root / folder)  # noqa: PTH106
-        except OSError:  # something has come into it, or it may not be removed: an empty folder loses nothing
+            os.rmdir(root / folder)
+        except OSError:  # something is in it, or it may not be removed: an empty folder loses nothing
             return
-        _sync((root / folder).parent)
+        _sync(root / folder.parent)
 
 
 def remove_empty_folder(root: Path, folder: PurePosixPath) -> None:
@@ -63,28 +66,76 @@ def remove_empty_folder(root: Path, folder: PurePosixPath) -> None:
     """
     try:
         for path, _, _ in os.walk(root / folder, topdown=False):
-            os.rmdir(path)  # noqa: PTH106
-        _sync((root / folder).parent)
+            os.rmdir(path)
     except OSError as error:
         raise RefusedError(
-            f"{root / folder} is not removed: {error.strerror}", code="taken", fix="Look at what is in it."
+            f"{shown(root / folder)} is not removed: {faults.reason_of(error)}",
+            code="taken",
+            fix="Look at what is in it.",
         ) from error
+    _sync((root / folder).parent)
 
 
-def _rename(old: Path, new: Path) -> None:
-    """renameat2(2) with RENAME_NOREPLACE, which Python does not offer."""
+def remove_source(source: Path, placement: Placement, destination: Path, *, follow_symlinks: bool = False) -> None:
+    """Remove the source of a `move`, once what says that the file is placed (`run.json`) is durable too.
+
+    It goes only if it still is what was placed, and a file of that size is at `destination`. A source that is gone
+    already is no error. Of a followed symbolic link the link goes, and what it points to stays.
+
+    Raises:
+        RefusedError: `source-kept`, with the reason; `unreadable`.
+    """
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:  # glibc before 2.28, or not Linux
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(new)) from None
-    if renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(new))
+        found = os.stat(source, follow_symlinks=follow_symlinks)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise faults.source_error(error, source) from error
+    _check_destination_keeps(source, found, placement, destination)
+    state = files.FileState.from_stat(found)
+    if state != placement.source:
+        # Removing another name of the same file changes its ctime and nothing else: then the bytes decide.
+        unchanged = state.same_but_ctime(placement.source) and (
+            files.hash_file(source, follow_symlinks=follow_symlinks) == (placement.sha256, state)
+        )
+        if not unchanged:
+            raise _source_kept(source, "it was changed after it was placed")
+    try:
+        os.unlink(source)
+    except OSError as error:
+        raise _source_kept(source, f"it cannot be removed: {faults.reason_of(error)}") from error
+
+
+def _opened(folder: Path, opened: ExitStack) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    opened.callback(files.close, descriptor)
+    return descriptor
 
 
 def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = folders.open_folder(folder)
     try:
-        os.fsync(descriptor)
+        folders.sync_folder((folder, descriptor))
     finally:
-        os.close(descriptor)
+        files.close(descriptor)
+
+
+def _check_destination_keeps(source: Path, found: os.stat_result, placement: Placement, destination: Path) -> None:
+    """Refuse unless a whole file stays at `destination` when the name `source` goes."""
+    try:
+        kept = os.stat(destination, follow_symlinks=False)
+        one_folder = os.path.samestat(os.stat(source.parent), os.stat(destination.parent))
+    except OSError as error:
+        raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
+    if not stat.S_ISREG(kept.st_mode) or kept.st_size != placement.size:
+        raise _source_kept(source, f"{shown(destination)} is not the file that was placed")
+    if os.path.samestat(found, kept) and (found.st_nlink < 2 or (one_folder and source.name == destination.name)):
+        raise _source_kept(source, f"{shown(destination)} is that very file")
+
+
+def _source_kept(source: Path, reason: str) -> RefusedError:
+    return RefusedError(
+        f"{shown(source)} was kept: {reason}",
+        code="source-kept",
+        fix="Compare it with the placed file, then remove it by hand, or ingest again.",
+    )

@@ -4,7 +4,7 @@ The promise, for every moment at which the program may be killed, a call may fai
 
 - a final name is either absent or holds all of the file, with the hash that is reported, safely on the disk;
 - nothing that has a name is ever overwritten (`write_atomically(replace=True)` swaps a whole file for a whole file);
-- the source is only ever read; `remove_source`, called once the rest is durable, is the one exception;
+- the source is only ever read; `moving.remove_source`, called once the rest is durable, is the one exception;
 - what an interrupted run leaves are temporary files, known by their names (`is_partial`, `remove_partials`).
 
 A file is placed in two steps. It is *staged*: copied or linked under a temporary name in its destination folder, and
@@ -16,7 +16,7 @@ All that touches the disk goes through `os` and `fcntl`, so that a test can fail
 """
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH108, PTH116
+# ruff: noqa: PTH116
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Mode(StrEnum):
     SYMLINK = "symlink"
     """A symbolic link with an absolute target."""
     MOVE = "move"
-    """A hard link, or a copy across file systems; `remove_source` takes the source away afterwards."""
+    """A hard link, or a copy across file systems; `moving.remove_source` takes the source away afterwards."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def place_file(
     """Place one file, and return once it is safely on the disk under its final name.
 
     A copy keeps the source's modification time, and gets the permissions of any new file (0666 without the umask). The
-    source of a `move` stays until `remove_source` is called.
+    source of a `move` stays until `moving.remove_source` is called.
 
     Args:
         source: A regular file.
@@ -221,36 +221,6 @@ class Batch:
         if path not in self._folders:
             self._folders[path] = folders.open_folder(path)
         return self._folders[path]
-
-
-def remove_source(source: Path, placement: Placement, destination: Path, *, follow_symlinks: bool = False) -> None:
-    """Remove the source of a `move`, once what says that the file is placed (`run.json`) is durable too.
-
-    It goes only if it still is what was placed, and a file of that size is at `destination`. A source that is gone
-    already is no error. Of a followed symbolic link the link goes, and what it points to stays.
-
-    Raises:
-        RefusedError: `source-kept`, with the reason; `unreadable`.
-    """
-    try:
-        found = os.stat(source, follow_symlinks=follow_symlinks)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise faults.source_error(error, source) from error
-    _check_destination_keeps(source, found, placement, destination)
-    state = files.FileState.from_stat(found)
-    if state != placement.source:
-        # Removing another name of the same file changes its ctime and nothing else: then the bytes decide.
-        unchanged = state.same_but_ctime(placement.source) and (
-            files.hash_file(source, follow_symlinks=follow_symlinks) == (placement.sha256, state)
-        )
-        if not unchanged:
-            raise _source_kept(source, "it was changed after it was placed")
-    try:
-        os.unlink(source)
-    except OSError as error:
-        raise _source_kept(source, f"it cannot be removed: {faults.reason_of(error)}") from error
 
 
 @dataclass(eq=False)
@@ -435,27 +405,6 @@ def _in_parallel(work: Callable[[_T], None], items: list[_T]) -> None:
     with ThreadPoolExecutor(min(len(items), _SYNC_THREADS)) as pool:
         for _ in pool.map(work, items):
             pass
-
-
-def _check_destination_keeps(source: Path, found: os.stat_result, placement: Placement, destination: Path) -> None:
-    """Refuse unless a whole file stays at `destination` when the name `source` goes."""
-    try:
-        kept = os.stat(destination, follow_symlinks=False)
-        one_folder = os.path.samestat(os.stat(source.parent), os.stat(destination.parent))
-    except OSError as error:
-        raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
-    if not stat.S_ISREG(kept.st_mode) or kept.st_size != placement.size:
-        raise _source_kept(source, f"{shown(destination)} is not the file that was placed")
-    if os.path.samestat(found, kept) and (found.st_nlink < 2 or (one_folder and source.name == destination.name)):
-        raise _source_kept(source, f"{shown(destination)} is that very file")
-
-
-def _source_kept(source: Path, reason: str) -> RefusedError:
-    return RefusedError(
-        f"{shown(source)} was kept: {reason}",
-        code="source-kept",
-        fix="Compare it with the placed file, then remove it by hand, or ingest again.",
-    )
 
 
 def _link_error(error: OSError, source: Path, destination: Path) -> CkptmanError:

@@ -107,7 +107,7 @@ def _one_file(folder: int, one: str, other: str) -> bool:
 
 def _rename_to_free_name(folder: int, temporary: str, destination: Path) -> None:
     try:
-        _rename_noreplace(folder, temporary, destination.name)
+        rename_noreplace(folder, temporary, folder, destination.name)
     except FileExistsError as error:
         raise faults.TakenError(destination) from error
     except OSError as error:
@@ -121,13 +121,13 @@ def _rename_to_free_name(folder: int, temporary: str, destination: Path) -> None
         ) from error
 
 
-def _rename_noreplace(folder: int, old: str, new: str) -> None:
+def rename_noreplace(above: int, old: str, below: int, new: str) -> None:
     """renameat2(2) with RENAME_NOREPLACE, which Python does not offer."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # glibc before 2.28, or not Linux
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new) from None
-    if renameat2(folder, os.fsencode(old), folder, os.fsencode(new), _RENAME_NOREPLACE):
+    if renameat2(above, os.fsencode(old), below, os.fsencode(new), _RENAME_NOREPLACE):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), new)
 
 

@@ -8,6 +8,8 @@ May not be done here: reading raw outputs or the tree by other means than `raw` 
 from __future__ import annotations
 
 from ckptman.ingestion.ingesting import IngestResult, ingest
-from ckptman.ingestion.planning import IngestOptions, Plan, make_plan
 
-__all__ = ["IngestOptions", "IngestResult", "Plan", "ingest", "make_plan"]
+__all__ = [
+    "IngestResult",
+    "ingest",
+]

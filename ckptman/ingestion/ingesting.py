@@ -9,17 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.fs import (
-    Batch,
-    FileState,
-    Mode,
-    Placement,
-    hash_file,
-    lock_tree,
-    make_folders,
-    remove_partials,
-    remove_source,
-)
+from ckptman.fs import Batch, FileState, Mode, Placement, folders, hash_file, locks, make_folders, moving
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, outputs, scanning
@@ -148,7 +138,7 @@ def ingest(
             warnings=_warnings(options.mode, made),
         )
     make_folders(root, root)
-    with lock_tree(root):
+    with locks.lock_tree(root):
         work = _Apply(make_plan(source, root, rules, options, progress=progress), rules, options, progress)
         work.run(with_wandb=with_wandb)
     return work.result()
@@ -219,11 +209,11 @@ class _Apply:
     def _remove_leftovers(self) -> None:
         """Remove what an ingest that was killed has left in the folders of the plan."""
         root = self.plan.root
-        folders = {root / planned.folder for planned in self.plan.runs}
-        above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(root)}
-        below = {Path(parent) for folder in folders for parent, _, _ in os.walk(folder)}
+        runs = {root / planned.folder for planned in self.plan.runs}
+        above = {parent for folder in runs for parent in folder.parents if parent.is_relative_to(root)}
+        below = {Path(parent) for folder in runs for parent, _, _ in os.walk(folder)}
         for folder in sorted(above | below):
-            remove_partials(folder)
+            folders.remove_partials(folder)
 
     def result(self) -> IngestResult:
         """What was done."""
@@ -351,7 +341,7 @@ class _Apply:
 
     def _remove_source(self, planned: FilePlacement, placement: Placement) -> None:
         try:
-            remove_source(
+            moving.remove_source(
                 planned.source,
                 placement,
                 self.plan.root / planned.destination,
@@ -366,7 +356,7 @@ class _Apply:
             return
         placement = Placement(removal.sha256, removal.state.size, removal.state, "copied")
         try:
-            remove_source(
+            moving.remove_source(
                 removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.options.follow_symlinks
             )
         except RefusedError as error:

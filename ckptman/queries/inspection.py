@@ -18,7 +18,7 @@ from ckptman.checks import check_files, check_records, check_runs
 from ckptman.formats import CheckpointInfo, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming
 from ckptman.text import RefusedError, json_text
-from ckptman.tree import CheckedFile, CheckedRun, Finding, Inventory, finding, metrics, records, survey
+from ckptman.tree import CheckedRun, Finding, Inventory, finding, metrics, records, survey
 
 _MOST_LISTED = 8
 """Missing files that a message names."""
@@ -191,7 +191,7 @@ def _inventory(
         name_problem = error.message
     record = folder.record
     entry = next((item for item in record.checkpoints if item.file == path.name), None) if record else None
-    file = CheckedFile(
+    file = survey.CheckedFile(
         path=location.folder / path.name,
         size=info.size,
         entry=entry,

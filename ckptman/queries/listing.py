@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from ckptman.fs import is_partial
+from ckptman.fs import folders
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import json_text, wording
@@ -234,7 +234,7 @@ def _run_not_listed(
 
 
 def _is_checkpoint(name: str, convention: Convention) -> bool:
-    return name.endswith(convention.checkpoint.suffix) and not is_partial(name)
+    return name.endswith(convention.checkpoint.suffix) and not folders.is_partial(name)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

@@ -6,4 +6,11 @@ May not be done here: writing anything, anywhere.
 
 from __future__ import annotations
 
-__all__ = ["attribution", "examination", "outputs", "overwritten", "scanning", "wandb_index", "wandb_log", "wandb_runs"]
+__all__ = [
+    "attribution",
+    "examination",
+    "outputs",
+    "overwritten",
+    "scanning",
+    "wandb_index",
+]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptman.formats import containers
-from ckptman.fs import FileState, is_partial
+from ckptman.fs import FileState, folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records as tree_records
@@ -192,7 +192,7 @@ class _Walk:
     def _look(self, item: os.DirEntry[str]) -> bool:
         """Take note of one entry; True for a folder to look into."""
         path = Path(item.path)
-        wanted = item.name.endswith(self.convention.checkpoint.suffix) and not is_partial(item.name)
+        wanted = item.name.endswith(self.convention.checkpoint.suffix) and not folders.is_partial(item.name)
         if wanted and survey.is_system_name(item.name):
             self.system_files.append(str(path.relative_to(self.root)))
             return False
@@ -225,7 +225,7 @@ class _Walk:
         return False
 
     def _pass_over(self, path: Path) -> None:
-        if is_partial(path.name) or survey.is_system_name(path.name):
+        if folders.is_partial(path.name) or survey.is_system_name(path.name):
             return
         if path.parent != self.root and containers.is_checkpoint_folder(path.parent):
             self.passed_over.add(f"{path.parent.relative_to(self.root)}/")

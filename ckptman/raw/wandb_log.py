@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ckptman.fs import files
 from ckptman.text import RefusedError
 
 MAX_RECORD_BYTES = 16_000_000
@@ -102,8 +103,7 @@ def open_regular(path: Path, *, follow_symlinks: bool = False) -> BinaryIO:
         RefusedError: `unreadable` when it cannot be opened, `not-a-file` for anything but a regular file.
     """
     try:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
-        descriptor = os.open(path, flags)
+        descriptor = files.open_foreign(path, follow_symlinks=follow_symlinks)
     except OSError as failure:
         if failure.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link; a socket
             raise _not_a_file(path) from None

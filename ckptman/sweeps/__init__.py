@@ -17,7 +17,6 @@ __all__ = [
     "SlurmOptions",
     "SweepPlan",
     "SweepResult",
-    "executors",
     "grid_status",
     "sweeping",
 ]

@@ -11,8 +11,6 @@ __all__ = [
     "evaluation",
     "exporting",
     "learning_curve",
-    "loading",
-    "loop",
     "planning",
     "progress",
     "run_folder",

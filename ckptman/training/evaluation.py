@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ckptman.fs import is_partial, lock_tree
+from ckptman.fs import folders, locks
 from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
 from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy
@@ -288,10 +288,10 @@ def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) 
         message = f"{where} cannot be read: {error.strerror}"
         unreadable.append(RefusedFile(where, "unreadable", message, "Check the folder's permissions."))
 
-    for top, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort(key=wording.natural_key)
+    for top, subfolders, files in os.walk(folder, onerror=refuse):
+        subfolders.sort(key=wording.natural_key)
         for name in sorted(files, key=wording.natural_key):
-            if name.endswith(convention.checkpoint.suffix) and not is_partial(name):
+            if name.endswith(convention.checkpoint.suffix) and not folders.is_partial(name):
                 yield Path(top, name)
 
 
@@ -543,7 +543,7 @@ def _locked(root: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for left in reversed(range(_LOCK_TRIES)):
             try:
-                stack.enter_context(lock_tree(root))
+                stack.enter_context(locks.lock_tree(root))
                 break
             except MachineError as error:
                 if error.code != "tree-busy" or not left:

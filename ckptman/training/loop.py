@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ckptman.fs import files
 from ckptman.rules import TrainConfig, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths, train_metrics
@@ -224,7 +225,7 @@ class _Training:
         self._logger.finish()
         self._write_status(COMPLETE)
         with suppress(FileNotFoundError):
-            self._run.state.unlink()
+            files.remove(self._run.state)
 
     def _interrupted(self) -> TrainedRun:
         assert self._logger is not None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
-from ckptman.fs import make_folders, write_atomically
+from ckptman.fs import locks, make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
 from ckptman.training.progress import COMPLETE, RUNNING, RunStatus
@@ -27,8 +25,6 @@ LOCK_FILE = ".training.lock"
 STALE_SECONDS = 300.0
 """A run whose status says that it is training, but has not been renewed for so long, is not. A training process renews
 its status every `trainer.STATUS_SECONDS`. It counts only where the file system's locks do not reach other machines."""
-
-_LOCK_TRIES, _LOCK_WAIT = 5, 0.1  # another process may be looking, which takes the lock for an instant
 
 
 @dataclass(frozen=True)
@@ -206,29 +202,16 @@ class RawRun:
         """
         descriptor, locked = self._take_lock()
         try:
-            if not (locked and _locks_reach_other_machines(descriptor)) and self._says_it_is_running():
+            if not (locked and locks.reach_other_machines(descriptor)) and self._says_it_is_running():
                 raise self.running_error()
             yield
         finally:
-            if locked:
-                with suppress(OSError):
-                    self._lock_file.unlink()
-            os.close(descriptor)
+            locks.release_file(self._lock_file, descriptor, locked=locked)
 
     def is_locked(self) -> bool:
         """Whether some process is training this run now. Nothing is written."""
-        try:
-            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False  # a training process always has one
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno in _BUSY or self._says_it_is_running()
-        else:
-            return not _locks_reach_other_machines(descriptor) and self._says_it_is_running()
-        finally:
-            os.close(descriptor)
+        taken = locks.is_taken(self._lock_file)
+        return self._says_it_is_running() if taken is None else taken
 
     def running_error(self) -> RefusedError:
         """The refusal of a run that another process is training."""
@@ -246,29 +229,17 @@ class RawRun:
 
     def _take_lock(self) -> tuple[int, bool]:
         """An open lock file, and whether it is locked; the file system may have no locks."""
-        for left in reversed(range(_LOCK_TRIES)):
-            try:
-                descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except OSError as error:
-                raise MachineError(
-                    f"{self._lock_file} cannot be written: {os.strerror(error.errno or 0).lower()}",
-                    code="not-writable",
-                    fix="Choose another folder with --out, or have this one opened to you.",
-                ) from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in _BUSY:
-                    return descriptor, False
-                os.close(descriptor)
-                if not left:
-                    break
-                time.sleep(_LOCK_WAIT)
-                continue
-            if _is_file_at(descriptor, self._lock_file):
-                return descriptor, True
-            os.close(descriptor)  # its last owner has just removed it
-        raise self.running_error()
+        try:
+            taken = locks.take_file(self._lock_file)
+        except OSError as error:
+            raise MachineError(
+                f"{self._lock_file} cannot be written: {os.strerror(error.errno or 0).lower()}",
+                code="not-writable",
+                fix="Choose another folder with --out, or have this one opened to you.",
+            ) from error
+        if taken is None:
+            raise self.running_error()
+        return taken
 
     def _says_it_is_running(self) -> bool:
         status = self.read_status()
@@ -311,45 +282,6 @@ _CHANGEABLE = frozenset(
     {"log_interval", "eval_interval", "eval_samples_per_length", "eval_batch_size", "micro_batch_size"}
 )
 """Settings that change what is reported, not the weights."""
-
-_BUSY = (errno.EWOULDBLOCK, errno.EACCES)
-"""How flock says that another has the lock, the second on some NFS servers."""
-
-_LOCAL_LOCKS = {"nfs": {"nolock", "local_lock=all", "local_lock=flock"}, "nfs4": {"local_lock=all", "local_lock=flock"}}
-"""Mount options by which flock on a network file system is kept to the machine."""
-
-
-def _locks_reach_other_machines(descriptor: int) -> bool:
-    """Whether flock on an open file is seen by every machine that has the file. A local disk is on one machine."""
-    kind, options = _mount_of(descriptor)
-    if kind == "lustre":
-        return "flock" in options
-    if kind in ("beegfs", "fuse.sshfs", "9p"):
-        return False
-    return options.isdisjoint(_LOCAL_LOCKS.get(kind, set()))
-
-
-def _mount_of(descriptor: int) -> tuple[str, set[str]]:
-    """Type and options of the file system that an open file is on; empty where the system does not tell."""
-    device = os.fstat(descriptor).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return "", set()
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields, kinds = before.split(), after.split()
-        if len(fields) > 5 and len(kinds) > 2 and fields[2] == number:
-            return kinds[0], {*fields[5].split(","), *kinds[2].split(",")}
-    return "", set()
-
-
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _is_alive(pid: int) -> bool:

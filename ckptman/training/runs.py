@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ckptman.fs import make_folders, remove_partials
+from ckptman.fs import folders, make_folders
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import CkptmanError, MachineError, wording
 from ckptman.training.loading import pick_device
@@ -274,7 +274,7 @@ def _train_one(
             if not now.wanted:
                 return RunResult(now, error=now.error)
             for folder in (run.folder, run.saved_models):
-                remove_partials(folder)
+                folders.remove_partials(folder)
             return RunResult(now, trained=train_run(run, computing, stop=stop, progress=progress))
     except CkptmanError as error:
         if error.code == "running":

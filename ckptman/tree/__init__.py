@@ -7,10 +7,9 @@ May not be done here: reading raw outputs, or placing checkpoints.
 from __future__ import annotations
 
 from ckptman.tree.findings import Finding, finding
-from ckptman.tree.survey import CheckedFile, CheckedRun, Inventory
+from ckptman.tree.survey import CheckedRun, Inventory
 
 __all__ = [
-    "CheckedFile",
     "CheckedRun",
     "Finding",
     "Inventory",

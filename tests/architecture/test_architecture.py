@@ -38,8 +38,11 @@ PACKAGES["cli"] = set(PACKAGES)
 OUTSIDE = {"torch": "training", "wandb": "training/wandb.py", "typer": "cli", "rich": "cli"}
 """What other libraries are imported for in one place only, local imports included."""
 
-MOST_NAMES = 13
+MOST_NAMES = 12
 """Names in the face of a package."""
+
+MOST_LINES = 600
+"""Lines of a file of tests."""
 
 MOST_ENTRIES = 16
 """Entries of the folder of the packages."""
@@ -124,6 +127,79 @@ def test_each_package_imports_what_it_may_and_by_the_face() -> None:
 )  # fmt: skip
 def test_the_import_rules_can_fail(module: str, source: str, wrong: list[str]) -> None:
     assert broken(module, source) == wrong
+
+
+DISK = {"fsync", "flock", "hardlink_to", "unlink", "rename", "renames"}
+"""Calls that only `fs` makes: the test that lets each call to the system fail covers all of them there."""
+
+OPENING = {"cli.app", "sweeps.executors.worker"}
+"""Modules that open what is their own by os.open: the null device, and the log of their process."""
+
+
+def touching(module: str, source: str) -> list[str]:
+    """The calls of a module outside of `fs` by which files come, go, or are opened though others wrote them."""
+    return [
+        f"{module} calls {ast.unparse(node.func)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and module.split(".")[0] != "fs"
+        if node.func.attr in DISK
+        or ast.unparse(node.func) in ("os.replace", "os.remove", "os.link")
+        or (ast.unparse(node.func) == "os.open" and module not in OPENING)
+    ]
+
+
+def test_only_fs_makes_and_removes_files_and_opens_those_of_others() -> None:
+    assert [wrong for module, path in modules().items() for wrong in touching(module, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "wrong"),
+    [
+        ("raw.logs", "os.open(path, 0)", ["raw.logs calls os.open"]),
+        ("raw.logs", "path.unlink()", ["raw.logs calls path.unlink"]),
+        ("training.runs", "fcntl.flock(fd, 2)", ["training.runs calls fcntl.flock"]),
+        ("raw.logs", "text.replace('a', 'b')", []),
+        ("cli.app", "os.open(os.devnull, 1)", []),
+        ("fs.files", "os.open(path, 0)", []),
+    ],
+)
+def test_the_rule_of_the_disk_can_fail(module: str, source: str, wrong: list[str]) -> None:
+    assert touching(module, source) == wrong
+
+
+def unused(package: str, sources: dict[str, str]) -> list[str]:
+    """Names of a face that nothing outside of the package uses."""
+    used = {
+        name
+        for module, source in sources.items()
+        if module.split(".")[0] != package
+        for imported in imports(source)
+        if imported.module == f"ckptman.{package}"
+        for name in imported.names
+    }
+    return sorted(set(face(package)) - used)
+
+
+def test_a_face_has_only_names_that_are_used_outside() -> None:
+    sources = {module: path.read_text() for module, path in modules().items()}
+    assert {package: names for package in PACKAGES if (names := unused(package, sources)) and package != "cli"} == {}
+    assert "TakenError" in unused("fs", {"tree.records": "from ckptman.fs import files"})
+
+
+def long_tests(folder: Path) -> list[str]:
+    """Files of tests and their helpers that nobody reads in one sitting."""
+    found = ((path, len(path.read_text().splitlines())) for path in sorted(folder.rglob("*.py")))
+    return [f"{path.relative_to(folder)}: {lines} lines" for path, lines in found if lines > MOST_LINES]
+
+
+def test_tests_lie_in_folders_like_the_packages_and_are_short(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    folders = {path.name for path in tests.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - {"architecture", "helpers"} <= set(PACKAGES)
+    assert not list(tests.glob("test_*.py"))
+    assert long_tests(tests) == []
+    (tmp_path / "test_long.py").write_text("pass\n" * 601)
+    assert long_tests(tmp_path) == ["test_long.py: 601 lines"]
 
 
 def test_packages_import_only_what_stands_above_them_in_the_table() -> None:

@@ -137,7 +137,7 @@ def test_what_came_in_between_is_left_alone(root: Path) -> None:
     (root / RUN / "note.txt").write_text("mine")
     [step] = mend(root, steps)
     assert step.problem is not None
-    assert "there already" in step.problem
+    assert "already there" in step.problem
     assert (root / RUN / "note.txt").read_text() == "mine"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ckptman.checks.validation import validate
 from ckptman.documents.reporting import ReportResult, State, report, report_convention, stale
 from ckptman.documents.task_mapping import task_mapping_text
-from ckptman.fs import lock_tree
+from ckptman.fs import locks
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import MachineError, UsageError
@@ -88,7 +88,7 @@ def test_there_must_be_a_tree(tmp_path: Path) -> None:
 
 
 def test_a_tree_that_is_being_written_to_is_left_alone(root: Path) -> None:
-    with lock_tree(root), pytest.raises(MachineError) as caught:
+    with locks.lock_tree(root), pytest.raises(MachineError) as caught:
         report(root)
     assert caught.value.code == "tree-busy"
     assert not (root / "README.md").exists()

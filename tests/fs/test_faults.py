@@ -13,15 +13,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import (
-    Batch,
-    Mode,
-    hash_file,
-    lock_tree,
-    make_folders,
-    remove_partials,
-    write_atomically,
-)
+from ckptman.fs import Batch, Mode, folders, hash_file, locks, make_folders, write_atomically
 from ckptman.fs.placing import place_file
 from ckptman.text.errors import MachineError, RefusedError
 from tests.helpers.failing_calls import CONTENT, NOBODY, World, failing, new_world, replace_os
@@ -145,7 +137,7 @@ def test_a_folder_that_is_missing(world: World) -> None:
     for act in (
         lambda: place_file(source, world.tree / "no" / "a.pt", Mode.COPY),
         lambda: write_atomically(world.tree / "no" / "run.json", b"", replace=True),
-        lambda: lock_tree(world.tree / "no").__enter__(),
+        lambda: locks.lock_tree(world.tree / "no").__enter__(),
     ):
         with pytest.raises(MachineError) as caught:
             act()
@@ -155,7 +147,7 @@ def test_a_folder_that_is_missing(world: World) -> None:
 def test_a_temporary_file_that_another_process_removes(world: World) -> None:
     with Batch() as batch:
         batch.stage(world.source(), world.destination(), Mode.COPY)
-        assert len(remove_partials(world.tree)) == 1
+        assert len(folders.remove_partials(world.tree)) == 1
         with pytest.raises(MachineError) as caught:
             batch.publish()
     assert caught.value.code == "tree-busy"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Mode, lock_tree, make_folders
+from ckptman.fs import Mode, locks, make_folders
 from ckptman.fs.placing import place_file
 from ckptman.text.errors import MachineError, RefusedError, UsageError
 from tests.helpers.failing_calls import (
@@ -124,30 +124,30 @@ def test_making_folders_when_calls_fail(fault: str, fast_folder: Path) -> None:
 
 def test_a_tree_has_one_writer(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ckptman.fs import lock_tree\n"
-        "with lock_tree(Path(sys.argv[1])) as locked: print(locked, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from ckptman.fs import locks\n"
+        "with locks.lock_tree(Path(sys.argv[1])) as locked: print(locked, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        with in_time(), pytest.raises(MachineError) as caught, lock_tree(tmp_path):
+        with in_time(), pytest.raises(MachineError) as caught, locks.lock_tree(tmp_path):
             pass
         other.kill()
     assert caught.value.code == "tree-busy"
-    with lock_tree(tmp_path) as locked:
+    with locks.lock_tree(tmp_path) as locked:
         assert locked
-        with pytest.raises(MachineError), lock_tree(tmp_path):
+        with pytest.raises(MachineError), locks.lock_tree(tmp_path):
             pass
-    with lock_tree(tmp_path):
+    with locks.lock_tree(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.ENOSYS])
 def test_a_file_system_without_locks(error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_everywhere(monkeypatch, "fcntl", Stand(fcntl, {"flock": failing(error)}))
-    with lock_tree(tmp_path) as locked:
+    with locks.lock_tree(tmp_path) as locked:
         assert not locked
 
 

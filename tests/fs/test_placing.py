@@ -11,17 +11,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import (
-    FileState,
-    Mode,
-    Placement,
-    TakenError,
-    folders,
-    is_partial,
-    remove_partials,
-    remove_source,
-    write_atomically,
-)
+from ckptman.fs import FileState, Mode, Placement, TakenError, folders, moving, write_atomically
 from ckptman.fs.placing import place_file
 from ckptman.text.errors import MachineError, RefusedError
 from tests.helpers.failing_calls import (
@@ -158,7 +148,7 @@ def test_without_hard_links_a_rename_that_never_overwrites_does_it(world: World)
 
 
 def test_without_any_safe_way_nothing_is_placed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_everywhere(monkeypatch, "_rename_noreplace", failing(errno.EINVAL))
+    replace_everywhere(monkeypatch, "rename_noreplace", failing(errno.EINVAL))
     with machine("no hard links"), pytest.raises(MachineError) as caught:
         place_file(world.source(), world.destination(), Mode.COPY)
     assert caught.value.code == "cannot-place-safely"
@@ -201,7 +191,7 @@ def test_a_move_spans_file_systems(apart: World) -> None:
     placement = place_file(source, destination, Mode.MOVE)
     assert placement.how == "copied"
     apart.check(done=True)
-    remove_source(source, placement, destination)
+    moving.remove_source(source, placement, destination)
     assert not source.exists()
     assert destination.read_bytes() == CONTENT
 
@@ -258,11 +248,11 @@ def test_a_name_too_long_is_refused(mode: Mode, world: World) -> None:
 
 def test_names_of_temporary_files() -> None:
     name = folders.temporary_name()
-    assert is_partial(name)
+    assert folders.is_partial(name)
     assert len(name) <= 33
     assert name != folders.temporary_name()
     for other in ("a.pt", ".ckptman-notes.partial", name + ".pt", "x" + name, name.upper(), name + "\n"):
-        assert not is_partial(other)
+        assert not folders.is_partial(other)
 
 
 def test_only_temporary_files_are_removed(world: World) -> None:
@@ -274,7 +264,7 @@ def test_only_temporary_files_are_removed(world: World) -> None:
     below = world.tree / "below"
     below.mkdir()
     (below / folders.temporary_name()).touch()
-    assert remove_partials(world.tree) == [partial]
+    assert folders.remove_partials(world.tree) == [partial]
     assert sorted(world.tree.iterdir()) == sorted([folder, link, below, world.tree / "b.pt"])
     assert len(list(below.iterdir())) == 1
-    assert remove_partials(world.tree / "no such folder") == []
+    assert folders.remove_partials(world.tree / "no such folder") == []

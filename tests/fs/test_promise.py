@@ -13,16 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import (
-    Batch,
-    Mode,
-    faults,
-    files,
-    folders,
-    make_folders,
-    remove_partials,
-    write_atomically,
-)
+from ckptman.fs import Batch, Mode, faults, files, folders, make_folders, write_atomically
 from ckptman.fs.placing import place_file
 from tests.helpers.failing_calls import (
     ACTS,
@@ -191,7 +182,7 @@ def test_a_killed_copy_leaves_a_temporary_file_and_no_more(moment: str, tmp_path
     process = subprocess.run([sys.executable, "-c", code, source, destination], check=False)
     assert process.returncode == -signal_number
     world.check(done=moment == "no kill", partials=True)
-    assert len(remove_partials(world.tree)) == (1 if moment == "kill" else 0)
+    assert len(folders.remove_partials(world.tree)) == (1 if moment == "kill" else 0)
     if moment == "kill":
         place_file(source, destination, Mode.COPY)
     world.check(done=True)

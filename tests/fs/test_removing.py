@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import FileState, Mode, Placement, remove_source
+from ckptman.fs import FileState, Mode, Placement, moving
 from ckptman.fs.placing import place_file
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
@@ -31,10 +31,10 @@ from tests.helpers.failing_calls import (
 def test_a_source_is_removed_when_its_bytes_are_placed(mode: Mode, world: World) -> None:
     source, destination = world.source(), world.destination()
     placement = place_file(source, destination, mode)
-    remove_source(source, placement, destination)
+    moving.remove_source(source, placement, destination)
     assert not source.exists()
     assert destination.read_bytes() == CONTENT
-    remove_source(source, placement, destination)  # it is gone already
+    moving.remove_source(source, placement, destination)  # it is gone already
 
 
 def replace_by_link(destination: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_source_stays_when_the_destination_does_not_hold_it(
     placement = place_file(source, destination, mode)
     change(destination)
     with pytest.raises(RefusedError) as caught:
-        remove_source(source, placement, destination)
+        moving.remove_source(source, placement, destination)
     assert caught.value.code == "source-kept"
     assert source.exists()
 
@@ -63,7 +63,7 @@ def test_a_source_stays_when_it_was_changed(change: Callable[[Path], None], worl
     placement = place_file(source, destination, Mode.COPY)
     change(source)
     with pytest.raises(RefusedError, match="changed after it was placed"):
-        remove_source(source, placement, destination)
+        moving.remove_source(source, placement, destination)
     assert source.exists()
     assert destination.read_bytes() == CONTENT
 
@@ -74,7 +74,7 @@ def test_a_change_of_metadata_alone_does_not_keep_the_source(world: World) -> No
     time.sleep(0.02)
     source.chmod(0o600)
     assert FileState.of(source) != placement.source
-    remove_source(source, placement, destination)
+    moving.remove_source(source, placement, destination)
     assert not source.exists()
 
 
@@ -85,11 +85,11 @@ def test_a_source_that_is_its_own_destination_stays(world: World) -> None:
     alias.symlink_to(world.sources)
     for destination in (source, alias / "a.pt"):
         with pytest.raises(RefusedError, match="that very file"):
-            remove_source(source, placement, destination)
+            moving.remove_source(source, placement, destination)
     (world.tree / "third.pt").hardlink_to(source)  # then the number of links no longer tells
     placement = Placement(SHA256, len(CONTENT), FileState.of(source), "hard link")
     with pytest.raises(RefusedError, match="that very file"):
-        remove_source(source, placement, alias / "a.pt")
+        moving.remove_source(source, placement, alias / "a.pt")
     assert source.read_bytes() == CONTENT
 
 
@@ -99,7 +99,7 @@ def test_two_names_for_one_entry_are_seen_by_the_link_count(world: World, monkey
     placement = Placement(SHA256, len(CONTENT), FileState.of(source), "hard link")
     replace_os(monkeypatch, stat=lambda path, **options: (source if path == destination else path).stat(**options))
     with pytest.raises(RefusedError, match="that very file"):
-        remove_source(source, placement, destination)
+        moving.remove_source(source, placement, destination)
     assert source.read_bytes() == CONTENT
 
 
@@ -108,5 +108,5 @@ def test_a_source_that_may_not_be_removed_is_named(world: World, monkeypatch: py
     placement = place_file(source, destination, Mode.MOVE)
     replace_os(monkeypatch, unlink=failing(errno.EROFS))
     with pytest.raises(RefusedError, match="read-only") as caught:
-        remove_source(source, placement, destination)
+        moving.remove_source(source, placement, destination)
     assert caught.value.code == "source-kept"

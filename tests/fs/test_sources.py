@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Batch, FileState, Mode, Placement, hash_file, remove_source
+from ckptman.fs import Batch, FileState, Mode, Placement, hash_file, moving
 from ckptman.fs.placing import place_file
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
@@ -161,7 +161,7 @@ def test_two_names_of_one_file_can_both_be_linked(mode: Mode, world: World) -> N
     placements = [outcome for outcome in outcomes if isinstance(outcome, Placement)]
     assert [placement.source for placement in placements] == [FileState.of(first), FileState.of(second)]
     for source, placement in zip(plan, placements, strict=True):  # the first removal changes the other's ctime
-        remove_source(source, placement, world.tree / source.name)
+        moving.remove_source(source, placement, world.tree / source.name)
     assert list(world.sources.iterdir()) == []
     assert all((world.tree / name).read_bytes() == CONTENT for name in ("a.pt", "b.pt"))
 
@@ -254,7 +254,7 @@ def test_links_are_followed_when_asked(mode: Mode, world: World) -> None:
         assert destination.readlink() == real  # absolute, and past links that may lead elsewhere tomorrow
     if mode is Mode.MOVE:
         assert placement.how == "copied"  # the tree shares no bytes with what stays outside
-        remove_source(source, placement, destination, follow_symlinks=True)
+        moving.remove_source(source, placement, destination, follow_symlinks=True)
         assert not is_there(source)
         assert real.read_bytes() == CONTENT
     else:

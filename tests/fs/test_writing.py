@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import FileState, TakenError, is_partial, write_atomically
+from ckptman.fs import FileState, TakenError, folders, write_atomically
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CONTENT,
@@ -97,7 +97,7 @@ def test_a_document_somebody_else_edits_meanwhile_is_left_to_them(
     with pytest.raises(RefusedError, match="changed"):
         write_atomically(path, CONTENT, replace=True)
     assert not path.exists() or path.read_bytes() != CONTENT
-    assert not any(is_partial(each.name) for each in world.tree.iterdir())
+    assert not any(folders.is_partial(each.name) for each in world.tree.iterdir())
 
 
 def test_a_document_that_appears_meanwhile_is_not_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -31,11 +31,9 @@ from ckptman.fs import (
     files,
     folders,
     hash_file,
-    is_partial,
     locks,
+    moving,
     placing,
-    remove_partials,
-    remove_source,
     write_atomically,
     writing,
 )
@@ -52,7 +50,7 @@ OTHER = b"somebody else's bytes"
 
 NOBODY = 65534
 
-MODULES = (faults, files, folders, locks, placing, writing)
+MODULES = (faults, files, folders, locks, moving, placing, writing)
 
 
 class System:
@@ -154,17 +152,17 @@ class Injector:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        before = SYSTEM.os, SYSTEM.fcntl, SYSTEM._rename_noreplace, SYSTEM._CHUNK
+        before = SYSTEM.os, SYSTEM.fcntl, SYSTEM.rename_noreplace, SYSTEM._CHUNK
         names = system_calls()
         # What stands there already (a simulated file system) is wrapped, not replaced.
         SYSTEM.os = Stand(os, {name: self.wrap(name, getattr(before[0], name)) for name in names[os]})
         SYSTEM.fcntl = Stand(fcntl, {name: self.wrap(name, getattr(before[1], name)) for name in names[fcntl]})
-        SYSTEM._rename_noreplace = self.wrap("renameat2", before[2])
+        SYSTEM.rename_noreplace = self.wrap("renameat2", before[2])
         SYSTEM._CHUNK = CHUNK
         try:
             yield
         finally:
-            SYSTEM.os, SYSTEM.fcntl, SYSTEM._rename_noreplace, SYSTEM._CHUNK = before
+            SYSTEM.os, SYSTEM.fcntl, SYSTEM.rename_noreplace, SYSTEM._CHUNK = before
 
 
 def raising(error: int) -> Callable[[], None]:
@@ -217,7 +215,7 @@ class World:
             assert not done or content == self.final[path], f"{path.name} is not as it should be in the end"
         assert CONTENT in held.values(), "the bytes are lost"
         strangers = {path for path in self.tree.iterdir() if path not in self.allowed}
-        assert all(is_partial(path.name) for path in strangers), strangers
+        assert all(folders.is_partial(path.name) for path in strangers), strangers
         assert partials or not strangers, "a temporary file was left behind"
 
 
@@ -254,7 +252,7 @@ def placing_over(mode: Mode, place: Place = place_file) -> Act:
     return furnish
 
 
-def moving(world: World) -> Callable[[], None]:
+def taking_the_source(world: World) -> Callable[[], None]:
     source, destination = world.source(), world.destination()
     world.allowed[source] = [CONTENT, None]
     world.final[source] = None
@@ -268,7 +266,26 @@ def moving(world: World) -> Callable[[], None]:
             placement = Placement(sha256, state.size, state, "copied")
         else:
             placement = place_file(source, destination, Mode.MOVE)
-        remove_source(source, placement, destination)
+        moving.remove_source(source, placement, destination)
+
+    return act
+
+
+def moving_within(world: World) -> Callable[[], None]:
+    """From one folder into another, which leaves the first one empty but for empty folders, and so removed."""
+    source = world.source()
+    world.destination()
+    world.allowed[source] = [CONTENT, None]
+    world.final[source] = None
+    (world.sources / "empty" / "deeper").mkdir(parents=True)
+    root, old, new = world.tree.parent, PurePosixPath("sources/a.pt"), PurePosixPath("tree/a.pt")
+
+    def act() -> None:
+        if source.exists():
+            moving.move_within(root, old, new)
+        if (world.sources / "empty").exists():
+            moving.remove_empty_folder(root, old.with_name("empty"))
+        moving.remove_emptied(root, old)
 
     return act
 
@@ -317,7 +334,8 @@ def void(_: object) -> None:
 ACTS: dict[str, Act] = {
     **{mode.value: placing_one(mode) for mode in Mode},
     **{f"{mode.value} when taken": placing_over(mode) for mode in Mode},
-    "move and remove the source": moving,
+    "move and remove the source": taking_the_source,
+    "move within the tree": moving_within,
     "batch": batching,
     "write": writing_one,
     "rewrite": rewriting,
@@ -411,7 +429,7 @@ def fail_each_call(act: Act, fault: Injector, folder: Path) -> int:
 
 def do_again(world: World, deed: Callable[[], None]) -> None:
     """What the next run does."""
-    remove_partials(world.tree)
+    folders.remove_partials(world.tree)
     deed()
     world.check(done=True)
 

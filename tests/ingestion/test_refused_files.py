@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptman.fs import lock_tree
+from ckptman.fs import locks
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.text.errors import MachineError, UsageError
 from ckptman.tree.records import read_record
@@ -248,7 +248,7 @@ def test_nothing_in_the_tree_is_overwritten(source: Path, root: Path) -> None:
 def test_two_ingests_at_once_do_not_mix(source: Path, root: Path) -> None:
     write_run(task(source), config(), run_id="abcd1234")
     root.mkdir()
-    with lock_tree(root), pytest.raises(MachineError) as error:
+    with locks.lock_tree(root), pytest.raises(MachineError) as error:
         ingest(source, root)
     assert error.value.code == "tree-busy"
     assert len(ingest(source, root).placed) == 2

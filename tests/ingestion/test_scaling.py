@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ckptman
-from ckptman.ingestion import IngestOptions, make_plan
+from ckptman.ingestion.planning import IngestOptions, make_plan
 from ckptman.ingestion.run_folders import RunFolders
 from ckptman.rules import convention_file
 from tests.helpers.raw import START, config, write_run

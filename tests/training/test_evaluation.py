@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptman.fs import lock_tree
+from ckptman.fs import locks
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import MachineError, UsageError
@@ -403,7 +403,7 @@ def test_a_record_is_not_written_while_another_process_writes_the_tree(
 ) -> None:
     file = finals(tree)[0]
     monkeypatch.setattr("ckptman.training.evaluation._LOCK_WAIT", 0.001)
-    with lock_tree(tree):
+    with locks.lock_tree(tree):
         result = evaluate(file, k=KS, samples=SAMPLES)
     assert "another ckptman is writing" in result.warnings[0]
     assert evaluations_of(file) == []
@@ -414,7 +414,7 @@ def test_a_record_is_not_written_while_another_process_writes_the_tree(
 
 def test_a_lock_that_is_let_go_is_waited_for(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = finals(tree)[0]
-    lock = lock_tree(tree)
+    lock = locks.lock_tree(tree)
     lock.__enter__()
     waited: list[float] = []
 

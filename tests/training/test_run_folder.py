@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from ckptman.fs import locks
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import MachineError, RefusedError
 from ckptman.training.progress import RUNNING
-from ckptman.training.run_folder import LOCK_FILE, RawRun, _locks_reach_other_machines
+from ckptman.training.run_folder import LOCK_FILE, RawRun
 from ckptman.training.run_state import RunState, save_checkpoint, save_state
 from tests.helpers.short_runs import in_child, raw_run, short_config
 from tests.helpers.trees import edit_json
@@ -123,7 +124,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
 
 
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptman.training.run_folder._locks_reach_other_machines", lambda descriptor: False)
+    monkeypatch.setattr("ckptman.fs.locks.reach_other_machines", lambda descriptor: False)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +159,8 @@ def test_locks_of_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("lustre", {"flock"}, True),
         ("lustre", {"localflock"}, False),
     ):
-        monkeypatch.setattr("ckptman.training.run_folder._mount_of", lambda descriptor, k=kind, o=options: (k, o))
-        assert _locks_reach_other_machines(0) is reaches, (kind, options)
+        monkeypatch.setattr("ckptman.fs.locks._mount_of", lambda descriptor, k=kind, o=options: (k, o))
+        assert locks.reach_other_machines(0) is reaches, (kind, options)
 
 
 def test_a_lock_that_cannot_be_written_is_the_machines_fault(tmp_path: Path) -> None:

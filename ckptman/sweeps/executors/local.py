@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ckptman.fs import files
 from ckptman.sweeps.executors.job import JobOutcome, RunJob
 from ckptman.text import json_text
 from ckptman.training import progress as run_progress
@@ -208,7 +209,7 @@ class LocalPool:
         self._workers.clear()
         for log in self._folder.glob(_PROCESS_LOG.format("*")):
             if not _has_output(str(log)):
-                log.unlink()
+                files.remove(log)
         self._selector.close()
 
 

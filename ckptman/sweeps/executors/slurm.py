@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ckptman.fs import files
 from ckptman.sweeps.executors.job import JobOutcome, RunJob, train_job
 from ckptman.text import CkptmanError, MachineError, UsageError
 from ckptman.training import progress, run_folder, stopping
@@ -110,7 +111,7 @@ def submit(
             ) from error
         for link in folder.glob(".submission_file_*"):
             if link.is_symlink():  # submitit's second name for the script; it would be in the way of `ingest`
-                link.unlink()
+                files.remove(link)
         submitted += [SubmittedJob(id=str(job.job_id), log=str(job.paths.stdout)) for job in found]
         taken(submitted)
     return submitted
