@@ -59,6 +59,8 @@ class TensorInfo:
     """Where its elements are: which of them, of which storage of the file."""
     saved_as: str = dataclass_field(default="", compare=False, repr=False)
     """Its name in the file."""
+    file: str = dataclass_field(default="", compare=False, repr=False)
+    """The file of a checkpoint that is a folder."""
 
 
 @dataclass(frozen=True, slots=True)

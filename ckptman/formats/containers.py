@@ -49,14 +49,14 @@ CONTAINERS: Final = (
         f"`{SAFETENSORS_SUFFIX}` file",
         "weights; configuration and progress where its metadata has them",
         "weights, metadata",
-        "no",
-        "no",
+        "yes",
+        "with a configuration in its metadata, as `ckptman export` writes it",
     ),
     Container(
         "folder of transformers, its Trainer or peft",
         "`model.safetensors` or `pytorch_model.bin`, whole or in shards",
         "`config.json`, `trainer_state.json`, weights, `optimizer.pt`, missing shards",
-        "no",
+        "its weights, if none is missing",
         "no",
     ),
 )
@@ -93,13 +93,15 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
             if not is_checkpoint_folder(path):
                 raise refusal("not-a-file", "a folder, and none of those that are a checkpoint themselves")
             return model_folder.read_folder(path, rules)
-        if path.suffix == SAFETENSORS_SUFFIX or _begins_as_safetensors(path):
+        if is_safetensors(path):
             return model_folder.read_safetensors(path, rules)
     return read_checkpoint(path, rules)
 
 
-def _begins_as_safetensors(path: Path) -> bool:
-    """Whether a regular file begins as one; whatever is in the way is for its reader to say."""
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is called or begins as one; whatever is in the way is for its reader to say."""
+    if path.suffix == SAFETENSORS_SUFFIX:
+        return True
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False

@@ -1,14 +1,17 @@
-"""The bytes of a checkpoint's weights, mapped from its file: nothing is read before somebody looks at it."""
+"""The bytes of a checkpoint's weights, mapped from its files: nothing is read before somebody looks at it."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ckptman.formats.archive import open_archive
-from ckptman.formats.checkpoint import CheckpointInfo, read_archive, strided
+from ckptman.formats import bounded, containers, safetensors
+from ckptman.formats.archive import Archive, open_archive, show_path
+from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo, read_archive, strided
+from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
 
 
@@ -17,32 +20,66 @@ class MappedWeights:
     """What a checkpoint says of itself, and the storages that its weights are views of."""
 
     info: CheckpointInfo
-    """`view` of each of its tensors names a storage."""
-    storages: Mapping[str, memoryview]
-    """The bytes of each storage, by key. What is written into them stays in memory and never reaches the file."""
+    """`file` and `view` of each of its tensors name a storage."""
+    storages: Mapping[tuple[str, str], memoryview]
+    """The bytes of each storage, by file and key. What is written into them stays in memory."""
 
 
 def map_weights(path: str | os.PathLike[str], rules: terms.CheckpointRules, *, verify: bool = True) -> MappedWeights:
-    """Read a checkpoint as `read_checkpoint` does, and map the bytes of its weights.
+    """Read a checkpoint as `containers.read` does, and map the bytes of its weights.
 
     The mapping lasts as long as anything refers to a storage. As with any mapped file, one that is cut short meanwhile
     ends the process that reads on; a file that is replaced by another one stays as it was.
 
     Args:
-        path: The file.
+        path: The file, or the folder.
         rules: The forms, configuration classes and prefix to read it by.
-        verify: Check everything against its checksum first, which reads the file once, in constant memory.
+        verify: Check a torch archive against its checksums first, which reads it once, in constant memory; safetensors
+            has none.
 
     Raises:
         RefusedError: with a code of `refusals.REFUSALS`.
     """
-    with open_archive(path) as archive:
-        info = read_archive(archive, rules)
-        if verify:
-            archive.verify_crcs()
-        mapped = memoryview(mmap.mmap(archive.fd, archive.size, access=mmap.ACCESS_COPY))
-        storages = {}
-        for storage in {view.storage for view in strided(tensor.view for tensor in info.tensors)}:
-            start = archive.data_start(f"data/{storage.key}")
-            storages[storage.key] = mapped[start : start + storage.nbytes]
-        return MappedWeights(info, storages)
+    whole = Path(path)
+    if not whole.is_dir() and not containers.is_safetensors(whole):
+        with open_archive(whole) as archive:  # opened once: should it be replaced, all is of one file
+            info = read_archive(archive, rules)
+            return MappedWeights(info, dict(_map_archive(archive, info.tensors, "", verify=verify)))
+    info = containers.read(whole, rules)
+    if info.missing:
+        raise refusal("cut", f"{show_path(whole)}: its weights are not whole: {', '.join(info.missing)} missing")
+    storages: dict[tuple[str, str], memoryview] = {}
+    for file in dict.fromkeys(tensor.file for tensor in info.tensors):
+        tensors = [tensor for tensor in info.tensors if tensor.file == file]
+        at = whole / file if file else whole
+        if containers.is_safetensors(at):
+            storages.update(_map_safetensors(at, file))
+        else:
+            with open_archive(at) as archive:
+                storages.update(_map_archive(archive, tensors, file, verify=verify))
+    return MappedWeights(info, storages)
+
+
+def _map_archive(
+    archive: Archive, tensors: Iterable[TensorInfo], file: str, *, verify: bool
+) -> Iterator[tuple[tuple[str, str], memoryview]]:
+    if verify:
+        archive.verify_crcs()
+    mapped = _mapped(archive.fd, archive.size)
+    for storage in {view.storage for view in strided(tensor.view for tensor in tensors)}:
+        start = archive.data_start(f"data/{storage.key}")
+        yield (file, storage.key), mapped[start : start + storage.nbytes]
+
+
+def _map_safetensors(path: Path, file: str) -> Iterator[tuple[tuple[str, str], memoryview]]:
+    header = safetensors.read_header(path)
+    with bounded.open_bytes(path) as opened:
+        if opened.size != header.size:
+            raise refusal("cut", "its size changed while it was read")
+        mapped = _mapped(opened.fd, opened.size)
+    for tensor in header.tensors:
+        yield (file, tensor.name), mapped[tensor.start : tensor.start + tensor.nbytes]
+
+
+def _mapped(fd: int, size: int) -> memoryview:
+    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))

@@ -11,6 +11,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from ckptman.formats.archive import PICKLE, open_archive
 from ckptman.formats.bounded import Member, parse_json, read_json
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
 from ckptman.formats.pickle_reader import read_pickle
+from ckptman.formats.pickled import Storage, Tensor
 from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
 
@@ -94,6 +96,7 @@ def read_folder(folder: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
         raise refusal("not-a-checkpoint", "there are no weights in it under a known name")
     index = main.endswith(INDEX)
     weights, missing = _sharded(folder, main, sizes, rules) if index else (_weights(folder / main, rules), ())
+    tensors = weights.tensors if index else _in_file(weights.tensors, main)
     state = read_json(folder / STATE, MAX_INDEX) if STATE in sizes else {}
     named = next((name for name in CONFIGS if name in sizes), None)
     config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
@@ -111,7 +114,7 @@ def read_folder(folder: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
         config=config,
         config_class=None,
         model_config=None,
-        tensors=weights.tensors,
+        tensors=tensors,
         compiled=False,
         parameters=weights.parameters,
         optimizer=_optimizer(folder, sizes),
@@ -203,11 +206,28 @@ def _nbytes(tensor: Any) -> int:
 
 def _of_header(header: safetensors.Header) -> _Weights:
     return _Weights(
-        tuple(TensorInfo(tensor.name, tensor.shape, tensor.dtype) for tensor in header.tensors),
+        tuple(TensorInfo(tensor.name, tensor.shape, tensor.dtype, _view(tensor)) for tensor in header.tensors),
         sum(math.prod(tensor.shape) for tensor in header.tensors),
         sum(tensor.nbytes for tensor in header.tensors),
         header.metadata,
     )
+
+
+def _view(tensor: safetensors.StoredTensor) -> Tensor | None:
+    """A tensor as a view of a storage of its own; None where an element is no whole number of bytes."""
+    numel = math.prod(tensor.shape)
+    itemsize, rest = divmod(tensor.nbytes, numel or 1)
+    if rest:
+        return None
+    strides = tuple(
+        math.prod(max(1, size) for size in tensor.shape[dimension + 1 :]) for dimension in range(len(tensor.shape))
+    )
+    storage = Storage(tensor.name, tensor.dtype, itemsize or 1, numel)
+    return Tensor(storage, tensor.dtype, itemsize or 1, 0, tensor.shape, strides)
+
+
+def _in_file(tensors: Iterable[TensorInfo], file: str) -> tuple[TensorInfo, ...]:
+    return tuple(replace(tensor, file=file) for tensor in tensors)
 
 
 def _sharded(
@@ -237,7 +257,7 @@ def _sharded(
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if not missing and type(total) is int and total > nbytes:
         raise refusal("bad-header", f"its {index} says {total:,} bytes of weights, and its shards hold {nbytes:,}")
-    tensors = tuple(tensor for part in parts.values() for tensor in part.tensors)
+    tensors = tuple(tensor for shard, part in parts.items() for tensor in _in_file(part.tensors, shard))
     return _Weights(tensors, sum(part.parameters for part in parts.values()), nbytes, {}), missing
 
 

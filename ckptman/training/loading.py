@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -152,11 +153,13 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 def _tensors(mapped: MappedWeights) -> dict[str, Tensor]:
     """The weights by name, those that share a storage in the file sharing their memory here."""
-    storages = {key: _storage(data) for key, data in mapped.storages.items()}
+    storages: defaultdict[str, dict[str, torch.UntypedStorage]] = defaultdict(dict)  # of each file
+    for (file, key), data in mapped.storages.items():
+        storages[file][key] = _storage(data)
     weights = {}
     for tensor in mapped.info.tensors:
         try:
-            weights[tensor.name] = _tensor(tensor.view, storages)
+            weights[tensor.name] = _tensor(tensor.view, storages[tensor.file])
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise RefusedError(
                 f"its {tensor.name} is a tensor that this torch cannot make: {_first_line(error)}",

@@ -18,7 +18,7 @@ from ckptman.fs import write_atomically
 from ckptman.text.errors import MachineError, UsageError
 from ckptman.training import exporting
 from ckptman.training.exporting import export
-from ckptman.training.loading import load_weights
+from ckptman.training.loading import load, load_weights
 from ckptman.training.model import GPT, GPTConfig
 from tests.helpers.raw import config
 
@@ -81,6 +81,9 @@ def test_a_safetensors_copy_is_read_by_safetensors(tmp_path: Path) -> None:
     found, expected = load_file(copy), load_weights(source)[0]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    model, info = load(copy)
+    assert torch.equal(model.wte.weight, expected["transformer.wte.weight"])
+    assert (info.iters_done, info.run_id) == (40000, "abc")
     with safe_open(copy, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["config"]) == config(use_mlp=True).to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ckptman.text.errors import RefusedError
@@ -122,6 +124,44 @@ def test_a_flipped_bit_is_found_unless_nobody_asks(tmp_path: Path) -> None:
     assert caught.value.code == "bad-crc"
     assert caught.value.message.startswith(str(path))
     load_weights(path, verify=False)
+
+
+def as_expected(found: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
+    return found.keys() == weights.keys() and all(
+        (found[name].dtype, found[name].stride()) == (weight.dtype, weight.stride()) and found[name].equal(weight)
+        for name, weight in weights.items()
+    )
+
+
+PLAIN = {"a": FLOATS, "b": torch.arange(3).bfloat16(), "c": torch.empty(2, 0, 3), "d": torch.tensor(3), "e": ODD[:1]}
+
+
+def test_weights_of_a_safetensors_file_are_loaded(tmp_path: Path) -> None:
+    save_file(PLAIN, tmp_path / "file.safetensors")
+    found, info = load_weights(tmp_path / "file.safetensors")
+    assert as_expected(found, PLAIN)
+    assert info.container == "safetensors"
+    found["a"][0] += 1
+    assert not as_expected(found, PLAIN)  # the control
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_weights_in_shards_are_loaded_if_none_is_missing(tmp_path: Path, kind: str) -> None:
+    base = "model" if kind == "safetensors" else "pytorch_model"
+    shards = {f"{base}-0000{i}-of-00002.{kind}": list(PLAIN)[i::2] for i in (0, 1)}
+    for shard, names in shards.items():
+        part = {name: PLAIN[name] for name in names}
+        if kind == "safetensors":
+            save_file(part, tmp_path / shard)
+        else:
+            torch.save(part, tmp_path / shard)
+    where = {name: shard for shard, names in shards.items() for name in names}
+    (tmp_path / f"{base}.{kind}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    assert as_expected(load_weights(tmp_path)[0], PLAIN)
+    (tmp_path / next(iter(shards))).unlink()
+    with pytest.raises(RefusedError, match="not whole") as caught:
+        load_weights(tmp_path)
+    assert caught.value.code == "cut"
 
 
 LAZY = """
