@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ckptman.documents.reporting import report as report
     from ckptman.formats.checkpoint import CheckpointInfo as CheckpointInfo
     from ckptman.formats.checkpoint import read_checkpoint as read_checkpoint
+    from ckptman.ingestion.assigning import AssignResult as AssignResult
+    from ckptman.ingestion.assigning import assign as assign
     from ckptman.ingestion.ingesting import IngestResult as IngestResult
     from ckptman.ingestion.ingesting import ingest as ingest
     from ckptman.queries.inspection import ShownCheckpoint as ShownCheckpoint
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from ckptman.tree.records import scan_tree as scan_tree
 
 _HOMES = {
+    "AssignResult": "ingestion.assigning",
     "CheckpointInfo": "formats.checkpoint",
     "CkptmanError": "text.errors",
     "ConfigurationError": "text.errors",
@@ -102,6 +105,7 @@ _HOMES = {
     "UsageError": "text.errors",
     "ValidationResult": "checks.validation",
     "WitnessResult": "training.witnessing",
+    "assign": "ingestion.assigning",
     "evaluate": "training.evaluation",
     "export": "training.exporting",
     "ingest": "ingestion.ingesting",

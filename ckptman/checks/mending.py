@@ -95,8 +95,7 @@ def _done(root: Path, step: Step) -> Step:
 
 def _moved(root: Path, step: Step, path: PurePosixPath, target: PurePosixPath) -> Step:
     if step.action == "trash":  # which keeps what an earlier mending put there
-        names = (target.with_name(f"{target.name}.{count}") if count else target for count in range(1000))
-        target = next((name for name in names if not (root / name).exists()), target)
+        target = moving.free_name(root, target)
     moving.move_within(root, path, target)
     moving.remove_emptied(root, path)
     return replace(step, target=str(target))

@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": Command("sweep", "Train many runs of the grid: by default all of it, by the published recipe."),
     "status": Command("status", "Show where the whole grid stands."),
     "ingest": Command("ingest", "Sort raw outputs into the tree."),
+    "assign": Command("assign", "Say which run wrote checkpoints of a tree, where no file says it."),
     "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
     "report": Command("report", "Write TASK_MAPPING.md and README.md of a tree."),
     "ls": Command("ls", "List the checkpoints of a tree."),

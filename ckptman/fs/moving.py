@@ -46,6 +46,12 @@ def move_within(root: Path, old: PurePosixPath, new: PurePosixPath) -> None:
         folders.sync_folder((source.parent, above))
 
 
+def free_name(root: Path, path: PurePosixPath) -> PurePosixPath:
+    """`path`, or where something has that name already, the first `path.N` that nothing has; relative to `root`."""
+    names = (path.with_name(f"{path.name}.{count}") if count else path for count in range(1000))
+    return next((name for name in names if not os.path.lexists(root / name)), path)
+
+
 def remove_emptied(root: Path, path: PurePosixPath) -> None:
     """Remove the folders above `path` that a move out of them has left empty, up to the root."""
     for folder in path.parents:

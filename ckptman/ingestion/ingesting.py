@@ -427,11 +427,12 @@ def _regular_files(folder: Path) -> list[Path]:
 
 
 def _warnings(mode: Mode, plan: Plan) -> tuple[str, ...]:
-    if mode is Mode.HARDLINK and plan.placed:
-        return ("hard links: a later write to a source file changes the tree's file too",)
-    if mode is Mode.SYMLINK and plan.placed:
-        return ("symbolic links: the tree's files are gone when the source is removed",)
-    return ()
+    links: dict[Mode, str] = {
+        Mode.HARDLINK: "hard links: a later write to a source file changes the tree's file too",
+        Mode.SYMLINK: "symbolic links: the tree's files are gone when the source is removed",
+    }
+    said = (links[mode],) if plan.placed and mode in links else ()
+    return (*said, *plan.contradicted)
 
 
 def _refusal_json(item: scanning.Refusal) -> dict[str, str]:

@@ -7,11 +7,12 @@ Every new file is read once here, in full: its configuration, its archive checks
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ckptman.fs import FileState, Mode, hash_file
+from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning, wandb_index
@@ -96,6 +97,8 @@ class Plan:
     """Other files and folders of the source that look like checkpoints, by their names."""
     resolved: tuple[PurePosixPath, ...]
     """Run folders of the tree whose W&B run was not known, and is now."""
+    contradicted: tuple[str, ...]
+    """What a person said of a run, and this ingest learnt otherwise, as sentences; what was said stays."""
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
 
@@ -239,6 +242,7 @@ class _Planner:
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
+            contradicted=tuple(text for slot in self.folders for text in _contradicting(slot)),
             system_files=self.raw.scan.system_files,
         )
 
@@ -379,3 +383,15 @@ def _is_ambiguous(record: tree_records.RunRecord) -> bool:
 
 def _is_resolved(slot: Slot) -> bool:
     return slot.old is not None and slot.record is not None and slot.old.run_id is None is not slot.record.run_id
+
+
+def _contradicting(slot: Slot) -> Iterator[str]:
+    record = slot.record
+    if record is not None and record.attribution.code == tree_records.ASSIGNED:
+        for file, note in sorted(slot.learnt.items()):
+            if note.code in PROOF and note.run_id != record.run_id:
+                by = record.attribution.assigned_by
+                yield (
+                    f"{slot.folder / file} is of run {record.run_id}, as {by} said; but it is of run {note.run_id}: "
+                    f"{note.evidence}. If that is right: ckptman assign … --run {note.run_id}"
+                )

@@ -77,6 +77,7 @@ class RunFolders:
         self._by_base: dict[tuple[PurePosixPath, str], list[Slot]] = defaultdict(list)
         for run in tree.runs:
             self._enter(self._slot(run))
+        self._of_said_seed = [slot for slot in self if slot.record and slot.record.config_source == records.ASSIGNED]
         self.duplicates: list[Duplicate] = []
         self._telling: dict[tuple[PurePosixPath, int | None], set[str]] = {}
         """By task folder and seed, the keys in which the configurations of its runs differ."""
@@ -180,9 +181,11 @@ class RunFolders:
             self._kept.add(path)
 
     def _slots_of(self, file: examination.Examined) -> list[Slot]:
-        """The folders of runs that have the file's task, seed and notes."""
+        """The folders of runs that have the file's task, seed and notes; and one with its bytes, whose seed is said."""
         base = file.place.run_folder(self._convention)
-        return sorted(self._by_base.get((base.parent, base.name), ()), key=lambda slot: slot.folder)
+        slots = {slot.folder: slot for slot in self._by_base.get((base.parent, base.name), ())}
+        slots |= {slot.folder: slot for slot in self._of_said_seed if slot.files.get(file.name) == file.sha256}
+        return [slot for _, slot in sorted(slots.items())]
 
     def _is_run_of(self, slot: Slot, new: outputs.SavedFile) -> bool:
         """Whether a file belongs to the run in a folder."""

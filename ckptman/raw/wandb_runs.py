@@ -87,7 +87,7 @@ class WandbRun:
 def folder_run_id(name: str) -> str | None:
     """The run id in the name of a run folder, such as `run-20260310_152827-uhd352zp`; None for any other name."""
     match = _FOLDER.fullmatch(name)
-    return match["run_id"] if match and _is_run_id(match["run_id"]) else None
+    return match["run_id"] if match and is_run_id(match["run_id"]) else None
 
 
 def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool = False) -> WandbRun:
@@ -230,7 +230,7 @@ class _Folder:
     def run_id(self, log: WandbLog) -> str:
         """The id by which W&B knows the run: the log's, else the folder name's."""
         by_name = folder_run_id(self.path.name)
-        by_log = log.run_id if log.run_id and _is_run_id(log.run_id) else None
+        by_log = log.run_id if log.run_id and is_run_id(log.run_id) else None
         if by_log and by_name and by_log != by_name:
             self.problems.append(f"the folder is named for run {by_name!r}, and its log is of run {by_log!r}")
         if (run_id := by_log or by_name) is None:
@@ -375,6 +375,6 @@ def _at(value: object, *keys: str) -> Any:
     return value
 
 
-def _is_run_id(text: str) -> bool:
+def is_run_id(text: str) -> bool:
     """Whether W&B would take `text` as a run id; it becomes part of folder names, so nothing else is let in."""
     return 0 < len(text) <= 128 and text.isprintable() and text[0] != "." and not _NOT_IN_RUN_ID.intersection(text)

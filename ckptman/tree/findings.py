@@ -305,7 +305,7 @@ _TABLE = (
         "A run does not say which seed it was trained with.",
         "Its checkpoints hold no configuration and no W&B record was found, so only the name is known, and names hold "
         "no seed. The run counts for none of the grid's seeds.",
-        "Ingest it together with its W&B folder.",
+        "Ingest it together with its W&B folder; or, if you know, say it: ckptman assign PATH --run ID --seed N",
     ),
     # --- run.json
     _error(
@@ -395,7 +395,8 @@ _TABLE = (
         "More than one W&B run could have written a checkpoint.",
         "Several runs have its configuration and seed, and the file's time does not tell them apart. Its metrics are "
         "unknown, and the run counts in no average.",
-        "Look at the candidates in run.json. Ingest again once their W&B folders, with their times, are at the source.",
+        "Look at the candidates in run.json. Ingest again once their W&B folders, with their times, are at the source; "
+        "or, if you know which it is, say so: ckptman assign PATH --run ID",
     ),
     # --- runs and the grid
     _error(

@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 TRASH = ".ckptman-trash"
 """Folder at the root for what `validate --fix` took out of the tree; nothing in it belongs to the tree."""
+ASSIGNED = "assigned"
+"""`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
@@ -101,6 +103,9 @@ class AttributionNote:
     evidence: str
     candidates: tuple[str, ...] = ()
     """Run ids, where more than one could be meant."""
+    assigned_by: str | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """The user and the machine that said it (`ckptman assign`), and when, in UTC."""
+    assigned_at: str | None = field(default=None, metadata=json_text.OMIT_NONE)
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -115,7 +120,7 @@ class RunRecord:
     task: int
     seed: int | None = None
     config_source: str
-    """`checkpoint`, `W&B files`, `.wandb log` or `name`."""
+    """`checkpoint`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     evaluations: tuple[Mapping[str, Any], ...] = ()

@@ -137,6 +137,10 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
         yield "overwritten.json", json.loads(file.read_text())
 
     edit_record(final.parent, attribution={"code": "none", "evidence": "", "candidates": ["a", "b"]})
+    moved = call("assign", final, "--run", "b")
+    yield "ckptman assign --json", moved
+    final = root / moved["folder"] / final.name
+    yield "run.json", json.loads((final.parent / "run.json").read_text())
     final.parent.with_name("seed_3337").mkdir()
     (final.parent.with_name("seed_3337") / "run.json").write_text("{")
     yield "ckptman ls --json", call("ls", "--root", root)
