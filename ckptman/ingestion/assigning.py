@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.formats import read_checkpoint
-from ckptman.fs import lock_tree, moving
+from ckptman.fs import locks, moving
 from ckptman.raw import attribution, scanning, wandb_runs
 from ckptman.rules import Convention, comparing, convention_file, placement
 from ckptman.text import RefusedError, UsageError
@@ -99,7 +99,7 @@ def assign(
     if not wandb_runs.is_run_id(run_id):
         raise UsageError(f"{run_id!r} is no W&B run id", code="bad-run-id", fix="W&B shows it in the run's address.")
     tree = _tree_of(target, rules) if root is None else Path(root).absolute()
-    with lock_tree(tree):
+    with locks.lock_tree(tree):
         plan = _Plan(tree, target, run_id, seed, rules)
         plan.check()
         result = plan.result(dry_run=dry_run)
