@@ -13,4 +13,5 @@ __all__ = [
     "overwritten",
     "scanning",
     "wandb_index",
+    "wandb_runs",
 ]
