@@ -9,18 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 import ckptman
-from ckptman.cli import commands
+from ckptman.cli import commands, helping, text
 from ckptman.cli.text import console, plain
 from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used: --help needs none of them
     from ckptman.rules import Convention
+
+Callback = TypeVar("Callback", bound=Callable[..., None])
 
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -28,6 +31,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 class Commands(typer.core.TyperGroup):
     """The commands, each imported when it is called: a listing of them is made from their table."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """The context of the program; a help text takes the width of the terminal."""
+        return super().make_context(*args, **{"max_content_width": helping.widest(), **extra})
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of the table."""
@@ -60,8 +67,8 @@ app = typer.Typer(
     name="ckptman",
     cls=Commands,
     help="Sort, check and document the model checkpoints of a training grid.",
-    epilog="Start with: ckptman ingest RAW_OUTPUTS, then ckptman validate, then ckptman report.",
-    no_args_is_help=True,
+    epilog="ckptman alone says what is here; ckptman help COMMAND says what a command does.",
+    invoke_without_command=True,
     rich_markup_mode=None,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -87,21 +94,34 @@ def _options(
             help="Rules and settings; by default the nearest ckptman.yaml in the tree or above it.",
         ),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the result, warnings and errors only: no progress, no advice.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    text.be_quiet(quiet)
     if config is not None and not config.is_file():
         raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
     from ckptman.rules import convention_file
 
     context.obj = config
     file = config or convention_file.find_file(Path.cwd())
-    if file is not None and context.invoked_subcommand is not None:
+    if file is not None:
         settings = dict(convention_file.load_convention(file).settings)
         if "root" in settings:
             settings["root"] = str(file.parent / str(settings["root"]))
         context.default_map = _defaults(context, settings, file)
+    if context.invoked_subcommand is None:
+        from ckptman.cli.here import show_here
+
+        show_here(context)
+
+
+def command(name: str) -> Callable[[Callback], Callback]:
+    """Register a function as a command."""
+    return app.command(name, cls=helping.Helped)
 
 
 def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:
@@ -120,7 +140,7 @@ def print_json(document: Any) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on stderr."""
-    console(stderr=True).print(plain("WARNING ", "bold yellow") + plain(message))
+    console(stderr=True, urgent=True).print(plain("WARNING ", "bold yellow") + plain(message))
 
 
 def main() -> None:
@@ -132,12 +152,14 @@ def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit status. Every error ends here."""
     _prepare_streams()
     try:
-        status = int(_command().main(arguments or ["--help"], prog_name="ckptman", standalone_mode=False) or 0)
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
+        status = int(_command().main(arguments, prog_name="ckptman", standalone_mode=False) or 0)
         sys.stdout.flush()
     except typer.TyperException as error:
         return _usage_error(error)
     except CkptmanError as error:
-        _print_error(error.message, _tree_nearby() or error.fix if error.code == "no-tree" else error.fix)
+        _print_error(error.message, error.fix)
         return error.exit_status
     except BrokenPipeError:
         return _reader_has_gone()
@@ -201,9 +223,9 @@ def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> d
                 code="bad-convention",
                 fix="Settings are defaults for options, such as `mode: hardlink` for --mode.",
             )
-    for key, option in options[str(context.invoked_subcommand)].items():
-        if key in settings:
-            _check_setting(context, option, settings[key], f"{file}: settings: {key}")
+    for key, value in settings.items():  # by every command, so that a wrong one is not found on the day it is needed
+        for option in (names[key] for names in options.values() if key in names):
+            _check_setting(context, option, value, f"{file}: settings: {key}")
     return {
         name: {key: _as_taken(names[key], value) for key, value in settings.items() if key in names}
         for name, names in options.items()
@@ -238,33 +260,30 @@ def _check_setting(context: typer.Context, option: Any, value: Any, where: str) 
         )
 
 
-def _tree_nearby() -> str:
-    """How to name the tree that the current folder lies in; empty where it lies in none."""
-    from ckptman.rules import convention_file
-    from ckptman.text import wording
-    from ckptman.tree import roots
-
-    try:
-        here = Path.cwd()
-        convention = convention_file.load_convention(convention_file.find_file(here))
-    except (CkptmanError, OSError):  # an error is being told of already
-        return ""
-    tree = next((folder for folder in (here, *here.parents) if roots.is_tree_root(folder, convention)), None)
-    if tree is None:
-        return ""
-    root = wording.shell_word(os.path.relpath(tree, here))
-    return f"The current folder lies in a tree, which is named with: --root {root}"
-
-
 def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     hint = f"See: {context.command_path} --help" if context is not None else ""
-    _print_error(error.format_message(), hint)
+    variable = _variable_of(error, context)
+    _print_error(
+        error.format_message(), f"The value comes from the environment variable {variable}." if variable else hint
+    )
     return 2
 
 
+def _variable_of(error: typer.TyperException, context: Any) -> str:
+    """The environment variable that a refused value comes from; empty where it comes from elsewhere."""
+    param = getattr(error, "param", None)
+    if context is None or param is None:
+        return ""
+    source = context.get_parameter_source(param.name)
+    if source is None or source.name != "ENVIRONMENT":
+        return ""
+    names = [param.envvar] if isinstance(param.envvar, str) else param.envvar or ()
+    return next((name for name in names if name in os.environ), "")
+
+
 def _print_error(message: str, fix: str) -> None:
-    talk = console(stderr=True)
+    talk = console(stderr=True, urgent=True)
     talk.print(plain("ERROR ", "bold red") + plain(message))
     if fix:
         talk.print(plain("  ") + plain(fix))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import command, convention_for, print_json, warn
 from ckptman.cli.options import Json
 from ckptman.cli.progress import SampleProgress
 from ckptman.cli.tables import NOTHING, print_table
@@ -30,7 +30,7 @@ _MEANING = {
 }
 
 
-@app.command("eval")
+@command("eval")
 def _eval(
     context: typer.Context,
     paths: Annotated[

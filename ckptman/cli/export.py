@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.app import command, convention_for, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.text import console, plain, size_text
 
 
-@app.command("export")
+@command("export")
 def _export(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files, in a tree or not.")],
@@ -29,7 +29,7 @@ def _export(
     safetensors has the weights, and the configuration in its metadata. Each copy is read again and compared tensor by
     tensor. No file is written over: a copy that is there already with the same bytes stays, another one is refused.
 
-    Example: ckptman export grid_outputs/len_gen_k8/task_0006/saved_models/*.pt --to safetensors --out exported
+    Example: ckptman export saved_models/*.pt --to safetensors --out exported
     """
     convention = convention_for(context, files[0].absolute().parent)
 

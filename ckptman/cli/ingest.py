@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json, warn
-from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering
+from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.progress import ByteProgress
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.fs import Mode
@@ -25,16 +25,14 @@ _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
 
 
-@app.command("ingest")
+@command("ingest")
 def _ingest(
     context: typer.Context,
     # Text, not paths, in which an empty argument and the current folder are one.
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="Raw outputs: the root, one group, one task, one run, or a tree.")
     ],
-    root: Annotated[
-        str, typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", help="The organized tree.")
-    ] = DEFAULT_ROOT,
+    root: Root = None,
     mode: Annotated[
         Mode, typer.Option(envvar="CKPTMAN_MODE", help="How files get to their place; move removes the source.")
     ] = Mode.COPY,
@@ -70,7 +68,8 @@ def _ingest(
 
     Example: ckptman ingest /scratch/grid_outputs --root checkpoints --dry-run
     """
-    rules = convention_for(context, Path(root), numbering)
+    root = tree_of(context, root)
+    rules = convention_for(context, root, numbering)
     with ByteProgress() as progress:
         result = ingest(
             source,
@@ -92,7 +91,7 @@ def _ingest(
     else:
         show(result, rules, console(), verbose=verbose)
         if result.placed and not result.dry_run:
-            _next_step(result.plan.root, rules, console(), told=convention_for(context, Path(root)).numbering)
+            _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
     raise typer.Exit(1 if result.refused else 0)
 
 

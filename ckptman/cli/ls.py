@@ -12,22 +12,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import command, convention_for, print_json, warn
 from ckptman.cli.options import (
-    DEFAULT_ROOT,
     Conditions,
     Fixed,
+    GroupText,
     Json,
-    K,
+    KText,
     Layernorm,
     Layers,
     Mlp,
     Mode,
     Root,
-    Seeds,
-    TaskId,
-    WandbGroup,
+    SeedText,
+    TaskText,
+    Tree,
     conditions_of,
+    tree_of,
 )
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
@@ -37,21 +38,25 @@ from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
 
-@app.command("ls")
+@command("ls")
 def _ls(
     context: typer.Context,
-    root: Root = Path(DEFAULT_ROOT),
+    directory: Tree = None,
+    root: Root = None,
     n_layers: Layers = None,
     use_mlp: Mlp = None,
-    longest: K = None,
+    longest: KText = None,
     length_mode: Mode = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    seeds: Seeds = None,
-    group: WandbGroup = None,
-    task_id: TaskId = None,
+    seed: SeedText = None,
+    group: GroupText = None,
+    task: TaskText = None,
     final: Annotated[
-        bool | None, typer.Option("--final/--not-final", help="Of the end of training, or on the way.")
+        bool | None,
+        typer.Option(
+            "--final/--not-final", help="Of the end of training, or on the way.", rich_help_panel="Which runs"
+        ),
     ] = None,
     where: Conditions = None,
     sort: Annotated[
@@ -76,11 +81,12 @@ def _ls(
     """
     if as_json and (paths or null):
         raise UsageError("--json and --paths are two outputs", code="bad-usage", fix="Give one of them.")
+    root = tree_of(context, root, directory)
     convention = convention_for(context, root)
     conditions = conditions_of(
-        convention, where, seeds,
-        n_layers=n_layers, use_mlp=use_mlp, longest=longest, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
-        group=group, task=task_id, final=final,
+        convention, where, longest=longest, task=task, seed=seed, group=group,
+        n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
+        final=final,
     )  # fmt: skip
     listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
     if as_json:

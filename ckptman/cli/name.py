@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import DEFAULT_ROOT, Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root, Set, settings_of
+from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.options import Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root, Set, settings_of, tree_of
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
 from ckptman.queries import name_json
@@ -19,14 +19,14 @@ from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records
 
 
-@app.command("name")
+@command("name")
 def _name(
     context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE_NAME…]", help="Names, or paths: their last part counts.")
     ] = None,
     to_format: Annotated[bool, typer.Option("--format", help="Give the name of a configuration.")] = False,
-    root: Root = Path(DEFAULT_ROOT),
+    root: Root = None,
     n_layers: Layers = None,
     use_mlp: Mlp = None,
     length_mode: Mode = None,
@@ -48,7 +48,7 @@ def _name(
 
     Example: ckptman name --format --layers 1 --no-mlp --k 8 --mode mix
     """
-    convention = convention_for(context, root)
+    convention = convention_for(context, tree_of(context, root))
     flags = {
         "n_layers": n_layers,
         "use_mlp": use_mlp,

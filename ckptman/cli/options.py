@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ckptman.cli.app import convention_for
 from ckptman.queries import conditions
 from ckptman.rules import Convention, selection
 from ckptman.text import UsageError, strict_yaml
+from ckptman.tree import roots
 
 DEFAULT_ROOT = "checkpoints"
+DEFAULT_OUT = "grid_outputs"
 
 
 def _folder(text: str | Path) -> Path:
@@ -22,9 +26,44 @@ def _folder(text: str | Path) -> Path:
 
 
 Root = Annotated[
-    Path,
-    typer.Option("--root", envvar="CKPTMAN_ROOT", metavar="DIR", parser=_folder, help="The organized tree."),
+    Path | None,
+    typer.Option(
+        "--root",
+        envvar="CKPTMAN_ROOT",
+        metavar="DIR",
+        parser=_folder,
+        help=f"The organized tree. [default: the one that the current folder lies in, else {DEFAULT_ROOT}]",
+    ),
 ]
+Tree = Annotated[
+    Path | None, typer.Argument(metavar="DIR", parser=_folder, help="The tree, as with --root.", show_default=False)
+]
+
+
+def tree_of(context: typer.Context, root: Path | None, directory: Path | None = None) -> Path:
+    """The tree that a command is about: what is named, or else the one that the current folder lies in.
+
+    Args:
+        root: --root, or what stands for it in the environment or the settings.
+        directory: The argument, where the command has one.
+
+    Raises:
+        UsageError: (`bad-usage`) where both are given on the command line.
+    """
+    if directory is not None:
+        source = context.get_parameter_source("root")
+        if root not in (None, directory) and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"two trees are named, {directory} and --root {root}", code="bad-usage", fix="Name one of them."
+            )
+        return directory
+    if root is not None:
+        return root
+    here = Path.cwd()
+    found = roots.find_tree(here, convention_for(context, here))
+    return Path(DEFAULT_ROOT) if found is None else Path() if found == here else found
+
+
 Numbering = Annotated[
     str | None,
     typer.Option(
@@ -33,45 +72,122 @@ Numbering = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
+# --- a part of the grid, or of a tree: the same options mean the same in every command
+
+_PANEL = "Which runs"
+
+Texts = Sequence[str] | None
+"""What an option that may be repeated was given; each value can be a list itself."""
+
+KText = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--k",
+        metavar="LIST",
+        help="The longest trained lists: 8, or 4,8, or 4-16:2, or all; may be repeated.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TaskText = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="LIST", help="Task ids, written likewise: 0-3,6.", rich_help_panel=_PANEL),
+]
+SeedText = Annotated[
+    list[str] | None,
+    typer.Option("--seed", metavar="LIST", help="Seeds, written likewise: 1337,2337.", rich_help_panel=_PANEL),
+]
+GroupText = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        metavar="LIST",
+        help="Groups, with commas; * stands for any letters. May be repeated.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
 # --- one cell of the grid
 
+_CONFIGURATION = "Configuration"
+
 # The parameters are not called as their flags, so that a setting of another command (`mode: hardlink`) is none of them.
-Layers = Annotated[int | None, typer.Option("--layers", metavar="N", min=1, help="Transformer layers.")]
-Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.")]
-Mode = Annotated[str | None, typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.")]
-K = Annotated[int | None, typer.Option("--k", metavar="K", min=1, help="The longest trained list.")]
-Fixed = Annotated[bool | None, typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.")]
+Layers = Annotated[
+    int | None,
+    typer.Option("--layers", metavar="N", min=1, help="Transformer layers.", rich_help_panel=_CONFIGURATION),
+]
+Mlp = Annotated[
+    bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.", rich_help_panel=_CONFIGURATION)
+]
+Mode = Annotated[
+    str | None,
+    typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.", rich_help_panel=_CONFIGURATION),
+]
+K = Annotated[
+    int | None,
+    typer.Option("--k", metavar="K", min=1, help="The longest trained list.", rich_help_panel=_CONFIGURATION),
+]
+Fixed = Annotated[
+    bool | None,
+    typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.", rich_help_panel=_CONFIGURATION),
+]
 Layernorm = Annotated[
-    bool | None, typer.Option("--layernorm/--no-layernorm", help="With or without LayerNorm.", show_default=False)
+    bool | None,
+    typer.Option(
+        "--layernorm/--no-layernorm",
+        help="With or without LayerNorm.",
+        show_default=False,
+        rich_help_panel=_CONFIGURATION,
+    ),
 ]
 Group = Annotated[
-    str | None, typer.Option("--group", metavar="GROUP", help="A group; it says K, --fixed and --layernorm.")
+    str | None,
+    typer.Option(
+        "--group",
+        metavar="GROUP",
+        help="A group; it says K, --fixed and --layernorm.",
+        rich_help_panel=_CONFIGURATION,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Another configuration value; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Another configuration value; may be repeated.",
+        rich_help_panel=_CONFIGURATION,
+    ),
 ]
-
-
-Seeds = Annotated[list[int] | None, typer.Option("--seed", metavar="SEED", help="Seed; may be repeated.")]
-WandbGroup = Annotated[str | None, typer.Option("--group", metavar="GROUP", help="W&B group.")]
-TaskId = Annotated[int | None, typer.Option("--task", metavar="ID", help="Task id, as in the tree.")]
 Conditions = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="CONDITION", help="A condition, see above; may be repeated: all must hold."),
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="A condition, see above; may be repeated: all must hold.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 
 
 def conditions_of(
-    convention: Convention, where: Iterable[str] | None, seeds: Sequence[int] | None, **flags: Any
+    convention: Convention,
+    where: Iterable[str] | None,
+    *,
+    longest: Texts,
+    task: Texts,
+    seed: Texts,
+    group: Texts,
+    fixed: bool | None,
+    **flags: Any,
 ) -> list[conditions.Where]:
     """The conditions that the filters of `ls` and `results` stand for; None is no condition."""
-    longest, fixed = flags.pop("longest"), flags.pop("fixed")
-    flags[convention.families.k_config] = longest
     flags["regime"] = None if fixed is None else "fixed" if fixed else "dynamic"
     found = [conditions.equal(key, value) for key, value in flags.items() if value is not None]
-    if seeds:
-        found.append(conditions.equal("seed", *seeds))
+    lists = {convention.families.k_config: (longest, "--k"), "task": (task, "--task"), "seed": (seed, "--seed")}
+    for key, (texts, what) in lists.items():
+        if (numbers := numbers_of(texts, what)) is not None:
+            found.append(conditions.equal(key, *numbers))
+    if (groups := groups_of(group)) is not None:
+        found.append(conditions.matching("group", *groups))
     return found + [conditions.parse_where(text) for text in where or ()]
 
 
@@ -108,46 +224,41 @@ def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-# --- a part of the grid, for `sweep` and `status`
-
-_PANEL = "Which runs"
-
-KText = Annotated[
-    str,
-    typer.Option("--k", metavar="LIST", help="The longest trained lists: 4-16:2, 4,8 or all.", rich_help_panel=_PANEL),
-]
-TaskText = Annotated[
-    str, typer.Option("--task", metavar="LIST", help="Task ids: 0-3, 6 or all.", rich_help_panel=_PANEL)
-]
-SeedText = Annotated[
-    str,
-    typer.Option("--seed", metavar="LIST", help="Seeds: 1337,2337 or all of the grid's.", rich_help_panel=_PANEL),
-]
 RegimeText = Annotated[
     str, typer.Option("--regime", metavar="LIST", help="dynamic, fixed or both.", rich_help_panel=_PANEL)
 ]
 LayernormText = Annotated[
     str, typer.Option("--layernorm", metavar="LIST", help="on, off or both.", rich_help_panel=_PANEL)
 ]
-GroupText = Annotated[
-    str,
-    typer.Option(
-        "--group", metavar="LIST", help="Groups by name, with * for any letters; or all.", rich_help_panel=_PANEL
-    ),
-]
-
 ALL = "all"
+
+
+def numbers_of(texts: Texts, what: str) -> tuple[int, ...] | None:
+    """The whole numbers that an option asks for, each once; None for all.
+
+    Raises:
+        UsageError: (`bad-range`) for a text that is no list of them.
+    """
+    lists = [selection.parse_numbers(text, what) for text in texts or ()]
+    found = [numbers for numbers in lists if numbers is not None]
+    return tuple(dict.fromkeys(chain(*found))) if found and len(found) == len(lists) else None
+
+
+def groups_of(texts: Texts) -> tuple[str, ...] | None:
+    """The names of groups that an option asks for; None for all."""
+    names = tuple(name.strip() for text in texts or () for name in text.split(","))
+    return None if not names or ALL in names else names
 
 
 def selection_of(
     convention: Convention,
     *,
-    k: str = ALL,
-    task: str = ALL,
-    seed: str = ALL,
+    k: Texts = None,
+    task: Texts = None,
+    seed: Texts = None,
     regime: str = ALL,
     layernorm: str = ALL,
-    group: str = ALL,
+    group: Texts = None,
 ) -> selection.Selection:
     """The part of the grid that the options ask for.
 
@@ -156,10 +267,10 @@ def selection_of(
     """
     regimes = {name: name for name in convention.families.regime_folders}
     return selection.Selection(
-        groups=None if group == ALL else tuple(name.strip() for name in group.split(",")),
-        k=selection.parse_numbers(k, "--k"),
-        tasks=selection.parse_numbers(task, "--task"),
-        seeds=selection.parse_numbers(seed, "--seed"),
+        groups=groups_of(group),
+        k=numbers_of(k, "--k"),
+        tasks=numbers_of(task, "--task"),
+        seeds=numbers_of(seed, "--seed"),
         regimes=selection.parse_choices(regime, regimes, "--regime"),
         layernorm=selection.parse_choices(layernorm, {"on": True, "off": False}, "--layernorm"),
     )

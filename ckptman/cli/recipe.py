@@ -32,7 +32,13 @@ class RecipeOption:
         """The option as Typer wants it; its default is the published value, unless --quick has another."""
         value = _PUBLISHED[self.keys[0]]
         shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-        return typer.Option(self.flag, metavar=self.metavar, help=f"{self.text} [default: {shown}]", show_default=False)
+        return typer.Option(
+            self.flag,
+            metavar=self.metavar,
+            help=f"{self.text} [default: {shown}]",
+            show_default=False,
+            rich_help_panel="Recipe",
+        )
 
 
 RECIPE: Mapping[str, RecipeOption] = {

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
+from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
 from ckptman.text import wording
@@ -17,10 +17,11 @@ from ckptman.text import wording
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
 
 
-@app.command("report")
+@command("report")
 def _report(
     context: typer.Context,
-    root: Root = Path(DEFAULT_ROOT),
+    directory: Tree = None,
+    root: Root = None,
     project: Annotated[
         Path | None,
         typer.Option(
@@ -39,6 +40,7 @@ def _report(
 
     Example: ckptman report --check --diff
     """
+    root = tree_of(context, root, directory)
     rules = convention_for(context, root if project is None else project.absolute().parent, numbering)
     if project is None:
         result = report(root, convention=rules, check=check)

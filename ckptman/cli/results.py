@@ -7,27 +7,27 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import command, convention_for, print_json, warn
 from ckptman.cli.options import (
-    DEFAULT_ROOT,
     Conditions,
     Fixed,
+    GroupText,
     Json,
-    K,
+    KText,
     Layernorm,
     Layers,
     Mlp,
     Mode,
     Root,
-    Seeds,
-    TaskId,
-    WandbGroup,
+    SeedText,
+    TaskText,
+    Tree,
     conditions_of,
+    tree_of,
 )
 from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain
@@ -51,19 +51,20 @@ Rows = list[list[Any]]
 """A head, and a row for each configuration; figures as numbers, None where there is none."""
 
 
-@app.command("results")
+@command("results")
 def _results(
     context: typer.Context,
-    root: Root = Path(DEFAULT_ROOT),
+    directory: Tree = None,
+    root: Root = None,
     n_layers: Layers = None,
     use_mlp: Mlp = None,
-    longest: K = None,
+    longest: KText = None,
     length_mode: Mode = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    seeds: Seeds = None,
-    group: WandbGroup = None,
-    task_id: TaskId = None,
+    seed: SeedText = None,
+    group: GroupText = None,
+    task: TaskText = None,
     where: Conditions = None,
     metric: Annotated[
         str, typer.Option("--metric", metavar="KEY", help="A metric of the runs; with *, the mean of all that match.")
@@ -113,11 +114,11 @@ def _results(
         raise UsageError(
             "--threshold, --versus and --csv are different tables", code="bad-usage", fix="Give one of them."
         )
+    root = tree_of(context, root, directory)
     convention = convention_for(context, root)
     conditions = conditions_of(
-        convention, where, seeds,
-        n_layers=n_layers, use_mlp=use_mlp, longest=longest, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
-        group=group, task=task_id,
+        convention, where, longest=longest, task=task, seed=seed, group=group,
+        n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
     )  # fmt: skip
     keys = [key for text in by or () for key in text.split(",")]
     found = results(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.app import command, convention_for, print_json
 from ckptman.cli.options import Json, Numbering
 from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
@@ -27,7 +27,7 @@ _MOST_SHOWN = 300
 """Characters of a configuration value; --json has all of it."""
 
 
-@app.command("show")
+@command("show")
 def _show(
     context: typer.Context,
     files: Annotated[
@@ -41,7 +41,7 @@ def _show(
     What it is, where it belongs, its configuration, its tensors, its optimizer; in a tree, also which run wrote it; and
     whatever does not fit together. With --json, one file gives one document, and several give {files: [...]}.
 
-    Example: ckptman show checkpoints/with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337/Final_*.pt
+    Example: ckptman show checkpoints/*/*/len_gen_k8/task_0006/*/Final_*.pt
     """
     documents = []
     sound = True

@@ -13,27 +13,28 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import command, convention_for, print_json, warn
 from ckptman.cli.options import (
     ALL,
-    DEFAULT_ROOT,
+    DEFAULT_OUT,
     GroupText,
     Json,
     KText,
     LayernormText,
     Numbering,
     RegimeText,
+    Root,
     SeedText,
     TaskText,
     selection_of,
+    tree_of,
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import Convention, GroupPattern
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
 from ckptman.text import UsageError
-
-DEFAULT_OUT = "grid_outputs"
+from ckptman.tree import roots
 
 SIGNS = {
     grid_status.COMPLETE: "●",
@@ -65,27 +66,28 @@ _MOST_LINES = 12
 """Runs named of each state; --verbose names all."""
 
 
-@app.command("status")
+@command("status")
 def _status(
     context: typer.Context,
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="A tree, as with --root, or raw outputs, as with --out.", show_default=False
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", envvar="CKPTMAN_OUT", metavar="DIR", help=f"Raw outputs. [default: {DEFAULT_OUT}, if it is there]"
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", envvar="CKPTMAN_ROOT", metavar="DIR", help=f"The tree. [default: {DEFAULT_ROOT}, if it is there]"
-        ),
-    ] = None,
-    k: KText = ALL,
-    task: TaskText = ALL,
-    seed: SeedText = ALL,
+    root: Root = None,
+    k: KText = None,
+    task: TaskText = None,
+    seed: SeedText = None,
     regime: RegimeText = ALL,
     layernorm: LayernormText = ALL,
-    group: GroupText = ALL,
+    group: GroupText = None,
     numbering: Numbering = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Print the commands that train what is missing, and nothing else.")
@@ -101,11 +103,17 @@ def _status(
 
     Example: ckptman status --k 8 --regime dynamic
 
-    Example: ckptman status --missing | sh
+    Example: ckptman status --k 8 --missing
     """
     if missing and as_json:
         raise UsageError("--json and --missing are two outputs", code="bad-usage", fix="Give one of them.")
-    raw, tree = _there(out, DEFAULT_OUT), _there(root, DEFAULT_ROOT)
+    raw, tree = _places(context, directory, out, root)
+    if missing and raw is None and tree is None:
+        raise UsageError(
+            f"there is neither {DEFAULT_OUT} nor a tree here, so nothing is known of any run",
+            code="nothing-here",
+            fix="Name them with --out and --root; ckptman sweep --dry-run plans a grid of which nothing is trained.",
+        )
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
     selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group)
     found = grid_status.status(raw, tree, selection=selection, convention=convention)
@@ -222,7 +230,7 @@ def _tell(found: GridStatus) -> None:
     """Say on stderr what the map leaves out, and what to do next."""
     talk = console(stderr=True)
     if found.out is None and found.root is None:
-        warn(f"there is neither {DEFAULT_OUT} nor {DEFAULT_ROOT} here: name them with --out and --root")
+        warn(f"there is neither {DEFAULT_OUT} nor a tree here: name them with --out and --root")
     for item in found.refused[:_MOST_LINES]:
         warn(f"{item.source}: {item.message} [{item.code}]")
     if len(found.refused) > _MOST_LINES:
@@ -259,11 +267,23 @@ def _where_flags(out: Path | None, numbering: str | None, config: Path | None) -
     return flags
 
 
-def _there(given: Path | None, default: str) -> Path | None:
-    """The folder that is given; or else the default one, if there is one."""
-    if given is not None:
-        return given
-    return Path(default) if Path(default).is_dir() else None
+def _places(
+    context: typer.Context, directory: Path | None, out: Path | None, root: Path | None
+) -> tuple[Path | None, Path | None]:
+    """The raw outputs and the tree that are meant: those named, or else those that are here; None for what is not."""
+    if directory is not None:
+        if roots.is_tree_root(directory, convention_for(context, directory)):
+            return out, tree_of(context, root, directory)
+        if out not in (None, directory):
+            raise UsageError(
+                f"two folders of raw outputs are named, {directory} and {out}",
+                code="bad-usage",
+                fix="Name one of them.",
+            )
+        return directory, root
+    raw = Path(DEFAULT_OUT) if out is None and Path(DEFAULT_OUT).is_dir() else out
+    tree = tree_of(context, root)
+    return raw, tree if root is not None or tree.is_dir() else None
 
 
 def _signs() -> dict[str, str]:

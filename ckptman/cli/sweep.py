@@ -17,21 +17,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
+from ckptman.cli.app import INTERRUPTED, command, convention_for, print_json, warn
 from ckptman.cli.options import (
     ALL,
-    DEFAULT_ROOT,
+    DEFAULT_OUT,
     GroupText,
     Json,
     KText,
     LayernormText,
     Numbering,
     RegimeText,
+    Root,
     SeedText,
     Set,
     TaskText,
     selection_of,
     settings_of,
+    tree_of,
 )
 from ckptman.cli.recipe import (
     Batch,
@@ -73,28 +75,20 @@ class Executor(StrEnum):
     SLURM = "slurm"
 
 
-@app.command("sweep")
+@command("sweep")
 def _sweep(
     context: typer.Context,
-    k: KText = ALL,
-    task: TaskText = ALL,
-    seed: SeedText = ALL,
+    k: KText = None,
+    task: TaskText = None,
+    seed: SeedText = None,
     regime: RegimeText = ALL,
     layernorm: LayernormText = ALL,
-    group: GroupText = ALL,
+    group: GroupText = None,
     numbering: Numbering = None,
     out: Annotated[
         Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
-    ] = Path("grid_outputs"),
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root",
-            envvar="CKPTMAN_ROOT",
-            metavar="DIR",
-            help=f"A tree: what is complete there is not trained again. [default: {DEFAULT_ROOT}, if it is there]",
-        ),
-    ] = None,
+    ] = Path(DEFAULT_OUT),
+    root: Root = None,
     executor: Annotated[
         Executor, typer.Option(envvar="CKPTMAN_EXECUTOR", help="Train on this machine, or as jobs of SLURM.")
     ] = Executor.LOCAL,
@@ -194,9 +188,9 @@ def _sweep(
     up, or that has to make room for another, saves its run and goes into the queue again. ckptman status shows where
     they stand.
 
-    Example: ckptman sweep --k 4-16:2 --regime dynamic,fixed --layernorm on,off --dry-run
+    Example: ckptman sweep --k 4-16:2 --regime dynamic --layernorm on --dry-run
 
-    Example: ckptman sweep --k 8 --executor slurm --partition gpu --gpus 1 --time 1:00:00 --mem 8G
+    Example: ckptman sweep --k 8 --executor slurm --gpus 1 --time 1:00:00 --dry-run
     """
     convention = convention_for(context, out, numbering)
     options = SlurmOptions(
@@ -213,11 +207,12 @@ def _sweep(
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
+    tree = tree_of(context, root)  # what is complete there is not trained again
     plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group),
         recipe=recipe,
-        root=root or (Path(DEFAULT_ROOT) if Path(DEFAULT_ROOT).is_dir() else None),
+        root=tree if root is not None or tree.is_dir() else None,
         convention=convention,
     )
     parallel = parallelism if executor is Executor.SLURM else sweeping.share(max(1, len(plan.wanted)), jobs, how)[0]

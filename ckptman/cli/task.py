@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import command, convention_for, print_json, warn
 from ckptman.cli.options import (
-    DEFAULT_ROOT,
     Fixed,
     Group,
     Json,
@@ -26,6 +24,7 @@ from ckptman.cli.options import (
     Set,
     check_group_alone,
     settings_of,
+    tree_of,
 )
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
@@ -87,11 +86,11 @@ class _Family:
         return str(top / self.name / convention.folders.task(cell.task))
 
 
-@app.command("task")
+@command("task")
 def _task(
     context: typer.Context,
     number: Annotated[int | None, typer.Argument(metavar="[ID]", help="A task id.", min=0)] = None,
-    root: Root = Path(DEFAULT_ROOT),
+    root: Root = None,
     n_layers: Layers = None,
     use_mlp: Mlp = None,
     length_mode: Mode = None,
@@ -113,7 +112,7 @@ def _task(
 
     Example: ckptman task --layers 1 --no-mlp --mode mix
     """
-    convention = convention_for(context, root, numbering)
+    convention = convention_for(context, tree_of(context, root), numbering)
     check_group_alone(group, longest, fixed, layernorm)
     flags = {"n_layers": n_layers, "use_mlp": use_mlp, "length_mode": length_mode}
     asked = {key: value for key, value in flags.items() if value is not None}

@@ -14,19 +14,38 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
-__all__ = ["clean", "console", "count_text", "plain", "size_text"]
+__all__ = ["be_quiet", "clean", "console", "count_text", "is_quiet", "plain", "size_text"]
 
 _PIPED_WIDTH = 200
 """Columns where the output is no terminal: wide, so that a path in a pipe is not cut."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console for the result (stdout) or for talk (stderr). NO_COLOR and COLUMNS are respected."""
+_quiet = False
+
+
+def be_quiet(asked: bool) -> None:
+    """Leave out from now on what is neither a result nor a warning or an error, or print it again."""
+    global _quiet
+    _quiet = asked
+
+
+def is_quiet() -> bool:
+    """Whether only results, warnings and errors are wanted."""
+    return _quiet
+
+
+def console(*, stderr: bool = False, urgent: bool = False) -> Console:
+    """A console for the result (stdout) or for talk (stderr). NO_COLOR and COLUMNS are respected.
+
+    Args:
+        urgent: For a warning or an error, which --quiet does not leave out.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     fixed = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed)
+    silent = stderr and _quiet and not urgent
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed, quiet=silent)
 
 
 def plain(text: object, style: str = "") -> Text:

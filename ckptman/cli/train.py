@@ -13,8 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
-from ckptman.cli.options import Fixed, Group, Json, Layernorm, Numbering, Set, check_group_alone, settings_of
+from ckptman.cli.app import INTERRUPTED, command, convention_for, print_json, warn
+from ckptman.cli.options import (
+    DEFAULT_OUT,
+    Fixed,
+    Group,
+    Json,
+    Layernorm,
+    Numbering,
+    Set,
+    check_group_alone,
+    settings_of,
+)
 from ckptman.cli.recipe import (
     Batch,
     CheckpointEvery,
@@ -47,7 +57,7 @@ _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
 
 
-@app.command("train")
+@command("train")
 def _train(
     context: typer.Context,
     task: Annotated[int, typer.Option("--task", metavar="ID", min=0, help="Task id: ckptman task lists them.")],
@@ -69,7 +79,7 @@ def _train(
     numbering: Numbering = None,
     out: Annotated[
         Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
-    ] = Path("grid_outputs"),
+    ] = Path(DEFAULT_OUT),
     max_iters: Iterations = None,
     batch: Batch = None,
     learning_rate: LearningRate = None,

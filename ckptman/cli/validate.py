@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptman.checks import Testimony, ValidationResult, mending, validate
-from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import DEFAULT_ROOT, Json, Numbering, Root
+from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.fs import locks
@@ -43,10 +43,11 @@ class Format(StrEnum):
     """As annotations of a GitHub Actions workflow."""
 
 
-@app.command("validate")
+@command("validate")
 def _validate(
     context: typer.Context,
-    root: Root = Path(DEFAULT_ROOT),
+    directory: Tree = None,
+    root: Root = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it with run.json.")] = False,
     witness: Annotated[
         bool, typer.Option("--witness", help="Ask the weights for their seed and run: see ckptman witness.")
@@ -97,6 +98,7 @@ def _validate(
     as_json = as_json or output_format is Format.JSON
     if explain is not None:
         raise typer.Exit(_explain(explain, as_json=as_json))
+    root = tree_of(context, root, directory)
     convention = convention_for(context, root, numbering)
 
     def stale_documents(tree: Path) -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.app import command, convention_for, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.progress import DrawProgress
 from ckptman.cli.tables import NOTHING, print_table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # this imports torch
     from ckptman.training import witnessing
 
 
-@app.command("witness")
+@command("witness")
 def _witness(
     context: typer.Context,
     files: Annotated[

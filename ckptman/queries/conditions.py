@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from ckptman.text import UsageError
@@ -32,6 +33,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _EQUALITY = ("==", "!=")
+_LIKE = "like"
 _FLAGS = {
     **dict.fromkeys(("true", "on", "yes", "1"), True),
     **dict.fromkeys(("false", "off", "no", "0"), False),
@@ -183,6 +185,13 @@ def equal(key: str, *values: str | int | float | bool) -> Where:
     return Where(text=text, node=options[0] if len(options) == 1 else Junction(decisive=True, operands=options))
 
 
+def matching(key: str, *patterns: str) -> Where:
+    """The condition that the text at `key` is one of these, in which `*` and `?` stand for any letters."""
+    options = tuple(Comparison(key, _LIKE, _literal_of(pattern)) for pattern in patterns)
+    text = f"{key} == {' or '.join(patterns)}"
+    return Where(text=text, node=options[0] if len(options) == 1 else Junction(decisive=True, operands=options))
+
+
 def check_key(key: str, rows: Iterable[Values], known: Iterable[str]) -> None:
     """Refuse a key that is neither known nor in any row.
 
@@ -215,6 +224,8 @@ def nearest(key: str, names: Iterable[str]) -> list[str]:
 def _compare(value: Any, sign: str, literal: Literal) -> bool | None:
     if _is_missing(value):
         return None
+    if sign == _LIKE:
+        return fnmatchcase(str(value), literal.text)
     compare = _COMPARE[sign]
     if isinstance(value, bool):
         return compare(value, literal.flag) if literal.flag is not None and sign in _EQUALITY else None

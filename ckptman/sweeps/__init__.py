@@ -18,5 +18,6 @@ __all__ = [
     "SweepPlan",
     "SweepResult",
     "grid_status",
+    "surroundings",
     "sweeping",
 ]

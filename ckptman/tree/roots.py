@@ -32,6 +32,12 @@ def is_tree_root(folder: Path, convention: Convention) -> bool:
     return any(os.path.isdir(folder / placement.family_folder(*family, convention)) for family in families)  # noqa: PTH112
 
 
+def find_tree(folder: Path, convention: Convention) -> Path | None:
+    """The root of the tree that a folder is or lies in; None where it lies in none."""
+    folder = folder.absolute()
+    return next((above for above in (folder, *folder.parents) if is_tree_root(above, convention)), None)
+
+
 def wrong_root(inventory: Inventory, convention: Convention) -> WrongRoot | None:
     """Why the root is not one: it lies within a tree, above one, or is what training leaves; None if it may be one."""
     root = inventory.scan.root.resolve()

@@ -153,7 +153,7 @@ def test_what_is_refused_is_grouped_by_reason_and_exits_1(source: Path, capsys: 
         (["raw", "--root", "file/below"], 2, "file is not a folder"),
         (["raw", "--root", "dangling"], 2, "leads nowhere"),
         (["raw", "--root", "dangling", "--dry-run"], 2, "leads nowhere"),
-        (["raw", "--root", ""], 2, "the path of the root is empty"),
+        (["raw", "--root", ""], 2, "--root is empty"),
         ([""], 2, "the path of the source is empty"),
     ],
 )

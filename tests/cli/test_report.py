@@ -109,34 +109,48 @@ def test_a_project_without_a_tree(tmp_path: Path, capsys: Capture, monkeypatch: 
     assert capsys.readouterr().out.splitlines()[0] == f"written  {tmp_path}/TASKS.md"
 
 
-# --- where there is no tree -------------------------------------------------------------------------------------------
+# --- where no tree is named -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["report", "ls", "validate"])
-@pytest.mark.parametrize(("folder", "named"), [(".", "--root ."), ("with_layernorm/dynamic", "--root ../..")])
-def test_from_inside_a_tree_it_is_named(
-    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str, folder: str, named: str
+@pytest.mark.parametrize("command", ["report", "ls", "validate", "results", "status"])
+@pytest.mark.parametrize("folder", [".", "with_layernorm/dynamic"])
+def test_from_inside_a_tree_it_is_found(
+    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str, folder: str
 ) -> None:
+    assert run(["report", str(root)]) == 0
     monkeypatch.chdir(root / folder)
-    assert run([command]) == 2
-    err = capsys.readouterr().err
-    assert "checkpoints: it does not exist" in err
-    assert err.splitlines()[-1].endswith(named)
-    monkeypatch.chdir(root.parent)  # the control
-    assert run([command]) == 2
-    assert "Name the tree with --root" in capsys.readouterr().err
+    capsys.readouterr()
+    assert run([command, "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["root"] in (str(root), ".")
+    monkeypatch.chdir(root.parent)  # the control: from here no tree is found, and none has the usual name
+    assert run([command, "--json"]) == (0 if command == "status" else 2)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["root"] is None if command == "status" else "Name the tree with --root" in err
 
 
-def test_a_tree_nearby_is_not_looked_for_where_that_fails(
+def test_the_tree_is_found_by_the_rules_that_are_named(
     root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "ckptman.yaml").write_text("numberin: full\n")
     (root.parent / "empty.yaml").write_text("")
     monkeypatch.chdir(root)
-    assert run(["--config", "../empty.yaml", "report"]) == 2
-    err = capsys.readouterr().err
-    assert "checkpoints: it does not exist" in err
-    assert "Name the tree with --root" in err
+    assert run(["--config", "../empty.yaml", "report"]) == 0
+    assert run(["report"]) == 2
+    assert "numberin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "ls", "validate", "results"])
+def test_two_trees_are_not_named_at_once(root: Path, capsys: Capture, command: str) -> None:
+    assert run([command, str(root), "--root", "other"]) == 2
+    assert "two trees are named" in capsys.readouterr().err
+    assert run([command, str(root), "--root", str(root)]) in (0, 1)
+
+
+def test_an_argument_comes_before_the_environment(root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTMAN_ROOT", "nowhere")
+    assert run(["ls", str(root)]) == 0
+    assert run(["ls"]) == 2
+    assert "no tree at nowhere" in capsys.readouterr().err
 
 
 def test_no_report_on_a_part_of_a_tree(root: Path, capsys: Capture) -> None:

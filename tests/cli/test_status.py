@@ -65,7 +65,14 @@ def test_a_column_for_each_k_and_a_map_for_each_family(here: Path, capsys: pytes
 
 def test_nothing_here_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", *PART]) == 0
-    assert "there is neither grid_outputs nor checkpoints here" in capsys.readouterr().err
+    assert "there is neither grid_outputs nor a tree here" in capsys.readouterr().err
+    assert run(["status", *PART, "--missing"]) == 2  # what is not known to be missing is not to be trained again
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "nothing is known of any run" in err
+    (here / "raw").mkdir()
+    assert run(["status", "raw", *PART, "--missing"]) == 0
+    assert capsys.readouterr().out.startswith("ckptman train ")
     (here / "grid_outputs").mkdir()
     assert run(["status", *PART]) == 0
     assert "neither" not in capsys.readouterr().err
