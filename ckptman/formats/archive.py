@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ PICKLE: Final = "data.pkl"
 MAX_ENTRIES: Final = 1 << 16
 MAX_DIRECTORY: Final = 1 << 24
 """Bytes of the archive's directory."""
+MAX_NAME: Final = 511
+"""Bytes of an entry's name: torch cuts longer ones off."""
 
 _CHUNK: Final = 1 << 20
 _TAIL: Final = 1 << 13
@@ -43,8 +46,8 @@ _OTHER_FLAGS: Final = 0xFFFF & ~(_DESCRIPTOR_FLAG | _UTF8_FLAG)
 
 # signature, flags, method, CRC, compressed size, size, lengths of name and extra field
 _LOCAL = Struct("<4s2xHH4xIIIHH")
-# the same, then length of the comment, disk, offset of the local header
-_CENTRAL = Struct("<4s4xHH4xIIIHHHH6xI")
+# the same, then length of the comment, disk, attributes of the file, offset of the local header
+_CENTRAL = Struct("<4s4xHH4xIIIHHHH2xII")
 # signature, two disk numbers, two numbers of entries, size and offset of the directory, length of the comment
 _END = Struct("<4sHHHHIIH")
 # signature, size of the rest of the record, two disk numbers, two numbers of entries, size and offset of the directory
@@ -56,6 +59,16 @@ _DESCRIPTOR_64 = Struct("<4sIQQ")
 
 _LOCAL_SIGNATURE, _CENTRAL_SIGNATURE, _END_SIGNATURE = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 _END_64_SIGNATURE, _LOCATOR_SIGNATURE, _DESCRIPTOR_SIGNATURE = b"PK\6\6", b"PK\6\7", b"PK\7\x08"
+
+_REGULAR: Final = stat.S_IFREG >> 12
+_NO_FILE: Final = 0x18
+"""MS-DOS attributes of what is a folder or a volume's label. torch reads nothing from a folder, whatever it holds."""
+
+_FOUND_BY_TORCH: Final = frozenset({
+    PICKLE, "byteorder", "version", "constants.pkl", "data", "code", ".data/version", ".data/serialization_id",
+    ".format_version", ".storage_alignment",
+})  # fmt: skip
+"""Entries, and folders, that torch looks for without regard to case."""
 
 _LEGACY_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The number 0x1950a86a20f9469cfc6c as a pickle, after the two bytes that name the protocol."""
@@ -300,6 +313,8 @@ def _check_kind(archive: Archive) -> None:
         raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch.save wrote: it has no {PICKLE}")
     if "constants.pkl" in archive.entries or any(name.startswith("code/") for name in archive.entries):
         raise refusal("foreign", "a TorchScript program, not a checkpoint")
+    if next(iter(archive.entries)) != PICKLE:
+        archive.data_start(next(iter(archive.entries)))  # by its first bytes, torch takes a file for another format
     # Archives from before torch 2.0 have no such entry; they were written on little-endian machines.
     if "byteorder" in archive.entries and (order := archive.read("byteorder", 16)) != b"little":
         raise refusal("foreign", f"its numbers are not in little-endian byte order, but {order!r}")
@@ -348,7 +363,7 @@ def _find_end(fd: int, size: int, tail: bytes) -> _End:
 def _read_end_64(tail: bytes, locator: bytes, start: int) -> _End:
     _, disk, offset, disks = _LOCATOR.unpack(locator)
     record = tail[-_END.size - _LOCATOR.size - _END_64.size : -_END.size - _LOCATOR.size]
-    if disk or disks > 1 or offset != start or len(record) < _END_64.size:
+    if disk or disks != 1 or offset != start or len(record) < _END_64.size:
         raise refusal("broken-archive", "the archive's zip64 end record is not where its locator says")
     signature, rest, disk, first_disk, entries_here, entries, length, directory = _END_64.unpack(record)
     if signature != _END_64_SIGNATURE or rest != _END_64.size - 12 or disk or first_disk or entries_here != entries:
@@ -403,6 +418,7 @@ _new_tuple = tuple.__new__
 def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]]:
     """The folder that all entries lie in, and the entries by their name in it."""
     entries: dict[str, Entry] = {}
+    others: list[str] = []
     folder = data_folder = b""
     at = used = 0
     directory += bytes(_CENTRAL.size)  # so that an entry that is cut off is read, and found to be none
@@ -411,7 +427,8 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
         if at > end.size:
             raise refusal("broken-archive", "the archive's directory ends too early")
         fields = unpack(directory, at)
-        signature, flags, method, crc, packed, size, name_length, extra_length, comment_length, disk, header = fields
+        signature, flags, method, crc, packed, size, name_length, extra_length, comment_length, disk = fields[:10]
+        attributes, header = fields[10:]
         if signature != _CENTRAL_SIGNATURE:
             raise refusal("broken-archive", "the archive's directory is damaged")
         name_start = at + fixed
@@ -423,9 +440,14 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
         if not entries:
             folder = _top_folder(full_name)
             data_folder = folder + b"data/"
-        if not (full_name.startswith(data_folder) and full_name[len(data_folder) :].isdigit()):
-            _check_name(folder, full_name)  # that is, where it is not the name of a storage, as most are
+        of_storage = full_name.startswith(data_folder) and full_name[len(data_folder) :].isdigit()
+        if not of_storage or name_length > MAX_NAME:  # most are
+            _check_name(folder, full_name)
         name = full_name[len(folder) :].decode()
+        if not of_storage:
+            others.append(name)
+        if attributes & _NO_FILE or attributes >> 28 not in (0, _REGULAR):
+            raise refusal("unsafe-archive", f"its entry {_shown(name)} has the attributes of what is no plain file")
         if method or size != packed or flags & _OTHER_FLAGS or comment_length or disk:
             what = "compressed" if method or size != packed else "encrypted" if flags & _ENCRYPTED else "not plain"
             raise refusal("unsafe-archive", f"its entry {_shown(name)} is {what}")
@@ -439,7 +461,38 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
         raise refusal("broken-archive", "the archive's directory and the number of its entries disagree")
     if used > end.start:
         raise refusal("broken-archive", "the entries of the archive reach into its directory")
+    _check_alike(others, entries)
     return folder, entries
+
+
+def _check_alike(names: list[str], entries: Mapping[str, Entry]) -> None:
+    """Check that no two entries are one to another reader: torch finds them without regard to case.
+
+    Args:
+        names: Those that are no names of storages, which are nothing but digits.
+        entries: All of them.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        alike = _folded(name)
+        other = known.setdefault(alike, name) if alike == name or alike not in entries else alike
+        if other != name:
+            raise refusal(
+                "unsafe-archive", f"its entries {_shown(other)} and {_shown(name)} are one entry to other readers"
+            )
+        if alike != name and (alike in _FOUND_BY_TORCH or alike.partition("/")[0] in _FOUND_BY_TORCH):
+            raise refusal(
+                "unsafe-archive", f"its entry {_shown(name)} is {_shown(alike)} to torch, and not by its name"
+            )
+
+
+def _folded(name: str) -> str:
+    """What is left of a name's differences for a reader that does not see case, forms of letters, and what Windows cuts
+    off the end."""
+    if name.isascii() and name.islower() and "." not in name and " " not in name:
+        return name
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "/".join(part.rstrip(". ") for part in text.split("/"))
 
 
 def _read_zip64(extra: bytes, *values: int) -> list[int]:
@@ -469,6 +522,8 @@ def _check_name(folder: bytes, full_name: bytes) -> None:
     inside = full_name[len(folder) :]
     if not full_name.startswith(folder):
         raise refusal("unsafe-archive", f"its entry {_shown(full_name)} does not lie in the folder of the others")
+    if len(full_name) > MAX_NAME:
+        raise refusal("unsafe-archive", f"its entry {_shown(full_name)} has a name of more than {MAX_NAME} bytes")
     parts = inside.split(b"/")
     if b"" in parts or b"." in parts or b".." in parts or b"\\" in inside or b"\0" in inside:
         raise refusal("unsafe-archive", f"its entry {_shown(full_name)} has a name that leaves its folder")

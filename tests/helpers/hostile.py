@@ -101,6 +101,7 @@ class Entry:
     """Bytes after the entry that belong to nothing."""
     comment: bytes = b""
     descriptor: bool = True
+    attributes: int = 0
 
     @property
     def full_name(self) -> bytes:
@@ -149,7 +150,7 @@ def build_zip(entries: Iterable[Entry], end: End | None = None) -> bytes:
         body += entry.gap
         directory += struct.pack(
             "<4sHHHHIIIIHHHHHII", b"PK\1\2", 0, 0, entry.flags, entry.method, 0, crc, packed, size, len(name), 0,
-            len(entry.comment), 0, 0, 0, offset,
+            len(entry.comment), 0, 0, entry.attributes, offset,
         )  # fmt: skip
         directory += name + entry.comment
         count += 1
@@ -458,6 +459,24 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "entry-inside-another": build_zip([first, zero, Entry("top/data/1", bytes(8), offset=40)]),
         "entry-out-of-order": build_zip([first, replace(zero, offset=400), Entry("top/x", b"", offset=100)]),
         "several-disks": with_end(disk=1),
+        "pickle-in-capitals-beside": with_entry("top/DATA.PKL"),
+        "pickle-in-capitals-before": build_zip([replace(first, name="top/Data.pkl"), first, zero]),
+        "storage-in-capitals-beside": with_entry("top/DATA/0"),
+        "storage-in-capitals": build_zip([first, replace(zero, name="top/Data/0")]),
+        "byte-order-in-capitals": with_entry("top/BYTEORDER"),
+        "version-in-capitals": with_entry("top/Version"),
+        "others-that-differ-in-case": build_zip([first, zero, Entry("top/a.json", b""), Entry("top/A.json", b"")]),
+        "name-with-a-dot-at-its-end": with_entry("top/data.pkl."),
+        "folder-with-a-space-at-its-end": with_entry("top/data /0"),
+        "name-in-wide-letters": with_entry("top/\uff44ata.pkl"),
+        "digit-in-another-script": with_entry("top/data/\uff10"),
+        "name-composed-and-not": build_zip([first, zero, Entry("top/\xe9", b""), Entry("top/e\u0301", b"")]),
+        "name-that-torch-cuts": with_entry("top/" + "x" * 600),
+        "storage-that-is-a-folder": build_zip([first, replace(zero, attributes=0x10)]),
+        "pickle-that-is-a-folder": with_pickle(attributes=0x10),
+        "a-volume-label": with_pickle(attributes=0x08),
+        "a-symbolic-link": with_pickle(attributes=0o120777 << 16),
+        "a-folder-of-unix": with_pickle(attributes=0o040755 << 16),
     }
     broken = {
         "entry-past-the-end": build_zip([first, replace(zero, size=1 << 20)]),
@@ -475,6 +494,7 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "directory-of-all-bytes": with_end(size=0xFFFFFFFF, size_64=(1 << 64) - 1),
         "directory-sizes-differ": with_end(size=1),
         "locator-elsewhere": with_end(locator=0),
+        "first-entry-is-not-there": b"XX" + build_zip([zero, first])[2:],
         "zip64-record-too-long": with_end(rest_64=45),
         "no-zip64-where-it-is-needed": with_end(zip64=False, start=0xFFFFFFFF),
         "local-header-overwritten": b"XX" + whole[2:],

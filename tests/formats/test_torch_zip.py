@@ -1,0 +1,183 @@
+"""One archive, one content: what is read in an archive is what torch's own zip reader finds in it, or it is refused."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckptman.formats.archive import PICKLE, open_archive
+from ckptman.text.errors import RefusedError
+from tests.helpers import hostile
+from tests.helpers.hostile import Entry, build_zip
+
+PICKLE_ENTRY = Entry("top/data.pkl", hostile.weights_pickle())
+STORAGE_ENTRY = Entry("top/data/0", bytes(range(8)))
+VERSION = Entry("top/version", b"3\n")
+GOOD = build_zip([PICKLE_ENTRY, STORAGE_ENTRY, Entry("top/byteorder", b"little"), VERSION])
+HOSTILE = hostile.hostile_archives()
+
+
+def read_here(path: Path, *, whole: bool) -> dict[str, bytes] | None:
+    """All entries as they are read here; None if the archive is refused."""
+    try:
+        with open_archive(path) as archive:
+            archive.read(PICKLE, 1 << 20)
+            if whole:
+                archive.verify_crcs()
+            return {name: archive.part(name, 0, entry.size) for name, entry in archive.entries.items()}
+    except RefusedError:
+        return None
+
+
+def read_by_torch(content: bytes) -> dict[str, bytes] | None:
+    """All entries as torch reads them; None if it cannot."""
+    try:
+        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+        return {name: reader.get_record(name) for name in reader.get_all_records()}
+    except (RuntimeError, UnicodeDecodeError):
+        return None
+
+
+# --- what misled torch ------------------------------------------------------------------------------------------------
+
+MISLEADING = {
+    "pickle": ([PICKLE_ENTRY, STORAGE_ENTRY, Entry("top/DATA.PKL", b"other"), VERSION], "data.pkl", b"other"),
+    "storage": ([PICKLE_ENTRY, STORAGE_ENTRY, Entry("top/DATA/0", b"12345678"), VERSION], "data/0", b"12345678"),
+    "byte order": ([PICKLE_ENTRY, STORAGE_ENTRY, Entry("top/BYTEORDER", b"big"), VERSION], "byteorder", b"big"),
+}
+
+
+@pytest.mark.parametrize("name", MISLEADING)
+def test_torch_finds_entries_without_regard_to_case(tmp_path: Path, name: str) -> None:
+    entries, asked, found = MISLEADING[name]
+    path = tmp_path / "file.pt"
+    seen = set()
+    for order in (entries, [*reversed(entries[:-1]), VERSION]):  # which of two it finds, their order decides
+        content = build_zip(order)
+        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
+        seen.add(reader.get_record(asked))
+        path.write_bytes(content)
+        with pytest.raises(RefusedError) as error:
+            read_or_raise(path)
+        assert error.value.code == "unsafe-archive"
+    assert found in seen
+    path.write_bytes(build_zip([entry for entry in entries if entry.data != found]))
+    assert read_here(path, whole=True) is not None
+
+
+def read_or_raise(path: Path) -> None:
+    with open_archive(path) as archive:
+        archive.verify_crcs()
+
+
+def test_torch_reads_nothing_from_an_entry_that_is_a_folder() -> None:
+    content = build_zip([PICKLE_ENTRY, Entry("top/data/0", bytes(range(8)), attributes=0x10), VERSION])
+    found = read_by_torch(content)
+    assert found is None or found["data/0"] != bytes(range(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pickle-in-capitals-beside", "'data.pkl' and 'DATA.PKL' are one entry to other readers"),
+        ("storage-in-capitals", "'Data/0' is 'data/0' to torch, and not by its name"),
+        ("byte-order-in-capitals", "'BYTEORDER' is 'byteorder' to torch"),
+        ("name-with-a-dot-at-its-end", r"'data\.pkl' and 'data\.pkl\.' are one entry"),
+        ("storage-that-is-a-folder", "'data/0' has the attributes of what is no plain file"),
+        ("name-that-torch-cuts", "has a name of more than 511 bytes"),
+    ],
+)
+def test_the_reason_is_told(tmp_path: Path, name: str, told: str) -> None:
+    path = tmp_path / "file.pt"
+    path.write_bytes(HOSTILE[name][0])
+    with pytest.raises(RefusedError, match=told):
+        read_or_raise(path)
+
+
+def test_attributes_and_names_that_other_programs_write_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    entries = [Entry("top/Extra/INFO.json", b"{}", attributes=0o100644 << 16), Entry("top/note", b"", attributes=0x20)]
+    path.write_bytes(build_zip([PICKLE_ENTRY, STORAGE_ENTRY, *entries, VERSION]))
+    assert read_here(path, whole=True) == read_by_torch(path.read_bytes())
+    torch.save({"w": torch.ones(3)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("file/notes/by a tool.txt", "hello")
+    assert read_here(path, whole=True) == read_by_torch(path.read_bytes())
+
+
+# --- mutations --------------------------------------------------------------------------------------------------------
+
+RECORDS = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08")
+BYTES = b"\0\1\x0f\x10\x20./\\\xff"
+
+
+def places(content: bytes, *signatures: bytes) -> list[int]:
+    """Where the records of an archive begin."""
+    return [at for at in range(len(content)) if content[at : at + 4] in signatures]
+
+
+def mutated(original: bytes, draw: random.Random) -> bytes:
+    """An archive with a few changes, most of them in its records."""
+    content = bytearray(original)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        starts = places(bytes(content), *RECORDS)
+        at = (
+            draw.choice(starts) + draw.randrange(60) if starts and draw.random() < 0.8 else draw.randrange(len(content))
+        )
+        at = min(at, len(content) - 4)
+        kind = draw.randrange(6)
+        if kind == 0:
+            content[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            content[at] = draw.choice(BYTES)
+        elif kind == 2:
+            content[at : at + 4] = struct.pack(
+                "<I", draw.choice((0, draw.randrange(100), 0xFFFFFFFF, draw.getrandbits(32)))
+            )
+        elif kind == 3:
+            content[at] ^= 0x20  # the case of a letter
+        elif entries := places(bytes(content), RECORDS[0]):
+            source, target = draw.choice(entries), draw.choice(entries)
+            if kind == 4:
+                content[target : target + 46] = content[source : source + 46]
+            else:  # the name of another entry, or its beginning
+                content[target + 46 : target + 56] = content[source + 46 : source + 56].swapcase()
+    return bytes(content)
+
+
+def compare(path: Path, count: int, seed: int) -> None:
+    """Check that each of many mutated archives is refused, or has the same entries with the same bytes for torch."""
+    draw = random.Random(seed)
+    originals = [GOOD, hostile.good(), hostile.saved({"w": torch.arange(100.0), "b": torch.ones(2)})]
+    read = refused = 0
+    for number in range(count):
+        content = mutated(originals[number % len(originals)], draw)
+        path.write_bytes(content)
+        whole = number % 4 > 0  # the header alone, as `show` reads it, does not read the checksums of the weights
+        here = read_here(path, whole=whole)
+        if here is None:
+            refused += 1
+            continue
+        read += 1
+        there = read_by_torch(content)
+        if there is not None or whole:
+            assert there is not None, (seed, number)
+            assert list(there.items()) == list(here.items()), (seed, number)
+    assert read > count // 20
+    assert refused > count // 20
+
+
+def test_mutations_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    compare(tmp_path / "file.pt", 4_000, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_100_000_mutations_are_read_as_torch_reads_them(tmp_path: Path, seed: int) -> None:
+    compare(tmp_path / "file.pt", 10_000, seed)
