@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptman.formats import expected_weights, show_path
 from ckptman.rules import Convention, comparing, naming, recipe, terms
-from ckptman.tree import CheckedRun, Finding, Inventory, finding, survey
+from ckptman.tree import Finding, Inventory, Run, contents, finding
 
 _MOST_LISTED = 4
 """Differences that one message names."""
@@ -28,7 +28,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
             yield from _check_weights(file, run.config, convention.model)
 
 
-def _check_readable(file: survey.CheckedFile, root: Path) -> Iterator[Finding]:
+def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:
     error = file.refusal or file.damage
     if error is None:
         return
@@ -41,14 +41,14 @@ def _check_readable(file: survey.CheckedFile, root: Path) -> Iterator[Finding]:
         yield finding("bad-crc", file.path, message)
 
 
-def _check_name(file: survey.CheckedFile, run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+def _check_name(file: contents.CheckpointFile, run: Run, convention: Convention) -> Iterator[Finding]:
     if file.name is None or file.info is None:
         return
     inside = file.info.config or {}
     differences = [str(item) for item in naming.naming_of(convention).disagreements(file.name, inside)]
     done = file.info.iters_done
     wrong_step = done is not None and done != file.name.step
-    if run.record is not None and run.record.config_source == survey.FROM_NAME:
+    if run.record is not None and run.record.config_source == contents.FROM_NAME:
         if wrong_step:
             differences.append(f"{file.name.step} iterations in the name and {done} in the file")
         if differences:
@@ -60,7 +60,9 @@ def _check_name(file: survey.CheckedFile, run: CheckedRun, convention: Conventio
         yield finding("step-disagrees", file.path, f"{file.name.step} iterations in the name, and {done} in the file")
 
 
-def _check_recipe(file: survey.CheckedFile, config: Mapping[str, Any], convention: Convention) -> Iterator[Finding]:
+def _check_recipe(
+    file: contents.CheckpointFile, config: Mapping[str, Any], convention: Convention
+) -> Iterator[Finding]:
     if file.name is None or file.step is None:
         return
     prefix = file.name.prefix
@@ -78,7 +80,9 @@ def _check_recipe(file: survey.CheckedFile, config: Mapping[str, Any], conventio
         )
 
 
-def _check_weights(file: survey.CheckedFile, config: Mapping[str, Any], rules: terms.ModelRules) -> Iterator[Finding]:
+def _check_weights(
+    file: contents.CheckpointFile, config: Mapping[str, Any], rules: terms.ModelRules
+) -> Iterator[Finding]:
     if file.info is None:
         return
     expected = expected_weights(config, rules)

@@ -6,19 +6,21 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ckptman.fs import folders
 from ckptman.rules import Convention, convention_file, placement
 from ckptman.text import wording
-from ckptman.tree import Finding, Inventory, finding, records, survey
+from ckptman.tree import Finding, Inventory, contents, finding, records
 
 _DOCUMENT = re.compile(r"(?:README|TASK_MAPPING(?:\.previous(?:-[0-9]+)?)?)\.md", re.IGNORECASE)
 """What `report` generates at the root of a tree, and what it keeps of a document that gives way."""
 _AT_THE_ROOT = frozenset(
     {convention_file.FILE_NAME, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", "CITATION.cff"}
 )
+_GROUP_LEVEL = 3
+"""How many folders lead from the root to a group's."""
 _MOST_STRAYS = 8
 """Strays of one folder, and system files of a tree, that are named each by itself."""
 
@@ -38,6 +40,7 @@ class _Walk:
     def __init__(self, inventory: Inventory, convention: Convention) -> None:
         self.convention = convention
         self.records = {run.path: run.record for run in inventory.scan.runs}
+        self.kept = inventory.scan.kept_wandb
         self.checkpoints = {file.path for file in inventory.files}
         self.children: dict[PurePosixPath, list[records.Entry]] = defaultdict(list)
         for entry in inventory.scan.entries:
@@ -59,8 +62,8 @@ class _Walk:
         """Check what lies in a folder that belongs to the tree, or leads to something that does."""
         strays = []
         for entry in self.children[folder]:
-            if survey.is_not_ours(entry.path):
-                if survey.is_system_name(entry.path.name):
+            if contents.is_not_ours(entry.path):
+                if contents.is_system_name(entry.path.name):
                     self.system_files.append(entry.path)
             elif entry.kind == "folder":
                 yield from self._subfolder(entry.path)
@@ -83,7 +86,7 @@ class _Walk:
             return
         if all(entry.kind == "folder" and entry.path not in self.unreadable for entry in below):
             yield finding("empty-folder", path, "there is no file in this folder")
-        elif path.parent in self.records and path.name == self.convention.folders.saved_wandb:
+        elif path in self.kept:
             yield from self._kept_wandb(path)
         elif path in self.bearing or self._is_structural(path):
             yield from self.folder(path)
@@ -97,7 +100,7 @@ class _Walk:
         record = self.records[home.parent]
         for entry in self.children[home]:
             listed = record is None or str(entry.path.relative_to(home.parent)) in record.wandb
-            if survey.is_system_name(entry.path.name):
+            if contents.is_system_name(entry.path.name):
                 self.system_files.append(entry.path)
             elif entry.kind == "folder" and listed:
                 for kept in self._below(entry.path):
@@ -132,22 +135,17 @@ class _Walk:
         if path in self.checkpoints or (name == records.RUN_FILE and folder in self.records):
             return True
         if name == records.OVERWRITTEN_FILE:
-            return len(folder.parts) == 4 and self._is_structural(folder)
+            levels = placement.levels_of(folder, self.convention)
+            return levels is not None and levels.task is not None and levels.run is None and self._is_structural(folder)
         return not folder.parts and (name in _AT_THE_ROOT or _DOCUMENT.fullmatch(name) is not None)
 
     def _is_structural(self, path: PurePosixPath) -> bool:
         """Whether a folder's name is one that the convention has at this level."""
-        families, folders = self.convention.families, self.convention.folders
-        group = PurePosixPath(*path.parts[:3])
-        levels: tuple[Callable[[str], bool], ...] = (
-            lambda name: name in families.layernorm_folders.values(),
-            lambda name: name in families.regime_folders.values(),
-            lambda name: placement.group_pattern(name, self.convention) is not None or group in self.bearing,
-            lambda name: folders.parse_task(name) is not None,
-            folders.is_run,
-        )
-        parts = path.parts
-        return len(parts) <= len(levels) and all(fits(part) for fits, part in zip(levels, parts, strict=False))
+        levels = placement.levels_of(path, self.convention)
+        if levels is None or levels.group is None:
+            return levels is not None
+        group = PurePosixPath(*path.parts[:_GROUP_LEVEL])
+        return placement.group_pattern(levels.group, self.convention) is not None or group in self.bearing
 
 
 def _check_system_files(paths: list[PurePosixPath]) -> Iterator[Finding]:
@@ -179,7 +177,7 @@ def _check_links(inventory: Inventory, links: list[PurePosixPath]) -> Iterator[F
             if file is None:
                 yield finding("stray-file", path, f"this link to {said} does not belong to the tree")
         elif file is not None and file.info is not None:
-            placed[PurePosixPath(*path.parts[: min(3, len(path.parts) - 1)])].append(target)
+            placed[PurePosixPath(*path.parts[: min(_GROUP_LEVEL, len(path.parts) - 1)])].append(target)
         else:
             yield finding("outside-link", path, f"it leads out of the tree, to {target}")
     for group, targets in sorted(placed.items()):
@@ -192,7 +190,7 @@ def _check_twins(inventory: Inventory) -> Iterator[Finding]:
     """Names of one folder that are one name on a file system that ignores case, or forms of accented letters."""
     names: dict[tuple[PurePosixPath, str], list[str]] = defaultdict(list)
     for entry in inventory.scan.entries:
-        if not survey.is_not_ours(entry.path):
+        if not contents.is_not_ours(entry.path):
             folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", entry.path.name).casefold())
             names[entry.path.parent, folded].append(entry.path.name)
     for (folder, _), twins in names.items():

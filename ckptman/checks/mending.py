@@ -16,7 +16,7 @@ from ckptman.checks.validation import ValidationResult
 from ckptman.fs import hash_file, moving
 from ckptman.rules import Convention
 from ckptman.text import CkptmanError, RefusedError
-from ckptman.tree import CheckedRun, Inventory, records, survey
+from ckptman.tree import Inventory, Run, contents, records
 
 _PLACE = ("group", "layernorm", "regime", "task", "seed")
 
@@ -119,11 +119,11 @@ def _strayed(inventory: Inventory) -> Iterator[Step]:
 
 def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     """Whole run folders, to where their configurations say; two in each other's places change them."""
-    crowded = {run.folder for run in inventory.runs if run.standing is survey.Standing.EXTRA}
+    crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
     taken = {entry.path for entry in inventory.scan.entries}
-    wrong: dict[PurePosixPath, tuple[PurePosixPath, CheckedRun]] = {}
+    wrong: dict[PurePosixPath, tuple[PurePosixPath, Run]] = {}
     for run in inventory.runs:
-        if run.standing is not survey.Standing.RECORDED or run.folder in crowded or not _agrees(run):
+        if run.origin is not contents.Origin.RECORDED or run.folder in crowded or not _agrees(run):
             continue
         if all(file.path in inventory.copies for file in run.files):
             continue  # a copy of a run, which goes nowhere but into the trash
@@ -152,7 +152,7 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     return steps
 
 
-def _agrees(run: CheckedRun) -> bool:
+def _agrees(run: Run) -> bool:
     """Whether run.json and the files say the same of where the run belongs, and all of its files are read."""
     record, place = run.record, run.place
     if record is None or place is None or not run.files or any(file.info is None for file in run.files):
@@ -160,7 +160,7 @@ def _agrees(run: CheckedRun) -> bool:
     return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
 
 
-def _target(run: CheckedRun, convention: Convention) -> PurePosixPath | None:
+def _target(run: Run, convention: Convention) -> PurePosixPath | None:
     """The folder that the run should have; None where it has a right one."""
     if run.place is None:
         return None
@@ -171,7 +171,7 @@ def _target(run: CheckedRun, convention: Convention) -> PurePosixPath | None:
     return expected
 
 
-def _aside(run: CheckedRun, target: PurePosixPath) -> PurePosixPath:
+def _aside(run: Run, target: PurePosixPath) -> PurePosixPath:
     """The name of a second run of the seed, as `ingest` gives it."""
     record = run.record
     apart = record.run_id if record is not None and record.run_id else run.files[0].sha256 or str(run.files[0].size)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptman.rules import Convention, comparing
 from ckptman.text import wording
-from ckptman.tree import CheckedRun, Finding, Inventory, finding, records, survey
+from ckptman.tree import Finding, Inventory, Run, contents, finding, records
 
 _MOST_LISTED = 4
 """Differences that one message names."""
@@ -23,7 +23,7 @@ _LIST_AGAIN = "Delete it, and ingest the source again, which writes the list of 
 def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every run.json, and the files of each run folder against it."""
     there = {entry.path: entry.kind for entry in inventory.scan.entries}
-    files: dict[PurePosixPath, list[survey.CheckedFile]] = defaultdict(list)
+    files: dict[PurePosixPath, list[contents.CheckpointFile]] = defaultdict(list)
     for file in inventory.files:
         files[file.path.parent].append(file)
     for path, reason in inventory.scan.unreadable:
@@ -79,7 +79,7 @@ def _check_files_are_there(
             if (now := found_at.get(path)) is not None:
                 seems = now.name if now.parent == path.parent else now
                 yield finding(
-                    "missing-file", path, f"{message}, but {seems} seems to be it", survey.way_back(now, path)
+                    "missing-file", path, f"{message}, but {seems} seems to be it", contents.way_back(now, path)
                 )
             else:
                 yield finding("missing-file", path, message)
@@ -95,7 +95,7 @@ def _leaves(kept: str) -> bool:
 
 
 def _check_file(
-    file: survey.CheckedFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
+    file: contents.CheckpointFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
 ) -> Iterator[Finding]:
     entry = file.entry
     if entry is None:
@@ -111,7 +111,7 @@ def _check_file(
     if file.name is not None and (entry.kind, entry.step) != (file.name.prefix.name, file.name.step):
         message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
         yield finding("record-disagrees", file.path, message)
-    if record.config_source == survey.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
+    if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
         differences = _config_differences(record.config, file.info.config, convention.ignored_keys)
         if differences:
             yield finding("config-disagrees", file.path, _listed(differences))
@@ -135,7 +135,7 @@ def _listed(differences: list[str]) -> str:
     return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _check_place(run: CheckedRun) -> Iterator[Finding]:
+def _check_place(run: Run) -> Iterator[Finding]:
     """What run.json says of its place, against the configuration."""
     record, place = run.record, run.place
     if record is None or place is None:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from ckptman.rules import Convention, Place, comparing, placement
 from ckptman.text import wording
-from ckptman.tree import CheckedRun, Finding, Inventory, finding, numbering, records, roots, standing, survey
+from ckptman.tree import Finding, Inventory, Run, contents, finding, numbering, records, roots, standing
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
@@ -26,9 +26,7 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
     for run in inventory.runs:
         yield from _check_config(run, convention)
         yield from _check_attribution(run)
-    whole = [
-        run for run in inventory.runs if run.standing is not survey.Standing.EXTRA and not _home_of(run, inventory)
-    ]
+    whole = [run for run in inventory.runs if run.origin is not contents.Origin.EXTRA and not _home_of(run, inventory)]
     for run in whole:
         yield from _check_whole(run, convention)
     yield from _check_tests(inventory, convention)
@@ -41,7 +39,7 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
 def check_numbering(inventory: Inventory, given: Convention, fitting: Convention) -> Iterator[Finding]:
     """Tell where the tree is sorted by another numbering than the one in force."""
     if fitting.numbering != given.numbering:
-        moved = roots.misplaced_runs(inventory.placed_by(given)) - roots.misplaced_runs(inventory.placed_by(fitting))
+        moved = numbering.misplaced(inventory.placed_by(given)) - numbering.misplaced(inventory.placed_by(fitting))
         yield finding(numbering.OTHER_NUMBERING, ".", *numbering.other_numbering(len(moved), given, fitting))
 
 
@@ -101,7 +99,7 @@ def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
 
 def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Runs in wrong folders; those of one task folder that belong to one other folder are told of together."""
-    misplaced: dict[tuple[PurePosixPath, PurePosixPath, survey.Standing], list[CheckedRun]] = defaultdict(list)
+    misplaced: dict[tuple[PurePosixPath, PurePosixPath, contents.Origin], list[Run]] = defaultdict(list)
     for run in inventory.runs:
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
@@ -109,8 +107,8 @@ def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Find
         elif _home_of(run, inventory):
             continue  # told of where it is missed
         elif run.place is not None and not run.is_in_place:
-            home = run.folder.parent if run.standing is survey.Standing.RECORDED else run.folder
-            misplaced[home, run.place.folder, run.standing].append(run)
+            home = run.folder.parent if run.origin is contents.Origin.RECORDED else run.folder
+            misplaced[home, run.place.folder, run.origin].append(run)
         elif run.place is not None:
             yield from _check_run_folder(run, run.place, inventory, convention)
     for (home, target, _), runs in misplaced.items():
@@ -122,31 +120,31 @@ def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Find
         )
 
 
-def _put_right(runs: list[CheckedRun], target: PurePosixPath, inventory: Inventory) -> str:
+def _put_right(runs: list[Run], target: PurePosixPath, inventory: Inventory) -> str:
     """What to do about runs that belong in another task folder."""
     if all(_is_copy(run, inventory) for run in runs):
         original = inventory.copies[runs[0].files[0].path].parents[1]
         return f"The same files are in {original}: put these away, once every byte is compared, with: {_MEND}"
-    if runs[0].standing is survey.Standing.RECORDED:
+    if runs[0].origin is contents.Origin.RECORDED:
         folders = "the folder of the run" if len(runs) == 1 else "the folders of the runs"
         return f"Move {folders} into {target}, beside what is there: {_MEND}"
     return _sort_it(inventory, runs[0].folder)
 
 
-def _home_of(run: CheckedRun, inventory: Inventory) -> PurePosixPath | None:
+def _home_of(run: Run, inventory: Inventory) -> PurePosixPath | None:
     """Where a run.json misses a file of the run; None unless each of its files is missed somewhere."""
     homes = [inventory.astray.get(file.path) for file in run.files]
     return homes[0] if homes and None not in homes else None
 
 
-def _is_copy(run: CheckedRun, inventory: Inventory) -> bool:
+def _is_copy(run: Run, inventory: Inventory) -> bool:
     """Whether each of the run's files is a copy of another, which is told of as a duplicate."""
     return bool(run.files) and all(file.path in inventory.copies for file in run.files)
 
 
-def _check_run_folder(run: CheckedRun, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+def _check_run_folder(run: Run, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """The name of a run's folder: by its seed, with or without something that tells apart a second run."""
-    if run.standing is survey.Standing.LOOSE and (
+    if run.origin is contents.Origin.LOOSE and (
         run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
     ):
         return  # files directly in a task folder, or deeper than any run
@@ -156,16 +154,16 @@ def _check_run_folder(run: CheckedRun, place: Place, inventory: Inventory, conve
         yield finding("wrong-run-folder", run.folder, message, _right_folder(run, place.folder / expected, inventory))
 
 
-def _right_folder(run: CheckedRun, expected: PurePosixPath, inventory: Inventory) -> str:
+def _right_folder(run: Run, expected: PurePosixPath, inventory: Inventory) -> str:
     """What to do about a run in another run's folder."""
-    if run.standing is survey.Standing.EXTRA:
+    if run.origin is contents.Origin.EXTRA:
         return f"Move {_which_files([run])} into {expected}; where a file of that name is there, keep both as they are."
     if expected in {entry.path for entry in inventory.scan.entries}:
         return f"{expected.name} is the folder of another run: let ckptman find a name that is free: {_MEND}"
     return f"Rename the folder to {expected.name}: {_MEND}"
 
 
-def _which_files(runs: list[CheckedRun]) -> str:
+def _which_files(runs: list[Run]) -> str:
     names = [file.path.name for run in runs for file in run.files]
     return names[0] if len(names) == 1 else f"each of {wording.count_text(len(names), 'checkpoint')} here"
 
@@ -173,7 +171,7 @@ def _which_files(runs: list[CheckedRun]) -> str:
 # --- configurations ---------------------------------------------------------------------------------------------------
 
 
-def _check_config(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+def _check_config(run: Run, convention: Convention) -> Iterator[Finding]:
     if run.place is not None and run.place.seed is None:
         seed = run.config.get(convention.seed_key)
         what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
@@ -214,12 +212,12 @@ def _check_tests(inventory: Inventory, convention: Convention) -> Iterator[Findi
         )
 
 
-def _range(run: CheckedRun, keys: tuple[str, str]) -> tuple[int, int] | None:
+def _range(run: Run, keys: tuple[str, str]) -> tuple[int, int] | None:
     low, high = (run.config.get(key) for key in keys)
     return (low, high) if type(low) is int and type(high) is int else None
 
 
-def _check_attribution(run: CheckedRun) -> Iterator[Finding]:
+def _check_attribution(run: Run) -> Iterator[Finding]:
     if run.record is not None and run.record.run_id is None and len(run.record.attribution.candidates) > 1:
         note = run.record.attribution
         yield finding("ambiguous-run", run.folder, f"{note.evidence}: {', '.join(note.candidates)}")
@@ -228,7 +226,7 @@ def _check_attribution(run: CheckedRun) -> Iterator[Finding]:
 # --- whole, and only once ---------------------------------------------------------------------------------------------
 
 
-def _check_whole(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
+def _check_whole(run: Run, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
     found = [(file.name.prefix.name, file.step) for file in run.files if file.name is not None]
     found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
@@ -248,9 +246,9 @@ def _check_whole(run: CheckedRun, convention: Convention) -> Iterator[Finding]:
         yield finding("missing-checkpoint", run.folder, message)
 
 
-def _check_repeated(whole: Iterable[CheckedRun], convention: Convention) -> Iterator[Finding]:
+def _check_repeated(whole: Iterable[Run], convention: Convention) -> Iterator[Finding]:
     """Runs of one configuration and seed. In a group with a grid, its axes alone make the configuration."""
-    same: dict[tuple[object, ...], list[CheckedRun]] = defaultdict(list)
+    same: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run in whole:
         place = run.place
         if place is not None and place.seed is not None and run.files:
@@ -273,10 +271,10 @@ def _check_repeated(whole: Iterable[CheckedRun], convention: Convention) -> Iter
             )
 
 
-def _file_names(run: CheckedRun) -> set[str]:
+def _file_names(run: Run) -> set[str]:
     return {file.path.name for file in run.files}
 
 
-def _described(run: CheckedRun) -> str:
+def _described(run: Run) -> str:
     seed = f" with seed {run.place.seed}" if run.place is not None and run.place.seed is not None else ""
     return f"run {run.run_id}" if run.run_id is not None else f"the run{seed}"

@@ -16,7 +16,7 @@ from ckptman.checks.runs import check_numbering, check_root, check_runs
 from ckptman.checks.weights import Witness, check_weights
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, wording
-from ckptman.tree import Finding, Inventory, finding, records, roots, survey
+from ckptman.tree import Finding, Inventory, contents, finding, numbering, records
 from ckptman.tree import findings as finding_table
 
 
@@ -88,7 +88,7 @@ def validate(
     deep: bool = False,
     select: Collection[str] = (),
     ignore: Collection[str] = (),
-    progress: survey.Progress | None = None,
+    progress: contents.Progress | None = None,
     stale_documents: Callable[[Path], Iterable[str]] | None = None,
     witness: Witness | None = None,
 ) -> ValidationResult:
@@ -114,8 +114,10 @@ def validate(
     root = Path(root)
     codes = finding_table.chosen_codes(select, ignore)
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
-    inventory = survey.take_inventory(root, rules, deep=deep, progress=progress)
-    fitting = roots.numbering_of_inventory(inventory, rules)
+    inventory = contents.take_inventory(
+        root, rules, contents.Depth.BYTES if deep else contents.Depth.HEADERS, progress=progress
+    )
+    fitting = numbering.numbering_of(inventory, rules)
     inventory = inventory.placed_by(fitting)
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ckptman.rules import Convention, GroupPattern, comparing, terms
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, metrics
+from ckptman.tree import metrics
+from ckptman.tree import statistics as tree_statistics
 
 NOTHING = "–"
 STAR = "⭐"
@@ -91,7 +92,7 @@ def generalization(value: metrics.Generalization) -> str:
     return f"{mean} ± {100 * value.deviation:.{places}f}"
 
 
-def interval(configuration: contents.Configuration) -> str:
+def interval(configuration: tree_statistics.Configuration) -> str:
     """Its 95 % interval: `97.3–97.8 %`."""
     if configuration.interval is None:
         return NOTHING
@@ -99,7 +100,7 @@ def interval(configuration: contents.Configuration) -> str:
     return f"{low.removesuffix(' %')}–{high}"
 
 
-def other_metrics(statistics: contents.TreeStatistics) -> str:
+def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:
     """The metrics that runs have, in a sentence; empty where they have none."""
     found = natural(str(key) for run in statistics.finished if run.record is not None for key in run.record.metrics)
     if not found:
@@ -127,12 +128,12 @@ def placeholders(pattern: str) -> str:
     return re.sub(r"\{(\w+)\}", r"<\1>", pattern)
 
 
-def ranked(statistics: contents.TreeStatistics) -> dict[tuple[bool, str], list[contents.Configuration]]:
+def ranked(statistics: tree_statistics.TreeStatistics) -> dict[tuple[bool, str], list[tree_statistics.Configuration]]:
     """The measured configurations of each family, the best first, and last those trained on lengths of the test.
 
     Of two with one mean, the one with more runs comes first, then the one whose runs differ less, then path order.
     """
-    found: dict[tuple[bool, str], list[contents.Configuration]] = {
+    found: dict[tuple[bool, str], list[tree_statistics.Configuration]] = {
         family: [] for family in families(statistics.convention)
     }
     for configuration in statistics.configurations:
@@ -141,12 +142,12 @@ def ranked(statistics: contents.TreeStatistics) -> dict[tuple[bool, str], list[c
     return {family: sorted(configurations, key=_rank) for family, configurations in found.items()}
 
 
-def is_starred(configuration: contents.Configuration) -> bool:
+def is_starred(configuration: tree_statistics.Configuration) -> bool:
     """Whether being the best of its family means something: tested on new lengths only, and above chance."""
     return not configuration.overlaps and configuration.interval is not None and configuration.interval[0] > _CHANCE
 
 
-def _rank(configuration: contents.Configuration) -> tuple[Any, ...]:
+def _rank(configuration: tree_statistics.Configuration) -> tuple[Any, ...]:
     value = configuration.generalization
     assert value is not None  # only measured ones are ranked
     return (
@@ -158,7 +159,7 @@ def _rank(configuration: contents.Configuration) -> tuple[Any, ...]:
     )
 
 
-def particulars(configuration: contents.Configuration, statistics: contents.TreeStatistics) -> str:
+def particulars(configuration: tree_statistics.Configuration, statistics: tree_statistics.TreeStatistics) -> str:
     """What tells a configuration apart from the others of its task folder, beyond the axes; empty for an only one."""
     others = [c for c in statistics.by_task_folder[configuration.folder] if c is not configuration]
     axes = set(all_axes(statistics.convention))
@@ -174,7 +175,7 @@ def particulars(configuration: contents.Configuration, statistics: contents.Tree
 
 def seeds_text(seeds: Iterable[int | None], convention: Convention) -> str:
     """Seeds in order, an unknown one last."""
-    ordered = sorted(set(seeds), key=contents.seed_order)
+    ordered = sorted(set(seeds), key=tree_statistics.seed_order)
     return ", ".join(convention.folders.unknown_seed if seed is None else str(seed) for seed in ordered)
 
 

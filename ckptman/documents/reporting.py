@@ -17,7 +17,8 @@ from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, 
 from ckptman.fs import locks, write_atomically
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, RefusedError, UsageError, wording
-from ckptman.tree import CheckedRun, Inventory, contents, findings, numbering, records, roots, survey
+from ckptman.tree import findings, numbering, records, roots
+from ckptman.tree import statistics as tree_statistics
 
 _MOST_BYTES = 16 << 20  # far above any document that people write
 
@@ -73,7 +74,7 @@ class ReportResult:
     root: Path
     check: bool
     documents: tuple[Document, ...]
-    statistics: contents.TreeStatistics | None
+    statistics: tree_statistics.TreeStatistics | None
     """What the documents were written from; None where there was no tree."""
 
     @property
@@ -126,16 +127,15 @@ def report(
     root = Path(root).absolute()
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
-        scan = records.scan_tree(root, rules)
-        statistics = contents.count_tree(root, rules, scan)
-        _require_tree(scan, statistics)
+        statistics = tree_statistics.count_tree(root, rules)
+        _require_tree(statistics)
         return _report(root, statistics, check=check)
 
 
 def stale(root: str | Path, convention: Convention) -> list[str]:
     """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
     root = Path(root).absolute()
-    return list(_report(root, contents.count_tree(root, convention), check=True).stale)
+    return list(_report(root, tree_statistics.count_tree(root, convention), check=True).stale)
 
 
 def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:
@@ -170,11 +170,11 @@ def report_convention(file: str | Path, *, convention: Convention | None = None,
 # --- what is a tree ---------------------------------------------------------------------------------------------------
 
 
-def _require_tree(scan: records.TreeScan, statistics: contents.TreeStatistics) -> None:
+def _require_tree(statistics: tree_statistics.TreeStatistics) -> None:
     """See to it that documents are written into the root of a tree alone, and with the ids of its numbering."""
-    root, rules = scan.root, statistics.convention
-    inventory = _inventory(scan, statistics)
-    fitting = roots.numbering_of_inventory(inventory, rules)
+    inventory, rules = statistics.inventory, statistics.convention
+    root = inventory.scan.root
+    fitting = numbering.numbering_of(inventory, rules)
     fitted = inventory.placed_by(fitting)
     wrong = roots.wrong_root(fitted, fitting)
     if wrong is not None:
@@ -190,47 +190,21 @@ def _require_tree(scan: records.TreeScan, statistics: contents.TreeStatistics) -
             code="wrong-root",
             fix=findings.KINDS["wrong-root"].fix,
         )
-    if not roots.is_tree_root(root, rules) and not _is_empty_tree(scan, statistics):
+    if not roots.is_tree_root(root, rules) and not _is_empty_tree(inventory.scan, statistics):
         raise UsageError(
             f"there is no tree at {root}: no checkpoint is below it",
             code="no-tree",
             fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
         )
     if fitting.numbering != rules.numbering:
-        moved = roots.misplaced_runs(inventory) - roots.misplaced_runs(fitted)
+        moved = numbering.misplaced(inventory) - numbering.misplaced(fitted)
         message, fix = numbering.other_numbering(len(moved), rules, fitting)
         raise UsageError(
             f"the tree {root} is sorted by another numbering: {message}", code=numbering.OTHER_NUMBERING, fix=fix
         )
 
 
-def _inventory(scan: records.TreeScan, statistics: contents.TreeStatistics) -> Inventory:
-    """What was counted, as checks take it. No file is read again: where the runs lie is all that is asked."""
-    recorded = {run.folder for run in statistics.finished}
-
-    def checked(file: contents.CheckpointFile) -> survey.CheckedFile:
-        return survey.CheckedFile(path=file.path, size=file.size, entry=None, info=None, refusal=None, name=None)
-
-    runs = (
-        CheckedRun(
-            folder=run.folder,
-            standing=survey.Standing.RECORDED
-            if run.record
-            else survey.Standing.EXTRA
-            if run.folder in recorded
-            else survey.Standing.LOOSE,
-            record=run.record,
-            config=run.config,
-            files=tuple(map(checked, run.files)),
-        )
-        for run in statistics.runs
-    )
-    return Inventory(scan=scan, files=tuple(map(checked, statistics.files)), runs=tuple(runs)).placed_by(
-        statistics.convention
-    )
-
-
-def _is_empty_tree(scan: records.TreeScan, statistics: contents.TreeStatistics) -> bool:
+def _is_empty_tree(scan: records.TreeScan, statistics: tree_statistics.TreeStatistics) -> bool:
     """Whether a folder without any run is a tree before its first one, or after its last.
 
     Its documents are ckptman's, or it has none and holds nothing but a ckptman.yaml: nobody's project, nobody's home.
@@ -253,7 +227,7 @@ def _is_ours(path: Path, blocks: Collection[str]) -> bool:
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
-def _report(root: Path, statistics: contents.TreeStatistics, *, check: bool) -> ReportResult:
+def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bool) -> ReportResult:
     rules = statistics.convention
     documents = (
         _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
@@ -317,7 +291,7 @@ def _keep(path: Path, data: bytes) -> str:
             return kept.name
 
 
-def _readme_name(statistics: contents.TreeStatistics) -> str:
+def _readme_name(statistics: tree_statistics.TreeStatistics) -> str:
     """README.md, or the file that is called so in other letters: a second one would be its twin."""
     names = sorted(name for name in statistics.top_files if name.lower() == README.lower())
     return README if README in names or not names else names[0]

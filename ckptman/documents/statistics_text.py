@@ -10,13 +10,14 @@ from statistics import median
 from ckptman.documents import document_text as say
 from ckptman.rules import placement
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, records
+from ckptman.tree import records
+from ckptman.tree import statistics as tree_statistics
 
 _MOST_LISTED = 10
 """Files or folders listed in a note."""
 
 
-def statistics_text(statistics: contents.TreeStatistics) -> str:
+def statistics_text(statistics: tree_statistics.TreeStatistics) -> str:
     """Everything that can be counted."""
     return markdown.join(
         _totals(statistics),
@@ -34,7 +35,7 @@ def statistics_text(statistics: contents.TreeStatistics) -> str:
     )
 
 
-def _totals(statistics: contents.TreeStatistics) -> str:
+def _totals(statistics: tree_statistics.TreeStatistics) -> str:
     size = sum(file.size for file in statistics.files)
     rows = [
         ["Checkpoint files", f"{len(statistics.files):,}"],
@@ -46,7 +47,7 @@ def _totals(statistics: contents.TreeStatistics) -> str:
     return markdown.table(["", "In this tree"], rows)
 
 
-def _notes(statistics: contents.TreeStatistics) -> str:
+def _notes(statistics: tree_statistics.TreeStatistics) -> str:
     notes = []
     if statistics.loose and not statistics.finished:
         notes.append(markdown.paragraph(
@@ -58,7 +59,7 @@ def _notes(statistics: contents.TreeStatistics) -> str:
         notes.append(markdown.paragraph(
             f"{wording.count_text(len(statistics.loose), 'file')} {_is_are(statistics.loose)} counted that no "
             f"{markdown.code(records.RUN_FILE)}",
-            f"names, so not as a part of a run: {_some([file.path for file in statistics.loose])}.",
+            f"names: {_some([file.path for file in statistics.loose])}.",
         ))  # fmt: skip
     if statistics.unfinished and statistics.finished:
         notes.append(markdown.paragraph(
@@ -98,7 +99,7 @@ def _some(paths: Iterable[PurePosixPath]) -> str:
     )
 
 
-def _storage(statistics: contents.TreeStatistics) -> str:
+def _storage(statistics: tree_statistics.TreeStatistics) -> str:
     by_kind: dict[str | None, list[int]] = defaultdict(list)
     for file in statistics.files:
         by_kind[file.kind].append(file.size)
@@ -117,18 +118,18 @@ def _storage(statistics: contents.TreeStatistics) -> str:
     return markdown.table(["Checkpoint", "Files", "Smallest", "Median", "Largest", "In all"], rows, right=range(1, 6))
 
 
-def _by_group(statistics: contents.TreeStatistics) -> str:
+def _by_group(statistics: tree_statistics.TreeStatistics) -> str:
     """Counted by the folders that files and runs lie in, so that `find` in a folder gives the same numbers."""
     convention = statistics.convention
     titles = {placement.family_folder(*family, convention): say.family_title(*family, convention)
               for family in say.families(convention)}  # fmt: skip
     groups: dict[PurePosixPath | None, Counter[str]] = defaultdict(Counter)
     for file in statistics.files:
-        groups[_group_of(file.path, titles)].update(files=1, size=file.size)
+        groups[placement.group_around(file.path, convention)].update(files=1, size=file.size)
     for run in statistics.finished:
-        groups[_group_of(run.folder, titles)].update(runs=1)
+        groups[placement.group_around(run.folder, convention)].update(runs=1)
     for configuration in statistics.configurations:
-        groups[_group_of(configuration.runs[0].folder, titles)].update(configurations=1)
+        groups[placement.group_around(configuration.runs[0].folder, convention)].update(configurations=1)
     rows = []
     for folder, title in titles.items():
         mine = sorted((group for group in groups if group is not None and group.parent == folder), key=wording.path_key)
@@ -145,18 +146,12 @@ def _by_group(statistics: contents.TreeStatistics) -> str:
     return markdown.table(["Family and group", "Configurations", "Runs", "Files", "Size"], rows, right=range(1, 5))
 
 
-def _group_of(path: PurePosixPath, families: Iterable[PurePosixPath]) -> PurePosixPath | None:
-    """The group's folder that a path lies in, below one of the family folders."""
-    family = PurePosixPath(*path.parts[:2])
-    return PurePosixPath(*path.parts[:3]) if family in set(families) and len(path.parts) > 3 else None
-
-
 def _count_row(title: str, counts: Counter[str]) -> list[str]:
     numbers = [f"{counts[key]:,}" for key in ("configurations", "runs", "files")]
     return [title, *numbers, wording.size_text(counts["size"])]
 
 
-def _expected(statistics: contents.TreeStatistics) -> str:
+def _expected(statistics: tree_statistics.TreeStatistics) -> str:
     counts = [count for count in statistics.grid_counts if count.groups and statistics.expects(count.pattern.grid)]
     if not counts:
         return "Nothing here is of a grid of the naming convention."
@@ -166,7 +161,7 @@ def _expected(statistics: contents.TreeStatistics) -> str:
         for c in counts
     ]  # fmt: skip
 
-    def total(get: Callable[[contents.GridCount], int]) -> str:
+    def total(get: Callable[[tree_statistics.GridCount], int]) -> str:
         return f"{sum(map(get, counts)):,}"
 
     rows.append(["**In all**", "", total(lambda c: c.runs_expected), total(lambda c: c.complete),
@@ -188,11 +183,11 @@ def _expected(statistics: contents.TreeStatistics) -> str:
     )  # fmt: skip
 
 
-def _product(count: contents.GridCount) -> str:
+def _product(count: tree_statistics.GridCount) -> str:
     return f"{count.groups} × {count.configurations} × {count.seeds} × {count.kinds}"
 
 
-def _seeds(statistics: contents.TreeStatistics) -> str:
+def _seeds(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     counts: dict[int | None, Counter[str]] = defaultdict(Counter)
     for run in statistics.runs:
@@ -203,11 +198,11 @@ def _seeds(statistics: contents.TreeStatistics) -> str:
         counts[seed].update()
     columns = "runs", "files", "overwritten"
     rows = [[say.seeds_text([seed], convention), *(f"{counts[seed][column]:,}" for column in columns)]
-            for seed in sorted(counts, key=contents.seed_order)]  # fmt: skip
+            for seed in sorted(counts, key=tree_statistics.seed_order)]  # fmt: skip
     return markdown.table(["Seed", "Runs", "Files", "Overwritten runs"], rows, right=range(1, 4))
 
 
-def _recount(statistics: contents.TreeStatistics) -> str:
+def _recount(statistics: tree_statistics.TreeStatistics) -> str:
     """Commands that count the same from the disk."""
     folders = statistics.convention.folders
     kept = f"-not -path '*/{folders.run_pattern.replace('{seed}', '*')}/{folders.saved_wandb}/*'"

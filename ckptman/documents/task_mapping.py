@@ -12,7 +12,8 @@ from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
 from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, metrics, standing
+from ckptman.tree import Run, metrics, standing
+from ckptman.tree import statistics as tree_statistics
 
 GENERATED = "<!-- ckptman:generated"
 """How the line begins that says that ckptman wrote a file."""
@@ -38,7 +39,7 @@ _LEGEND = (
 )
 
 
-def task_mapping_text(convention: Convention, statistics: contents.TreeStatistics | None = None) -> str:
+def task_mapping_text(convention: Convention, statistics: tree_statistics.TreeStatistics | None = None) -> str:
     """The whole document.
 
     Args:
@@ -56,7 +57,7 @@ def task_mapping_text(convention: Convention, statistics: contents.TreeStatistic
                 _overwritten(statistics) if statistics is not None else "") + "\n"  # fmt: skip
 
 
-def _introduction(convention: Convention, statistics: contents.TreeStatistics | None) -> str:
+def _introduction(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
     folder = markdown.code(convention.folders.task(0))
     if statistics is None:
         return markdown.paragraph(
@@ -72,7 +73,7 @@ def _introduction(convention: Convention, statistics: contents.TreeStatistics | 
 # --- the best configurations ------------------------------------------------------------------------------------------
 
 
-def _best(statistics: contents.TreeStatistics) -> str:
+def _best(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     ranking = say.ranked(statistics)
     low, high = convention.generalization_k
@@ -101,7 +102,11 @@ def _best(statistics: contents.TreeStatistics) -> str:
 
 
 def best_table(
-    ranked: list[contents.Configuration], statistics: contents.TreeStatistics, *, stars: int = 1, family: bool = False
+    ranked: list[tree_statistics.Configuration],
+    statistics: tree_statistics.TreeStatistics,
+    *,
+    stars: int = 1,
+    family: bool = False,
 ) -> str:
     """A table of measured configurations.
 
@@ -140,21 +145,21 @@ def best_table(
     return markdown.table(headers, rows)
 
 
-def _tells_apart(axis: str, configurations: list[contents.Configuration], convention: Convention) -> bool:
+def _tells_apart(axis: str, configurations: list[tree_statistics.Configuration], convention: Convention) -> bool:
     """Whether an axis has a part in a family's task ids, or anyhow different values in its configurations."""
     numbered = {a for c in configurations for p in say.patterns_of(*c.family, convention)
                 for a in say.pattern_axes(p, convention)}  # fmt: skip
     return axis in numbered or len({repr(c.config.get(axis)) for c in configurations}) > 1
 
 
-def _measured_by(configuration: contents.Configuration) -> list[str]:
+def _measured_by(configuration: tree_statistics.Configuration) -> list[str]:
     return sorted({markdown.text(run.measured.source) for run in configuration.runs if run.measured is not None})
 
 
 # --- tasks by family --------------------------------------------------------------------------------------------------
 
 
-def _families(convention: Convention, statistics: contents.TreeStatistics | None) -> str:
+def _families(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
     parts = ["## Tasks by family"]
     if statistics is not None:
         parts.append(markdown.paragraph(f"A column for each K, and in it a mark for each seed: {_LEGEND}."))
@@ -172,7 +177,10 @@ def _families(convention: Convention, statistics: contents.TreeStatistics | None
 
 
 def _family_table(
-    pattern: GroupPattern, folder: PurePosixPath, statistics: contents.TreeStatistics | None, convention: Convention
+    pattern: GroupPattern,
+    folder: PurePosixPath,
+    statistics: tree_statistics.TreeStatistics | None,
+    convention: Convention,
 ) -> list[str]:
     grid = convention.grids[pattern.grid]
     presence = _Presence(statistics, pattern) if statistics is not None else None
@@ -194,7 +202,7 @@ def _family_table(
 class _Presence:
     """What is there of the groups of one pattern."""
 
-    def __init__(self, statistics: contents.TreeStatistics, pattern: GroupPattern) -> None:
+    def __init__(self, statistics: tree_statistics.TreeStatistics, pattern: GroupPattern) -> None:
         self.convention = statistics.convention
         self.pattern = pattern
         self.axes = say.pattern_axes(pattern, self.convention)
@@ -204,8 +212,8 @@ class _Presence:
         expected = [group.name for group in statistics.grid_groups if group.pattern is pattern]
         self.absent = [group for group in say.natural(expected) if group not in self.groups]
         found = {run.seed for run in self.runs} | {item.run.seed for item in self.lost}
-        self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=contents.seed_order)
-        self.by_slot: dict[Any, list[contents.Run]] = defaultdict(list)
+        self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=tree_statistics.seed_order)
+        self.by_slot: dict[Any, list[Run]] = defaultdict(list)
         for run in self.runs:
             self.by_slot[run.cell, run.seed].append(run)
         self.lost_slots = {(item.cell, item.run.seed) for item in self.lost}
@@ -219,7 +227,7 @@ class _Presence:
         return "".join(self._mark((key, seed)) for seed in self.seeds)
 
     def _mark(self, slot: Any) -> str:
-        marks = {_mark(run, self.convention) for run in self.by_slot.get(slot, ())} - {_NOTHING}
+        marks = {_mark(run) for run in self.by_slot.get(slot, ())} - {_NOTHING}
         for mark in (_COMPLETE, _ONLY_FINAL, _NO_FINAL):
             if mark in marks:
                 return mark
@@ -242,8 +250,8 @@ class _Presence:
         return markdown.paragraph(*notes)
 
 
-def _mark(run: contents.Run, convention: Convention) -> str:
-    return _MARKS[run.standing(convention).extent]
+def _mark(run: Run) -> str:
+    return _MARKS[run.standing.extent]
 
 
 def _group_title(pattern: GroupPattern, group: str) -> str:
@@ -257,7 +265,7 @@ def _only_k(pattern: GroupPattern, group: str) -> int | None:
     return values["K"] if set(values) == {"K"} else None
 
 
-def _other_groups(statistics: contents.TreeStatistics) -> str:
+def _other_groups(statistics: tree_statistics.TreeStatistics) -> str:
     """Runs that fill no cell of a grid."""
     convention = statistics.convention
     others = [c for c in statistics.configurations if c.runs[0].cell is None]
@@ -266,13 +274,13 @@ def _other_groups(statistics: contents.TreeStatistics) -> str:
     rows = []
     for configuration in others:
         first = configuration.runs[0]
-        seeds = ", ".join(f"{say.seeds_text([run.seed], convention)} {_mark(run, convention)}"
+        seeds = ", ".join(f"{say.seeds_text([run.seed], convention)} {_mark(run)}"
                           for run in configuration.runs)  # fmt: skip
         settings = [say.brief(first.config, say.all_axes(convention), convention)]
         settings.append(say.particulars(configuration, statistics))
         rows.append([
             markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
-            say.family_title(first.layernorm, first.regime, convention),
+            say.family_title(*configuration.family, convention),
             say.trained(first.config, convention),
             markdown.text(", ".join(filter(None, settings))),
             seeds,
@@ -290,11 +298,11 @@ def _other_groups(statistics: contents.TreeStatistics) -> str:
 # --- where to find ----------------------------------------------------------------------------------------------------
 
 
-def _where(statistics: contents.TreeStatistics) -> str:
+def _where(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
-    by_group: dict[PurePosixPath, list[contents.Configuration]] = defaultdict(list)
+    by_group: dict[PurePosixPath, list[tree_statistics.Configuration]] = defaultdict(list)
     for configuration in statistics.configurations:
-        by_group[contents.group_folder(configuration.folder, convention)].append(configuration)
+        by_group[placement.group_folder_of(configuration.folder, convention)].append(configuration)
     if not by_group:
         return markdown.join("## Where to find a configuration", "There is no run in this tree yet.")
     rows = []
@@ -317,7 +325,7 @@ def _where(statistics: contents.TreeStatistics) -> str:
     )
 
 
-def _misnumbered(statistics: contents.TreeStatistics) -> str:
+def _misnumbered(statistics: tree_statistics.TreeStatistics) -> str:
     """Configurations whose folder has another number than the tables say, as in a tree that was numbered otherwise."""
     convention = statistics.convention
     found = [(c, task) for c in statistics.configurations if (task := _other_id(c, convention.numbering, convention))]
@@ -337,7 +345,7 @@ def _misnumbered(statistics: contents.TreeStatistics) -> str:
     return markdown.paragraph(f"{count} in a folder of another number: {', '.join(listed)}{more}.", advice)
 
 
-def _other_id(configuration: contents.Configuration, numbering: str, convention: Convention) -> str | None:
+def _other_id(configuration: tree_statistics.Configuration, numbering: str, convention: Convention) -> str | None:
     """The task folder that a configuration should lie in by a numbering, where it lies in another one."""
     run = configuration.runs[0]
     pattern = placement.group_pattern(run.group, convention) if run.cell is not None else None
@@ -351,20 +359,21 @@ def _other_id(configuration: contents.Configuration, numbering: str, convention:
     return None if number == task else convention.folders.task(task)
 
 
-def _example(statistics: contents.TreeStatistics) -> str:
+def _example(statistics: tree_statistics.TreeStatistics) -> str:
     """One configuration that is here, and the command that finds it."""
     convention = statistics.convention
     ranking = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     candidates = [*ranking, *(c for c in statistics.configurations if c.runs[0].cell is not None)]
-    run = next((r for c in candidates for r in c.runs if r.files and r.record is not None and r.cell is not None), None)
-    if run is None:
+    fitting = ((c, r) for c in candidates for r in c.runs if r.files and r.record is not None and r.cell is not None)
+    configuration, run = next(fitting, (None, None))
+    if configuration is None or run is None:
         return ""
     pattern = placement.group_pattern(run.group, convention)
     assert pattern is not None  # it has a cell
     axes = say.pattern_axes(pattern, convention)
     keys = [*axes, convention.families.layernorm_config, *convention.families.fixed_when_equal]
     condition = " and ".join(f"{key} == {grid_text.bare(run.config.get(key))}" for key in keys)
-    title = _lower(say.family_title(run.layernorm, run.regime, convention))
+    title = _lower(say.family_title(*configuration.family, convention))
     return markdown.join(
         markdown.paragraph(
             f"For example, {markdown.text(say.brief(run.config, axes, convention))} ({title}, K = "
@@ -379,10 +388,10 @@ def _example(statistics: contents.TreeStatistics) -> str:
 # --- overwritten runs -------------------------------------------------------------------------------------------------
 
 
-def _overwritten(statistics: contents.TreeStatistics) -> str:
+def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
     if not statistics.lost:
         return ""
-    by_task: dict[tuple[PurePosixPath, object], list[contents.Lost]] = defaultdict(list)
+    by_task: dict[tuple[PurePosixPath, object], list[tree_statistics.Lost]] = defaultdict(list)
     for item in statistics.lost:
         by_task[item.folder, _lost_configuration(item, statistics.convention)].append(item)
     rows = [_lost_row(folder, items, statistics.convention) for (folder, _), items in by_task.items()]
@@ -399,13 +408,13 @@ def _overwritten(statistics: contents.TreeStatistics) -> str:
     )
 
 
-def _lost_configuration(item: contents.Lost, convention: Convention) -> object:
+def _lost_configuration(item: tree_statistics.Lost, convention: Convention) -> object:
     """What a row of the table stands for: a cell of a grid, or one configuration whatever the seed."""
     ignored = {*convention.ignored_keys, convention.seed_key}
     return item.cell or comparing.fingerprint(item.run.config, ignored)
 
 
-def _lost_row(folder: PurePosixPath, items: Sequence[contents.Lost], convention: Convention) -> list[str]:
+def _lost_row(folder: PurePosixPath, items: Sequence[tree_statistics.Lost], convention: Convention) -> list[str]:
     told: list[str] = []
     by: list[str] = []
     for item in items:

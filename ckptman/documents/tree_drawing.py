@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from ckptman.documents import document_text as say
 from ckptman.rules import Convention, placement
 from ckptman.text import wording
-from ckptman.tree import contents as tree_contents
-from ckptman.tree import records
+from ckptman.tree import Run, contents, records
+from ckptman.tree import statistics as tree_statistics
 
 _MOST_TASKS = 16
 """Task folders drawn of one group."""
@@ -26,7 +26,7 @@ class _Node:
     children: list[_Node] = field(default_factory=list)
 
 
-def draw_tree(statistics: tree_contents.TreeStatistics, top_files: Iterable[tuple[str, str]]) -> str:
+def draw_tree(statistics: tree_statistics.TreeStatistics, top_files: Iterable[tuple[str, str]]) -> str:
     """The drawing, as plain text for a code block.
 
     In each family one group is drawn with its tasks (that of the best measured configuration, or the first), and in
@@ -45,13 +45,13 @@ def draw_tree(statistics: tree_contents.TreeStatistics, top_files: Iterable[tupl
 
 
 class _Drawing:
-    def __init__(self, statistics: tree_contents.TreeStatistics) -> None:
+    def __init__(self, statistics: tree_statistics.TreeStatistics) -> None:
         self.statistics = statistics
         self.convention: Convention = statistics.convention
         self.below: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
         for folder in statistics.folders:
             self.below[folder.parent].append(folder)
-        self.configurations: dict[PurePosixPath, list[tree_contents.Configuration]] = defaultdict(list)
+        self.configurations: dict[PurePosixPath, list[tree_statistics.Configuration]] = defaultdict(list)
         for configuration in statistics.configurations:
             self.configurations[configuration.folder].append(configuration)
         self.best = {ranked[0].folder: ranked[0] for ranked in say.ranked(statistics).values() if ranked}
@@ -109,10 +109,8 @@ class _Drawing:
         opened = starred[0] if starred else drawn[0] if drawn else None
         nodes = []
         for task in drawn:
-            contents = self._task_contents(task) if task == opened and not self.run_is_drawn else []
-            nodes.append(
-                _Node(f"{wording.one_line(task.name)}/", self._task_comment(task) + self._star(task), contents)
-            )
+            inside = self._task_contents(task) if task == opened and not self.run_is_drawn else []
+            nodes.append(_Node(f"{wording.one_line(task.name)}/", self._task_comment(task) + self._star(task), inside))
         if len(drawn) < len(tasks):
             nodes.append(_Node("…", wording.count_text(len(tasks) - len(drawn), "more task")))
         return nodes
@@ -162,7 +160,7 @@ class _Drawing:
             nodes.append(_Node(records.OVERWRITTEN_FILE, "the runs whose checkpoints were overwritten"))
         return nodes
 
-    def _files(self, run: tree_contents.Run) -> list[_Node]:
+    def _files(self, run: Run) -> list[_Node]:
         nodes = self._file_nodes(run.files)
         if run.record is not None:
             nodes.append(_Node(records.RUN_FILE, "configuration, metrics, hashes, and where all of it came from"))
@@ -170,7 +168,7 @@ class _Drawing:
                 nodes.append(_Node(f"{self.convention.folders.saved_wandb}/", "the run's W&B folder"))
         return nodes
 
-    def _file_nodes(self, files: Iterable[tree_contents.CheckpointFile]) -> list[_Node]:
+    def _file_nodes(self, files: Iterable[contents.CheckpointFile]) -> list[_Node]:
         """Files by short names, where these tell them apart."""
         listed = sorted(files, key=lambda file: wording.path_key(file.path))
         short = [self._short(file) for file in listed]
@@ -179,7 +177,7 @@ class _Drawing:
             _Node(name if apart else wording.one_line(file.path.name)) for name, file in zip(short, listed, strict=True)
         ]
 
-    def _short(self, file: tree_contents.CheckpointFile) -> str:
+    def _short(self, file: contents.CheckpointFile) -> str:
         """A file's name without its middle."""
         first, _, _ = file.path.name.partition("_")
         last = file.path.stem.rpartition("_")[2]
@@ -188,7 +186,7 @@ class _Drawing:
         return f"{first}_…_{last}{self.convention.checkpoint.suffix}"
 
 
-def _counts(runs: Iterable[tree_contents.Run]) -> str:
+def _counts(runs: Iterable[Run]) -> str:
     """`8 runs, 16 files`; runs only where there are finished ones."""
     listed = list(runs)
     finished = sum(run.record is not None for run in listed)

@@ -15,8 +15,8 @@ from ckptman.documents.tree_drawing import draw_tree
 from ckptman.rules import Convention, convention_file, grids, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
-from ckptman.tree import contents as tree_contents
-from ckptman.tree import records
+from ckptman.tree import Run, contents, records
+from ckptman.tree import statistics as tree_statistics
 
 README = "README.md"
 TASK_MAPPING = "TASK_MAPPING.md"
@@ -54,7 +54,7 @@ model.eval()
 """How a file of the documented form is loaded; what ckptman promises to keep working."""
 
 
-def readme_text(statistics: tree_contents.TreeStatistics, existing: str | None, document: str = README) -> str:
+def readme_text(statistics: tree_statistics.TreeStatistics, existing: str | None, document: str = README) -> str:
     """The README of a tree.
 
     Args:
@@ -66,15 +66,15 @@ def readme_text(statistics: tree_contents.TreeStatistics, existing: str | None, 
     Raises:
         RefusedError: `bad-markers` or `unclosed-fence`, where the README cannot be filled.
     """
-    contents = block_contents(statistics)
+    blocks = block_contents(statistics)
     if existing is None:
-        return fill_blocks(_new_readme(), contents, document)
-    if find_blocks(existing, document, contents):
-        return fill_blocks(existing, contents, document)
-    return append_blocks(existing, f"## Checkpoint Statistics\n\n{empty_block('statistics')}\n", document, contents)
+        return fill_blocks(_new_readme(), blocks, document)
+    if find_blocks(existing, document, blocks):
+        return fill_blocks(existing, blocks, document)
+    return append_blocks(existing, f"## Checkpoint Statistics\n\n{empty_block('statistics')}\n", document, blocks)
 
 
-def block_contents(statistics: tree_contents.TreeStatistics) -> dict[str, str]:
+def block_contents(statistics: tree_statistics.TreeStatistics) -> dict[str, str]:
     """What stands in each block, by its name."""
     return {name: write(statistics) for name, write in _BLOCKS.items()}
 
@@ -118,7 +118,7 @@ def _new_readme() -> str:
 # --- what is here -----------------------------------------------------------------------------------------------------
 
 
-def _summary(statistics: tree_contents.TreeStatistics) -> str:
+def _summary(statistics: tree_statistics.TreeStatistics) -> str:
     counted = [wording.count_text(len(statistics.files), "checkpoint file")]
     if statistics.finished:
         counted.append(wording.count_text(len(statistics.finished), "run"))
@@ -138,7 +138,7 @@ def _summary(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-def _structure(statistics: tree_contents.TreeStatistics) -> str:
+def _structure(statistics: tree_statistics.TreeStatistics) -> str:
     rules = (
         [(convention_file.FILE_NAME, "the rules of this tree")]
         if convention_file.FILE_NAME in statistics.top_files
@@ -158,7 +158,7 @@ def _structure(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-def _best(statistics: tree_contents.TreeStatistics) -> str:
+def _best(statistics: tree_statistics.TreeStatistics) -> str:
     best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     if not best:
         return markdown.paragraph(
@@ -175,7 +175,7 @@ def _best(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-def _tasks(statistics: tree_contents.TreeStatistics) -> str:
+def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     parts = [
         markdown.paragraph(
@@ -205,7 +205,7 @@ def _tasks(statistics: tree_contents.TreeStatistics) -> str:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def _naming(statistics: tree_contents.TreeStatistics) -> str:
+def _naming(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     naming = naming_rules.naming_of(convention)
     seen = _seen_values(statistics, naming)
@@ -231,7 +231,7 @@ def _naming(statistics: tree_contents.TreeStatistics) -> str:
 
 
 def _seen_values(
-    statistics: tree_contents.TreeStatistics, naming: naming_rules.Naming
+    statistics: tree_statistics.TreeStatistics, naming: naming_rules.Naming
 ) -> Mapping[tuple[str, str], set[str]]:
     """What the names here say, by field."""
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -268,29 +268,31 @@ def _listed(values: Iterable[str]) -> str:
     return ", ".join(shown) or say.NOTHING
 
 
-def _examples(statistics: tree_contents.TreeStatistics) -> str:
-    parts = [part for run, file in _example_files(statistics) for part in _example(run, file, statistics.convention)]
+def _examples(statistics: tree_statistics.TreeStatistics) -> str:
+    parts = [part for item in _example_files(statistics) for part in _example(*item, statistics.convention)]
     return markdown.join(*parts) or "There is no checkpoint here yet."
 
 
 def _example_files(
-    statistics: tree_contents.TreeStatistics,
-) -> list[tuple[tree_contents.Run, tree_contents.CheckpointFile]]:
+    statistics: tree_statistics.TreeStatistics,
+) -> list[tuple[tree_statistics.Configuration, Run, contents.CheckpointFile]]:
     """The last checkpoint of the best configuration of each family, or of its first one."""
     found = []
     ranking = say.ranked(statistics)
     for family in say.families(statistics.convention):
         candidates = [*ranking[family], *(c for c in statistics.configurations if c.family == family)]
-        files = [(run, file) for c in candidates for run in c.runs for file in reversed(run.files)]
+        files = [(c, run, file) for c in candidates for run in c.runs for file in reversed(run.files)]
         found += files[:1]
     return found
 
 
-def _example(run: tree_contents.Run, file: tree_contents.CheckpointFile, convention: Convention) -> list[str]:
+def _example(
+    configuration: tree_statistics.Configuration, run: Run, file: contents.CheckpointFile, convention: Convention
+) -> list[str]:
     prefix = convention.prefix(file.kind or "")
     settings = markdown.text(say.brief(run.config, say.all_axes(convention), convention))
     facts = [
-        f"{say.family_title(run.layernorm, run.regime, convention)}, K = {say.trained(run.config, convention)}",
+        f"{say.family_title(*configuration.family, convention)}, K = {say.trained(run.config, convention)}",
         f"{settings}; seed {say.seeds_text([run.seed], convention)}",
     ]
     if prefix is not None and file.step is not None:
@@ -304,7 +306,7 @@ def _example(run: tree_contents.Run, file: tree_contents.CheckpointFile, convent
 # --- contents and loading ---------------------------------------------------------------------------------------------
 
 
-def _contents(statistics: tree_contents.TreeStatistics) -> str:
+def _contents(statistics: tree_statistics.TreeStatistics) -> str:
     forms = statistics.convention.checkpoint.forms
     holds: list[tuple[str, Callable[[terms.CheckpointForm], str | None]]] = [
         ("Weights by parameter name", lambda form: form.weights),
@@ -328,8 +330,8 @@ def _contents(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-def _loading(statistics: tree_contents.TreeStatistics) -> str:
-    plain = [path for _, file in _example_files(statistics) if (path := str(file.path)).isprintable()]
+def _loading(statistics: tree_statistics.TreeStatistics) -> str:
+    plain = [path for _, _, file in _example_files(statistics) if (path := str(file.path)).isprintable()]
     path = plain[0] if plain else f"path/to/checkpoint{statistics.convention.checkpoint.suffix}"
     every = f"import ckptman\n\nmodel, info = ckptman.load({path!r})\n"
     documented = next((form.name for form in statistics.convention.checkpoint.forms if form.config == "config"), "")
@@ -344,7 +346,7 @@ def _loading(statistics: tree_contents.TreeStatistics) -> str:
 # --- adding, and where from -------------------------------------------------------------------------------------------
 
 
-def _adding(statistics: tree_contents.TreeStatistics) -> str:
+def _adding(statistics: tree_statistics.TreeStatistics) -> str:
     return markdown.join(
         markdown.paragraph(
             "Do not copy files here by hand: `ckptman ingest` reads the configuration in each file, puts the file",
@@ -365,7 +367,7 @@ def _adding(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-def _source(statistics: tree_contents.TreeStatistics) -> str:
+def _source(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     by_root: dict[str, Counter[str]] = defaultdict(Counter)
     for run in statistics.finished:
@@ -389,7 +391,7 @@ def _source(statistics: tree_contents.TreeStatistics) -> str:
     )
 
 
-_BLOCKS: Mapping[str, Callable[[tree_contents.TreeStatistics], str]] = {
+_BLOCKS: Mapping[str, Callable[[tree_statistics.TreeStatistics], str]] = {
     "summary": _summary,
     "structure": _structure,
     "best": _best,

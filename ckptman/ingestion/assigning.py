@@ -340,10 +340,10 @@ def _no_run(target: Path) -> Any:
 
 
 def _tree_of(path: Path, convention: Convention) -> Path:
-    for folder in path.parents:
-        if roots.is_tree_root(folder, convention):
-            return folder
-    raise UsageError(f"{path} lies in no tree", code="no-tree", fix="Name the tree with --root.")
+    tree = roots.find_tree(path.parent, convention)
+    if tree is None:
+        raise UsageError(f"{path} lies in no tree", code="no-tree", fix="Name the tree with --root.")
+    return tree
 
 
 def _person() -> str:

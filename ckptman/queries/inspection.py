@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.checks import check_files, check_records, check_runs
 from ckptman.formats import CheckpointInfo, containers, refusals
-from ckptman.rules import Convention, Place, convention_file, naming
+from ckptman.rules import Convention, Place, convention_file, naming, placement
 from ckptman.text import RefusedError, json_text
-from ckptman.tree import CheckedRun, Finding, Inventory, finding, metrics, records, survey
+from ckptman.tree import Finding, Inventory, Run, contents, finding, metrics, records
 
 _MOST_LISTED = 8
 """Missing files that a message names."""
@@ -124,23 +124,33 @@ def show(path: str | os.PathLike[str], *, convention: Convention | None = None) 
     path = Path(path)
     rules = convention or convention_file.load_convention(convention_file.find_file(path.parent))
     info = containers.read(path, rules.checkpoint)
-    location = locate(path, rules)
+    location = _locate(path, rules)
     folder = _read_folder(path, info, location)
-    inventory = _inventory(path, info, location, folder, rules)
-    file, run = inventory.files[0], inventory.runs[0]
+    listed = () if folder.record is None else folder.record.checkpoints
+    file = contents.with_name(
+        contents.CheckpointFile(
+            path=location.folder / path.name,
+            size=info.size,
+            entry=next((entry for entry in listed if entry.file == path.name), None),
+            info=info,
+        ),
+        rules,
+    )
+    inventory = contents.inventory_of_one(location.root or path.parent, folder, file, rules)
+    run = next((run for run in inventory.runs if run.files), None)
     return ShownCheckpoint(
         path=path,
         info=info,
         name=file.name,
-        config=run.config,
-        config_source=_config_source(run),
+        config={} if run is None else run.config,
+        config_source="" if run is None else _config_source(run, file),
         location=location,
-        place=run.place,
-        belongs_at=None if run.place is None else run.place.run_folder(rules),
+        place=None if run is None else run.place,
+        belongs_at=None if run is None or run.place is None else run.place.run_folder(rules),
         record=folder.record,
         entry=file.entry,
         generalization=None if folder.record is None else metrics.measured(folder.record, rules),
-        problems=tuple(_problems(inventory, location, rules)),
+        problems=tuple(_problems(inventory, file, run, location, rules)),
     )
 
 
@@ -154,15 +164,11 @@ def name_json(name: naming.CheckpointName) -> dict[str, Any]:
     }
 
 
-def locate(path: Path, convention: Convention) -> Location:
+def _locate(path: Path, convention: Convention) -> Location:
     """Whether a file lies in a tree, told by the two family folders that a tree has below its root."""
-    families = convention.families
-    layernorm, regime = set(families.layernorm_folders.values()), set(families.regime_folders.values())
-    parts = path.parent.resolve().parts
-    for index in range(len(parts) - 2, 0, -1):
-        if parts[index] in layernorm and parts[index + 1] in regime:
-            return Location(root=Path(*parts[:index]), folder=PurePosixPath(*parts[index:]))
-    return Location(root=None, folder=PurePosixPath(*parts))
+    folder = path.parent.resolve()
+    root = placement.root_above(folder, convention)
+    return Location(root=root, folder=PurePosixPath(folder if root is None else folder.relative_to(root)))
 
 
 # --- a tree of one file -----------------------------------------------------------------------------------------------
@@ -180,65 +186,16 @@ def _read_folder(path: Path, info: CheckpointInfo, location: Location) -> record
     return records.RunFolder(path=location.folder, record=record, problem=problem, files={path.name: info.size})
 
 
-def _inventory(
-    path: Path, info: CheckpointInfo, location: Location, folder: records.RunFolder, rules: Convention
-) -> Inventory:
-    """The file as `validate` would find it, were it the only one of its tree."""
-    name, name_problem = None, ""
-    try:
-        name = naming.naming_of(rules).parse(path.name)
-    except RefusedError as error:
-        name_problem = error.message
-    record = folder.record
-    entry = next((item for item in record.checkpoints if item.file == path.name), None) if record else None
-    file = survey.CheckedFile(
-        path=location.folder / path.name,
-        size=info.size,
-        entry=entry,
-        info=info,
-        refusal=None,
-        name=name,
-        name_problem=name_problem,
-    )
-    if record is not None:  # the other files of the run are not asked for
-        folder = replace(folder, record=replace(record, checkpoints=(entry,) if entry else (), wandb=()))
-    run = CheckedRun(
-        folder=location.folder,
-        standing=survey.Standing.LOOSE if record is None else survey.Standing.RECORDED,
-        record=record,
-        config=_config_that_counts(info, name, record, entry),
-        files=(file,),
-    )
-    scan = records.TreeScan(root=location.root or path.parent, runs=(folder,), overwritten={}, entries=())
-    return Inventory(scan=scan, files=(file,), runs=(run,)).placed_by(rules)
-
-
-def _config_that_counts(
-    info: CheckpointInfo,
-    name: naming.CheckpointName | None,
-    record: records.RunRecord | None,
-    entry: records.CheckpointEntry | None,
-) -> Mapping[str, Any]:
-    """The configuration in the file, unless its run's record or its name has to stand in for it, or was trusted."""
-    recorded = record.config if record is not None and entry is not None else None
-    if recorded and record is not None and record.config_source != survey.FROM_CHECKPOINT:
-        return recorded
-    return info.config or recorded or ({} if name is None else name.values)
-
-
-def _config_source(run: CheckedRun) -> str:
-    info = run.files[0].info
-    if info is not None and run.config is info.config:
+def _config_source(run: Run, file: contents.CheckpointFile) -> str:
+    if file.info is not None and run.config is file.info.config:
         return "checkpoint"
-    if run.record is not None and run.config is run.record.config:
-        return records.RUN_FILE
-    return "name" if run.config else ""
+    return "name" if file.name is not None and run.config is file.name.values else records.RUN_FILE
 
 
-def _problems(inventory: Inventory, location: Location, rules: Convention) -> Iterator[Finding]:
+def _problems(
+    inventory: Inventory, file: contents.CheckpointFile, run: Run | None, location: Location, rules: Convention
+) -> Iterator[Finding]:
     """What `validate` finds about the file; whether other files of its run are missing is not asked here."""
-    run = inventory.runs[0]
-    file = run.files[0]
     if file.info is not None and file.info.missing:
         names = ", ".join(file.info.missing[:_MOST_LISTED]) + (", …" if len(file.info.missing) > _MOST_LISTED else "")
         message = f"{len(file.info.missing)} of its files are not there, or not whole: {names} [incomplete-folder]"
@@ -249,5 +206,5 @@ def _problems(inventory: Inventory, location: Location, rules: Convention) -> It
     if location.root is not None:
         yield from check_records(inventory, rules)
         yield from (item for item in check_runs(inventory, rules) if item.code not in _ABOUT_OTHER_FILES)
-    elif run.place_problem is not None and run.config:
-        yield finding("no-place", run.files[0].path, run.place_problem.message, run.place_problem.fix)
+    elif run is not None and run.place_problem is not None:
+        yield finding("no-place", file.path, run.place_problem.message, run.place_problem.fix)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from ckptman.fs import folders
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import json_text, wording
-from ckptman.tree import Finding, finding, records
+from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
 
 _MOST_VALUES = 8
@@ -125,9 +124,8 @@ def list_checkpoints(
     """
     root = Path(root)
     convention = convention or convention_file.load_convention(convention_file.find_file(root))
-    scan = records.scan_tree(root, convention)
-    dangling = _dangling(scan, convention)
-    found = sorted(_listed(scan, convention, dangling), key=lambda item: wording.natural_key(item.row.path))
+    inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
+    found = sorted(_listed(inventory), key=lambda item: wording.natural_key(item.row.path))
     rows = [item.values for item in found]
     known = known_keys(convention)
     for condition in where:
@@ -138,10 +136,10 @@ def list_checkpoints(
         check_key(key, rows, known)
         chosen = _sorted(chosen, key, largest_first=sort.startswith("-"))
     return Listing(
-        root=scan.root,
+        root=inventory.scan.root,
         checkpoints=tuple(chosen),
         total=len(found),
-        not_listed=tuple(_not_listed(scan, convention, dangling)),
+        not_listed=tuple(_not_listed(inventory, convention)),
         unmatched=tuple(
             Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
             for condition in where
@@ -167,74 +165,55 @@ def known_keys(convention: Convention) -> frozenset[str]:
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
-def _listed(
-    scan: records.TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]
-) -> Iterator[ListedCheckpoint]:
-    for run in scan.runs:
+def _listed(inventory: Inventory) -> Iterator[ListedCheckpoint]:
+    for run in inventory.runs:
         if run.record is None:
             continue
-        generalization = tree_metrics.measured(run.record, convention)
-        k = run.record.config.get(convention.families.k_config)
-        for entry in run.record.checkpoints:
-            if entry.file in run.files and run.path / entry.file not in dangling:
+        k = run.record.config.get(run.convention.families.k_config)
+        for file in run.files:
+            if file.entry is not None:
                 yield ListedCheckpoint(
-                    row=records.row_of(run.path, run.record, entry),
-                    final=entry.kind in convention.final_kinds,
+                    row=records.row_of(run.folder, run.record, file.entry),
+                    final=file.entry.kind in run.convention.final_kinds,
                     k=k if isinstance(k, int) and not isinstance(k, bool) else None,
-                    generalization=generalization,
+                    generalization=run.measured,
                     config=run.record.config,
                     metrics=run.record.metrics,
                 )
 
 
-def _dangling(scan: records.TreeScan, convention: Convention) -> dict[PurePosixPath, str]:
-    """Links called like checkpoints that lead to no file, and where they lead instead."""
-    links = (entry.path for entry in scan.entries if entry.kind == "symlink")
-    targets = {path: scan.root / path for path in links if _is_checkpoint(path.name, convention)}
-    return {
-        path: "it leads to no file" if os.path.exists(target) else "it leads nowhere"  # noqa: PTH110
-        for path, target in targets.items()
-        if not os.path.isfile(target)  # noqa: PTH113  (False where the target may not be looked at)
-    }
-
-
-def _not_listed(
-    scan: records.TreeScan, convention: Convention, dangling: Mapping[PurePosixPath, str]
-) -> Iterator[Finding]:
+def _not_listed(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Checkpoint files without a record, records without a file, links to none, and what could not be read."""
-    for path, message in dangling.items():
-        yield finding("dangling-link", path, message)
+    scan = inventory.scan
+    here = {file.path for file in inventory.files}
+    for entry in scan.entries:
+        if entry.kind == "symlink" and _is_checkpoint(entry.path, scan, convention) and entry.path not in here:
+            leads = "to no file" if os.path.exists(scan.root / entry.path) else "nowhere"  # noqa: PTH110
+            yield finding("dangling-link", entry.path, f"it leads {leads}")
     for path, problem in scan.unreadable:
         yield finding("unreadable", path, f"it cannot be read: {problem}")
+    unlisted: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in inventory.files:
+        if file.entry is None:
+            unlisted[file.path.parent].append(file.path)
     for run in scan.runs:
-        yield from _run_not_listed(run, convention, dangling)
-    runs = {run.path for run in scan.runs}
-    for entry in scan.entries:
-        is_file = entry.kind in ("file", "symlink") and _is_checkpoint(entry.path.name, convention)
-        if is_file and entry.path not in dangling and runs.isdisjoint(entry.path.parents):
-            yield finding("no-record", entry.path, "it is not in the folder of a run, and no run.json tells of it")
-
-
-def _run_not_listed(
-    run: records.RunFolder, convention: Convention, dangling: Mapping[PurePosixPath, str]
-) -> Iterator[Finding]:
-    named = {name for name in run.files if _is_checkpoint(name, convention)}
-    checkpoints = {name for name in named if run.path / name not in dangling}
-    if run.record is None:
-        if run.problem is not None:
+        others = unlisted.pop(run.path, [])
+        if run.record is not None:
+            for name in sorted({entry.file for entry in run.record.checkpoints} - set(run.files)):
+                yield finding("missing-file", run.path / name, "run.json lists it, and it is not there")
+            for path in others:
+                yield finding("unrecorded-file", path, "its run.json does not list it")
+        elif run.problem is not None:
             yield finding("bad-record", run.path, f"its run.json cannot be used: {run.problem}")
-        elif checkpoints:
+        elif others:
             yield finding("no-record", run.path, "it has no run.json")
-        return
-    recorded = {entry.file for entry in run.record.checkpoints}
-    for name in sorted(recorded - set(run.files)):
-        yield finding("missing-file", run.path / name, "run.json lists it, and it is not there")
-    for name in sorted(checkpoints - recorded):
-        yield finding("unrecorded-file", run.path / name, "its run.json does not list it")
+    for paths in unlisted.values():
+        for path in paths:
+            yield finding("no-record", path, "it is not in the folder of a run, and no run.json tells of it")
 
 
-def _is_checkpoint(name: str, convention: Convention) -> bool:
-    return name.endswith(convention.checkpoint.suffix) and not folders.is_partial(name)
+def _is_checkpoint(path: PurePosixPath, scan: records.TreeScan, convention: Convention) -> bool:
+    return path.name.endswith(convention.checkpoint.suffix) and not scan.is_kept(path)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

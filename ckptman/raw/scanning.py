@@ -16,8 +16,8 @@ from ckptman.formats import containers
 from ckptman.fs import FileState, folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
+from ckptman.tree import contents
 from ckptman.tree import records as tree_records
-from ckptman.tree import survey
 
 SAVE_FOLDER = "save_dir"
 """Key of `TrainConfig`: the folder that a run was told to save into, as it was called on the machine of the run."""
@@ -193,7 +193,7 @@ class _Walk:
         """Take note of one entry; True for a folder to look into."""
         path = Path(item.path)
         wanted = item.name.endswith(self.convention.checkpoint.suffix) and not folders.is_partial(item.name)
-        if wanted and survey.is_system_name(item.name):
+        if wanted and contents.is_system_name(item.name):
             self.system_files.append(str(path.relative_to(self.root)))
             return False
         try:
@@ -225,7 +225,7 @@ class _Walk:
         return False
 
     def _pass_over(self, path: Path) -> None:
-        if folders.is_partial(path.name) or survey.is_system_name(path.name):
+        if folders.is_partial(path.name) or contents.is_system_name(path.name):
             return
         if path.parent != self.root and containers.is_checkpoint_folder(path.parent):
             self.passed_over.add(f"{path.parent.relative_to(self.root)}/")

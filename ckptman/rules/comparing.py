@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 _NOT_A_NUMBER = "NaN"
@@ -66,6 +66,23 @@ def same_configuration(one: Mapping[str, Any], other: Mapping[str, Any], ignored
 def fingerprint(config: Mapping[str, Any], ignored: Collection[str]) -> str:
     """A text that two configurations share if they have the same keys and values, but for the ignored ones."""
     return json.dumps(canonical({key: value for key, value in config.items() if key not in ignored}))
+
+
+def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> list[int]:
+    """For each configuration, the index of the first one that it agrees with on every key that both have.
+
+    Those of one run may differ in keys that an older trainer did not know yet.
+    """
+    bare = [{key: value for key, value in config.items() if key not in ignored} for config in configs]
+    first: dict[str, int] = {}
+    prints = [fingerprint(config, ()) for config in bare]
+    for index, text in enumerate(prints):
+        first.setdefault(text, index)
+    distinct = ByConfiguration((bare[index], index) for index in first.values())
+    found: dict[int, int] = {}
+    for index in first.values():  # in their order: whoever is first is so to those that agree with it
+        found[index] = min((i for i in distinct.agreeing(bare[index]) if found.get(i, index) == i), default=index)
+    return [found[first[text]] for text in prints]
 
 
 class ByConfiguration(Generic[_T]):

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.rules.grids import outside, task_of
@@ -37,6 +37,23 @@ class Place:
     def run_folder(self, convention: Convention, *more: str) -> PurePosixPath:
         """The run's folder, relative to the root; `more` tells apart a second run of the same seed."""
         return self.folder / convention.folders.run(self.seed, *self.notes, *more)
+
+    def root_of(self, folder: Path) -> Path | None:
+        """The root of the tree in which `folder` is this task folder; None where it is another one."""
+        wanted = self.folder.parts
+        return Path(*folder.parts[: -len(wanted)]) if folder.parts[-len(wanted) :] == wanted else None
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the path of a folder of a tree says, level by level from the root; None for those it does not reach."""
+
+    layernorm: bool | None = None
+    regime: str | None = None
+    group: str | None = None
+    task: int | None = None
+    run: str | None = None
+    """The name of the run's folder."""
 
 
 def family_of(config: Mapping[str, Any], convention: Convention) -> tuple[bool, str]:
@@ -164,6 +181,52 @@ def place_of(
         notes=notes,
         folder=folder,
     )
+
+
+def levels_of(folder: PurePath, convention: Convention) -> Levels | None:
+    """What a folder's path, relative to the root of a tree, says; None where a name is not one of its level.
+
+    A group's folder may have any name; whether it is of a known pattern, `group_pattern` tells.
+    """
+    families, folders = convention.families, convention.folders
+    layernorm = {name: key for key, name in families.layernorm_folders.items()}
+    regime = {name: key for key, name in families.regime_folders.items()}
+    readers: tuple[Callable[[str], Any], ...] = (
+        layernorm.get,
+        regime.get,
+        str,
+        folders.parse_task,
+        lambda name: name if folders.is_run(name) else None,
+    )
+    if len(folder.parts) > len(readers):
+        return None
+    said = [read(name) for read, name in zip(readers, folder.parts, strict=False)]
+    return None if None in said else Levels(*said)
+
+
+def root_above(folder: Path, convention: Convention) -> Path | None:
+    """The root of the innermost tree that an absolute folder lies in, told by its family's folders; None outside."""
+    parts = folder.parts
+    return next(
+        (
+            Path(*parts[:index])
+            for index in range(len(parts) - 2, 0, -1)
+            if levels_of(PurePath(*parts[index : index + 2]), convention) is not None
+        ),
+        None,
+    )
+
+
+def group_around(path: PurePosixPath, convention: Convention) -> PurePosixPath | None:
+    """The group's folder in which a path of a tree, relative to its root, lies; None outside of any family."""
+    folder = PurePosixPath(*path.parts[:3])
+    levels = levels_of(folder, convention) if len(path.parts) > 3 else None
+    return folder if levels is not None else None
+
+
+def group_folder_of(task_folder: _Path, convention: Convention) -> _Path:
+    """The group's folder of a task folder; a folder that is no task folder stands for itself."""
+    return task_folder if convention.folders.parse_task(task_folder.name) is None else task_folder.parent
 
 
 def task_folder_of(path: _Path, convention: Convention) -> _Path | None:

@@ -20,8 +20,8 @@ from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
 from ckptman.text import UsageError
 from ckptman.training import progress, run_folder
+from ckptman.tree import contents, standing
 from ckptman.tree import records as tree_records
-from ckptman.tree import standing
 
 COMPLETE, RUNNING, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
     "complete", "running", "failed", "partial", "overwritten", "missing",
@@ -238,19 +238,21 @@ def _facts(
     raw: outputs.RawOutputs | None, scan: tree_records.TreeScan | None, convention: Convention
 ) -> Iterator[_Fact]:
     in_tree = {} if scan is None else dict(scan.records)
+    here = () if scan is None else contents.inventory_of(scan, convention, contents.Depth.NAMES).runs
     lost = {} if scan is None else {run.run_id: run for runs in scan.overwritten.values() for run in runs}
     without_files: tuple[overwritten.LostFiles, ...] = ()
-    for folder, record in in_tree.items():
-        assert scan is not None  # they are from it
-        files = [(entry.kind, entry.step) for entry in record.checkpoints]
-        yield _of_files(record.group, record.config, record.seed, record.run_id, files, scan.root / folder, convention)
+    for run in here:
+        if run.record is not None and scan is not None:
+            files = [(file.entry.kind, file.entry.step) for file in run.files if file.entry is not None]
+            folder, record = scan.root / run.folder, run.record
+            yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
     if raw is not None:
         yield from _of_raw(raw, {entry.sha256 for record in in_tree.values() for entry in record.checkpoints})
         missed = raw.lost(in_tree.values())
         lost |= {run.run_id: run for run in missed.overwritten}
         without_files = missed.without_files
-    for run in lost.values():
-        yield _of_overwritten(run, convention)
+    for lost_run in lost.values():
+        yield _of_overwritten(lost_run, convention)
     for item in without_files:
         if (fact := _of_wandb_alone(item, convention)) is not None:
             yield fact

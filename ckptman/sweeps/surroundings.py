@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ckptman.rules import Convention
-from ckptman.tree import records, roots
+from ckptman.tree import contents, roots
 
 _MOST_ENTRIES = 20_000
 """Files looked at for raw outputs: `ckptman` alone must answer at once in a home folder too."""
@@ -26,7 +26,7 @@ class Surroundings:
     runs: int
     """Runs with a run.json in that tree."""
     checkpoints: int
-    """Checkpoints that those list."""
+    """Checkpoints that those list, and that are there."""
     raw: Path | None
     """The folder of raw outputs: this one, or the one in it under the usual name."""
     raw_checkpoints: int
@@ -47,19 +47,19 @@ def look_around(folder: Path, convention: Convention, *, trees: str, outputs: st
     tree = roots.find_tree(folder, convention)
     if tree is None and roots.is_tree_root(folder / trees, convention):
         tree = folder / trees
-    scan = None if tree is None else records.scan_tree(tree, convention)
+    inventory = None if tree is None else contents.take_inventory(tree, convention, contents.Depth.NAMES)
     raw, count, complete = None, 0, True
     for place in () if tree is not None and folder.is_relative_to(tree) else (folder / outputs, folder):
         count, complete = _checkpoints(place, convention, leave_out=tree)
         if count:
             raw = place
             break
-    found = [] if scan is None else [record for _, record in scan.records]
+    found = [] if inventory is None else [run for run in inventory.runs if run.record is not None]
     return Surroundings(
         folder=folder,
         tree=tree,
         runs=len(found),
-        checkpoints=sum(len(record.checkpoints) for record in found),
+        checkpoints=sum(file.entry is not None for run in found for file in run.files),
         raw=raw,
         raw_checkpoints=count,
         raw_complete=complete,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ckptman.fs import folders, locks
-from ckptman.rules import Convention, convention_file, naming
+from ckptman.rules import Convention, convention_file, naming, placement
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
 from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
@@ -460,7 +460,7 @@ def record_evaluation(evaluation: Evaluation, convention: Convention) -> bool:
     folder = Path(evaluation.path).absolute().parent
     if not (folder / records.RUN_FILE).exists():
         return False
-    with _locked(_root_of(folder, convention)):
+    with _locked(placement.root_above(folder, convention) or folder):
         record = records.read_record(folder)
         entry = evaluation.to_record()
         if entry["file"] not in {checkpoint.file for checkpoint in record.checkpoints}:
@@ -526,7 +526,7 @@ def forget(
         folder = file.absolute().parent
         if not (folder / records.RUN_FILE).exists():
             continue
-        with _locked(_root_of(folder, rules)):
+        with _locked(placement.root_above(folder, rules) or folder):
             record = records.read_record(folder)
             chosen = {"file": file.name, **wanted}
             gone = [old for old in record.evaluations if all(old.get(key) == value for key, value in chosen.items())]
@@ -550,13 +550,3 @@ def _locked(root: Path) -> Iterator[None]:
                     raise
                 time.sleep(_LOCK_WAIT)
         yield
-
-
-def _root_of(folder: Path, convention: Convention) -> Path:
-    """The tree that a run folder lies in; the folder itself where it lies in none."""
-    families = convention.families
-    levels = [parent.name for parent in folder.parents[2:4]]
-    inside = len(levels) == 2 and (
-        levels[0] in families.regime_folders.values() and levels[1] in families.layernorm_folders.values()
-    )
-    return folder.parents[4] if inside else folder

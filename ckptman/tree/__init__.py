@@ -6,13 +6,13 @@ May not be done here: reading raw outputs, or placing checkpoints.
 
 from __future__ import annotations
 
+from ckptman.tree.contents import Inventory, Run
 from ckptman.tree.findings import Finding, finding
-from ckptman.tree.survey import CheckedRun, Inventory
 
 __all__ = [
-    "CheckedRun",
     "Finding",
     "Inventory",
+    "Run",
     "contents",
     "finding",
     "findings",
@@ -21,5 +21,5 @@ __all__ = [
     "records",
     "roots",
     "standing",
-    "survey",
+    "statistics",
 ]

@@ -1,314 +1,331 @@
-"""What is in a tree, counted from the disk: checkpoint files, runs, configurations, and the grid cells they fill.
+"""What is in a tree: its checkpoint files, put together into runs. The only reader of a tree.
 
-`run.json` says what a file is; whether it is there, and how large it is, the disk says. A file that no `run.json` names
-(in an unfinished run, or in a tree sorted by hand) is told by its own header.
+A folder with a `run.json` holds the run that it records. Checkpoints in any other folder, such as those of a tree that
+was sorted by hand, are runs by the configuration inside them: one for each configuration in a folder.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.formats import read_checkpoint
-from ckptman.rules import Convention, GroupPattern, comparing, grids, naming, placement, terms
-from ckptman.text import RefusedError, wording
-from ckptman.tree.metrics import Generalization, Measured, from_metrics, measured, over_runs, wilson_interval
-from ckptman.tree.records import OverwrittenRun, RunFolder, RunRecord, TreeScan, scan_tree
-from ckptman.tree.standing import Extent, Standing, compare
+from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
+from ckptman.fs import hash_file
+from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
+from ckptman.text import RefusedError
+from ckptman.tree.metrics import Measured, measured
+from ckptman.tree.records import CheckpointEntry, Entry, RunFolder, RunRecord, TreeScan, scan_tree
+from ckptman.tree.standing import Standing, compare
+
+FROM_CHECKPOINT = "checkpoint"
+FROM_NAME = "name"
+"""`RunRecord.config_source` where the configuration is the one inside the file, and where the name decided."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, the amount done and the amount in all: files while `reading`, bytes while `hashing`."""
 
 CellKey = tuple[str, tuple[terms.Scalar, ...]]
 """A cell of a grid: the group, and the value on each axis of its regime."""
 
+_VERSION_CONTROL = ".git"
+_SYSTEM_NAMES = re.compile(
+    r"\.DS_Store|\._.*|\.AppleDouble|\.Spotlight-V100|\.Trashes|\.fseventsd|\.TemporaryItems|__MACOSX|\.localized"
+    r"|Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information"
+    r"|\.nfs[0-9A-Fa-f]{8,}|\.fuse_hidden.*|\.directory|\.Trash-.*|\.~lock\..*|lost\+found|@eaDir|\.snapshot"
+    r"|__pycache__|\.ipynb_checkpoints",
+    re.DOTALL,
+)
+
+
+class Depth(IntEnum):
+    """How much is read of the checkpoints."""
+
+    NAMES = 0
+    """Nothing: what no run.json tells of is known by its name alone."""
+    UNRECORDED = 1
+    """The headers of those that no run.json lists."""
+    HEADERS = 2
+    BYTES = 3
+    """Every byte: their SHA-256, and the checksums of their archives."""
+
+
+class Origin(Enum):
+    """How a run came to be one."""
+
+    RECORDED = "recorded"
+    """By the run.json of its folder."""
+    LOOSE = "loose"
+    """By the configuration in files that no run.json lists, in a folder without one."""
+    EXTRA = "extra"
+    """As loose, but in the folder of another run."""
+
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """One checkpoint file that exists."""
+    """One file with a checkpoint's suffix."""
 
     path: PurePosixPath
     """Relative to the root."""
     size: int
-    """Bytes; of the target, for a symbolic link."""
-    kind: str | None
-    """The prefix of its name; None where the name does not follow the convention."""
-    step: int | None
+    """Bytes; of the target, where it is a link."""
+    entry: CheckpointEntry | None
+    """What the folder's run.json says of it."""
+    info: CheckpointInfo | None = None
+    """What its header says; None where that was not read, or cannot be."""
+    refusal: RefusedError | None = None
+    """Why it cannot be."""
+    name: naming.CheckpointName | None = None
+    """What its name says; None where it follows no convention, or was not asked for, since run.json tells."""
+    name_problem: str = ""
+    """Why the name could not be parsed."""
+    sha256: str | None = None
+    """Of its bytes as they are now; None if they were not read."""
+    damage: RefusedError | None = None
+    """Why its bytes are not sound, as far as they were read."""
+
+    @property
+    def kind(self) -> str | None:
+        """The prefix of its name, as run.json or the name says."""
+        if self.entry is not None:
+            return self.entry.kind
+        return None if self.name is None else self.name.prefix.name
+
+    @property
+    def step(self) -> int | None:
+        """Iterations done: as the file says, else as its name or run.json says."""
+        if self.info is not None and self.info.iters_done is not None:
+            return self.info.iters_done
+        if self.name is not None:
+            return self.name.step
+        return None if self.entry is None else self.entry.step
 
 
 @dataclass(frozen=True)
 class Run:
-    """The files of one configuration and seed in one folder.
-
-    `record` is None where no `run.json` tells of them: what is known then is what the files' own headers say.
-    """
+    """Checkpoints of one configuration in one folder."""
 
     folder: PurePosixPath
-    group: str
-    layernorm: bool
-    regime: str
-    seed: int | None
-    config: Mapping[str, Any]
-    files: tuple[CheckpointFile, ...]
+    origin: Origin
     record: RunRecord | None
-    cell: CellKey | None
-    """Its cell of a grid; None in a group of no known pattern, or off its grid's axes."""
-    measured: Measured | None
-
-    def standing(self, convention: Convention) -> Standing:
-        """Which of its checkpoints are here."""
-        return compare(self.config, ((file.kind, file.step) for file in self.files), convention)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A run whose checkpoints were overwritten."""
-
-    folder: PurePosixPath
-    """The task folder that remembers it."""
-    run: OverwrittenRun
-    cell: CellKey | None
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """Runs of one task that differ in nothing but their seed, and in where and how they were computed."""
-
-    folder: PurePosixPath
-    """Their task folder."""
-    runs: tuple[Run, ...]
-    """At least one."""
-    lost: tuple[Lost, ...]
-    """Those of it whose checkpoints were overwritten."""
-    convention: Convention
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration of the first run."""
-        return self.runs[0].config
-
-    @property
-    def family(self) -> tuple[bool, str]:
-        """With LayerNorm or not, and the regime."""
-        return self.runs[0].layernorm, self.runs[0].regime
-
-    @cached_property
-    def generalization(self) -> Generalization | None:
-        """Mean and standard deviation over its measured runs; None where none is measured."""
-        return over_runs((run.measured.value for run in self.runs if run.measured is not None), self.convention)
-
-    @cached_property
-    def logged(self) -> Generalization | None:
-        """The same over all its W&B runs, overwritten ones included, by what they logged; None where none did."""
-        found = [run.record.metrics for run in self.runs if run.record is not None]
-        found += [item.run.metrics for item in self.lost]
-        values = (from_metrics(item, self.convention) for item in found)
-        return over_runs((value for value in values if value is not None), self.convention)
-
-    @cached_property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the exact match, from the lists of all measured runs together; None where none is."""
-        low, high = self.convention.generalization_k
-        known = [run.measured for run in self.runs if run.measured is not None]
-        lists = [item.samples * (high + 1 - low) for item in known]
-        right = sum(round(min(max(item.value, 0.0), 1.0) * n) for item, n in zip(known, lists, strict=True))
-        return wilson_interval(right, sum(lists)) if known else None
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether it was trained on lengths that generalization is measured on."""
-        longest = self.config.get(self.convention.families.k_config)
-        return isinstance(longest, int) and longest >= self.convention.generalization_k[0]
-
-
-@dataclass(frozen=True)
-class GridGroup:
-    """A group that a grid expects: one K of one pattern."""
-
-    name: str
-    k: int
-    pattern: GroupPattern
-
-
-@dataclass(frozen=True)
-class GridCount:
-    """Runs and files that the groups of one pattern are expected to have, and what is there of them."""
-
-    pattern: GroupPattern
-    groups: int
-    configurations: int
-    """In each group."""
-    seeds: int
-    kinds: int
-    """Files of a run."""
-    complete: int
-    """Runs with a file of each kind; with `partial`, `overwritten` and `missing` they add up to those expected."""
-    partial: int
-    overwritten: int
-    missing: int
-    files: int
-    """Files found, at most one of each kind for each run that is expected."""
-
-    @property
-    def runs_expected(self) -> int:
-        """Runs of all these groups."""
-        return self.groups * self.configurations * self.seeds
-
-    @property
-    def files_expected(self) -> int:
-        """Files of all these groups."""
-        return self.runs_expected * self.kinds
-
-
-@dataclass(frozen=True)
-class TreeStatistics:
-    """All that the documents tell of a tree. Sequences are in natural path order."""
-
-    convention: Convention
+    config: Mapping[str, Any]
+    """The configuration in force: the one inside the files, unless run.json says that another one decided."""
     files: tuple[CheckpointFile, ...]
-    """Every checkpoint file that exists, wherever it lies; files in kept W&B folders are none."""
+    """Those that are there; none for a recorded run all of whose files are gone."""
+    convention: Convention
+    """The rules it is seen by."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The W&B run, if it is known."""
+        return self.record.run_id if self.record is not None else None
+
+    @cached_property
+    def family(self) -> tuple[bool, str] | None:
+        """With LayerNorm or not, and the regime; None where neither run.json nor the configuration tells."""
+        if self.record is not None and self.record.regime in self.convention.families.regime_folders:
+            return self.record.layernorm, self.record.regime
+        try:
+            return placement.family_of(self.config, self.convention)
+        except RefusedError:
+            return None
+
+    @cached_property
+    def group(self) -> str:
+        """As run.json says, else the folder of a group that it lies in, else the configuration; empty if none does."""
+        if self.record is not None:
+            return self.record.group
+        levels = placement.levels_of(PurePosixPath(*self.folder.parts[:4]), self.convention)
+        if levels is not None and levels.group is not None and levels.task is not None:
+            return levels.group
+        said = self.config.get(self.convention.group_key)
+        try:
+            return placement.group_of(self.config, said if isinstance(said, str) else None, self.convention)[0]
+        except RefusedError:
+            return ""
+
+    @property
+    def seed(self) -> int | None:
+        """As run.json says, else the configuration."""
+        seed = self.record.seed if self.record is not None else self.config.get(self.convention.seed_key)
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+    @cached_property
+    def cell(self) -> CellKey | None:
+        """Its cell of a grid; None in a group of no known pattern, or off its grid's axes."""
+        return cell_of(self.group, self.config, self.convention)
+
+    @cached_property
+    def measured(self) -> Measured | None:
+        """Its generalization, where run.json tells."""
+        return None if self.record is None else measured(self.record, self.convention)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """Which of its checkpoints are here."""
+        return compare(self.config, ((file.kind, file.step) for file in self.files), self.convention)
+
+    @property
+    def place(self) -> Place | None:
+        """Where it belongs."""
+        return self._placed[0]
+
+    @property
+    def place_problem(self) -> RefusedError | None:
+        """Why it belongs nowhere."""
+        return self._placed[1]
+
+    @cached_property
+    def _placed(self) -> tuple[Place | None, RefusedError | None]:
+        """By its configuration; in a group of no known pattern, by the source's task."""
+        group: str | None = None
+        task: int | None = None
+        if self.record is not None:
+            group, task = self.record.source.group, self.record.source.task
+        else:
+            group, task, _ = placement.named_by_folders(self.folder / "file", self.convention)
+        said = self.config.get(self.convention.group_key)
+        if isinstance(said, str) and said:
+            group = said
+        try:
+            return placement.place_of(self.config, self.convention, source_group=group, source_task=task), None
+        except RefusedError as error:
+            return None, error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it lies in the task folder that its configuration gives; where it belongs nowhere, it does not.
+
+        Files that no run.json tells of may also lie in that folder itself, or anywhere below it.
+        """
+        if self.place is None:
+            return False
+        if self.origin is Origin.LOOSE:
+            return self.place.folder == self.folder or self.place.folder in self.folder.parents
+        return self.place.folder == self.folder.parent
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A tree, read."""
+
+    scan: TreeScan
+    files: tuple[CheckpointFile, ...]
+    """Every checkpoint, wherever it lies, in path order; none of those in kept W&B folders."""
     runs: tuple[Run, ...]
-    """Finished ones, and those that only their files' headers tell of."""
-    unknown: tuple[PurePosixPath, ...]
-    """Checkpoint files of which neither a `run.json` nor their header says what they are."""
-    unfinished: tuple[PurePosixPath, ...]
-    """Run folders without a `run.json` that can be used."""
-    absent: tuple[PurePosixPath, ...]
-    """Checkpoints that a `run.json` names and that are not there."""
-    lost: tuple[Lost, ...]
-    folders: tuple[PurePosixPath, ...]
-    """Every folder of the tree, but for those inside kept W&B folders."""
-    top_files: frozenset[str]
-    """Names of the files directly in the root."""
-    unreadable: tuple[PurePosixPath, ...] = ()
-    """Folders that could not be listed, and lists of overwritten runs that could not be read."""
+    """By folder; in one folder, the recorded one first."""
 
-    @property
-    def finished(self) -> tuple[Run, ...]:
-        """The runs that have a `run.json`."""
-        return tuple(run for run in self.runs if run.record is not None)
-
-    @property
-    def loose(self) -> tuple[CheckpointFile, ...]:
-        """Files that no `run.json` names."""
-        told = {file.path for run in self.finished for file in run.files}
-        return tuple(file for file in self.files if file.path not in told)
+    def placed_by(self, convention: Convention) -> Inventory:
+        """The same, with each run's place worked out by these rules."""
+        return replace(self, runs=tuple(replace(run, convention=convention) for run in self.runs))
 
     @cached_property
-    def configurations(self) -> tuple[Configuration, ...]:
-        """The runs, those of one configuration together."""
-        ignored = {*self.convention.ignored_keys, self.convention.seed_key}
-        by_folder: dict[PurePosixPath, list[list[Run]]] = defaultdict(list)
-        for run in self.runs:
-            alike = by_folder[task_folder(run.folder, self.convention)]
-            for runs in alike:
-                if runs[0].group == run.group and not comparing.differing_keys(runs[0].config, run.config, ignored):
-                    runs.append(run)
-                    break
-            else:
-                alike.append([run])
-        lost: dict[PurePosixPath, list[Lost]] = defaultdict(list)
-        for item in self.lost:
-            lost[item.folder].append(item)
+    def astray(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Files that were moved or renamed: where each lies now, and where a run.json misses it.
 
-        def agrees(item: Lost, run: Run) -> bool:  # an older trainer did not know every key
-            shared = (item.run.config.keys() & run.config.keys()) - ignored
-            return all(comparing.same_value(item.run.config[key], run.config[key]) for key in shared)
-
-        return tuple(
-            Configuration(folder, tuple(runs), tuple(x for x in lost[folder] if agrees(x, runs[0])), self.convention)
-            for folder, alike in by_folder.items()
-            for runs in alike
-        )
-
-    @cached_property
-    def by_task_folder(self) -> Mapping[PurePosixPath, Sequence[Configuration]]:
-        """The configurations of each task folder."""
-        found: dict[PurePosixPath, list[Configuration]] = defaultdict(list)
-        for configuration in self.configurations:
-            found[configuration.folder].append(configuration)
+        It has to be of the size, the step and the configuration that run.json says, and where its bytes were read, of
+        the same SHA-256.
+        """
+        missed: dict[tuple[int, int, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
+        for folder in self.scan.runs:
+            if folder.record is not None:
+                config = comparing.fingerprint(folder.record.config, ())
+                for entry in folder.record.checkpoints:
+                    if entry.file not in folder.files:
+                        missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
+        found = {}
+        for file in self.files if missed else ():
+            if file.entry is None and file.info is not None and file.step is not None:
+                key = file.size, file.info.iters_done or file.step, comparing.fingerprint(file.info.config or {}, ())
+                homes = [path for path, sha256 in missed[key] if file.sha256 in (None, sha256)]
+                if homes:
+                    found[file.path] = min(homes, key=lambda path: (path.name != file.path.name, path))
         return found
 
     @cached_property
-    def grid_groups(self) -> tuple[GridGroup, ...]:
-        """The groups that the grids expect."""
-        return expected_groups(self.convention, {run.group for run in self.runs} | {x.run.group for x in self.lost})
+    def copies(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Files whose bytes are in the tree twice: each copy, and the one that it is a copy of.
 
-    @cached_property
-    def grid_counts(self) -> tuple[GridCount, ...]:
-        """What the grids expect of each group pattern, and what is there of it."""
-        return tuple(_count_grid(self, pattern) for pattern in self.convention.groups)
-
-    def expects(self, grid: str) -> bool:
-        """Whether the runs of a grid are expected here: some of it is here, or nothing at all."""
-        there = [run.cell for run in self.runs] + [item.cell for item in self.lost]
-        patterns = [pattern for pattern in self.convention.groups if pattern.grid == grid]
-        return not there or any(cell and pattern.parse(cell[0]) is not None for cell in there for pattern in patterns)
-
-    @cached_property
-    def outside_grid(self) -> tuple[CheckpointFile, ...]:
-        """Files that no grid expects: other K or seeds, second runs of a seed, groups of no known pattern."""
-        expected = {group.name: group for group in self.grid_groups}
-        kinds = {prefix.name for prefix in self.convention.prefixes}
-        unknown, filled = set(self.unknown), set()
-        outside = [file for file in self.files if file.path in unknown]
-        for run in self.runs:
-            group = expected.get(run.group)
-            seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
-            for file in run.files:
-                slot = (run.cell, run.seed, file.kind)
-                if run.cell is None or run.seed not in seeds or file.kind not in kinds or slot in filled:
-                    outside.append(file)
-                filled.add(slot)
-        return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
+        That is the one in the place that its configuration gives it, or else the first by path. A run whose last
+        checkpoint on the way is of its very end has two files of the same bytes, neither of which is a copy.
+        """
+        kinds = {file.path: (file.path.parent, file.entry.step, file.entry.kind) for file in self.files if file.entry}
+        right = {file.path for run in self.runs if run.is_in_place for file in run.files}
+        places: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in self.files:
+            recorded = file.entry.sha256 if file.entry is not None and file.entry.size == file.size else None
+            sha256 = file.sha256 or recorded
+            if sha256 is not None:
+                places[sha256].append(file.path)
+        found = {}
+        for paths in places.values():
+            original, *others = sorted(paths, key=lambda path: (path not in right, path))
+            for other in others:
+                one, two = kinds.get(original), kinds.get(other)
+                if one is None or two is None or one[:2] != two[:2] or one == two:
+                    found[other] = original
+        return found
 
 
-def count_tree(root: Path, convention: Convention, scan: TreeScan | None = None) -> TreeStatistics:
-    """Count what is in a tree.
-
-    Args:
-        root: The tree.
-        convention: Its rules.
-        scan: The tree's scan, if it has been made already.
+def take_inventory(
+    root: Path, convention: Convention, depth: Depth = Depth.HEADERS, *, progress: Progress | None = None
+) -> Inventory:
+    """Read a tree: its folders, each run.json, and so much of each checkpoint.
 
     Raises:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
-    return _Counting(scan or scan_tree(root, convention), convention).statistics()
+    return inventory_of(scan_tree(root, convention), convention, depth, progress=progress)
 
 
-def task_folder(folder: PurePosixPath, convention: Convention) -> PurePosixPath:
-    """The task folder of a run's folder. In a tree sorted by hand it may be the folder itself, for want of another."""
-    is_below_task = convention.folders.parse_task(folder.parent.name) is not None
-    return folder.parent if is_below_task else folder
+def inventory_of(
+    scan: TreeScan, convention: Convention, depth: Depth, *, progress: Progress | None = None
+) -> Inventory:
+    """Read so much of each checkpoint of a tree that has been scanned."""
+    listed = {folder / entry.file: entry for folder, record in scan.records for entry in reversed(record.checkpoints)}
+    entries = _checkpoint_entries(scan, convention)
+    files = []
+    for done, entry in enumerate(entries, start=1):
+        file = CheckpointFile(path=entry.path, size=entry.size, entry=listed.get(entry.path))
+        files.append(_read(scan.root, file, convention, depth))
+        if progress is not None:
+            progress("reading", done, len(entries))
+    if depth is Depth.BYTES:
+        files = _read_bytes(scan.root, files, progress)
+    return Inventory(scan=scan, files=tuple(files), runs=tuple(_runs(scan, files, convention)))
 
 
-def group_folder(folder: PurePosixPath, convention: Convention) -> PurePosixPath:
-    """The group's folder of a task folder; a folder that is no task folder stands for itself."""
-    return folder.parent if convention.folders.parse_task(folder.name) is not None else folder
+def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, convention: Convention) -> Inventory:
+    """One file of a tree, as if it were the only one that its run.json lists."""
+    record = folder.record
+    if record is not None:
+        entries = () if file.entry is None else (file.entry,)
+        folder = replace(folder, record=replace(record, checkpoints=entries, wandb=()))
+    scan = TreeScan(root=root, runs=(folder,), overwritten={}, entries=())
+    return Inventory(scan=scan, files=(file,), runs=tuple(_runs(scan, [file], convention)))
 
 
-def expected_groups(convention: Convention, found: Iterable[str] = ()) -> tuple[GridGroup, ...]:
-    """The groups that the convention's grids expect: for each pattern, one for each K.
+def way_back(path: PurePosixPath, home: PurePosixPath) -> str:
+    """What to do about a file of `Inventory.astray`."""
+    if path.parent == home.parent:
+        return f"Rename it to {home.name}"
+    return f"Move it back to {home.parent}" + ("" if path.name == home.name else f", as {home.name}")
 
-    A pattern that holds more than K expects its grid for those values of the others that occur in `found`.
-    """
-    names = sorted(found, key=wording.natural_key)
-    expected = {}
-    for pattern in convention.groups:
-        others: dict[tuple[tuple[str, int], ...], None] = {}
-        if set(pattern.parse(pattern.example) or ()) == {"K"}:
-            others[()] = None
-        for name in names:
-            if (values := pattern.parse(name)) is not None:
-                others[tuple((key, value) for key, value in values.items() if key != "K")] = None
-        for k in convention.grids[pattern.grid].k:
-            for without_k in others:
-                name = pattern.format({**dict(without_k), "K": k})
-                expected[name] = GridGroup(name=name, k=k, pattern=pattern)
-    return tuple(expected.values())
+
+def is_not_ours(path: PurePosixPath) -> bool:
+    """Whether a path is outside of what is checked: left by the system, or part of a version control at the root."""
+    return path.parts[:1] == (_VERSION_CONTROL,) or any(map(is_system_name, path.parts))
+
+
+def is_system_name(name: str) -> bool:
+    """Whether a file or folder of this name is something that an operating system or a file manager leaves."""
+    return _SYSTEM_NAMES.fullmatch(name) is not None
 
 
 def cell_of(group: str, config: Mapping[str, Any], convention: Convention) -> CellKey | None:
@@ -326,206 +343,114 @@ def cell_of(group: str, config: Mapping[str, Any], convention: Convention) -> Ce
     return group, tuple(config[axis] for axis in grid.regimes[pattern.regime].axes)
 
 
-class _Counting:
-    def __init__(self, scan: TreeScan, convention: Convention) -> None:
-        self.scan = scan
-        self.convention = convention
-        # A W&B folder that was kept may hold anything, files called run.json included.
-        self.kept = {run.path / convention.folders.saved_wandb for run in scan.runs if run.record is not None}
-        self.run_folders = [self._usable(run) for run in scan.runs if not self._is_kept(run.path)]
-        self.sizes = dict(self._existing())
-
-    def statistics(self) -> TreeStatistics:
-        finished = [self._finished(run.path, run.record) for run in self.run_folders if run.record is not None]
-        told = {file.path for run in finished for file in run.files}
-        loose, unknown = self._loose_runs(path for path in self.sizes if path not in told)
-        runs = sorted([*finished, *loose], key=_run_order)
-        files = [file for run in runs for file in run.files]
-        files += [CheckpointFile(path, self.sizes[path], *self._kind_and_step(path.name)) for path in unknown]
-        return TreeStatistics(
-            convention=self.convention,
-            files=tuple(sorted(files, key=lambda file: wording.path_key(file.path))),
-            runs=tuple(runs),
-            unknown=_natural(unknown),
-            unfinished=_natural(run.path for run in self.run_folders if run.record is None),
-            absent=_natural(path for run in self.run_folders for path in self._named(run) if path not in self.sizes),
-            lost=self._lost(),
-            folders=_natural(e.path for e in self.scan.entries if e.kind == "folder" and not self._is_kept(e.path)),
-            top_files=frozenset(e.path.name for e in self.scan.entries if e.kind == "file" and len(e.path.parts) == 1),
-            unreadable=_natural(path for path, _ in self.scan.unreadable if not self._is_kept(path)),
-        )
-
-    def _existing(self) -> Iterator[tuple[PurePosixPath, int]]:
-        """Every checkpoint file that exists, and its size."""
-        for entry in self.scan.entries:
-            if not entry.path.name.endswith(self.convention.checkpoint.suffix) or self._is_kept(entry.path):
-                continue
-            # A link counts where it leads to a file.
-            if entry.kind == "file" or (entry.kind == "symlink" and os.path.isfile(self.scan.root / entry.path)):  # noqa: PTH113
-                yield entry.path, entry.size
-
-    def _is_kept(self, path: PurePosixPath) -> bool:
-        """Whether a path is the folder of a run's kept W&B folders, or lies in it."""
-        return path in self.kept or any(parent in self.kept for parent in path.parents)
-
-    def _usable(self, run: RunFolder) -> RunFolder:
-        """A run folder, without its record where that names a family which the convention does not have."""
-        known = run.record is None or run.record.regime in self.convention.families.regime_folders
-        return run if known else replace(run, record=None)
-
-    def _named(self, run: RunFolder) -> list[PurePosixPath]:
-        return [run.path / entry.file for entry in run.record.checkpoints] if run.record is not None else []
-
-    def _finished(self, folder: PurePosixPath, record: RunRecord) -> Run:
-        entries = {folder / entry.file: entry for entry in record.checkpoints}
-        return Run(
-            folder=folder,
-            group=record.group,
-            layernorm=record.layernorm,
-            regime=record.regime,
-            seed=record.seed,
-            config=record.config,
-            files=tuple(
-                CheckpointFile(path, self.sizes[path], entry.kind, entry.step)
-                for path, entry in entries.items()
-                if path in self.sizes
-            ),
-            record=record,
-            cell=cell_of(record.group, record.config, self.convention),
-            measured=measured(record, self.convention),
-        )
-
-    def _loose_runs(self, paths: Iterable[PurePosixPath]) -> tuple[list[Run], list[PurePosixPath]]:
-        """Files that no `run.json` names, by what their headers say; and those whose headers say nothing."""
-        by_folder: dict[PurePosixPath, list[Run]] = defaultdict(list)
-        unknown = []
-        for path in sorted(paths, key=wording.path_key):
-            run = self._loose_run(path)
-            if run is None:
-                unknown.append(path)
-                continue
-            runs = by_folder[run.folder]
-            for i, other in enumerate(runs):
-                if not comparing.differing_keys(other.config, run.config, self.convention.ignored_keys):
-                    runs[i] = replace(other, files=other.files + run.files)
-                    break
-            else:
-                runs.append(run)
-        return [run for runs in by_folder.values() for run in runs], unknown
-
-    def _loose_run(self, path: PurePosixPath) -> Run | None:
-        try:
-            info = read_checkpoint(self.scan.root / path, self.convention.checkpoint)
-            config = info.config or naming.naming_of(self.convention).parse(path.name).values
-            layernorm, regime = placement.family_of(config, self.convention)
-            group = self._group_in_path(path) or self._group_in_config(config)
-        except RefusedError:
-            return None
-        kind, step = self._kind_and_step(path.name)
-        seed = config.get(self.convention.seed_key)
-        return Run(
-            folder=path.parent,
-            group=group,
-            layernorm=layernorm,
-            regime=regime,
-            seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
-            config=config,
-            files=(CheckpointFile(path, self.sizes[path], kind, step if info.iters_done is None else info.iters_done),),
-            record=None,
-            cell=cell_of(group, config, self.convention),
-            measured=None,
-        )
-
-    def _group_in_path(self, path: PurePosixPath) -> str | None:
-        """The group whose folder a file lies in, where it lies as deep as a checkpoint of a tree does."""
-        parts = path.parts
-        inside = len(parts) >= 5 and self.convention.folders.parse_task(parts[3]) is not None
-        return parts[2] if inside else None
-
-    def _group_in_config(self, config: Mapping[str, Any]) -> str:
-        said = config.get(self.convention.group_key)
-        return placement.group_of(config, said if isinstance(said, str) else None, self.convention)[0]
-
-    def _kind_and_step(self, name: str) -> tuple[str | None, int | None]:
-        try:
-            parsed = naming.naming_of(self.convention).parse(name)
-        except RefusedError:
-            return None, None
-        return parsed.prefix.name, parsed.step
-
-    def _lost(self) -> tuple[Lost, ...]:
-        lost = [
-            Lost(folder=folder, run=run, cell=cell_of(run.group, run.config, self.convention))
-            for folder, runs in self.scan.overwritten.items()
-            for run in runs
-        ]
-        return tuple(sorted(lost, key=self._lost_order))
-
-    def _lost_order(self, lost: Lost) -> tuple[Any, ...]:
-        cell = cell_order(lost.cell, self.convention)
-        return wording.path_key(lost.folder), cell, seed_order(lost.run.seed), lost.run.run_id
-
-
-def seed_order(seed: int | None) -> tuple[bool, int]:
-    """A key that sorts seeds, an unknown one last."""
-    return seed is None, seed or 0
-
-
-def cell_order(cell: CellKey | None, convention: Convention) -> list[int]:
-    """A key that sorts the cells of a group as its grid does, what fills none first."""
-    pattern = placement.group_pattern(cell[0], convention) if cell is not None else None
-    if cell is None or pattern is None:
-        return []
-    grid = convention.grids[pattern.grid]
-    axes = grid.regimes[pattern.regime].axes
-    return [grid.axes[axis].index(value) for axis, value in zip(axes, cell[1], strict=True)]
-
-
-def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
-    convention = statistics.convention
-    grid = convention.grids[pattern.grid]
-    groups = [group.name for group in statistics.grid_groups if group.pattern is pattern]
-    axes = grid.regimes[pattern.regime].axes
-    combinations = [
-        tuple(c.values[axis] for axis in axes) for c in grids.cells(grid, pattern.regime, convention.numbering)
+def _checkpoint_entries(scan: TreeScan, convention: Convention) -> list[Entry]:
+    """Files and links to files with a checkpoint's suffix, but for those in kept W&B folders."""
+    return [
+        entry
+        for entry in scan.entries
+        if entry.kind in ("file", "symlink")
+        and entry.path.name.endswith(convention.checkpoint.suffix)
+        and not is_not_ours(entry.path)
+        and not scan.is_kept(entry.path)
+        and (entry.kind == "file" or _leads_to_a_file(scan.root / entry.path))
     ]
-    kinds = {prefix.name for prefix in convention.prefixes}
-    held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
-    whole: set[tuple[CellKey | None, int | None]] = set()
-    for run in statistics.runs:
-        there = {file.kind for file in run.files if file.kind in kinds}
-        held[run.cell, run.seed].append(there)
-        if run.standing(convention).extent is Extent.COMPLETE:
-            whole.add((run.cell, run.seed))
-    lost = {(item.cell, item.run.seed) for item in statistics.lost}
-    states: Counter[str] = Counter()
-    files = 0
-    for slot in (((group, values), seed) for group in groups for values in combinations for seed in grid.seeds):
-        found = held.get(slot, [])
-        files += len(set().union(*found))
-        if slot in whole:
-            states["complete"] += 1
-        elif any(found):
-            states["partial"] += 1
-        else:
-            states["overwritten" if slot in lost else "missing"] += 1
-    return GridCount(
-        pattern=pattern,
-        groups=len(groups),
-        configurations=len(combinations),
-        seeds=len(grid.seeds),
-        kinds=len(kinds),
-        complete=states["complete"],
-        partial=states["partial"],
-        overwritten=states["overwritten"],
-        missing=states["missing"],
-        files=files,
-    )
 
 
-def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:
-    return tuple(sorted(paths, key=wording.path_key))
+def _leads_to_a_file(link: Path) -> bool:
+    try:
+        return stat.S_ISREG(link.stat().st_mode)
+    except OSError:
+        return False
 
 
-def _run_order(run: Run) -> tuple[Any, ...]:
-    return wording.path_key(run.folder), seed_order(run.seed), [wording.path_key(file.path) for file in run.files]
+def _read(root: Path, file: CheckpointFile, convention: Convention, depth: Depth) -> CheckpointFile:
+    if file.entry is not None and depth < Depth.HEADERS:
+        return file
+    file = with_name(file, convention)
+    if depth < Depth.UNRECORDED:
+        return file
+    try:
+        return replace(file, info=read_checkpoint(root / file.path, convention.checkpoint))
+    except RefusedError as error:
+        return replace(file, refusal=error)
+
+
+def with_name(file: CheckpointFile, convention: Convention) -> CheckpointFile:
+    """The file with what its name says."""
+    try:
+        return replace(file, name=naming.naming_of(convention).parse(file.path.name))
+    except RefusedError as error:
+        return replace(file, name_problem=error.message)
+
+
+def _read_bytes(root: Path, files: Iterable[CheckpointFile], progress: Progress | None) -> list[CheckpointFile]:
+    """Hash every file, and check the checksums of those that can be read as archives."""
+    files = list(files)
+    total = sum(file.size for file in files)
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress("hashing", done, total)
+
+    read = []
+    for file in files:
+        sha256 = damage = None
+        try:
+            sha256, _ = hash_file(root / file.path, on_bytes=count, follow_symlinks=True)
+            if file.info is not None:
+                verify_crcs(root / file.path)
+        except RefusedError as error:
+            damage = error
+        read.append(replace(file, sha256=sha256, damage=damage))
+    return read
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _runs(scan: TreeScan, files: Iterable[CheckpointFile], convention: Convention) -> Iterator[Run]:
+    by_folder: dict[PurePosixPath, list[CheckpointFile]] = defaultdict(list)
+    for file in files:
+        by_folder[file.path.parent].append(file)
+    records = dict(scan.records)
+    for folder in sorted(by_folder.keys() | records.keys()):
+        yield from _runs_of_folder(folder, by_folder[folder], records.get(folder), convention)
+
+
+def _runs_of_folder(
+    folder: PurePosixPath, files: list[CheckpointFile], record: RunRecord | None, convention: Convention
+) -> Iterator[Run]:
+    known = [(file, config) for file in files if (config := _config_in_force(file, record)) is not None]
+    configs = [config for _, config in known]
+    groups = comparing.alike(configs if record is None else [record.config, *configs], convention.ignored_keys)
+    if record is not None:
+        del groups[0]
+        groups = [group - 1 for group in groups]
+    members: dict[int, list[CheckpointFile]] = defaultdict(list)  # by the first of them; -1 is that of run.json
+    for (file, _), group in zip(known, groups, strict=True):
+        members[group].append(file)
+    own = -1
+    if record is not None and own not in members:  # the files have another configuration, or there are none
+        own = next((group for group, held in members.items() if any(file.entry for file in held)), own)
+    if record is not None:
+        order = {entry.file: at for at, entry in enumerate(record.checkpoints)}
+        held = sorted(members.pop(own, ()), key=lambda file: order.get(file.path.name, len(order)))
+        config = next((config for file, config in known if held and file is held[0]), record.config)
+        yield Run(folder, Origin.RECORDED, record, config, tuple(held), convention)
+    origin = Origin.LOOSE if record is None else Origin.EXTRA
+    for group, held in members.items():
+        yield Run(folder, origin, None, configs[group], tuple(held), convention)
+
+
+def _config_in_force(file: CheckpointFile, record: RunRecord | None) -> Mapping[str, Any] | None:
+    """The configuration a file counts by: the one inside it, unless run.json or the name has to stand in for it."""
+    if record is not None and file.entry is not None and record.config_source != FROM_CHECKPOINT:
+        return record.config
+    if file.info is not None and file.info.config:
+        return file.info.config
+    if record is not None and file.entry is not None:
+        return record.config
+    return file.name.values if file.refusal is None and file.name is not None else None

@@ -6,12 +6,12 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.fs import FileState, write_atomically
-from ckptman.rules import Convention
+from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError, json_text
 
 SCHEMA_VERSION = 1
@@ -23,6 +23,8 @@ ASSIGNED = "assigned"
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
+_RUN_LEVEL = len(fields(placement.Levels))
+"""How many folders lead from the root to a run's."""
 _MOST_BYTES = 16 << 20  # far above any run.json; a larger one is not ours
 
 
@@ -224,6 +226,12 @@ class TreeScan:
     entries: tuple[Entry, ...]
     unreadable: tuple[tuple[PurePosixPath, str], ...] = field(default=())
     """Folders and files that could not be read, and why."""
+    kept_wandb: frozenset[PurePosixPath] = frozenset()
+    """The folders of the W&B folders that are kept with runs; they may hold anything, a run.json too."""
+
+    def is_kept(self, path: PurePosixPath) -> bool:
+        """Whether a path is the folder of a run's kept W&B folders, or lies in it."""
+        return path in self.kept_wandb or not self.kept_wandb.isdisjoint(path.parents)
 
     @property
     def records(self) -> Iterator[tuple[PurePosixPath, RunRecord]]:
@@ -252,9 +260,10 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
     unreadable: list[tuple[PurePosixPath, str]] = []
     runs: list[RunFolder] = []
     overwritten: dict[PurePosixPath, tuple[OverwrittenRun, ...]] = {}
-    pending = [PurePosixPath()]
+    kept_wandb: list[PurePosixPath] = []
+    pending = [(PurePosixPath(), False)]
     while pending:
-        folder = pending.pop()
+        folder, is_kept = pending.pop()
         try:
             with os.scandir(root / folder) as listing:
                 found = sorted(listing, key=lambda item: item.name)
@@ -262,6 +271,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
             unreadable.append((folder, error.strerror or str(error)))
             continue
         files: dict[str, int] = {}
+        folders: list[PurePosixPath] = []
         for item in found:
             path = folder / item.name
             if path.parts == (TRASH,):
@@ -273,10 +283,14 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
                 continue
             entries.append(Entry(path=path, kind=kind, size=size))
             if kind == "folder":
-                pending.append(path)
+                folders.append(path)
             elif kind == "file" or (kind == "symlink" and item.name.endswith(convention.checkpoint.suffix)):
                 files[item.name] = size
-        if RUN_FILE in files or _is_run_place(folder, convention):
+        is_run = not is_kept and (RUN_FILE in files or _is_run_place(folder, convention))
+        own_wandb = folder / convention.folders.saved_wandb if is_run else None
+        pending += [(path, is_kept or path == own_wandb) for path in folders]
+        kept_wandb += [path for path in folders if path == own_wandb]
+        if is_run:
             record, failure = _read_record(root / folder / RUN_FILE) if RUN_FILE in files else (None, None)
             runs.append(
                 RunFolder(
@@ -287,7 +301,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
                     is_newer=isinstance(failure, NewerRecordError),
                 )
             )
-        if OVERWRITTEN_FILE in files:
+        if OVERWRITTEN_FILE in files and not is_kept:
             try:
                 overwritten[folder] = read_overwritten(root / folder)
             except RefusedError as error:
@@ -303,6 +317,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
         },
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         unreadable=tuple(sorted(unreadable)),
+        kept_wandb=frozenset(kept_wandb),
     )
 
 
@@ -462,7 +477,5 @@ def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:
 
 def _is_run_place(folder: PurePosixPath, convention: Convention) -> bool:
     """Whether a folder stands where a run's does: below a task folder, with a run's name."""
-    parts = folder.parts
-    return (
-        len(parts) == 5 and convention.folders.parse_task(parts[3]) is not None and convention.folders.is_run(parts[4])
-    )
+    levels = placement.levels_of(folder, convention) if len(folder.parts) == _RUN_LEVEL else None
+    return levels is not None and levels.run is not None

@@ -1,16 +1,16 @@
-"""What holds for a tree as a whole: whether a folder is its root, and by which numbering its runs are sorted."""
+"""Whether a folder is the root of a tree; and where it is not, which tree is meant."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ckptman.rules import Convention, Place, comparing, placement
+from ckptman.rules import Convention, Place, placement
 from ckptman.text import wording
-from ckptman.tree.numbering import fitting_numbering, numberings
-from ckptman.tree.survey import CheckedRun, Inventory, Standing
+from ckptman.tree.contents import Inventory, Origin, Run
+from ckptman.tree.numbering import numberings
 
 _MOST_TREES = 3
 """Roots of trees that one message names."""
@@ -56,20 +56,6 @@ def wrong_root(inventory: Inventory, convention: Convention) -> WrongRoot | None
     return None
 
 
-def numbering_of_inventory(inventory: Inventory, convention: Convention) -> Convention:
-    """The rules that the tree is sorted by, told by every run, those without a run.json too."""
-    return fitting_numbering(lambda rules: misplaced_runs(inventory.placed_by(rules)), convention)
-
-
-def misplaced_runs(inventory: Inventory) -> set[tuple[PurePosixPath, str]]:
-    """The runs that lie outside of their task folder."""
-    return {
-        (run.folder, comparing.fingerprint(run.config, ()))
-        for run in inventory.runs
-        if run.place is not None and not run.is_in_place
-    }
-
-
 def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path, ...]:
     """The roots of the trees that the runs are sorted into, where the root that was given is none of them.
 
@@ -78,7 +64,7 @@ def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path
     root = inventory.scan.root.resolve()
     for name in dict.fromkeys((convention.numbering, *numberings(convention))):
         placed = inventory.placed_by(replace(convention, numbering=name)).runs
-        homes = {_tree_of(run, run.place, root) for run in placed if run.place and run.standing is not Standing.EXTRA}
+        homes = {_tree_of(run, run.place, root) for run in placed if run.place and run.origin is not Origin.EXTRA}
         if root in homes:
             return ()
         if homes and None not in homes:
@@ -96,11 +82,8 @@ def _is_raw(inventory: Inventory, convention: Convention) -> bool:
     )
 
 
-def _tree_of(run: CheckedRun, place: Place, root: Path) -> Path | None:
+def _tree_of(run: Run, place: Place, root: Path) -> Path | None:
     """The root of the tree in which a run lies in its place; None if it does not lie so in any."""
-    wanted = place.folder.parts
     home = root / run.folder
-    for folder in (home, *home.parents) if run.standing is Standing.LOOSE else (home.parent,):
-        if folder.parts[-len(wanted) :] == wanted:
-            return Path(*folder.parts[: -len(wanted)])
-    return None
+    folders = (home, *home.parents) if run.origin is Origin.LOOSE else (home.parent,)
+    return next((found for folder in folders if (found := place.root_of(folder)) is not None), None)

@@ -11,7 +11,7 @@ from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.documents.tree_readme import block_contents
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
-from ckptman.tree.contents import count_tree
+from ckptman.tree.statistics import count_tree
 from tests.documents.test_task_mapping import best, document
 from tests.helpers.raw import START, config, gen_metrics, write_run
 from tests.helpers.recorded import add_run

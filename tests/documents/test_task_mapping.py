@@ -22,8 +22,8 @@ from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.grids import cells
 from ckptman.rules.terms import Convention
-from ckptman.tree.contents import count_tree
 from ckptman.tree.metrics import from_metrics
+from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import config, gen_metrics, write_checkpoint
 from tests.helpers.recorded import add_overwritten, add_run
 

@@ -20,7 +20,7 @@ from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.terms import Convention
 from ckptman.text.wording import size_text
 from ckptman.training.model import GPT, GPTConfig
-from ckptman.tree.contents import count_tree
+from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
 from tests.helpers.recorded import SIZE, add_overwritten, add_run
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from ckptman.ingestion.ingesting import ingest
-from ckptman.queries.inspection import locate, show
+from ckptman.queries.inspection import show
 from ckptman.rules.convention_file import load_convention
+from ckptman.rules.placement import root_above
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import RefusedError
 from tests.helpers.raw import config, name_of, write_checkpoint
@@ -152,9 +153,9 @@ def test_a_file_is_found_in_its_tree_however_it_is_named(tree: Path, monkeypatch
 
 def test_folders_of_other_names_are_no_tree(tree: Path) -> None:
     rules = load_convention()
-    assert locate(tree / RUN / FINAL, rules).root == tree
-    assert locate(tree / "with_layernorm" / "other" / FINAL, rules).root is None
-    assert locate(tree / FINAL, rules).root is None
+    assert root_above(tree / RUN, rules) == tree
+    assert root_above(tree / "with_layernorm" / "other", rules) is None
+    assert root_above(tree, rules) is None
 
 
 def test_the_group_and_task_of_raw_folders_place_an_unknown_group(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.terms import Convention
 from ckptman.text.errors import UsageError
-from ckptman.tree.contents import TreeStatistics, count_tree, expected_groups
+from ckptman.tree.statistics import TreeStatistics, count_tree, expected_groups
 from tests.helpers.raw import config, write_checkpoint, write_run
 from tests.helpers.recorded import SIZE, add_overwritten, add_run
 

@@ -1,0 +1,366 @@
+"""What is in a tree, counted: its files, runs and configurations, and the cells of the grid that they fill.
+
+`run.json` says what a file is; whether it is there, and how large it is, the disk says. A file that no `run.json` names
+(in an unfinished run, or in a tree sorted by hand) is told by its own header.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.rules import Convention, GroupPattern, comparing, grids, placement
+from ckptman.text import wording
+from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, take_inventory
+from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
+from ckptman.tree.records import OverwrittenRun
+from ckptman.tree.standing import Extent
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run whose checkpoints were overwritten."""
+
+    folder: PurePosixPath
+    """The task folder that remembers it."""
+    run: OverwrittenRun
+    cell: CellKey | None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs of one task that differ in nothing but their seed, and in where and how they were computed."""
+
+    folder: PurePosixPath
+    """Their task folder."""
+    runs: tuple[Run, ...]
+    """At least one."""
+    lost: tuple[Lost, ...]
+    """Those of it whose checkpoints were overwritten."""
+    convention: Convention
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of the first run."""
+        return self.runs[0].config
+
+    @property
+    def family(self) -> tuple[bool, str]:
+        """With LayerNorm or not, and the regime."""
+        family = self.runs[0].family
+        assert family is not None  # a run without one is not counted
+        return family
+
+    @cached_property
+    def generalization(self) -> Generalization | None:
+        """Mean and standard deviation over its measured runs; None where none is measured."""
+        return over_runs((run.measured.value for run in self.runs if run.measured is not None), self.convention)
+
+    @cached_property
+    def logged(self) -> Generalization | None:
+        """The same over all its W&B runs, overwritten ones included, by what they logged; None where none did."""
+        found = [run.record.metrics for run in self.runs if run.record is not None]
+        found += [item.run.metrics for item in self.lost]
+        values = (from_metrics(item, self.convention) for item in found)
+        return over_runs((value for value in values if value is not None), self.convention)
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the exact match, from the lists of all measured runs together; None where none is."""
+        low, high = self.convention.generalization_k
+        known = [run.measured for run in self.runs if run.measured is not None]
+        lists = [item.samples * (high + 1 - low) for item in known]
+        right = sum(round(min(max(item.value, 0.0), 1.0) * n) for item, n in zip(known, lists, strict=True))
+        return wilson_interval(right, sum(lists)) if known else None
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it was trained on lengths that generalization is measured on."""
+        longest = self.config.get(self.convention.families.k_config)
+        return isinstance(longest, int) and longest >= self.convention.generalization_k[0]
+
+
+@dataclass(frozen=True)
+class GridGroup:
+    """A group that a grid expects: one K of one pattern."""
+
+    name: str
+    k: int
+    pattern: GroupPattern
+
+
+@dataclass(frozen=True)
+class GridCount:
+    """Runs and files that the groups of one pattern are expected to have, and what is there of them."""
+
+    pattern: GroupPattern
+    groups: int
+    configurations: int
+    """In each group."""
+    seeds: int
+    kinds: int
+    """Files of a run."""
+    complete: int
+    """Runs with a file of each kind; with `partial`, `overwritten` and `missing` they add up to those expected."""
+    partial: int
+    overwritten: int
+    missing: int
+    files: int
+    """Files found, at most one of each kind for each run that is expected."""
+
+    @property
+    def runs_expected(self) -> int:
+        """Runs of all these groups."""
+        return self.groups * self.configurations * self.seeds
+
+    @property
+    def files_expected(self) -> int:
+        """Files of all these groups."""
+        return self.runs_expected * self.kinds
+
+
+@dataclass(frozen=True)
+class TreeStatistics:
+    """All that the documents tell of a tree. Sequences are in natural path order."""
+
+    inventory: Inventory
+    convention: Convention
+
+    @cached_property
+    def files(self) -> tuple[CheckpointFile, ...]:
+        """Every checkpoint file that exists, wherever it lies; files in kept W&B folders are none."""
+        return tuple(sorted(self.inventory.files, key=lambda file: wording.path_key(file.path)))
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Those whose family and group are known: finished ones, and those that only their files' headers tell of."""
+        known = (run for run in self.inventory.runs if run.family is not None and run.group)
+        return tuple(sorted(known, key=_run_order))
+
+    @cached_property
+    def unknown(self) -> tuple[PurePosixPath, ...]:
+        """Checkpoint files of which neither a `run.json` nor their header says what they are."""
+        known = {file.path for run in self.runs for file in run.files}
+        return tuple(file.path for file in self.files if file.path not in known)
+
+    @property
+    def unfinished(self) -> tuple[PurePosixPath, ...]:
+        """Run folders without a `run.json` that can be used."""
+        return _natural(run.path for run in self.inventory.scan.runs if run.record is None)
+
+    @cached_property
+    def absent(self) -> tuple[PurePosixPath, ...]:
+        """Checkpoints that a `run.json` names and that are not there."""
+        here = {file.path for file in self.files}
+        named = (folder / entry.file for folder, record in self.inventory.scan.records for entry in record.checkpoints)
+        return _natural(path for path in named if path not in here)
+
+    @cached_property
+    def lost(self) -> tuple[Lost, ...]:
+        """The runs whose checkpoints were overwritten."""
+        found = (
+            Lost(folder=folder, run=run, cell=cell_of(run.group, run.config, self.convention))
+            for folder, runs in self.inventory.scan.overwritten.items()
+            for run in runs
+        )
+        return tuple(sorted(found, key=self._lost_order))
+
+    def _lost_order(self, lost: Lost) -> tuple[Any, ...]:
+        cell = cell_order(lost.cell, self.convention)
+        return wording.path_key(lost.folder), cell, seed_order(lost.run.seed), lost.run.run_id
+
+    @property
+    def folders(self) -> tuple[PurePosixPath, ...]:
+        """Every folder of the tree, but for those inside kept W&B folders."""
+        scan = self.inventory.scan
+        return _natural(item.path for item in scan.entries if item.kind == "folder" and not scan.is_kept(item.path))
+
+    @property
+    def top_files(self) -> frozenset[str]:
+        """Names of the files directly in the root."""
+        return frozenset(
+            entry.path.name
+            for entry in self.inventory.scan.entries
+            if entry.kind == "file" and len(entry.path.parts) == 1
+        )
+
+    @property
+    def unreadable(self) -> tuple[PurePosixPath, ...]:
+        """Folders that could not be listed, and lists of overwritten runs that could not be read."""
+        scan = self.inventory.scan
+        return _natural(path for path, _ in scan.unreadable if not scan.is_kept(path))
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that have a `run.json`."""
+        return tuple(run for run in self.runs if run.record is not None)
+
+    @property
+    def loose(self) -> tuple[CheckpointFile, ...]:
+        """Files that no `run.json` names."""
+        return tuple(file for file in self.files if file.entry is None)
+
+    @cached_property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """The runs, those of one configuration together."""
+        ignored = {*self.convention.ignored_keys, self.convention.seed_key}
+        by_folder: dict[tuple[PurePosixPath, str], list[Run]] = defaultdict(list)
+        for run in self.runs:
+            folder = placement.task_folder_of(run.folder, self.convention) or run.folder
+            by_folder[folder, run.group].append(run)
+        by_first: dict[tuple[PurePosixPath, str, int], list[Run]] = defaultdict(list)
+        for (folder, group), held in by_folder.items():
+            for run, first in zip(held, comparing.alike([run.config for run in held], ignored), strict=True):
+                by_first[folder, group, first].append(run)
+        lost: dict[PurePosixPath, list[Lost]] = defaultdict(list)
+        for item in self.lost:
+            lost[item.folder].append(item)
+
+        def agrees(item: Lost, run: Run) -> bool:  # an older trainer did not know every key
+            shared = (item.run.config.keys() & run.config.keys()) - ignored
+            return all(comparing.same_value(item.run.config[key], run.config[key]) for key in shared)
+
+        return tuple(
+            Configuration(folder, tuple(runs), tuple(x for x in lost[folder] if agrees(x, runs[0])), self.convention)
+            for (folder, _, _), runs in by_first.items()
+        )
+
+    @cached_property
+    def by_task_folder(self) -> Mapping[PurePosixPath, Sequence[Configuration]]:
+        """The configurations of each task folder."""
+        found: dict[PurePosixPath, list[Configuration]] = defaultdict(list)
+        for configuration in self.configurations:
+            found[configuration.folder].append(configuration)
+        return found
+
+    @cached_property
+    def grid_groups(self) -> tuple[GridGroup, ...]:
+        """The groups that the grids expect."""
+        return expected_groups(self.convention, {run.group for run in self.runs} | {x.run.group for x in self.lost})
+
+    @cached_property
+    def grid_counts(self) -> tuple[GridCount, ...]:
+        """What the grids expect of each group pattern, and what is there of it."""
+        return tuple(_count_grid(self, pattern) for pattern in self.convention.groups)
+
+    def expects(self, grid: str) -> bool:
+        """Whether the runs of a grid are expected here: some of it is here, or nothing at all."""
+        there = [run.cell for run in self.runs] + [item.cell for item in self.lost]
+        patterns = [pattern for pattern in self.convention.groups if pattern.grid == grid]
+        return not there or any(cell and pattern.parse(cell[0]) is not None for cell in there for pattern in patterns)
+
+    @cached_property
+    def outside_grid(self) -> tuple[CheckpointFile, ...]:
+        """Files that no grid expects: other K or seeds, second runs of a seed, groups of no known pattern."""
+        expected = {group.name: group for group in self.grid_groups}
+        kinds = {prefix.name for prefix in self.convention.prefixes}
+        unknown, filled = set(self.unknown), set()
+        outside = [file for file in self.files if file.path in unknown]
+        for run in self.runs:
+            group = expected.get(run.group)
+            seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
+            for file in run.files:
+                slot = (run.cell, run.seed, file.kind)
+                if run.cell is None or run.seed not in seeds or file.kind not in kinds or slot in filled:
+                    outside.append(file)
+                filled.add(slot)
+        return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
+
+
+def count_tree(root: Path, convention: Convention) -> TreeStatistics:
+    """Count what is in a tree.
+
+    Raises:
+        UsageError: (`no-tree`) where there is no folder `root`.
+    """
+    return TreeStatistics(take_inventory(root, convention, Depth.UNRECORDED), convention)
+
+
+def expected_groups(convention: Convention, found: Iterable[str] = ()) -> tuple[GridGroup, ...]:
+    """The groups that the convention's grids expect: for each pattern, one for each K.
+
+    A pattern that holds more than K expects its grid for those values of the others that occur in `found`.
+    """
+    names = sorted(found, key=wording.natural_key)
+    expected = {}
+    for pattern in convention.groups:
+        others: dict[tuple[tuple[str, int], ...], None] = {}
+        if set(pattern.parse(pattern.example) or ()) == {"K"}:
+            others[()] = None
+        for name in names:
+            if (values := pattern.parse(name)) is not None:
+                others[tuple((key, value) for key, value in values.items() if key != "K")] = None
+        for k in convention.grids[pattern.grid].k:
+            for without_k in others:
+                name = pattern.format({**dict(without_k), "K": k})
+                expected[name] = GridGroup(name=name, k=k, pattern=pattern)
+    return tuple(expected.values())
+
+
+def seed_order(seed: int | None) -> tuple[bool, int]:
+    """A key that sorts seeds, an unknown one last."""
+    return seed is None, seed or 0
+
+
+def cell_order(cell: CellKey | None, convention: Convention) -> list[int]:
+    """A key that sorts the cells of a group as its grid does, what fills none first."""
+    pattern = placement.group_pattern(cell[0], convention) if cell is not None else None
+    if cell is None or pattern is None:
+        return []
+    grid = convention.grids[pattern.grid]
+    axes = grid.regimes[pattern.regime].axes
+    return [grid.axes[axis].index(value) for axis, value in zip(axes, cell[1], strict=True)]
+
+
+def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
+    convention = statistics.convention
+    grid = convention.grids[pattern.grid]
+    groups = [group.name for group in statistics.grid_groups if group.pattern is pattern]
+    axes = grid.regimes[pattern.regime].axes
+    combinations = [
+        tuple(c.values[axis] for axis in axes) for c in grids.cells(grid, pattern.regime, convention.numbering)
+    ]
+    kinds = {prefix.name for prefix in convention.prefixes}
+    held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
+    whole: set[tuple[CellKey | None, int | None]] = set()
+    for run in statistics.runs:
+        there = {file.kind for file in run.files if file.kind in kinds}
+        held[run.cell, run.seed].append(there)
+        if run.standing.extent is Extent.COMPLETE:
+            whole.add((run.cell, run.seed))
+    lost = {(item.cell, item.run.seed) for item in statistics.lost}
+    states: Counter[str] = Counter()
+    files = 0
+    for slot in (((group, values), seed) for group in groups for values in combinations for seed in grid.seeds):
+        found = held.get(slot, [])
+        files += len(set().union(*found))
+        if slot in whole:
+            states["complete"] += 1
+        elif any(found):
+            states["partial"] += 1
+        else:
+            states["overwritten" if slot in lost else "missing"] += 1
+    return GridCount(
+        pattern=pattern,
+        groups=len(groups),
+        configurations=len(combinations),
+        seeds=len(grid.seeds),
+        kinds=len(kinds),
+        complete=states["complete"],
+        partial=states["partial"],
+        overwritten=states["overwritten"],
+        missing=states["missing"],
+        files=files,
+    )
+
+
+def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:
+    return tuple(sorted(paths, key=wording.path_key))
+
+
+def _run_order(run: Run) -> tuple[Any, ...]:
+    return wording.path_key(run.folder), seed_order(run.seed), [wording.path_key(file.path) for file in run.files]
