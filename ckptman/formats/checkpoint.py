@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.bounded import Member
@@ -157,7 +157,21 @@ def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointIn
     """As `read_checkpoint`, of an archive that is open."""
     pickled = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
     _check_storages(archive, pickled.storages.values())
-    return _Description(pickled, rules, archive).info()
+    return describe(pickled, rules, archive)
+
+
+def describe(pickled: Pickled, rules: terms.CheckpointRules, source: Source) -> CheckpointInfo:
+    """What a saved dictionary says of itself, whatever holds it.
+
+    Args:
+        pickled: The dictionary.
+        rules: As for `read_checkpoint`.
+        source: What it came from, to read a number that is a tensor.
+
+    Raises:
+        RefusedError: `foreign` or `bad-field`.
+    """
+    return _Description(pickled, rules, source).info()
 
 
 def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
@@ -173,10 +187,21 @@ def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
             )
 
 
+class Source(Protocol):
+    """What holds the bytes of tensors, such as an `Archive`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file or folder."""
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        """Some bytes of the storage `data/<key>`."""
+
+
 class _Description:
     """What a file says of itself, put together from the values of its dictionary."""
 
-    def __init__(self, pickled: Pickled, rules: terms.CheckpointRules, archive: Archive) -> None:
+    def __init__(self, pickled: Pickled, rules: terms.CheckpointRules, archive: Source) -> None:
         self._pickled = pickled
         self._rules = rules
         self._archive = archive

@@ -7,11 +7,11 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ckptman.formats import model_folder, safetensors
+from ckptman.formats import distributed, model_folder, safetensors
 from ckptman.formats.bounded import refusals_name
 from ckptman.formats.checkpoint import TORCH_ARCHIVE, CheckpointInfo, read_checkpoint
 from ckptman.formats.refusals import refusal
-from ckptman.rules import terms
+from ckptman.rules import convention_file, terms
 from ckptman.text import markdown
 
 __all__ = ["CONTAINERS", "TORCH_ARCHIVE", "Container", "is_checkpoint_folder", "read", "table"]
@@ -30,10 +30,11 @@ class Container(NamedTuple):
     evaluated: str
 
 
+_FORMS: Final = "those of `checkpoint.forms`"
 CONTAINERS: Final = (
     Container(
         "torch archive (`torch.save` since 1.6)",
-        "those of `checkpoint.forms`",
+        _FORMS,
         "configuration, progress, weights, optimizer",
         "yes",
         "the built-in architecture and its variants",
@@ -59,6 +60,13 @@ CONTAINERS: Final = (
         "its weights, if none is missing",
         "no",
     ),
+    Container(
+        "folder of torch.distributed.checkpoint",
+        f"`{distributed.METADATA}` and `*{distributed.SUFFIX}`; {_FORMS}",
+        "configuration, progress, weights, optimizer, missing files",
+        "no",
+        "no",
+    ),
 )
 """Every container, in the order of the README's table."""
 
@@ -66,7 +74,9 @@ CONTAINERS: Final = (
 def table() -> str:
     """The README's table of what is read, as Markdown."""
     header = ("Container", "Forms", "What is known", "Loadable", "Evaluated")
-    return markdown.table(header, CONTAINERS)
+    forms = ", ".join(form.name for form in convention_file.built_in().checkpoint.forms)
+    named = f"{_FORMS}: {forms}"
+    return markdown.table(header, [[cell.replace(_FORMS, named) for cell in row] for row in CONTAINERS])
 
 
 def is_checkpoint_folder(folder: Path) -> bool:
@@ -75,7 +85,7 @@ def is_checkpoint_folder(folder: Path) -> bool:
         names = os.listdir(folder)  # noqa: PTH208 (names are all that is asked for)
     except OSError:
         return False
-    return model_folder.weights_file(names) is not None
+    return distributed.is_distributed(names) or model_folder.weights_file(names) is not None
 
 
 def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
@@ -92,7 +102,10 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
         if path.is_dir():
             if not is_checkpoint_folder(path):
                 raise refusal("not-a-file", "a folder, and none of those that are a checkpoint themselves")
-            return model_folder.read_folder(path, rules)
+            files = model_folder.members(path)
+            if distributed.is_distributed(file.name for file in files):
+                return distributed.read_folder(path, rules, files)
+            return model_folder.read_folder(path, rules, files)
         if is_safetensors(path):
             return model_folder.read_safetensors(path, rules)
     return read_checkpoint(path, rules)

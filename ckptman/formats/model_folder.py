@@ -83,13 +83,12 @@ def members(folder: Path) -> tuple[Member, ...]:
     return tuple(sorted(found))
 
 
-def read_folder(folder: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
+def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member, ...]) -> CheckpointInfo:
     """What such a folder says of itself, by the headers of its files. Missing shards are named in the result.
 
     Raises:
         RefusedError: if one of its files cannot be read, or they contradict each other.
     """
-    files = members(folder)
     sizes = {member.name: member.size for member in files}
     main = weights_file(sizes)
     if main is None:

@@ -114,13 +114,20 @@ def _known(classes: tuple[str, ...]) -> dict[str, object]:
     return {**{name: Class(name) for name in classes}, **known_globals(), **special}
 
 
-def read_pickle(data: bytes, *, config_classes: tuple[str, ...] = (), inert: tuple[str, ...] = ()) -> Pickled:
+def read_pickle(
+    data: bytes,
+    *,
+    config_classes: tuple[str, ...] = (),
+    inert: tuple[str, ...] = (),
+    limits: Limits | None = None,
+) -> Pickled:
     """Interpret a pickle, without executing anything it asks for.
 
     Args:
         data: The whole pickle: the archive's `data.pkl`.
         config_classes: Full names of classes whose instances are values, read as a `Record`.
         inert: Full names of functions whose calls are kept as a `Record` of their arguments.
+        limits: What it may take; by default that of any pickle of its size.
 
     Raises:
         RefusedError: with a code of `refusals.REFUSALS` and the names of what would be called.
@@ -128,6 +135,7 @@ def read_pickle(data: bytes, *, config_classes: tuple[str, ...] = (), inert: tup
     if data[:1] not in (b"", b"\x80") or not 2 <= (data[1:2] or b"\2")[0] <= 5:
         raise refusal("unsafe-pickle", "the pickle does not begin as one of protocol 2 to 5")
     machine = _Machine(data, _known(config_classes), frozenset(inert))
+    machine.limits = limits or machine.limits
     value = machine.run()
     _measure(value, machine.limits)
     return Pickled(value, machine.storages, machine.judge(value))
@@ -482,7 +490,7 @@ class _Machine:
             return
         for key in keys:
             kind = type(key)
-            if kind is str or kind is bytes or kind is bool or key is None:
+            if kind is str or kind is bytes or kind is bool or key is None or kind is Record:  # by identity, the last
                 continue
             if kind is int and -MAX_KEY <= key <= MAX_KEY:
                 continue
