@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -68,6 +69,11 @@ def refusals_name(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.message.startswith(name):
             raise
         raise RefusedError(f"{name}: {error.message}", code=error.code, fix=error.fix) from None
+
+
+def map_bytes(fd: int, size: int) -> memoryview:
+    """The bytes of an open file, none of which is read before somebody looks at it; writing stays in memory."""
+    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))
 
 
 def read_json(path: str | os.PathLike[str], limit: int) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def read_checkpoint(
 def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:
     """As `read_checkpoint`, of an archive that is open."""
     pickled = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
-    _check_storages(archive, pickled.storages.values())
+    check_storages(archive, pickled.storages.values())
     return describe(pickled, rules, archive)
 
 
@@ -174,7 +174,7 @@ def describe(pickled: Pickled, rules: terms.CheckpointRules, source: Source) -> 
     return _Description(pickled, rules, source).info()
 
 
-def _check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
+def check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
     """Check that the archive holds all bytes of each storage. That tensors fit their storages is known already."""
     for storage in storages:
         entry = archive.entries.get(f"data/{storage.key}")

@@ -58,14 +58,14 @@ CONTAINERS: Final = (
         "`model.safetensors` or `pytorch_model.bin`, whole or in shards",
         "`config.json`, `trainer_state.json`, weights, `optimizer.pt`, missing shards",
         "its weights, if none is missing",
-        "no",
+        "with the built-in model's configuration in its `config.json`",
     ),
     Container(
         "folder of torch.distributed.checkpoint",
         f"`{distributed.METADATA}` and `*{distributed.SUFFIX}`; {_FORMS}",
         "configuration, progress, weights, optimizer, missing files",
-        "no",
-        "no",
+        "its weights, if none is missing",
+        "the built-in architecture and its variants",
     ),
 )
 """Every container, in the order of the README's table."""

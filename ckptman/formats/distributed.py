@@ -8,21 +8,23 @@ and how many bytes it takes; whatever is no tensor stands in those files as `tor
 from __future__ import annotations
 
 import math
+import os
 import tempfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from ckptman.formats import checkpoint
 from ckptman.formats.archive import PICKLE, open_archive
-from ckptman.formats.bounded import Member, open_bytes
+from ckptman.formats.bounded import Member, map_bytes, open_bytes, refusals_name
 from ckptman.formats.checkpoint import CheckpointInfo
 from ckptman.formats.pickle_reader import Limits, read_pickle
-from ckptman.formats.pickled import DType, Pickled, Record, Storage, Tensor
+from ckptman.formats.pickled import DType, OtherTensor, Pickled, Record, Storage, Tensor
 from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
 
@@ -35,6 +37,8 @@ MAX_VALUES: Final = 1000
 MAX_VALUE: Final = 1 << 16
 """Bytes of one of them, as torch.save writes it; a larger one is left out."""
 MAX_DIMENSIONS: Final = 64
+MAX_COMPARED: Final = 100_000
+"""Pairs of chunks of a tensor, in several dimensions."""
 _MAX_SIZE: Final = (1 << 63) - 1
 
 _PACKAGE: Final = "torch.distributed.checkpoint"
@@ -57,6 +61,13 @@ class _Place(NamedTuple):
     end: int
 
 
+class _Chunk(NamedTuple):
+    """A part of a tensor."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
 class _Stored(NamedTuple):
     """A tensor, or a value that is none."""
 
@@ -64,6 +75,8 @@ class _Stored(NamedTuple):
     """The keys on the way to it."""
     tensor: Tensor | None
     places: tuple[_Place, ...]
+    chunks: tuple[_Chunk, ...] = ()
+    """Which part of the tensor is at each place."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,10 @@ class _Folder:
         stored = self.stored.get(name.removeprefix("data/"))
         if stored is None or stored.tensor is None or len(stored.places) != 1:
             raise refusal("bad-field", f"{name[:80]!r} is not in one piece")
-        return _saved(self.folder, stored.places[0], start, size)[1]
+        place = stored.places[0]
+        view, storage = _chunk_bytes(self.folder / place.file, memoryview(_saved(self.folder, place)), verify=False)
+        at = view.offset * view.itemsize + start
+        return bytes(storage[at : at + size])
 
 
 def is_distributed(names: Iterable[str]) -> bool:
@@ -93,6 +109,53 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
     Raises:
         RefusedError: if its `.metadata` cannot be read safely, or contradicts itself.
     """
+    info, _ = _described(folder, rules, files)
+    return replace(info, tensors=tuple(replace(tensor, view=None) for tensor in info.tensors))  # they are in no archive
+
+
+def map_folder(
+    folder: Path, rules: terms.CheckpointRules, files: tuple[Member, ...], *, verify: bool
+) -> tuple[CheckpointInfo, dict[tuple[str, str], memoryview]]:
+    """As `read_folder`, and the bytes of the weights as `mapping.MappedWeights` has them: of the file "" each.
+
+    A tensor in several chunks is one of the kind `chunks`.
+
+    Raises:
+        RefusedError: as `read_folder`, and if a chunk is not what `.metadata` says, or, with `verify`, not as its
+            checksum says.
+    """
+    info, stored = _described(folder, rules, files)
+    if info.missing:
+        return info, {}
+    storages: dict[tuple[str, str], memoryview] = {}
+    mapped: dict[str, memoryview] = {}
+    tensors = []
+    for tensor in info.tensors:
+        item = stored[tensor.view.storage.key] if type(tensor.view) is Tensor else None
+        if item is None or item.tensor is None:
+            raise _bad(f"its {tensor.name[:80]!r} is not stored as a tensor")
+        parts: list[Any] = []
+        for chunk, place in zip(item.chunks, item.places, strict=True):
+            path = folder / place.file
+            if place.file not in mapped:
+                with open_bytes(path) as file:
+                    mapped[place.file] = map_bytes(file.fd, file.size)
+            with refusals_name(path):
+                view, data = _chunk_bytes(path, mapped[place.file][place.start : place.end], verify=verify)
+                if (view.shape, view.dtype) != (chunk.sizes, item.tensor.dtype):
+                    raise _bad(f"a chunk of {tensor.name[:80]!r} has another shape or dtype than .metadata says")
+            key = f"{place.file}@{place.start}"
+            storages["", key] = data
+            parts += [chunk.offsets, view._replace(storage=view.storage._replace(key=key))]
+        in_chunks = OtherTensor("chunks", tensor.dtype, tensor.shape, tuple(parts))
+        tensors.append(replace(tensor, view=parts[1] if len(item.places) == 1 else in_chunks))
+    return replace(info, tensors=tuple(tensors)), storages
+
+
+def _described(
+    folder: Path, rules: terms.CheckpointRules, files: tuple[Member, ...]
+) -> tuple[CheckpointInfo, Mapping[str, _Stored]]:
+    """What the folder says of itself, its tensors as views of storages by their full names; and what is stored."""
     sizes = {member.name: member.size for member in files}
     total = sum(sizes.values())
     if METADATA not in sizes:
@@ -111,11 +174,11 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
         if item.tensor is not None:
             _put(value, item.path, item.tensor)
     for item in islice(readable, MAX_VALUES):
-        _put(value, item.path, _saved(folder, item.places[0])[0])
+        place = item.places[0]
+        _put(value, item.path, _value(folder / place.file, _saved(folder, place)))
     content = Pickled(_without_wrapper(_with_lists(value)), {})
     info = checkpoint.describe(content, rules, _Folder(folder, total, stored))
-    tensors = tuple(replace(tensor, view=None) for tensor in info.tensors)  # they are in no archive
-    return replace(info, container=f"{_PACKAGE} folder", tensors=tensors, members=files, missing=missing)
+    return replace(info, container=f"{_PACKAGE} folder", members=files, missing=missing), stored
 
 
 # --- .metadata --------------------------------------------------------------------------------------------------------
@@ -197,26 +260,40 @@ def _stored(name: Any, item: Any, paths: Mapping[Any, Any], places: Mapping[tupl
     elements = math.prod(shape)
     if elements * dtype.itemsize > _MAX_SIZE:
         raise _bad(f"its tensor {name[:80]!r} has an impossible shape")
-    offsets = [_chunk(name, shape, chunk) for chunk in chunks]
-    if {offset for offset, _ in offsets} != places.keys() or len(offsets) != len(places):
+    parts = sorted(_chunk(name, shape, chunk) for chunk in chunks)
+    if {part.offsets for part in parts} != places.keys() or len(parts) != len(places):
         raise _bad(f"the chunks of {name[:80]!r} are not those that are stored")
-    if sum(size for _, size in offsets) != elements:
+    if sum(math.prod(part.sizes) for part in parts) != elements or _overlap(parts):
         raise _bad(f"the chunks of {name[:80]!r} are not the whole of it")
     storage = Storage(name, dtype.name, dtype.itemsize, elements)
     stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     tensor = Tensor(storage, dtype.name, dtype.itemsize, 0, shape, stride)
-    return _Stored(path, tensor, tuple(places.values()))
+    return _Stored(path, tensor, tuple(places[part.offsets] for part in parts), tuple(parts))
 
 
-def _chunk(name: str, shape: tuple[int, ...], chunk: Any) -> tuple[tuple[int, ...], int]:
-    """Where a chunk begins in its tensor, and its number of elements."""
+def _chunk(name: str, shape: tuple[int, ...], chunk: Any) -> _Chunk:
     fields = _fields(chunk, "ChunkStorageMetadata")
     offsets, sizes = fields.get("offsets"), fields.get("sizes")
     if not _is_sizes(offsets) or not _is_sizes(sizes) or not len(offsets) == len(sizes) == len(shape):
         raise _bad(f"a chunk of {name[:80]!r} has no place in it")
     if any(at + size > whole for at, size, whole in zip(offsets, sizes, shape, strict=True)):
         raise _bad(f"a chunk of {name[:80]!r} reaches outside it")
-    return offsets, math.prod(sizes)
+    return _Chunk(offsets, sizes)
+
+
+def _overlap(parts: list[_Chunk]) -> bool:
+    """Whether two of these chunks, which are sorted, have an element in common."""
+    compared = 0
+    for index, part in enumerate(parts):
+        for other in parts[index + 1 :]:
+            if other.offsets and other.offsets[0] >= part.offsets[0] + part.sizes[0]:
+                break  # as do all that follow
+            if (compared := compared + 1) > MAX_COMPARED:
+                raise refusal("pickle-bomb", f"it has a tensor in {len(parts):,} chunks, more than can be compared")
+            ranges = zip(part.offsets, part.sizes, other.offsets, other.sizes, strict=True)
+            if all(max(at, to) < min(at + size, to + length) for at, size, to, length in ranges):
+                return True
+    return False
 
 
 def _is_sizes(value: Any) -> TypeGuard[tuple[int, ...]]:
@@ -245,31 +322,53 @@ def _bad(what: str) -> Exception:
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-def _saved(folder: Path, place: _Place, start: int = 0, size: int = 0) -> tuple[Any, bytes]:
-    """A value that torch.save wrote into a part of a file; of a tensor, also some of its bytes."""
-    path = folder / place.file
-    with open_bytes(path) as file:
-        data = file.read(place.start, place.end - place.start)
+_HEAD: Final = 1 << 16
+"""Bytes at either end of what torch.save wrote: all but the elements of a tensor."""
+
+
+def _saved(folder: Path, place: _Place) -> bytes:
+    """What torch.save wrote into a part of a file."""
+    with open_bytes(folder / place.file) as file:
+        return file.read(place.start, place.end - place.start)
+
+
+def _value(path: Path, data: bytes) -> Any:
+    """A value that is no tensor."""
     with _temporary(data) as descriptor, open_archive(path, fd=descriptor) as archive:
-        value = read_pickle(archive.read(PICKLE, archive.size)).value
-        if not size:
-            return value, b""
-        if type(value) is not Tensor:
-            raise refusal("bad-field", "it holds no tensor where it says so")
-        at = value.offset * value.itemsize + start
-        return value, archive.part(f"data/{value.storage.key}", at, size)
+        return read_pickle(archive.read(PICKLE, archive.size)).value
+
+
+def _chunk_bytes(path: Path, data: memoryview, *, verify: bool) -> tuple[Tensor, memoryview]:
+    """A tensor that torch.save wrote into these bytes, and its storage; of its elements none is read."""
+    with _temporary(data) as descriptor, open_archive(path, fd=descriptor) as archive:
+        view = read_pickle(archive.read(PICKLE, archive.size)).value
+        if type(view) is not Tensor or view.conj or view.neg:
+            raise _bad("it holds no tensor where it says so")
+        checkpoint.check_storages(archive, [view.storage])
+        name = f"data/{view.storage.key}"
+        entry, start = archive.entries[name], archive.data_start(name)
+    if start + entry.size > len(data):
+        raise refusal("cut", "a chunk ends before its tensor does")
+    if verify and entry.crc and zlib.crc32(data[start : start + entry.size]) != entry.crc:
+        raise refusal("bad-crc", f"the content of its {name} does not fit its checksum")
+    return view, data[start : start + view.storage.nbytes]
 
 
 @contextmanager
-def _temporary(data: bytes) -> Iterator[int]:
-    """A descriptor of an unnamed file with this content."""
+def _temporary(data: bytes | memoryview) -> Iterator[int]:
+    """A descriptor of an unnamed file with this content; of a large one, only at either end, where its header is."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-            file.write(data)
+            descriptor = file.fileno()
+            os.ftruncate(descriptor, len(data))
+            ends = (0, len(data)) if len(data) <= 2 * _HEAD else (0, _HEAD, len(data) - _HEAD, len(data))
+            for start, end in pairwise(ends):
+                if end - start <= 2 * _HEAD:
+                    os.pwrite(descriptor, data[start:end], start)
         except OSError as error:
             raise refusal("unreadable", f"there is no room for a temporary file: {error.strerror}") from None
-        yield file.fileno()
+        yield descriptor
 
 
 def _put(value: dict[Any, Any], path: tuple[str | int, ...], item: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptman.formats import bounded, containers, safetensors
-from ckptman.formats.archive import Archive, open_archive, show_path
+from ckptman.formats import bounded, containers, distributed, model_folder, safetensors
+from ckptman.formats.archive import Archive, open_archive
 from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo, read_archive, strided
 from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
@@ -45,10 +44,14 @@ def map_weights(path: str | os.PathLike[str], rules: terms.CheckpointRules, *, v
         with open_archive(whole) as archive:  # opened once: should it be replaced, all is of one file
             info = read_archive(archive, rules)
             return MappedWeights(info, dict(_map_archive(archive, info.tensors, "", verify=verify)))
-    info = containers.read(whole, rules)
-    if info.missing:
-        raise refusal("cut", f"{show_path(whole)}: its weights are not whole: {', '.join(info.missing)} missing")
-    storages: dict[tuple[str, str], memoryview] = {}
+    with bounded.refusals_name(whole):
+        files = model_folder.members(whole) if whole.is_dir() else ()
+        if distributed.is_distributed(member.name for member in files):
+            info, storages = distributed.map_folder(whole, rules, files, verify=verify)
+            _check_whole(info)
+            return MappedWeights(info, storages)
+        info, storages = containers.read(whole, rules), {}
+        _check_whole(info)
     for file in dict.fromkeys(tensor.file for tensor in info.tensors):
         tensors = [tensor for tensor in info.tensors if tensor.file == file]
         at = whole / file if file else whole
@@ -60,12 +63,18 @@ def map_weights(path: str | os.PathLike[str], rules: terms.CheckpointRules, *, v
     return MappedWeights(info, storages)
 
 
+def _check_whole(info: CheckpointInfo) -> None:
+    if info.missing:
+        names = ", ".join(info.missing)
+        raise refusal("incomplete-folder", f"not there, or not whole, of its files: {names}")
+
+
 def _map_archive(
     archive: Archive, tensors: Iterable[TensorInfo], file: str, *, verify: bool
 ) -> Iterator[tuple[tuple[str, str], memoryview]]:
     if verify:
         archive.verify_crcs()
-    mapped = _mapped(archive.fd, archive.size)
+    mapped = bounded.map_bytes(archive.fd, archive.size)
     for storage in {view.storage for view in strided(tensor.view for tensor in tensors)}:
         start = archive.data_start(f"data/{storage.key}")
         yield (file, storage.key), mapped[start : start + storage.nbytes]
@@ -76,10 +85,6 @@ def _map_safetensors(path: Path, file: str) -> Iterator[tuple[tuple[str, str], m
     with bounded.open_bytes(path) as opened:
         if opened.size != header.size:
             raise refusal("cut", "its size changed while it was read")
-        mapped = _mapped(opened.fd, opened.size)
+        mapped = bounded.map_bytes(opened.fd, opened.size)
     for tensor in header.tensors:
         yield (file, tensor.name), mapped[tensor.start : tensor.start + tensor.nbytes]
-
-
-def _mapped(fd: int, size: int) -> memoryview:
-    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY))

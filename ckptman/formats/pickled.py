@@ -49,14 +49,15 @@ class OtherTensor:
     """A tensor that is no strided view of one storage."""
 
     kind: str
-    """`meta`, `quantized`, `nested`, `array` (numpy's bytes in the pickle itself), `subclass`, `uninitialized`, or its
-    layout, as `sparse_coo`."""
+    """`meta`, `quantized`, `nested`, `array` (numpy's bytes in the pickle itself), `subclass`, `uninitialized`,
+    `chunks` (of a tensor that several processes hold), or its layout, as `sparse_coo`."""
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Any, ...]
     """What torch makes it from, by kind: `meta` strides; `sparse_…` indices (two for the compressed layouts) and
     values; `quantized` a `Tensor` of the integers, scheme, scale, zero point and axis; `nested` buffer, sizes, strides
-    and offsets; `array` an `Array`; `subclass` the class's name and its state."""
+    and offsets; `array` an `Array`; `subclass` the class's name and its state; `chunks` where each begins,
+    and itself."""
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -183,6 +183,11 @@ def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tenso
     if not isinstance(view, pickled.OtherTensor):
         raise TypeError("nothing says where its elements are")
     parts = [_tensor(part, storages) if isinstance(part, pickled.Tensor) else part for part in view.parts]
+    if view.kind == "chunks":
+        whole = torch.empty(view.shape, dtype=getattr(torch, view.dtype))
+        for offsets, part in zip(view.parts[::2], parts[1::2], strict=True):
+            whole[tuple(slice(at, at + size) for at, size in zip(offsets, part.shape, strict=True))] = part
+        return whole
     if view.kind == "meta":
         return torch.empty_strided(view.shape, view.parts[0], dtype=getattr(torch, view.dtype), device="meta")
     if view.kind == "sparse_coo":

@@ -161,7 +161,7 @@ def test_weights_in_shards_are_loaded_if_none_is_missing(tmp_path: Path, kind: s
     (tmp_path / next(iter(shards))).unlink()
     with pytest.raises(RefusedError, match="not whole") as caught:
         load_weights(tmp_path)
-    assert caught.value.code == "cut"
+    assert caught.value.code == "incomplete-folder"
 
 
 LAZY = """
