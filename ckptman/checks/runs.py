@@ -213,8 +213,8 @@ def _check_tests(inventory: Inventory, convention: Convention) -> Iterator[Findi
 
 
 def _range(run: Run, keys: tuple[str, str]) -> tuple[int, int] | None:
-    low, high = (run.config.get(key) for key in keys)
-    return (low, high) if type(low) is int and type(high) is int else None
+    low, high = (comparing.whole(run.config.get(key)) for key in keys)
+    return None if low is None or high is None else (low, high)
 
 
 def _check_attribution(run: Run) -> Iterator[Finding]:

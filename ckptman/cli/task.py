@@ -28,7 +28,7 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
-from ckptman.rules import Convention, GroupPattern, TrainConfig, placement, terms
+from ckptman.rules import Convention, GroupPattern, TrainConfig, comparing, placement, terms
 from ckptman.rules import grids as grid_rules
 from ckptman.text import UsageError
 from ckptman.tree import records
@@ -189,11 +189,7 @@ def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[grid_ru
 
 
 def _fits(values: Mapping[str, terms.Scalar], asked: Mapping[str, Any]) -> bool:
-    # Compared with their types, since True == 1 in Python.
-    return all(
-        values.get(key) == value and isinstance(values.get(key), bool) == isinstance(value, bool)
-        for key, value in asked.items()
-    )
+    return all(comparing.same_value(values.get(key), value) for key, value in asked.items())
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ckptman.queries.conditions import Where, check_key
-from ckptman.rules import Convention, TrainConfig, convention_file
+from ckptman.rules import Convention, TrainConfig, comparing, convention_file
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
@@ -175,7 +175,7 @@ def _listed(inventory: Inventory) -> Iterator[ListedCheckpoint]:
                 yield ListedCheckpoint(
                     row=records.row_of(run.folder, run.record, file.entry),
                     final=file.entry.kind in run.convention.final_kinds,
-                    k=k if isinstance(k, int) and not isinstance(k, bool) else None,
+                    k=comparing.whole(k),
                     generalization=run.measured,
                     config=run.record.config,
                     metrics=run.record.metrics,

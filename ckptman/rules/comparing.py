@@ -46,6 +46,17 @@ def canonical(value: object) -> object:
     return str(value)
 
 
+def whole(value: object) -> int | None:
+    """A whole number in any of its spellings; None for anything else, a flag too."""
+    number = None if isinstance(value, bool) else canonical(value)
+    return number if isinstance(number, int) else None
+
+
+def flag(value: object) -> bool | None:
+    """A flag in any of its spellings: true and 1, false and 0; None for anything else."""
+    return next((known for known in (True, False) if same_value(value, known)), None)
+
+
 def same_value(one: object, other: object) -> bool:
     """Whether two configuration values are spellings of one value."""
     return canonical(one) == canonical(other)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ckptman.rules import comparing
 from ckptman.rules.terms import Convention, NameField, Prefix
 from ckptman.text import RefusedError
 
@@ -129,9 +130,7 @@ class Naming:
                 if key not in name.values or key not in config:
                     continue
                 said, held = name.values[key], config[key]
-                if isinstance(held, tuple):
-                    held = list(held)
-                if said != held or isinstance(said, bool) != isinstance(held, bool):
+                if not comparing.same_value(said, held):
                     found.append(Disagreement(tag=field.tag, key=key, in_name=said, in_config=held))
         return tuple(found)
 
@@ -231,18 +230,19 @@ def _parse_value(field: NameField, text: str) -> Any:
 
 def _format_value(field: NameField, values: list[Any]) -> str | None:
     """A value as a name writes it; None where its type is not the field's."""
-    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    numbers = [comparing.whole(value) for value in values]
     value = values[0]
     match field.type:
         case "int":
-            return str(value) if whole else None
+            return None if None in numbers else str(numbers[0])
         case "bool":
-            return str(int(value != field.inverted)) if isinstance(value, bool) else None
+            flag = comparing.flag(value)
+            return None if flag is None else str(int(flag != field.inverted))
         case "float":
             number = isinstance(value, int | float) and not isinstance(value, bool)
             return repr(float(value)) if number else None
         case "range":
-            return f"{values[0]}to{values[1]}" if whole else None
+            return None if None in numbers else f"{numbers[0]}to{numbers[1]}"
         case "list":
             items = isinstance(value, list | tuple) and value
             return "-".join(map(str, value)) if items else None

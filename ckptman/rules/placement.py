@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
+from ckptman.rules import comparing
 from ckptman.rules.grids import outside, task_of
 from ckptman.rules.naming import naming_of
 from ckptman.rules.recipe import SEED_END
@@ -63,14 +64,14 @@ def family_of(config: Mapping[str, Any], convention: Convention) -> tuple[bool, 
         RefusedError: (`no-family`) if the configuration lacks a key that decides it.
     """
     families = convention.families
-    layernorm = config.get(families.layernorm_config)
-    low, high = (config.get(key) for key in families.fixed_when_equal)
-    if not isinstance(layernorm, bool):
-        raise _no_family(families.layernorm_config, layernorm, "true or false")
-    for key, value in zip(families.fixed_when_equal, (low, high), strict=True):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _no_family(key, value, "a whole number")
-    return layernorm, "fixed" if low == high else "dynamic"
+    layernorm = comparing.flag(config.get(families.layernorm_config))
+    if layernorm is None:
+        raise _no_family(families.layernorm_config, config.get(families.layernorm_config), "true or false")
+    lengths = [comparing.whole(config.get(key)) for key in families.fixed_when_equal]
+    for key, length in zip(families.fixed_when_equal, lengths, strict=True):
+        if length is None:
+            raise _no_family(key, config.get(key), "a whole number")
+    return layernorm, "fixed" if lengths[0] == lengths[1] else "dynamic"
 
 
 def family_folder(layernorm: bool, regime: str, convention: Convention) -> PurePosixPath:
@@ -128,13 +129,13 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     values = {**config, "K": config.get(convention.families.k_config)}
     for group in mine:
         parsed = group.parse(said or "")
-        if parsed is not None and all(values.get(key) == value for key, value in parsed.items()):
+        if parsed is not None and all(comparing.same_value(values.get(key), value) for key, value in parsed.items()):
             return str(said), group
     if said is not None and group_pattern(said, convention) not in mine:
         return _safe_folder(said), None
     if not mine:
         raise _no_group(RefusedError, layernorm, regime)
-    return mine[0].format(values), mine[0]
+    return mine[0].format({key: comparing.canonical(value) for key, value in values.items()}), mine[0]
 
 
 def place_of(
@@ -170,14 +171,14 @@ def place_of(
         task = task_of(grid, regime, convention.numbering, config)
         naming = naming_of(convention)
         notes = tuple(naming.short(axis, config) for axis in outside(grid, regime, convention.numbering))
-    seed = config.get(convention.seed_key)
+    seed = comparing.whole(config.get(convention.seed_key))
     folder = family_folder(layernorm, regime, convention) / group / convention.folders.task(task)
     return Place(
         layernorm=layernorm,
         regime=regime,
         group=group,
         task=task,
-        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < SEED_END else None,
+        seed=seed if seed is not None and 0 <= seed < SEED_END else None,
         notes=notes,
         folder=folder,
     )

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ckptman.rules import comparing
 from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
 
@@ -45,8 +46,8 @@ class Prefix:
 
     def expected_step(self, config: Mapping[str, Any]) -> int | None:
         """Iterations done when this kind is saved, by the recipe in `config`; None where the recipe does not say."""
-        value = config.get(self.step_config)
-        return value + self.step_plus if isinstance(value, int) and not isinstance(value, bool) else None
+        value = comparing.whole(config.get(self.step_config))
+        return None if value is None else value + self.step_plus
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Run:
     def seed(self) -> int | None:
         """As run.json says, else the configuration."""
         seed = self.record.seed if self.record is not None else self.config.get(self.convention.seed_key)
-        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+        return comparing.whole(seed)
 
     @cached_property
     def cell(self) -> CellKey | None:

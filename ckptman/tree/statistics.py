@@ -80,8 +80,8 @@ class Configuration:
     @property
     def overlaps(self) -> bool:
         """Whether it was trained on lengths that generalization is measured on."""
-        longest = self.config.get(self.convention.families.k_config)
-        return isinstance(longest, int) and longest >= self.convention.generalization_k[0]
+        longest = comparing.whole(self.config.get(self.convention.families.k_config))
+        return longest is not None and longest >= self.convention.generalization_k[0]
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,7 @@ class TreeStatistics:
             lost[item.folder].append(item)
 
         def agrees(item: Lost, run: Run) -> bool:  # an older trainer did not know every key
-            shared = (item.run.config.keys() & run.config.keys()) - ignored
-            return all(comparing.same_value(item.run.config[key], run.config[key]) for key in shared)
+            return not comparing.differing_keys(item.run.config, run.config, ignored)
 
         return tuple(
             Configuration(folder, tuple(runs), tuple(x for x in lost[folder] if agrees(x, runs[0])), self.convention)

@@ -69,6 +69,27 @@ def test_a_key_that_one_side_lacks_counts_as_none_or_is_not_compared() -> None:
     assert comparing.differing_keys({"a": 1}, {"a": 1, "b": 2}, ()) == []
 
 
+@pytest.mark.parametrize(
+    ("value", "whole", "flag"),
+    [(1, 1, True), (1.0, 1, True), (True, None, True), (0.0, 0, False), (False, None, False), (7.5, None, None),
+     ("1", None, None), (None, None, None), (math.nan, None, None), (math.inf, None, None), (2, 2, None)],
+)  # fmt: skip
+def test_whole_numbers_and_flags_in_all_their_spellings(value: object, whole: int | None, flag: bool | None) -> None:
+    assert comparing.whole(value) == whole
+    assert comparing.flag(value) is flag
+
+
+def test_each_configuration_goes_with_the_first_that_it_agrees_with() -> None:
+    configs: list[dict[str, Any]] = [
+        {"a": 1, "b": 2}, {"a": 2}, {"a": 1.0}, {"b": 2}, {"a": 2, "b": 3, "dir": "x"}, {"a": True, "b": 2, "dir": "y"},
+    ]  # fmt: skip
+    assert comparing.alike(configs, {"dir"}) == [0, 1, 0, 0, 1, 0]
+    assert comparing.alike(configs, ()) == [0, 1, 0, 0, 1, 0]
+    assert comparing.alike([*configs, {"dir": "z"}], ()) == [0, 1, 0, 0, 1, 0, 0]
+    assert comparing.alike([{"a": n} for n in range(4)], ()) == [0, 1, 2, 3]
+    assert comparing.alike([], ()) == []
+
+
 def test_things_are_found_by_their_configuration_as_by_comparing_each() -> None:
     configs: list[dict[str, Any]] = [{"a": 1, "b": 2}, {"a": 1.0}, {"a": True, "b": (1, 2)}, {"b": [1, 2]}, {"c": 5}]
     known = comparing.ByConfiguration((config, index) for index, config in enumerate(configs))

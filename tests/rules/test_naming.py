@@ -88,12 +88,21 @@ def test_a_disagreement_names_the_field() -> None:
     assert NAMING.disagreements(parsed, config) == ()
     [found] = NAMING.disagreements(parsed, {**config, "n_layers": 2})
     assert (found.tag, found.in_name, found.in_config) == ("L", 1, 2)
-    [found] = NAMING.disagreements(parsed, {**config, "use_mlp": 0})
-    assert found.key == "use_mlp"  # 0 is not False in a configuration
+    [found] = NAMING.disagreements(parsed, {**config, "use_mlp": 1})
+    assert found.key == "use_mlp"
+
+
+def test_other_spellings_of_a_value_are_no_disagreement() -> None:
+    parsed = NAMING.parse(SEED_NAME)
+    config = {**parsed.values, "use_mlp": 0, "n_layers": 1.0}
+    assert NAMING.disagreements(parsed, config) == ()
+    assert NAMING.name_for(config, parsed.prefix, parsed.step) == SEED_NAME
+    with pytest.raises(RefusedError):
+        NAMING.name_for({**config, "n_layers": 1.5}, parsed.prefix, parsed.step)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("n_layers", "one"), ("use_mlp", 1), ("length_mode", "random"), ("train_min_k", -1)]
+    ("key", "value"), [("n_layers", "one"), ("use_mlp", 2), ("length_mode", "random"), ("train_min_k", -1)]
 )
 def test_a_value_that_no_name_can_hold_is_refused(key: str, value: Any) -> None:
     config = dict(NAMING.parse(SEED_NAME).values)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from ckptman.rules.convention_file import built_in, load_convention
-from ckptman.rules.placement import named_by_folders, place_of
+from ckptman.rules.placement import Levels, levels_of, named_by_folders, place_of, root_above
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import RefusedError
 
@@ -87,6 +87,39 @@ def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code
     with pytest.raises(RefusedError) as error:
         folder({**config(), key: value})
     assert error.value.code == code
+
+
+@pytest.mark.parametrize("values", [{"use_layernorm": 1, "use_mlp": 0}, {"train_max_k": 8.0, "seed": 1337.0}])
+def test_a_configuration_has_one_place_in_all_its_spellings(values: dict[str, Any]) -> None:
+    assert folder({**config(use_mlp=False), **values}) == folder(config(use_mlp=False))
+    with pytest.raises(RefusedError):
+        folder({**config(), "use_layernorm": 2})
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", Levels()),
+        ("with_layernorm", Levels(layernorm=True)),
+        ("without_layernorm/fixed/any name", Levels(layernorm=False, regime="fixed", group="any name")),
+        ("with_layernorm/dynamic/g/task_0006", Levels(True, "dynamic", "g", 6)),
+        ("with_layernorm/dynamic/g/task_0006/seed_7-x", Levels(True, "dynamic", "g", 6, "seed_7-x")),
+        ("with_layernorm/dynamic/g/task_0006/seed_7/wandb", None),
+        ("with_layernorm/dynamic/g/task_0006/runs", None),
+        ("with_layernorm/dynamic/g/tasks", None),
+        ("with_layernorm/other", None),
+        ("dynamic/with_layernorm", None),
+    ],
+)
+def test_what_the_levels_of_a_tree_say(path: str, said: Levels | None) -> None:
+    assert levels_of(PurePosixPath(path), built_in()) == said
+
+
+def test_the_root_is_above_the_innermost_family() -> None:
+    inner = Path("/a/with_layernorm/dynamic/g/task_0001/seed_1/with_layernorm/fixed/g")
+    assert root_above(inner, built_in()) == Path("/a/with_layernorm/dynamic/g/task_0001/seed_1")
+    assert root_above(inner.parents[2], built_in()) == Path("/a")
+    assert root_above(Path("/a/b"), built_in()) is None
 
 
 @pytest.mark.parametrize(
