@@ -299,7 +299,8 @@ def _result_text(run: runs.RunResult) -> str:
     speed = f", {trained.iterations_per_second:.1f} it/s" if trained.iterations_per_second is not None else ""
     resumed = f", resumed at {trained.resumed_from:,}" if trained.resumed_from is not None else ""
     loss = f", loss {trained.loss:.4f}" if trained.loss is not None else ""
-    return f"{trained.state} after {trained.iters_done:,} iterations{resumed}{speed}{loss} (W&B run {trained.run_id})"
+    run_id = f" (W&B run {trained.run_id})" if trained.run_id is not None else ""
+    return f"{trained.state} after {trained.iters_done:,} iterations{resumed}{speed}{loss}{run_id}"
 
 
 def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tuple[int, str, float]]:

@@ -314,7 +314,11 @@ class _Planner:
             folders = self.raw.wandb_folders(run)
             same_root = record.source.root == str(self.raw.root)
             source = replace(record.source, wandb=folders) if folders and same_root else record.source
-            record = replace(record, metrics=run.summary or record.metrics, source=source)
+            record = replace(record, source=source)
+        files = (Path(path) for path, _, _ in record.source_paths)
+        found = self.raw.metrics(record.run_id, record.config, files)
+        if found.values and (found.source is None or record.metrics_source is not None or not record.metrics):
+            record = replace(record, metrics=found.values, metrics_source=found.source)
         slot.record = record
 
     def _resolve(

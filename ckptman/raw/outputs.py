@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptman.raw.attribution import Attribution
 from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust, group_said
@@ -20,7 +20,7 @@ from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
-from ckptman.rules import Convention, placement
+from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
@@ -34,14 +34,20 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage, the bytes done and the bytes in all."""
 
 
+class Metrics(NamedTuple):
+    """The last metrics of a run, and where they are from, as `records.RunRecord.metrics_source`."""
+
+    values: Mapping[str, Any]
+    source: str | None
+
+
 @dataclass(frozen=True)
 class SavedFile:
     """A checkpoint, and the run that wrote it."""
 
     file: Examined
     attribution: Attribution
-    metrics: Mapping[str, Any]
-    """The last metrics of that run."""
+    metrics: Metrics
     evaluations: tuple[Mapping[str, Any], ...] = ()
     """What a tree that is the source knows of the run besides."""
 
@@ -232,7 +238,9 @@ class RawOutputs:
         recorded = {file.source.path: self._recorded(file) for file in files}
         sought = [file for file in files if recorded[file.source.path] is None]
         found = {
-            file.source.path: SavedFile(file, attribution, self._metrics(attribution.run_id))
+            file.source.path: SavedFile(
+                file, attribution, self.metrics(attribution.run_id, file.config, [file.source.path])
+            )
             for file, attribution in zip(sought, self.attribute([file.claim for file in sought]), strict=True)
         }
         return [recorded[file.source.path] or found[file.source.path] for file in files]
@@ -243,11 +251,23 @@ class RawOutputs:
             return None
         note = record.attribution
         attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
-        return SavedFile(file, attribution, record.metrics, record.evaluations)
+        return SavedFile(file, attribution, Metrics(record.metrics, record.metrics_source), record.evaluations)
 
-    def _metrics(self, run_id: str | None) -> Mapping[str, Any]:
+    def metrics(self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path]) -> Metrics:
+        """The last metrics of a run: by W&B, else those that training left in the run's own folder.
+
+        A record of another configuration has none of this run's, whatever its id: `wandb agent` can give one id to
+        several runs.
+        """
+        ignored = self.convention.ignored_keys
         run = self.wandb.by_id.get(run_id or "")
-        return run.summary if run is not None else {}
+        if run is not None and run.summary and not comparing.differing_keys(run.config, config, ignored):
+            return Metrics(run.summary, None)
+        for folder in dict.fromkeys(path.parent.parent for path in files):
+            left = records.read_training_metrics(folder / self.convention.raw.metrics)
+            if left is not None and comparing.same_configuration(left.config, config, ignored):
+                return Metrics(left.metrics, records.FROM_TRAINING)
+        return Metrics({}, None)
 
     def _order(self, saved: SavedFile) -> tuple[bool, float, float, str]:
         run = self.wandb.by_id.get(saved.attribution.run_id or "")

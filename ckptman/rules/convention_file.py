@@ -399,6 +399,7 @@ def _build_raw(section: _Section) -> RawLayout:
         wandb=section.get("wandb", _word),
         state=section.get("state", _word),
         status=section.get("status", _word),
+        metrics=section.get("metrics", _word),
         wandb_runs=section.get("wandb_runs", _list_of(_word)),
         wandb_ignored=section.get("wandb_ignored", _list_of(_word)),
     )

@@ -105,6 +105,7 @@ class RawLayout:
     wandb: str
     state: str
     status: str
+    metrics: str
     wandb_runs: tuple[str, ...]
     wandb_ignored: tuple[str, ...]
 

@@ -370,7 +370,7 @@ def sweep(
     wanted = plan.wanted
     if not wanted:
         return _result(plan, "local", {}, None)
-    how, notes = _settled(how or How())
+    how, notes = _settled(how or How(), len(wanted))
     count, threads, environments = share(len(wanted), processes, how)
     make_folders(plan.out, plan.out)
     folder = new_folder(plan.out)
@@ -404,7 +404,7 @@ def submit_sweep(plan: SweepPlan, options: SlurmOptions, *, how: How | None = No
     wanted = plan.wanted
     if not wanted:
         return _result(plan, "slurm", {}, None)
-    how, notes = _settled(how or How())
+    how, notes = _settled(how or How(), len(wanted))
     make_folders(plan.out, plan.out)
     folder = new_folder(plan.out)
     runs = [_submitted(run, folder, index) for index, run in enumerate(wanted)]
@@ -449,10 +449,10 @@ def _gpus(device: str) -> list[str]:
     return [str(index) for index, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*")))]
 
 
-def _settled(how: How) -> tuple[How, tuple[str, ...]]:
+def _settled(how: How, runs: int) -> tuple[How, tuple[str, ...]]:
     """With the W&B mode that `auto` means here, since the runs are trained elsewhere; checked before they are."""
     mode, note = wandb_logging.settle(wandb_logging.WandbMode(how.wandb))
-    wandb_logging.check_can_start(mode)
+    wandb_logging.check_can_start(mode, runs=runs)
     return replace(how, wandb=str(mode)), (note,) if note else ()
 
 
@@ -471,7 +471,7 @@ def _job(run: SweepRun, submitted: SubmittedRun, how: How) -> RunJob:
 
 
 def _swept(run: SweepRun, outcome: JobOutcome) -> SweptRun:
-    begun = outcome.run_id is not None or outcome.state != progress.INTERRUPTED
+    begun = outcome.iterations_per_second is not None or outcome.state != progress.INTERRUPTED
     return SweptRun(
         run=run,
         state=outcome.state if begun else NOT_STARTED,

@@ -24,7 +24,7 @@ from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths, train_metrics
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, RUNNING, BatchProgress, TrainedRun
-from ckptman.training.run_folder import RawRun
+from ckptman.training.run_folder import RawRun, differing
 from ckptman.training.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
 from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
@@ -37,6 +37,7 @@ from ckptman.training.train_step import (
 )
 from ckptman.training.wandb import WandbLogger, WandbMode
 from ckptman.tree import metrics as tree_metrics
+from ckptman.tree import records
 
 STATE_SECONDS = 60.0
 """Time between two states: as much work as a run that is killed loses at most."""
@@ -97,14 +98,17 @@ def train_run(
     """
     found = run.find()
     state = load_state(run, found.newest) if found.newest is not None else None
-    run_id = state.run_id if state is not None else new_run_id()
+    run_id = state.run_id if state is not None else None
+    if run_id is None and computing.wandb is not WandbMode.DISABLED:
+        run_id = new_run_id()
     training = None
     try:
         training = _Training(run, computing, state, run_id, stop or Stop(), progress)
         return training.run()
     except BaseException as error:
         with suppress(CkptmanError):  # whatever happened matters more
-            _say_how_it_ended(run, run_id, training.iters_done if training else found.iters_done, computing, error)
+            known, done = (training.run_id, training.iters_done) if training else (run_id, found.iters_done)
+            _say_how_it_ended(run, known, done, computing, error)
         if isinstance(error, torch.OutOfMemoryError):
             raise MachineError(
                 f"{run.label}: the memory of {computing.device} is too small: {str(error).splitlines()[0]}",
@@ -122,7 +126,7 @@ class _Training:
         run: RawRun,
         computing: Computing,
         state: RunState | None,
-        run_id: str,
+        run_id: str | None,
         stop: Stop,
         progress: Callable[[BatchProgress], None] | None,
     ) -> None:
@@ -130,7 +134,7 @@ class _Training:
         keep_freed_memory()
         self._run, self._config, self._computing = run, config, computing
         self._stop, self._progress = stop, progress
-        self._run_id = run_id
+        self.run_id = run_id
         self._resumed_from = state.iters_done if state is not None and state.iters_done else None
         self.iters_done = state.iters_done if state is not None else 0
         self._model = initial_model(config)
@@ -147,14 +151,17 @@ class _Training:
         self._logger: WandbLogger | None = None
         self._last: StepResult | None = None
         self._metrics: dict[str, float] = {}
+        self._logged = self._logged_before()
         self._began = self._saved_at = self._told_at = self._shown_at = time.monotonic()
         self._began_with = self.iters_done
 
     def run(self) -> TrainedRun:
         """Train."""
         self._save_state()  # before W&B learns of the run, so that its id is kept whatever happens
-        self._logger = _start_wandb(self._run, self._computing, self._run_id)
-        self._run_id = self._logger.run_id or self._run_id
+        self._logger = _start_wandb(self._run, self._computing, self.run_id)
+        if self._logger.run_id not in (None, self.run_id):  # W&B began another run, as under `wandb agent`
+            self.run_id = self._logger.run_id
+            self._save_state()
         try:
             self._began = time.monotonic()
             self._write_status(RUNNING)
@@ -205,7 +212,7 @@ class _Training:
             known = BatchProgress(
                 label=self._run.label,
                 max_iters=self._config.max_iters,
-                run_id=self._run_id,
+                run_id=self.run_id,
                 iters_done=self.iters_done,
                 loss=float(self._last.loss),
                 gen_em=self._gen_em,
@@ -220,6 +227,7 @@ class _Training:
         self._save_state()
         if self._config.eval_interval:
             self._log({**self._evaluate(), "iter": self.iters_done})
+        self._write_metrics()
         self._save_checkpoint(self._run.final)
         assert self._logger is not None
         self._logger.finish()
@@ -236,7 +244,7 @@ class _Training:
 
     def _outcome(self, state: str) -> TrainedRun:
         return TrainedRun(
-            run_id=self._run_id,
+            run_id=self.run_id,
             state=state,
             iters_done=self.iters_done,
             resumed_from=self._resumed_from,
@@ -251,7 +259,20 @@ class _Training:
         self._metrics = evaluate_lengths(self._model, self._config, iters_done=self.iters_done)
         return self._metrics
 
+    def _logged_before(self) -> dict[str, Any]:
+        """The last value of each metric that the processes before this one logged."""
+        before = records.read_training_metrics(self._run.metrics_file)
+        config = self._config.to_dict()
+        if (
+            before is None
+            or before.iters_done > self.iters_done
+            or differing(before.config, config, self._run.convention)
+        ):
+            return {}
+        return dict(before.metrics)
+
     def _log(self, metrics: Mapping[str, float]) -> None:
+        self._logged |= metrics
         if metrics and self._logger is not None:
             try:
                 self._logger.log(metrics, step=self.iters_done)
@@ -261,8 +282,14 @@ class _Training:
 
     def _save_state(self) -> None:
         self._check_finite()
+        if self._logged:
+            self._write_metrics()
         save_state(self._run, self._state())
         self._saved_at = time.monotonic()
+
+    def _write_metrics(self) -> None:
+        left = records.TrainingMetrics(iters_done=self.iters_done, config=self._config.to_dict(), metrics=self._logged)
+        records.write_training_metrics(self._run.metrics_file, left)
 
     def _save_checkpoint(self, path: Path) -> None:
         self._check_finite()
@@ -270,7 +297,7 @@ class _Training:
 
     def _state(self) -> RunState:
         return RunState(
-            run_id=self._run_id,
+            run_id=self.run_id,
             iters_done=self.iters_done,
             model=self._model.state_dict(),
             optimizer=self._optimizer.state_dict(),
@@ -302,7 +329,7 @@ class _Training:
         self._check_loss()  # a status has no words for what is no number
         self._run.write_status(
             state,
-            self._run_id,
+            self.run_id,
             self.iters_done,
             log=self._computing.log,
             loss=self._loss,
@@ -381,7 +408,7 @@ def _autocast(computing: Computing) -> Any:
     return nullcontext() if dtype is None else torch.autocast(computing.device.type, dtype=dtype)
 
 
-def _start_wandb(run: RawRun, computing: Computing, run_id: str) -> WandbLogger:
+def _start_wandb(run: RawRun, computing: Computing, run_id: str | None) -> WandbLogger:
     config = run.config
     derived = {
         "total_vocab_size": config.total_vocab_size,
@@ -416,7 +443,9 @@ def _notes(state: RunState | None, computing: Computing) -> tuple[str, ...]:
     return (f"resumed with {'; '.join(changed)}: the weights will equal an uninterrupted run's only to rounding",)
 
 
-def _say_how_it_ended(run: RawRun, run_id: str, iters_done: int, computing: Computing, error: BaseException) -> None:
+def _say_how_it_ended(
+    run: RawRun, run_id: str | None, iters_done: int, computing: Computing, error: BaseException
+) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         run.write_status(INTERRUPTED, run_id, iters_done, log=computing.log)
         return

@@ -30,7 +30,8 @@ class RunStatus(Progress):
     state: str
     """`running`, `interrupted`, `failed` or `complete`. A process that was killed leaves `running` behind:
     `RawRun.is_locked` tells whether it is."""
-    run_id: str
+    run_id: str | None
+    """W&B's; None where nothing is logged there."""
     iters_done: int
     max_iters: int
     reason: str
@@ -66,7 +67,6 @@ class TrainedRun(Progress):
 
     state: str
     """`complete` or `interrupted`."""
-    run_id: str
     iters_done: int
     resumed_from: int | None
     """Iterations that were done already; None for a new run."""

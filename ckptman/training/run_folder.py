@@ -96,6 +96,11 @@ class RawRun:
         return self.folder / self.convention.raw.status
 
     @property
+    def metrics_file(self) -> Path:
+        """The file with the last value of each metric, whatever is logged to W&B."""
+        return self.folder / self.convention.raw.metrics
+
+    @property
     def final(self) -> Path:
         """The final checkpoint."""
         prefix = next(prefix for prefix in self.convention.prefixes if prefix.final)
@@ -152,7 +157,14 @@ class RawRun:
         )
 
     def write_status(
-        self, state: str, run_id: str, iters_done: int, *, reason: str = "", log: str = "", **figures: float | None
+        self,
+        state: str,
+        run_id: str | None,
+        iters_done: int,
+        *,
+        reason: str = "",
+        log: str = "",
+        **figures: float | None,
     ) -> None:
         """Say how the run stands; `figures` are those of `Progress`."""
         status = RunStatus(

@@ -35,7 +35,8 @@ _COMPUTED_WITH = "computed_with"
 class RunState:
     """All that the next iteration depends on. Batches depend on the seed and the iteration alone."""
 
-    run_id: str
+    run_id: str | None
+    """W&B's; None where nothing is logged there."""
     iters_done: int
     model: Mapping[str, Tensor]
     """The model's `state_dict()`."""
@@ -91,7 +92,7 @@ def load_state(run: RawRun, path: Path) -> RunState:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
         return RunState(
-            run_id=info.run_id or new_run_id(),
+            run_id=info.run_id,
             iters_done=info.iters_done or 0,
             model=_without_prefix(document[form.weights], rules),
             optimizer=document[form.optimizer],
@@ -112,8 +113,9 @@ def _dump(run: RawRun, state: RunState, more: Mapping[str, Any]) -> bytes:
         form.optimizer: dict(state.optimizer),
         form.config: run.config,
         form.iters: state.iters_done,
-        form.run_id: state.run_id,
     }
+    if state.run_id is not None:
+        document[form.run_id] = state.run_id
     document.update(more)
     buffer = io.BytesIO()
     torch.save({key: _on_cpu(value, {}) for key, value in document.items() if key}, buffer)

@@ -207,7 +207,7 @@ def run_plan(
     if plan.wanted:
         target = pick_device(device)
         mode, note = settle(check_mode(wandb))
-        check_can_start(mode)
+        check_can_start(mode, runs=len(plan.wanted))
         if compiled:
             check_can_compile(target)
         check_folder(plan.out)

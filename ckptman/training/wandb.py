@@ -42,6 +42,8 @@ _SAID_BY_WANDB_MODE = {
 }
 """The values that wandb takes in WANDB_MODE, the older names among them."""
 
+_TO_FILES = "metrics are logged to files (send them later with wandb sync)"
+
 _TRUE = ("1", "true", "yes", "on")
 
 
@@ -77,9 +79,9 @@ def settle(mode: WandbMode) -> tuple[WandbMode, str]:
     if said is not None:
         return said, ""
     if not has_key():
-        return WandbMode.OFFLINE, ""
+        return WandbMode.OFFLINE, f"no W&B API key is set up: {_TO_FILES}"
     if not server_answers():
-        return WandbMode.OFFLINE, f"{_no_answer()}: metrics are logged to files (send them later with wandb sync)"
+        return WandbMode.OFFLINE, f"{_no_answer()}: {_TO_FILES}"
     return WandbMode.ONLINE, ""
 
 
@@ -104,7 +106,7 @@ class WandbLogger:
         folder: Path,
         config: Mapping[str, Any],
         *,
-        run_id: str,
+        run_id: str | None,
         project: str,
         entity: str | None,
         group: str,
@@ -156,18 +158,27 @@ class WandbLogger:
                     raise
 
 
-def check_can_start(mode: WandbMode) -> None:
+def check_can_start(mode: WandbMode, *, runs: int = 1) -> None:
     """Check what can be known before wandb starts: that it is installed; online, that there is a key and a server.
 
     Without a key wandb would ask for one, in the middle of a run.
 
+    Args:
+        runs: How many runs are to be logged.
+
     Raises:
         MachineError: (`wandb-failed`).
-        UsageError: (`bad-wandb`) as `check_mode`.
+        UsageError: (`bad-wandb`) as `check_mode`; or there are several runs, and `wandb agent` gives them one run id.
     """
     mode = resolve(mode)
     if mode is WandbMode.DISABLED:
         return
+    if runs > 1 and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        raise UsageError(
+            f"wandb agent gives one W&B run, {os.environ['WANDB_RUN_ID']}, and {runs} runs are to be trained",
+            code="bad-wandb",
+            fix="Let the agent's command train one run, as with --seed ${seed}; or log nothing: --wandb disabled.",
+        )
     if find_spec("wandb") is None:
         raise _cannot_start("it is not installed")
     if mode is not WandbMode.ONLINE:

@@ -28,7 +28,8 @@ class Measured:
     value: float
     """Mean exact match, 0 to 1."""
     source: str
-    """`evaluation` (ckptman's own, recorded in `run.json`) or `W&B` (the run's final metrics)."""
+    """`evaluation` (ckptman's own, recorded in `run.json`); or the final metrics: from `W&B`, or as `training` left
+    them in the run's own folder."""
     samples: int
     """Lists of each length."""
     interval: tuple[float, float]
@@ -61,7 +62,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
     logged = from_metrics(record.metrics, convention)
     if logged is not None:
         default = TrainConfig.__dataclass_fields__[_LOGGED_SAMPLES].default
-        found.insert(0, (_samples(record.config.get(_LOGGED_SAMPLES, default)), logged, "W&B"))
+        found.insert(0, (_samples(record.config.get(_LOGGED_SAMPLES, default)), logged, record.metrics_source or "W&B"))
     if not found:
         return None
     samples, value, source = max(reversed(found), key=lambda item: item[0])

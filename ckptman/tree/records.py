@@ -20,6 +20,8 @@ TRASH = ".ckptman-trash"
 """Folder at the root for what `validate --fix` took out of the tree; nothing in it belongs to the tree."""
 ASSIGNED = "assigned"
 """`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
+FROM_TRAINING = "training"
+"""`RunRecord.metrics_source` where they are from the file that training left in the run's own folder, not from W&B."""
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
@@ -125,6 +127,7 @@ class RunRecord:
     """`checkpoint`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    metrics_source: str | None = field(default=None, metadata=json_text.OMIT_NONE)
     evaluations: tuple[Mapping[str, Any], ...] = ()
     source: RunSource
     attribution: AttributionNote
@@ -186,6 +189,17 @@ class OverwrittenList:
 
     schema_version: int = SCHEMA_VERSION
     runs: tuple[OverwrittenRun, ...]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMetrics:
+    """What training leaves in the run's own folder: the last value of each metric, whether W&B was logged to or not."""
+
+    schema_version: int = SCHEMA_VERSION
+    iters_done: int
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -361,6 +375,19 @@ def read_overwritten(folder: Path) -> tuple[OverwrittenRun, ...]:
         raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
 
 
+def write_training_metrics(file: Path, found: TrainingMetrics) -> bool:
+    """Write a run's metrics atomically; False where the file says exactly this already."""
+    return _write(file, found)
+
+
+def read_training_metrics(file: Path) -> TrainingMetrics | None:
+    """The metrics that training left; None where there are none that can be used."""
+    try:
+        return _read(file, TrainingMetrics)
+    except (OSError, ValueError):
+        return None
+
+
 def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> RefusedError:
     """The error to raise for a `run.json` or `overwritten.json` that is there and cannot be used."""
     return RefusedError(
@@ -420,7 +447,7 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _write(file: Path, record: RunRecord | OverwrittenList) -> bool:
+def _write(file: Path, record: RunRecord | OverwrittenList | TrainingMetrics) -> bool:
     return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True)
 
 

@@ -164,6 +164,9 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     yield "ckptman name --json", call("name", final.name, "nonsense.pt")
     yield "ckptman train --dry-run --json", call(*TASK, *SHORT, "--out", out, "--dry-run")
     yield "ckptman train --json", call(*TASK, *SHORT, "--out", out)
+    yield "metrics.json", json.loads(next(out.rglob("metrics.json")).read_text())
+    yield "ckptman ingest --json", call("ingest", out, "--root", folder / "trained")
+    yield "run.json", json.loads(next((folder / "trained").rglob("run.json")).read_text())
     yield "ckptman show --json", call("show", next(out.rglob("Checkpoint_*.pt")))
     for options in ([], ["--iters", "7"]):
         yield "ckptman train --dry-run --json", call(*TASK, *SHORT, *options, "--out", out, "--dry-run")

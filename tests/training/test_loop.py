@@ -29,6 +29,7 @@ from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
 from ckptman.training.train_step import loss_and_backward
 from ckptman.training.wandb import WandbMode
+from ckptman.tree import records
 from tests.helpers.short_runs import documents, in_child, raw_run, same, short_config, without_run_id
 
 CPU = Computing(torch.device("cpu"))
@@ -83,14 +84,13 @@ def test_the_outputs_of_a_run(tmp_path: Path) -> None:
         "iters12.pt",
     ]
     for document in documents(run).values():
-        assert list(document) == ["model_state_dict", "optimizer_state_dict", "config", "iters_done", "run_id"]
+        assert list(document) == ["model_state_dict", "optimizer_state_dict", "config", "iters_done"]  # no W&B, no id
         assert document["config"] == run.config
-        assert document["run_id"] == outcome.run_id
     assert (outcome.state, outcome.iters_done, outcome.resumed_from) == (COMPLETE, 12, None)
     assert not run.state.exists()
     status = run.read_status()
     assert status is not None
-    assert (status.state, status.iters_done, status.run_id) == (COMPLETE, 12, outcome.run_id)
+    assert (status.state, status.iters_done, status.run_id, outcome.run_id) == (COMPLETE, 12, None, None)
 
 
 def test_the_same_configuration_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:
@@ -117,7 +117,6 @@ def test_a_run_killed_at_any_write_ends_with_the_same_weights(tmp_path: Path, of
         assert outcome.state == COMPLETE
         found = documents(run)
         assert same(without_run_id(found), expected)
-        assert {document["run_id"] for document in found.values()} == {outcome.run_id}
     assert killed > 12  # a state for each iteration at least
 
 
@@ -141,7 +140,6 @@ def test_killed_in_every_iteration_it_still_ends_with_the_same_weights(
     assert begun_with == list(range(12))
     found = documents(run)
     assert same(without_run_id(found), without_run_id(expected))
-    assert len({document["run_id"] for document in found.values()}) == 1
 
 
 def test_without_the_state_it_goes_on_from_the_newest_checkpoint(tmp_path: Path, often: None) -> None:
@@ -336,6 +334,49 @@ def test_another_number_of_threads_is_told(tmp_path: Path, often: None) -> None:
         notes.append(train_run(run, CPU).notes)
     assert notes[0] == ()
     assert "threads 1 before, 2 now" in notes[1][0]
+
+
+@pytest.mark.parametrize("answered", ["agent001", None])
+def test_the_run_id_is_that_of_the_run_that_wandb_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: str | None
+) -> None:
+    asked: list[str | None] = []
+
+    class Logger:
+        def __init__(self, *_: object, run_id: str | None, **__: object) -> None:
+            asked.append(run_id)
+            self.run_id = answered or run_id
+
+        def log(self, metrics: object, step: int) -> None:
+            pass
+
+        def finish(self, *, failed: bool = False) -> None:
+            pass
+
+    monkeypatch.setattr(trainer, "WandbLogger", Logger)
+    run = raw_run(tmp_path)
+    outcome = train_run(run, replace(CPU, wandb=WandbMode.OFFLINE))
+    assert asked[0] is not None
+    said = answered or asked[0]
+    status = run.read_status()
+    assert status is not None
+    assert (outcome.run_id, status.run_id) == (said, said)
+    assert {document["run_id"] for document in documents(run).values()} == {said}
+
+
+def test_metrics_are_kept_in_the_run_folder_over_resumes(tmp_path: Path, often: None) -> None:
+    whole, run, stop = raw_run(tmp_path / "whole"), raw_run(tmp_path / "stopped"), Stop()
+    train_run(whole, CPU)
+    train_run(run, CPU, progress=lambda progress: stop.request() if progress.iters_done == 8 else None, stop=stop)
+    part = records.read_training_metrics(run.metrics_file)
+    assert part is not None
+    assert (part.iters_done, part.metrics["iter"]) == (8, 7)
+    train_run(run, CPU)
+    one, other = (records.read_training_metrics(each.metrics_file) for each in (run, whole))
+    assert one == other
+    assert one is not None
+    assert (one.iters_done, one.metrics["iter"]) == (12, 12)
+    assert {"test/K4/exact_match_acc", "gen/K6/exact_match_acc", "train/loss", "lr"} <= one.metrics.keys()
 
 
 W_AND_B = """

@@ -124,6 +124,23 @@ def test_online_without_a_key_fails_instead_of_asking(monkeypatch: pytest.Monkey
     check_can_start(WandbMode.ONLINE)
 
 
+def test_an_agent_gives_its_one_run_id_to_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_can_start(WandbMode.OFFLINE, runs=2)  # the control
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent0001")
+    check_can_start(WandbMode.OFFLINE, runs=1)
+    check_can_start(WandbMode.DISABLED, runs=2)
+    with pytest.raises(UsageError, match="one W&B run, agent0001, and 2 runs"):
+        check_can_start(WandbMode.OFFLINE, runs=2)
+
+
+def test_offline_for_want_of_a_key_is_said_and_not_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle(WandbMode.AUTO)[1].startswith("no W&B API key is set up: metrics are logged to files")
+    assert settle(WandbMode.OFFLINE) == (WandbMode.OFFLINE, "")  # as the jobs of a sweep are told
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert settle(WandbMode.AUTO) == (WandbMode.ONLINE, "")
+
+
 def test_without_wandb_only_disabled_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_logger, "find_spec", lambda name: None)
     check_can_start(WandbMode.DISABLED)
