@@ -239,6 +239,23 @@ def _try(make: Callable[..., Any], *args: Any) -> Any:
         raise OddArgumentsError from None
 
 
+def _make_python_array(args: tuple[Any, ...]) -> Any:
+    """`array("d", [1.0])`."""
+    import array
+
+    _types(args, str, list)
+    return _try(array.array, *args)
+
+
+def _make_python_array_of_bytes(args: tuple[Any, ...]) -> Any:
+    """`_array_reconstructor(array, "d", kind of machine, bytes)`."""
+    import array
+
+    _check(len(args) == 4 and type(args[0]) is Function and args[0].name == "array.array")
+    _types(args[1:], str, int, bytes)
+    return _try(array._array_reconstructor, array.array, *args[1:])  # type: ignore[attr-defined]
+
+
 def _make_text(args: tuple[Any, ...]) -> str:
     """A kind of text: `TorchVersion("2.5.1")`."""
     _types(args, str)
@@ -532,8 +549,7 @@ _OF_TENSORS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
 }
 
 _EXCEPTIONS: Final = tuple(
-    f"{module}.{name}"
-    for module in ("builtins", "exceptions")
+    f"builtins.{name}"
     for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, BaseException)
 )
@@ -557,20 +573,20 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "datetime.timedelta": _make_span,
     "datetime.timezone": _make_timezone,
     "copyreg._reconstructor": _make_reconstructed,
-    "copy_reg._reconstructor": _make_reconstructed,
     "numpy.dtype": _make_numpy_type,
     "numpy.ma.core._mareconstruct": _make_array,
     **{f"{core}.multiarray.scalar": _make_scalar for core in _NUMPY_CORE},
     **{f"{core}.multiarray._reconstruct": _make_array for core in _NUMPY_CORE},
     **{f"{core}.numeric._frombuffer": _make_array_of_buffer for core in _NUMPY_CORE},
-    **{
-        f"{module}.{name}": function
-        for module in ("builtins", "__builtin__")
-        for name, function in {
-            "bytes": _make_empty_bytes, "bytearray": _make_bytearray, "complex": _make_complex, "slice": _make_slice,
-            "range": _make_range, "xrange": _make_range, "type": _make_type, "list": _make_list,
-        }.items()
-    },
+    "builtins.bytes": _make_empty_bytes,
+    "builtins.bytearray": _make_bytearray,
+    "builtins.complex": _make_complex,
+    "builtins.slice": _make_slice,
+    "builtins.range": _make_range,
+    "builtins.type": _make_type,
+    "builtins.list": _make_list,
+    "array.array": _make_python_array,
+    "array._array_reconstructor": _make_python_array_of_bytes,
     **{
         f"{module}.{name}": _make_path(separator)
         for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
@@ -584,13 +600,16 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
             "numpy.random._pickle.__generator_ctor", "numpy.random._pickle.__bit_generator_ctor",
             "numpy.random._pickle.__randomstate_ctor", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
             "zoneinfo.ZoneInfo._unpickle", "functools.partial", "logging.getLogger", "re._compile", *_EXCEPTIONS,
+            "random.Random", "builtins.iter", "builtins.reversed",
+            "builtins.enumerate", "itertools.count", "itertools.cycle", "itertools.repeat",
+            *(f"ipaddress.IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")),
         )
     },
 }  # fmt: skip
 
 VALUE_CLASSES: Final = frozenset({
     "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "collections.UserDict", "collections.UserList",
-    "torch.Generator", "builtins.object", "__builtin__.object", "torch.nn.parameter.Parameter",
+    "torch.Generator", "builtins.object", "torch.nn.parameter.Parameter", "torch._dynamo.decorators._DimRange",
 })  # fmt: skip
 """Classes whose instances are values: they have no code of their own that a file could reach."""
 
@@ -611,5 +630,6 @@ def known_globals() -> dict[str, object]:
         table |= {f"{module}.{name}": StorageType(dtype, DTYPES[dtype]) for name, dtype in _STORAGES.items()}
     table["torch.storage.UntypedStorage"] = StorageType("untyped", 1)
     table |= {name: Class(name) for name in VALUE_CLASSES if name not in table}
+    table |= {"builtins.Ellipsis": ..., "builtins.NotImplemented": NotImplemented}
     table["torch.torch_version.TorchVersion"] = Class("torch.torch_version.TorchVersion", _make_text)
     return table

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from struct import Struct
@@ -104,13 +105,15 @@ _INT32 = Struct("<i").unpack_from
 _UINT64 = Struct("<Q").unpack_from
 _FLOAT64 = Struct(">d").unpack_from
 
-_SETS: Final = frozenset(f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("set", "frozenset"))
-_GET_ATTRIBUTE: Final = frozenset({"builtins.getattr", "__builtin__.getattr"})
+_SETS: Final = frozenset({"builtins.set", "builtins.frozenset"})
+_GET_ATTRIBUTE: Final = "builtins.getattr"
+_RENAMED: Final = {"torch.tensor": "torch._tensor"}
+"""Modules that torch looks for under other names."""
 
 
 @cache
 def _known(classes: tuple[str, ...]) -> dict[str, object]:
-    special = {name: Named(name) for name in _SETS | _GET_ATTRIBUTE}
+    special = {name: Named(name) for name in (*_SETS, _GET_ATTRIBUTE)}
     return {**{name: Class(name) for name in classes}, **known_globals(), **special}
 
 
@@ -530,6 +533,9 @@ class _Machine:
 
     def find(self, module: str, name: str) -> object:
         """The stand-in for a class or function."""
+        module = _RENAMED.get(module, module)
+        if self.data[1] < 3:  # written with the names that Python 2 had
+            module, name = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
         full_name = f"{module}.{name}"
         if len(self.named) > MAX_NAMED:
             raise refusal("pickle-bomb", f"the pickle asks for more than {MAX_NAMED:,} classes and functions")
@@ -576,7 +582,7 @@ class _Machine:
     def call_named(self, name: str, args: tuple[Any, ...]) -> None:
         if name in _SETS and (not args or (len(args) == 1 and type(args[0]) in (list, tuple))):
             self.make_set(list(args[0]) if args else [], frozenset if name.endswith("frozenset") else set)
-        elif name in _GET_ATTRIBUTE:
+        elif name == _GET_ATTRIBUTE:
             self.stack.append(self.attribute(name, args))
         elif name in self.inert and not terms.reaches_system(name):
             self.foreign[name, "call"] = None

@@ -11,6 +11,7 @@ anything else                                    its kind, as in `<tensor float3
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -125,16 +126,18 @@ class Plain:
             return self._array(value)
         if kind is Member:
             return self.value(value.value)
+        if kind is array:
+            return self._container(value.tolist()) if len(value) <= _MOST_ELEMENTS else kind_of(value)
         text = _text(value)
         self._spend(len(text))
         return text
 
-    def _array(self, array: Array) -> Any:
-        if array.item() is not array:
-            return self.value(array.item())
-        elements = array.values() if math.prod(array.shape) <= _MOST_ELEMENTS else None
-        if elements is None or None in elements or len(array.shape) > 1:
-            return kind_of(array)
+    def _array(self, found: Array) -> Any:
+        if found.item() is not found:
+            return self.value(found.item())
+        elements = found.values() if math.prod(found.shape) <= _MOST_ELEMENTS else None
+        if elements is None or None in elements or len(found.shape) > 1:
+            return kind_of(found)
         return [self.value(element) for element in elements]
 
 
