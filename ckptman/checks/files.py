@@ -26,6 +26,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
                 yield from _check_name(file, run, convention)
             yield from _check_recipe(file, run.config, convention)
             yield from _check_weights(file, run.config, convention.model)
+            yield from _check_foreign(file)
 
 
 def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:
@@ -58,6 +59,13 @@ def _check_name(file: contents.CheckpointFile, run: Run, convention: Convention)
         yield finding("name-disagrees", file.path, _listed(differences))
     if wrong_step:
         yield finding("step-disagrees", file.path, f"{file.name.step} iterations in the name, and {done} in the file")
+
+
+def _check_foreign(file: contents.CheckpointFile) -> Iterator[Finding]:
+    objects = [item for item in (file.info.foreign if file.info else ()) if item.how == "instance"]
+    if objects:
+        said = [f"{item.name} (in {', '.join(item.places)})" if item.places else item.name for item in objects]
+        yield finding("foreign-object", file.path, f"instances of {'; '.join(said)}")
 
 
 def _check_recipe(

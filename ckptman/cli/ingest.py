@@ -177,6 +177,7 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         list(plan.system_files),
         most,
     )
+    _unused_configs(out, result, most)
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
     _refusals(out, result.refused, "refused", None)
 
@@ -243,6 +244,21 @@ def _regrouped(out: Console, result: IngestResult, most: int | None) -> None:
     ways = Counter((item.source_group, item.group) for item in result.plan.regrouped)
     heading = f"{count_text(ways.total(), 'file')} regrouped: the configuration decides, not the source's folder"
     lines = [f"{there} → {here}: {count_text(count, 'file')}" for (there, here), count in sorted(ways.items())]
+    _section(out, heading, lines, most)
+
+
+def _unused_configs(out: Console, result: IngestResult, most: int | None) -> None:
+    """Files with what looks like a configuration and is not used, told once for each set of keys."""
+    files: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for item in result.plan.unused_configs:
+        files[item.keys].append(item.source)
+    lines = [
+        f"{', '.join(keys)}: in {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+        for keys, found in files.items()
+    ]
+    heading = (
+        f"{count_text(len(result.plan.unused_configs), 'checkpoint')} with a possible configuration that is not used"
+    )
     _section(out, heading, lines, most)
 
 

@@ -37,7 +37,7 @@ from ckptman.formats.pickled import (
 )
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
-from ckptman.rules import TrainConfig
+from ckptman.rules import TrainConfig, comparing
 
 if TYPE_CHECKING:
     from ckptman.rules import terms
@@ -234,7 +234,7 @@ class _Description:
             other_keys=tuple(_shown_key(key) for key in self._other_keys()),
             config_key=config_key,
             unused_configs=tuple(
-                _shown_key(key) for key in self._other_keys() if _looks_like_config(key, self._value[key], self._rules)
+                _shown_key(key) for key in self._other_keys() if _looks_like_config(key, self._value[key])
             ),
             not_tensors=tuple(_shown_key(name) for name in self._weights if str(name) not in others),
             foreign=self._foreign(config_key),
@@ -364,7 +364,7 @@ def by_meaning(key: str, value: Any) -> Any:
 
 def _as_config(value: Any) -> Mapping[Any, Any] | None:
     """What a configuration of any form holds; None for what is none."""
-    if type(value) is str and value.startswith("{") and len(value) <= MAX_TEXT:
+    if _is_json(value):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
@@ -373,26 +373,55 @@ def _as_config(value: Any) -> Mapping[Any, Any] | None:
     return None if found is None or any(_is_tensor(item) and item.shape for item in found.values()) else found
 
 
+def _is_json(value: object) -> bool:
+    return type(value) is str and value.startswith("{") and len(value) <= MAX_TEXT
+
+
 def _section(key: str, value: Any) -> tuple[str, Any]:
-    """A configuration, or the section of it that has the keys of a run, where it has none of them itself."""
+    """A configuration with the keys of a run: itself; the section that has them; or with those of its sections, where
+    they are spread over several and do not contradict each other."""
     items = _as_config(value) or {}
-    if not _KINDS.keys().isdisjoint(items):
+    own = _KINDS.keys() & items.keys()
+    sections = {name: inner for name, item in items.items() if (inner := as_mapping(item)) and _KINDS.keys() & inner}
+    if len(own) >= _FEW_KEYS or (not sections and own):
         return key, value
-    sections = [(len(_KINDS.keys() & inner.keys()), name) for name in items if (inner := _as_config(items[name]))]
-    count, name = max(sections, key=lambda each: each[0], default=(0, ""))
-    return (f"{key}.{name}", items[name]) if count >= _FEW_KEYS else (key, value)
+    if len(sections) == 1 and not own:
+        ((name, inner),) = sections.items()
+        if len(_KINDS.keys() & inner) >= _FEW_KEYS:
+            return f"{key}.{name}", items[name]
+    return key, {**_of_sections(items), **items}
+
+
+def _of_sections(items: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What the sections of a configuration, and those in them, say of known keys; but not where they contradict."""
+    found: dict[Any, Any] = {}
+    seen: set[int] = set()
+    contradicted: set[str] = set()
+    level = [items]
+    for _ in range(_SECTION_LEVELS):
+        inner = {id(item): item for outer in level for item in outer.values() if id(item) not in seen}
+        seen |= inner.keys()
+        level = [mapping for item in inner.values() if (mapping := as_mapping(item))]
+        for section in level:
+            for key in _KINDS.keys() & section.keys():
+                if key in found and not comparing.same_value(found[key], section[key]):
+                    contradicted.add(key)
+                elif not isinstance(section[key], dict | list | tuple | Record | Array):
+                    found[key] = section[key]
+    return {key: found[key] for key in _KINDS if key in found and key not in contradicted}
 
 
 _FEW_KEYS: Final = 3
 """Known keys that make a dictionary look like a configuration."""
+_SECTION_LEVELS: Final = 4
 
 
-def _looks_like_config(key: Any, value: Any, rules: terms.CheckpointRules) -> bool:
-    items = _as_config(value)
-    if not items or not all(type(name) is str for name in items):
-        return False
+def _looks_like_config(key: Any, value: Any) -> bool:
     named = type(key) is str and any(word in key.lower() for word in ("config", "args", "hparam", "cfg", "hyper"))
-    return named or len(_KINDS.keys() & items.keys()) >= _FEW_KEYS
+    if named and (isinstance(value, list | tuple | dict) or type(value) is Record or _is_json(value)):
+        return bool(value)
+    items = as_mapping(value)
+    return items is not None and len(_KINDS.keys() & items.keys()) >= _FEW_KEYS
 
 
 # --- which form it is -------------------------------------------------------------------------------------------------

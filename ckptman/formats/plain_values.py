@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -155,6 +156,9 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return {key: _node(item) for key, item in content.items()} if isinstance(content, dict) else None
     if type(value.items) is list or value.called:
         return None
+    if value.class_name == "collections.ChainMap":
+        maps = (fields_of(value) or {}).get("maps")
+        return ChainMap(*maps) if type(maps) is list and all(isinstance(each, dict) for each in maps) else None
     return fields_of(value)
 
 

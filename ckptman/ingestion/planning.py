@@ -66,6 +66,14 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class UnusedConfigs:
+    """A file with what looks like configurations and was not used."""
+
+    source: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that an ingest will do, and all that it found."""
 
@@ -101,6 +109,7 @@ class Plan:
     """What a person said of a run, and this ingest learnt otherwise, as sentences; what was said stays."""
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
+    unused_configs: tuple[UnusedConfigs, ...]
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,7 @@ class _Planner:
             for folder, record in tree.records
             for path, remembered, entry in record.source_paths
         }
+        self.unused_configs: list[UnusedConfigs] = []
         self.folders = RunFolders(tree, raw.convention, raw.root, read_kept=self.checksum)
 
     def place_all(self, progress: outputs.Progress | None) -> None:
@@ -172,6 +182,8 @@ class _Planner:
         for saved in files:
             file = saved.file
             self.read[file.source.relative] = file.source.path, file.state, file.sha256
+            if file.unused_configs:
+                self.unused_configs.append(UnusedConfigs(file.source.relative, file.unused_configs))
             try:
                 self.folders.take(saved)
             except RefusedError as error:
@@ -244,6 +256,7 @@ class _Planner:
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
             contradicted=tuple(text for slot in self.folders for text in _contradicting(slot)),
             system_files=self.raw.scan.system_files,
+            unused_configs=tuple(self.unused_configs),
         )
 
     def _rows(

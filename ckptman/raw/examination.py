@@ -41,6 +41,8 @@ class Examined:
     place: Place
     run_id: str | None
     """The run id that the file itself holds."""
+    unused_configs: tuple[str, ...] = ()
+    """Keys of it that look like a configuration and were not used."""
 
     @property
     def claim(self) -> Claim:
@@ -111,6 +113,7 @@ class Examiner:
             config_source=config_source,
             place=place,
             run_id=info.run_id,
+            unused_configs=info.unused_configs,
         )
 
     def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:

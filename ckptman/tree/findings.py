@@ -251,6 +251,15 @@ _TABLE = (
         "complaint, and computes something else.",
         "Find out which is right from the code or the log of the run, and correct the file at its source.",
     ),
+    _warning(
+        "foreign-object",
+        "A checkpoint holds objects of classes that nobody listed.",
+        "ckptman keeps them as records of their attributes and runs none of their code. Whoever loads the file with "
+        "torch.load(weights_only=False) needs the classes, and runs what they do when an object is made; "
+        "weights_only=True refuses the file.",
+        "Save plain values instead, make a copy of plain values with: ckptman export, or list the classes that you "
+        "know: checkpoint: {config_classes: [module.Class]} in ckptman.yaml.",
+    ),
     _error(
         "bad-range",
         "A configuration's range of lengths ends before it begins.",

@@ -15,6 +15,7 @@ import torch
 from ckptman.documents.reporting import report
 from ckptman.rules.convention_file import load_convention
 from ckptman.tree.findings import KINDS
+from tests.helpers import contents
 from tests.helpers.raw import write_checkpoint
 from tests.helpers.trees import (
     CHECKPOINT,
@@ -145,6 +146,18 @@ def a_final_one_before_the_end(root: Path, _: MonkeyPatch) -> None:
 def one_on_the_way_at_another_iteration(root: Path, _: MonkeyPatch) -> None:
     file = rename(root / RUN, CHECKPOINT, CHECKPOINT.replace("20001", "20000"), step=20000)
     write_checkpoint(file, small_config(), step=20000)
+    record_again(root / RUN)
+
+
+@fault(
+    "foreign-object", f"{RUN}/{FINAL}", says="trainer.state.Meter (in meters[0], meters[1], best); trainer.state.Log"
+)
+def objects_of_the_trainers_classes(root: Path, _: MonkeyPatch) -> None:
+    meter, log = (contents.plain_class(f"trainer.state.{name}") for name in ("Meter", "Log"))
+    with contents.modules(meter, log):
+        write_checkpoint(
+            root / RUN / FINAL, small_config(), meters=[meter(), meter()], best=meter(), log=contents.instance(log, a=1)
+        )
     record_again(root / RUN)
 
 

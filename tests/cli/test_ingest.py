@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ import torch
 
 import ckptman.cli.ingest  # noqa: F401  (registers the command)
 from ckptman.cli.app import run
-from tests.helpers.raw import START, config, write_run
+from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -54,6 +55,18 @@ def test_what_looks_like_a_checkpoint_and_is_passed_over_is_said(source: Path, c
     assert run(["ingest", "raw"]) == 0
     out = capsys.readouterr().out
     assert "1 possible checkpoint passed over, not named *.pt: ckptman show says what is in them\n  last.ckpt\n" in out
+
+
+def test_a_possible_configuration_that_is_not_used_is_said(source: Path, capsys: Capture) -> None:
+    item = config(6)
+    write_checkpoint(source / "saved_models" / name_of(item), item, args=argparse.Namespace(slurm_job=12), cfg_name="a")
+    assert run(["ingest", "raw"]) == 0
+    told = "1 checkpoint with a possible configuration that is not used\n  args: in saved_models/Final_"
+    assert told in capsys.readouterr().out
+    write_checkpoint(source / "saved_models" / name_of(config(4)), config(4), hparams=[("a", 1)])
+    assert run(["ingest", "raw", "--json"]) == 0
+    (unused,) = document(capsys)["unused_configs"]
+    assert unused["keys"] == ["hparams"]
 
 
 def test_what_people_read_is_short_and_fits_80_columns(source: Path, capsys: Capture) -> None:

@@ -107,9 +107,9 @@ class Comparison:
             self.check(found.data, list(value.ravel()), where)
             return
         self.check_dtype(found.dtype, value.dtype, where)
-        order = "F" if found.fortran else "C"
+        order: Any = "F" if found.fortran else "C"
         there = value.dtype.newbyteorder(found.dtype.order) if value.dtype.kind in "iufc" else value.dtype
-        built = np.frombuffer(found.data, there).reshape(value.shape, order=order).astype(value.dtype)
+        built = np.frombuffer(bytes(found.data), there).reshape(value.shape, order=order).astype(value.dtype)
         assert built.tobytes() == value.tobytes(), where
         if value.dtype.kind in "biufcUS" and value.dtype.char not in "gG":
             assert found.values() == list(value.ravel(order=order)), where
@@ -157,7 +157,9 @@ class Comparison:
 
     def check_dict(self, found: Any, value: Any, where: str) -> None:
         if type(found) is Record:
-            assert type(value) not in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict), where
+            assert type(value) not in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict), (
+                where
+            )
             assert found.class_name == f"{type(value).__module__}.{type(value).__qualname__}", where
             self.check(found.state, vars(value) or None, f"{where}.state")
             found = found.items or {}

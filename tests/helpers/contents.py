@@ -159,7 +159,7 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(o)]),
     "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.05),
 }
-Warmup = placed(type("Warmup", (), {"__call__": lambda self, step: min(1.0, step / self.steps)}), "trainer.schedule")
+Warmup: Any = placed(type("Warmup", (), {"__call__": lambda self, step: min(1.0, step / self.steps)}), "trainer.schedule")
 for _name, _make in SCHEDULERS.items():
     CONTENTS[f"scheduler: {_name}"] = functools.partial(
         lambda make: make(optimizer_of(lr=0.1, momentum=0.5)).state_dict(), _make
@@ -241,7 +241,7 @@ CONTENTS |= {
 
 # --- values of Python -------------------------------------------------------------------------------------------------
 
-Point = placed(collections.namedtuple("Point", "x y"), "geometry.points")  # noqa: PYI024 (as older code has it)
+Point = placed(collections.namedtuple("Point", "x y"), "geometry.points")
 UTC = datetime.UTC
 CONTENTS |= {
     "counter": lambda: collections.Counter("hello"),
@@ -288,7 +288,7 @@ CONTENTS |= {
     "ellipsis": lambda: [..., NotImplemented],
     "path": lambda: pathlib.Path("/scratch/u/größe"),
     "path of Windows": lambda: pathlib.PureWindowsPath(r"C:\out\k4"),
-    "namespace": lambda: argparse.Namespace(lr=1e-4, betas=(0.9, 0.95), data=argparse.Namespace(root=pathlib.Path("d"))),
+    "namespace": lambda: argparse.Namespace(lr=1e-4, betas=(0.9, 0.95), data=argparse.Namespace(root="d")),
     "simple namespace": lambda: types.SimpleNamespace(a=1, b=types.SimpleNamespace(c=[2])),
     "addresses": lambda: [ipaddress.ip_address("10.0.0.1")],
     "class of Python": lambda: [int, list, type(None), dict],
@@ -396,7 +396,7 @@ class Settings(pydantic.BaseModel):
     """Of pydantic."""
 
     seed: int = 1337
-    optim: dict[str, float] = {"lr": 1e-4}  # noqa: RUF012 (pydantic copies it)
+    optim: dict[str, float] = {"lr": 1e-4}
 
 
 class HasState:
@@ -427,10 +427,10 @@ class AttrsSlots:
             object.__setattr__(self, name, value)
 
 
-for _cls in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings):
-    placed(_cls, "trainer.config")
-for _cls in (Outer, Slots, Frozen, FrozenSlots, HasState, Settings):
-    CONTENTS[f"configuration: {_cls.__name__}"] = _cls
+for _config in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings):
+    placed(_config, "trainer.config")
+for _config in (Outer, Slots, Frozen, FrozenSlots, HasState, Settings):
+    CONTENTS[f"configuration: {_config.__name__}"] = _config
 
 
 @content("configuration: attrs with slots")
