@@ -159,7 +159,9 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(o)]),
     "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.05),
 }
-Warmup: Any = placed(type("Warmup", (), {"__call__": lambda self, step: min(1.0, step / self.steps)}), "trainer.schedule")
+Warmup: Any = placed(
+    type("Warmup", (), {"__call__": lambda self, step: min(1.0, step / self.steps)}), "trainer.schedule"
+)
 for _name, _make in SCHEDULERS.items():
     CONTENTS[f"scheduler: {_name}"] = functools.partial(
         lambda make: make(optimizer_of(lr=0.1, momentum=0.5)).state_dict(), _make
