@@ -84,6 +84,10 @@ class _Walk:
         below = list(self._below(path))
         if path in self.unreadable:
             return
+        if path.parts == (records.REPORT,) and path not in self.bearing:
+            for entry in below:
+                yield from self._leftover(entry)
+            return
         if all(entry.kind == "folder" and entry.path not in self.unreadable for entry in below):
             yield finding("empty-folder", path, "there is no file in this folder")
         elif path in self.kept:

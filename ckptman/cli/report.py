@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ckptman.checks import validate
 from ckptman.cli.app import command, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
-from ckptman.text import wording
+from ckptman.text import UsageError, wording
 
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
 
@@ -30,21 +31,33 @@ def _report(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 where a document is stale.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changes, as a unified diff.")] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write the explorer: the whole tree in one file for a browser.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--html-file", metavar="FILE", help="Write the explorer there, and not in the tree.")
+    ] = None,
     numbering: Numbering = None,
     as_json: Json = False,
 ) -> None:
-    """Write TASK_MAPPING.md and README.md of a tree.
+    """Write TASK_MAPPING.md and README.md of a tree, and with --html a page to look at all of it.
 
     TASK_MAPPING.md is written whole. In README.md only what stands between its ckptman:begin and ckptman:end comments
-    is written; where there is no README, a whole one is made. Every figure is counted from the files.
+    is written; where there is no README, a whole one is made. Every figure is counted from the files. The page needs no
+    network; once it is there, each report brings it up to date.
 
-    Example: ckptman report --check --diff
+    Example: ckptman report --html
     """
     root = tree_of(context, root, directory)
+    if (html or file is not None) and project is not None:
+        raise UsageError("--html and --project are two reports", code="bad-usage", fix="Give one of them.")
     rules = convention_for(context, root if project is None else project.absolute().parent, numbering)
     if project is None:
-        result = report(root, convention=rules, check=check)
-        where = ["--root", str(root)]
+        result = report(
+            root, convention=rules, check=check, html=file or ("" if html else None),
+            find=lambda tree: validate(tree, convention=rules).findings,
+        )  # fmt: skip
+        where = ["--root", str(root), *(["--html"] if html else []), *(["--html-file", str(file)] if file else [])]
     else:
         result = report_convention(project, convention=rules, check=check)
         where = ["--project", str(project)]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ckptman.documents import explorer
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
 from ckptman.fs import locks, write_atomically
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, RefusedError, UsageError, wording
-from ckptman.tree import findings, numbering, records, roots
+from ckptman.tree import Finding, findings, numbering, records, roots
 from ckptman.tree import statistics as tree_statistics
 
 _MOST_BYTES = 16 << 20  # far above any document that people write
@@ -48,10 +49,12 @@ class Document:
     refusal: RefusedError | None = None
     kept_as: str | None = None
     """The name under which a file was kept that somebody else had written and that had to give way."""
+    is_page: bool = False
+    """It is for browsers: what changes in it is nothing to read."""
 
     def diff(self) -> str:
         """What changes, as a unified diff; empty where nothing does."""
-        if self.after is None:
+        if self.after is None or self.is_page:
             return ""
         old, new = (value.splitlines(keepends=True) if value else [] for value in (self.before, self.after))
         lines = unified_diff(old, new, f"a/{self.name}" if self.before is not None else "/dev/null", f"b/{self.name}")
@@ -105,21 +108,34 @@ class ReportResult:
         return document
 
 
+Finder = Callable[[Path], Iterable[Finding]]
+"""Finds what is wrong with a tree."""
+
+
 def report(
-    root: str | Path = "checkpoints", *, convention: Convention | None = None, check: bool = False
+    root: str | Path = "checkpoints",
+    *,
+    convention: Convention | None = None,
+    check: bool = False,
+    html: str | Path | None = None,
+    find: Finder | None = None,
 ) -> ReportResult:
     """Write the documents of a tree, or check them.
 
     `TASK_MAPPING.md` is written whole; one that ckptman did not write is kept beside it under another name. In
     `README.md` only the marked blocks are written. The same tree gives the same bytes.
 
+    An explorer, once made, is a document as the others are: each report brings it up to date.
+
     Args:
         root: The tree.
         convention: Its rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
         check: Write nothing, and tell what is stale.
+        html: Also write the explorer, one HTML file: here, or where it belongs in the tree if this is empty.
+        find: Gives the findings that the explorer shows; without it, it shows none.
 
     Raises:
-        UsageError: (`no-tree`) where there is no folder `root`, or nothing of a tree in it; (`wrong-root`) where it is
+        UsageError: (`no-folder`) where the explorer's folder does not exist; (`no-tree`) where there is no folder `root`, or nothing of a tree in it; (`wrong-root`) where it is
             no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
             (`other-numbering`) where the tree is sorted by another numbering than that of the rules.
         MachineError: a document cannot be written, or another ckptman is writing to the tree.
@@ -129,7 +145,9 @@ def report(
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
         statistics = tree_statistics.count_tree(root, rules)
         _require_tree(statistics)
-        return _report(root, statistics, check=check)
+        result = _report(root, statistics, check=check)
+        page = _explorer(root, statistics, html, check, find)
+        return replace(result, documents=result.documents + page)
 
 
 def stale(root: str | Path, convention: Convention) -> list[str]:
@@ -236,13 +254,40 @@ def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bo
     return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
 
 
-def _document(path: Path, check: bool, text: Callable[[str | None], str], *, whole: bool = False) -> Document:
+def _explorer(
+    root: Path, statistics: tree_statistics.TreeStatistics, html: str | Path | None, check: bool, find: Finder | None
+) -> tuple[Document, ...]:
+    """The explorer, where one is wanted or there already."""
+    home = root / explorer.EXPLORER
+    if html is None and not home.is_file():
+        return ()
+    file = Path(html).absolute() if html else home
+    if file == home and not check:
+        file.parent.mkdir(exist_ok=True)
+    elif not file.parent.is_dir() and file != home:
+        raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
+    found = tuple(find(root)) if find is not None else ()
+    written = _document(
+        file, check, lambda _: explorer.page(statistics, found, root, file), whole=True, same=explorer.same_content
+    )
+    name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+    return (replace(written, name=name, is_page=True),)
+
+
+def _document(
+    path: Path,
+    check: bool,
+    text: Callable[[str | None], str],
+    *,
+    whole: bool = False,
+    same: Callable[[str, str], bool] = str.__eq__,
+) -> Document:
     """Write one document, or check it. `whole` ones need not be readable to be replaced."""
     try:
         data = _read(path)
         before = None if data is None else data.decode("utf-8", "replace") if whole else decode(data, path.name)
         after = text(before)
-        if data == after.encode():
+        if data == after.encode() or (before is not None and same(before, after)):
             return Document(path.name, State.UNCHANGED, before, after)
         if check:
             return Document(path.name, State.STALE, before, after)

@@ -22,6 +22,8 @@ ASSIGNED = "assigned"
 """`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
 FROM_TRAINING = "training"
 """`RunRecord.metrics_source` where they are from the file that training left in the run's own folder, not from W&B."""
+REPORT = "report"
+"""Folder at the root for what `report` draws of the tree; whatever lies in it, nothing in it is a run's."""
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 

@@ -1,0 +1,407 @@
+"""What the explorer shows, as one document: runs, the cells that they fill, files, findings. Tables are columns."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.documents import document_text as say
+from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
+from ckptman.rules import Convention, GroupPattern, grids, placement
+from ckptman.text import json_text, wording
+from ckptman.tree import Finding, Run, contents, findings, records, standing
+from ckptman.tree import statistics as tree_statistics
+
+SIZE = 5_400_000
+"""Bytes that the compressed data of a page may take, before it is written in letters: a third more."""
+
+_OVERWRITTEN, _MISSING, _UNREADABLE = "overwritten", "missing", "unreadable"
+_STATES = {
+    standing.Extent.COMPLETE: "complete",
+    standing.Extent.FINAL: "final only",
+    standing.Extent.ON_THE_WAY: "on the way",
+    standing.Extent.NOTHING: "no file",
+}
+STATES = (*_STATES.values(), _OVERWRITTEN, _MISSING, _UNREADABLE)
+"""How a run stands, in the order of the legend."""
+
+_DIGITS = 16
+"""Digits of a checksum that are kept where there is no room for all of them."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of a configuration in the map of its family: a section, a row, a column."""
+
+    section: tuple[Any, ...]
+    row: tuple[Any, ...]
+    label: str
+    """Of the row."""
+    k: Any
+    """Which is the column."""
+
+
+@dataclass
+class _Cell:
+    """A configuration: all its runs, those that are not here too."""
+
+    slot: _Slot
+    group: str
+    task: int | None
+    folder: str
+    """Its task folder; the folder that it would have, where it has none."""
+    rows: list[_Row] = field(default_factory=list)
+
+
+@dataclass
+class _Row:
+    """A run, here or not."""
+
+    state: str
+    folder: str
+    seed: int | None
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+_DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size", "files", "lacks", "recorded", "source",
+            "source_task", "attribution", "evidence", "config_source", "overwritten_by", "lost_files")  # fmt: skip
+"""What is known of a run beside its place, its configuration and its metrics."""
+
+
+def dataset(statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], *, size: int = SIZE) -> dict[str, Any]:
+    """The document that the page shows.
+
+    Args:
+        statistics: What is in the tree.
+        found: Findings about it.
+        size: How many bytes it may take, compressed. What has no room is named in `left_out`.
+    """
+    room = Room(size)
+    cells = _Cells(statistics)
+    return {
+        "schema_version": records.SCHEMA_VERSION,
+        **_words(statistics),
+        "counts": _counts(statistics),
+        **_map(cells, room),
+        **_runs(cells, room),
+        "findings": [[item.code, item.path, item.message, item.fix] for item in found],
+        "codes": {
+            code: [findings.KINDS[code].severity.value, findings.KINDS[code].meaning]
+            for code in sorted({item.code for item in found})
+        },
+    }
+
+
+def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
+    """How the convention calls things."""
+    convention = statistics.convention
+    axes = say.all_axes(convention)
+    return {
+        "states": STATES,
+        "axes": {axis: convention.axis(axis).title for axis in axes},
+        "words": {
+            axis: [[value, convention.axis(axis).word(value)] for grid in convention.grids.values()
+                   for value in grid.axes.get(axis, ())]
+            for axis in axes
+        },
+        "k_key": convention.families.k_config,
+        "seed_key": convention.seed_key,
+        "ignored": sorted({*convention.ignored_keys, convention.seed_key}),
+        "tested": list(convention.generalization_k),
+        "trained": list(convention.families.fixed_when_equal),
+        "pattern": convention.generalization_pattern,
+        "deviation": convention.statistics,
+        "final": sorted(convention.final_kinds),
+    }  # fmt: skip
+
+
+def _counts(statistics: tree_statistics.TreeStatistics) -> dict[str, int]:
+    counts = [count for count in statistics.grid_counts if statistics.expects(count.pattern.grid)]
+    return {
+        "expected": sum(count.runs_expected for count in counts),
+        "complete": sum(count.complete for count in counts),
+        "partial": sum(count.partial for count in counts),
+        "overwritten": sum(count.overwritten for count in counts),
+        "missing": sum(count.missing for count in counts),
+        "runs": len(statistics.runs),
+        "files": len(statistics.files),
+        "bytes": sum(file.size for file in statistics.files),
+    }
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+class _Cells:
+    """Every configuration of a tree and of the grids that it is part of."""
+
+    def __init__(self, statistics: tree_statistics.TreeStatistics) -> None:
+        self.statistics = statistics
+        self.convention = statistics.convention
+        self.absent: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+        for path in statistics.absent:
+            self.absent[path.parent].append(path)
+        self.by_slot: dict[_Slot, _Cell] = {}
+        told: set[str] = set()
+        for configuration in statistics.configurations:
+            first = configuration.runs[0]
+            note = say.particulars(configuration, statistics)
+            cell = self._cell(first.group, first.cell, first.config, configuration.folder, note, first.family)
+            cell.rows += [self._here(run) for run in configuration.runs]
+            cell.rows += [_lost(item) for item in configuration.lost if item.run.run_id not in told]
+            told |= {item.run.run_id for item in configuration.lost}
+        for item in statistics.lost:
+            if item.run.run_id not in told:
+                levels = placement.levels_of(item.folder, self.convention) or placement.Levels()
+                family = levels.layernorm, levels.regime
+                cell = self._cell(item.run.group, item.cell, item.run.config, item.folder, "", family)
+                cell.rows.append(_lost(item))
+        self._add_missing()
+        self.cells = sorted(self.by_slot.values(), key=lambda cell: _order(cell, self.convention))
+        for cell in self.cells:
+            cell.rows.sort(key=lambda row: (tree_statistics.seed_order(row.seed), row.folder))
+        self.unreadable = [
+            _Row(state=_UNREADABLE, folder=str(path.parent), seed=None, config={}, files=[_file(path, None)])
+            for path in statistics.unknown
+        ]
+
+    def _cell(
+        self,
+        group: str,
+        key: contents.CellKey | None,
+        config: Mapping[str, Any],
+        folder: PurePosixPath,
+        note: str = "",
+        family: tuple[bool | None, str | None] | None = None,
+    ) -> _Cell:
+        slot = self._slot(group, key, config, folder, note, family or (None, None))
+        if slot not in self.by_slot:
+            task = self.convention.folders.parse_task(folder.name)
+            self.by_slot[slot] = _Cell(slot, group, task, str(folder))
+        return self.by_slot[slot]
+
+    def _slot(
+        self,
+        group: str,
+        key: contents.CellKey | None,
+        config: Mapping[str, Any],
+        folder: PurePosixPath,
+        note: str,
+        family: tuple[bool | None, str | None],
+    ) -> _Slot:
+        pattern = placement.group_pattern(group, self.convention) if key is not None else None
+        if key is None or pattern is None:
+            label = f"{say.tail(folder)}{f' ({note})' if note else ''}"
+            k = config.get(self.convention.families.k_config)
+            return _Slot((1, *family), (str(folder), note), label, k if isinstance(k, int | str) else None)
+        numbers = pattern.parse(group) or {}
+        others = tuple((name, value) for name, value in numbers.items() if name != "K")
+        place = (*tree_statistics.cell_order(key, self.convention), note)
+        values = dict(zip(say.pattern_axes(pattern, self.convention), key[1], strict=True))
+        label = say.brief(values, values, self.convention) + (f", {note}" if note else "")
+        return _Slot((0, self.convention.groups.index(pattern), others), place, label, numbers.get("K"))
+
+    def _here(self, run: Run) -> _Row:
+        convention = self.convention
+        entries = {run.folder / item.file: item for item in run.record.checkpoints} if run.record is not None else {}
+        files = [_file(file.path, file, file.entry) for file in run.files]
+        files += [_file(path, None, entries.get(path), there=False) for path in self.absent[run.folder] if run.record]
+        stands = run.standing
+        more: dict[str, Any] = {"size": sum(file.size for file in run.files), "files": len(run.files),
+                                "recorded": run.record is not None, "lacks": _lacks(stands, convention)}  # fmt: skip
+        if run.measured is not None:
+            low, high = run.measured.interval
+            more |= {"generalization": brief(run.measured.value), "from": run.measured.source,
+                     "samples": run.measured.samples, "low": brief(low), "high": brief(high)}  # fmt: skip
+        metrics: Mapping[str, Any] = {}
+        if run.record is not None:
+            metrics = run.record.metrics
+            source = run.record.source
+            paths = [item.source.path for item in run.record.checkpoints[:1]]
+            more |= {"run_id": run.record.run_id, "config_source": run.record.config_source,
+                     "source": "/".join([source.root, *(str(PurePosixPath(path).parent) for path in paths)]),
+                     "source_task": source.task, "attribution": run.record.attribution.code,
+                     "evidence": run.record.attribution.evidence}  # fmt: skip
+        return _Row(_STATES[stands.extent], str(run.folder), run.seed, run.config, metrics, more, files)
+
+    def _add_missing(self) -> None:
+        """The runs that the grids expect and of which nothing is here, lost ones apart."""
+        convention = self.convention
+        there = {(run.cell, run.seed) for run in self.statistics.runs}
+        there |= {(item.cell, item.run.seed) for item in self.statistics.lost}
+        for group in self.statistics.grid_groups:
+            grid = convention.grids[group.pattern.grid]
+            if not self.statistics.expects(grid.name):
+                continue
+            for cell in grids.cells(grid, group.pattern.regime, convention.numbering):
+                key = group.name, tuple(cell.values[axis] for axis in grid.regimes[group.pattern.regime].axes)
+                seeds = [seed for seed in grid.seeds if (key, seed) not in there]
+                if seeds:
+                    self._add_missing_seeds(group, key, cell, seeds)
+
+    def _add_missing_seeds(
+        self, group: tree_statistics.GridGroup, key: contents.CellKey, cell: grids.Cell, seeds: Iterable[int]
+    ) -> None:
+        convention = self.convention
+        grid = convention.grids[group.pattern.grid]
+        config = grids.config_values(group.pattern, grid, group.k, cell, convention)
+        family = placement.family_folder(group.pattern.layernorm, group.pattern.regime, convention)
+        folder = PurePosixPath(family) / group.name / convention.folders.task(cell.task)
+        home = self._cell(group.name, key, config, folder)
+        home.rows += [_Row(_MISSING, home.folder, seed, config) for seed in seeds]
+
+
+def _lost(item: tree_statistics.Lost) -> _Row:
+    run = item.run
+    more = {"run_id": run.run_id, "overwritten_by": ", ".join(run.overwritten_by), "lost_files": ", ".join(run.files),
+            "source": "/".join([run.source.root, *run.source.wandb[:1]]), "source_task": run.source_task}  # fmt: skip
+    return _Row(_OVERWRITTEN, str(item.folder), run.seed, run.config, run.metrics, more)
+
+
+def _lacks(stands: standing.Standing, convention: Convention) -> str:
+    """What a run saved, or must have, and is not here."""
+    found = [] if stands.has_final else sorted(convention.final_kinds)
+    for missing in stands.missing:
+        steps = list(missing.steps())
+        listed = ", ".join(map(str, steps[:3])) + (", …" if len(steps) > 3 else "")
+        found.append(f"{missing.count} × {missing.kind} ({listed})")
+    return "; ".join(found)
+
+
+def _file(
+    path: PurePosixPath, file: contents.CheckpointFile | None, entry: Any = None, *, there: bool = True
+) -> dict[str, Any]:
+    known = file or entry
+    return {"name": path.name, "kind": getattr(known, "kind", None), "step": getattr(known, "step", None),
+            "size": getattr(known, "size", None), "sha256": getattr(entry, "sha256", None), "there": there}  # fmt: skip
+
+
+def _order(cell: _Cell, convention: Convention) -> tuple[Any, ...]:
+    section, *rest = cell.slot.section
+    regimes = [*convention.families.regime_folders, None]
+    place = rest[0] if section == 0 else regimes.index(rest[1])
+    k = cell.slot.k
+    is_number = isinstance(k, int | float)
+    names = tuple(wording.natural_key(part) if isinstance(part, str) else part for part in cell.slot.row)
+    return section, place, str(rest), names, not is_number, k if is_number else 0, str(k)
+
+
+# --- the map ----------------------------------------------------------------------------------------------------------
+
+
+def _map(cells: _Cells, room: Room) -> dict[str, Any]:
+    """The sections of the map, their rows and columns, and which cell stands where."""
+    sections: dict[tuple[Any, ...], tuple[dict[Any, int], dict[Any, None]]] = {}
+    placed: dict[str, list[Any]] = {key: [] for key in ("section", "row", "k", "group", "task", "folder")}
+    labels: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for cell in cells.cells:
+        rows, columns = sections.setdefault(cell.slot.section, ({}, {}))
+        columns[cell.slot.k] = None
+        if cell.slot.row not in rows:
+            rows[cell.slot.row] = len(rows)
+            labels[cell.slot.section].append(cell.slot.label)
+        values = (list(sections).index(cell.slot.section), rows[cell.slot.row], cell.slot.k, cell.group, cell.task,
+                  cell.folder)  # fmt: skip
+        for key, value in zip(placed, values, strict=True):
+            placed[key].append(value)
+    document = {
+        "sections": [
+            {
+                "title": _title(section, cells.convention),
+                "rows": labels[section],
+                "columns": sorted(columns, key=lambda k: (k is None, str(type(k)), k if k is not None else 0)),
+            }
+            for section, (_, columns) in sections.items()
+        ],
+        "cells": {"count": len(cells.cells), "columns": table(placed) if cells.cells else {}},
+    }
+    room.takes(document)
+    return document
+
+
+def _title(section: tuple[Any, ...], convention: Convention) -> str:
+    kind, *rest = section
+    if kind:
+        return f"{_family(rest[0], rest[1], convention)}, outside of the grid"
+    pattern: GroupPattern = convention.groups[rest[0]]
+    others = ", ".join(f"{name} = {value}" for name, value in rest[1])
+    return _family(pattern.layernorm, pattern.regime, convention) + (f", {others}" if others else "")
+
+
+def _family(layernorm: bool | None, regime: str | None, convention: Convention) -> str:
+    families = convention.families
+    if layernorm is None or regime is None:
+        return "Of no family"
+    return f"{families.layernorm_titles[layernorm]}, {families.regime_titles[regime]}"
+
+
+# --- runs and files ---------------------------------------------------------------------------------------------------
+
+
+def _runs(cells: _Cells, room: Room) -> dict[str, Any]:
+    rows = [(index, row) for index, cell in enumerate(cells.cells) for row in cell.rows]
+    rows += [(-1, row) for row in cells.unreadable]
+    runs = [row for _, row in rows]
+    place: dict[str, list[Any]] = {
+        "cell": [index for index, _ in rows],
+        "state": [row.state for row in runs],
+        "folder": [row.folder for row in runs],
+        "seed": [row.seed for row in runs],
+    }
+    for key in _DETAILS:
+        place[key] = [row.more.get(key) for row in runs]
+    document: dict[str, Any] = {"count": len(runs), "place": table(place) if runs else {}}
+    room.takes(document)
+    files, short = _files(runs, room)
+    document["config"], no_config = fitting(_configurations(runs), room)
+    document["metrics"], no_metrics = fitting(_metrics(runs, cells.convention), room)
+    left_out = [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
+    if short:
+        left_out.insert(0, f"all but the first {_DIGITS} digits of each SHA-256")
+    return {"runs": document, "files": files, "left_out": left_out}
+
+
+def _files(runs: Sequence[_Row], room: Room) -> tuple[dict[str, Any], bool]:
+    """The files by their columns, and whether their checksums had to be cut."""
+    pairs = [(index, file) for index, row in enumerate(runs) for file in row.files]
+    if not pairs:
+        return {"count": 0, "columns": {}}, False
+    columns: dict[str, list[Any]] = {"run": [index for index, _ in pairs]}
+    for key in ("name", "kind", "step", "size", "there", "sha256"):
+        columns[key] = [file[key] for _, file in pairs]
+    sums = columns.pop("sha256")
+    short = 40 * len(pairs) > room.left // 4  # 32 bytes that nothing makes smaller, in 64 letters
+    content = table(columns | {"sha256": [value and value[:_DIGITS] for value in sums] if short else sums})
+    room.takes(content)
+    return {"count": len(pairs), "columns": content}, short
+
+
+def _configurations(runs: Sequence[_Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The columns of the configurations, in the order in which their keys occur."""
+    keys = dict.fromkeys(key for row in {id(row.config): row for row in runs}.values() for key in row.config)
+    for key in keys:
+        yield key, column([_setting(row.config, key) for row in runs])
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    value = json_text.jsonable(config.get(key))
+    if isinstance(value, list | dict):  # as one text, so that it can be compared and stand in a pool
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _metrics(runs: Sequence[_Row], convention: Convention) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The columns of the metrics that are numbers: those that generalization is made of first, W&B's own last."""
+    counts = Counter(key for row in runs for key in row.metrics)
+    low, high = convention.generalization_k
+    first = {convention.generalization_pattern.replace("{k}", str(k)) for k in range(low, high + 1)}
+    for key in sorted(counts, key=lambda key: (key not in first, key.startswith("_"), wording.natural_key(key))):
+        values = [brief(row.metrics.get(key)) for row in runs]
+        if any(value is not None for value in values):
+            yield key, column(values)

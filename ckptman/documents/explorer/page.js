@@ -1,0 +1,1088 @@
+"use strict";
+(() => {
+  // --- text: whatever a name holds, it is shown as text, and what cannot be seen is spelled out ------------------------
+
+  const $ = (id) => document.getElementById(id);
+  const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
+  const NOTHING = "–";
+  const SVG_TAGS = new Set(["svg", "g", "path", "line", "circle", "rect", "text", "polyline", "title"]);
+
+  function spelled(char) {
+    const code = char.codePointAt(0);
+    if (code >= 0xdc80 && code <= 0xdcff) return "\\x" + (code - 0xdc00).toString(16); // a byte that is not UTF-8
+    const known = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[char];
+    return known ?? (code < 256 ? "\\x" + code.toString(16).padStart(2, "0") : "\\u" + code.toString(16).padStart(4, "0"));
+  }
+
+  const shown = (text) =>
+    HIDDEN.test(text) ? Array.from(text, (char) => (HIDDEN.test(char) ? spelled(char) : char)).join("") : text;
+
+  function add(parent, child) {
+    if (child === null || child === undefined || child === false) return;
+    if (Array.isArray(child)) child.forEach((item) => add(parent, item));
+    else if (child instanceof Node) parent.append(child);
+    else if (!HIDDEN.test(child)) parent.append(String(child));
+    else
+      for (const char of String(child))
+        parent.append(HIDDEN.test(char) ? h("span", { class: "spelled", title: "a character that cannot be seen" }, spelled(char)) : char);
+  }
+
+  /** An element. Strings among the children become text; there is no other way from data to the page. */
+  function h(tag, attributes, ...children) {
+    const element = SVG_TAGS.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes ?? {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (name === "set") for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, setting);
+      else element.setAttribute(name, value === true ? "" : shown(String(value)));
+    }
+    add(element, children);
+    return element;
+  }
+
+  const count = (number, noun, plural = noun + "s") => `${number.toLocaleString("en")} ${number === 1 ? noun : plural}`;
+
+  function bytes(size) {
+    let unit = "B";
+    for (const larger of ["kB", "MB", "GB", "TB"]) {
+      if (size < 999.5) break;
+      size /= 1000;
+      unit = larger;
+    }
+    return unit === "B" ? `${size} B` : `${size < 9.995 ? size.toFixed(2) : size.toFixed(1)} ${unit}`;
+  }
+
+  /** A share in percent; only what is all of it is 100. */
+  const percent = (value) => (value < 1 && value > 0.9995 ? "> 99.9" : (100 * value).toFixed(1));
+
+  function short(value) {
+    if (typeof value !== "number") return value === null || value === undefined ? NOTHING : String(value);
+    if (Number.isInteger(value)) return Math.abs(value) < 1e7 ? String(value) : value.toExponential(2);
+    const size = Math.abs(value);
+    return size < 0.001 || size >= 1e7 ? value.toExponential(2) : size >= 1000 ? value.toFixed(0) : String(Number(value.toPrecision(4)));
+  }
+
+  // As `shlex.quote`, or as bash and zsh read what is not shown as it is.
+  function shellWord(word) {
+    if (!HIDDEN.test(word)) return /^[\w@%+=:,./-]+$/.test(word) ? word : "'" + word.replaceAll("'", "'\"'\"'") + "'";
+    const octal = (char) => {
+      const code = char.codePointAt(0);
+      const encoded = code >= 0xdc80 && code <= 0xdcff ? [code - 0xdc00] : [...new TextEncoder().encode(char)];
+      return encoded.map((byte) => "\\" + byte.toString(8).padStart(3, "0")).join("");
+    };
+    return "$'" + Array.from(word, (char) => (HIDDEN.test(char) ? octal(char) : "\\'".includes(char) ? "\\" + char : char)).join("") + "'";
+  }
+
+  // --- data: tables are columns --------------------------------------------------------------------------------------
+
+  let data, runs, cells, files, fields, findingsOf, cellFindings;
+
+  async function load() {
+    const packed = $("data").textContent;
+    const raw = Uint8Array.fromBase64 ? Uint8Array.fromBase64(packed) : Uint8Array.from(atob(packed), (char) => char.charCodeAt(0));
+    const stream = new Blob([raw]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return JSON.parse(await new Response(stream).text());
+  }
+
+  function column(content, length) {
+    if (content === undefined) return { length, pool: [null], get: () => null, at: () => 0 };
+    if ("all" in content) return { length, pool: [content.all], get: () => content.all, at: () => 0 };
+    if ("each" in content) return { length, get: (row) => content.each[row] };
+    const at = Uint32Array.from(content.at);
+    return { length, pool: content.pool, get: (row) => content.pool[at[row]], at: (row) => at[row] };
+  }
+
+  const table = (contents, length) =>
+    Object.fromEntries(Object.entries(contents).map(([name, content]) => [name, column(content, length)]));
+
+  const derived = (pool, at) => ({ length: runs.count, pool, at, get: (row) => pool[at(row)] });
+
+  function prepare(document_) {
+    data = document_;
+    const length = data.runs.count;
+    runs = { count: length, ...table(data.runs.place, length), config: table(data.runs.config, length), metrics: table(data.runs.metrics, length) };
+    cells = { count: data.cells.count, ...table(data.cells.columns, data.cells.count) };
+    files = { count: data.files.count, ...table(data.files.columns, data.files.count) };
+    cells.rows = Array.from({ length: cells.count }, () => []);
+    for (let row = 0; row < length; row++) if (runs.cell.get(row) >= 0) cells.rows[runs.cell.get(row)].push(row);
+    files.start = new Uint32Array(length + 1); // files stand in the order of their runs
+    for (let file = 0; file < files.count; file++) files.start[files.run.get(file) + 1]++;
+    for (let row = 0; row < length; row++) files.start[row + 1] += files.start[row];
+    placeFindings();
+    prepareFields();
+  }
+
+  /** Which run or configuration each finding is about: by its path, or the nearest folder above it. */
+  function placeFindings() {
+    findingsOf = new Map();
+    cellFindings = new Map();
+    if (!data.findings.length) return;
+    const rowAt = new Map(), cellsAt = new Map();
+    for (let row = 0; row < runs.count; row++)
+      if (runs.state.get(row) !== "missing" && runs.state.get(row) !== "overwritten") rowAt.set(runs.folder.get(row), [...(rowAt.get(runs.folder.get(row)) ?? []), row]);
+    for (let cell = 0; cell < cells.count; cell++) cellsAt.set(cells.folder.get(cell), [...(cellsAt.get(cells.folder.get(cell)) ?? []), cell]);
+    const put = (map, key, index) => map.set(key, [...(map.get(key) ?? []), index]);
+    data.findings.forEach(([, path], index) => {
+      for (let folder = path; folder; folder = folder.slice(0, Math.max(folder.lastIndexOf("/"), 0))) {
+        if (rowAt.has(folder)) return rowAt.get(folder).forEach((row) => put(findingsOf, row, index));
+        if (cellsAt.has(folder)) return cellsAt.get(folder).forEach((cell) => put(cellFindings, cell, index));
+      }
+    });
+  }
+
+  const isFlag = (pool) => pool?.every((value) => value === null || typeof value === "boolean");
+
+  /** Everything that a run can be sorted, filtered and searched by. */
+  function prepareFields() {
+    const ofCell = (content) => ({
+      length: runs.count, pool: content.pool && [...content.pool, null],
+      get: (row) => (runs.cell.get(row) < 0 ? null : content.get(runs.cell.get(row))),
+      at: content.pool && ((row) => (runs.cell.get(row) < 0 ? content.pool.length : content.at(runs.cell.get(row)))),
+    });
+    const sections = data.sections.map((section) => section.title);
+    const found = (row) => (findingsOf.get(row)?.length ?? 0) + (cellFindings.get(runs.cell.get(row))?.length ?? 0);
+    fields = new Map();
+    const put = (name, title, content, more = {}) => fields.has(name) || fields.set(name, { name, title, ...content, ...more });
+    put("state", "State", runs.state);
+    put("family", "Family", derived([...sections, null], (row) => (runs.cell.get(row) < 0 ? sections.length : cells.section.get(runs.cell.get(row)))));
+    put("group", "Group", ofCell(cells.group));
+    put("task", "Task", ofCell(cells.task), { number: true });
+    put("k", "K", ofCell(cells.k), { number: true });
+    for (const [axis, title] of Object.entries(data.axes)) {
+      const words = new Map(data.words[axis]?.map(([value, word]) => [value, word]));
+      put(axis, title, column(data.runs.config[axis], runs.count), { word: (value) => words.get(value) ?? short(value), axis: true });
+    }
+    put("seed", "Seed", runs.seed, { number: true });
+    put("gen_em", "Generalization", runs.generalization, { number: true, share: true });
+    put("files", "Files", runs.files, { number: true });
+    put("size", "Size", runs.size, { number: true, word: (value) => (value === null ? NOTHING : bytes(value)) });
+    put("findings", "Findings", { length: runs.count, get: found }, { number: true, word: (value) => value || "" });
+    put("run_id", "Run", runs.run_id);
+    put("folder", "Folder", runs.folder);
+    for (const name of ["lacks", "from", "samples", "attribution", "config_source", "source", "source_task", "overwritten_by"]) put(name, name, runs[name]);
+    for (const [name, content] of Object.entries(runs.config)) put(name, name, content, { config: true });
+    for (const [name, content] of Object.entries(runs.metrics)) put(name, name, content, { metric: true, number: true, share: isShare(name, content) });
+  }
+
+  /** Whether a metric is a share, to be shown in percent from 0 to 100. */
+  function isShare(name, content) {
+    if (!/acc|em$|exact/i.test(name)) return false;
+    for (let row = 0; row < content.length; row++) {
+      const value = content.get(row);
+      if (typeof value === "number" && (value < 0 || value > 1)) return false;
+    }
+    return true;
+  }
+
+  const word = (field, value) =>
+    value === null || value === undefined ? (field.word && field.name === "findings" ? "" : NOTHING)
+      : field.word ? field.word(value)
+      : field.share && typeof value === "number" ? percent(value) + " %"
+      : typeof value === "boolean" ? (value ? "yes" : "no")
+      : short(value);
+
+  /** Mean, deviation and number over the runs of a cell that are here. */
+  function over(cell, field) {
+    const values = [];
+    for (const row of cells.rows[cell]) {
+      const value = runs.state.get(row) === "overwritten" ? null : field.get(row);
+      if (typeof value === "number") values.push(value);
+    }
+    if (!values.length) return null;
+    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    const squares = values.reduce((a, b) => a + (b - mean) ** 2, 0);
+    const free = values.length - (data.deviation === "population" ? 0 : 1);
+    return { mean, n: values.length, deviation: values.length > 1 ? Math.sqrt(squares / free) : null };
+  }
+
+  function overText(result, field) {
+    if (!result) return NOTHING;
+    const scale = (value) => (field.share ? (100 * value).toFixed(1) : short(value));
+    const mean = field.share ? percent(result.mean) : short(result.mean);
+    return mean + (result.deviation === null ? "" : ` ± ${scale(result.deviation)}`) + (field.share ? " %" : "");
+  }
+
+  // --- paths, and what is copied -------------------------------------------------------------------------------------
+
+  let root = "";
+
+  function findRoot() {
+    let path = location.pathname;
+    try {
+      path = decodeURIComponent(path);
+    } catch {
+      // bytes that are not UTF-8: the path as it is written in the address
+    }
+    const parts = path.split("/").slice(0, -1);
+    for (const part of data.up.split("/")) {
+      if (part === "..") parts.pop();
+      else if (part !== ".") parts.push(part);
+    }
+    return parts.join("/") || "/";
+  }
+
+  const under = (path) => (root && !root.endsWith("/") ? `${root}/${path}` : root + path);
+  const loading = (path) => `import ckptman\n\nmodel, info = ckptman.load(${JSON.stringify(under(path))})\n`;
+
+  async function copy(text, what) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = h("textarea", { "aria-hidden": "true", class: "offscreen" });
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      if (!done) return say(`It could not be copied: ${text}`);
+    }
+    say(`Copied: ${what}`);
+  }
+
+  let quiet;
+  function say(text) {
+    $("status").textContent = shown(text);
+    $("status").classList.add("visible");
+    clearTimeout(quiet);
+    quiet = setTimeout(() => $("status").classList.remove("visible"), 2500);
+  }
+
+  const copyButton = (label, text, what, title) =>
+    h("button", { type: "button", class: "small", title, onclick: () => copy(text(), what) }, label);
+
+  // --- charts --------------------------------------------------------------------------------------------------------
+
+  const DASHES = ["", "7 3", "2 3", "9 3 2 3", "", "7 3", "2 3", "9 3 2 3"];
+
+  function ticks(low, high, wanted) {
+    const raw = (high - low || 1) / wanted;
+    const scale = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 2.5, 5, 10].find((factor) => factor * scale >= raw) * scale;
+    const found = [];
+    for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++) found.push(index * step);
+    return found;
+  }
+
+  const thousands = (value) => (Math.abs(value) >= 10000 ? `${value / 1000}k` : String(Number(value.toPrecision(6))));
+
+  /** The pieces of a line: it is broken where more is left out than elsewhere between two points. */
+  function pieces(points) {
+    const steps = points.slice(1).map(([x], index) => x - points[index][0]);
+    const usual = [...steps].sort((a, b) => a - b)[steps.length >> 1];
+    return points.reduce((found, point, index) => {
+      if (!index || steps[index - 1] > 2 * usual) found.push([]);
+      found.at(-1).push(point);
+      return found;
+    }, []);
+  }
+
+  /** A line chart with a legend that reads out what stands at the cross-hair; arrow keys move it. */
+  function chart({ title, x, y, share, series, band }) {
+    const readout = h("ul", { class: "legend-lines" });
+    const values = series.map((line, index) => {
+      const value = h("output", {});
+      const number = line.style ?? index;
+      readout.append(h("li", { class: line.faint ? "faint" : null },
+        h("svg", { width: 26, height: 10, "aria-hidden": "true" }, h("line", { x1: 1, x2: 25, y1: 5, y2: 5, class: `line s${number % 8}`, "stroke-dasharray": DASHES[number % 8] })),
+        h("span", {}, line.label), value));
+      return value;
+    });
+    const holder = h("div", { class: "plot" });
+    const points = series.flatMap((line) => line.points);
+    const xs = [...new Set(points.map((point) => point[0]))].sort((a, b) => a - b);
+    let lowY = share ? 0 : Math.min(...points.map((point) => point[1]));
+    let highY = share ? 1 : Math.max(...points.map((point) => point[1]));
+    if (!share && lowY === highY) [lowY, highY] = [lowY - (Math.abs(lowY) || 1) / 2, highY + (Math.abs(highY) || 1) / 2];
+    const tell = (value) => (share ? percent(value) + " %" : short(value));
+    let at = xs.length - 1;
+    function draw(width) {
+      const height = Math.max(180, Math.min(280, width * 0.52));
+      const left = 52, right = 12, top = 10, bottom = 40;
+      const [first, last] = [xs[0], xs.at(-1) === xs[0] ? xs[0] + 1 : xs.at(-1)];
+      const px = (value) => left + ((value - first) / (last - first)) * (width - left - right);
+      const py = (value) => top + (1 - (value - lowY) / (highY - lowY)) * (height - top - bottom);
+      const best = series.map((line) => `${line.label}: ${tell(line.points.at(-1)[1])} at ${thousands(line.points.at(-1)[0])}`);
+      const picture = h("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, class: "chart", "aria-label": `${title}. ${y} by ${x}. ${best.slice(0, 8).join("; ")}` });
+      if (band) picture.append(h("rect", { class: "band", x: px(Math.max(band[0], first)), width: Math.max(px(Math.min(band[1], last)) - px(Math.max(band[0], first)), 2), y: top, height: height - top - bottom }));
+      for (const value of ticks(lowY, highY, 4)) picture.append(
+        h("line", { class: "rule", x1: left, x2: width - right, y1: py(value), y2: py(value) }),
+        h("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, share ? `${Math.round(100 * value)} %` : thousands(value)));
+      for (const value of ticks(first, last, Math.max(2, Math.floor(width / 90)))) picture.append(
+        h("line", { class: "tick", x1: px(value), x2: px(value), y1: height - bottom, y2: height - bottom + 4 }),
+        h("text", { x: px(value), y: height - bottom + 18, "text-anchor": "middle" }, thousands(value)));
+      picture.append(h("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
+        h("text", { class: "name", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, x));
+      series.forEach((line, index) => {
+        const number = line.style ?? index;
+        const style = `line s${number % 8}${line.faint ? " faint" : ""}`;
+        for (const piece of pieces(line.points)) picture.append(h("polyline", { class: style, "stroke-dasharray": line.faint ? "" : DASHES[number % 8], points: piece.map(([a, b]) => `${px(a).toFixed(1)},${py(b).toFixed(1)}`).join(" ") }));
+        if (line.points.length <= 40 && !line.faint) for (const [a, b] of line.points) picture.append(h("circle", { class: `dot s${number % 8}`, cx: px(a).toFixed(1), cy: py(b).toFixed(1), r: 2.6 }));
+      });
+      const hair = h("line", { class: "hair", y1: top, y2: height - bottom, x1: -9, x2: -9 });
+      picture.append(hair);
+      const show = (index, isShown = true) => {
+        at = Math.max(0, Math.min(xs.length - 1, index));
+        hair.setAttribute("x1", isShown ? px(xs[at]) : -9);
+        hair.setAttribute("x2", isShown ? px(xs[at]) : -9);
+        where.textContent = `at ${x} ${thousands(xs[at])}`;
+        series.forEach((line, number) => {
+          const point = line.points.find(([a]) => a === xs[at]);
+          values[number].textContent = point ? tell(point[1]) : NOTHING;
+        });
+      };
+      picture.addEventListener("pointermove", (event) => {
+        const value = first + ((event.clientX - picture.getBoundingClientRect().left - left) / (width - left - right)) * (last - first);
+        show(xs.reduce((nearest, a, index) => (Math.abs(a - value) < Math.abs(xs[nearest] - value) ? index : nearest), 0));
+      });
+      picture.addEventListener("pointerleave", () => show(xs.length - 1, false));
+      picture.addEventListener("focus", () => show(at));
+      picture.addEventListener("keydown", (event) => {
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (step) {
+          event.preventDefault();
+          show(at + step);
+        }
+      });
+      show(at, false);
+      holder.replaceChildren(picture);
+    }
+    const where = h("p", { class: "where" });
+    let drawn = 0;
+    new ResizeObserver(([entry]) => {
+      const width = Math.floor(entry.contentRect.width);
+      if (width > 80 && width !== drawn) draw((drawn = width));
+    }).observe(holder);
+    return h("figure", { class: "figure" }, h("figcaption", {}, h("strong", {}, title), h("span", {}, `${y}${share ? ", percent" : ""}`)), holder, where, readout);
+  }
+
+  /** The values of metrics that are measured at each length, such as `gen/K17/exact_match_acc`, by what is measured. */
+  function lengthMetrics() {
+    const found = new Map();
+    for (const name of Object.keys(runs.metrics)) {
+      const match = /^(.*?)K(\d+)\/(.+)$/.exec(name);
+      if (match) found.set(match[3], [...(found.get(match[3]) ?? []), [Number(match[2]), name]]);
+    }
+    for (const pairs of found.values()) pairs.sort((a, b) => a[0] - b[0]);
+    return found;
+  }
+
+  const valuesByLength = (row, pairs) =>
+    pairs.map(([k, name]) => [k, runs.metrics[name].get(row)]).filter(([, value]) => typeof value === "number");
+
+  const curveNames = () => Object.keys(data.curves?.values ?? {});
+
+  function curveOf(row, name) {
+    const steps = data.curves.steps[data.curves.at[row]];
+    const values = data.curves.values[name][row];
+    return steps && values ? steps.map((step, index) => [step, values[index]]).filter(([, value]) => typeof value === "number") : [];
+  }
+
+  /** The mean of several lines at each place where all of them have a value. */
+  function meanLine(lines) {
+    const sums = new Map();
+    for (const line of lines) for (const [x, y] of line) sums.set(x, [...(sums.get(x) ?? []), y]);
+    return [...sums].filter(([, ys]) => ys.length === lines.length).sort((a, b) => a[0] - b[0]).map(([x, ys]) => [x, ys.reduce((a, b) => a + b, 0) / ys.length]);
+  }
+
+  const here = (cell) => cells.rows[cell].filter((row) => !["missing", "overwritten"].includes(runs.state.get(row)));
+  const preferred = (names, wanted) => wanted.find((name) => names.includes(name)) ?? names[0];
+
+  /** Charts of some configurations: by length and by step. Of one, a line a seed; of several, a mean and its seeds. */
+  function charts(chosen) {
+    const holder = h("div", { class: "charts" });
+    const lines = (read) => {
+      if (chosen.length === 1)
+        return here(chosen[0]).map((row, index) => ({ label: `seed ${runs.seed.get(row) ?? "unknown"}`, points: read(row), style: index })).filter((line) => line.points.length);
+      return chosen.flatMap((cell, index) => {
+        const each = here(cell).map(read).filter((points) => points.length);
+        const mean = meanLine(each);
+        return mean.length ? [...(each.length > 1 ? each.map((points) => ({ points, style: index, faint: true, label: "" })) : []), { label: cellName(cell), points: mean, style: index }] : [];
+      });
+    };
+    const add_ = (names, wanted, label, make) => {
+      if (!names.length) return;
+      const place = h("div", {});
+      const draw = (name) => {
+        const options = make(name);
+        const drawn = options.series.filter((line) => line.points.length);
+        place.replaceChildren(drawn.length ? chart({ ...options, series: drawn }) : h("p", { class: "empty" }, `No run here has ${name}.`));
+      };
+      const select = h("select", { onchange: () => draw(select.value), "aria-label": label }, names.map((name) => h("option", { value: name }, name)));
+      select.value = preferred(names, wanted);
+      draw(select.value);
+      holder.append(h("div", { class: "chart-block" }, h("label", { class: "inline" }, label, select), place));
+    };
+    add_(curveNames(), ["generalization", "train/loss"], "Learning curve of", (name) => ({
+      title: "Learning curves", x: "iterations", y: name, share: isShare(name, { length: 0 }) || name === "generalization", series: lines((row) => curveOf(row, name)),
+    }));
+    const byLength = lengthMetrics();
+    const [low, high] = data.trained.map((key) => runs.config[key]?.get(here(chosen[0])[0] ?? cells.rows[chosen[0]][0]));
+    add_([...byLength.keys()], ["exact_match_acc"], "By test length", (name) => ({
+      title: "At the end of training", x: "test length K", y: name, share: byLength.get(name).every(([, metric]) => isShare(metric, runs.metrics[metric])),
+      band: chosen.length === 1 && typeof low === "number" && typeof high === "number" ? [low, high] : null, series: lines((row) => valuesByLength(row, byLength.get(name))),
+    }));
+    if (!holder.childElementCount) holder.append(h("p", { class: "empty" }, "No metrics are recorded of these runs."));
+    return holder;
+  }
+
+  // --- the map -------------------------------------------------------------------------------------------------------
+
+  const COMPLETENESS = "completeness";
+  const MARKS = { complete: "✓", "final only": "◐", "on the way": "◔", "no file": "○", overwritten: "✕", missing: "·", unreadable: "!" };
+  const stateClass = (state) => "is-" + state.replaceAll(" ", "-");
+  const mark = (state) => h("span", { class: `mark ${stateClass(state)}`, "aria-hidden": "true" }, MARKS[state] ?? "?");
+  const badge = (state) => h("span", { class: `badge ${stateClass(state)}` }, mark(state), state);
+
+  let metric = COMPLETENESS, everything = true;
+  const cellRowLabel = (cell) => data.sections[cells.section.get(cell)].rows[cells.row.get(cell)];
+  const cellName = (cell) => `${cellRowLabel(cell)} · K ${cells.k.get(cell) ?? NOTHING} · ${data.sections[cells.section.get(cell)].title}`;
+
+  function cellValue(cell) {
+    const rows = cells.rows[cell];
+    if (metric === COMPLETENESS) {
+      const complete = rows.filter((row) => runs.state.get(row) === "complete").length;
+      return { value: rows.length ? complete / rows.length : null, text: `${complete}/${rows.length}`, spoken: `${complete} of ${count(rows.length, "run")} complete` };
+    }
+    const field = fields.get(metric);
+    const result = over(cell, field);
+    if (!result) return { value: null, text: "", spoken: "not measured" };
+    return { value: result.mean, text: field.share ? percent(result.mean) : short(result.mean), note: result.deviation === null ? `n = ${result.n}` : `± ${field.share ? (100 * result.deviation).toFixed(1) : short(result.deviation)}`, spoken: `${overText(result, field)}, ${count(result.n, "run")}` };
+  }
+
+  const MOST_ROWS = 60;
+
+  function drawMap(holder) {
+    const values = Array.from({ length: cells.count }, (_, cell) => cellValue(cell));
+    const field = fields.get(metric);
+    const known = values.map((item) => item.value).filter((value) => value !== null);
+    let [low, high] = [0, 1];
+    if (metric !== COMPLETENESS && !field.share && known.length) {
+      low = known.reduce((a, b) => Math.min(a, b));
+      high = known.reduce((a, b) => Math.max(a, b));
+    }
+    const at = (section, row, column_) => grid[section][row]?.get(column_);
+    const grid = data.sections.map((section) => section.rows.map(() => new Map()));
+    for (let cell = 0; cell < cells.count; cell++) grid[cells.section.get(cell)][cells.row.get(cell)].set(cells.k.get(cell), cell);
+    const filled = (cell) => cell !== undefined && cells.rows[cell].some((row) => runs.state.get(row) !== "missing");
+    const drawn = data.sections.map((section, index) => {
+      const rows = section.rows.map((_, row) => row).filter((row) => everything || section.columns.some((k) => filled(at(index, row, k))));
+      const columns = section.columns.filter((k) => everything || rows.some((row) => filled(at(index, row, k))));
+      return rows.length ? drawSection(section, index, rows, columns, at, values, low, high) : null;
+    });
+    const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
+    holder.replaceChildren(legend(low, high), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
+    if (!data.sections.length) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
+  }
+
+  function drawSection(section, index, rows, columns, at, values, low, high) {
+    const body = h("tbody", {});
+    const head = h("tr", {}, h("th", { scope: "col", class: "corner" }, h("span", {}, "K")), columns.map((k) => h("th", { scope: "col" }, k ?? NOTHING)));
+    const grid = h("table", { role: "grid", class: "map", "aria-label": `${section.title}: ${metricTitle()}`, "aria-rowcount": rows.length + 1 }, h("thead", {}, head), body);
+    const draw = (from) => {
+      for (const row of rows.slice(from, from + MOST_ROWS))
+        body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, section.rows[row])), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
+      more.hidden = from + MOST_ROWS >= rows.length;
+      more.onclick = () => draw(from + MOST_ROWS);
+      more.textContent = `Show ${Math.min(MOST_ROWS, rows.length - from - MOST_ROWS)} more rows of ${rows.length}`;
+      const first = grid.querySelector("td[tabindex]");
+      if (from === 0 && first) first.tabIndex = 0;
+    };
+    const more = h("button", { type: "button", class: "more" });
+    draw(0);
+    grid.addEventListener("keydown", mapKey);
+    return h("section", { class: "family" }, h("h3", {}, section.title), h("div", { class: "scroll" }, grid), more);
+  }
+
+  function drawCell(cell, values, low, high, k) {
+    if (cell === undefined) return h("td", { class: "none", "aria-label": "no such configuration" });
+    const { value, text, note, spoken } = values[cell];
+    const rows = cells.rows[cell];
+    const share = value === null ? 0 : high > low ? (value - low) / (high - low) : 0.5;
+    const isEmpty = rows.every((row) => runs.state.get(row) === "missing");
+    const found = (cellFindings.get(cell)?.length ?? 0) + rows.reduce((sum, row) => sum + (findingsOf.get(row)?.length ?? 0), 0);
+    const kinds = ["overwritten", "missing"].map((state) => [rows.filter((row) => runs.state.get(row) === state).length, state]).filter(([number]) => number);
+    return h("td", {
+        tabindex: -1, "data-cell": cell, set: { "--t": `${(100 * share).toFixed(1)}%` },
+        class: [isEmpty ? "blank" : value === null ? "unmeasured" : share > 0.5 ? "high" : "low", compared.includes(cell) ? "chosen" : ""].join(" "),
+        "aria-label": `${cellRowLabel(cell)}, K ${k ?? "unknown"}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`,
+        onclick: (event) => (event.shiftKey || event.ctrlKey || event.metaKey ? toggleCompared(cell) : openCell(cell)),
+      },
+      isEmpty && metric !== COMPLETENESS ? null : h("b", {}, text || NOTHING),
+      metric === COMPLETENESS ? h("span", { class: "pips" }, rows.slice(0, 6).map((row) => mark(runs.state.get(row))), rows.length > 6 ? "…" : null) : note && h("small", {}, note),
+      found ? h("i", { class: "flag", title: count(found, "finding") }) : null);
+  }
+
+  function mapKey(event) {
+    const cell = event.target.closest("td");
+    if (!cell) return;
+    const row = cell.parentElement, body = row.parentElement;
+    const [x, y] = [[...row.children].indexOf(cell), [...body.children].indexOf(row)];
+    const target = {
+      ArrowLeft: () => row.children[x - 1], ArrowRight: () => row.children[x + 1],
+      ArrowUp: () => body.children[y - 1]?.children[x], ArrowDown: () => body.children[y + 1]?.children[x],
+      Home: () => (event.ctrlKey ? body.firstElementChild : row).querySelector("td"), End: () => [...(event.ctrlKey ? body.lastElementChild : row).querySelectorAll("td")].at(-1),
+    }[event.key];
+    if (target) {
+      event.preventDefault();
+      const next = target();
+      if (next?.tagName !== "TD") return;
+      body.querySelectorAll("td[tabindex='0']").forEach((item) => (item.tabIndex = -1));
+      next.tabIndex = 0;
+      next.focus();
+    } else if (cell.dataset.cell && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      openCell(Number(cell.dataset.cell));
+    } else if (cell.dataset.cell && event.key === "c" && !event.ctrlKey && !event.metaKey) toggleCompared(Number(cell.dataset.cell));
+  }
+
+  const metricTitle = () => (metric === COMPLETENESS ? "Completeness" : metric === "gen_em" ? genTitle() : metric);
+  const genTitle = () => `Generalization: exact match, K ${data.tested.join("–")}`;
+
+  function legend(low, high) {
+    const field = fields.get(metric);
+    const label = (value) => (metric === COMPLETENESS ? `${Math.round(100 * value)} %` : field.share ? `${Math.round(100 * value)} %` : short(value));
+    const states = data.states.filter((state) => runs.state.pool ? runs.state.pool.includes(state) : true);
+    const deviation = `${data.deviation} standard deviation over seeds`;
+    return h("div", { class: "legend" },
+      h("div", { class: "scale" }, h("span", {}, label(low)), h("span", { class: "bar" }), h("span", {}, label(high)),
+        h("span", { class: "note" }, metric === COMPLETENESS ? "complete runs of those expected" : `mean ± ${deviation}, runs that are here`)),
+      metric === COMPLETENESS ? h("ul", { class: "states" }, states.map((state) => h("li", {}, mark(state), state))) : null,
+      data.findings.length ? h("span", { class: "note" }, h("i", { class: "flag" }), " has findings") : null,
+      h("p", { class: "note keys" }, "Enter or click: details. Shift-click or c: compare."));
+  }
+
+  // --- the table of runs ---------------------------------------------------------------------------------------------
+
+  const ROW = 34, AROUND = 12;
+  const collator = new Intl.Collator("en", { numeric: true });
+  const runsView = { query: "", sort: "", down: false, shown: new Uint32Array(), active: 0, activeColumn: 0, columns: [], facets: {} };
+  const orders = new Map();
+
+  function compareValues(a, b) {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    if (typeof a === typeof b) return typeof a === "string" ? collator.compare(a, b) : Number(a) - Number(b);
+    return typeof a === "number" ? -1 : 1;
+  }
+
+  /** The number by which a row stands in the order of a field; NaN where it has no value. */
+  function ranks(field) {
+    const found = new Float64Array(runs.count);
+    if (field.pool) {
+      const sorted = [...new Set(field.pool)].filter((value) => value !== null && value !== "NaN").sort(compareValues);
+      const places = new Map(sorted.map((value, index) => [value, index]));
+      const of = field.pool.map((value) => places.get(value) ?? NaN);
+      for (let row = 0; row < runs.count; row++) found[row] = of[field.at(row)];
+      return found;
+    }
+    let places;
+    for (let row = 0; row < runs.count; row++) {
+      const value = field.get(row);
+      if (typeof value === "number") found[row] = value;
+      else if (value === null || value === "NaN") found[row] = NaN;
+      else if (value === "Infinity" || value === "-Infinity") found[row] = Number(value);
+      else {
+        places ??= new Map([...new Set(Array.from({ length: runs.count }, (_, index) => field.get(index)))].filter((item) => item !== null).sort(runs.count > 5000 ? undefined : compareValues).map((item, index) => [item, index]));
+        found[row] = places.get(value) ?? NaN;
+      }
+    }
+    return found;
+  }
+
+  /** All rows in the order of a field; those without a value last, and those of one value in the order of the tree. */
+  function orderBy(name, down) {
+    const key = `${name}${down ? "-" : ""}`;
+    if (!orders.has(key)) {
+      const order = Uint32Array.from({ length: runs.count }, (_, index) => index);
+      if (name) {
+        const rank = ranks(fields.get(name)), sign = down ? -1 : 1;
+        order.sort((a, b) => (Number.isNaN(rank[a]) ? (Number.isNaN(rank[b]) ? a - b : 1) : Number.isNaN(rank[b]) ? -1 : sign * (rank[a] - rank[b]) || a - b));
+      }
+      orders.set(key, order);
+    }
+    return orders.get(key);
+  }
+
+  const OPERATORS = {
+    "=": (a, b) => a === b, "!=": (a, b) => a !== b, "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
+  };
+
+  /** What a search asks for: words that stand anywhere in a run, and conditions such as `k>=8`. */
+  function predicates(query) {
+    const asked = query.replace(/\s*(<=|>=|!=|=|<|>)\s*/g, "$1").match(/"[^"]*"|\S+/g) ?? [];
+    return asked.map((term) => {
+      const [, name, operator, wanted] = /^([^<>=!"]+)(<=|>=|!=|=|<|>)(.+)$/.exec(term) ?? [];
+      const field = name && (fields.get(name) ?? [...fields.values()].find((item) => item.title.toLowerCase() === name.toLowerCase()));
+      if (field) return condition(field, operator, wanted.replaceAll('"', ""));
+      return contains(term.replaceAll('"', "").toLowerCase());
+    });
+  }
+
+  function condition(field, operator, wanted) {
+    const number = Number(wanted.replace(/%$/, "")) / (wanted.endsWith("%") ? 100 : 1);
+    const test = OPERATORS[operator];
+    const lower = wanted.toLowerCase();
+    const isTrue = { true: true, false: false, yes: true, no: false, on: true, off: false }[lower];
+    const fits = (value) => {
+      if (value === null || value === undefined) return operator === "!=";
+      if (typeof value === "number" && !Number.isNaN(number)) return test(value, number);
+      if (typeof value === "boolean" && isTrue !== undefined) return test(value, isTrue);
+      return test(String(value).toLowerCase(), lower);
+    };
+    return byPool(field, fits);
+  }
+
+  function byPool(field, fits) {
+    if (!field.pool) return (row) => fits(field.get(row));
+    const flags = field.pool.map(fits);
+    return (row) => flags[field.at(row)];
+  }
+
+  function contains(text) {
+    const searched = [...fields.values()].filter((field) => !field.metric && !field.share && field.name !== "size" && field.name !== "findings");
+    const tests = searched.map((field) => byPool(field, (value) => {
+      if (value === null || value === undefined) return false;
+      if (typeof value === "number") return String(value) === text;
+      if (typeof value === "boolean") return false;
+      return value.toLowerCase().includes(text);
+    }));
+    return (row) => tests.some((test) => test(row));
+  }
+
+  function filterRuns() {
+    const tests = predicates(runsView.query);
+    for (const [name, value] of Object.entries(runsView.facets)) if (value !== "") {
+      const field = fields.get(name);
+      tests.push(name === "findings" ? (row) => field.get(row) > 0 : byPool(field, (item) => String(item) === value));
+    }
+    const order = orderBy(runsView.sort, runsView.down);
+    const found = new Uint32Array(runs.count);
+    let length = 0;
+    for (const row of order) if (tests.every((test) => test(row))) found[length++] = row;
+    runsView.shown = found.subarray(0, length);
+    runsView.active = Math.min(runsView.active, Math.max(0, length - 1));
+  }
+
+  function drawRuns() {
+    const chosen = ["state", "group", "task", ...Object.keys(data.axes), "seed", "gen_em", "files", "size", "findings", "run_id"].filter((name) => fields.has(name));
+    if (!runsView.columns.length) runsView.columns = chosen;
+    const search = h("input", { type: "search", id: "search", placeholder: "Words, or conditions: mix k>=8 gen_em>0.9", "aria-label": "Search and filter runs", autocomplete: "off", spellcheck: "false", value: runsView.query });
+    search.addEventListener("input", () => {
+      runsView.query = search.value;
+      refresh();
+    });
+    const facet = (name, label) => {
+      const field = fields.get(name);
+      const values = [...new Set(field.pool ?? [])].filter((value) => value !== null).sort(compareValues);
+      if (values.length < 2 || values.length > 200) return null;
+      const select = h("select", { "aria-label": label, onchange: () => { runsView.facets[name] = select.value; refresh(); } },
+        h("option", { value: "" }, `${label}: all`), values.map((value) => h("option", { value: String(value) }, word(field, value))));
+      select.value = runsView.facets[name] ?? "";
+      return select;
+    };
+    const withFindings = h("input", { type: "checkbox", onchange: () => { runsView.facets.findings = withFindings.checked ? "yes" : ""; refresh(); } });
+    withFindings.checked = Boolean(runsView.facets.findings);
+    const others = [...fields.values()].filter((field) => !chosen.includes(field.name));
+    const columns = h("select", { "aria-label": "Add or remove a column", onchange: () => {
+      const name = columns.value;
+      runsView.columns = runsView.columns.includes(name) ? runsView.columns.filter((item) => item !== name) : [...runsView.columns, name];
+      drawRuns();
+    } }, h("option", { value: "" }, "Add a column …"), others.map((field) => h("option", { value: field.name }, (runsView.columns.includes(field.name) ? "✓ " : "") + field.title)));
+    const number = h("p", { class: "number", id: "number" });
+    const head = h("div", { role: "row", class: "row head", "aria-rowindex": 1 });
+    const body = h("div", { class: "space", role: "rowgroup" });
+    const scroller = h("div", { class: "runs", role: "grid", tabindex: 0, id: "runs", "aria-label": "Runs", "aria-colcount": runsView.columns.length }, h("div", { role: "rowgroup", class: "heads" }, head), body);
+    scroller.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
+    scroller.addEventListener("keydown", tableKey);
+    const widths = runsView.columns.map((name) => width(fields.get(name)));
+    scroller.style.setProperty("--columns", widths.map((size, index) => (index === widths.length - 1 ? `minmax(${size}ch, 1fr)` : `${size}ch`)).join(" "));
+    scroller.style.setProperty("--width", `${widths.reduce((a, b) => a + b, 0) + 4}ch`);
+    for (const [index, name] of runsView.columns.entries()) {
+      const field = fields.get(name);
+      head.append(h("div", { role: "columnheader", "aria-colindex": index + 1, class: field.number ? "right" : null, "data-name": name },
+        h("button", { type: "button", title: `Sort by ${field.title}`, onclick: () => sortBy(name) }, h("span", {}, field.title), h("span", { class: "arrow", "aria-hidden": "true" }))));
+    }
+    const copyRows = h("button", { type: "button", class: "small", title: "Copy the rows shown, with tabs between", onclick: () => {
+      const lines = [runsView.columns.map((name) => fields.get(name).title), ...Array.from(runsView.shown, (row) => runsView.columns.map((name) => shown(String(fields.get(name).get(row) ?? ""))))];
+      copy(lines.map((line) => line.join("\t")).join("\n") + "\n", count(runsView.shown.length, "row"));
+    } }, "Copy rows");
+    view.replaceChildren(
+      h("div", { class: "tools" }, search, facet("state", "State"), facet("family", "Family"), facet("k", "K"), h("label", { class: "check" }, withFindings, "With findings"), columns, copyRows),
+      number, scroller,
+      h("p", { class: "note" }, "A condition is a name, one of = != < > <= >= and a value; names are those of the columns, of the configuration and of the metrics."));
+
+    function refresh() {
+      filterRuns();
+      number.textContent = runsView.shown.length === runs.count ? count(runs.count, "run") : `${runsView.shown.length.toLocaleString("en")} of ${count(runs.count, "run")}`;
+      scroller.setAttribute("aria-rowcount", runsView.shown.length + 1);
+      for (const item of head.children) {
+        const isSorted = item.dataset.name === runsView.sort;
+        item.setAttribute("aria-sort", isSorted ? (runsView.down ? "descending" : "ascending") : "none");
+        item.querySelector(".arrow").textContent = isSorted ? (runsView.down ? "▾" : "▴") : "";
+      }
+      body.style.setProperty("height", `${Math.max(runsView.shown.length, 1) * ROW}px`);
+      paint();
+    }
+
+    function paint(all = false) {
+      const from = all ? 0 : Math.max(0, Math.floor(scroller.scrollTop / ROW) - AROUND);
+      const to = Math.min(runsView.shown.length, all ? 2000 : Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + AROUND);
+      const rows = [];
+      for (let index = from; index < to; index++) rows.push(drawRow(index));
+      body.replaceChildren(...(rows.length ? rows : [h("p", { class: "empty" }, runs.count ? "No run fits. Take a word or a condition away." : "There is no run in this tree yet.")]));
+      scroller.setAttribute("aria-activedescendant", `run-${runsView.active}-${runsView.activeColumn}`);
+    }
+
+    function drawRow(index) {
+      const row = runsView.shown[index];
+      return h("div", { role: "row", class: `row${index === runsView.active ? " active" : ""}`, "aria-rowindex": index + 2, set: { top: `${index * ROW}px` },
+          onclick: () => { runsView.active = index; paint(); openRun(row); } },
+        runsView.columns.map((name, column_) => {
+          const field = fields.get(name), value = field.get(row), text = word(field, value);
+          return h("div", { role: "gridcell", id: `run-${index}-${column_}`, "aria-colindex": column_ + 1, class: [field.number ? "right" : "", index === runsView.active && column_ === runsView.activeColumn ? "here" : ""].join(" "), title: String(text).length > 24 ? text : null },
+            name === "state" ? [mark(value), value] : name === "findings" && value ? h("span", { class: "found" }, value) : text);
+        }));
+    }
+
+    function tableKey(event) {
+      if (event.target !== scroller) return;
+      const page = Math.max(1, Math.floor(scroller.clientHeight / ROW) - 2);
+      const move = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity }[event.key];
+      const aside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (move) runsView.active = Math.max(0, Math.min(runsView.shown.length - 1, runsView.active + move));
+      else if (aside) runsView.activeColumn = Math.max(0, Math.min(runsView.columns.length - 1, runsView.activeColumn + aside));
+      else if (event.key === "Enter" && runsView.shown.length) openRun(runsView.shown[runsView.active]);
+      else return;
+      event.preventDefault();
+      const top = runsView.active * ROW, room = scroller.clientHeight - head.offsetHeight;
+      if (top < scroller.scrollTop) scroller.scrollTop = top;
+      else if (top + ROW > scroller.scrollTop + room) scroller.scrollTop = top + ROW - room;
+      paint();
+    }
+
+    function sortBy(name) {
+      if (runsView.sort !== name) [runsView.sort, runsView.down] = [name, Boolean(fields.get(name).number && name !== "task" && name !== "seed" && name !== "k")];
+      else runsView.down = !runsView.down;
+      scroller.scrollTop = 0;
+      runsView.active = 0;
+      refresh();
+    }
+
+    runsView.paint = paint;
+    refresh();
+  }
+
+  /** The width of a column in characters: that of its heading and of some of its values. */
+  function width(field) {
+    let most = field.title.length + 3;
+    const stride = Math.max(1, Math.floor(runs.count / 400));
+    for (let row = 0; row < runs.count; row += stride) most = Math.max(most, String(word(field, field.get(row))).length + (field.name === "state" ? 5 : 2));
+    return Math.min(most + 1, 34);
+  }
+
+  // --- details -------------------------------------------------------------------------------------------------------
+
+  let opener = null;
+
+  function open(title, about, content, mine) {
+    const panel = $("details");
+    if (!panel.contains(document.activeElement)) opener = document.activeElement;
+    panel.replaceChildren(
+      h("header", {}, h("h2", { id: "details-title" }, title), h("button", { type: "button", class: "quiet close", "aria-label": "Close details", onclick: close }, "✕")),
+      h("p", { class: "about" }, about), content);
+    panel.hidden = false;
+    $("layout").classList.add("open");
+    document.querySelectorAll("[data-cell].current").forEach((item) => item.classList.remove("current"));
+    document.querySelectorAll(`[data-cell="${mine}"]`).forEach((item) => item.classList.add("current"));
+    panel.scrollTop = 0;
+    panel.focus();
+  }
+
+  function close() {
+    $("details").hidden = true;
+    $("layout").classList.remove("open");
+    document.querySelectorAll(".current").forEach((item) => item.classList.remove("current"));
+    (opener?.isConnected ? opener : $("main")).focus();
+    if (location.hash.startsWith("#/grid/")) history.replaceState(null, "", "#/grid");
+  }
+
+  const findingItem = (index, isNamed = true) => {
+    const [code, path, message, fix] = data.findings[index];
+    const severity = data.codes[code][0];
+    return h("li", { class: `finding ${severity}` }, h("p", {}, isNamed ? [h("span", { class: "severity" }, severity), h("code", {}, code), " "] : null, message),
+      h("p", { class: "path" }, path), fix && h("p", { class: "fix" }, h("b", {}, "Fix: "), fix));
+  };
+
+  const findingList = (indexes) => (indexes?.length ? h("ul", { class: "findings" }, indexes.slice(0, 50).map((index) => findingItem(index)), indexes.length > 50 ? h("li", {}, `and ${indexes.length - 50} more`) : null) : null);
+
+  function openRun(row) {
+    const cell = runs.cell.get(row);
+    if (cell >= 0) return openCell(cell, row);
+    open("A file that cannot be read", runs.folder.get(row), h("div", {}, runCard(row, true), findingList(findingsOf.get(row))), -1);
+  }
+
+  function openCell(cell, only) {
+    const section = data.sections[cells.section.get(cell)];
+    const rows = cells.rows[cell];
+    const gen = over(cell, fields.get("gen_em"));
+    const task = cells.folder.get(cell);
+    const about = [section.title, " · ", h("span", { class: "nowrap" }, `K ${cells.k.get(cell) ?? NOTHING}`), " · ", h("code", {}, cells.group.get(cell)), cells.task.get(cell) === null ? null : [" · task ", String(cells.task.get(cell))]];
+    const list = `ckptman ls --root ${shellWord(root)} --group ${shellWord(cells.group.get(cell))}${cells.task.get(cell) === null ? "" : ` --task ${cells.task.get(cell)}`}`;
+    const choose = h("button", { type: "button", class: "small", "aria-pressed": String(compared.includes(cell)), onclick: () => { toggleCompared(cell); choose.setAttribute("aria-pressed", String(compared.includes(cell))); } }, "Compare");
+    const ordered = only === undefined ? rows : [only, ...rows.filter((row) => row !== only)];
+    open(cellRowLabel(cell), about, h("div", {},
+      h("div", { class: "buttons" }, choose, copyButton("Copy path", () => under(task), "the path", task), copyButton("Copy command", () => list, "the command", list)),
+      h("dl", { class: "tiles" },
+        tile(genTitle(), gen ? overText(gen, fields.get("gen_em")) : NOTHING, gen ? count(gen.n, "run") + (gen.n > 1 ? `, ${data.deviation} deviation` : "") : "not measured"),
+        tile("Runs", `${rows.filter((row) => runs.state.get(row) === "complete").length} of ${rows.length}`, "complete")),
+      findingList(cellFindings.get(cell)),
+      h("h3", {}, "Runs"), ordered.map((row) => runCard(row, row === only || rows.length <= 3)),
+      here(cell).length ? [h("h3", {}, "Curves"), charts([cell])] : null,
+      h("h3", {}, "Configuration"), configuration([cell], false)), cell);
+    if (view.dataset.view === "grid") history.replaceState(null, "", `#/grid/${cell}`);
+  }
+
+  const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value), note && h("small", {}, note)));
+
+  function runCard(row, isOpen) {
+    const get = (name) => runs[name].get(row);
+    const state = get("state");
+    const gen = get("generalization");
+    const facts = [
+      ["Lacks", get("lacks")], ["Overwritten by", get("overwritten_by")], ["Lost files", get("lost_files")],
+      ["run.json", get("recorded") === false ? "none: told by the files alone" : null],
+      ["Generalization", typeof gen === "number" ? `${percent(gen)} % (95 % interval ${percent(get("low"))}–${percent(get("high"))} %; ${get("from")}, ${count(get("samples"), "list")} of each length)` : null],
+      ["From", get("source")], ["Task there", get("source_task") === null ? null : String(get("source_task"))],
+      ["Run known by", get("evidence") && `${get("evidence")} (${get("attribution")})`], ["Configuration from", get("config_source")],
+    ].filter(([, value]) => value);
+    const list = [];
+    for (let file = files.start[row]; file < files.start[row + 1]; file++) list.push(fileItem(row, file));
+    const isGrid = !data.sections[cells.section.get(get("cell"))]?.title.endsWith("outside of the grid");
+    const train = `ckptman train --group ${shellWord(String(fields.get("group").get(row)))} --task ${fields.get("task").get(row)} --seed ${get("seed")}`;
+    return h("details", { class: `run ${stateClass(state)}`, open: isOpen },
+      h("summary", {}, h("span", { class: "seed" }, get("cell") < 0 ? "File" : `Seed ${get("seed") ?? "unknown"}`), badge(state), typeof gen === "number" ? h("b", {}, `${percent(gen)} %`) : null, get("run_id") && h("code", {}, get("run_id"))),
+      state === "missing" ? h("p", { class: "note" }, "Nothing of this run is in the tree. ", isGrid && get("cell") >= 0 ? copyButton("Copy command to train it", () => train, "the command", train) : null) : null,
+      facts.length ? h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null,
+      list.length ? h("ul", { class: "files" }, list) : null,
+      state !== "missing" && state !== "overwritten" ? h("div", { class: "buttons" }, copyButton("Copy folder", () => under(get("folder")), "the folder", get("folder"))) : null,
+      findingList(findingsOf.get(row)));
+  }
+
+  function fileItem(row, file) {
+    const get = (name) => files[name].get(file);
+    const folder = runs.folder.get(row);
+    const path = folder === "." ? get("name") : `${folder}/${get("name")}`;
+    const show = () => `ckptman show ${shellWord(under(path))}`;
+    const sum = get("sha256");
+    return h("li", { class: get("there") ? null : "gone" },
+      h("p", { class: "name" }, get("name")),
+      h("p", { class: "meta" }, [get("kind"), get("step") === null ? null : `${get("step").toLocaleString("en")} iterations`, get("size") === null ? null : bytes(get("size")), get("there") ? null : "not there"].filter(Boolean).join(" · ")),
+      sum && h("p", { class: "sum" }, "SHA-256 ", h("code", { title: sum }, sum.length > 20 ? `${sum.slice(0, 16)}…` : sum), copyButton("Copy", () => sum, "the checksum", sum)),
+      get("there") ? h("div", { class: "buttons" }, copyButton("Path", () => under(path), "the path", path), copyButton("Command", show, "the command", show()), copyButton("Loading code", () => loading(path), "the loading code", loading(path))) : null);
+  }
+
+  /** A table of the configurations of some cells side by side; rows that differ are marked. */
+  function configuration(chosen, onlyDifferences) {
+    const named = chosen.map((cell) => here(cell)[0] ?? cells.rows[cell][0]);
+    const isSpoken = (cell, name) => {
+      const rows = cells.rows[cell].filter((row) => runs.state.get(row) !== "missing");
+      const values = new Set((rows.length ? rows : cells.rows[cell]).map((row) => runs.config[name].get(row)));
+      return values.size > 1 ? [...values].slice(0, 3).map((value) => word(fields.get(name), value)).join(", ") + (values.size > 3 ? ", …" : "") : null;
+    };
+    const names = Object.keys(runs.config).filter((name) => named.some((row) => runs.config[name].get(row) !== null));
+    const rows = names.map((name) => {
+      const texts = chosen.map((cell, index) => isSpoken(cell, name) ?? String(runs.config[name].get(named[index]) ?? NOTHING));
+      return { name, texts, differs: new Set(texts).size > 1 };
+    });
+    const drawn = rows.filter((row) => !onlyDifferences || row.differs);
+    if (!drawn.length) return h("p", { class: "empty" }, onlyDifferences ? "These configurations are the same in every key." : "Nothing is known of the configuration.");
+    return h("div", { class: "scroll" }, h("table", { class: "plain" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Key"), chosen.map((cell, index) => h("th", { scope: "col" }, chosen.length > 1 ? chip(cell, index) : "Value")))),
+      h("tbody", {}, drawn.map((row) => h("tr", { class: row.differs ? "differs" : null },
+        h("th", { scope: "row" }, row.differs ? h("span", { class: "differ", title: "differs", role: "img", "aria-label": "differs:" }, "≠") : null, row.name), row.texts.map((text) => h("td", {}, text)))))));
+  }
+
+  const chip = (cell, index) => h("span", { class: "chip" }, h("i", { class: `swatch s${index % 8}`, "aria-hidden": "true" }), cellName(cell));
+
+  // --- comparing -----------------------------------------------------------------------------------------------------
+
+  let compared = [];
+  let onlyDifferences = true;
+  const MOST_COMPARED = 8;
+
+  function toggleCompared(cell) {
+    if (!compared.includes(cell) && compared.length === MOST_COMPARED) return say(`No more than ${MOST_COMPARED} configurations can be compared.`);
+    compared = compared.includes(cell) ? compared.filter((item) => item !== cell) : [...compared, cell];
+    document.querySelectorAll(`[data-cell="${cell}"]`).forEach((item) => item.classList.toggle("chosen", compared.includes(cell)));
+    say(compared.includes(cell) ? `Chosen for comparison: ${cellName(cell)}` : "Taken out of the comparison");
+    drawTabs();
+    if (view.dataset.view === "compare") location.hash = `#/compare/${compared.join(",")}`;
+  }
+
+  function drawCompare() {
+    const choices = Array.from({ length: cells.count }, (_, cell) => cell).filter((cell) => here(cell).length && !compared.includes(cell));
+    const select = h("select", { "aria-label": "Add a configuration", onchange: () => select.value !== "" && toggleCompared(Number(select.value)) },
+      h("option", { value: "" }, "Add a configuration …"), choices.slice(0, 3000).map((cell) => h("option", { value: cell }, cellName(cell))));
+    const only = h("input", { type: "checkbox", onchange: () => { onlyDifferences = only.checked; drawCompare(); } });
+    only.checked = onlyDifferences;
+    const shownCells = compared.filter((cell) => cell < cells.count);
+    view.replaceChildren(...[
+      h("div", { class: "tools" }, select, h("label", { class: "check" }, only, "Only differences")),
+      h("ul", { class: "chips" }, shownCells.map((cell, index) => h("li", {}, chip(cell, index), h("button", { type: "button", class: "quiet", "aria-label": `Take out ${cellName(cell)}`, onclick: () => toggleCompared(cell) }, "✕")))),
+      shownCells.length < 2 ? h("p", { class: "empty" }, shownCells.length ? "Add a second configuration." : "Nothing is chosen yet. Add two or more configurations here, or in the grid by Shift-click or the key c.") : null,
+      shownCells.length ? [h("h2", {}, "Curves"), charts(shownCells), h("h2", {}, "Results"), comparedResults(shownCells), h("h2", {}, "Configurations"), configuration(shownCells, onlyDifferences && shownCells.length > 1)] : null,
+    ].flat().filter(Boolean));
+  }
+
+  function comparedResults(chosen) {
+    const names = ["gen_em", ...Object.keys(runs.metrics).filter((name) => !name.startsWith("_"))];
+    const measured = names.filter((name) => chosen.some((cell) => over(cell, fields.get(name))));
+    if (!measured.length) return h("p", { class: "empty" }, "Nothing is measured of these.");
+    const row = (name) => h("tr", {}, h("th", { scope: "row" }, name === "gen_em" ? genTitle() : name), chosen.map((cell) => {
+      const result = over(cell, fields.get(name));
+      return h("td", {}, overText(result, fields.get(name)), result && h("small", { class: "note" }, ` n = ${result.n}`));
+    }));
+    const make = (some) => h("div", { class: "scroll" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Metric"), chosen.map((cell, index) => h("th", { scope: "col" }, chip(cell, index))))), h("tbody", {}, some.map(row))));
+    const [first, rest] = [measured.slice(0, 1), measured.slice(1)];
+    return h("div", {}, make(first), rest.length ? h("details", {}, h("summary", {}, count(rest.length, "more metric")), make(rest)) : null);
+  }
+
+  // --- findings ------------------------------------------------------------------------------------------------------
+
+  function drawFindings() {
+    const byCode = new Map();
+    data.findings.forEach(([code], index) => byCode.set(code, [...(byCode.get(code) ?? []), index]));
+    const ordered = [...byCode].sort((a, b) => data.codes[a[0]][0].localeCompare(data.codes[b[0]][0]) || b[1].length - a[1].length);
+    const owner = new Map();
+    for (const [row, indexes] of findingsOf) for (const index of indexes) owner.set(index, () => openRun(row));
+    for (const [cell, indexes] of cellFindings) for (const index of indexes) owner.set(index, () => openCell(cell));
+    view.replaceChildren(...(ordered.length ? [] : [h("p", { class: "empty good" }, "ckptman validate finds nothing wrong with this tree.")]), ...ordered.map(([code, indexes]) => {
+      const [severity, meaning] = data.codes[code];
+      const list = h("ul", { class: "findings" });
+      const more = h("button", { type: "button", class: "more" });
+      const draw = (from) => {
+        for (const index of indexes.slice(from, from + 40)) {
+          const item = findingItem(index, false);
+          if (owner.has(index)) item.append(h("button", { type: "button", class: "small", onclick: owner.get(index) }, "Show details"));
+          list.append(item);
+        }
+        more.hidden = from + 40 >= indexes.length;
+        more.textContent = `Show more of ${indexes.length}`;
+        more.onclick = () => draw(from + 40);
+      };
+      draw(0);
+      return h("details", { class: `code ${severity}`, open: ordered.length <= 3 }, h("summary", {}, h("span", { class: "severity" }, severity), h("code", {}, code), h("span", { class: "number" }, String(indexes.length)), h("span", { class: "meaning" }, meaning)), list, more);
+    }));
+  }
+
+  // --- views ---------------------------------------------------------------------------------------------------------
+
+  const VIEWS = { grid: ["Grid", drawGrid], runs: ["Runs", drawRuns], findings: ["Findings", drawFindings], compare: ["Compare", drawCompare] };
+  let view;
+
+  function drawTabs() {
+    const numbers = { runs: runs.count, findings: data.findings.length, compare: compared.length };
+    $("tabs").replaceChildren(...Object.entries(VIEWS).map(([name, [title]]) =>
+      h("a", { href: name === "compare" && compared.length ? `#/compare/${compared.join(",")}` : `#/${name}`, "aria-current": view?.dataset.view === name ? "page" : null }, title, numbers[name] ? h("span", { class: "number" }, numbers[name].toLocaleString("en")) : null)));
+  }
+
+  function drawGrid() {
+    const holder = h("div", {});
+    const measured = Object.keys(runs.metrics);
+    const select = h("select", { id: "metric", onchange: () => { metric = select.value; drawMap(holder); } },
+      h("option", { value: COMPLETENESS }, "Completeness"), h("option", { value: "gen_em" }, genTitle()),
+      measured.length ? h("optgroup", { label: "Metrics at the end of training" }, measured.map((name) => h("option", { value: name }, name))) : null);
+    select.value = metric;
+    const all = h("input", { type: "checkbox", onchange: () => { everything = all.checked; drawMap(holder); } });
+    all.checked = everything;
+    const totals = data.counts;
+    const errors = data.findings.filter(([code]) => data.codes[code][0] === "error").length;
+    const share = totals.expected ? `${percent(totals.complete / totals.expected)} % of the grid` : "";
+    view.replaceChildren(
+      h("dl", { class: "tiles summary" },
+        tile("Complete runs", totals.expected ? `${totals.complete.toLocaleString("en")} of ${totals.expected.toLocaleString("en")}` : String(totals.complete), share),
+        tile("Checkpoints", totals.files.toLocaleString("en"), bytes(totals.bytes)),
+        tile("Overwritten", totals.overwritten.toLocaleString("en"), "of the runs expected"),
+        tile("Missing", totals.missing.toLocaleString("en"), "of the runs expected"),
+        tile("Findings", data.findings.length.toLocaleString("en"), data.findings.length ? `${count(errors, "error")}, ${count(data.findings.length - errors, "warning")}` : "nothing is wrong")),
+      h("div", { class: "tools" }, h("label", { class: "inline" }, "Show", select), h("label", { class: "check" }, all, "Empty rows and columns")), holder);
+    drawMap(holder);
+  }
+
+  function route() {
+    const [, name = "grid", argument] = location.hash.split("/");
+    const known = VIEWS[name] ? name : "grid";
+    view = h("div", { "data-view": known });
+    if (known === "compare" && argument) compared = [...new Set(argument.split(",").map(Number))].filter((cell) => Number.isInteger(cell) && cell >= 0 && cell < cells.count).slice(0, MOST_COMPARED);
+    $("main").replaceChildren(h("h2", { class: "offscreen" }, VIEWS[known][0]), view);
+    drawTabs();
+    VIEWS[known][1]();
+    if (known === "grid" && argument && Number(argument) < cells.count) openCell(Number(argument));
+  }
+
+  // --- the page ------------------------------------------------------------------------------------------------------
+
+  function theme() {
+    const order = { auto: "light", light: "dark", dark: "auto" };
+    const labels = { auto: "◐ Auto", light: "☀ Light", dark: "☾ Dark" };
+    const set = (value) => {
+      document.documentElement.dataset.theme = value;
+      $("theme").textContent = labels[value];
+      $("theme").setAttribute("aria-label", `Colours: ${value}. Press for ${order[value]}.`);
+      try {
+        localStorage.setItem("ckptman-theme", value);
+      } catch {
+        // a browser that keeps nothing
+      }
+    };
+    let kept = null;
+    try {
+      kept = localStorage.getItem("ckptman-theme");
+    } catch {
+      // as above
+    }
+    set(order[kept] ? kept : "auto");
+    $("theme").onclick = () => set(order[document.documentElement.dataset.theme]);
+  }
+
+  function drawFoot() {
+    const field = h("input", { type: "text", id: "root", value: root, spellcheck: "false", autocomplete: "off", oninput: () => (root = field.value) });
+    $("foot").replaceChildren(...[
+      h("label", {}, "Folder of the tree, for what is copied", field),
+      data.left_out.length ? h("details", {}, h("summary", {}, `${count(data.left_out.length, "part")} left out: the tree is too large for one page`), h("ul", {}, data.left_out.map((part) => h("li", {}, part)))) : null,
+      h("p", {}, "Written by ", h("code", {}, "ckptman report --html"), ". This file asks nothing of a network."),
+    ].filter(Boolean));
+  }
+
+  async function start() {
+    theme();
+    try {
+      prepare(await load());
+    } catch (error) {
+      $("loading").textContent = typeof DecompressionStream === "undefined" ? "This browser is too old for this page: it takes one of 2023 or newer." : `This page is damaged: ${error.message}. Write it again with: ckptman report --html`;
+      throw error;
+    }
+    root = findRoot();
+    const name = root.split("/").filter(Boolean).at(-1) ?? "Checkpoints";
+    add((($("title").textContent = ""), $("title")), name);
+    document.title = `${shown(name)} · checkpoints`;
+    const there = Array.from({ length: cells.count }, (_, cell) => cells.rows[cell].some((row) => runs.state.get(row) !== "missing")).filter(Boolean).length;
+    everything = there >= cells.count / 5;
+    if (Object.keys(runs.metrics).length || runs.generalization?.pool?.some((value) => value !== null)) metric = there ? "gen_em" : COMPLETENESS;
+    drawFoot();
+    addEventListener("hashchange", route);
+    addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !$("details").hidden) close();
+      else if (event.key === "/" && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement.tagName)) {
+        event.preventDefault();
+        if (view.dataset.view === "runs") $("search").focus();
+        else location.hash = "#/runs";
+      }
+    });
+    addEventListener("beforeprint", () => view.dataset.view === "runs" && runsView.paint(true));
+    addEventListener("afterprint", () => view.dataset.view === "runs" && runsView.paint());
+    route();
+    performance.mark("ready");
+  }
+
+  start();
+})();
