@@ -135,7 +135,8 @@ def report(
         find: Gives the findings that the explorer shows; without it, it shows none.
 
     Raises:
-        UsageError: (`no-folder`) where the explorer's folder does not exist; (`no-tree`) where there is no folder `root`, or nothing of a tree in it; (`wrong-root`) where it is
+        UsageError: (`no-folder`) where the explorer's folder does not exist; (`no-tree`) where there is no folder
+            `root`, or nothing of a tree in it; (`wrong-root`) where it is
             no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
             (`other-numbering`) where the tree is sorted by another numbering than that of the rules.
         MachineError: a document cannot be written, or another ckptman is writing to the tree.

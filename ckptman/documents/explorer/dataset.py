@@ -69,8 +69,9 @@ class _Row:
     files: list[dict[str, Any]] = field(default_factory=list)
 
 
-_DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size", "files", "lacks", "recorded", "source",
-            "source_task", "attribution", "evidence", "config_source", "overwritten_by", "lost_files")  # fmt: skip
+_DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size", "files", "lacks", "recorded",
+            "source", "source_task", "attribution", "evidence", "config_source", "overwritten_by",
+            "lost_files")  # fmt: skip
 """What is known of a run beside its place, its configuration and its metrics."""
 
 

@@ -391,12 +391,12 @@
   function charts(chosen) {
     const holder = h("div", { class: "charts" });
     const lines = (read) => {
-      if (chosen.length === 1)
+      if (chosen.length === 1 && here(chosen[0]).length <= 8)
         return here(chosen[0]).map((row, index) => ({ label: `seed ${runs.seed.get(row) ?? "unknown"}`, points: read(row), style: index })).filter((line) => line.points.length);
       return chosen.flatMap((cell, index) => {
         const each = here(cell).map(read).filter((points) => points.length);
         const mean = meanLine(each);
-        return mean.length ? [...(each.length > 1 ? each.map((points) => ({ points, style: index, faint: true, label: "" })) : []), { label: cellName(cell), points: mean, style: index }] : [];
+        return mean.length ? [...(each.length > 1 ? each.slice(0, 40).map((points) => ({ points, style: index, faint: true, label: "" })) : []), { label: cellName(cell), points: mean, style: index }] : [];
       });
     };
     const add_ = (names, wanted, label, make) => {
@@ -449,7 +449,7 @@
     return { value: result.mean, text: field.share ? percent(result.mean) : short(result.mean), note: result.deviation === null ? `n = ${result.n}` : `± ${field.share ? (100 * result.deviation).toFixed(1) : short(result.deviation)}`, spoken: `${overText(result, field)}, ${count(result.n, "run")}` };
   }
 
-  const MOST_ROWS = 60;
+  const MOST_CELLS = 2000;
 
   function drawMap(holder) {
     const values = Array.from({ length: cells.count }, (_, cell) => cellValue(cell));
@@ -478,12 +478,13 @@
     const body = h("tbody", {});
     const head = h("tr", {}, h("th", { scope: "col", class: "corner" }, h("span", {}, "K")), columns.map((k) => h("th", { scope: "col" }, k ?? NOTHING)));
     const grid = h("table", { role: "grid", class: "map", "aria-label": `${section.title}: ${metricTitle()}`, "aria-rowcount": rows.length + 1 }, h("thead", {}, head), body);
+    const most = Math.max(1, Math.floor(MOST_CELLS / (columns.length + 1)));
     const draw = (from) => {
-      for (const row of rows.slice(from, from + MOST_ROWS))
+      for (const row of rows.slice(from, from + most))
         body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, section.rows[row])), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
-      more.hidden = from + MOST_ROWS >= rows.length;
-      more.onclick = () => draw(from + MOST_ROWS);
-      more.textContent = `Show ${Math.min(MOST_ROWS, rows.length - from - MOST_ROWS)} more rows of ${rows.length}`;
+      more.hidden = from + most >= rows.length;
+      more.onclick = () => draw(from + most);
+      more.textContent = `Show ${Math.min(most, rows.length - from - most)} more rows of ${rows.length}`;
       const first = grid.querySelector("td[tabindex]");
       if (from === 0 && first) first.tabIndex = 0;
     };
@@ -637,15 +638,49 @@
     return (row) => flags[field.at(row)];
   }
 
-  function contains(text) {
-    const searched = [...fields.values()].filter((field) => !field.metric && !field.share && field.name !== "size" && field.name !== "findings");
-    const tests = searched.map((field) => byPool(field, (value) => {
-      if (value === null || value === undefined) return false;
-      if (typeof value === "number") return String(value) === text;
-      if (typeof value === "boolean") return false;
-      return value.toLowerCase().includes(text);
+  const lowered = new Map();
+
+  /** The text of a field that is another one in each row, in small letters; made once, since each search reads all of it. */
+  function lowerCase(field) {
+    if (!lowered.has(field.name)) lowered.set(field.name, Array.from({ length: runs.count }, (_, row) => {
+      const value = field.get(row);
+      return typeof value === "string" ? value.toLowerCase() : "";
     }));
+    return lowered.get(field.name);
+  }
+
+  function contains(text) {
+    const isNumber = !Number.isNaN(Number(text));
+    const tests = [];
+    for (const field of fields.values()) {
+      if (field.metric || field.share || field.name === "size" || field.name === "findings") continue;
+      const fits = (value) => (typeof value === "string" ? value.toLowerCase().includes(text) : typeof value === "number" && String(value) === text);
+      if (field.pool) {
+        const flags = field.pool.map(fits);
+        if (flags.every(Boolean) && flags.length) return () => true;
+        if (flags.some(Boolean)) tests.push((row) => flags[field.at(row)]);
+      } else if (typeof field.get(0) !== "number") {
+        const texts = lowerCase(field);
+        tests.push((row) => texts[row].includes(text));
+      } else if (isNumber) tests.push((row) => field.get(row) === Number(text));
+    }
+    const ofFile = text.length > 5 ? runsOfFiles(text) : null;
+    if (ofFile) tests.push((row) => ofFile[row] === 1);
     return (row) => tests.some((test) => test(row));
+  }
+
+  /** The runs that have a file with this text in its name, or whose checksum begins with it; null for none. */
+  function runsOfFiles(text) {
+    const names = files.name?.pool?.map((name) => name.toLowerCase().includes(text));
+    const isSum = /^[0-9a-f]+$/.test(text);
+    const found = new Uint8Array(runs.count);
+    let any = false;
+    for (let file = 0; file < files.count; file++)
+      if ((names ? names[files.name.at(file)] : files.name.get(file).toLowerCase().includes(text)) || (isSum && files.sha256.get(file)?.startsWith(text.slice(0, files.sha256.get(file).length)))) {
+        found[files.run.get(file)] = 1;
+        any = true;
+      }
+    return any ? found : null;
   }
 
   function filterRuns() {
@@ -691,7 +726,7 @@
     const head = h("div", { role: "row", class: "row head", "aria-rowindex": 1 });
     const body = h("div", { class: "space", role: "rowgroup" });
     const scroller = h("div", { class: "runs", role: "grid", tabindex: 0, id: "runs", "aria-label": "Runs", "aria-colcount": runsView.columns.length }, h("div", { role: "rowgroup", class: "heads" }, head), body);
-    scroller.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
+    scroller.addEventListener("scroll", () => requestAnimationFrame(() => paint()), { passive: true });
     scroller.addEventListener("keydown", tableKey);
     const widths = runsView.columns.map((name) => width(fields.get(name)));
     scroller.style.setProperty("--columns", widths.map((size, index) => (index === widths.length - 1 ? `minmax(${size}ch, 1fr)` : `${size}ch`)).join(" "));
@@ -835,10 +870,23 @@
         tile(genTitle(), gen ? overText(gen, fields.get("gen_em")) : NOTHING, gen ? count(gen.n, "run") + (gen.n > 1 ? `, ${data.deviation} deviation` : "") : "not measured"),
         tile("Runs", `${rows.filter((row) => runs.state.get(row) === "complete").length} of ${rows.length}`, "complete")),
       findingList(cellFindings.get(cell)),
-      h("h3", {}, "Runs"), ordered.map((row) => runCard(row, row === only || rows.length <= 3)),
+      h("h3", {}, "Runs"), inParts(h("div", {}), ordered, 30, (row) => runCard(row, row === only || rows.length <= 3)),
       here(cell).length ? [h("h3", {}, "Curves"), charts([cell])] : null,
       h("h3", {}, "Configuration"), configuration([cell], false)), cell);
     if (view.dataset.view === "grid") history.replaceState(null, "", `#/grid/${cell}`);
+  }
+
+  /** A list of which only so many are drawn at once, with a button for more. */
+  function inParts(list, items, most, drawItem) {
+    const more = h("button", { type: "button", class: "more" });
+    const draw = (from) => {
+      add(list, items.slice(from, from + most).map(drawItem));
+      more.hidden = from + most >= items.length;
+      more.textContent = `Show ${Math.min(most, items.length - from - most)} more of ${items.length.toLocaleString("en")}`;
+      more.onclick = () => draw(from + most);
+    };
+    draw(0);
+    return [list, more];
   }
 
   const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value), note && h("small", {}, note)));
@@ -957,20 +1005,12 @@
     for (const [cell, indexes] of cellFindings) for (const index of indexes) owner.set(index, () => openCell(cell));
     view.replaceChildren(...(ordered.length ? [] : [h("p", { class: "empty good" }, "ckptman validate finds nothing wrong with this tree.")]), ...ordered.map(([code, indexes]) => {
       const [severity, meaning] = data.codes[code];
-      const list = h("ul", { class: "findings" });
-      const more = h("button", { type: "button", class: "more" });
-      const draw = (from) => {
-        for (const index of indexes.slice(from, from + 40)) {
-          const item = findingItem(index, false);
-          if (owner.has(index)) item.append(h("button", { type: "button", class: "small", onclick: owner.get(index) }, "Show details"));
-          list.append(item);
-        }
-        more.hidden = from + 40 >= indexes.length;
-        more.textContent = `Show more of ${indexes.length}`;
-        more.onclick = () => draw(from + 40);
-      };
-      draw(0);
-      return h("details", { class: `code ${severity}`, open: ordered.length <= 3 }, h("summary", {}, h("span", { class: "severity" }, severity), h("code", {}, code), h("span", { class: "number" }, String(indexes.length)), h("span", { class: "meaning" }, meaning)), list, more);
+      const list = inParts(h("ul", { class: "findings" }), indexes, 40, (index) => {
+        const item = findingItem(index, false);
+        if (owner.has(index)) item.append(h("button", { type: "button", class: "small", onclick: owner.get(index) }, "Show details"));
+        return item;
+      });
+      return h("details", { class: `code ${severity}`, open: ordered.length <= 3 }, h("summary", {}, h("span", { class: "severity" }, severity), h("code", {}, code), h("span", { class: "number" }, String(indexes.length)), h("span", { class: "meaning" }, meaning)), list);
     }));
   }
 
@@ -1081,7 +1121,7 @@
     addEventListener("beforeprint", () => view.dataset.view === "runs" && runsView.paint(true));
     addEventListener("afterprint", () => view.dataset.view === "runs" && runsView.paint());
     route();
-    performance.mark("ready");
+    document.documentElement.dataset.ready = "";
   }
 
   start();

@@ -59,9 +59,7 @@ def _data(text: str) -> bytes | None:
 def _template() -> tuple[str, str]:
     """What stands before and after the data. The policy admits this very style and program, and nothing else."""
     folder = resources.files(__package__ or "")
-    html, style, program = (
-        folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
-    )
+    html, style, program = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     for mark, text in (("{{style}}", style), ("{{program}}", program)):
         html = html.replace(mark, text, 1)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

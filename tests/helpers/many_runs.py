@@ -1,0 +1,67 @@
+"""Trees of any number of runs, in memory: what `count_tree` would count, without a file."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import PurePosixPath
+
+from ckptman.rules import naming
+from ckptman.rules.convention_file import built_in
+from ckptman.rules.placement import place_of
+from ckptman.tree.contents import CheckpointFile, Run, TreeStatistics, cell_of
+from ckptman.tree.metrics import measured
+from ckptman.tree.records import AttributionNote, CheckpointEntry, Family, RunRecord, RunSource, SourceFile
+from tests.helpers.raw import config
+
+METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen", range(17, 33))) for k in ks
+           for what in ("exact_match_acc", "token_acc", "loss")]  # fmt: skip
+
+
+def many_runs(number: int) -> TreeStatistics:
+    """A tree of so many runs: every task of the grid, of more seeds and for more K the more runs there are."""
+    runs = list(islice(_runs(max(3, number // 1400)), number))
+    return TreeStatistics(
+        convention=built_in(), files=tuple(file for run in runs for file in run.files), runs=tuple(runs), unknown=(),
+        unfinished=(), absent=(), lost=(), folders=(), top_files=frozenset(),
+    )  # fmt: skip
+
+
+def _runs(seeds: int) -> Iterator[Run]:
+    convention = built_in()
+    chance = random.Random(1)
+    made = 0
+    for k in count(4, 2):
+        for layers, mlp, norm, mode, low in (
+            (layers, mlp, norm, mode, low)
+            for layers in (2, 1) for mlp in (True, False) for norm in (True, False)
+            for mode, low in (("mix", 2), ("curriculum", 2), ("mix", k))
+        ):  # fmt: skip
+            group = f"len_gen{'_single' if low == k else ''}{'' if norm else '_no_ln'}_k{k}"
+            some = config(k, n_layers=layers, use_mlp=mlp, use_layernorm=norm, length_mode=mode, train_min_k=low,
+                          wandb_group=group)  # fmt: skip
+            for seed in range(1337, 1337 + 1000 * seeds, 1000):
+                made += 1
+                values = {**some.to_dict(), "seed": seed}
+                place = place_of(values, convention, source_group=group, source_task=0)
+                folder = PurePosixPath(place.run_folder(convention))
+                entries = []
+                for prefix in convention.prefixes:
+                    step = prefix.expected_step(values) or 0
+                    name = naming.naming_of(convention).name_for(values, prefix, step)
+                    digest = hashlib.sha256(f"{made}{name}".encode()).hexdigest()
+                    entries.append(CheckpointEntry(name, prefix.name, step, chance.randrange(60_000, 120_000), digest,
+                                                   SourceFile(path=name, size=1, mtime_ns=0, inode=0)))  # fmt: skip
+                record = RunRecord(
+                    run_id=f"{chance.randrange(36**8):08x}", group=group, family=Family(place.layernorm, place.regime),
+                    task=place.task, seed=seed, config=values, config_source="checkpoint",
+                    metrics={key: round(chance.random(), 2 if "exact" in key else 4) for key in METRICS},
+                    source=RunSource(root="/scratch/grid_outputs", group=group, task=place.task),
+                    attribution=AttributionNote("only-match", "only run with this config and seed"),
+                    checkpoints=tuple(entries),
+                )  # fmt: skip
+                files = tuple(CheckpointFile(folder / e.file, e.size, e.kind, e.step) for e in entries)
+                yield Run(folder, group, place.layernorm, place.regime, seed, values, files, record,
+                          cell_of(group, values, convention), measured(record, convention))  # fmt: skip
