@@ -6,14 +6,14 @@ import hashlib
 import random
 from collections.abc import Iterator
 from itertools import count, islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ckptman.rules import naming
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.placement import place_of
-from ckptman.tree.contents import CheckpointFile, Run, TreeStatistics, cell_of
-from ckptman.tree.metrics import measured
-from ckptman.tree.records import AttributionNote, CheckpointEntry, Family, RunRecord, RunSource, SourceFile
+from ckptman.tree.contents import CheckpointFile, Inventory, Origin, Run
+from ckptman.tree.records import AttributionNote, CheckpointEntry, Family, RunRecord, RunSource, SourceFile, TreeScan
+from ckptman.tree.statistics import TreeStatistics
 from tests.helpers.raw import config
 
 METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen", range(17, 33))) for k in ks
@@ -22,11 +22,10 @@ METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen",
 
 def many_runs(number: int) -> TreeStatistics:
     """A tree of so many runs: every task of the grid, of more seeds and for more K the more runs there are."""
-    runs = list(islice(_runs(max(3, number // 1400)), number))
-    return TreeStatistics(
-        convention=built_in(), files=tuple(file for run in runs for file in run.files), runs=tuple(runs), unknown=(),
-        unfinished=(), absent=(), lost=(), folders=(), top_files=frozenset(),
-    )  # fmt: skip
+    runs = tuple(islice(_runs(max(3, number // 1400)), number))
+    scan = TreeScan(root=Path("/tree"), runs=(), overwritten={}, entries=())
+    files = tuple(file for run in runs for file in run.files)
+    return TreeStatistics(Inventory(scan=scan, files=files, runs=runs), built_in())
 
 
 def _runs(seeds: int) -> Iterator[Run]:
@@ -62,6 +61,5 @@ def _runs(seeds: int) -> Iterator[Run]:
                     attribution=AttributionNote("only-match", "only run with this config and seed"),
                     checkpoints=tuple(entries),
                 )  # fmt: skip
-                files = tuple(CheckpointFile(folder / e.file, e.size, e.kind, e.step) for e in entries)
-                yield Run(folder, group, place.layernorm, place.regime, seed, values, files, record,
-                          cell_of(group, values, convention), measured(record, convention))  # fmt: skip
+                files = tuple(CheckpointFile(folder / entry.file, entry.size, entry) for entry in entries)
+                yield Run(folder, Origin.RECORDED, record, values, files, convention)

@@ -75,7 +75,9 @@ _DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size"
 """What is known of a run beside its place, its configuration and its metrics."""
 
 
-def dataset(statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], *, size: int = SIZE) -> dict[str, Any]:
+def dataset(
+    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], *, size: int = SIZE
+) -> dict[str, Any]:
     """The document that the page shows.
 
     Args:
