@@ -17,7 +17,7 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, placement
 from ckptman.text import wording
 from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, take_inventory
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
-from ckptman.tree.records import OverwrittenRun
+from ckptman.tree.records import REPORT, OverwrittenRun
 from ckptman.tree.standing import Extent
 
 
@@ -175,9 +175,10 @@ class TreeStatistics:
 
     @property
     def folders(self) -> tuple[PurePosixPath, ...]:
-        """Every folder of the tree, but for those inside kept W&B folders."""
+        """Every folder of the tree, but for those inside kept W&B folders, and what `report` draws."""
         scan = self.inventory.scan
-        return _natural(item.path for item in scan.entries if item.kind == "folder" and not scan.is_kept(item.path))
+        folders = (item.path for item in scan.entries if item.kind == "folder" and not scan.is_kept(item.path))
+        return _natural(path for path in folders if path.parts[0] != REPORT)
 
     @property
     def top_files(self) -> frozenset[str]:

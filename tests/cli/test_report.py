@@ -161,3 +161,16 @@ def test_no_report_on_a_part_of_a_tree(root: Path, capsys: Capture) -> None:
     assert f"this folder lies in a tree, whose root is {root}" in err
     assert f"ckptman report --root {root}" in err
     assert [path.name for path in family.iterdir()] == ["dynamic"]
+
+
+def test_html_writes_the_explorer_too(root: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["report", "--root", str(root), "--html", "--check"]) == 1
+    assert f"ckptman report --root {root} --html" in capsys.readouterr().err
+    assert run(["report", "--root", str(root), "--html"]) == 0
+    assert f"written  {root}/report/explorer.html" in capsys.readouterr().out
+    assert run(["report", "--root", str(root), "--check"]) == 0
+    elsewhere = tmp_path.parent / f"{tmp_path.name}.html"
+    assert run(["report", "--root", str(root), "--html-file", str(elsewhere)]) == 0
+    assert elsewhere.is_file()
+    assert run(["report", "--project", str(tmp_path / "x.md"), "--html"]) == 2
+    assert "two reports" in capsys.readouterr().err

@@ -19,8 +19,8 @@ for task in 6 7; do
 done
 show ckptman ingest grid_outputs
 show ckptman eval checkpoints/with_layernorm/dynamic/len_gen_k16/task_0006/seed_1337 --threads 1
-show ckptman report
+show ckptman report --html
 # Two of the group's eight tasks are trained here: the others are missing on purpose.
 show ckptman validate --ignore missing-task
 show ckptman ls --final
-printf '\nNow read %s, and TASK_MAPPING.md beside it.\n' "$1/checkpoints/README.md"
+printf '\nNow open %s in a browser, and read %s.\n' "$1/checkpoints/report/explorer.html" "$1/checkpoints/README.md"

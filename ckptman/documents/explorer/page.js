@@ -358,9 +358,11 @@
   /** The values of metrics that are measured at each length, such as `gen/K17/exact_match_acc`, by what is measured. */
   function lengthMetrics() {
     const found = new Map();
+    const stem = data.pattern.split("{k}")[0].split("/").at(-1).replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const measured = new RegExp(`^.*?${stem}([0-9]+)[/]?(.+)$`);
     for (const name of Object.keys(runs.metrics)) {
-      const match = /^(.*?)K(\d+)\/(.+)$/.exec(name);
-      if (match) found.set(match[3], [...(found.get(match[3]) ?? []), [Number(match[2]), name]]);
+      const [, k, what] = measured.exec(name) ?? [];
+      if (k) found.set(what, [...(found.get(what) ?? []), [Number(k), name]]);
     }
     for (const pairs of found.values()) pairs.sort((a, b) => a[0] - b[0]);
     return found;
@@ -417,7 +419,7 @@
     }));
     const byLength = lengthMetrics();
     const [low, high] = data.trained.map((key) => runs.config[key]?.get(here(chosen[0])[0] ?? cells.rows[chosen[0]][0]));
-    add_([...byLength.keys()], ["exact_match_acc"], "By test length", (name) => ({
+    add_([...byLength.keys()], [data.pattern.split("{k}")[1].replace(/^[/]/, "")], "By test length", (name) => ({
       title: "At the end of training", x: "test length K", y: name, share: byLength.get(name).every(([, metric]) => isShare(metric, runs.metrics[metric])),
       band: chosen.length === 1 && typeof low === "number" && typeof high === "number" ? [low, high] : null, series: lines((row) => valuesByLength(row, byLength.get(name))),
     }));
@@ -939,7 +941,7 @@
     const names = Object.keys(runs.config).filter((name) => named.some((row) => runs.config[name].get(row) !== null));
     const rows = names.map((name) => {
       const texts = chosen.map((cell, index) => isSpoken(cell, name) ?? String(runs.config[name].get(named[index]) ?? NOTHING));
-      return { name, texts, differs: new Set(texts).size > 1 };
+      return { name, texts, differs: new Set(texts).size > 1 && !data.ignored.includes(name) };
     });
     const drawn = rows.filter((row) => !onlyDifferences || row.differs);
     if (!drawn.length) return h("p", { class: "empty" }, onlyDifferences ? "These configurations are the same in every key." : "Nothing is known of the configuration.");

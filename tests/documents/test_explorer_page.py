@@ -1,0 +1,339 @@
+"""The explorer in a real Chromium, opened from a disk: it shows, finds, compares, copies, asks nothing of anybody."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptman.documents.explorer import EXPLORER, page
+from ckptman.documents.reporting import report
+from ckptman.tree.findings import Finding, finding
+from tests.helpers.browser import Heard, chromium, opened
+from tests.helpers.many_runs import many_runs
+from tests.helpers.raw import config, gen_metrics
+from tests.helpers.recorded import add_overwritten, add_run
+from tests.helpers.trees import edit_json
+
+TASK = "with_layernorm/dynamic/len_gen_k8/task_0006"
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+TURNED = "\u202egnp.txt"
+HIDDEN = "a\u200bb"
+CELL = "td[aria-label^='L1, MLP off, mix, K 8']"
+
+
+def find(root: Path) -> list[Finding]:
+    return [
+        finding("missing-seed", TASK, "it lacks seed 3337"),
+        finding("unrecorded-file", f"{TASK}/seed_2337/{HOSTILE}.pt", f"{HOSTILE} is not listed, {TURNED} neither"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer without MLP of three seeds: complete, without what it saved on the way, overwritten; and others."""
+    tree = tmp_path_factory.mktemp("explored") / f"tree's {HIDDEN}"
+    one = {"n_layers": 1, "use_mlp": False}
+    add_run(tree, config(**one, seed=1337), run_id="aaaa1111", metrics=gen_metrics(0.9) | {"train/loss": 0.5})
+    run = add_run(tree, config(**one, seed=2337), run_id="bbbb2222", metrics=gen_metrics(0.7), kinds=("Final",))
+    add_overwritten(tree, config(**one, seed=3337))
+    add_run(tree, config(10, **one, seed=1337), run_id="cccc3333", metrics=gen_metrics(0.2))
+    strange = add_run(tree, config(8, n_layers=2, seed=1337), run_id=HOSTILE, metrics={HOSTILE: 1.0, f"x{TURNED}": 2.0})
+    edit_json(strange / "run.json", lambda doc: doc.update(group=HOSTILE, attribution={
+        "code": TURNED, "evidence": HIDDEN, "candidates": []}))  # fmt: skip
+    edit_json(strange / "run.json", lambda doc: doc["config"].update({HOSTILE: TURNED}))
+    (run / f"{HIDDEN}.pt").write_bytes(b"nothing that can be read")
+    report(tree, html="", find=find)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def shown(browser: Any, root: Path, heard: Heard) -> Iterator[Any]:
+    explorer = opened(browser, root / EXPLORER, heard)
+    yield explorer
+    explorer.context.close()
+    assert heard == Heard()
+
+
+def go(explorer: Any, where: str) -> None:
+    explorer.evaluate(f"location.hash = {json.dumps(where)}")
+    explorer.wait_for_selector(f"[data-view={where.split('/')[1]}] > *", state="attached")
+
+
+def clipboard(explorer: Any) -> str:
+    explorer.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return str(explorer.evaluate("navigator.clipboard.readText()"))
+
+
+def column(explorer: Any, number: int) -> list[str]:
+    texts = explorer.locator(f".space [aria-colindex='{number}']").all_text_contents()
+    return [str(text) for text in texts]
+
+
+def test_what_a_page_does_wrong_is_heard(browser: Any, root: Path, heard: Heard) -> None:
+    explorer = opened(browser, root / EXPLORER, heard)
+    said = explorer.evaluate("fetch('http://127.0.0.1:9/x').then(() => 'sent', () => 'refused')")
+    explorer.evaluate("document.body.insertAdjacentHTML('beforeend', '<p style=\"color:red\" onclick=\"1\">x</p>')")
+    explorer.evaluate("setTimeout(() => { throw new Error('wrong') })")
+    explorer.wait_for_timeout(50)
+    explorer.context.close()
+    assert said == "refused"
+    assert heard.requests == []
+    assert [word for word in ("connect-src", "style", "script-src", "wrong") if word in " ".join(heard.errors)] == [
+        "connect-src", "style", "script-src", "wrong"]  # fmt: skip
+
+
+def test_a_cell_opens_its_runs_files_and_what_is_missing(shown: Any) -> None:
+    assert shown.locator(CELL).get_attribute("aria-label") == (
+        "L1, MLP off, mix, K 8: 80.0 ± 14.1 %, 2 runs, 1 overwritten, 2 findings"
+    )
+    shown.click(CELL)
+    details = shown.locator("#details")
+    assert details.locator("h2").text_content() == "L1, MLP off, mix"
+    assert details.locator(".run summary").all_text_contents() == [
+        "Seed 1337✓complete90.0 %aaaa1111", "Seed 2337◐final only70.0 %bbbb2222", "Seed 3337✕overwrittenlost3337",
+    ]  # fmt: skip
+    text = details.inner_text()
+    assert "1 × Checkpoint (20001)" in text
+    assert "Overwritten by" in text
+    assert "it lacks seed 3337" in text
+    assert details.locator(".files li").count() == 3
+    assert details.locator(".sum code").first.get_attribute("title") == "0" * 64
+    assert details.locator("svg.chart").get_attribute("aria-label").startswith("At the end of training.")
+    assert "seed 2337: 70.0 % at 32" in details.locator("svg.chart").get_attribute("aria-label")
+
+
+def test_the_map_and_the_table_are_used_by_keys_alone(shown: Any) -> None:
+    shown.locator("td[tabindex='0']").first.focus()
+    for key in ("End", "Home", "ArrowRight", "ArrowDown", "ArrowUp"):
+        shown.keyboard.press(key)
+    at = shown.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert "K 10: 20.0 %, 1 run, 2 missing" in at
+    shown.keyboard.press("Enter")
+    assert shown.evaluate("document.activeElement.id") == "details"
+    shown.keyboard.press("Escape")
+    assert shown.evaluate("document.activeElement.getAttribute('aria-label')") == at
+    shown.keyboard.press("/")
+    shown.wait_for_selector("#search")
+    shown.keyboard.press("/")
+    assert shown.evaluate("document.activeElement.id") == "search"
+    shown.locator("#runs").focus()
+    for key in ("ArrowDown", "ArrowRight"):
+        shown.keyboard.press(key)
+    active = shown.locator("#runs").get_attribute("aria-activedescendant")
+    assert active == "run-1-1"
+    assert shown.locator(f"#{active}").get_attribute("role") == "gridcell"
+    shown.keyboard.press("Enter")
+    assert shown.locator("#details").is_visible()
+
+
+def test_runs_are_filtered_searched_and_sorted(shown: Any) -> None:
+    go(shown, "#/runs")
+    number = shown.locator("#number")
+    total = number.text_content()
+    for query, expected in {
+        "bbbb2222": "1 of", "state=complete": "3 of", "overwritten": "1 of", "gen_em>=0.7": "2 of",
+        "gen_em > 80%": "1 of", "k=10 gen_em<0.5": "1 of", "use_mlp=no seed=1337 complete": "3 of",
+        "train/loss=0.5": "1 of", "nosuchthing": "0 of", "Final_N128_d8_H1_L1": "3 of", "000000": "4 of",
+    }.items():  # fmt: skip
+        shown.fill("#search", query)
+        assert str(number.text_content()).startswith(expected), query
+    shown.fill("#search", "")
+    assert number.text_content() == total
+    shown.select_option("select[aria-label=State]", "final only")
+    assert column(shown, 1) == ["◐final only"]
+    shown.select_option("select[aria-label=State]", "")
+    place = shown.locator("[data-name=gen_em]")
+    shown.click("[data-name=gen_em] button")
+    assert place.get_attribute("aria-sort") == "descending"
+    assert column(shown, int(place.get_attribute("aria-colindex")))[:4] == ["90.0 %", "70.0 %", "20.0 %", "–"]
+    shown.click("[data-name=gen_em] button")
+    assert column(shown, int(place.get_attribute("aria-colindex")))[:4] == ["20.0 %", "70.0 %", "90.0 %", "–"]
+    shown.locator(".space .row").first.click()
+    assert shown.locator("#details .run summary").first.text_content().endswith("cccc3333")
+
+
+def test_configurations_are_compared_and_differences_marked(shown: Any) -> None:
+    shown.click(CELL, modifiers=["Shift"])
+    shown.locator("td[aria-label^='L1, MLP off, mix, K 10']").first.focus()
+    shown.keyboard.press("c")
+    shown.click("nav a:has-text('Compare')")
+    rows = shown.locator("[data-view=compare] tr.differs")
+    assert [row.split("\t")[0] for row in rows.all_inner_texts()] == ["≠train_max_k"]
+    assert shown.locator("tr.differs [role=img]").first.get_attribute("aria-label") == "differs:"
+    shown.click("text=Only differences")
+    assert shown.locator("[data-view=compare] tr:not(.differs)").count() > 20
+    results = shown.locator("h2:has-text('Results') + div table").first.inner_text()
+    assert "80.0 ± 14.1 % n = 2" in results
+    assert "20.0 % n = 1" in results
+    assert "K 10" in shown.locator("svg.chart").first.get_attribute("aria-label")
+    shown.reload()
+    shown.wait_for_selector("html[data-ready]")
+    assert shown.locator(".chips li").count() == 2
+    shown.locator(".chips button").first.click()
+    assert shown.locator(".chips li").count() == 1
+
+
+def test_what_is_copied_works_where_it_is_pasted(shown: Any, root: Path) -> None:
+    shown.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.click(CELL)
+    file = shown.locator("#details .files li").last
+    name = f"Final_{file.locator('.name').text_content().split('_', 1)[1]}"
+    path = str(root / TASK / "seed_2337" / name)
+    assert Path(path).is_file()
+    file.locator("button:text-is('Path')").click()
+    assert clipboard(shown) == path
+    file.locator("button:text-is('Loading code')").click()
+    code = clipboard(shown)
+    compile(code, "copied", "exec")
+    call = ast.parse(code).body[-1]
+    assert isinstance(call, ast.Assign)
+    assert ast.literal_eval(call.value.args[0]) == path  # type: ignore[attr-defined]
+    file.locator("button:text-is('Command')").click()
+    words = subprocess.run(
+        ["bash", "-c", f"for word in {clipboard(shown)}; do printf '%s\\0' \"$word\"; done"],
+        capture_output=True, check=True,
+    ).stdout.decode().split("\0")  # fmt: skip
+    assert words == ["ckptman", "show", path, ""]
+    assert shown.locator("#status").text_content() == "Copied: the command"
+    shown.fill("#root", "/elsewhere")
+    file.locator("button:text-is('Path')").click()
+    assert clipboard(shown).startswith(f"/elsewhere/{TASK}/")
+
+
+def test_without_a_clipboard_copying_falls_back(shown: Any) -> None:
+    shown.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('denied')))")
+    shown.click(CELL)
+    shown.click("#details button:text-is('Copy path')")
+    shown.wait_for_selector("#status.visible")
+    assert clipboard(shown).endswith(TASK)
+
+
+def test_hostile_names_are_text(shown: Any, root: Path) -> None:
+    go(shown, "#/runs")
+    shown.fill("#search", "onerror")
+    shown.locator(".space .row").first.click()
+    go(shown, "#/findings")
+    for summary in shown.locator("details:not([open]) > summary").all():
+        summary.click()
+    text = shown.locator("body").inner_text()
+    assert HOSTILE in text
+    assert "\\u202egnp.txt" in text
+    assert not set("\u202e\u200b") & set(shown.evaluate("document.documentElement.outerHTML"))
+    assert shown.locator("img").count() == 0
+    assert shown.locator("#title").text_content() == "tree's a\\u200bb"
+    raw = (root / EXPLORER).read_text()
+    assert "onerror" not in raw.split("<style>")[0]
+    assert raw.count("<script") == 2
+
+
+def test_findings_lead_to_what_they_are_about(shown: Any) -> None:
+    go(shown, "#/findings")
+    assert shown.locator("details.code > summary").all_inner_texts()[0].startswith("error")
+    shown.locator("button:has-text('Show details')").first.click()
+    assert shown.locator("#details h2").text_content() == "L1, MLP off, mix"
+
+
+def test_colours_follow_the_system_until_they_are_chosen(browser: Any, root: Path, heard: Heard) -> None:
+    def paper(explorer: Any) -> int:
+        return int(explorer.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/[0-9]+/)[0]"))
+
+    for dark in (True, False):
+        explorer = opened(browser, root / EXPLORER, heard, dark=dark)
+        assert (paper(explorer) < 100) is dark
+        explorer.click("#theme")
+        assert paper(explorer) > 200
+        explorer.click("#theme")
+        assert paper(explorer) < 100
+        explorer.context.close()
+    assert heard == Heard()
+
+
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_nothing_overflows_and_every_control_has_a_name(browser: Any, root: Path, heard: Heard, width: int) -> None:
+    explorer = opened(browser, root / EXPLORER, heard, width=width)
+    for view in ("#/grid/0", "#/runs", "#/findings", "#/compare/0,1"):
+        go(explorer, view)
+        assert explorer.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        unnamed = explorer.evaluate("""
+            [...document.querySelectorAll("button, select, input, a, [role=grid], svg[tabindex]")]
+            .filter((item) => !(item.ariaLabel || item.textContent.trim() || item.labels?.length))
+            .map((item) => item.outerHTML)
+        """)
+        assert unnamed == []
+    explorer.context.close()
+    assert heard == Heard()
+
+
+def test_paper_gets_the_content_without_the_controls(shown: Any) -> None:
+    shown.emulate_media(media="print", color_scheme="dark")
+    assert shown.locator("nav").is_hidden()
+    assert shown.locator("table.map").first.is_visible()
+    assert shown.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    go(shown, "#/runs")
+    assert shown.pdf().startswith(b"%PDF")
+
+
+def write_many(folder: Path, number: int) -> Path:
+    file = folder / "tree" / EXPLORER
+    file.parent.mkdir(parents=True)
+    file.write_text(page(many_runs(number), (), folder / "tree", file))
+    return file
+
+
+def filter_times(explorer: Any) -> dict[str, float]:
+    """Milliseconds from a letter typed to the table drawn."""
+    found: dict[str, float] = explorer.evaluate("""() => {
+      const search = document.getElementById("search"), times = {};
+      for (const query of ["m", "mix", "curriculum k>=8", "gen_em>0.5", "a1b2", "nothing fits", "Final_N128", ""]) {
+        search.value = query;
+        const start = performance.now();
+        search.dispatchEvent(new Event("input"));
+        document.getElementById("runs").getBoundingClientRect();
+        times[query] = performance.now() - start;
+      }
+      return times;
+    }""")
+    return found
+
+
+def test_five_hundred_runs_are_small_and_there_at_once(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    file = write_many(tmp_path, 504)
+    assert file.stat().st_size < 3_000_000
+    explorer = opened(browser, file, heard)
+    paint = explorer.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 1000
+    explorer.context.close()
+    assert heard == Heard()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_runs_are_still_found_at_once(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    file = write_many(tmp_path, 100_000)
+    assert file.stat().st_size < 8_000_000
+    explorer = opened(browser, file, heard)
+    go(explorer, "#/runs")
+    filter_times(explorer)  # texts are made ready by the first search
+    times = filter_times(explorer)
+    assert max(times.values()) < 200, times
+    explorer.evaluate("document.getElementById('runs').scrollTop = 1e6")
+    explorer.wait_for_timeout(100)
+    assert 20 < explorer.locator(".space .row").count() < 100
+    explorer.context.close()
+    assert heard == Heard()
