@@ -113,14 +113,11 @@ def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
                    for value in grid.axes.get(axis, ())]
             for axis in axes
         },
-        "k_key": convention.families.k_config,
-        "seed_key": convention.seed_key,
         "ignored": sorted({*convention.ignored_keys, convention.seed_key}),
         "tested": list(convention.generalization_k),
         "trained": list(convention.families.fixed_when_equal),
         "pattern": convention.generalization_pattern,
         "deviation": convention.statistics,
-        "final": sorted(convention.final_kinds),
     }  # fmt: skip
 
 
