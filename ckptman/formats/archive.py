@@ -16,6 +16,7 @@ import os
 import stat
 import unicodedata
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,13 +132,16 @@ class Archive:
         Raises:
             RefusedError: `bad-crc` with the name of the first entry that fails, or as `open_archive`.
         """
+        checksums = Checksums(self)
         buffer = memoryview(bytearray(_CHUNK))
-        starts = [entry.header for entry in self.entries.values()]
-        for (name, entry), end in zip(self.entries.items(), [*starts[1:], self.directory], strict=True):
-            data = self.data_start(name)
-            self._check_descriptor(name, entry, data + entry.size, end)
-            if self._crc(buffer, data, entry.size) != entry.crc and entry.crc:
-                raise _bad_crc(name)
+        while checksums.done < self.directory and checksums.failed is None:
+            with _reading():
+                got = os.preadv(self.fd, [buffer], checksums.done)
+            if not got:
+                raise refusal("cut", "it became shorter while it was read")
+            checksums.take(buffer[:got])
+        if (problem := checksums.problem()) is not None:
+            raise problem
 
     def data_start(self, name: str) -> int:
         """Where in the file the data of an entry begins, after a check that its header agrees with the directory.
@@ -175,7 +179,7 @@ class Archive:
             )
         return _LOCAL.size + int(name_length) + int(extra_length)
 
-    def _check_descriptor(self, name: str, entry: Entry, start: int, end: int) -> None:
+    def check_descriptor(self, name: str, entry: Entry, start: int, end: int) -> None:
         """Between the data of an entry and the next entry stands its data descriptor, or nothing."""
         if end < start:
             raise refusal("unsafe-archive", f"its entry {_shown(name)} overlaps the next one")
@@ -187,22 +191,52 @@ class Archive:
         if end != start:
             raise refusal("unsafe-archive", f"there are bytes after its entry {_shown(name)} that belong to no entry")
 
-    def _crc(self, buffer: memoryview, start: int, size: int) -> int:
-        crc, done = 0, 0
-        while done < size:
-            with _reading():
-                got = os.preadv(self.fd, [buffer[: min(len(buffer), size - done)]], start + done)
-            if not got:
-                raise refusal("cut", "it became shorter while it was read")
-            crc = zlib.crc32(buffer[:got], crc)
-            done += got
-        return crc
-
     def _exactly(self, start: int, size: int) -> bytes:
         data = _read_at(self.fd, start, size)
         if len(data) < size:
             raise refusal("cut", "it became shorter while it was read")
         return data
+
+
+class Checksums:
+    """The CRC-32 of each entry of an archive, from the bytes of the file as somebody reads them, piece by piece."""
+
+    def __init__(self, archive: Archive) -> None:
+        """Find where the data of each entry lies.
+
+        Raises:
+            RefusedError: if entries overlap, or if there are bytes that belong to none.
+        """
+        self.done = 0
+        """Bytes of the file that were taken."""
+        self.failed: str | None = None
+        """The first entry that does not fit its checksum."""
+        self._entries: deque[tuple[str, int, Entry]] = deque()
+        self._crc = 0
+        starts = [entry.header for entry in archive.entries.values()]
+        for (name, entry), end in zip(archive.entries.items(), [*starts[1:], archive.directory], strict=True):
+            data = archive.data_start(name)
+            archive.check_descriptor(name, entry, data + entry.size, end)
+            self._entries.append((name, data, entry))
+
+    def take(self, chunk: memoryview) -> None:
+        """Take the next bytes of the file."""
+        begin, self.done = self.done, self.done + len(chunk)
+        while self._entries and self.failed is None:
+            name, data, entry = self._entries[0]
+            first, last = max(data, begin), min(data + entry.size, self.done)
+            if first < last:
+                self._crc = zlib.crc32(chunk[first - begin : last - begin], self._crc)
+            if self.done < data + entry.size:
+                return
+            if self._crc != entry.crc and entry.crc:
+                self.failed = name
+            self._crc = 0
+            self._entries.popleft()
+
+    def problem(self) -> RefusedError | None:
+        """What was found, once all bytes are taken: `bad-crc`, or nothing."""
+        return None if self.failed is None else _bad_crc(self.failed)
 
 
 @contextmanager

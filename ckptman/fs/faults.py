@@ -58,11 +58,14 @@ def not_a_folder(path: Path, found: os.stat_result) -> RefusedError:
     )
 
 
+CHANGED = "changed-while-read"
+
+
 def changed(path: Path) -> RefusedError:
     """The refusal of a file that somebody else wrote to."""
     return RefusedError(
         f"{shown(path)} was changed meanwhile",
-        code="changed-while-read",
+        code=CHANGED,
         fix="Do it again once nothing writes to the file any more.",
     )
 

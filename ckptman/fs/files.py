@@ -15,6 +15,8 @@ from typing import Self
 
 from ckptman.fs import faults
 
+CHANGED = faults.CHANGED
+"""Code of the refusal of a file that was written to while it was read."""
 _CHUNK = 1 << 20
 """Bytes read at a time: hashing gets no faster above 64 KiB, and 1 MiB keeps the progress smooth."""
 
@@ -62,9 +64,19 @@ class FileState:
 
 
 def hash_file(
-    path: Path, *, on_bytes: Callable[[int], None] | None = None, follow_symlinks: bool = False
+    path: Path,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    on_chunk: Callable[[memoryview], None] | None = None,
+    follow_symlinks: bool = False,
 ) -> tuple[str, FileState]:
     """SHA-256 of a regular file, and the state that it kept from the first byte to the last.
+
+    Args:
+        path: The file.
+        on_bytes: Called with the number of bytes of each piece that was read.
+        on_chunk: Called with each piece, whose buffer is used again after that: what else is to be known of the bytes.
+        follow_symlinks: Read what a symbolic link leads to.
 
     Raises:
         RefusedError: `unreadable`, `not-a-file` (a named pipe, say: never waited for), `symbolic-link` unless
@@ -73,7 +85,7 @@ def hash_file(
     source = Source(path, follow_symlinks)
     try:
         source.open()
-        digest = digest_of(source.chunks(), on_bytes or ignore)
+        digest = digest_of(source.chunks(), on_bytes or ignore, on_chunk)
         source.check_unchanged()
         return digest, source.state
     finally:
@@ -140,11 +152,17 @@ def chunks_of(
         yield buffer[:count]
 
 
-def digest_of(chunks: Iterator[memoryview], on_bytes: Callable[[int], None]) -> str:
+def digest_of(
+    chunks: Iterator[memoryview],
+    on_bytes: Callable[[int], None],
+    on_chunk: Callable[[memoryview], None] | None = None,
+) -> str:
     """SHA-256 of all pieces, in hexadecimal."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
+        if on_chunk is not None:
+            on_chunk(chunk)
         on_bytes(len(chunk))
     return digest.hexdigest()
 

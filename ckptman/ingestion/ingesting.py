@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.fs import Batch, FileState, Mode, Placement, folders, hash_file, locks, make_folders, moving
+from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, outputs, scanning
@@ -382,7 +383,7 @@ class _Apply:
 
     def _refuse(self, path: Path, error: RefusedError) -> None:
         refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=error.message, fix=error.fix)
-        (self.deferred if error.code == examination.CHANGING else self.refused).append(refusal)
+        (self.deferred if error.code == fs_files.CHANGED else self.refused).append(refusal)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
-from ckptman.fs import FileState, hash_file
+from ckptman.formats import CheckpointInfo, read_whole
+from ckptman.fs import FileState, files
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.rules import Convention, Place, naming, placement
 from ckptman.text import RefusedError
-
-CHANGING = "changed-while-read"
 
 
 class Trust(StrEnum):
@@ -89,11 +87,12 @@ class Examiner:
         Raises:
             RefusedError: if it is no checkpoint of the convention, is damaged, or has no place.
         """
-        info = read_checkpoint(file.path, self._convention.checkpoint)
-        verify_crcs(file.path)
-        sha256, state = hash_file(file.path, follow_symlinks=self._follow_symlinks)
-        if not state.same_but_ctime(file.state):
-            raise RefusedError("it changed while it was looked at", code=CHANGING)
+        whole = read_whole(file.path, self._convention.checkpoint, follow_symlinks=self._follow_symlinks)
+        if whole.damage is not None:
+            raise whole.damage
+        info = whole.info
+        if not whole.state.same_but_ctime(file.state):
+            raise RefusedError("it changed while it was looked at", code=files.CHANGED)
         config, config_source = self._config_of(file, info)
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
         place = placement.place_of(
@@ -104,8 +103,8 @@ class Examiner:
         )
         return Examined(
             source=file,
-            state=state,
-            sha256=sha256,
+            state=whole.state,
+            sha256=whole.sha256,
             name=name,
             kind=parsed.prefix.name,
             step=parsed.step,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ckptman.fs import files
 from ckptman.raw.attribution import Attribution
-from ckptman.raw.examination import CHANGING, Examined, Examiner, Trust, group_said
+from ckptman.raw.examination import Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -204,7 +205,7 @@ class RawOutputs:
         message = error.message.removeprefix(f"{path}: ")  # `source` names it already
         refusal = Refusal(source=source, code=error.code, message=message, fix=error.fix, what=what)
         young = file is not None and abs(time.time() - file.state.mtime_ns / 1e9) < self._settle
-        if error.code == CHANGING or (error.code in CUT_CODES and young):
+        if error.code == files.CHANGED or (error.code in CUT_CODES and young):
             fix = "It was written a moment ago: ingest again later. --settle sets how long to wait."
             self.deferred.append(replace(refusal, fix=fix))
         else:

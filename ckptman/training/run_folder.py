@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
+from ckptman.formats import CheckpointInfo, read_whole
 from ckptman.fs import locks, make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
@@ -265,21 +265,22 @@ class RawRun:
     def _read(self, path: Path) -> CheckpointInfo:
         """What a file of the run says of itself."""
         try:
-            info = read_checkpoint(path, self.convention.checkpoint)
-            verify_crcs(path)
+            whole = read_whole(path, self.convention.checkpoint, follow_symlinks=True)
+            if whole.damage is not None:
+                raise whole.damage
         except RefusedError as error:
             raise RefusedError(
                 f"{path} cannot be read: {error.message}",
                 code="bad-file",
                 fix="Move it away: the run then goes on from the newest of the others, or starts again.",
             ) from error
-        if keys := self._differing(info.config or {}):
+        if keys := self._differing(whole.info.config or {}):
             raise RefusedError(
                 f"{path} is of another configuration: it differs in {', '.join(keys)}",
                 code="other-run",
                 fix="Train into another folder with --out, or with the configuration of that file.",
             )
-        return info
+        return whole.info
 
     def _differing(self, config: Mapping[str, Any]) -> list[str]:
         return differing(config, self.config.to_dict(), self.convention)

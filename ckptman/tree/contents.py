@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_checkpoint, verify_crcs
+from ckptman.formats import CheckpointInfo, read_checkpoint, read_whole
+from ckptman.fs import files as fs_files
 from ckptman.fs import hash_file
 from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError
@@ -290,14 +291,22 @@ def inventory_of(
     """Read so much of each checkpoint of a tree that has been scanned."""
     listed = {folder / entry.file: entry for folder, record in scan.records for entry in reversed(record.checkpoints)}
     entries = _checkpoint_entries(scan, convention)
-    files = []
-    for done, entry in enumerate(entries, start=1):
-        file = CheckpointFile(path=entry.path, size=entry.size, entry=listed.get(entry.path))
-        files.append(_read(scan.root, file, convention, depth))
+    files = [CheckpointFile(path=entry.path, size=entry.size, entry=listed.get(entry.path)) for entry in entries]
+    total, done = sum(file.size for file in files), 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
         if progress is not None:
-            progress("reading", done, len(entries))
-    if depth is Depth.BYTES:
-        files = _read_bytes(scan.root, files, progress)
+            progress("hashing", done, total)
+
+    for number, file in enumerate(files):
+        if depth is Depth.BYTES:
+            files[number] = _read_bytes(scan.root, file, convention, count)
+            continue
+        files[number] = _read(scan.root, file, convention, depth)
+        if progress is not None:
+            progress("reading", number + 1, len(files))
     return Inventory(scan=scan, files=tuple(files), runs=tuple(_runs(scan, files, convention)))
 
 
@@ -383,29 +392,22 @@ def with_name(file: CheckpointFile, convention: Convention) -> CheckpointFile:
         return replace(file, name_problem=error.message)
 
 
-def _read_bytes(root: Path, files: Iterable[CheckpointFile], progress: Progress | None) -> list[CheckpointFile]:
-    """Hash every file, and check the checksums of those that can be read as archives."""
-    files = list(files)
-    total = sum(file.size for file in files)
-    done = 0
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress("hashing", done, total)
-
-    read = []
-    for file in files:
-        sha256 = damage = None
-        try:
-            sha256, _ = hash_file(root / file.path, on_bytes=count, follow_symlinks=True)
-            if file.info is not None:
-                verify_crcs(root / file.path)
-        except RefusedError as error:
-            damage = error
-        read.append(replace(file, sha256=sha256, damage=damage))
-    return read
+def _read_bytes(
+    root: Path, file: CheckpointFile, convention: Convention, count: Callable[[int], None]
+) -> CheckpointFile:
+    """Read a file in one pass; of one that is no checkpoint, the SHA-256 alone."""
+    file = with_name(file, convention)
+    try:
+        whole = read_whole(root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count)
+        return replace(file, info=whole.info, sha256=whole.sha256, damage=whole.damage)
+    except RefusedError as error:
+        if error.code == fs_files.CHANGED:
+            return replace(file, damage=error)
+        file = replace(file, refusal=error)
+    try:
+        return replace(file, sha256=hash_file(root / file.path, on_bytes=count, follow_symlinks=True)[0])
+    except RefusedError as error:
+        return replace(file, damage=error)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

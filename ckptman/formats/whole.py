@@ -1,0 +1,61 @@
+"""A checkpoint read in full, each byte once: header, checksums and SHA-256 in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptman.formats.archive import Checksums, open_archive, show_path
+from ckptman.formats.checkpoint import CheckpointInfo, read_archive
+from ckptman.fs import FileState, hash_file
+from ckptman.text import RefusedError
+
+if TYPE_CHECKING:
+    from ckptman.rules import terms
+
+
+@dataclass(frozen=True)
+class WholeCheckpoint:
+    """A checkpoint of which every byte was read."""
+
+    info: CheckpointInfo
+    sha256: str
+    state: FileState
+    """What it was from the first byte to the last."""
+    damage: RefusedError | None
+    """Why its bytes are not those that were written, if they are not: `bad-crc`, or bytes that belong to nothing."""
+
+
+def read_whole(
+    path: Path,
+    rules: terms.CheckpointRules,
+    *,
+    follow_symlinks: bool = False,
+    on_bytes: Callable[[int], None] | None = None,
+) -> WholeCheckpoint:
+    """Read a checkpoint: what it says of itself, whether it is whole, and its SHA-256.
+
+    Raises:
+        RefusedError: as `read_checkpoint`, before its tensors are read, and as `fs.hash_file`.
+    """
+    checksums = damage = failure = None
+    with open_archive(path) as archive:
+        info = read_archive(archive, rules)
+        try:
+            checksums = Checksums(archive)
+        except RefusedError as error:
+            damage = error
+        try:
+            take = None if checksums is None else checksums.take
+            sha256, state = hash_file(path, on_bytes=on_bytes, on_chunk=take, follow_symlinks=follow_symlinks)
+            if checksums is not None:
+                damage = checksums.problem()
+        except RefusedError as error:
+            failure = error  # it names the file already
+    if failure is not None:
+        raise failure
+    if damage is not None:
+        damage = RefusedError(f"{show_path(path)}: {damage.message}", code=damage.code, fix=damage.fix)
+    return WholeCheckpoint(info, sha256, state, damage)

@@ -1,0 +1,114 @@
+"""A checkpoint is read in full in one pass, and no byte of it twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from ckptman.checks.validation import validate
+from ckptman.formats.archive import open_archive, verify_crcs
+from ckptman.formats.checkpoint import read_checkpoint
+from ckptman.formats.whole import read_whole
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import RefusedError
+from tests.helpers.raw import config, name_of, write_checkpoint
+
+RULES = built_in().checkpoint
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The bytes that were read from files by position, as all checkpoints are, since this was asked last."""
+    read = 0
+    preadv, pread = os.preadv, os.pread
+
+    def counting_preadv(fd: int, buffers: Sequence[memoryview], at: int) -> int:
+        nonlocal read
+        read += (got := preadv(fd, buffers, at))
+        return got
+
+    def counting_pread(fd: int, size: int, at: int) -> bytes:
+        nonlocal read
+        read += len(got := pread(fd, size, at))
+        return got
+
+    monkeypatch.setattr(os, "preadv", counting_preadv)
+    monkeypatch.setattr(os, "pread", counting_pread)
+
+    def counted() -> int:
+        nonlocal read
+        found, read = read, 0
+        return found
+
+    return counted
+
+
+def write(path: Path) -> Path:
+    """A checkpoint of 1.5 MB, of which the header is a small part."""
+    return write_checkpoint(path, config(n_embd=192))
+
+
+def test_one_pass_gives_header_checksums_and_hash(tmp_path: Path, count: Callable[[], int]) -> None:
+    path = write(tmp_path / "x.pt")
+    size = path.stat().st_size
+    whole = read_whole(path, RULES)
+    assert size <= count() < 1.1 * size
+    assert whole.info == read_checkpoint(path, RULES)
+    assert count() < 0.1 * size
+    assert whole.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (whole.damage, whole.state.size) == (None, size)
+
+
+def test_damage_is_found_anywhere_and_the_hash_is_that_of_the_bytes_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.pt")
+    content = path.read_bytes()
+    with open_archive(path) as archive:
+        data = {name: (archive.data_start(name), entry.size) for name, entry in archive.entries.items()}
+    large = [name for name, (_, size) in data.items() if name.startswith("data/") and size > 100]
+    assert len(large) > 5
+    for name in large[::3]:
+        start, size = data[name]
+        for at in (start, start + size - 1):
+            changed = bytearray(content)
+            changed[at] ^= 1
+            path.write_bytes(changed)
+            whole = read_whole(path, RULES)
+            assert whole.damage is not None
+            assert whole.damage.code == "bad-crc"
+            assert repr(name) in whole.damage.message or name in whole.damage.message
+            assert whole.sha256 == hashlib.sha256(changed).hexdigest()
+            with pytest.raises(RefusedError) as caught:
+                verify_crcs(path)
+            assert (caught.value.code, caught.value.message) == (whole.damage.code, whole.damage.message)
+
+
+def test_what_is_refused_by_its_header_is_not_read_on(tmp_path: Path, count: Callable[[], int]) -> None:
+    path = write(tmp_path / "x.pt")
+    path.write_bytes(path.read_bytes()[:-9])
+    size = path.stat().st_size
+    with pytest.raises(RefusedError):
+        read_whole(path, RULES)
+    assert count() < 0.1 * size
+
+
+def test_ingest_and_validate_read_each_byte_once(tmp_path: Path, count: Callable[[], int]) -> None:
+    for seed in (1337, 2337):
+        settings = config(n_embd=192, seed=seed)
+        write_checkpoint(tmp_path / "raw/len_gen_k8" / f"task_{seed}" / name_of(settings), settings)
+    source, root = tmp_path / "raw", tmp_path / "tree"
+    size = sum(path.stat().st_size for path in source.rglob("*.pt"))
+    ingest(source, root, settle=0, dry_run=True)
+    assert size <= count() < 1.1 * size
+    ingest(source, root, settle=0, mode="hardlink")
+    assert size <= count() < 1.1 * size
+    ingest(source, root, settle=0)
+    assert count() < 0.01 * size, "what is known is not read again"
+    assert validate(root, deep=True, ignore=["missing", "stale-document", "linked-checkpoint"]).errors == 0
+    assert size <= count() < 1.1 * size
+    validate(root)
+    assert count() < 0.1 * size
