@@ -7,10 +7,10 @@ A run counts once, by the metrics in its `run.json`, whether or not its checkpoi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import isfinite
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
@@ -204,12 +204,12 @@ def _matching(item: ListedCheckpoint, metric: str) -> list[float]:
         return [] if item.generalization is None else [item.generalization.value]
     keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
     values = [item.metrics.get(key) for key in keys]
-    return [value for value in values if isinstance(value, int | float) and isfinite(value)]
+    return [value for value in values if isinstance(value, int | float) and abs(value) <= sys.float_info.max]
 
 
 def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention) -> object:
     if by:
-        return tuple(comparing.canonical(item.values.get(key)) for key in by)
+        return tuple(comparing.key_of(item.values.get(key)) for key in by)
     ignored = convention.ignored_keys | {"seed"}
     return item.row.group, item.row.task, comparing.fingerprint(item.config, ignored)
 
@@ -220,12 +220,12 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     shown = (*_PLACE[:3], convention.families.k_config, "task", *convention.axis_titles)
     alike: dict[object, list[ListedCheckpoint]] = {}
     for item in first:
-        alike.setdefault(tuple(comparing.canonical(item.values.get(key)) for key in shown), []).append(item)
+        alike.setdefault(tuple(comparing.key_of(item.values.get(key)) for key in shown), []).append(item)
     ignored = convention.ignored_keys | {"seed", *shown}
     more: set[str] = set()
     for members in alike.values():
         keys = {key for item in members for key in item.config} - ignored if len(members) > 1 else set()
-        more |= {key for key in keys if len({str(comparing.canonical(item.config.get(key))) for item in members}) > 1}
+        more |= {key for key in keys if len({comparing.key_of(item.config.get(key)) for item in members}) > 1}
     return (*shown, *sorted(more))
 
 

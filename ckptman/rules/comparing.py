@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 _NOT_A_NUMBER = "NaN"
@@ -44,6 +44,12 @@ def canonical(value: object) -> object:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return str(value)
+
+
+def key_of(value: object) -> Hashable:
+    """What values are looked up by: all spellings of one value have the same."""
+    found = canonical(value)
+    return found if isinstance(found, int | float | str | None) else repr(found)
 
 
 def whole(value: object) -> int | None:

@@ -263,7 +263,7 @@ def _safe_folder(name: str) -> str:
         name in ("", ".", "..")
         or name.startswith(".")
         or name != name.strip()
-        or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name)
+        or re.search(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]", name)  # of surrogates, those of other bytes
         or len(name.encode("utf-8", "surrogateescape")) > 200
     ):
         raise RefusedError(

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.raw import outputs, overwritten, scanning
-from ckptman.rules import Convention, TrainConfig, convention_file, placement
+from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
 from ckptman.text import UsageError
@@ -329,8 +329,8 @@ def _key(fact: _Fact, convention: Convention) -> _Key:
     """What tells the grid's runs apart, as `selection.GridRun.key`; that of no run where the group is not its own."""
     pattern = placement.group_pattern(fact.group, convention)
     axes = () if pattern is None else convention.grids[pattern.grid].regimes[pattern.regime].axes
-    values = tuple(sorted((axis, fact.config.get(axis)) for axis in axes))
-    return fact.group, values, fact.config.get(convention.seed_key)
+    values = tuple((axis, comparing.key_of(fact.config.get(axis))) for axis in sorted(axes))
+    return fact.group, values, comparing.key_of(fact.config.get(convention.seed_key))
 
 
 # --- what a run says of itself ----------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ MORE = "more"
 OMIT_NONE = {"omit_none": True}
 """Metadata of a field that is left out of the JSON where it is None."""
 
+_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
+"""How `jsonable` spells the numbers that JSON lacks."""
+
 _T = TypeVar("_T")
 
 
@@ -28,7 +31,7 @@ def dump_json(document: Any) -> bytes:
 def jsonable(value: Any) -> Any:
     """`value` with numbers that JSON lacks as text: "NaN", "Infinity", "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return _NO_NUMBERS[0 if math.isnan(value) else 1 if value > 0 else 2]
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -63,9 +66,12 @@ def document_of(record: Any) -> Any:
 
 
 def _with_more(kind: Any, value: Any) -> Any:
-    """A document in which what its records do not know stands in their field `more`."""
+    """A document in which what its records do not know stands in their field `more`, and numbers as `jsonable` has them
+    are numbers."""
     if get_origin(kind) is tuple and isinstance(value, list):
         return [_with_more(get_args(kind)[0], item) for item in value]
+    if value in _NO_NUMBERS and float in (kind, *get_args(kind)):
+        return float(value)
     if not dataclasses.is_dataclass(kind) or not isinstance(value, dict):
         return value
     types = _types(cast(Hashable, kind))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev, stdev
@@ -16,6 +17,9 @@ TEACHER_FORCED = "teacher-forced"
 
 _LOGGED_SAMPLES = "eval_samples_per_length"
 """The configuration key of how many lists of each length training tests on."""
+
+_MOST_SAMPLES = 1 << 40
+"""More than anybody has tested on."""
 
 CONFIDENCE = 0.95
 """Confidence level of every interval."""
@@ -53,7 +57,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
     the most samples counts; of several, the newest.
     """
     low, high = convention.generalization_k
-    finals = {entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds}
+    finals = [entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds]
     found = [
         (_samples(item.get("samples")), float(item["gen_em"]), "evaluation")
         for item in record.evaluations
@@ -112,8 +116,9 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
 
 
 def _samples(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+    number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST_SAMPLES
+    return value if number and isinstance(value, int) else 1
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -77,6 +77,7 @@ def compare(
         steps = frozenset(here.get(kind, ()))
         if not has_final:
             due = range(due.start, min(max(steps, default=0) + 1, due.stop), due.step)
-        if count := len(due) - sum(step in due for step in steps):
+        saved = max(0, -((due.start - due.stop) // due.step))  # len() holds no number above 2^63
+        if count := saved - sum(step in due for step in steps):
             missing.append(Missing(kind, count, due, steps))
     return Standing(frozenset(here), has_final, tuple(missing))

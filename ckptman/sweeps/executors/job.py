@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,7 +94,7 @@ def train_job(
     log.end(outcome)
     if job.outcome_file:
         with suppress(CkptmanError):  # it is for `status`, and the run matters more
-            write_atomically(Path(job.outcome_file), json_text.dump_json(asdict(outcome)), replace=True)
+            write_atomically(Path(job.outcome_file), json_text.dump_json(json_text.document_of(outcome)), replace=True)
     return outcome
 
 

@@ -1,0 +1,57 @@
+"""Records as JSON: read strictly by their types, and written so that they can be read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+from ckptman.sweeps.executors.job import JobOutcome
+from ckptman.text.json_text import document_of, dump_json, record_of
+from ckptman.training.progress import Progress, RunStatus
+
+STATUS = RunStatus(
+    state="running", run_id="abcd1234", iters_done=4, max_iters=9, reason="", log="", host="h", pid=1, updated=1.5
+)
+
+
+@pytest.mark.parametrize("loss", [0.5, math.inf, -math.inf, math.nan, None])
+def test_a_diverged_run_can_still_say_how_it_stands(loss: float | None) -> None:
+    for record in (RunStatus(**{**vars(STATUS), "loss": loss}), JobOutcome(state="failed", loss=loss)):
+        back = record_of(type(record), json.loads(dump_json(document_of(record))))
+        assert repr(back) == repr(record)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("iters_done", "4", "Expected `int`, got `str` - at `$.iters_done`"),
+        ("iters_done", 4.0, "at `$.iters_done`"),
+        ("iters_done", True, "at `$.iters_done`"),
+        ("updated", "1.5", "at `$.updated`"),
+        ("run_id", None, "at `$.run_id`"),
+        ("loss", "nan", "at `$.loss`"),
+        ("loss", 10**400, "at `$.loss`"),
+        ("config", [1], "at `$.config`"),
+        ("newer", {"a": 1}, None),
+        ("pid", 2**70, None),
+        ("updated", 1, None),
+    ],
+)
+def test_a_status_is_read_strictly_and_with_what_a_newer_version_adds(key: str, value: Any, told: str | None) -> None:
+    document = document_of(STATUS) | {key: value}
+    if told is None:
+        assert record_of(RunStatus, document).run_id == "abcd1234"
+        return
+    with pytest.raises(ValueError, match=re.escape(told)):
+        record_of(RunStatus, document)
+
+
+@pytest.mark.parametrize("document", [[], None, "x", 1])
+def test_what_is_no_object_is_no_record(document: Any) -> None:
+    assert record_of(Progress, {}) == Progress()
+    with pytest.raises(ValueError, match="Expected `object`"):
+        record_of(Progress, document)
