@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +21,6 @@ from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used: --help needs none of them
     from ckptman.rules import Convention
-
-Callback = TypeVar("Callback", bound=Callable[..., None])
 
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -63,7 +60,15 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl([(name, command.summary) for name, command in commands.COMMANDS.items()])
 
 
-app = typer.Typer(
+class App(typer.Typer):
+    """The program. Every command's help is laid out alike."""
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        """Register a function as a command."""
+        return super().command(name, **{"cls": helping.Helped, **more})
+
+
+app = App(
     name="ckptman",
     cls=Commands,
     help="Sort, check and document the model checkpoints of a training grid.",
@@ -119,11 +124,6 @@ def _options(
         show_here(context)
 
 
-def command(name: str) -> Callable[[Callback], Callback]:
-    """Register a function as a command."""
-    return app.command(name, cls=helping.Helped)
-
-
 def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:
     """The rules for a tree: `--config`, else the nearest ckptman.yaml in or above the tree, else the built-in ones."""
     from ckptman.rules import convention_file
@@ -176,7 +176,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _bug(error, arguments)
     if status == INTERRUPTED:
-        _print_error("interrupted", "Run the same command again: it goes on from where it was.")
+        goes_on = any(word in commands.GOES_ON for word in arguments)
+        _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
     return status
 
 

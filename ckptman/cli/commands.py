@@ -40,6 +40,10 @@ COMMANDS = {
 """By name, in the order in which they are listed."""
 
 
+GOES_ON = frozenset({"train", "sweep", "ingest", "eval"})
+"""Those that, interrupted and called again, do not begin anew."""
+
+
 def register(*names: str) -> None:
     """Import the modules of these commands; of all, where none is named."""
     for name in names or COMMANDS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import Json
 from ckptman.cli.progress import SampleProgress
 from ckptman.cli.tables import NOTHING, print_table
@@ -30,7 +30,7 @@ _MEANING = {
 }
 
 
-@command("eval")
+@app.command("eval")
 def _eval(
     context: typer.Context,
     paths: Annotated[
@@ -179,7 +179,7 @@ def show(result: evaluating.EvaluationResult, out: Console) -> None:
     if len(result.evaluations) > 1:
         out.print(plain(f"{count_text(len(result.evaluations), 'checkpoint')}, {_mode_text(result.evaluations[0])}"))
         rows = [(_mean_text(evaluation), evaluation.path) for evaluation in result.evaluations]
-        print_table(out, [("Mean exact match", "Checkpoint"), *rows])
+        print_table(out, [("Mean exact match", "Checkpoint"), *rows], give=("Checkpoint",))
 
 
 def _show_one(evaluation: evaluating.Evaluation, out: Console) -> None:

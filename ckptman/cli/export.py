@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.text import console, plain, size_text
 
 
-@command("export")
+@app.command("export")
 def _export(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files, in a tree or not.")],

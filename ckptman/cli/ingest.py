@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.progress import ByteProgress
 from ckptman.cli.text import console, count_text, plain, size_text
@@ -25,7 +25,7 @@ _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
 
 
-@command("ingest")
+@app.command("ingest")
 def _ingest(
     context: typer.Context,
     # Text, not paths, in which an empty argument and the current folder are one.

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
     Fixed,
@@ -38,7 +38,7 @@ from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
 
-@command("ls")
+@app.command("ls")
 def _ls(
     context: typer.Context,
     directory: Tree = None,
@@ -102,10 +102,15 @@ def _ls(
 def _print_table(listing: Listing, convention: Convention, out: Console) -> None:
     axes = tuple(convention.axis_titles)
     titles = [convention.axis(axis).title for axis in axes]
-    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Generalization (run)", "Run"]
-    numbers = {"Task", "Seed", "Step", "Size", "Generalization (run)"}
+    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Run"]
+    numbers = {"Task", "Seed", "Step", "Size", "Gen. (run)"}
     rows = [head, *(_cells(item, axes, convention) for item in listing.checkpoints)]
-    print_table(out, rows, [index for index, title in enumerate(head) if title in numbers])
+    print_table(
+        out,
+        rows,
+        [index for index, title in enumerate(head) if title in numbers],
+        give=("-Run", "-Size", "-Step", "Group", "-Kind"),
+    )
 
 
 def _cells(item: ListedCheckpoint, axes: Sequence[str], convention: Convention) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root, Set, settings_of, tree_of
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
@@ -19,7 +19,7 @@ from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records
 
 
-@command("name")
+@app.command("name")
 def _name(
     context: typer.Context,
     names: Annotated[

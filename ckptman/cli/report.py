@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ckptman.checks import validate
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
@@ -18,7 +18,7 @@ from ckptman.text import UsageError, wording
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
 
 
-@command("report")
+@app.command("report")
 def _report(
     context: typer.Context,
     directory: Tree = None,

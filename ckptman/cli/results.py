@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
     Fixed,
@@ -51,7 +51,7 @@ Rows = list[list[Any]]
 """A head, and a row for each configuration; figures as numbers, None where there is none."""
 
 
-@command("results")
+@app.command("results")
 def _results(
     context: typer.Context,
     directory: Tree = None,

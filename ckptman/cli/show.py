@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering
 from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
@@ -27,7 +27,7 @@ _MOST_SHOWN = 300
 """Characters of a configuration value; --json has all of it."""
 
 
-@command("show")
+@app.command("show")
 def _show(
     context: typer.Context,
     files: Annotated[
@@ -165,7 +165,7 @@ def _print_config(shown: ShownCheckpoint, out: Console) -> None:
         plain("configuration", "bold")
         + plain(f", from the {shown.config_source}; * differs from the published recipe", "dim")
     )
-    print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ")
+    print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ", give=("Value",))
 
 
 def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:
@@ -186,7 +186,7 @@ def _print_tensors(shown: ShownCheckpoint, out: Console) -> None:
         + plain(f", {info.parameters:,} parameters (tied weights counted once)", "dim")
     )
     rows = [(t.name, " × ".join(map(str, t.shape)) or "scalar", t.dtype) for t in info.tensors]
-    print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ")
+    print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ", give=("Name",))
     out.print()
     out.print(plain("optimizer", "bold") + plain(f" {_optimizer_text(info.optimizer)}"))
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     ALL,
     DEFAULT_OUT,
@@ -30,19 +30,19 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
-from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.cli.text import clean, console, count_text, plain, prose
 from ckptman.rules import Convention, GroupPattern
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
 from ckptman.text import UsageError
-from ckptman.tree import roots
+from ckptman.tree import roots, standing
 
 SIGNS = {
-    grid_status.COMPLETE: "●",
+    grid_status.COMPLETE: standing.MARKS[standing.Extent.COMPLETE],
     grid_status.RUNNING: "▶",
     grid_status.FAILED: "✗",
-    grid_status.PARTIAL: "◐",
-    grid_status.OVERWRITTEN: "⊘",
-    grid_status.MISSING: "·",
+    grid_status.PARTIAL: standing.MARKS[standing.Extent.ON_THE_WAY],
+    grid_status.OVERWRITTEN: standing.OVERWRITTEN,
+    grid_status.MISSING: standing.MARKS[standing.Extent.NOTHING],
 }
 LETTERS = {
     grid_status.COMPLETE: "C",
@@ -66,7 +66,7 @@ _MOST_LINES = 12
 """Runs named of each state; --verbose names all."""
 
 
-@command("status")
+@app.command("status")
 def _status(
     context: typer.Context,
     directory: Annotated[
@@ -147,11 +147,19 @@ def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
 def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
     """Print the map, and what there is to say of single runs."""
     signs = _signs()
-    for pattern, items in groupby(found.runs, key=lambda item: item.run.pattern):
-        for line in _map(pattern, list(items), found.convention, signs):
-            out.print(line)
+    families = [(pattern, list(items)) for pattern, items in groupby(found.runs, key=lambda item: item.run.pattern)]
+    empty = [] if verbose else [family for family in families if all(map(_is_untouched, family[1]))]
+    for pattern, items in families:
+        if (pattern, items) not in empty:
+            for line in _map(pattern, items, found.convention, signs, out.width):
+                out.print(line)
+            out.print()
+    if empty:
+        titles = "; ".join(_title(pattern, found.convention) for pattern, _ in empty)
+        waiting = sum(len(items) for _, items in empty)
+        prose(out, f"nothing yet ({count_text(waiting, 'run')}, --verbose shows them): {titles}", "dim")
         out.print()
-    out.print(_legend(found, signs))
+    out.print(_legend(found, signs, out.width))
     seeds = list(dict.fromkeys(str(item.run.seed) for item in found.runs))
     out.print(plain(f"in each cell: seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}", "dim"))
     for state in _TOLD:
@@ -164,13 +172,22 @@ def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
     )
 
 
-def _map(
-    pattern: GroupPattern, items: Sequence[RunStanding], convention: Convention, signs: dict[str, str]
-) -> Iterator[Text]:
-    """The heat map of a family: a row a task, a column a K."""
+def _is_untouched(item: RunStanding) -> bool:
+    return item.state == grid_status.MISSING and not item.job and not item.is_refused
+
+
+def _title(pattern: GroupPattern, convention: Convention) -> str:
     families = convention.families
-    title = f"{families.layernorm_titles[pattern.layernorm]}, {families.regime_titles[pattern.regime]}"
-    yield plain(title, "bold") + plain(f"  {pattern.pattern}", "dim")
+    return f"{families.layernorm_titles[pattern.layernorm]}, {families.regime_titles[pattern.regime]}"
+
+
+def _map(
+    pattern: GroupPattern, items: Sequence[RunStanding], convention: Convention, signs: dict[str, str], room: int
+) -> Iterator[Text]:
+    """The heat map of a family: a row a task, a column a K; below each other where not all columns have room."""
+    title = plain(_title(pattern, convention), "bold")
+    name = plain(f"  {pattern.pattern}", "dim")
+    yield title + name if title.cell_len + name.cell_len <= room else title
     cells: dict[tuple[int, str], dict[int, Text]] = {}
     for item in items:
         run = item.run
@@ -178,26 +195,33 @@ def _map(
         cell = cells.setdefault((run.cell.task, brief), {}).setdefault(run.k, Text())
         cell.append(signs[item.state], style=STYLES[item.state])
     lengths = list(dict.fromkeys(item.run.k for item in items))
-    width = max(2, max(cell_len(cell.plain) for row in cells.values() for cell in row.values())) + 2
+    width = max(4, max(cell_len(cell.plain) for row in cells.values() for cell in row.values()) + 2)
     names = [f"{task:>3}  {brief}" for task, brief in cells]
     left = max(map(cell_len, names)) + 2
-    head = "".join(f"{f'K {k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(lengths))
-    yield plain(f"{'':<{left}}{head}".rstrip(), "dim")
-    for name, row in zip(names, cells.values(), strict=True):
-        line = plain(f"{name:<{left}}")
-        for k in lengths:
-            cell = row.get(k, Text())
-            line += cell + Text(" " * (width - cell_len(cell.plain)))
-        line.rstrip()
-        yield line
+    most = max(1, (room - left + 2) // width)
+    for start in range(0, len(lengths), most):
+        shown = lengths[start : start + most]
+        head = "".join(f"{f'K {k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(shown))
+        yield plain(f"{'':<{left}}{head}".rstrip(), "dim")
+        for called, row in zip(names, cells.values(), strict=True):
+            line = plain(f"{called:<{left}}")
+            for k in shown:
+                cell = row.get(k, Text())
+                line += cell + Text(" " * (width - cell_len(cell.plain)))
+            line.rstrip()
+            yield line
 
 
-def _legend(found: GridStatus, signs: dict[str, str]) -> Text:
-    line = plain(f"{count_text(len(found.runs), 'run')}: ", "bold")
-    for index, (state, count) in enumerate(found.counts.items()):
-        line += plain(", " if index else "") + Text(f"{signs[state]} ", style=STYLES[state])
-        line += plain(f"{count:,} {state}", "" if count else "dim")
-    return line
+def _legend(found: GridStatus, signs: dict[str, str], width: int) -> Text:
+    """What the signs mean, with how many runs have each; folded between states."""
+    lines = [plain(f"{count_text(len(found.runs), 'run')}: ", "bold")]
+    for index, (state, count) in enumerate(found.counts.items(), start=1):
+        part = Text(f"{signs[state]} ", style=STYLES[state]) + plain(f"{count:,} {state}", "" if count else "dim")
+        part += plain("" if index == len(found.counts) else ", ")
+        if lines[-1].cell_len + part.cell_len > width:
+            lines.append(Text("  "))
+        lines[-1] += part
+    return Text("\n").join(lines)
 
 
 def _section(out: Console, title: str, items: Sequence[RunStanding], *, verbose: bool) -> None:

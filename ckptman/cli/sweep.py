@@ -14,10 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from ckptman.cli.app import INTERRUPTED, command, convention_for, print_json, warn
+from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
 from ckptman.cli.options import (
     ALL,
     DEFAULT_OUT,
@@ -51,8 +49,8 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
 )
-from ckptman.cli.tables import NOTHING, print_table
-from ckptman.cli.text import console, count_text, plain
+from ckptman.cli.tables import NOTHING, print_table, table_lines
+from ckptman.cli.text import console, count_text, plain, prose
 from ckptman.rules import TrainConfig
 from ckptman.rules import recipe as recipe_rules
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
@@ -75,7 +73,7 @@ class Executor(StrEnum):
     SLURM = "slurm"
 
 
-@command("sweep")
+@app.command("sweep")
 def _sweep(
     context: typer.Context,
     k: KText = None,
@@ -249,13 +247,13 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
     counts = ", ".join(f"{count:,} {_WORDS[todo]}" for todo, count in plan.counts.items() if count)
     out.print(plain(f"{count_text(len(plan.runs), 'run')}: ", "bold") + plain(counts))
     if plan.wanted:
-        out.print(plain(_recipe_text(plan.wanted[0].raw.config)))
-        out.print(plain(_estimate_text(plan, parallel)))
+        prose(out, _recipe_text(plan.wanted[0].raw.config))
+        prose(out, _estimate_text(plan, parallel))
         out.print(plain(f"outputs go to {plan.out}"))
     rows = [(run.raw.label, _todo_text(run)) for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
     shown = rows if verbose else rows[:_MOST_LINES]
     if shown:
-        print_table(out, [("Run", "Plan"), *shown], indent="  ")
+        print_table(out, [("Run", "Plan"), *shown], indent="  ", give=("Plan",))
     if len(shown) < len(rows):
         out.print(plain(f"  … and {len(rows) - len(shown):,} more (--verbose names all, --json too)"))
 
@@ -314,14 +312,16 @@ class SweepTable:
             rows = list(self._rows.values())
         height = max(3, self._screen.height - 5)
         shown = rows if len(rows) <= height else sorted(rows, key=_Row.rank)[:height]
-        table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-        table.add_column("Run", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        for title in ("Iterations", "it/s", "Left", "Loss", "Generalization"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in shown:
-            table.add_row(*row.cells())
-        parts: list[Any] = [table]
+        head, *lines = table_lines(
+            [_HEAD, *(row.cells() for row in shown)],
+            right=range(4, len(_HEAD)),
+            room=self._screen.width,
+            give=("-Loss", "-it/s", "Group", "-Iterations"),
+        )
+        parts: list[Any] = [plain(head, "bold")]
+        for row, line in zip(shown, lines, strict=True):
+            parts.append(plain(line))
+            parts[-1].highlight_words([f" {row.state}"], _STYLES.get(row.state, ""))
         if len(shown) < len(rows):
             parts.append(plain(f"… and {len(rows) - len(shown):,} more", "dim"))
         parts.append(plain(self._footer()))
@@ -330,15 +330,17 @@ class SweepTable:
         return Group(*parts)
 
     def _counts(self) -> str:
-        ended = sum(row.is_over for row in self._rows.values())
+        ended = sum(row.is_done for row in self._rows.values())
         return f"[{ended}/{len(self._rows)}]"
 
     def _footer(self) -> str:
         with self._lock:
             rows = list(self._rows.values())
-        over = sum(row.is_over for row in rows)
+        over = sum(row.is_done for row in rows)
+        interrupted = sum(row.is_over and not row.is_done for row in rows)
         failed = sum(row.state == "failed" for row in rows)
         text = f"{over} of {count_text(len(rows), 'run')}" + (f", {failed} failed" if failed else "")
+        text += f", {interrupted} interrupted" if interrupted else ""
         left = self._left(rows)
         took = time.monotonic() - self._began
         return f"{text}; {duration_text(took)}" + (f", about {duration_text(left)} left" if left is not None else "")
@@ -363,6 +365,11 @@ class _Row:
     def is_over(self) -> bool:
         return self.last is not None and self.last.outcome is not None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it came to its end, good or bad: an interrupted run has not."""
+        return self.is_over and self.state != "interrupted"
+
     def rank(self) -> int:
         """Rows that are worth seeing first: at work, then failed, then waiting, then done."""
         if self.state in (local.STARTING, local.TRAINING):
@@ -377,7 +384,7 @@ class _Row:
         """Iterations that are still to be done; none for a run that is over."""
         return 0 if self.is_over else max(0, self.run.raw.config.max_iters - self._iterations())
 
-    def cells(self) -> list[Text]:
+    def cells(self) -> list[str]:
         """The row's cells."""
         progress = None if self.last is None else self.last.progress
         outcome = None if self.last is None else self.last.outcome
@@ -387,14 +394,17 @@ class _Row:
         gen_em = None if known is None else known.gen_em
         total = self.run.raw.config.max_iters
         left = self.iterations_left() / speed if speed and not self.is_over else None
+        run = self.run.raw
         return [
-            plain(self.run.raw.label),
-            plain(self.state, _STYLES.get(self.state, "")),
-            plain(f"{self._iterations():,}/{total:,}"),
-            plain(NOTHING if not speed else f"{speed:.1f}"),
-            plain(NOTHING if left is None else duration_text(left)),
-            plain(NOTHING if loss is None else f"{loss:.4f}"),
-            plain(NOTHING if gen_em is None else wording.percent(gen_em)),
+            run.place.group,
+            " ".join((str(run.place.task), *run.place.notes)),
+            str(run.place.seed),
+            self.state,
+            f"{self._iterations():,}/{total:,}",
+            NOTHING if not speed else f"{speed:.1f}",
+            NOTHING if left is None else duration_text(left),
+            NOTHING if loss is None else f"{loss:.4f}",
+            NOTHING if gen_em is None else wording.percent(gen_em),
         ]
 
     def text(self) -> str:
@@ -413,6 +423,8 @@ class _Row:
             return self.last.progress.iters_done or self.run.iters_done
         return self.run.iters_done
 
+
+_HEAD = ("Group", "Task", "Seed", "State", "Iterations", "it/s", "Left", "Loss", "Gen.")
 
 _STYLES = {
     "complete": "green",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Fixed,
     Group,
@@ -86,7 +86,7 @@ class _Family:
         return str(top / self.name / convention.folders.task(cell.task))
 
 
-@command("task")
+@app.command("task")
 def _task(
     context: typer.Context,
     number: Annotated[int | None, typer.Argument(metavar="[ID]", help="A task id.", min=0)] = None,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from ckptman.cli.app import INTERRUPTED, command, convention_for, print_json, warn
+from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
 from ckptman.cli.options import (
     DEFAULT_OUT,
     Fixed,
@@ -41,23 +42,25 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
 )
-from ckptman.cli.tables import NOTHING, print_table
-from ckptman.cli.text import clean, console, count_text, plain
+from ckptman.cli.tables import NOTHING, print_table, shortened_label
+from ckptman.cli.text import clean, console, count_text, plain, prose
 from ckptman.rules import TrainConfig
 from ckptman.rules import recipe as recipe_rules
 from ckptman.text import CkptmanError, wording
 from ckptman.training import planning
 from ckptman.training import wandb as wandb_logging
+from ckptman.tree import metrics
 
 if TYPE_CHECKING:  # these import torch
     from ckptman.training import progress as run_progress
     from ckptman.training import runs
 
+_TRAINED, _TESTED = "trained", "tested"
 _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
 
 
-@command("train")
+@app.command("train")
 def _train(
     context: typer.Context,
     task: Annotated[int, typer.Option("--task", metavar="ID", min=0, help="Task id: ckptman task lists them.")],
@@ -117,6 +120,7 @@ def _train(
         bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run left, or refuse to.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each K, and every path.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train the runs of a task: one for each seed.
@@ -184,7 +188,7 @@ def _train(
     if as_json:
         print_json(result.to_json())
     else:
-        show(result, console())
+        show(result, console(), verbose=verbose)
     _print_errors(list(result.errors), talk)
     status = max((error.exit_status for error in result.errors), default=0)
     raise typer.Exit(status or (INTERRUPTED if result.interrupted else 0))
@@ -193,26 +197,46 @@ def _train(
 def show_plan(plan: planning.TrainPlan, out: Console, *, dry_run: bool = False) -> None:
     """Print what will be trained, and where it goes."""
     if plan.runs:
-        out.print(plain(_recipe_text(plan.runs[0].run.config)))
+        prose(out, _recipe_text(plan.runs[0].run.config))
     rows = [(run.run.label, _action_text(run), str(run.run.folder)) for run in plan.runs]
-    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows])
+    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows], give=("Folder", "-Folder"))
 
 
-def show(result: runs.TrainResult, out: Console) -> None:
-    """Print what was trained: the exact match by K, and the paths."""
+def show(result: runs.TrainResult, out: Console, *, verbose: bool = False) -> None:
+    """Print what was trained: a row for each seed, their mean, and where the checkpoints are."""
+    rows, measured = [], []
     for run in result.runs:
-        out.print(plain(run.run.label, "bold") + plain(f": {_result_text(run)}"))
-        by_k = _exact_match(run.trained.metrics if run.trained is not None else {}, run.run.config)
-        if by_k:
-            samples = run.run.config.eval_samples_per_length
-            rows = [(str(k), where, wording.percent(value)) for k, where, value in by_k]
-            heading = ("K", "", f"Exact match of {count_text(samples, 'list')}")
-            print_table(out, [heading, *rows], right=(0, 2), indent="  ")
-        if run.trained is not None and run.trained.gen_em is not None:
-            low, high = run.run.convention.generalization_k
-            out.print(plain(f"  mean over K = {low}..{high}: ") + plain(wording.percent(run.trained.gen_em), "bold"))
-        for path in run.checkpoints:
-            out.print(plain(f"  {path}"))
+        found = _exact_match(run.trained.metrics if run.trained is not None else {}, run.run.config)
+        means = [_mean([value for _, kind, value in found if kind == wanted]) for wanted in (_TRAINED, _TESTED)]
+        measured.append(means)
+        rows.append([run.run.label, _state_text(run), *map(_percent, means)])
+    if len(rows) > 1 and any(value is not None for means in measured for value in means):
+        rules = result.runs[0].run.convention
+        columns = ([value for value in column if value is not None] for column in zip(*measured, strict=True))
+        over = [metrics.over_runs(column, rules) for column in columns]
+        rows.append([f"mean ± deviation ({rules.statistics})", "", *map(_spread, over)])
+    if rows:
+        config = result.runs[0].run.config
+        trained, tested = _span(config.train_min_k, config.train_max_k), _span(config.test_min_k, config.test_max_k)
+        print_table(out, [("Exact match", "", trained, tested), *rows], right=(2, 3))
+    for run in result.runs:
+        if verbose:
+            _show_details(run, out)
+        if run.checkpoints:
+            folder = wording.shell_word(run.checkpoints[0].parent)
+            out.print(plain(f"{count_text(len(run.checkpoints), 'checkpoint')} in {folder}"))
+
+
+def _show_details(run: runs.RunResult, out: Console) -> None:
+    """Print what is known of one run: its speed and loss, the exact match by K, the paths."""
+    out.print(plain(run.run.label, "bold") + plain(f": {_result_text(run)}"))
+    by_k = _exact_match(run.trained.metrics if run.trained is not None else {}, run.run.config)
+    if by_k:
+        samples = run.run.config.eval_samples_per_length
+        rows = [(str(k), kind, wording.percent(value)) for k, kind, value in by_k]
+        print_table(out, [("K", "", f"Exact match of {count_text(samples, 'list')}"), *rows], right=(0, 2), indent="  ")
+    for path in run.checkpoints:
+        out.print(plain(f"  {path}"))
 
 
 class RunProgress:
@@ -221,14 +245,16 @@ class RunProgress:
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._console = console(stderr=True)
+        width = self._console.width
+        bar = (BarColumn(bar_width=min(24, width - 71)),) if width >= 80 else ()
         self._bar = RichProgress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            *bar,
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
+            transient=True,  # the table of results says it all at the end
             disable=not self._terminal,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -245,22 +271,47 @@ class RunProgress:
         """Show how far a run is."""
         label, total = progress.label, progress.max_iters
         measured = NOTHING if progress.gen_em is None else wording.percent(progress.gen_em)
-        figures = (
-            f"loss {progress.loss:.4f}  lr {progress.learning_rate:.2e}  K {progress.k}  generalization {measured}"
-        )
-        speed = f"{progress.iterations_per_second:.1f} it/s"
+        figures = [
+            f"gen. {measured}",
+            f"{progress.iterations_per_second:.1f} it/s",
+            f"loss {progress.loss:.4f}",
+            f"K {progress.k}",
+            f"lr {progress.learning_rate:.2e}",
+        ]
         if self._terminal:
             task = self._tasks.get(label)
             if task is None:
-                task = self._bar.add_task(clean(label), total=total, speed=speed, figures=figures)
-                self._tasks[label] = task
-            self._bar.update(task, completed=progress.iters_done, speed=speed, figures=figures)
+                task = self._tasks[label] = self._bar.add_task("", total=total, figures="")
+            name, shown = progress_texts(clean(label), figures, total, self._console.width)
+            self._bar.update(task, completed=progress.iters_done, description=name, figures=shown)
         elif time.monotonic() - self._line_at >= _LINE_SECONDS:
             self._line_at = time.monotonic()
             left = (total - progress.iters_done) / max(1e-9, progress.iterations_per_second)
             self._console.print(
-                plain(f"{label}: {progress.iters_done:,}/{total:,}  {speed}  {_time_text(left)} left  {figures}")
+                plain(f"{label}: {progress.iters_done:,}/{total:,}  {_time_text(left)} left  {'  '.join(figures)}")
             )
+
+
+def progress_texts(label: str, figures: Sequence[str], total: int, width: int) -> tuple[str, str]:
+    """A run's name and its figures, as many as the line has room for beside the count and the time left.
+
+    Args:
+        label: The run.
+        figures: What there is to say, the most important first: that is always said.
+        total: Iterations in all.
+        width: Columns of the terminal.
+    """
+    bar = min(24, width - 71) + 1 if width >= 80 else 0
+    room = width - bar - (2 * len(f"{total:,}") + 2) - len("00:00:00 ") - len("gen. 100.0 %")
+    name = shortened_label(label, min(room, len(label)))
+    room -= len(name) + 1
+    shown = [figures[0]]
+    for figure in figures[1:]:
+        room -= 2 + max(len(figure), 9)  # as wide in a moment, so that nothing jumps
+        if room < 0:
+            break
+        shown.append(figure)
+    return name, "  ".join(shown)
 
 
 def _recipe_text(config: TrainConfig) -> str:
@@ -275,6 +326,31 @@ def _lengths_text(config: TrainConfig) -> str:
     if config.train_k_choices is not None:
         return f"K in {', '.join(map(str, config.train_k_choices))}"
     return f"K = {high}" if low == high else f"K = {low}..{high}, {config.length_mode}"
+
+
+def _span(low: int, high: int) -> str:
+    return f"K {low}" if low == high else f"K {low}–{high}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _spread(found: metrics.Generalization | None) -> str:
+    if found is None or found.deviation is None:
+        return NOTHING
+    return f"{wording.percent(found.mean)} ± {wording.percent(found.deviation)}"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else wording.percent(value)
+
+
+def _state_text(run: runs.RunResult) -> str:
+    trained = run.trained
+    if trained is None or trained.state == "complete":
+        return _complete_text(run.planned) if trained is None and run.state == "complete" else run.state
+    return f"{trained.state} at {trained.iters_done:,} of {run.run.config.max_iters:,}"
 
 
 def _action_text(planned: planning.PlannedRun) -> str:
@@ -309,8 +385,8 @@ def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tupl
 
     rows = []
     for name, where, low, high in (
-        (learning_curve.TRAINED, "trained", config.train_min_k, config.train_max_k),
-        (learning_curve.TESTED, "", config.test_min_k, config.test_max_k),
+        (learning_curve.TRAINED, _TRAINED, config.train_min_k, config.train_max_k),
+        (learning_curve.TESTED, _TESTED, config.test_min_k, config.test_max_k),
     ):
         for k in range(low, high + 1):
             value = metrics.get(f"{name.replace('{k}', str(k))}/{learning_curve.EXACT_MATCH}")

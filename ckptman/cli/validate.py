@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptman.checks import Testimony, ValidationResult, mending, validate
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
@@ -43,7 +43,7 @@ class Format(StrEnum):
     """As annotations of a GitHub Actions workflow."""
 
 
-@command("validate")
+@app.command("validate")
 def _validate(
     context: typer.Context,
     directory: Tree = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ckptman.cli.app import command, convention_for, print_json
+from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.progress import DrawProgress
 from ckptman.cli.tables import NOTHING, print_table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # this imports torch
     from ckptman.training import witnessing
 
 
-@command("witness")
+@app.command("witness")
 def _witness(
     context: typer.Context,
     files: Annotated[
@@ -70,7 +70,9 @@ def show(result: witnessing.WitnessResult, out: Console) -> None:
         numbers[item.path] = run
         rows.append((_seed_text(item), _chance_text(item.p_value), _trained_text(item), item.initialization or NOTHING,
                      str(run + 1), item.path))  # fmt: skip
-    print_table(out, [("Seed", "By chance", "Weights", "Drawn", "Run", "File"), *rows], right=(0, 1, 4))
+    print_table(
+        out, [("Seed", "By chance", "Weights", "Drawn", "Run", "File"), *rows], right=(0, 1, 4), give=("-Drawn", "File")
+    )
     runs = "files with one number in the column Run are of one run"
     out.print(plain(f"{count_text(result.seeds, 'seed')} tried; {runs}", "dim"))
 

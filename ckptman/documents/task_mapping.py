@@ -24,18 +24,12 @@ _BEST = 5
 _MOST_LISTED = 10
 """Folders listed in a note."""
 
-_COMPLETE, _NO_FINAL, _ONLY_FINAL, _LOST, _NOTHING = "●", "◐", "◑", "✗", "·"
-
-_MARKS = {
-    standing.Extent.COMPLETE: _COMPLETE,
-    standing.Extent.FINAL: _ONLY_FINAL,
-    standing.Extent.ON_THE_WAY: _NO_FINAL,
-    standing.Extent.NOTHING: _NOTHING,
-}
+_MARKS = standing.MARKS
+_COMPLETE, _ONLY_FINAL, _NO_FINAL, _NOTHING = (_MARKS[extent] for extent in standing.Extent)
 
 _LEGEND = (
     f"{_COMPLETE} all its checkpoints are here, {_NO_FINAL} the final one is missing, {_ONLY_FINAL} only others are "
-    f"missing, {_LOST} overwritten by a later run, {_NOTHING} nothing"
+    f"missing, {standing.OVERWRITTEN} overwritten by a later run, {_NOTHING} nothing"
 )
 
 
@@ -231,7 +225,7 @@ class _Presence:
         for mark in (_COMPLETE, _ONLY_FINAL, _NO_FINAL):
             if mark in marks:
                 return mark
-        return _LOST if slot in self.lost_slots else _NOTHING
+        return standing.OVERWRITTEN if slot in self.lost_slots else _NOTHING
 
     def notes(self) -> str:
         """Which seeds the marks stand for, and what the table does not show."""

@@ -23,6 +23,11 @@ class Extent(Enum):
     NOTHING = "nothing"
 
 
+MARKS = {Extent.COMPLETE: "●", Extent.FINAL: "◑", Extent.ON_THE_WAY: "◐", Extent.NOTHING: "·"}
+OVERWRITTEN = "⊘"
+"""The marks of documents and terminals alike; a run that others overwrote has one of its own."""
+
+
 @dataclass(frozen=True)
 class Missing:
     """Checkpoints of one kind that a run saved, or must have, and that are not here."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import ckptman.cli.ls
+import ckptman.cli.train  # noqa: F401  # so that they can be patched
 from ckptman.cli import commands
 from ckptman.cli.app import app, run
 from tests.helpers.raw import config
@@ -132,3 +134,19 @@ def test_a_wrong_value_of_the_environment_is_said_to_come_from_there(
     monkeypatch.setenv("CKPTMAN_MODE", "steal")
     assert run(["ingest", "raw"]) == 2
     assert "comes from the environment variable CKPTMAN_MODE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [(["train", "--task", "3", "--k", "4"], True), (["ls"], False)])
+def test_ctrl_c_promises_no_more_than_is_kept(
+    command: list[str], goes_on: bool, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ckptman.cli.train.convention_for", interrupt)
+    monkeypatch.setattr("ckptman.cli.ls.convention_for", interrupt)
+    assert run(command) == 130
+    err = capsys.readouterr().err
+    assert err.startswith("ERROR interrupted")
+    assert ("goes on from where it was" in err) is goes_on

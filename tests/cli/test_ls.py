@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ckptman.cli.app import run
-from ckptman.cli.tables import aligned
+from ckptman.cli.tables import print_table
 from ckptman.ingestion.ingesting import ingest
 from tests.helpers.raw import config
 from tests.helpers.trees import copy, edit_json, write_source
@@ -89,7 +91,7 @@ def test_the_table_has_a_line_for_each_checkpoint(tree: Path, capsys: pytest.Cap
     assert run(["ls", "--root", str(tree), "--final"]) == 0
     out, err = capsys.readouterr()
     head, *lines = out.splitlines()
-    titles = "Group Task Layers MLP Length Mode Seed Kind Step Size Generalization (run) Run"
+    titles = "Group Task Layers MLP Length Mode Seed Kind Step Size Gen. (run) Run"
     assert " ".join(head.split()) == titles
     assert len(lines) == len(RUNS)
     (best,) = [line for line in lines if line.endswith("run0")]
@@ -268,5 +270,7 @@ def test_listing_imports_no_heavy_module(tree: Path, arguments: list[str]) -> No
 
 
 def test_columns_are_aligned_by_what_the_screen_shows() -> None:
-    lines = aligned([["a", "bb", "c"], ["表", "x", "c"], ["\n", "123", "c"]], right=(1,))
-    assert lines == ["a    bb  c", "表    x  c", "\\n  123  c"]
+    text = io.StringIO()
+    out = Console(file=text, width=5, soft_wrap=True)
+    print_table(out, [["a", "bb", "c"], ["表", "x", "c"], ["\n", "123", "c"]], right=(1,), give=("-c",))
+    assert text.getvalue().splitlines() == ["a    bb  c", "表    x  c", "\\n  123  c"]  # no terminal: all of it

@@ -57,6 +57,9 @@ def test_the_map_of_a_grid(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_column_for_each_k_and_a_map_for_each_family(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"]) == 0
     out = lines(capsys)
+    assert out[0].startswith("nothing yet (504 runs, --verbose shows them): With LayerNorm, dynamic training; ")
+    assert run(["status", "--verbose"]) == 0
+    out = lines(capsys)
     assert sum(line.split()[:2] == ["K", "4"] for line in out) == 4
     assert all(line.split() == ["K", "4", "6", "8", "10", "12", "14", "16"] for line in out if " K 4 " in line)
     assert sum(line.count("···") for line in out) == 2 * 84

@@ -178,9 +178,27 @@ def test_the_table_has_a_row_a_run(tmp_path: Path) -> None:
     table.update(one, progress(6))
     table.update(two, outcome("failed", reason="no", iters_done=3))
     out = rendered(table)
-    assert out[1].split() == [*one.raw.label.split(), "training", "6/12", "2.0", "3", "s", "1.5000", "25.0", "%"]
-    assert out[2].split()[5:7] == ["failed", "3/12"]
-    assert out[3].split() == [*three.raw.label.split(), "waiting", "0/12", "–", "–", "–", "–"]
+    assert out[1].split() == [
+        *one.raw.label.replace("task ", "").replace("seed ", "").split(),
+        "training",
+        "6/12",
+        "2.0",
+        "3",
+        "s",
+        "1.5000",
+        "25.0",
+        "%",
+    ]
+    assert out[2].split()[3:5] == ["failed", "3/12"]
+    assert out[3].split() == [
+        *three.raw.label.replace("task ", "").replace("seed ", "").split(),
+        "waiting",
+        "0/12",
+        "–",
+        "–",
+        "–",
+        "–",
+    ]
     assert out[4].startswith("1 of 3 runs, 1 failed; ")
     assert len(out) == 5
     stop.request()
@@ -199,8 +217,16 @@ def test_the_table_shows_what_matters_where_not_all_fits(tmp_path: Path, monkeyp
     table.update(found.runs[11], progress(3))
     table.update(found.runs[10], outcome("failed"))
     out = rendered(table)
-    assert [line.split()[5] for line in out[1:4]] == ["training", "failed", "waiting"]
+    assert [line.split()[3] for line in out[1:4]] == ["training", "failed", "waiting"]
     assert out[4] == "… and 9 more"
+
+
+def test_an_interrupted_run_is_not_counted_as_done(tmp_path: Path) -> None:
+    found = plan(tmp_path)
+    table = SweepTable(found, Stop())
+    for run_, state in zip(found.runs, ("complete", "interrupted", "failed"), strict=True):
+        table.update(run_, outcome(state, iters_done=3))
+    assert rendered(table)[-1].startswith("2 of 3 runs, 1 failed, 1 interrupted; ")
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,11 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert "6 iterations of 8 samples" in printed.err
     assert str(tmp_path / "len_gen_single_k4/task_0003/seed_1337") in printed.err  # told first
-    assert "complete after 6 iterations" in printed.out
-    assert "mean over K = 17..32" in printed.out
-    assert ".pt" in printed.out
+    head, row, where = printed.out.splitlines()
+    assert head.split() == ["Exact", "match", "K", "4", "K", "17–32"]
+    assert row.startswith("len_gen_single_k4 task 3 seed 1337  complete ")
+    assert row.count("%") == 2
+    assert where.endswith("checkpoint in " + str(tmp_path / "len_gen_single_k4/task_0003/seed_1337/saved_models"))
     assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
     assert "complete already" in capsys.readouterr().out
 

@@ -203,7 +203,7 @@ def test_a_mark_tells_what_is_there_of_each_seed(tmp_path: Path) -> None:
     add_overwritten(tmp_path, config(use_mlp=True, seed=2337))
     text = document(tmp_path)
     assert rows(text, "task_0006", "1", "Off", "mix")[0][4:] == ["●◐◑"]
-    assert rows(text, "task_0004", "1", "On", "mix")[0][4:] == ["·✗·"]
+    assert rows(text, "task_0004", "1", "On", "mix")[0][4:] == ["·⊘·"]
     assert rows(text, "task_0000", "2", "On", "mix")[0][4:] == ["···"]
     assert "Seeds, in this order: 1337, 2337, 3337. Not here: K = 4, 6, 10, 12, 14, 16." in text
 
