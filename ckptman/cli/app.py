@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -60,10 +61,13 @@ class Commands(typer.core.TyperGroup):
             formatter.write_dl([(name, command.summary) for name, command in commands.COMMANDS.items()])
 
 
+_Function = TypeVar("_Function", bound=Callable[..., None])
+
+
 class App(typer.Typer):
     """The program. Every command's help is laid out alike."""
 
-    def command(self, name: str | None = None, **more: Any) -> Any:
+    def command(self, name: str | None = None, **more: Any) -> Callable[[_Function], _Function]:
         """Register a function as a command."""
         return super().command(name, **{"cls": helping.Helped, **more})
 

@@ -29,7 +29,7 @@ def _assign(
     run.json keeps who said it, and when; validate does not ask again. What the files or the run's W&B record deny is
     refused, with the reason. The files go to the folder of the run; nothing is replaced.
 
-    Example: ckptman assign checkpoints/with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337 --run 8egevwm5
+    Example: ckptman assign checkpoints/*/*/len_gen_k8/task_0006/seed_1337 --run 8egevwm5
     """
     convention = convention_for(context, path.absolute().parent)
     result = assign(path, run_id, seed=seed, convention=convention, dry_run=dry_run)
