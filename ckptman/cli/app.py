@@ -142,6 +142,11 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json_text.dump_json(document).decode("ascii"))
 
 
+def next_step(command: str) -> None:
+    """Say on stderr which command comes next in the work."""
+    console(stderr=True).print(plain(f"Next: {command}", "dim"))
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     console(stderr=True, urgent=True).print(plain("WARNING ", "bold yellow") + plain(message))

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ckptman.checks import validate
-from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
@@ -72,6 +72,8 @@ def _report(
             wording.shell_command(["ckptman", *config, "report", *options]), "bold"
         )
         console(stderr=True).print(talk)
+    elif project is None and not check and not as_json:
+        next_step(f"ckptman results {wording.shell_word(root)}")
     raise typer.Exit(1 if result.stale else 0)
 
 

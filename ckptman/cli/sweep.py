@@ -15,7 +15,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
+from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
     ALL,
     DEFAULT_OUT,
@@ -493,7 +493,9 @@ def _tell(result: SweepResult, talk: Console) -> None:
     if result.folder is not None:
         talk.print(plain(f"logs are in {result.folder}", "dim"))
     if result.executor == Executor.SLURM and result.folder is not None:
-        talk.print(plain(f"see how they stand: ckptman status --out {result.out}"))
+        next_step(f"ckptman status {wording.shell_word(result.out)}")
+    elif any(run.state == "complete" for run in result.runs):
+        next_step(f"ckptman ingest {wording.shell_word(result.out)}")
     if result.wrong:
         talk.print(plain("the same command trains them again, from where they were"))
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from ckptman.cli.app import INTERRUPTED, app, convention_for, print_json, warn
+from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
     DEFAULT_OUT,
     Fixed,
@@ -190,6 +190,8 @@ def _train(
     else:
         show(result, console(), verbose=verbose)
     _print_errors(list(result.errors), talk)
+    if any(run.checkpoints for run in result.runs):
+        next_step(f"ckptman ingest {wording.shell_word(out)}")
     status = max((error.exit_status for error in result.errors), default=0)
     raise typer.Exit(status or (INTERRUPTED if result.interrupted else 0))
 

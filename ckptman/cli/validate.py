@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptman.checks import Testimony, ValidationResult, mending, validate
-from ckptman.cli.app import app, convention_for, print_json
+from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.fs import locks
-from ckptman.text import UsageError
+from ckptman.text import UsageError, wording
 from ckptman.tree import Finding, findings, records
 
 _LIST = "list"
@@ -144,6 +144,8 @@ def _validate(
         if steps is not None:
             _show_steps(steps, console(), dry_run=dry_run)
         show(result, console(), limited=bool(_codes(select) or _codes(ignore)))
+        if not result.findings:
+            next_step(f"ckptman report {wording.shell_word(root)}")
     raise typer.Exit(result.exit_status)
 
 

@@ -70,7 +70,7 @@ def test_a_clean_tree(command: Command, good_tree: Path) -> None:
     assert done.status == 0
     assert done.out.startswith(f"clean: nothing is wrong with {CHECKPOINTS} checkpoints of {RUNS} runs (")
     assert done.out.count("\n") == 1
-    assert done.err == ""
+    assert done.err == f"Next: ckptman report {good_tree}\n"
 
 
 def test_findings_are_grouped_by_folder_errors_first(command: Command, root: Path) -> None:
