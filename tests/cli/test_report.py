@@ -30,7 +30,7 @@ def test_report_writes_and_says_so(root: Path, capsys: Capture) -> None:
         f"written  {root}/README.md",
         "2 checkpoints, 1 run, 1 configuration, 0 overwritten runs",
     ]
-    assert err == ""
+    assert err == f"Next: ckptman results {root}\n"
     assert run(["report", "--root", str(root)]) == 0
     assert capsys.readouterr().out.startswith("unchanged  ")
 
