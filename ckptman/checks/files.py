@@ -12,21 +12,30 @@ from ckptman.tree import Finding, Inventory, Run, contents, finding
 
 _MOST_LISTED = 4
 """Differences that one message names."""
+_RENAME = "Rename it, unless a file of the right name is there; or add its fields to the convention in ckptman.yaml."
+_OTHER_FIX = frozenset({"foreign", "legacy-format", "unsafe-pickle", "pickle-bomb"})
+"""Refusals of files that are whole: another copy would be refused too."""
 
 
 def check_files(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every checkpoint file by itself."""
     for file in inventory.files:
         yield from _check_readable(file, inventory.scan.root)
-        if file.name is None and file.path not in inventory.astray:
-            yield finding("unknown-name", file.path, file.name_problem)
+        if file.name is None and file.path not in inventory.told:
+            fix = _RENAME if file.entry is None else None
+            yield finding("unknown-name", file.path, file.name_problem, fix)
     for run in inventory.runs:
         for file in run.files:
-            if file.path not in inventory.astray:  # of a renamed file, its name says nothing
+            if file.path not in inventory.told:
                 yield from _check_name(file, run, convention)
+<<<<<<< HEAD
             yield from _check_recipe(file, run.config, convention)
             yield from _check_weights(file, run.config, convention.model)
             yield from _check_foreign(file)
+=======
+                yield from _check_recipe(file, run.config, convention)
+                yield from _check_weights(file, run.config, convention.model)
+>>>>>>> 1c3b730 (validate: one fault is one finding; every fix keeps all bytes, and a test follows each word for word)
 
 
 def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:
@@ -37,7 +46,8 @@ def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Findi
     if error.code == "unreadable":
         yield finding("unreadable", file.path, message)
     elif file.refusal is not None:
-        yield finding("bad-checkpoint", file.path, f"{message} [{error.code}]", error.fix)
+        fix = error.fix if file.entry is None and error.code in _OTHER_FIX else None
+        yield finding("bad-checkpoint", file.path, f"{message} [{error.code}]", fix)
     else:
         yield finding("bad-crc", file.path, message)
 

@@ -22,7 +22,9 @@ _AT_THE_ROOT = frozenset(
 _GROUP_LEVEL = 3
 """How many folders lead from the root to a group's."""
 _MOST_STRAYS = 8
-"""Strays of one folder, and system files of a tree, that are named each by itself."""
+"""Strays of one folder, and system files of a tree, that are told of each by itself."""
+_MOST_NAMED = 200
+"""Strays that one message names."""
 
 
 def check_folders(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -42,6 +44,7 @@ class _Walk:
         self.records = {run.path: run.record for run in inventory.scan.runs}
         self.kept = inventory.scan.kept_wandb
         self.checkpoints = {file.path for file in inventory.files}
+        self.astray = inventory.astray
         self.children: dict[PurePosixPath, list[records.Entry]] = defaultdict(list)
         for entry in inventory.scan.entries:
             self.children[entry.path.parent].append(entry)
@@ -73,9 +76,10 @@ class _Walk:
             else:
                 yield from self._leftover(entry)
         if len(strays) > _MOST_STRAYS:
-            names = ", ".join(path.name for path in strays[:3])
-            message = f"{wording.count_text(len(strays), 'file')} in it do not belong to the tree: {names}, …"
-            yield finding("stray-file", folder, message)
+            names = ", ".join(path.name for path in strays[:_MOST_NAMED])
+            more = ", and others" if len(strays) > _MOST_NAMED else ""
+            message = f"{wording.count_text(len(strays), 'file')} in it do not belong to the tree: {names}{more}"
+            yield finding("stray-file", folder, message, "Move these files, and nothing else, out of the tree.")
         else:
             for path in strays:
                 yield finding("stray-file", path, "this file does not belong to the tree")
@@ -136,7 +140,7 @@ class _Walk:
     def _belongs(self, path: PurePosixPath) -> bool:
         """Whether a file is one that ckptman knows at this place."""
         folder, name = path.parent, path.name
-        if path in self.checkpoints or (name == records.RUN_FILE and folder in self.records):
+        if path in self.checkpoints or path in self.astray or (name == records.RUN_FILE and folder in self.records):
             return True
         if name == records.OVERWRITTEN_FILE:
             levels = placement.levels_of(folder, self.convention)
@@ -194,7 +198,7 @@ def _check_twins(inventory: Inventory) -> Iterator[Finding]:
     """Names of one folder that are one name on a file system that ignores case, or forms of accented letters."""
     names: dict[tuple[PurePosixPath, str], list[str]] = defaultdict(list)
     for entry in inventory.scan.entries:
-        if not contents.is_not_ours(entry.path):
+        if not contents.is_not_ours(entry.path) and entry.path not in inventory.told:  # it goes anyhow
             folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", entry.path.name).casefold())
             names[entry.path.parent, folded].append(entry.path.name)
     for (folder, _), twins in names.items():

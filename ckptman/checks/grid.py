@@ -63,7 +63,7 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
     """The groups of known pattern that have at least one run, by name, with their runs and overwritten runs."""
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in inventory.runs:
-        if run.place is not None and run.files and run.origin is not contents.Origin.EXTRA:
+        if run.place is not None and run.origin is not contents.Origin.EXTRA:  # files that are gone are missed there
             runs[run.place.group].append(run)
     lost: dict[str, list[records.OverwrittenRun]] = defaultdict(list)
     for overwritten in inventory.scan.overwritten.values():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ckptman.checks.places import lies_in_place
 from ckptman.checks.validation import ValidationResult
 from ckptman.fs import hash_file, moving
 from ckptman.rules import Convention
@@ -61,14 +62,16 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
         steps += _strayed(inventory)
     if codes & {"misplaced", "wrong-run-folder"}:
         steps += _moves(inventory, convention)
+    filled = {folder for step in steps if step.target for folder in PurePosixPath(step.target).parents}
     if "duplicate" in codes:
         steps += _copies(inventory, {PurePosixPath(step.path) for step in steps})
+    if "system-file" in codes:
+        steps += _left_by_systems(inventory)
     steps += [
-        Step("trash", item.code, item.path, str(_trash(PurePosixPath(item.path))))
+        Step("remove", item.code, item.path)
         for item in result.findings
-        if item.code == "system-file" and item.path != "."
+        if item.code == "empty-folder" and PurePosixPath(item.path) not in filled
     ]
-    steps += [Step("remove", item.code, item.path) for item in result.findings if item.code == "empty-folder"]
     return tuple(steps)
 
 
@@ -117,20 +120,29 @@ def _strayed(inventory: Inventory) -> Iterator[Step]:
             yield Step("move", "missing-file", str(paths[0]), str(home), sha256=listed[home])
 
 
+def _left_by_systems(inventory: Inventory) -> Iterator[Step]:
+    """What operating systems left, a folder with all there is in it."""
+    for entry in inventory.scan.entries:
+        if contents.is_system_name(entry.path.name) and not contents.is_not_ours(entry.path.parent):
+            yield Step("trash", "system-file", str(entry.path), str(_trash(entry.path)))
+
+
 def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     """Whole run folders, to where their configurations say; two in each other's places change them."""
     crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
     taken = {entry.path for entry in inventory.scan.entries}
     wrong: dict[PurePosixPath, tuple[PurePosixPath, Run]] = {}
-    for run in inventory.runs:
-        if run.origin is not contents.Origin.RECORDED or run.folder in crowded or not _agrees(run):
-            continue
-        if all(file.path in inventory.copies for file in run.files):
-            continue  # a copy of a run, which goes nowhere but into the trash
-        target = _target(run, convention)
-        if target is not None and target != run.folder:
-            wrong[run.folder] = (target, run)
     steps: list[Step] = []
+    for run in inventory.runs:
+        if run.folder in crowded or not _may_move(run, inventory, convention):
+            continue
+        if all(file.path in inventory.told for file in run.files):
+            continue  # a copy of a run, for one, which goes nowhere but into the trash
+        target = _target(run, convention)
+        if target is not None and target.is_relative_to(run.folder):  # its files lie in a folder above
+            steps += _files_of(run, target, taken)
+        elif target is not None:
+            wrong[run.folder] = (target, run)
     while wrong:
         free = [folder for folder, (target, _) in wrong.items() if target not in taken]
         if free:
@@ -152,23 +164,31 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     return steps
 
 
-def _agrees(run: Run) -> bool:
-    """Whether run.json and the files say the same of where the run belongs, and all of its files are read."""
+def _may_move(run: Run, inventory: Inventory, convention: Convention) -> bool:
+    """Whether all of a run's files are read, and run.json, or the only configuration in the folder, says its place."""
     record, place = run.record, run.place
-    if record is None or place is None or not run.files or any(file.info is None for file in run.files):
+    if place is None or not run.files or any(file.info is None for file in run.files):
         return False
-    return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
+    if record is not None:
+        return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
+    alone = [other.folder for other in inventory.runs].count(run.folder) == 1
+    return alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
 
 
 def _target(run: Run, convention: Convention) -> PurePosixPath | None:
     """The folder that the run should have; None where it has a right one."""
-    if run.place is None:
+    if run.place is None or lies_in_place(run.folder, run.place, convention):
         return None
-    expected = run.place.run_folder(convention)
-    name = run.folder.name
-    if run.folder.parent == expected.parent and (name == expected.name or name.startswith(f"{expected.name}-")):
-        return None
-    return expected
+    return run.place.run_folder(convention)
+
+
+def _files_of(run: Run, target: PurePosixPath, taken: set[PurePosixPath]) -> Iterator[Step]:
+    """The files of a run that lie in a folder above its own, each by itself, run.json last."""
+    if target in taken:
+        return
+    names = [file.path.name for file in run.files if file.entry is not None]
+    for name in [*names, records.RUN_FILE]:
+        yield Step("move", "misplaced", str(run.folder / name), str(target / name))
 
 
 def _aside(run: Run, target: PurePosixPath) -> PurePosixPath:

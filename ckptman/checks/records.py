@@ -9,15 +9,17 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ckptman.rules import Convention, comparing
-from ckptman.text import wording
+from ckptman.checks.places import apart, lies_in_place
+from ckptman.rules import Convention, comparing, placement
+from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, Run, contents, finding, records
 
 _MOST_LISTED = 4
 """Differences that one message names."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
-_LIST_AGAIN = "Delete it, and ingest the source again, which writes the list of overwritten runs anew."
+_WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
+_LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes the list of overwritten runs anew."
 
 
 def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -32,12 +34,17 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         else:
             yield finding("unreadable", path, reason)
     found_at = {home: path for path, home in inventory.astray.items()}
+    wrong = dict(_wrong_records(inventory, files, convention))
     for folder in inventory.scan.runs:
-        if folder.record is not None:
+        if folder.path in wrong:
+            fix = "Move run.json out of the tree, and ingest the run's source again, which writes it anew."
+            yield finding("config-disagrees", folder.path / records.RUN_FILE, _listed(wrong[folder.path]), fix)
+        elif folder.record is not None:
             yield from _check_entries(folder, folder.record)
             yield from _check_files_are_there(folder, folder.record, there, found_at)
             for file in files[folder.path]:
-                yield from _check_file(file, folder.record, inventory.astray.get(file.path), convention)
+                if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
+                    yield from _check_file(file, folder.record, _place_of_extra(file, inventory), convention)
         elif folder.problem is not None:
             code, message = "bad-record", f"it cannot be used: {folder.problem}"
             if not os.access(inventory.scan.root / folder.path / records.RUN_FILE, os.R_OK):
@@ -48,8 +55,53 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
                 "bad-record", folder.path / records.RUN_FILE, f"it cannot be used: it is {_KINDS[kind]}, no file"
             )
     for run in inventory.runs:
-        yield from _check_place(run)
+        if run.folder not in wrong:
+            yield from _check_place(run)
     yield from _check_duplicates(inventory)
+
+
+def _wrong_records(
+    inventory: Inventory, files: Mapping[PurePosixPath, list[contents.CheckpointFile]], convention: Convention
+) -> Iterator[tuple[PurePosixPath, list[str]]]:
+    """Folders whose run.json is that of another run, or was edited; and how it differs from what is in the files.
+
+    All files have to say so, and either they belong in the folder and the record does not, or both do and the bytes are
+    still those that it lists.
+    """
+    for folder, record in inventory.scan.records:
+        here = [file for file in files[folder] if file.info is not None and file.info.config is not None]
+        inside = [file for file in here if file.entry is not None] or here
+        configs = [file.info.config for file in inside if file.info is not None and file.info.config is not None]
+        if record.config_source != contents.FROM_CHECKPOINT or not configs:
+            continue
+        differences = [_config_differences(record.config, config, convention.ignored_keys) for config in configs]
+        if not all(differences) or any(each != differences[0] for each in differences):
+            continue
+        said = record.source.group, record.source.task
+        by_record, by_files = (_belongs(config, said, folder, convention) for config in (record.config, configs[0]))
+        untouched = all(file.entry is not None and file.path not in inventory.replaced for file in inside)
+        if by_files > by_record or (by_files == by_record and untouched):
+            yield folder, differences[0]
+
+
+def _belongs(
+    config: Mapping[str, Any], said: tuple[str | None, int | None], folder: PurePosixPath, convention: Convention
+) -> bool:
+    """Whether a run of a configuration belongs in a folder."""
+    group = config.get(convention.group_key)
+    try:
+        place = placement.place_of(
+            config, convention, source_group=group if isinstance(group, str) and group else said[0], source_task=said[1]
+        )
+    except RefusedError:
+        return False
+    return lies_in_place(folder, place, convention)
+
+
+def _place_of_extra(file: contents.CheckpointFile, inventory: Inventory) -> PurePosixPath | None:
+    """The task folder of a file in the folder of another run, as far as its configuration says one."""
+    runs = (run for run in inventory.runs if run.origin is contents.Origin.EXTRA and file in run.files)
+    return next((run.place.folder for run in runs if run.place is not None), None)
 
 
 def _check_entries(folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
@@ -85,7 +137,8 @@ def _check_files_are_there(
                 yield finding("missing-file", path, message)
     for kept in record.wandb:
         if not _leaves(kept) and folder.path / kept not in there:
-            yield finding("missing-file", folder.path / kept, "run.json lists this W&B folder; it is not there")
+            message = "run.json lists this W&B folder; it is not there"
+            yield finding("missing-file", folder.path / kept, message, _WANDB_AGAIN)
 
 
 def _leaves(kept: str) -> bool:
@@ -95,26 +148,32 @@ def _leaves(kept: str) -> bool:
 
 
 def _check_file(
-    file: contents.CheckpointFile, record: records.RunRecord, home: PurePosixPath | None, convention: Convention
+    file: contents.CheckpointFile, record: records.RunRecord, elsewhere: PurePosixPath | None, convention: Convention
 ) -> Iterator[Finding]:
     entry = file.entry
+    if file.refusal is not None or file.damage is not None:
+        return  # which says more
     if entry is None:
         message = "run.json does not list this checkpoint"
-        if home is None:  # otherwise it is told of where it is missed
-            yield finding("unrecorded-file", file.path, message)
+        if elsewhere is not None:
+            message += f"; it is of another run, by its configuration one of {elsewhere}"
+        yield finding("unrecorded-file", file.path, message)
         return
     if file.size != entry.size:
         yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
     elif file.sha256 is not None and file.sha256 != entry.sha256:
         message = f"its SHA-256 is {file.sha256}, and {entry.sha256} by run.json"
         yield finding("wrong-hash", file.path, message)
+    if file.size != entry.size or file.sha256 not in (None, entry.sha256):
+        return  # what else it says is another file's
     if file.name is not None and (entry.kind, entry.step) != (file.name.prefix.name, file.name.step):
         message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
         yield finding("record-disagrees", file.path, message)
     if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
         differences = _config_differences(record.config, file.info.config, convention.ignored_keys)
         if differences:
-            yield finding("config-disagrees", file.path, _listed(differences))
+            fix = "Move the file out of the tree, and ingest the run's source again, which brings the right one."
+            yield finding("config-disagrees", file.path, _listed(differences), fix)
 
 
 def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) -> list[str]:
@@ -156,10 +215,11 @@ def _check_duplicates(inventory: Inventory) -> Iterator[Finding]:
     """Copies of files; those of one folder that are copies of another's files are told of together."""
     folders: dict[tuple[PurePosixPath, PurePosixPath], list[PurePosixPath]] = defaultdict(list)
     for copy, original in inventory.copies.items():
-        folders[copy.parent, original.parent].append(copy)
+        folders[apart(copy.parent, original.parent)].append(copy)
     for (folder, other), paths in folders.items():
         if len(paths) == 1:
             yield finding("duplicate", paths[0], f"it has the same bytes as {inventory.copies[paths[0]]}")
         else:
             count = wording.count_text(len(paths), "checkpoint")
-            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {other}")
+            where = other if other.parts else "the tree itself"
+            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {where}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 
+from ckptman.checks.places import apart, lies_in_place
 from ckptman.rules import Convention, Place, comparing, placement
 from ckptman.text import wording
 from ckptman.tree import Finding, Inventory, Run, contents, finding, numbering, records, roots, standing
@@ -22,15 +23,31 @@ _MOST_STEPS = 4
 def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every run."""
     yield from _check_recorded(inventory)
-    yield from _check_places(inventory, convention)
-    for run in inventory.runs:
+    runs = [run for run in inventory.runs if not _is_told(run, inventory)]
+    yield from _check_places(runs, inventory, convention)
+    for run in runs:
         yield from _check_config(run, convention)
         yield from _check_attribution(run)
-    whole = [run for run in inventory.runs if run.origin is not contents.Origin.EXTRA and not _home_of(run, inventory)]
+    whole = [run for run in runs if run.origin is not contents.Origin.EXTRA]
+    unfinished = _unfinished(inventory)
     for run in whole:
-        yield from _check_whole(run, convention)
-    yield from _check_tests(inventory, convention)
-    yield from _check_repeated([run for run in whole if not _is_copy(run, inventory)], convention)
+        if run.folder not in unfinished:
+            yield from _check_whole(run, convention)
+    yield from _check_tests(runs, convention)
+    yield from _check_repeated(whole, convention)
+
+
+def _is_told(run: Run, inventory: Inventory) -> bool:
+    """Whether all there is to say of a run is told of its files, one by one."""
+    if run.origin is contents.Origin.EXTRA and all(file.entry is not None for file in run.files):
+        return True  # of another configuration than the run.json that lists them
+    return bool(run.files) and all(file.path in inventory.told for file in run.files)
+
+
+def _unfinished(inventory: Inventory) -> set[PurePosixPath]:
+    """Run folders of a tree that ckptman made in which there is no run.json: there are more files to come."""
+    recorded = {path for path, _ in inventory.scan.records}
+    return {run.path for run in inventory.scan.runs if recorded and run.path not in recorded}
 
 
 # --- numbering --------------------------------------------------------------------------------------------------------
@@ -68,7 +85,7 @@ def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
     counts = Counter(
         file.path.parent
         for file in inventory.files
-        if file.path.parent not in recorded and file.path not in inventory.astray  # it has one, elsewhere
+        if file.path.parent not in recorded and file.path not in inventory.told
     )
     no_files = {entry.path for entry in scan.entries if entry.path.name == records.RUN_FILE and entry.kind != "file"}
     for folder, count in counts.items():
@@ -97,49 +114,43 @@ def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def _check_places(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
-    """Runs in wrong folders; those of one task folder that belong to one other folder are told of together."""
+def _check_places(runs: list[Run], inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """Runs in wrong folders; those that were moved with one folder are told of together."""
     misplaced: dict[tuple[PurePosixPath, PurePosixPath, contents.Origin], list[Run]] = defaultdict(list)
-    for run in inventory.runs:
+    for run in runs:
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
-            yield finding(code, run.folder, run.place_problem.message, run.place_problem.fix)
-        elif _home_of(run, inventory):
-            continue  # told of where it is missed
+            yield finding(code, run.folder, run.place_problem.message)
         elif run.place is not None and not run.is_in_place:
-            home = run.folder.parent if run.origin is contents.Origin.RECORDED else run.folder
-            misplaced[home, run.place.folder, run.origin].append(run)
+            pair = run.folder, run.place.folder
+            if run.origin is contents.Origin.RECORDED:
+                pair = apart(run.folder.parent, run.place.folder)
+            misplaced[*pair, run.origin].append(run)
         elif run.place is not None:
             yield from _check_run_folder(run, run.place, inventory, convention)
-    for (home, target, _), runs in misplaced.items():
+    for (home, target, _), moved in misplaced.items():
+        place = moved[0].place
+        assert place is not None  # it is misplaced
+        if moved[0].folder == place.folder:  # its files lie in the task folder, run.json among them
+            where: object = place.run_folder(convention)
+        elif len(moved) == 1 or place.folder == target:
+            where = place.folder
+        else:
+            where = f"{target}, in folders of the same names"
         yield finding(
             "misplaced",
-            runs[0].folder if len(runs) == 1 else home,
-            f"by its configuration, {_which_files(runs)} belongs in {target}",
-            _put_right(runs, target, inventory),
+            moved[0].folder if len(moved) == 1 else home,
+            f"by its configuration, {_which_files(moved)} belongs in {where}",
+            _put_right(moved, where, inventory),
         )
 
 
-def _put_right(runs: list[Run], target: PurePosixPath, inventory: Inventory) -> str:
+def _put_right(runs: list[Run], target: object, inventory: Inventory) -> str:
     """What to do about runs that belong in another task folder."""
-    if all(_is_copy(run, inventory) for run in runs):
-        original = inventory.copies[runs[0].files[0].path].parents[1]
-        return f"The same files are in {original}: put these away, once every byte is compared, with: {_MEND}"
     if runs[0].origin is contents.Origin.RECORDED:
-        folders = "the folder of the run" if len(runs) == 1 else "the folders of the runs"
-        return f"Move {folders} into {target}, beside what is there: {_MEND}"
+        folders = "the run" if len(runs) == 1 else "the runs"
+        return f"Let ckptman move {folders} into {target}, beside what is there: {_MEND}"
     return _sort_it(inventory, runs[0].folder)
-
-
-def _home_of(run: Run, inventory: Inventory) -> PurePosixPath | None:
-    """Where a run.json misses a file of the run; None unless each of its files is missed somewhere."""
-    homes = [inventory.astray.get(file.path) for file in run.files]
-    return homes[0] if homes and None not in homes else None
-
-
-def _is_copy(run: Run, inventory: Inventory) -> bool:
-    """Whether each of the run's files is a copy of another, which is told of as a duplicate."""
-    return bool(run.files) and all(file.path in inventory.copies for file in run.files)
 
 
 def _check_run_folder(run: Run, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -148,19 +159,17 @@ def _check_run_folder(run: Run, place: Place, inventory: Inventory, convention: 
         run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
     ):
         return  # files directly in a task folder, or deeper than any run
-    expected = place.run_folder(convention).name
-    if run.folder.name != expected and not run.folder.name.startswith(f"{expected}-"):
-        message = f"by its configuration, {_which_files([run])} belongs in {place.folder / expected}"
-        yield finding("wrong-run-folder", run.folder, message, _right_folder(run, place.folder / expected, inventory))
+    if not lies_in_place(run.folder, place, convention):
+        expected = place.run_folder(convention)
+        message = f"by its configuration, {_which_files([run])} belongs in {expected}"
+        yield finding("wrong-run-folder", run.folder, message, _right_folder(expected, inventory))
 
 
-def _right_folder(run: Run, expected: PurePosixPath, inventory: Inventory) -> str:
+def _right_folder(expected: PurePosixPath, inventory: Inventory) -> str:
     """What to do about a run in another run's folder."""
-    if run.origin is contents.Origin.EXTRA:
-        return f"Move {_which_files([run])} into {expected}; where a file of that name is there, keep both as they are."
     if expected in {entry.path for entry in inventory.scan.entries}:
         return f"{expected.name} is the folder of another run: let ckptman find a name that is free: {_MEND}"
-    return f"Rename the folder to {expected.name}: {_MEND}"
+    return f"Let ckptman rename the folder to {expected.name}: {_MEND}"
 
 
 def _which_files(runs: list[Run]) -> str:
@@ -184,16 +193,18 @@ def _check_config(run: Run, convention: Convention) -> Iterator[Finding]:
             yield finding("bad-range", run.folder, message)
 
 
-def _check_tests(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+def _check_tests(runs: Iterable[Run], convention: Convention) -> Iterator[Finding]:
     """Groups whose runs were tested on lengths they were trained on, or on others than their grid's, each once."""
     overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
     others: Counter[tuple[PurePosixPath, int, int]] = Counter()
-    for run in inventory.runs:
+    for run in runs:
         trained, tested = _range(run, convention.families.fixed_when_equal), _range(run, _TEST_RANGE)
         if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
             continue
         if tested[0] <= trained[1]:
             overlaps[run.place.folder.parent, trained[1], *tested] += 1
+        elif run.measured is not None:
+            continue  # on those of the convention, by an evaluation
         elif tested != convention.generalization_k and placement.group_pattern(run.place.group, convention) is not None:
             others[run.place.folder.parent, *tested] += 1
     for (group, longest, low, high), count in sorted(overlaps.items()):

@@ -231,42 +231,71 @@ class Inventory:
         """Files that were moved or renamed: where each lies now, and where a run.json misses it.
 
         It has to be of the size, the step and the configuration that run.json says, and where its bytes were read, of
-        the same SHA-256.
+        the same SHA-256. One that lost its suffix has to be of the size, and to begin with the name.
         """
         missed: dict[tuple[int, int, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
+        by_size: dict[int, list[PurePosixPath]] = defaultdict(list)
         for folder in self.scan.runs:
             if folder.record is not None:
                 config = comparing.fingerprint(folder.record.config, ())
                 for entry in folder.record.checkpoints:
                     if entry.file not in folder.files:
                         missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
+                        by_size[entry.size].append(folder.path / entry.file)
         found = {}
         for file in self.files if missed else ():
-            if file.entry is None and file.info is not None and file.step is not None:
+            is_candidate = file.entry is None or file.path in self.replaced
+            if is_candidate and file.info is not None and file.step is not None:
                 key = file.size, file.info.iters_done or file.step, comparing.fingerprint(file.info.config or {}, ())
                 homes = [path for path, sha256 in missed[key] if file.sha256 in (None, sha256)]
                 if homes:
                     found[file.path] = min(homes, key=lambda path: (path.name != file.path.name, path))
+        read = {file.path for file in self.files}
+        for item in self.scan.entries if missed else ():
+            if item.kind == "file" and item.path not in read and not is_not_ours(item.path):
+                homes = [home for home in by_size[item.size] if _is_name_of(item.path.name, home)]
+                if homes:
+                    found[item.path] = min(homes, key=lambda home: (home.parent != item.path.parent, home))
         return found
+
+    @cached_property
+    def replaced(self) -> frozenset[PurePosixPath]:
+        """Files that are not those that run.json lists under their names, by their size or, if it is known, SHA-256."""
+        listed = ((file, file.entry) for file in self.files if file.entry is not None)
+        return frozenset(
+            file.path
+            for file, entry in listed
+            if file.size != entry.size or (file.sha256 is not None and file.sha256 != entry.sha256)
+        )
+
+    @cached_property
+    def told(self) -> frozenset[PurePosixPath]:
+        """Files of which one finding tells all there is: that they are missed elsewhere, copies, other files than
+        run.json lists, or not listed in the folder of a run."""
+        recorded = {path for path, _ in self.scan.records}
+        unlisted = (file.path for file in self.files if file.entry is None and file.path.parent in recorded)
+        return frozenset({*self.astray, *self.copies, *self.replaced, *unlisted})
 
     @cached_property
     def copies(self) -> Mapping[PurePosixPath, PurePosixPath]:
         """Files whose bytes are in the tree twice: each copy, and the one that it is a copy of.
 
-        That is the one in the place that its configuration gives it, or else the first by path. A run whose last
-        checkpoint on the way is of its very end has two files of the same bytes, neither of which is a copy.
+        That is one that a run.json lists, in the place that its configuration gives it, or else the first by path. A
+        run whose last checkpoint on the way is of its very end has two files of the same bytes, neither a copy.
         """
         kinds = {file.path: (file.path.parent, file.entry.step, file.entry.kind) for file in self.files if file.entry}
         right = {file.path for run in self.runs if run.is_in_place for file in run.files}
         places: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in self.files:
-            recorded = file.entry.sha256 if file.entry is not None and file.entry.size == file.size else None
+            if file.path in self.replaced:
+                continue
+            recorded = file.entry.sha256 if file.entry is not None else None
             sha256 = file.sha256 or recorded
             if sha256 is not None:
                 places[sha256].append(file.path)
         found = {}
         for paths in places.values():
-            original, *others = sorted(paths, key=lambda path: (path not in right, path))
+            original, *others = sorted(paths, key=lambda path: (path not in kinds, path not in right, path))
             for other in others:
                 one, two = kinds.get(original), kinds.get(other)
                 if one is None or two is None or one[:2] != two[:2] or one == two:
@@ -350,6 +379,11 @@ def cell_of(group: str, config: Mapping[str, Any], convention: Convention) -> Ce
     except RefusedError:
         return None
     return group, tuple(config[axis] for axis in grid.regimes[pattern.regime].axes)
+
+
+def _is_name_of(name: str, path: PurePosixPath) -> bool:
+    """Whether a name is that of a file with something put after it (`.bak`), or without its suffix."""
+    return name == path.stem or (name.startswith(path.name) and name != path.name)
 
 
 def _checkpoint_entries(scan: TreeScan, convention: Convention) -> list[Entry]:

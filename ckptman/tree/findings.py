@@ -184,21 +184,23 @@ _TABLE = (
         "unknown-name",
         "A checkpoint's file name does not follow the naming convention.",
         "The file was renamed, or written by a trainer with other name fields. Programs that read names will miss it.",
-        "Rename it, or add its fields to the convention in ckptman.yaml.",
+        "Add its fields to the convention in ckptman.yaml. To rename the file, do so where it comes from, and ingest "
+        "that into a new tree: the one here is known to its run.json by its name.",
     ),
     _error(
         "name-disagrees",
         "A checkpoint's file name says other than the configuration inside it.",
         "The file was renamed by hand, or a copy was given the name of another. Whoever picks it by its name gets "
         "another model than the name says.",
-        "Ingest the file into a tree with --trust config, which names it by its configuration, or --trust name.",
+        "Sort the tree into a new one with: ckptman ingest THIS --root NEW --trust config, which names each file by "
+        "its configuration, or --trust name, which believes the names.",
     ),
     _error(
         "step-disagrees",
         "A checkpoint's file name says another number of iterations than the file.",
         "The file was renamed by hand, or the trainer named it before its last iteration.",
-        "Rename the file to the number of iterations that it holds, unless a file of that name is there: then leave "
-        "both as they are, and ingest the source again into a new tree.",
+        "Sort the tree into a new one with: ckptman ingest THIS --root NEW --trust config, which names each file by "
+        "the iterations that it holds.",
     ),
     _error(
         "off-recipe",
@@ -206,7 +208,8 @@ _TABLE = (
         "A final checkpoint holds as many iterations as the recipe has, one on the way a multiple of the checkpoint "
         "interval plus one, up to the end. Another number means a run that was stopped early and saved as if it were "
         "done, or a configuration that is not the one it was trained with.",
-        "Find out from the run's log how long it trained; train it again if it was stopped.",
+        "Find out from the run's log how long it trained. If it was stopped, move the run's folder out of the tree, "
+        "and train it again into a folder of its own.",
     ),
     _warning(
         "overruled-config",
@@ -241,7 +244,8 @@ _TABLE = (
         "Weights are missing, additional or of another shape than the configuration gives, so the model cannot be "
         "loaded from it. Of a configuration with keys that the built-in model does not know, only the weights that "
         "every variant has are checked.",
-        "Check with which code the run was trained. If a configuration was edited afterwards, undo that.",
+        "Find out with which code the run was trained. If the file is not as training left it, move it out of the "
+        "tree, and ingest the run's source again.",
     ),
     _error(
         "model-config-disagrees",
@@ -249,7 +253,8 @@ _TABLE = (
         "The model was built from other values than the recorded training configuration says. Some, such as the number "
         "of heads, do not show in the shapes of the weights: a model that is rebuilt from the wrong one loads without "
         "complaint, and computes something else.",
-        "Find out which is right from the code or the log of the run, and correct the file at its source.",
+        "Find out which is right from the code or the log of the run. Move the file out of the tree, and ingest a copy "
+        "that was put right from a folder of its own.",
     ),
     _warning(
         "foreign-object",
@@ -265,14 +270,15 @@ _TABLE = (
         "A configuration's range of lengths ends before it begins.",
         "The lower end of the trained or the tested lengths is above the upper end: the configuration was edited, or "
         "read from a name that was typed by hand.",
-        "Correct the configuration at its source, and ingest again.",
+        "Move the run's folder out of the tree, and ingest a copy whose configuration was put right from a folder of "
+        "its own.",
     ),
     _warning(
         "test-overlaps-train",
         "Models were tested on lengths that they were trained on.",
         "The tested range does not lie above the trained one, so the measured accuracy is not generalization to "
-        "lengths never seen. Documents that rank configurations by it compare unlike things.",
-        "Evaluate on longer lists, or ignore this code for a group that is meant so: --ignore test-overlaps-train",
+        "lengths never seen, and not to be compared with those of models that never saw them.",
+        "Nothing has to be done. Where it is meant so, leave it out with: --ignore test-overlaps-train",
     ),
     _warning(
         "other-test-lengths",
@@ -286,14 +292,16 @@ _TABLE = (
         "A configuration has a value that its group's grid does not have.",
         "The run carries the name of a known group, but differs from every run of it: another axis value, or another "
         "setting that the group's regime fixes, such as the shortest trained list.",
-        "Give the run a group of its own, or add the value to the grid in ckptman.yaml.",
+        "If the grid should have the value, add it in ckptman.yaml. Otherwise the run is of another experiment: move "
+        "its folder out of the tree, and sort it into a tree of its own.",
     ),
     # --- places
     _error(
         "no-place",
         "A configuration does not say where in the tree its checkpoints belong.",
         "It lacks a key that decides the family or the task, and neither the name nor the folders make up for it.",
-        "Ingest the file with --trust name if its name is right, or complete the configuration at its source.",
+        "Move the run's folder out of the tree. Ingest it from there with --trust name if the names of its files are "
+        "right, or else a copy whose configuration was completed.",
     ),
     _error(
         "misplaced",
@@ -314,7 +322,8 @@ _TABLE = (
         "A run does not say which seed it was trained with.",
         "Its checkpoints hold no configuration and no W&B record was found, so only the name is known, and names hold "
         "no seed. The run counts for none of the grid's seeds.",
-        "Ingest it together with its W&B folder; or, if you know, say it: ckptman assign PATH --run ID --seed N",
+        "Ingest it together with its W&B folder; or, if you know, say it: ckptman assign PATH --run ID --seed N. Where "
+        "nobody knows, the run can stay; or move the run's folder out of the tree.",
     ),
     # --- run.json
     _error(
@@ -329,7 +338,7 @@ _TABLE = (
         "bad-record",
         "A run.json or overwritten.json cannot be used.",
         "It was edited by hand, damaged, or written by a later version.",
-        "If a newer ckptman wrote it, update ckptman. Otherwise repair it, or move it away and ingest the run's source "
+        "If a newer ckptman wrote it, update ckptman. Otherwise move it out of the tree, and ingest the run's source "
         "again: a run folder without run.json is completed.",
     ),
     _error(
@@ -337,13 +346,14 @@ _TABLE = (
         "A run.json contradicts itself or the names of its files.",
         "Its group, family, task or seed is not that of the configuration in it, or a file's kind and step are not "
         "those of the file's name. It was edited by hand, or copied from another run.",
-        "Delete run.json, and ingest the run's source again.",
+        "Move run.json out of the tree, and ingest the run's source again, which writes it anew.",
     ),
     _error(
         "config-disagrees",
         "The configuration in run.json is not the one inside the checkpoint.",
         "run.json was edited by hand or copied from another run, or a file was put into the wrong run folder.",
-        "If the file belongs here, delete run.json and ingest the run's source again; otherwise move the file out.",
+        "Move what the finding names (run.json, or the file) out of the tree, and ingest the run's source again, which "
+        "brings the right one.",
     ),
     _error(
         "missing-file",
@@ -453,14 +463,14 @@ _TABLE = (
         "duplicate",
         "The same bytes are in two places.",
         "A file was copied by hand within the tree. One of the places is likely to be wrong.",
-        "Let ckptman put the copy into the tree's trash folder, once every byte is compared: ckptman validate --fix",
+        "Let ckptman compare every byte, and put the copy into the tree's trash folder: ckptman validate --fix",
     ),
     # --- files and folders that do not belong
     _warning(
         "unfinished-file",
         "A temporary file of an interrupted ingest.",
         "ckptman writes under such a name until a file is whole. It is harmless, unless an ingest is at work.",
-        "Ingest the same source again, which removes it, or delete it.",
+        "Ingest the same source again, which removes it, or, while no ingest is at work, move it out of the tree.",
     ),
     _warning(
         "stray-file",
@@ -478,20 +488,20 @@ _TABLE = (
         "empty-folder",
         "A folder without a file in it.",
         "What was in it has been moved away or deleted, or an ingest was interrupted before it placed anything.",
-        "Remove it.",
+        "Let ckptman remove it: ckptman validate --fix",
     ),
     _warning(
         "system-file",
         "Something that an operating system or a file manager left.",
         "Such files come along when a folder is opened, copied or unpacked. Some have a checkpoint's suffix and are "
         "none.",
-        "Delete it.",
+        "Let ckptman put it into the tree's trash folder: ckptman validate --fix",
     ),
     _error(
         "special-file",
         "A pipe, socket or device in the tree.",
         "A program that opens it waits for ever, or worse. No checkpoint is one.",
-        "Delete it.",
+        "Delete it, once no program uses it: no file's bytes are in it.",
     ),
     _error(
         "dangling-link",
@@ -505,7 +515,8 @@ _TABLE = (
         "outside-link",
         "A symbolic link that leads out of the tree.",
         "What it shows is not in the tree: copies of the tree lack it, and it changes when something else does.",
-        "Replace it by what it leads to, or remove it.",
+        "Remove the link itself, with rm and no slash at its end. Checkpoints that it leads to are ingested from where "
+        "they are.",
     ),
     _warning(
         "linked-checkpoint",
@@ -517,7 +528,7 @@ _TABLE = (
         "case-twins",
         "Names in one folder that differ only in case.",
         "File systems of macOS and Windows take them for one: a copy of the tree there loses one of them.",
-        "Rename one of them.",
+        "Move one of them out of the tree: of two checkpoints, the one that run.json does not list.",
     ),
 )
 

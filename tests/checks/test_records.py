@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.checks.validation import ValidationResult, validate
+from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import ingest
 from tests.helpers.raw import name_of, write_checkpoint
 from tests.helpers.trees import (
@@ -27,10 +27,6 @@ from tests.helpers.trees import (
 from tests.helpers.validated import codes, flip_a_weight, hand_made, of
 
 # --- moved, renamed, copied -------------------------------------------------------------------------------------------
-
-
-def fixes(result: ValidationResult) -> dict[str, str]:
-    return {item.code: item.fix for item in result.findings}
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -54,14 +50,37 @@ def test_a_file_that_was_moved_is_one_finding_that_knows_where_it_is_now(
     assert missing.endswith(f"but {to.removeprefix(RUN + '/')} seems to be it")
 
 
-def test_a_file_of_another_seed_in_a_run_is_to_be_moved_and_a_renamed_run_to_be_renamed(root: Path) -> None:
+@pytest.mark.parametrize(("deep", "code"), [(False, "config-disagrees"), (True, "wrong-hash")])
+def test_a_file_of_another_run_over_one_of_this_is_one_finding(root: Path, deep: bool, code: str) -> None:
     shutil.copy(root / TASK / "seed_2337" / FINAL, root / RUN / FINAL)
-    assert fixes(validate(root))["wrong-run-folder"] == (
-        f"Move {FINAL} into {TASK}/seed_2337; where a file of that name is there, keep both as they are."
-    )
+    assert [(item.code, item.path) for item in validate(root, deep=deep).findings] == [(code, f"{RUN}/{FINAL}")]
+
+
+def test_a_file_of_another_run_beside_those_of_this_is_one_finding(root: Path) -> None:
+    other = root / RUN / "other.pt"
+    shutil.copy(root / TASK / "seed_2337" / FINAL, other)
+    assert [(item.code, item.path) for item in validate(root).findings] == [("unrecorded-file", f"{RUN}/other.pt")]
+    assert f"by its configuration one of {TASK}" in of(validate(root), "unrecorded-file")[0]
+    assert [(item.code, item.path) for item in validate(root, deep=True).findings] == [("duplicate", f"{RUN}/other.pt")]
+    write_checkpoint(other, small_config(seed=5), salt=1)
+    assert codes(validate(root, deep=True)) == {"unrecorded-file"}
+
+
+def test_the_record_of_another_run_is_one_finding_each(root: Path) -> None:
+    run, second = root / RUN / "run.json", root / TASK / "seed_2337" / "run.json"
+    texts = run.read_text(), second.read_text()
+    run.write_text(texts[1])
+    second.write_text(texts[0])
+    for deep in (False, True):
+        assert [(item.code, item.path) for item in validate(root, deep=deep).findings] == [
+            ("config-disagrees", f"{RUN}/run.json"), ("config-disagrees", f"{TASK}/seed_2337/run.json"),
+        ]  # fmt: skip
+
+
+def test_a_renamed_run_is_to_be_renamed(root: Path) -> None:
     (root / DYNAMIC_RUN).rename(root / DYNAMIC / "task_0006" / "seed_9")
     found = [item.fix for item in validate(root).findings if item.path.endswith("seed_9")]
-    assert found == ["Rename the folder to seed_1337: ckptman validate --fix"]
+    assert found == ["Let ckptman rename the folder to seed_1337: ckptman validate --fix"]
 
 
 def test_another_file_is_not_taken_for_the_one_that_is_missing(root: Path) -> None:
@@ -73,17 +92,22 @@ def test_another_file_is_not_taken_for_the_one_that_is_missing(root: Path) -> No
     assert "seems to be it" not in of(validate(root), "missing-file")[0]
 
 
-def test_a_copy_of_a_group_is_told_of_once_a_task_and_the_original_is_left_alone(root: Path) -> None:
-    shutil.copytree(root / FIXED, root / "backup")
-    result = validate(root)
-    assert {(item.code, item.path) for item in result.findings} == {
-        *(("misplaced", f"backup/task_{task:04d}") for task in range(4)),
-        *(("duplicate", f"backup/task_{task:04d}/seed_{seed}") for task in range(4) for seed in (1337, 2337)),
-    }
-    assert fixes(result)["misplaced"] == (
-        f"The same files are in {FIXED}/task_0003: put these away, once every byte is compared, with: "
-        "ckptman validate --fix"
-    )
+@pytest.mark.parametrize("part", [FIXED, "with_layernorm"])
+def test_a_copy_of_a_group_or_a_family_is_told_of_once_and_the_original_is_left_alone(root: Path, part: str) -> None:
+    shutil.copytree(root / part, root / "backup")
+    [found] = validate(root).findings
+    assert (found.code, found.path) == ("duplicate", "backup")
+    assert found.message.endswith(f"here has the same bytes as one in {part}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("with_layernorm", "with_ln"), (FIXED, "with_layernorm/fixed/x"), (FIXED, "len_gen_single_k4")]
+)
+def test_a_renamed_or_moved_folder_is_told_of_once(root: Path, old: str, new: str) -> None:
+    (root / old).rename(root / new)
+    [found] = [item for item in validate(root).findings if item.code != "empty-folder"]
+    assert (found.code, found.path) == ("misplaced", new)
+    assert f"belongs in {old}, in folders of the same names" in found.message
 
 
 def test_the_runs_of_a_renamed_task_folder_are_told_of_together(root: Path) -> None:
@@ -93,8 +117,7 @@ def test_the_runs_of_a_renamed_task_folder_are_told_of_together(root: Path) -> N
         ("misplaced", f"{FIXED}/task_0009", f"by its configuration, each of 4 checkpoints here belongs in {TASK}")
     ]
     assert (
-        result.findings[0].fix
-        == f"Move the folders of the runs into {TASK}, beside what is there: ckptman validate --fix"
+        result.findings[0].fix == f"Let ckptman move the runs into {TASK}, beside what is there: ckptman validate --fix"
     )
 
 
@@ -118,7 +141,7 @@ def test_a_root_within_the_tree_is_told_of_once(root: Path, part: str) -> None:
     assert result.findings[0].message == f"this folder lies in a tree, whose root is {root.resolve()}"
     # What is wrong with the files themselves is told of all the same.
     (root / RUN / FINAL).write_text("no checkpoint")
-    assert {"wrong-root", "bad-checkpoint", "wrong-size"} == codes(validate(root / part))
+    assert {"wrong-root", "bad-checkpoint"} == codes(validate(root / part))
 
 
 def test_a_root_above_several_trees_is_told_of_once(root: Path) -> None:
@@ -187,5 +210,5 @@ def test_no_message_says_a_path_twice(root: Path) -> None:
     (root / TASK / "overwritten.json").write_text("[]")
     flip_a_weight(root / DYNAMIC_RUN / next(p.name for p in (root / DYNAMIC_RUN).glob("Final*")))
     result = validate(root, deep=True)
-    assert codes(result) == {"bad-checkpoint", "wrong-size", "bad-record", "bad-crc", "wrong-hash"}
+    assert codes(result) == {"bad-checkpoint", "bad-record", "bad-crc"}
     assert [item.message for item in result.findings if str(root) in item.message] == []

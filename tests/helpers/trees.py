@@ -66,16 +66,21 @@ def make_tree(folder: Path, configs: Iterable[TrainConfig], convention: Conventi
     return root
 
 
-def make_good_tree(folder: Path) -> Path:
-    """The good tree: every run of `RULES`."""
-    configs = [
-        small_config(n_layers=layers, use_mlp=mlp, seed=seed, train_min_k=low, length_mode=mode)
+def good_configs(k: int = 4) -> list[TrainConfig]:
+    """Every run of the groups of `RULES` for one K."""
+    return [
+        config(k, n_layers=layers, use_mlp=mlp, seed=seed, train_min_k=low, length_mode=mode,
+               wandb_group=f"len_gen_single_k{k}" if low == k else f"len_gen_k{k}")
         for layers in (2, 1)
         for mlp in (True, False)
-        for low, mode in ((4, "mix"), (2, "mix"), (2, "curriculum"))
+        for low, mode in ((k, "mix"), (2, "mix"), (2, "curriculum"))
         for seed in (1337, 2337)
-    ]
-    root = make_tree(folder, configs)
+    ]  # fmt: skip
+
+
+def make_good_tree(folder: Path) -> Path:
+    """The good tree: every run of `RULES`."""
+    root = make_tree(folder, good_configs())
     (root / "ckptman.yaml").write_text(RULES)
     return root
 
