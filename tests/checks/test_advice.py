@@ -53,6 +53,8 @@ class Follower:
         self.restore = restore
         self.ignored: list[str] = []
         self.done: Counter[tuple[str, str]] = Counter()
+        self.patience = 1
+        """How often a thing is tried that another fault may have kept from helping."""
 
     def check(self) -> ValidationResult:
         return check(self.root, ignore=self.ignored)
@@ -63,8 +65,8 @@ class Follower:
         assert actions, f"nobody can follow this: {item.fix}"
         turn = self.done[item.code, item.path]
         self.done[item.code, item.path] += 1
-        assert turn < len(actions), f"this did not help: {item.fix}"
-        act, found = actions[turn]
+        assert turn < len(actions) * self.patience, f"this did not help: {item.fix}"
+        act, found = actions[turn % len(actions)]
         act(self, item, found)
 
     def take_out(self, path: Path) -> None:
@@ -148,9 +150,10 @@ def _train(it: Follower, _: Finding, __: re.Match[str]) -> None:
              record.seed) for _, record in scan.records}  # fmt: skip
     for index, item in enumerate(_wanted(it.root)):
         if (item.wandb_group, item.n_layers, item.use_mlp, item.length_mode, item.seed) not in here:
-            write_run(it.folder / "trained" / str(item.wandb_group) / "task_0000", item, run_id=f"again{index:03d}",
+            write_run(it.folder / f"trained {len(it.done)}" / str(item.wandb_group) / "task_0000", item, run_id=f"again{index:03d}",
                       started=START + 10**6 + 1000 * index, saved_models=f"saved_models/{index}")  # fmt: skip
-    it.sort(it.folder / "trained", it.root)
+    if (it.folder / f"trained {len(it.done)}").exists():
+        it.sort(it.folder / f"trained {len(it.done)}", it.root)
 
 
 def _wanted(root: Path) -> list[TrainConfig]:
@@ -386,11 +389,12 @@ def test_a_tree_broken_in_twenty_random_ways_ends_clean_with_every_byte(root: Pa
     for _ in range(20):
         chance.choice(_BREAKS)(root, chance)
     it = Follower(root, tmp_path, lambda: None)
+    it.patience = 4
     before = contents(root, it.aside)
-    for _ in range(120):
+    for _ in range(200):
         found = it.check().findings
         if not found:
             break
-        it.follow(found[0])
+        it.follow(min(found, key=lambda item: it.done[item.code, item.path]))
         assert not before - contents(root, it.root, it.aside), found[0]
     assert it.check().findings == ()
