@@ -41,12 +41,18 @@ def contents(*folders: Path) -> Counter[str]:
     return Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in kept)
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the good tree is from; read only."""
+    return write_source(tmp_path_factory.mktemp("source") / "grid_outputs", good_configs())
+
+
 class Follower:
     """Does what a `Fix:` says and nothing else: each thing that it names, in the order in which it names them."""
 
-    def __init__(self, root: Path, folder: Path, restore: Callable[[], object]) -> None:
+    def __init__(self, root: Path, source: Path, folder: Path, restore: Callable[[], object]) -> None:
         self.root = root
-        self.source = write_source(folder / "grid_outputs", good_configs())
+        self.source = source
         self.aside = folder / "aside"
         self.new = folder / "new"
         self.folder = folder
@@ -148,12 +154,13 @@ def _train(it: Follower, _: Finding, __: re.Match[str]) -> None:
     scan = scan_tree(it.root, load_convention(it.root / "ckptman.yaml"))
     here = {(record.group, record.config["n_layers"], record.config["use_mlp"], record.config["length_mode"],
              record.seed) for _, record in scan.records}  # fmt: skip
+    source = it.folder / f"trained {sum(it.done.values())}"
     for index, item in enumerate(_wanted(it.root)):
         if (item.wandb_group, item.n_layers, item.use_mlp, item.length_mode, item.seed) not in here:
-            write_run(it.folder / f"trained {len(it.done)}" / str(item.wandb_group) / "task_0000", item, run_id=f"again{index:03d}",
+            write_run(source / str(item.wandb_group) / "task_0000", item, run_id=f"again{index:03d}",
                       started=START + 10**6 + 1000 * index, saved_models=f"saved_models/{index}")  # fmt: skip
-    if (it.folder / f"trained {len(it.done)}").exists():
-        it.sort(it.folder / f"trained {len(it.done)}", it.root)
+    if source.exists():
+        it.sort(source, it.root)
 
 
 def _wanted(root: Path) -> list[TrainConfig]:
@@ -215,11 +222,11 @@ _ROUNDS = 20
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_the_advice_ends_with_a_clean_tree_and_every_byte(
-    plant: Plant, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         plant.plant(root, patch)
-        it = Follower(root, tmp_path, patch.undo)
+        it = Follower(root, source, tmp_path, patch.undo)
         before = contents(root)
         for _ in range(_ROUNDS):
             found = it.check().findings
@@ -249,7 +256,7 @@ def test_no_finding_is_made_worse_by_fix_and_no_byte_is_lost(
 
 
 def test_the_follower_can_lose_a_byte_and_then_it_shows(root: Path, tmp_path: Path) -> None:
-    it = Follower(root, tmp_path, lambda: None)
+    it = Follower(root, tmp_path, tmp_path, lambda: None)
     before = contents(root)
     it.take_out(root / RUN / FINAL)
     assert contents(root, it.aside) == before
@@ -384,11 +391,13 @@ _BREAKS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_a_tree_broken_in_twenty_random_ways_ends_clean_with_every_byte(root: Path, tmp_path: Path, seed: int) -> None:
+def test_a_tree_broken_in_twenty_random_ways_ends_clean_with_every_byte(
+    root: Path, source: Path, tmp_path: Path, seed: int
+) -> None:
     chance = random.Random(seed)
     for _ in range(20):
         chance.choice(_BREAKS)(root, chance)
-    it = Follower(root, tmp_path, lambda: None)
+    it = Follower(root, source, tmp_path, lambda: None)
     it.patience = 4
     before = contents(root, it.aside)
     for _ in range(200):
