@@ -28,14 +28,9 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
         for file in run.files:
             if file.path not in inventory.told:
                 yield from _check_name(file, run, convention)
-<<<<<<< HEAD
-            yield from _check_recipe(file, run.config, convention)
-            yield from _check_weights(file, run.config, convention.model)
-            yield from _check_foreign(file)
-=======
                 yield from _check_recipe(file, run.config, convention)
                 yield from _check_weights(file, run.config, convention.model)
->>>>>>> 1c3b730 (validate: one fault is one finding; every fix keeps all bytes, and a test follows each word for word)
+                yield from _check_foreign(file)
 
 
 def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ deleted, nothing is replaced, and each step is checked again just before it is d
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -130,11 +130,13 @@ def _left_by_systems(inventory: Inventory) -> Iterator[Step]:
 def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     """Whole run folders, to where their configurations say; two in each other's places change them."""
     crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
+    counts = Counter(run.folder for run in inventory.runs)
+    alone = {folder for folder, count in counts.items() if count == 1}
     taken = {entry.path for entry in inventory.scan.entries}
     wrong: dict[PurePosixPath, tuple[PurePosixPath, Run]] = {}
     steps: list[Step] = []
     for run in inventory.runs:
-        if run.folder in crowded or not _may_move(run, inventory, convention):
+        if run.folder in crowded or not _may_move(run, alone, convention):
             continue
         if all(file.path in inventory.told for file in run.files):
             continue  # a copy of a run, for one, which goes nowhere but into the trash
@@ -164,15 +166,14 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     return steps
 
 
-def _may_move(run: Run, inventory: Inventory, convention: Convention) -> bool:
+def _may_move(run: Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:
     """Whether all of a run's files are read, and run.json, or the only configuration in the folder, says its place."""
     record, place = run.record, run.place
     if place is None or not run.files or any(file.info is None for file in run.files):
         return False
     if record is not None:
         return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
-    alone = [other.folder for other in inventory.runs].count(run.folder) == 1
-    return alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
+    return run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
 
 
 def _target(run: Run, convention: Convention) -> PurePosixPath | None:

@@ -35,6 +35,8 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
             yield finding("unreadable", path, reason)
     found_at = {home: path for path, home in inventory.astray.items()}
     wrong = dict(_wrong_records(inventory, files, convention))
+    extra = (run for run in inventory.runs if run.origin is contents.Origin.EXTRA)
+    strangers = {file.path: run.place.folder for run in extra if run.place is not None for file in run.files}
     for folder in inventory.scan.runs:
         if folder.path in wrong:
             fix = "Move run.json out of the tree, and ingest the run's source again, which writes it anew."
@@ -44,7 +46,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
             yield from _check_files_are_there(folder, folder.record, there, found_at)
             for file in files[folder.path]:
                 if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
-                    yield from _check_file(file, folder.record, _place_of_extra(file, inventory), convention)
+                    yield from _check_file(file, folder.record, strangers.get(file.path), convention)
         elif folder.problem is not None:
             code, message = "bad-record", f"it cannot be used: {folder.problem}"
             if not os.access(inventory.scan.root / folder.path / records.RUN_FILE, os.R_OK):
@@ -96,12 +98,6 @@ def _belongs(
     except RefusedError:
         return False
     return lies_in_place(folder, place, convention)
-
-
-def _place_of_extra(file: contents.CheckpointFile, inventory: Inventory) -> PurePosixPath | None:
-    """The task folder of a file in the folder of another run, as far as its configuration says one."""
-    runs = (run for run in inventory.runs if run.origin is contents.Origin.EXTRA and file in run.files)
-    return next((run.place.folder for run in runs if run.place is not None), None)
 
 
 def _check_entries(folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:

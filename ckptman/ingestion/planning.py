@@ -179,7 +179,8 @@ class _Planner:
         """Read every file that is not known, and give each its run folder."""
         files = self.raw.read(self._owner_of_known, progress=progress)
         self.folders.tell_apart(saved.file for saved in files)
-        for saved in files:
+        # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
+        for saved in sorted(files, key=lambda saved: not self.folders.holds(saved.file)):
             file = saved.file
             self.read[file.source.relative] = file.source.path, file.state, file.sha256
             if file.unused_configs:

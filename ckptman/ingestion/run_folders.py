@@ -121,6 +121,10 @@ class RunFolders:
         for where, (first, *others) in configs.items():
             self._telling[where] = {key for other in others for key in comparing.differing_keys(first, other, ignored)}
 
+    def holds(self, file: examination.Examined) -> bool:
+        """Whether the tree has the file's bytes, in a folder of its run."""
+        return any(slot.files.get(file.name) == file.sha256 for slot in self._slots_of(file))
+
     def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
 
@@ -193,7 +197,10 @@ class RunFolders:
         record = slot.record
         if record is None:
             return not slot.origins or file.source.path.parent in slot.origins
-        if record.run_id is not None or run_id is not None:
+        if record.run_id is None and run_id is not None:  # unless its own files are learnt to be of that run
+            learnt = (slot.learnt.get(entry.file) for entry in slot.old.checkpoints) if slot.old is not None else ()
+            return slot.old is not None and all(note is not None and note.run_id == run_id for note in learnt)
+        if record.run_id is not None:
             return record.run_id == run_id
         origins = slot.origins | {Path(path).parent for path, _, _ in record.source_paths}
         ignored = self._convention.ignored_keys

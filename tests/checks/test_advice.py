@@ -195,6 +195,12 @@ def _evaluate(it: Follower, item: Finding, _: re.Match[str]) -> None:
             edit_record(it.root / path, evaluations=[evaluation])
 
 
+def _list_classes(it: Follower, item: Finding, _: re.Match[str]) -> None:
+    names = re.findall(r"\w+(?:\.\w+)+", item.message)
+    with (it.root / "ckptman.yaml").open("a") as rules:
+        rules.write(f"checkpoint: {{config_classes: [{', '.join(names)}]}}\n")
+
+
 _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = [
     (r"ckptman validate --fix", _fix),
     (r"ckptman report", _report),
@@ -214,6 +220,7 @@ _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = 
     (r"Give yourself permission", _allow),
     (r"--ignore (\S+)", _ignore),
     (r"with: ckptman eval", _evaluate),
+    (r"list the classes that you know", _list_classes),
 ]  # fmt: skip
 """Each thing that a fix can say."""
 

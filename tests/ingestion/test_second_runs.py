@@ -29,6 +29,25 @@ def test_a_second_run_of_the_same_seed_gets_a_folder_of_its_own(source: Path, ro
     assert ingest(source, root).placed == ingest(other, root).placed == ()
 
 
+@pytest.mark.parametrize("with_wandb_first", [False, True])
+def test_a_run_of_which_a_part_was_ingested_without_its_wandb_folder_has_one_folder(
+    source: Path, root: Path, tmp_path: Path, with_wandb_first: bool
+) -> None:
+    write_run(task(source), config(), run_id="firstrun")
+    part = tmp_path / "part" / "len_gen_k8" / "task_0006" / "saved_models"
+    part.mkdir(parents=True)
+    shutil.copy2(task(source) / "saved_models" / name_of(config(), "Checkpoint"), part)
+    for each in (source, tmp_path / "part") if with_wandb_first else (tmp_path / "part", source):
+        ingest(each, root)
+    assert [path.parent for path in root.rglob("run.json")] == [root / RUN]
+    assert read_record(root / RUN).run_id == "firstrun"
+    assert len(read_record(root / RUN).checkpoints) == 2
+    other = tmp_path / "other"  # control: a part of another run stays one of its own
+    write_run(task(other), config(), run_id="otherrun", salt=1)
+    ingest(other, root)
+    assert read_record(root / f"{RUN}-otherrun").run_id == "otherrun"
+
+
 def test_a_rerun_that_overwrote_is_told_apart_by_time(source: Path, root: Path) -> None:
     write_run(task(source), config(), run_id="firstrun")
     write_run(task(source), config(), run_id="rerun", started=START + 5000, salt=1)
