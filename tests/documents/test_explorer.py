@@ -73,7 +73,9 @@ def test_a_tree_gives_the_same_page_wherever_it_lies(tmp_path: Path) -> None:
     for place in ("a", "b/c"):
         for seed in (1337, 2337):
             add_run(tmp_path / place, config(seed=seed), run_id=f"r{seed}", metrics=gen_metrics(0.25))
-        report(tmp_path / place, html="")
+        (tmp_path / place / "stray").mkdir()
+        (tmp_path / place / "stray" / "x").write_text("x")
+        report(tmp_path / place, html="", find=lambda root: validate(root).findings)
     assert (tmp_path / "a" / EXPLORER).read_bytes() == (tmp_path / "b/c" / EXPLORER).read_bytes()
 
 

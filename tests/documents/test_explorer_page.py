@@ -197,15 +197,15 @@ def test_what_is_copied_works_where_it_is_pasted(shown: Any, root: Path) -> None
     name = f"Final_{file.locator('.name').text_content().split('_', 1)[1]}"
     path = str(root / TASK / "seed_2337" / name)
     assert Path(path).is_file()
-    file.locator("button:text-is('Path')").click()
+    file.locator("button:text-is('Copy path')").click()
     assert clipboard(shown) == path
-    file.locator("button:text-is('Loading code')").click()
+    file.locator("button:text-is('Copy loading code')").click()
     code = clipboard(shown)
     compile(code, "copied", "exec")
     call = ast.parse(code).body[-1]
     assert isinstance(call, ast.Assign)
     assert ast.literal_eval(call.value.args[0]) == path  # type: ignore[attr-defined]
-    file.locator("button:text-is('Command')").click()
+    file.locator("button:text-is('Copy command')").click()
     words = subprocess.run(
         ["bash", "-c", f"for word in {clipboard(shown)}; do printf '%s\\0' \"$word\"; done"],
         capture_output=True, check=True,
@@ -213,14 +213,14 @@ def test_what_is_copied_works_where_it_is_pasted(shown: Any, root: Path) -> None
     assert words == ["ckptman", "show", path, ""]
     assert shown.locator("#status").text_content() == "Copied: the command"
     shown.fill("#root", "/elsewhere")
-    file.locator("button:text-is('Path')").click()
+    file.locator("button:text-is('Copy path')").click()
     assert clipboard(shown).startswith(f"/elsewhere/{TASK}/")
 
 
 def test_without_a_clipboard_copying_falls_back(shown: Any) -> None:
     shown.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('denied')))")
     shown.click(CELL)
-    shown.click("#details button:text-is('Copy path')")
+    shown.locator("#details button:text-is('Copy path')").first.click()
     shown.wait_for_selector("#status.visible")
     assert clipboard(shown).endswith(TASK)
 

@@ -12,7 +12,7 @@ from ckptman.documents import document_text as say
 from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
 from ckptman.rules import Convention, GroupPattern, grids, placement
 from ckptman.text import json_text, wording
-from ckptman.tree import Finding, Run, contents, findings, records, standing
+from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
 
 SIZE = 5_400_000
@@ -28,6 +28,7 @@ _STATES = {
 STATES = (*_STATES.values(), _OVERWRITTEN, _MISSING, _UNREADABLE)
 """How a run stands, in the order of the legend."""
 
+_ROOT_MARK = "\ue000"
 _DIGITS = 16
 """Digits of a checksum that are kept where there is no room for all of them."""
 
@@ -93,12 +94,18 @@ def dataset(
         "counts": _counts(statistics),
         **_map(cells, room),
         **_runs(cells, room),
-        "findings": [[item.code, item.path, item.message, item.fix] for item in found],
+        "findings": [[item.code, item.path, *_findable(item, statistics)] for item in found],
         "codes": {
             code: [findings.KINDS[code].severity.value, findings.KINDS[code].meaning]
             for code in sorted({item.code for item in found})
         },
     }
+
+
+def _findable(item: Finding, statistics: tree_statistics.TreeStatistics) -> list[str]:
+    """What is said of a finding, with a mark for the tree's folder: the page knows where it lies by then."""
+    root = str(statistics.inventory.scan.root)
+    return [text.replace(root, _ROOT_MARK) for text in (item.message, item.fix)]
 
 
 def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
@@ -207,7 +214,7 @@ class _Cells:
         label = say.brief(values, values, self.convention) + (f", {note}" if note else "")
         return _Slot((0, self.convention.groups.index(pattern), others), place, label, numbers.get("K"))
 
-    def _here(self, run: Run) -> _Row:
+    def _here(self, run: contents.Run) -> _Row:
         convention = self.convention
         entries = {run.folder / item.file: item for item in run.record.checkpoints} if run.record is not None else {}
         files = [_file(file.path, file, file.entry) for file in run.files]

@@ -204,6 +204,7 @@
 
   // --- paths, and what is copied -------------------------------------------------------------------------------------
 
+  const ROOT_MARK = "\ue000"; // stands for the tree's folder in what is said of findings
   let root = "";
 
   function findRoot() {
@@ -277,7 +278,7 @@
   }
 
   /** A line chart with a legend that reads out what stands at the cross-hair; arrow keys move it. */
-  function chart({ title, x, y, share, series, band }) {
+  function chart({ title, x, at_ = x, y, share, series, band }) {
     const readout = h("ul", { class: "legend-lines" });
     const values = series.map((line, index) => {
       const value = h("output", {});
@@ -287,6 +288,7 @@
         h("span", {}, line.label), value));
       return value;
     });
+    if (band) readout.append(h("li", {}, h("svg", { width: 26, height: 10, "aria-hidden": "true" }, h("rect", { class: "band", width: 26, height: 10 })), h("span", {}, `trained on ${x} ${band[0] === band[1] ? band[0] : band.join("–")}`)));
     const holder = h("div", { class: "plot" });
     const points = series.flatMap((line) => line.points);
     const xs = [...new Set(points.map((point) => point[0]))].sort((a, b) => a - b);
@@ -324,7 +326,7 @@
         at = Math.max(0, Math.min(xs.length - 1, index));
         hair.setAttribute("x1", isShown ? px(xs[at]) : -9);
         hair.setAttribute("x2", isShown ? px(xs[at]) : -9);
-        where.textContent = `at ${x} ${thousands(xs[at])}`;
+        where.textContent = `at ${at_} ${thousands(xs[at])}`;
         series.forEach((line, number) => {
           const point = line.points.find(([a]) => a === xs[at]);
           values[number].textContent = point ? tell(point[1]) : NOTHING;
@@ -379,6 +381,11 @@
     return steps && values ? steps.map((step, index) => [step, values[index]]).filter(([, value]) => typeof value === "number") : [];
   }
 
+  function curveValues(name) {
+    const values = data.curves.values[name].flatMap((list) => list ?? []);
+    return { length: values.length, get: (index) => values[index] };
+  }
+
   /** The mean of several lines at each place where all of them have a value. */
   function meanLine(lines) {
     const sums = new Map();
@@ -414,8 +421,8 @@
       draw(select.value);
       holder.append(h("div", { class: "chart-block" }, h("label", { class: "inline" }, label, select), place));
     };
-    add_(curveNames(), ["generalization", "train/loss"], "Learning curve of", (name) => ({
-      title: "Learning curves", x: "iterations", y: name, share: isShare(name, { length: 0 }) || name === "generalization", series: lines((row) => curveOf(row, name)),
+    add_(curveNames(), [data.pattern.replace("{k}", "*"), "train/loss"], "Learning curve of", (name) => ({
+      title: "Learning curves", x: "iterations", at_: "iteration", y: name, share: isShare(name, curveValues(name)), series: lines((row) => curveOf(row, name)),
     }));
     const byLength = lengthMetrics();
     const [low, high] = data.trained.map((key) => runs.config[key]?.get(here(chosen[0])[0] ?? cells.rows[chosen[0]][0]));
@@ -843,7 +850,8 @@
   }
 
   const findingItem = (index, isNamed = true) => {
-    const [code, path, message, fix] = data.findings[index];
+    const [code, path, ...texts] = data.findings[index];
+    const [message, fix] = texts.map((text) => text.replaceAll(ROOT_MARK, root));
     const severity = data.codes[code][0];
     return h("li", { class: `finding ${severity}` }, h("p", {}, isNamed ? [h("span", { class: "severity" }, severity), h("code", {}, code), " "] : null, message),
       h("p", { class: "path" }, path), fix && h("p", { class: "fix" }, h("b", {}, "Fix: "), fix));
@@ -854,7 +862,7 @@
   function openRun(row) {
     const cell = runs.cell.get(row);
     if (cell >= 0) return openCell(cell, row);
-    open("A file that cannot be read", runs.folder.get(row), h("div", {}, runCard(row, true), findingList(findingsOf.get(row))), -1);
+    open("A file that cannot be read", runs.folder.get(row), runCard(row, true), -1);
   }
 
   function openCell(cell, only) {
@@ -862,7 +870,7 @@
     const rows = cells.rows[cell];
     const gen = over(cell, fields.get("gen_em"));
     const task = cells.folder.get(cell);
-    const about = [section.title, " · ", h("span", { class: "nowrap" }, `K ${cells.k.get(cell) ?? NOTHING}`), " · ", h("code", {}, cells.group.get(cell)), cells.task.get(cell) === null ? null : [" · task ", String(cells.task.get(cell))]];
+    const about = [section.title, " · ", h("span", { class: "nowrap" }, `K ${cells.k.get(cell) ?? NOTHING}`), " · ", h("code", {}, cells.group.get(cell)), cells.task.get(cell) === null ? null : [" · ", h("span", { class: "nowrap" }, `task ${cells.task.get(cell)}`)]];
     const list = `ckptman ls --root ${shellWord(root)} --group ${shellWord(cells.group.get(cell))}${cells.task.get(cell) === null ? "" : ` --task ${cells.task.get(cell)}`}`;
     const choose = h("button", { type: "button", class: "small", "aria-pressed": String(compared.includes(cell)), onclick: () => { toggleCompared(cell); choose.setAttribute("aria-pressed", String(compared.includes(cell))); } }, "Compare");
     const ordered = only === undefined ? rows : [only, ...rows.filter((row) => row !== only)];
@@ -872,8 +880,8 @@
         tile(genTitle(), gen ? overText(gen, fields.get("gen_em")) : NOTHING, gen ? count(gen.n, "run") + (gen.n > 1 ? `, ${data.deviation} deviation` : "") : "not measured"),
         tile("Runs", `${rows.filter((row) => runs.state.get(row) === "complete").length} of ${rows.length}`, "complete")),
       findingList(cellFindings.get(cell)),
-      h("h3", {}, "Runs"), inParts(h("div", {}), ordered, 30, (row) => runCard(row, row === only || rows.length <= 3)),
       here(cell).length ? [h("h3", {}, "Curves"), charts([cell])] : null,
+      h("h3", {}, "Runs"), inParts(h("div", {}), ordered, 30, (row) => runCard(row, row === only || rows.length <= 3)),
       h("h3", {}, "Configuration"), configuration([cell], false)), cell);
     if (view.dataset.view === "grid") history.replaceState(null, "", `#/grid/${cell}`);
   }
@@ -927,7 +935,7 @@
       h("p", { class: "name" }, get("name")),
       h("p", { class: "meta" }, [get("kind"), get("step") === null ? null : `${get("step").toLocaleString("en")} iterations`, get("size") === null ? null : bytes(get("size")), get("there") ? null : "not there"].filter(Boolean).join(" · ")),
       sum && h("p", { class: "sum" }, "SHA-256 ", h("code", { title: sum }, sum.length > 20 ? `${sum.slice(0, 16)}…` : sum), copyButton("Copy", () => sum, "the checksum", sum)),
-      get("there") ? h("div", { class: "buttons" }, copyButton("Path", () => under(path), "the path", path), copyButton("Command", show, "the command", show()), copyButton("Loading code", () => loading(path), "the loading code", loading(path))) : null);
+      get("there") ? h("div", { class: "buttons" }, copyButton("Copy path", () => under(path), "the path", path), copyButton("Copy command", show, "the command", show()), runs.state.get(row) === "unreadable" ? null : copyButton("Copy loading code", () => loading(path), "the loading code", loading(path))) : null);
   }
 
   /** A table of the configurations of some cells side by side; rows that differ are marked. */
