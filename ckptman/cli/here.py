@@ -11,7 +11,7 @@ import typer
 from ckptman.cli.app import convention_for
 from ckptman.cli.options import DEFAULT_OUT, DEFAULT_ROOT
 from ckptman.cli.text import console, count_text, plain
-from ckptman.sweeps import surroundings
+from ckptman.queries import surroundings
 from ckptman.text import wording
 
 

@@ -1,4 +1,4 @@
-"""ls, show and results: questions about a tree or one file, answered from its records.
+"""ls, show, results and what is here: questions about a folder, a tree or one file, answered without reading weights.
 
 Promises: nothing is written. May not be done here: defining a check.
 """
@@ -20,4 +20,5 @@ __all__ = [
     "over_seeds",
     "results",
     "show",
+    "surroundings",
 ]

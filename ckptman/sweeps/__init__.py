@@ -18,6 +18,5 @@ __all__ = [
     "SweepPlan",
     "SweepResult",
     "grid_status",
-    "surroundings",
     "sweeping",
 ]

@@ -15,7 +15,7 @@ import torch
 from ckptman.cli import commands
 from ckptman.cli.app import run
 from tests.helpers import reference
-from tests.helpers.raw import START, config, write_checkpoint, write_run
+from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 from tests.helpers.trees import edit_record
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -107,6 +107,9 @@ def raw_outputs(source: Path) -> None:
     (source / "len_gen_k8" / "task_0005" / "saved_models").mkdir(parents=True)
     (source / "len_gen_k8" / "task_0005" / "saved_models" / "bad.pt").write_text("no checkpoint")
     write_run(source / "other_name" / "task_0006", config(4), run_id="grouped")
+    settings = config(6)
+    file = source / "len_gen_k6" / "task_0001" / "saved_models" / name_of(settings)
+    write_checkpoint(file, settings, hparams={"n_layers": 1})
     broken = source / "len_gen_k8" / "task_0007"
     write_run(broken, config(12, seed=7), run_id="broken")
     next(broken.rglob("wandb-summary.json")).write_text("{")
