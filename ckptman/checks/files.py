@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptman.formats import expected_weights, show_path
+from ckptman.formats import expected_weights, refusals, show_path
 from ckptman.rules import Convention, comparing, naming, recipe, terms
 from ckptman.tree import Finding, Inventory, Run, contents, finding
 
@@ -35,7 +35,11 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
 
 def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:
     error = file.refusal or file.damage
-    if error is None:
+    if file.info is not None and file.info.missing and not (file.entry and file.entry.parts):  # else run.json tells
+        missing = _listed(list(file.info.missing))
+        message = f"{len(file.info.missing)} of its files are not there, or not whole: {missing} [incomplete-folder]"
+        yield finding("bad-checkpoint", file.path, message, refusals.REFUSALS["incomplete-folder"].fix)
+    if error is None or (error is file.damage and error.code == "incomplete-folder"):
         return
     message = error.message.removeprefix(f"{show_path(root / file.path)}: ")
     if error.code == "unreadable":
@@ -96,7 +100,7 @@ def _check_recipe(
 def _check_weights(
     file: contents.CheckpointFile, config: Mapping[str, Any], rules: terms.ModelRules
 ) -> Iterator[Finding]:
-    if file.info is None:
+    if file.info is None or file.info.missing:
         return
     expected = expected_weights(config, rules)
     if expected is not None:

@@ -68,7 +68,7 @@ class _Walk:
             if contents.is_not_ours(entry.path):
                 if contents.is_system_name(entry.path.name):
                     self.system_files.append(entry.path)
-            elif entry.kind == "folder":
+            elif entry.kind == "folder" and not folders.is_partial(entry.path.name):
                 yield from self._subfolder(entry.path)
             elif entry.kind == "file" and not folders.is_partial(entry.path.name):
                 if not self._belongs(entry.path):
@@ -126,7 +126,7 @@ class _Walk:
             self.links.append(entry.path)
         elif entry.kind == "other":
             yield finding("special-file", entry.path, "this is a pipe, a socket or a device")
-        elif entry.kind == "file" and folders.is_partial(entry.path.name):
+        elif folders.is_partial(entry.path.name):
             yield finding("unfinished-file", entry.path, "an interrupted ingest left it, or one is at work")
 
     def _below(self, folder: PurePosixPath) -> Iterator[records.Entry]:

@@ -155,7 +155,11 @@ def _check_file(
             message += f"; it is of another run, by its configuration one of {elsewhere}"
         yield finding("unrecorded-file", file.path, message)
         return
-    if file.size != entry.size:
+    parts = _part_differences(file, entry)
+    if parts:
+        code = "wrong-hash" if file.size == entry.size else "wrong-size"
+        yield finding(code, file.path, _listed(parts))
+    elif file.size != entry.size:
         yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
     elif file.sha256 is not None and file.sha256 != entry.sha256:
         message = f"its SHA-256 is {file.sha256}, and {entry.sha256} by run.json"
@@ -170,6 +174,22 @@ def _check_file(
         if differences:
             fix = "Move the file out of the tree, and ingest the run's source again, which brings the right one."
             yield finding("config-disagrees", file.path, _listed(differences), fix)
+
+
+def _part_differences(file: contents.CheckpointFile, entry: records.CheckpointEntry) -> list[str]:
+    """How the files of a folder differ from those that run.json lists."""
+    if file.info is None or not file.info.members:
+        return []
+    sizes, listed = dict(file.info.members), {part.name: part for part in entry.parts}
+    differences = [f"its file {name} is not there" for name in sorted(listed.keys() - sizes)]
+    differences += [f"its file {name} is not in run.json" for name in sorted(sizes.keys() - listed)]
+    for name in sorted(listed.keys() & sizes.keys()):
+        part, sha256 = listed[name], file.parts.get(name)
+        if sizes[name] != part.size:
+            differences.append(f"its file {name} has {sizes[name]:,} bytes, and {part.size:,} by run.json")
+        elif sha256 not in (None, part.sha256):
+            differences.append(f"the SHA-256 of its file {name} is {sha256}, and {part.sha256} by run.json")
+    return differences
 
 
 def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) -> list[str]:

@@ -88,6 +88,16 @@ def is_checkpoint_folder(folder: Path) -> bool:
     return distributed.is_distributed(names) or model_folder.weights_file(names) is not None
 
 
+def has_own_folder(folder: Path) -> bool:
+    """Whether a folder in one that is a checkpoint is another checkpoint, not a part of that one."""
+    return model_folder.has_weights(folder)
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of this name, beside weights, is a part of their checkpoint, not another one."""
+    return model_folder.is_companion(name)
+
+
 def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
     """Read what a checkpoint says of itself, whatever it lies in; of its tensors, only what the headers say.
 

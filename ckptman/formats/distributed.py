@@ -99,8 +99,8 @@ class _Folder:
 
 
 def is_distributed(names: Iterable[str]) -> bool:
-    """Whether a folder with these files is, or is becoming, such a checkpoint."""
-    return any(name == METADATA or name.endswith(SUFFIX) for name in names)
+    """Whether a folder with these files is, or is becoming, such a checkpoint; one in it makes it none."""
+    return any(name == METADATA or (name.endswith(SUFFIX) and "/" not in name) for name in names)
 
 
 def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member, ...]) -> CheckpointInfo:

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -55,8 +56,27 @@ def weights_file(names: Iterable[str]) -> str | None:
     return next((name for base in WEIGHTS for name in (base, base + INDEX) if name in found), None)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder is such a checkpoint, by the names of its files."""
+    try:
+        return weights_file(os.listdir(folder)) is not None  # noqa: PTH208 (names are all that is asked for)
+    except OSError:
+        return False
+
+
+COMPANIONS: Final = (
+    "optimizer*.pt", "scheduler*.pt", "scaler*.pt", "rng_state*.pt", "trainer_state*.pt", "*_states.pt",
+)  # fmt: skip
+"""Files that are part of such a folder, though they are called like checkpoints themselves."""
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of this name, beside weights, is a part of the same checkpoint, not another one."""
+    return any(fnmatchcase(name, pattern) for pattern in COMPANIONS)
+
+
 def members(folder: Path) -> tuple[Member, ...]:
-    """The regular files of a folder, and of the folders in it, by name.
+    """The regular files of a folder, and of the folders in it, by name; without those that are checkpoints themselves.
 
     Raises:
         RefusedError: `unreadable`, or `not-a-file` where a link, a pipe or a device lies in it.
@@ -71,7 +91,8 @@ def members(folder: Path) -> tuple[Member, ...]:
                     state = item.stat(follow_symlinks=False)
                     name = str(Path(item.path).relative_to(folder))
                     if stat.S_ISDIR(state.st_mode):
-                        pending.append(Path(item.path))
+                        if at != folder or not has_weights(Path(item.path)):
+                            pending.append(Path(item.path))
                     elif stat.S_ISREG(state.st_mode):
                         found.append(Member(name, state.st_size))
                     else:

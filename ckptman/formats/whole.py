@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptman.formats import containers, folder_bytes
 from ckptman.formats.archive import Checksums, open_archive, show_path
 from ckptman.formats.checkpoint import CheckpointInfo, read_archive
-from ckptman.fs import FileState, hash_file
+from ckptman.fs import FileState, files, hash_file
 from ckptman.text import RefusedError
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ class WholeCheckpoint:
     state: FileState
     """What it was from the first byte to the last."""
     damage: RefusedError | None
-    """Why its bytes are not those that were written, if they are not: `bad-crc`, or bytes that belong to nothing."""
+    """Why its bytes are not those that were written, if they are not: `bad-crc`, or bytes that belong to nothing.
+
+    Of a folder, also that files of it are missing."""
+    parts: tuple[folder_bytes.HashedFile, ...] = ()
+    """The files of a folder."""
 
 
 def read_whole(
@@ -40,6 +45,11 @@ def read_whole(
     Raises:
         RefusedError: as `read_checkpoint`, before its tensors are read, and as `fs.hash_file`.
     """
+    if path.is_dir():
+        return _read_folder(path, rules, on_bytes or files.ignore)
+    if containers.is_safetensors(path):  # which has no checksums
+        info = containers.read(path, rules)
+        return WholeCheckpoint(info, *hash_file(path, on_bytes=on_bytes, follow_symlinks=follow_symlinks), None)
     checksums = damage = failure = None
     with open_archive(path) as archive:
         info = read_archive(archive, rules)
@@ -59,3 +69,14 @@ def read_whole(
     if damage is not None:
         damage = RefusedError(f"{show_path(path)}: {damage.message}", code=damage.code, fix=damage.fix)
     return WholeCheckpoint(info, sha256, state, damage)
+
+
+def _read_folder(folder: Path, rules: terms.CheckpointRules, on_bytes: Callable[[int], None]) -> WholeCheckpoint:
+    info, damage = containers.read(folder, rules), None
+    found = folder_bytes.hash_folder(folder, on_bytes=on_bytes)
+    try:
+        folder_bytes.verify(folder, info, rules)
+    except RefusedError as error:
+        message = error.message.removeprefix(f"{show_path(folder)}: ")
+        damage = RefusedError(f"{show_path(folder)}: {message}", code=error.code, fix=error.fix)
+    return WholeCheckpoint(info, found.sha256, found.state, damage, found.files)

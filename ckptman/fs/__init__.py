@@ -9,14 +9,13 @@ from __future__ import annotations
 from ckptman.fs.faults import TakenError
 from ckptman.fs.files import FileState, hash_file
 from ckptman.fs.folders import make_folders
-from ckptman.fs.placing import Batch, Mode, Placement
+from ckptman.fs.placing import Batch, Mode
 from ckptman.fs.writing import write_atomically
 
 __all__ = [
     "Batch",
     "FileState",
     "Mode",
-    "Placement",
     "TakenError",
     "files",
     "folders",
@@ -24,5 +23,6 @@ __all__ = [
     "locks",
     "make_folders",
     "moving",
+    "placing",
     "write_atomically",
 ]

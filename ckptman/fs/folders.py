@@ -1,7 +1,7 @@
 """Folders of a tree: made durably, never through a link, and rid of what an interrupted run left."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH116, PTH208
+# ruff: noqa: PTH106, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def make_folders(path: Path, root: Path) -> None:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of this name is one of ckptman's own temporary files."""
+    """Whether a file or folder of this name is one of ckptman's own temporary ones."""
     return _PARTIAL.fullmatch(name) is not None
 
 
 def remove_partials(folder: Path) -> list[str]:
-    """Remove the temporary files that an interrupted run left directly in a folder.
+    """Remove the temporary files and folders that an interrupted run left directly in a folder.
 
     Call it under `locks.lock_tree`: those of a run that is at work look the same.
 
@@ -69,9 +69,12 @@ def remove_partials(folder: Path) -> list[str]:
             names = sorted(filter(is_partial, os.listdir(descriptor)))
         for name in names:
             found = stat_name(descriptor, folder / name)
-            if found is not None and stat.S_ISREG(found.st_mode):
+            if found is not None and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 with faults.writing(folder / name):
-                    os.unlink(name, dir_fd=descriptor)
+                    if stat.S_ISDIR(found.st_mode):
+                        _remove_tree(folder / name)
+                    else:
+                        os.unlink(name, dir_fd=descriptor)
                 removed.append(name)
     finally:
         files.close(descriptor)
@@ -155,3 +158,22 @@ def discard(folder: int, name: str) -> None:
     """Remove a temporary file, if it is there."""
     with suppress(OSError):  # there is none, or it stays, and the next run removes it
         os.unlink(name, dir_fd=folder)
+
+
+def discard_tree(path: Path) -> None:
+    """Remove a temporary folder and what is in it, if it is there."""
+    with suppress(OSError):  # as above
+        _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    for at, below, names in os.walk(path, topdown=False):
+        descriptor = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            for name in names:
+                os.unlink(name, dir_fd=descriptor)
+            for name in below:
+                os.rmdir(name, dir_fd=descriptor)
+        finally:
+            files.close(descriptor)
+    os.rmdir(path)

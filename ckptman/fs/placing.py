@@ -10,7 +10,8 @@ The promise, for every moment at which the program may be killed, a call may fai
 A file is placed in two steps. It is *staged*: copied or linked under a temporary name in its destination folder, and
 hashed on the way. It is *published*: once it is on the disk, `link(2)`, which fails if the name is taken, gives it its
 final name. `place_file` does both for one file. `Batch` stages many and then publishes them together, which waits for
-the disk for all of them at once instead of twice for each.
+the disk for all of them at once instead of twice for each. `place_folder` places the files of a folder in a
+temporary one, which then gets the final name, so that it appears whole.
 
 All that touches the disk goes through `os` and `fcntl`, so that a test can fail each of these calls in turn.
 """
@@ -25,14 +26,14 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
 
 from ckptman.fs import faults, files, folders, writing
 from ckptman.fs.faults import shown
@@ -125,6 +126,73 @@ def place_file(
     if isinstance(outcome, RefusedError):
         raise outcome
     return outcome
+
+
+class Part(NamedTuple):
+    """One file of a folder that is placed whole."""
+
+    name: str
+    """Relative to the folder."""
+    state: files.FileState
+    """When it was planned; whatever else is there now is refused."""
+    sha256: str
+
+
+def place_folder(
+    source: Path,
+    parts: Iterable[Part],
+    destination: Path,
+    mode: Mode,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+) -> list[Placement]:
+    """Place a folder, and return once all of it is safely on the disk under its final name.
+
+    Its files are placed in a temporary folder beside it, which then gets the name: it is there whole, or not at all.
+
+    Args:
+        source: The folder.
+        parts: Its files, but for those that stay behind. None is a link.
+        destination: As for `place_file`.
+        mode: Copy, hard link or move, of each file. The sources of a move stay until `moving.remove_source` is called.
+        on_bytes: Called with the number of bytes after each piece that is done.
+
+    Raises:
+        RefusedError: as `place_file`; `no-link-to-a-folder` for symbolic links.
+        MachineError: as `place_file`.
+    """
+    if mode is Mode.SYMLINK:
+        raise RefusedError(
+            f"{shown(source)} is a folder, which is placed file by file, not as a link",
+            code="no-link-to-a-folder",
+            fix="Use --mode copy or hardlink.",
+        )
+    temporary = destination.with_name(folders.temporary_name())
+    with ExitStack() as cleanup:
+        above = folders.open_folder(destination.parent)
+        cleanup.callback(files.close, above)
+        if folders.stat_name(above, destination) is not None:
+            raise faults.TakenError(destination)
+        cleanup.callback(folders.discard_tree, temporary)  # before it exists, so that no interrupt can come between
+        folders.make_folders(temporary, destination.parent)
+        outcomes: list[Placement | RefusedError] = []
+        with Batch() as batch:
+            for name, state, sha256 in parts:
+                folders.make_folders((temporary / name).parent, destination.parent)
+                batch.stage(
+                    source / name, temporary / name, mode, expected=state, sha256_known=sha256, on_bytes=on_bytes
+                )
+                if batch.is_full:
+                    outcomes += batch.publish()
+            outcomes += batch.publish()
+        placed = [outcome for outcome in outcomes if isinstance(outcome, Placement)]
+        for outcome in outcomes:
+            if isinstance(outcome, RefusedError):
+                raise outcome
+        with faults.writing(destination):
+            writing.give_folder_name(above, temporary.name, destination)
+        folders.sync_folder((destination.parent, above))
+    return placed
 
 
 class Batch:

@@ -121,6 +121,28 @@ def _rename_to_free_name(folder: int, temporary: str, destination: Path) -> None
         ) from error
 
 
+def give_folder_name(above: int, temporary: str, destination: Path) -> None:
+    """Give a temporary folder its final name, which must be free.
+
+    Raises:
+        faults.TakenError: it is not.
+        OSError: anything else.
+    """
+    try:
+        rename_noreplace(above, temporary, above, destination.name)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise faults.TakenError(destination) from error
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        try:  # the plain rename of a folder replaces nothing but an empty folder
+            os.rename(temporary, destination.name, src_dir_fd=above, dst_dir_fd=above)
+        except OSError as plain:
+            if plain.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise faults.TakenError(destination) from plain
+            raise
+
+
 def rename_noreplace(above: int, old: str, below: int, new: str) -> None:
     """renameat2(2) with RENAME_NOREPLACE, which Python does not offer."""
     try:

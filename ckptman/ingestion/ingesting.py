@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.fs import Batch, FileState, Mode, Placement, folders, hash_file, locks, make_folders, moving
+from ckptman.formats import folder_bytes
+from ckptman.fs import Batch, FileState, Mode, folders, hash_file, locks, make_folders, moving, placing
 from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
@@ -152,7 +153,7 @@ class _RunAtWork:
 
     run: PlannedRun
     waiting: int = 0
-    placed: list[tuple[FilePlacement, Placement]] = field(default_factory=list)
+    placed: list[tuple[FilePlacement, placing.Placement]] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     """Names of checkpoints that could not be placed."""
     wandb: list[str] = field(default_factory=list)
@@ -245,7 +246,24 @@ class _Apply:
         work.all_staged = True
         self._finish_runs()
 
+    def _place_folder(self, work: _RunAtWork, planned: FilePlacement) -> None:
+        """Place a checkpoint that is a folder, before the next file is staged."""
+        parts = [placing.Part(part.name, part.state, part.sha256) for part in planned.parts]
+        at = self.plan.root / planned.destination
+        try:
+            placed = placing.place_folder(planned.source, parts, at, self.mode, on_bytes=self._count)
+        except RefusedError as error:
+            self._fail(work, planned, error)
+            return
+        for part, outcome in zip(planned.parts, placed, strict=True):
+            file = FilePlacement(planned.source / part.name, part.state, part.sha256, planned.destination / part.name)
+            work.placed.append((file, outcome))
+        self.finished_files += 1
+
     def _stage(self, batch: Batch, work: _RunAtWork, placement: FilePlacement, *, follow_symlinks: bool) -> None:
+        if placement.parts:
+            self._place_folder(work, placement)
+            return
         try:
             batch.stage(
                 placement.source,
@@ -340,8 +358,11 @@ class _Apply:
             if self.mode is Mode.MOVE:
                 for planned, placement in work.placed:
                     self._remove_source(planned, placement)
+                for folder in (item.source for item in work.run.placements if item.parts):
+                    with suppress(RefusedError):  # something else is in it
+                        moving.remove_empty_folder(folder.parent, PurePosixPath(folder.name))
 
-    def _remove_source(self, planned: FilePlacement, placement: Placement) -> None:
+    def _remove_source(self, planned: FilePlacement, placement: placing.Placement) -> None:
         try:
             moving.remove_source(
                 planned.source,
@@ -356,11 +377,29 @@ class _Apply:
         """Take away a source file whose bytes the tree had already, or got from another source file."""
         if removal.same_as in self.failed:
             return
-        placement = Placement(removal.sha256, removal.state.size, removal.state, "copied")
+        if removal.path.is_dir():
+            self._remove_known_folder(removal)
+            return
+        placement = placing.Placement(removal.sha256, removal.state.size, removal.state, "copied")
         try:
             moving.remove_source(
                 removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.options.follow_symlinks
             )
+        except RefusedError as error:
+            self._refuse(removal.path, error)
+        else:
+            self.removed.append(removal)
+
+    def _remove_known_folder(self, removal: Removal) -> None:
+        kept = self.plan.root / removal.same_as
+        try:
+            read = folder_bytes.hash_folder(removal.path)
+            if not read.sha256 == removal.sha256 == folder_bytes.hash_any(kept):
+                message = f"{removal.path} was kept: it was changed after it was read"
+                raise RefusedError(message, code="source-kept", fix="Ingest again.")
+            for part in read.files:
+                placement = placing.Placement(part.sha256, part.state.size, part.state, "copied")
+                moving.remove_source(removal.path / part.name, placement, kept / part.name)
         except RefusedError as error:
             self._refuse(removal.path, error)
         else:

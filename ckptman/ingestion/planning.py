@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from ckptman.formats import folder_bytes
 from ckptman.fs import FileState, Mode, hash_file
 from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
@@ -199,7 +200,11 @@ class _Planner:
         if entry.file not in slot.files:
             return None
         if self.checksum:
-            sha256, state = hash_file(file.path, follow_symlinks=self.options.follow_symlinks)
+            if file.is_folder:
+                read = folder_bytes.hash_folder(file.path)
+                sha256, state = read.sha256, read.state
+            else:
+                sha256, state = hash_file(file.path, follow_symlinks=self.options.follow_symlinks)
             if sha256 != entry.sha256 or not state.same_but_ctime(file.state):
                 return None
             self.read[file.relative] = file.path, state, sha256

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.fs import FileState, hash_file
+from ckptman.formats import folder_bytes
+from ckptman.fs import FileState
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs
 from ckptman.rules import Convention, comparing, naming
@@ -34,6 +35,8 @@ class FilePlacement:
     sha256: str
     destination: PurePosixPath
     """Relative to the root."""
+    parts: tuple[folder_bytes.HashedFile, ...] = ()
+    """The files of a folder."""
 
 
 @dataclass
@@ -139,7 +142,7 @@ class RunFolders:
                 continue
             held = slot.files.get(file.name, "")
             if held is None:  # placed by an ingest that did not get to its run.json
-                held = hash_file(self._tree.root / slot.folder / file.name, follow_symlinks=True)[0]
+                held = folder_bytes.hash_any(self._tree.root / slot.folder / file.name)
                 slot.files[file.name] = held
                 if held == file.sha256:
                     self._add(slot, new)
@@ -156,14 +159,14 @@ class RunFolders:
                         state=file.state,
                         sha256=file.sha256,
                         destination=slot.folder / file.name,
+                        parts=file.parts,
                     )
                 )
                 self._add(slot, new)
                 return
         if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
             raise problem
-        origins = {file.source.path.parent}
-        self._enter(Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins=origins))
+        self._enter(Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins=_origins(file)))
         self.take(new)
 
     def check_kept(self, folder: PurePosixPath, name: str) -> None:
@@ -180,7 +183,7 @@ class RunFolders:
         if slot.sizes[name] != entry.size:
             raise _tree_file_changed(path, f"it has {slot.sizes[name]:,} bytes, and {entry.size:,} by run.json")
         if self._read_kept:
-            if hash_file(self._tree.root / path, follow_symlinks=True)[0] != entry.sha256:
+            if folder_bytes.hash_any(self._tree.root / path) != entry.sha256:
                 raise _tree_file_changed(path, "its SHA-256 is not the one in run.json")
             self._kept.add(path)
 
@@ -196,7 +199,7 @@ class RunFolders:
         file, run_id = new.file, new.attribution.run_id
         record = slot.record
         if record is None:
-            return not slot.origins or file.source.path.parent in slot.origins
+            return not slot.origins or not slot.origins.isdisjoint(_origins(file))
         if record.run_id is None and run_id is not None:  # unless its own files are learnt to be of that run
             learnt = (slot.learnt.get(entry.file) for entry in slot.old.checkpoints) if slot.old is not None else ()
             return slot.old is not None and all(note is not None and note.run_id == run_id for note in learnt)
@@ -204,7 +207,8 @@ class RunFolders:
             return record.run_id == run_id
         origins = slot.origins | {Path(path).parent for path, _, _ in record.source_paths}
         ignored = self._convention.ignored_keys
-        return file.source.path.parent in origins and comparing.same_configuration(record.config, file.config, ignored)
+        is_near = not origins.isdisjoint(_origins(file))
+        return is_near and comparing.same_configuration(record.config, file.config, ignored)
 
     def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
@@ -240,10 +244,11 @@ class RunFolders:
             size=file.state.size,
             sha256=file.sha256,
             source=self._source_file(file, slot.record),
+            parts=tuple(records.PartEntry(part.name, part.state.size, part.sha256) for part in file.parts),
         )
         slot.files[file.name] = file.sha256
         if slot.record is None:
-            slot.origins.add(file.source.path.parent)
+            slot.origins |= _origins(file)
             slot.record = records.RunRecord(
                 run_id=new.attribution.run_id,
                 group=file.place.group,
@@ -281,6 +286,11 @@ class RunFolders:
                     entry = replace(entry, duplicates=(*kept, source))
             entries.append(entry)
         slot.record = replace(record, checkpoints=tuple(entries))
+
+
+def _origins(file: examination.Examined) -> set[Path]:
+    """The folders that only one run saves into; a checkpoint that is a folder may hold earlier ones of its run."""
+    return {file.source.path.parent, *([file.source.path] if file.source.is_folder else [])}
 
 
 def note_of(attribution: attributing.Attribution) -> records.AttributionNote:

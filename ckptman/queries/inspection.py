@@ -15,13 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.checks import check_files, check_records, check_runs
-from ckptman.formats import CheckpointInfo, containers, refusals
+from ckptman.formats import CheckpointInfo, containers
 from ckptman.rules import Convention, Place, convention_file, naming, placement
 from ckptman.text import RefusedError, json_text
 from ckptman.tree import Finding, Inventory, Run, contents, finding, metrics, records
 
-_MOST_LISTED = 8
-"""Missing files that a message names."""
 _ABOUT_OTHER_FILES = frozenset({"missing-final", "missing-checkpoint"})
 
 
@@ -196,11 +194,8 @@ def _problems(
     inventory: Inventory, file: contents.CheckpointFile, run: Run | None, location: Location, rules: Convention
 ) -> Iterator[Finding]:
     """What `validate` finds about the file; whether other files of its run are missing is not asked here."""
-    if file.info is not None and file.info.missing:
-        names = ", ".join(file.info.missing[:_MOST_LISTED]) + (", …" if len(file.info.missing) > _MOST_LISTED else "")
-        message = f"{len(file.info.missing)} of its files are not there, or not whole: {names} [incomplete-folder]"
-        yield finding("bad-checkpoint", file.path, message, refusals.REFUSALS["incomplete-folder"].fix)
     if location.root is None and file.info is not None and file.info.container != containers.TORCH_ARCHIVE:
+        yield from (item for item in check_files(inventory, rules) if item.code == "bad-checkpoint")
         return  # the convention is about names of archives, and others come from programs that do not know it
     yield from check_files(inventory, rules)
     if location.root is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_whole
+from ckptman.formats import CheckpointInfo, folder_bytes, read_whole
 from ckptman.fs import FileState, files
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -41,6 +41,8 @@ class Examined:
     """The run id that the file itself holds."""
     unused_configs: tuple[str, ...] = ()
     """Keys of it that look like a configuration and were not used."""
+    parts: tuple[folder_bytes.HashedFile, ...] = ()
+    """The files of a folder."""
 
     @property
     def claim(self) -> Claim:
@@ -69,6 +71,13 @@ def group_said(config: Mapping[str, Any], folder: str | None, convention: Conven
             fix=f"Put it into a folder <group>/{convention.folders.task(0)}: its group and its task.",
         )
     return group
+
+
+_NO_CONFIG_FIX = {
+    False: "Give it the name that its training gave it, which says its configuration.",
+    True: "Put its configuration into it, as config.json or under a key of the convention; or name the folder by it.",
+}
+"""By whether it is a folder."""
 
 
 class Examiner:
@@ -113,13 +122,22 @@ class Examiner:
             place=place,
             run_id=info.run_id,
             unused_configs=info.unused_configs,
+            parts=whole.parts,
         )
 
     def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
         """The configuration, and where it is from: the file, else a W&B record, else the file's name."""
         if info.config:
             return info.config, "checkpoint"
-        name = self._naming.parse(file.path.name)
+        try:
+            name = self._naming.parse(self._name_at_source(file))
+        except RefusedError as error:
+            said = f": {error.message}" if not file.is_folder else f": {file.path.name!r}"
+            raise RefusedError(
+                f"there is no configuration in it, and its name says none{said}",
+                code="no-config",
+                fix=_NO_CONFIG_FIX[file.is_folder],
+            ) from None
         recorded = self._wandb.config_by_name(
             file.path, name, group=file.group, seed=file.seed, saved_at=file.state.mtime_ns / 1e9
         )
@@ -132,10 +150,11 @@ class Examiner:
         self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], config_source: str
     ) -> tuple[str, naming.CheckpointName, Mapping[str, Any], str]:
         """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
+        name = self._name_at_source(file)
         try:
-            parsed = self._naming.parse(file.path.name)
+            parsed = self._naming.parse(name)
         except RefusedError as error:
-            if self._trust is Trust.CONFIG:
+            if self._trust is Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
                 return *self._name_from_config(info, config), config, config_source
             raise RefusedError(
                 error.message, code=error.code, fix="Rename it, or let the configuration inside name it: --trust config"
@@ -145,21 +164,26 @@ class Examiner:
             tag = self._convention.step_tag
             differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
         if not differences:
-            return file.path.name, parsed, config, config_source
+            return name, parsed, config, config_source
         if self._trust is Trust.CONFIG:
             return *self._name_from_config(info, config), config, config_source
         if self._trust is Trust.NAME:
-            return file.path.name, parsed, {**config, **parsed.values}, "name"
+            return name, parsed, {**config, **parsed.values}, "name"
         raise RefusedError(
             f"the name disagrees with the configuration inside: {'; '.join(differences)}",
             code="name-disagrees",
             fix="Say which is right: --trust config (the file gets the name its configuration gives) or --trust name.",
         )
 
+    def _name_at_source(self, file: SourceCheckpoint) -> str:
+        """A folder may be called as a file would be, without the suffix."""
+        suffix = self._convention.checkpoint.suffix
+        return file.path.name + (suffix if file.is_folder and not file.path.name.endswith(suffix) else "")
+
     def _name_from_config(self, info: CheckpointInfo, config: Mapping[str, Any]) -> tuple[str, naming.CheckpointName]:
         if info.iters_done is None:
             raise RefusedError(
-                "the file does not say how many iterations it holds, so its configuration cannot name it",
+                "it does not say how many iterations it holds, so its configuration cannot name it",
                 code="no-name",
                 fix="Rename it by the convention.",
             )

@@ -25,7 +25,7 @@ from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
-CUT_CODES = frozenset({"cut", "empty"})
+CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
 
 SETTLE_SECONDS = 600.0
@@ -232,7 +232,7 @@ class RawOutputs:
         try:
             yield
         except RefusedError as error:
-            self.refuse(file.relative, error, file=file)
+            self.refuse(file.relative, error, file=file, what="folder" if file.is_folder else "file")
 
     def _attributed(self, files: Sequence[Examined]) -> list[SavedFile]:
         """Find the run of each file; one that lies in a tree already has it in its `run.json`."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptman.formats import containers
+from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
@@ -40,7 +40,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """A file that should be a checkpoint, by its name's ending."""
+    """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files."""
 
     path: Path
     """Absolute."""
@@ -52,6 +52,7 @@ class SourceCheckpoint:
     task: int | None
     seed: int | None
     """The seed that a run folder around it says."""
+    is_folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def scan_source(
             f"{source} does not exist", code="no-source", fix="Name the folder that holds the raw outputs."
         )
     top = source.parent.resolve() / source.name if source.is_file() else source.resolve()
-    walk = _Walk(convention, top.parent if top.is_file() else top, leave_out, follow_symlinks)
+    is_one = top.is_file() or (top.is_dir() and is_one_checkpoint(top, convention))
+    walk = _Walk(convention, top.parent if is_one else top, leave_out, follow_symlinks)
     if top.is_file():
         walk.file(top)
     elif top.is_dir():
@@ -116,6 +118,22 @@ def scan_source(
         passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
     )
+
+
+def is_one_checkpoint(folder: Path, convention: Convention) -> bool:
+    """Whether a folder is a checkpoint itself, not one that checkpoints or W&B runs lie in, some weights among them."""
+    suffix = convention.checkpoint.suffix
+    return containers.is_checkpoint_folder(folder) and not any(
+        (name.endswith(suffix) and not containers.is_companion(name)) or name.startswith(convention.raw.wandb_runs)
+        for name in _names_below(folder)
+    )
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    for at, below, names in os.walk(folder):
+        if Path(at) == folder:
+            below[:] = [name for name in below if not containers.has_own_folder(folder / name)]
+        yield from (*names, *below)
 
 
 def wandb_home(folder: Path, convention: Convention) -> Path:
@@ -163,20 +181,24 @@ class _Walk:
             if self._is_wandb_run(folder, {item.name for item in found}):
                 self.wandb.append(folder)
                 found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
+            elif folder.parent not in self.wandb and is_one_checkpoint(folder, self.convention):
+                self._checkpoint_folder(folder)
+                found = [item for item in found if containers.has_own_folder(Path(item.path))]
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
 
     def file(self, path: Path) -> None:
+        self._add(path, FileState.of(path, follow_symlinks=self.follow), is_folder=False)
+
+    def _checkpoint_folder(self, path: Path) -> None:
+        try:
+            self._add(path, folder_bytes.state_of(path), is_folder=True)
+        except RefusedError as error:
+            self._refuse(path, error.code, error.message, error.fix, "folder")
+
+    def _add(self, path: Path, state: FileState, *, is_folder: bool) -> None:
         group, task, seed = placement.named_by_folders(path, self.convention)
-        self.checkpoints.append(
-            SourceCheckpoint(
-                path=path,
-                relative=str(path.relative_to(self.root)),
-                state=FileState.of(path, follow_symlinks=self.follow),
-                group=group,
-                task=task,
-                seed=seed,
-            )
-        )
+        relative = str(path.relative_to(self.root))
+        self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder))
 
     def _enter(self, folder: Path, state: os.stat_result) -> bool:
         key = (state.st_dev, state.st_ino)

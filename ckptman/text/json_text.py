@@ -15,7 +15,7 @@ MORE = "more"
 """The field in which a record keeps what a newer ckptman wrote into it."""
 
 OMIT_NONE = {"omit_none": True}
-"""Metadata of a field that is left out of the JSON where it is None."""
+"""Metadata of a field that is left out of the JSON where it is None, or empty."""
 
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 """How `jsonable` spells the numbers that JSON lacks."""
@@ -60,7 +60,7 @@ def document_of(record: Any) -> Any:
     document = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        if field.name != MORE and not (value is None and field.metadata == OMIT_NONE):
+        if field.name != MORE and not (value in (None, ()) and field.metadata == OMIT_NONE):
             document[field.name] = document_of(value)
     return document | jsonable(getattr(record, MORE, {}))
 

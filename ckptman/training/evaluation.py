@@ -290,6 +290,9 @@ def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) 
 
     for top, subfolders, files in os.walk(folder, onerror=refuse):
         subfolders.sort(key=wording.natural_key)
+        whole = [name for name in subfolders if name.endswith(convention.checkpoint.suffix)]
+        subfolders[:] = [name for name in subfolders if name not in whole and not folders.is_partial(name)]
+        yield from (Path(top, name) for name in whole)  # checkpoints that are folders
         for name in sorted(files, key=wording.natural_key):
             if name.endswith(convention.checkpoint.suffix) and not folders.is_partial(name):
                 yield Path(top, name)

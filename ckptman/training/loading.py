@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ckptman.formats import CheckpointInfo, MappedWeights, architecture, map_weights, pickled, show_path
+from ckptman.formats import CheckpointInfo, architecture, mapping, pickled, show_path
 from ckptman.rules import Convention, TrainConfig, convention_file, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.model import GPT, GPTConfig
@@ -68,7 +68,7 @@ def load(
     rules = convention or convention_file.built_in()
     target = pick_device(device)
     try:
-        mapped = map_weights(path, rules.checkpoint)
+        mapped = mapping.map_weights(path, rules.checkpoint)
         config = architecture.model_config(mapped.info, path, rules)
         weights = _tensors(mapped)
         _check_values(weights)
@@ -106,7 +106,7 @@ def load_weights(
         RefusedError: the file is not a safe and whole checkpoint (codes of `refusals.REFUSALS`).
     """
     rules = convention or convention_file.built_in()
-    mapped = map_weights(path, rules.checkpoint, verify=verify)
+    mapped = mapping.map_weights(path, rules.checkpoint, verify=verify)
     try:
         return _tensors(mapped), mapped.info
     except RefusedError as error:
@@ -151,7 +151,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 # --- the weights ------------------------------------------------------------------------------------------------------
 
 
-def _tensors(mapped: MappedWeights) -> dict[str, Tensor]:
+def _tensors(mapped: mapping.MappedWeights) -> dict[str, Tensor]:
     """The weights by name, those that share a storage in the file sharing their memory here."""
     storages: defaultdict[str, dict[str, torch.UntypedStorage]] = defaultdict(dict)  # of each file
     for (file, key), data in mapped.storages.items():

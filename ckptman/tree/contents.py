@@ -10,15 +10,14 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_checkpoint, read_whole
+from ckptman.formats import CheckpointInfo, containers, folder_bytes, read_whole
 from ckptman.fs import files as fs_files
-from ckptman.fs import hash_file
 from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree.metrics import Measured, measured
@@ -88,6 +87,8 @@ class CheckpointFile:
     """Why the name could not be parsed."""
     sha256: str | None = None
     """Of its bytes as they are now; None if they were not read."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of each file of a folder, as they are now, where they were read."""
     damage: RefusedError | None = None
     """Why its bytes are not sound, as far as they were read."""
 
@@ -413,7 +414,7 @@ def _read(root: Path, file: CheckpointFile, convention: Convention, depth: Depth
     if depth < Depth.UNRECORDED:
         return file
     try:
-        return replace(file, info=read_checkpoint(root / file.path, convention.checkpoint))
+        return replace(file, info=containers.read(root / file.path, convention.checkpoint))
     except RefusedError as error:
         return replace(file, refusal=error)
 
@@ -433,13 +434,14 @@ def _read_bytes(
     file = with_name(file, convention)
     try:
         whole = read_whole(root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count)
-        return replace(file, info=whole.info, sha256=whole.sha256, damage=whole.damage)
+        parts = {part.name: part.sha256 for part in whole.parts}
+        return replace(file, info=whole.info, sha256=whole.sha256, damage=whole.damage, parts=parts)
     except RefusedError as error:
         if error.code == fs_files.CHANGED:
             return replace(file, damage=error)
         file = replace(file, refusal=error)
     try:
-        return replace(file, sha256=hash_file(root / file.path, on_bytes=count, follow_symlinks=True)[0])
+        return replace(file, sha256=folder_bytes.hash_any(root / file.path, on_bytes=count))
     except RefusedError as error:
         return replace(file, damage=error)
 

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from ckptman.formats import folder_bytes
 from ckptman.fs import FileState, write_atomically
+from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError, json_text
 
@@ -59,18 +61,37 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class PartEntry:
+    """One file of a checkpoint that is a folder."""
+
+    name: str
+    """Relative to the folder, with `/` between its parts."""
+    size: int
+    sha256: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith("/") or ".." in self.name.split("/"):
+            raise ValueError(f"{self.name!r} is not the name of a file in a folder")
+
+
+@dataclass(frozen=True)
 class CheckpointEntry:
-    """One checkpoint file of a run."""
+    """One checkpoint of a run."""
 
     file: str
+    """The name of the file, or of the folder."""
     kind: str
     """The name's prefix: `Checkpoint` or `Final`."""
     step: int
     size: int
     sha256: str
+    """Of a folder, that of the lines `<SHA-256>  <name>` of its files, by name."""
     source: SourceFile
     duplicates: tuple[SourceFile, ...] = ()
     """Other source files with the same bytes."""
+    parts: tuple[PartEntry, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """The files of a checkpoint that is a folder, by name."""
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -258,6 +279,7 @@ class TreeScan:
 def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -> TreeScan:
     """Read a tree: every entry, every `run.json`, no checkpoint.
 
+    A folder with a checkpoint's suffix is one that is a checkpoint: it counts as a file, of the size of all in it.
     Symbolic links are listed, never followed, except that a checkpoint placed as a link counts with its target's size.
 
     Raises:
@@ -294,11 +316,13 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
                 continue
             try:
                 kind, size = _kind_of(item)
+                if kind == "folder" and item.name.endswith(convention.checkpoint.suffix) and not is_kept:
+                    kind, size = "file", folder_bytes.size_of(root / path)  # a checkpoint that is a folder is one thing
             except OSError as error:  # in a folder that may be listed, but not entered
                 unreadable.append((path, error.strerror or str(error)))
                 continue
             entries.append(Entry(path=path, kind=kind, size=size))
-            if kind == "folder":
+            if kind == "folder" and not fs_folders.is_partial(item.name):
                 folders.append(path)
             elif kind == "file" or (kind == "symlink" and item.name.endswith(convention.checkpoint.suffix)):
                 files[item.name] = size

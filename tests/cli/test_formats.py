@@ -15,6 +15,7 @@ import torch
 from ckptman.cli import commands
 from ckptman.cli.app import run
 from tests.helpers import reference
+from tests.helpers.model_folders import trainer
 from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 from tests.helpers.trees import edit_record
 
@@ -110,6 +111,7 @@ def raw_outputs(source: Path) -> None:
     settings = config(6)
     file = source / "len_gen_k6" / "task_0001" / "saved_models" / name_of(settings)
     write_checkpoint(file, settings, hparams={"n_layers": 1})
+    trainer(source / "len_gen_k8" / "task_0006" / "checkpoint-40000", config(seed=11))
     broken = source / "len_gen_k8" / "task_0007"
     write_run(broken, config(12, seed=7), run_id="broken")
     next(broken.rglob("wandb-summary.json")).write_text("{")

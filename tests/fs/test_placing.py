@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import FileState, Mode, Placement, TakenError, folders, moving, write_atomically
-from ckptman.fs.placing import place_file
+from ckptman.fs import FileState, Mode, TakenError, folders, moving, write_atomically
+from ckptman.fs.placing import Placement, place_file
 from ckptman.text.errors import MachineError, RefusedError
 from tests.helpers.failing_calls import (
     CHUNK,

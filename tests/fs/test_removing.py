@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import FileState, Mode, Placement, moving
-from ckptman.fs.placing import place_file
+from ckptman.fs import FileState, Mode, moving
+from ckptman.fs.placing import Placement, place_file
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CONTENT,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Batch, FileState, Mode, Placement, hash_file, moving
-from ckptman.fs.placing import place_file
+from ckptman.fs import Batch, FileState, Mode, hash_file, moving
+from ckptman.fs.placing import Placement, place_file
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CHUNK,

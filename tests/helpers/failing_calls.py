@@ -25,7 +25,6 @@ import pytest
 from ckptman.fs import (
     Batch,
     Mode,
-    Placement,
     TakenError,
     faults,
     files,
@@ -37,7 +36,7 @@ from ckptman.fs import (
     write_atomically,
     writing,
 )
-from ckptman.fs.placing import place_file
+from ckptman.fs.placing import Placement, place_file
 from ckptman.text.errors import CkptmanError, RefusedError
 
 CHUNK = 32 << 10
@@ -186,6 +185,8 @@ class World:
     """What each path may hold whatever happened; None: nothing there."""
     final: dict[Path, bytes | None] = field(default_factory=dict)
     """What each path holds when all is done."""
+    together: list[tuple[Path, ...]] = field(default_factory=list)
+    """Files that are there all, or none of them."""
 
     def source(self, name: str = "a.pt", content: bytes = CONTENT) -> Path:
         path = self.sources / name
@@ -214,7 +215,10 @@ class World:
             assert content in self.allowed[path], f"{path.name} holds {None if content is None else len(content)} bytes"
             assert not done or content == self.final[path], f"{path.name} is not as it should be in the end"
         assert CONTENT in held.values(), "the bytes are lost"
-        strangers = {path for path in self.tree.iterdir() if path not in self.allowed}
+        for paths in self.together:
+            assert len({held[path] is None for path in paths}) == 1, "a folder is there in part"
+        known = {above for path in self.allowed for above in (path, *path.parents)}
+        strangers = {path for path in self.tree.iterdir() if path not in known}
         assert all(folders.is_partial(path.name) for path in strangers), strangers
         assert partials or not strangers, "a temporary file was left behind"
 
@@ -308,6 +312,21 @@ def batching(world: World) -> Callable[[], None]:
     return act
 
 
+def placing_folder(mode: Mode) -> Act:
+    def furnish(world: World) -> Callable[[], None]:
+        sources = [world.source(name) for name in ("a.pt", "b.bin")]
+        (world.sources / "c").mkdir()
+        sources.append(world.source("c/d.bin"))
+        hashes = [(str(path.relative_to(world.sources)), *hash_file(path)) for path in sources]
+        parts = [placing.Part(name, state, sha256) for name, sha256, state in hashes]
+        world.together.append(tuple(world.destination(f"folder/{part.name}") for part in parts))
+        world.bystander()
+        folder = world.tree / "folder"
+        return lambda: None if is_there(folder) else void(placing.place_folder(world.sources, parts, folder, mode))
+
+    return furnish
+
+
 def writing_one(world: World) -> Callable[[], None]:
     path = world.destination("run.json")
     world.source()  # not used: the bytes that must not be lost
@@ -337,6 +356,7 @@ ACTS: dict[str, Act] = {
     "move and remove the source": taking_the_source,
     "move within the tree": moving_within,
     "batch": batching,
+    **{f"{mode.value} of a folder": placing_folder(mode) for mode in (Mode.COPY, Mode.HARDLINK, Mode.MOVE)},
     "write": writing_one,
     "rewrite": rewriting,
 }
@@ -362,7 +382,10 @@ def other_file_system(source: Any, destination: Any, **kwargs: Any) -> None:
 def machine(kind: str) -> Iterator[None]:
     """A kind of file system, simulated where it takes another one than this."""
     before = SYSTEM.os, SYSTEM.fcntl
+    renaming = SYSTEM.rename_noreplace
     match kind:
+        case "no renameat2":
+            SYSTEM.rename_noreplace = failing(errno.ENOSYS)
         case "no hard links":
             SYSTEM.os = Stand(os, {"link": no_hard_links})
         case "reflinks":
@@ -375,11 +398,13 @@ def machine(kind: str) -> Iterator[None]:
         yield
     finally:
         SYSTEM.os, SYSTEM.fcntl = before
+        SYSTEM.rename_noreplace = renaming
 
 
 CASES = [
     *[("plain", name) for name in ACTS],
     *[("no hard links", name) for name in ("copy", "copy when taken", "move", "move and remove the source", "write")],
+    *[("no renameat2", f"{mode.value} of a folder") for mode in (Mode.COPY, Mode.MOVE)],
     *[("reflinks", name) for name in ("copy", "copy when taken", "batch")],
     *[("two file systems", name) for name in ("move", "move when taken", "move and remove the source")],
 ]
@@ -413,7 +438,8 @@ def fail_each_call(act: Act, fault: Injector, folder: Path) -> int:
             except (Exception, KeyboardInterrupt) as caught:
                 error = caught
         try:
-            world.check(done=error is None, partials="unlink" in injector.failed)
+            partials = not {"unlink", "rmdir"}.isdisjoint(injector.failed)
+            world.check(done=error is None, partials=partials or (fault.lasting and "walk" in injector.failed))
             assert error is None or isinstance(error, CkptmanError | KeyboardInterrupt), f"{error!r} came through"
             assert not isinstance(error, CkptmanError) or (error.message.isprintable() and error.fix)
         except AssertionError as violation:

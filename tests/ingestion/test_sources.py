@@ -54,7 +54,8 @@ def test_what_looks_like_a_checkpoint_and_is_passed_over_is_named(task: Path, tm
         (transformers / name).write_bytes(b"{}")
     result = ingest(task, tmp_path / "tree")
     assert (len(result.placed), result.refused) == (2, ())
-    assert result.to_json()["passed_over"] == ["saved_models/checkpoint-500/", "saved_models/last.ckpt"]
+    assert result.to_json()["passed_over"] == ["saved_models/last.ckpt"]
+    assert [(item.source, item.code) for item in result.deferred] == [("saved_models/checkpoint-500", "cut")]
     Path(other).unlink()
     shutil.rmtree(transformers)
     assert ingest(task, tmp_path / "tree").to_json()["passed_over"] == []  # the control
