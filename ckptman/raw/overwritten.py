@@ -179,9 +179,9 @@ def _named_folder(config: Mapping[str, Any], convention: Convention) -> tuple[st
     What stands before is the machine's own: the outputs may have been copied from elsewhere.
     """
     said = config.get(SAVE_FOLDER)
-    parts = PurePath(os.path.normpath(said)).parts if isinstance(said, str) else ()
-    tasks = [at for at, part in enumerate(parts) if convention.folders.parse_task(part) is not None]
-    return parts[max(tasks[-1] - 1, 0) :] if tasks else ()
+    path = PurePath(os.path.normpath(said)) if isinstance(said, str) else PurePath()
+    task_folder = placement.task_folder_of(path, convention)
+    return () if task_folder is None else path.parts[max(len(task_folder.parts) - 2, 0) :]
 
 
 def _shared_parts(one: Path, other: Path) -> int:
