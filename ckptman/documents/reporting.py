@@ -15,7 +15,7 @@ from ckptman.documents import explorer
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
-from ckptman.fs import locks, write_atomically
+from ckptman.fs import locks, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, RefusedError, UsageError, wording
 from ckptman.tree import Finding, findings, numbering, records, roots
@@ -263,10 +263,13 @@ def _explorer(
     if html is None and not home.is_file():
         return ()
     file = Path(html).absolute() if html else home
-    if file == home and not check:
-        file.parent.mkdir(exist_ok=True)
-    elif not file.parent.is_dir() and file != home:
+    if file != home and not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
+    if file == home and not check:
+        try:
+            make_folders(file.parent, root)
+        except RefusedError as error:
+            return (Document(explorer.EXPLORER, State.REFUSED, refusal=error, is_page=True),)
     found = tuple(find(root)) if find is not None else ()
     written = _document(
         file, check, lambda _: explorer.page(statistics, found, root, file), whole=True, same=explorer.same_content
@@ -310,7 +313,7 @@ def _read(path: Path) -> bytes | None:
         if path.stat().st_size > _MOST_BYTES:
             raise RefusedError(f"{path} is too large to be a document", code="too-large", fix="Move it out of the way.")
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise MachineError(

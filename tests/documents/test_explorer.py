@@ -114,6 +114,14 @@ def test_a_file_that_ckptman_did_not_write_is_kept(root: Path) -> None:
     assert written.diff() == ""
 
 
+def test_a_folder_that_cannot_be_made_refuses_the_page_and_nothing_else(root: Path) -> None:
+    (root / "report").write_text("a file of somebody")
+    result = report(root, html="")
+    assert [document.state for document in result.documents] == [State.WRITTEN, State.WRITTEN, State.REFUSED]
+    assert report(root, html="", check=True).stale == (EXPLORER,)
+    assert (root / "report").read_text() == "a file of somebody"
+
+
 def test_what_report_draws_is_no_stray_and_anything_else_is(root: Path) -> None:
     report(root, html="")
     (root / "reports").mkdir()

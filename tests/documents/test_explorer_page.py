@@ -120,6 +120,9 @@ def test_a_cell_opens_its_runs_files_and_what_is_missing(shown: Any) -> None:
 
 
 def test_the_map_and_the_table_are_used_by_keys_alone(shown: Any) -> None:
+    shown.keyboard.press("Tab")
+    shown.keyboard.press("Enter")
+    assert shown.evaluate("document.activeElement.id") == "main"
     shown.locator("td[tabindex='0']").first.focus()
     for key in ("End", "Home", "ArrowRight", "ArrowDown", "ArrowUp"):
         shown.keyboard.press(key)

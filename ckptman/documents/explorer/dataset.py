@@ -230,9 +230,9 @@ class _Cells:
         if run.record is not None:
             metrics = run.record.metrics
             source = run.record.source
-            paths = [item.source.path for item in run.record.checkpoints[:1]]
+            folders = [PurePosixPath(item.source.path).parent for item in run.record.checkpoints[:1]]
             more |= {"run_id": run.record.run_id, "config_source": run.record.config_source,
-                     "source": "/".join([source.root, *(str(PurePosixPath(path).parent) for path in paths)]),
+                     "source": str(PurePosixPath(source.root, *folders)),
                      "source_task": source.task, "attribution": run.record.attribution.code,
                      "evidence": run.record.attribution.evidence}  # fmt: skip
         return _Row(_STATES[stands.extent], str(run.folder), run.seed, run.config, metrics, more, files)

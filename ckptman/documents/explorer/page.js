@@ -408,13 +408,12 @@
         return mean.length ? [...(each.length > 1 ? each.slice(0, 40).map((points) => ({ points, style: index, faint: true, label: "" })) : []), { label: cellName(cell), points: mean, style: index }] : [];
       });
     };
-    const add_ = (names, wanted, label, make) => {
+    const add_ = (all, wanted, label, make) => {
+      const names = all.filter((name) => make(name).series.length);
       if (!names.length) return;
       const place = h("div", {});
       const draw = (name) => {
-        const options = make(name);
-        const drawn = options.series.filter((line) => line.points.length);
-        place.replaceChildren(drawn.length ? chart({ ...options, series: drawn }) : h("p", { class: "empty" }, `No run here has ${name}.`));
+        place.replaceChildren(chart(make(name)));
       };
       const select = h("select", { onchange: () => draw(select.value), "aria-label": label }, names.map((name) => h("option", { value: name }, name)));
       select.value = preferred(names, wanted);
@@ -1120,6 +1119,10 @@
     if (Object.keys(runs.metrics).length || runs.generalization?.pool?.some((value) => value !== null)) metric = there ? "gen_em" : COMPLETENESS;
     drawFoot();
     addEventListener("hashchange", route);
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the address says which view is open
+      $("main").focus();
+    });
     addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !$("details").hidden) close();
       else if (event.key === "/" && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement.tagName)) {
