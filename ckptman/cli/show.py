@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +12,13 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Json, Numbering
+from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.formats import OptimizerInfo, show_path
-from ckptman.queries import ShownCheckpoint, show
-from ckptman.rules import TrainConfig, comparing
-from ckptman.text import RefusedError, wording
+from ckptman.queries import ShownCheckpoint, run_inspection, show
+from ckptman.rules import Convention, TrainConfig, comparing, placement
+from ckptman.text import RefusedError, UsageError, wording
 from ckptman.tree import metrics, records
 
 _RECIPE = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
@@ -31,23 +32,36 @@ _MOST_SHOWN = 300
 def _show(
     context: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files or folders, in a tree or not.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE|RUN…",
+            help="Checkpoint files or folders, in a tree or not; or runs of a tree, by folder, id or group/task/seed.",
+        ),
     ],
+    root: Root = None,
     numbering: Numbering = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a checkpoint file is, without executing anything in it and without loading a tensor.
+    """Show what a checkpoint file is, without executing anything in it and without loading a tensor; or a run.
 
-    What it is, where it belongs, its configuration, its tensors, its optimizer; in a tree, also which run wrote it; and
-    whatever does not fit together. With --json, one file gives one document, and several give {files: [...]}.
+    Of a file: what it is, where it belongs, whether it loads, its configuration, its tensors, its optimizer, what was
+    not read; in a tree, also which run wrote it; and whatever does not fit together. Of a run: its files, its metrics
+    by K, its evaluations. With --json, one gives one document, and several give {files: [...]}.
 
     Example: ckptman show checkpoints/*/*/len_gen_k8/task_0006/*/Final_*.pt
     """
     documents = []
     sound = True
     for index, file in enumerate(files):
+        rules = convention_for(context, file.absolute().parent, numbering)
         try:
-            shown = show(file, convention=convention_for(context, file.absolute().parent, numbering))
+            if run_inspection.is_run_folder(file, rules) or not _is_called_like_one(file, rules):
+                run = _find_run(context, file, root, numbering)
+                documents.append(run.to_json())
+                if not as_json:
+                    _print_run(run, console(), first=not index)
+                continue
+            shown = show(file, convention=rules)
         except RefusedError as error:
             sound = False
             documents.append(_refused_json(file, error))
@@ -64,6 +78,95 @@ def _show(
         one = len(documents) == 1
         print_json(documents[0] if one else {"schema_version": records.SCHEMA_VERSION, "files": documents})
     raise typer.Exit(0 if sound else 1)
+
+
+def _is_called_like_one(file: Path, convention: Convention) -> bool:
+    """Whether it can be no run by its name, so that one which is not there is a file."""
+    rules = convention.checkpoint
+    return os.path.lexists(file) or file.name.endswith((rules.suffix, *rules.other_suffixes))
+
+
+def _find_run(context: typer.Context, name: Path, root: Path | None, numbering: str | None) -> run_inspection.ShownRun:
+    """The run that is meant: in the tree that its folder lies in, else in the one that the command is about."""
+    rules = convention_for(context, name.absolute().parent, numbering)
+    tree = placement.root_above(name.resolve(), rules) if name.is_dir() else None
+    if tree is None and name.is_dir():
+        raise UsageError(
+            f"{name} lies in no tree: above a run's folder stand its task, its group and its family",
+            code="no-tree",
+            fix="Name its checkpoints: ckptman show FILE…",
+        )
+    try:
+        tree = tree or tree_of(context, root)
+        return run_inspection.show_run(str(name), tree, convention=convention_for(context, tree, numbering))
+    except UsageError as error:
+        if error.code != "no-tree":
+            raise
+        message = f"{name} does not exist, and to look for a run of that name: {error.message}"
+        raise UsageError(message, code=error.code, fix=error.fix) from None
+
+
+def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> None:
+    record = run.record
+    facts = [
+        ("run", f"{record.run_id or 'unknown'}, {'unknown seed' if record.seed is None else f'seed {record.seed}'}"),
+        ("tree", str(run.root)),
+        ("lies in", str(run.folder)),
+        ("attribution", f"{record.attribution.code}: {record.attribution.evidence}"),
+        ("source", record.source.root),
+        ("generalization", "not measured" if run.generalization is None else measured_text(run.generalization)),
+    ]
+    if not first:
+        out.print()
+    out.print(plain("/".join(run.folder.parts[-3:]), "bold"))
+    for label, fact in facts:
+        out.print(plain(f"  {label:<{_LABEL}}", "dim") + plain(fact))
+    out.print()
+    out.print(plain(count_text(len(record.checkpoints), "checkpoint"), "bold"))
+    rows = [
+        (
+            entry.kind,
+            f"{entry.step:,}",
+            size_text(entry.size),
+            "yes" if entry.file in run.here else "NOT THERE",
+            f"folder of {count_text(len(entry.parts), 'file')}" if entry.parts else "file",
+            entry.file,
+        )
+        for entry in record.checkpoints
+    ]
+    print_table(
+        out, [("Kind", "Step", "Size", "Here", "What", "Name"), *rows], right=(1, 2), indent="  ", give=("Name",)
+    )
+    out.print()
+    out.print(plain(f"metrics by K, from {record.metrics_source or 'W&B'}" if run.by_k else "no metrics by K", "bold"))
+    if run.by_k:
+        by_k = [(str(k), wording.percent(value)) for k, value in sorted(run.by_k.items())]
+        print_table(out, [("K", "Exact match"), *by_k], right=(0, 1), indent="  ")
+    out.print()
+    out.print(plain(count_text(len(record.evaluations), "evaluation"), "bold"))
+    if record.evaluations:
+        measured = [_evaluation_row(item) for item in record.evaluations]
+        titles = ("Mode", "Lists", "Seed", "K", "Generalization", "File")
+        print_table(out, [titles, *measured], right=(1, 2), indent="  ", give=("File",))
+    out.print()
+    out.print(
+        plain("configuration", "bold")
+        + plain(f", from: {record.config_source}; * differs from the published recipe", "dim")
+    )
+    print_table(out, [("", "Key", "Value"), *map(_config_row, record.config.items())], indent="  ", give=("Value",))
+
+
+def _evaluation_row(item: Mapping[str, Any]) -> tuple[str, ...]:
+    found = item.get("k")
+    lengths = [k for k in found if isinstance(k, int)] if isinstance(found, list | tuple) else []
+    span = f"{min(lengths)}..{max(lengths)}" if lengths else NOTHING
+    value = item.get("gen_em")
+    low, high = item.get("gen_low"), item.get("gen_high")
+    shown = wording.percent(value) if isinstance(value, int | float) else NOTHING
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        shown += f" ({wording.percent(low)} to {wording.percent(high)})"
+    texts = (str(item.get(key, NOTHING)) for key in ("mode", "samples", "seed"))
+    return *texts, span, shown, str(item.get("file", NOTHING))
 
 
 def _refused_json(file: Path, error: RefusedError) -> dict[str, Any]:
@@ -121,7 +224,14 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         facts.insert(1, ("tree", str(shown.location.root)))
     if info.run_id is not None:
         facts.append(("run in the file", info.run_id))
+    dtypes = ", ".join(dict.fromkeys(tensor.dtype for tensor in info.tensors))
+    facts += [
+        ("weights", f"{info.parameters:,} parameters, {dtypes or 'none'}, {size_text(info.nbytes)}"),
+        ("optimizer", _optimizer_size(info.optimizer)),
+        ("loads", _loads_text(shown)),
+    ]
     unread = {
+        "missing": info.missing,
         "not read": info.other_keys,
         "configurations?": info.unused_configs,
         "not tensors": info.not_tensors,
@@ -161,9 +271,10 @@ def _print_config(shown: ShownCheckpoint, out: Console) -> None:
     if not shown.config:
         out.print(plain("no configuration: neither the file nor anything around it says", "bold"))
         return
+    inside = f" ({shown.info.config_key})" if shown.config_source == "checkpoint" and shown.info.config_key else ""
     out.print(
         plain("configuration", "bold")
-        + plain(f", from the {shown.config_source}; * differs from the published recipe", "dim")
+        + plain(f", from the {shown.config_source}{inside}; * differs from the published recipe", "dim")
     )
     print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ", give=("Value",))
 
@@ -198,6 +309,19 @@ def _optimizer_text(optimizer: OptimizerInfo | None) -> str:
     groups = [f"{count_text(group.parameters, 'parameter')}: {_settings(group.hyperparameters)}"
               for group in optimizer.groups]  # fmt: skip
     return "; ".join((states, *groups))
+
+
+def _optimizer_size(optimizer: OptimizerInfo | None) -> str:
+    if optimizer is None:
+        return "none saved"
+    return ", ".join((count_text(optimizer.tensors, "tensor"), *optimizer.dtypes, size_text(optimizer.nbytes)))
+
+
+def _loads_text(shown: ShownCheckpoint) -> str:
+    """Whether it loads, with the reason why not more."""
+    loads = shown.loads
+    meaning = {"model": "yes: ckptman.load, ckptman eval", "weights": "its weights alone (ckptman.load_weights)"}
+    return meaning.get(loads.what, "no") + (f": {loads.reason}" if loads.reason else "")
 
 
 def _settings(values: Mapping[str, Any]) -> str:

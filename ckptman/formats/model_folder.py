@@ -141,6 +141,8 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
         other_keys=(),
         members=files,
         missing=missing,
+        config_key=named,
+        nbytes=weights.nbytes,
     )
 
 
@@ -165,6 +167,8 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
         parameters=weights.parameters,
         optimizer=None,
         other_keys=tuple(key for key in said if form is None or key not in checkpoint._keys(form)),
+        config_key=None if form is None else form.config,
+        nbytes=weights.nbytes,
     )
 
 

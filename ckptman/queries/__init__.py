@@ -19,6 +19,7 @@ __all__ = [
     "name_json",
     "over_seeds",
     "results",
+    "run_inspection",
     "show",
     "surroundings",
 ]

@@ -12,14 +12,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptman.checks import check_files, check_records, check_runs
-from ckptman.formats import CheckpointInfo, containers
+from ckptman.formats import CheckpointInfo, architecture, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming, placement
 from ckptman.text import RefusedError, json_text
 from ckptman.tree import Finding, Inventory, Run, contents, finding, metrics, records
 
+_MOST_LISTED = 8
+"""Missing files that are named."""
 _ABOUT_OTHER_FILES = frozenset({"missing-final", "missing-checkpoint"})
 
 
@@ -31,6 +33,16 @@ class Location:
     """The tree it is in; None outside of any."""
     folder: PurePosixPath
     """The file's folder: relative to the root, or absolute where there is none."""
+
+
+class Loads(NamedTuple):
+    """What Python can load of a checkpoint."""
+
+    what: str
+    """`model`: `ckptman.load`, and so `ckptman eval`; `weights`: `ckptman.load_weights` alone; `nothing`."""
+    reason: str | None
+    """Why not more."""
+    fix: str | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ class ShownCheckpoint:
     """The checkpoint in that record."""
     generalization: metrics.Measured | None
     """That of its run."""
+    loads: Loads
+    """Whether Python can load it."""
     problems: tuple[Finding, ...]
     """What `validate` finds about this file; paths are relative to the tree, or absolute outside of any."""
 
@@ -72,13 +86,21 @@ class ShownCheckpoint:
             "size": info.size,
             "iters_done": info.iters_done,
             "config": info.config,
+            "config_key": info.config_key,
+            "config_source": self.config_source or None,
             "config_class": info.config_class,
             "model_config": info.model_config,
             "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in info.tensors],
             "compiled": info.compiled,
             "parameters": info.parameters,
+            "dtypes": list(dict.fromkeys(tensor.dtype for tensor in info.tensors)),
+            "nbytes": info.nbytes,
             "optimizer": None if info.optimizer is None else dataclasses.asdict(info.optimizer),
             "other_keys": list(info.other_keys),
+            "unused_configs": list(info.unused_configs),
+            "not_tensors": list(info.not_tensors),
+            "foreign": [item._asdict() | {"places": list(item.places)} for item in info.foreign],
+            "loads": self.loads._asdict(),
             "files": [{"name": member.name, "size": member.size} for member in info.members],
             "missing": list(info.missing),
             "name": None if self.name is None else {"parsed": name_json(self.name)},
@@ -148,8 +170,20 @@ def show(path: str | os.PathLike[str], *, convention: Convention | None = None) 
         record=folder.record,
         entry=file.entry,
         generalization=None if folder.record is None else metrics.measured(folder.record, rules),
+        loads=_loads(path, info, rules),
         problems=tuple(_problems(inventory, file, run, location, rules)),
     )
+
+
+def _loads(path: Path, info: CheckpointInfo, rules: Convention) -> Loads:
+    if info.missing:
+        missing = refusals.REFUSALS["incomplete-folder"]
+        return Loads("nothing", f"not there, or not whole: {', '.join(info.missing[:_MOST_LISTED])}", missing.fix)
+    try:
+        architecture.model_config(info, path, rules)
+    except RefusedError as error:
+        return Loads("weights", error.message, error.fix)
+    return Loads("model", None, None)
 
 
 def name_json(name: naming.CheckpointName) -> dict[str, Any]:

@@ -95,6 +95,10 @@ class Checker:
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
+class Foreign:
+    """An object of a class that nobody listed."""
+
+
 def raw_outputs(source: Path) -> None:
     """Runs with everything that an ingest can have to tell."""
     task = source / "len_gen_k8" / "task_0002"
@@ -154,7 +158,10 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     torch.save({"w": torch.zeros(2)}, folder / "model" / "pytorch_model.bin")
-    for file in (final, lone, folder / "bad.pt", folder / "model"):
+    yield "ckptman show RUN --json", call("show", final.parent)
+    odd = folder / "odd.pt"
+    torch.save({"model": {"a": torch.ones(1)}, "extra": Foreign()}, odd)
+    for file in (final, lone, odd, folder / "bad.pt", folder / "model"):
         yield "ckptman show --json", call("show", file)
     yield "ckptman show --json of several files", call("show", final, folder / "bad.pt")
     yield "ckptman validate --json", call("validate", "--root", root, "--deep")

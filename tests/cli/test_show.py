@@ -72,7 +72,8 @@ def test_an_optimizer_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture
     optimizer.step()
     path = write_checkpoint(tmp_path / name_of(settings), settings, optimizer=optimizer.state_dict())
     assert run(["show", str(path)]) == 0
-    (line,) = [line for line in words(capsys.readouterr().out) if line.startswith("optimizer ")]
+    size, line = [line for line in words(capsys.readouterr().out) if line.startswith("optimizer ")]
+    assert size == "optimizer 3 tensors, float32, 28 B"
     assert line.startswith("optimizer 1 parameter with state (3 tensors); 1 parameter: lr 0.25, betas [0.9, 0.999]")
 
 

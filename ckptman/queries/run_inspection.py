@@ -1,0 +1,129 @@
+"""What one run of a tree is: its record, its files, its metrics by length, its evaluations.
+
+show_run("len_gen_k8/task_0006/seed_1337", "checkpoints").record.run_id
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.rules import Convention, convention_file, placement
+from ckptman.text import UsageError, json_text, wording
+from ckptman.tree import metrics, records
+
+_MOST_NAMED = 8
+"""Runs that a message names."""
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """One run of a tree."""
+
+    root: Path
+    folder: PurePosixPath
+    """Relative to the root."""
+    record: records.RunRecord
+    here: frozenset[str]
+    """Names of those of its checkpoints that are there."""
+    by_k: Mapping[int, float]
+    """The metric of generalization that training logged last, by length, where it is a number."""
+    generalization: metrics.Measured | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as one JSON document."""
+        found = self.generalization
+        document = {
+            "schema_version": records.SCHEMA_VERSION,
+            "root": str(self.root),
+            "path": str(self.folder),
+            "record": json_text.document_of(self.record),
+            "here": sorted(self.here),
+            "by_k": {str(k): value for k, value in self.by_k.items()},
+            "gen_em": None if found is None else found.value,
+            "gen_em_source": None if found is None else found.source,
+        }
+        return {key: json_text.jsonable(value) for key, value in document.items()}
+
+
+def show_run(name: str, root: str | os.PathLike[str], *, convention: Convention | None = None) -> ShownRun:
+    """Find one run of a tree, and what is known of it.
+
+    Args:
+        name: Its folder, as a path or as the end of one (`len_gen_k8/task_0006/seed_1337`, `len_gen_k8/6/1337`), or its
+            run id.
+        root: The tree.
+        convention: The rules; by default those of the nearest ckptman.yaml, or the built-in ones.
+
+    Raises:
+        UsageError: there is no tree (`no-tree`); no run (`no-run`), or more than one (`several-runs`), is meant.
+        RefusedError: (`bad-record`) its run.json cannot be used.
+    """
+    rules = convention or convention_file.load_convention(convention_file.find_file(Path(root)))
+    scan = records.scan_tree(Path(root), rules)
+    found = [run for run in scan.runs if _is_meant(run, name, scan, rules)]
+    if len(found) != 1:
+        raise _not_one(name, found, scan)
+    [run] = found
+    if run.record is None:
+        raise records.bad_record(scan.root / run.path / records.RUN_FILE, run.problem or "it is missing",
+                                 is_newer=run.is_newer)  # fmt: skip
+    return ShownRun(
+        root=scan.root,
+        folder=run.path,
+        record=run.record,
+        here=frozenset(entry.file for entry in run.record.checkpoints if entry.file in run.files),
+        by_k=dict(_by_k(run.record, rules)),
+        generalization=metrics.measured(run.record, rules),
+    )
+
+
+def _is_meant(run: records.RunFolder, name: str, scan: records.TreeScan, convention: Convention) -> bool:
+    if run.record is not None and name == run.record.run_id:
+        return True
+    path = Path(name)
+    if path.is_dir() and path.resolve() == (scan.root / run.path).resolve():
+        return True
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2 or len(parts) > len(run.path.parts):
+        return False
+    *above, task, seed = run.path.parts
+    said = [*parts[:-2], *([convention.folders.task(int(parts[-2]))] if parts[-2].isdecimal() else [parts[-2]])]
+    ends = {parts[-1], convention.folders.run(int(parts[-1])) if parts[-1].isdecimal() else parts[-1]}
+    return seed in ends and [*above, task][-len(said) :] == said
+
+
+def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan) -> UsageError:
+    if found:
+        paths = ", ".join(str(run.path) for run in found[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
+        return UsageError(
+            f"{name!r} may be each of {wording.count_text(len(found), 'run')}: {paths}",
+            code="several-runs",
+            fix="Name one of these folders, or its run id.",
+        )
+    return UsageError(
+        f"{name!r} is no file, and no run of the tree {scan.root} by its id, folder or group/task/seed",
+        code="no-run",
+        fix="See what there is with: ckptman ls",
+    )
+
+
+def _by_k(record: records.RunRecord, convention: Convention) -> Iterator[tuple[int, float]]:
+    """Of every length that the run was tested on, trained ones too."""
+    before, _, after = convention.generalization_pattern.partition("{k}")
+    for key, value in record.metrics.items():
+        middle = key.removeprefix(before).removesuffix(after)
+        is_of_length = key == f"{before}{middle}{after}" and middle.isdecimal() and len(middle) < 9
+        if is_of_length and isinstance(value, int | float) and not isinstance(value, bool):
+            yield int(middle), float(value)
+
+
+def is_run_folder(path: Path, convention: Convention) -> bool:
+    """Whether a path is the folder of a run, in a tree or copied out of one."""
+    return (path / records.RUN_FILE).is_file() or (
+        path.is_dir() and placement.root_above(path.resolve(), convention) is not None
+        and convention.folders.is_run(path.name)
+    )  # fmt: skip
