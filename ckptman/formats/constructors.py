@@ -55,6 +55,8 @@ class Function(NamedTuple):
 
     name: str
     stand_in: Callable[[tuple[Any, ...]], Any]
+    weight: int = 1
+    """Calls that it counts as, by the time it takes."""
 
     def __str__(self) -> str:
         return self.name
@@ -95,10 +97,10 @@ def _check(fits: bool) -> None:
 
 def _types(args: tuple[Any, ...], *types: type | tuple[type, ...]) -> None:
     """Check that the arguments are exactly of these types."""
-    _check(
-        len(args) == len(types)
-        and all(type(a) in (t if type(t) is tuple else (t,)) for a, t in zip(args, types, strict=True))
-    )
+    _check(len(args) == len(types))
+    for arg, kind in zip(args, types, strict=True):
+        if type(arg) is not kind and (type(kind) is not tuple or type(arg) not in kind):
+            raise OddArgumentsError
 
 
 # --- plain values of Python -------------------------------------------------------------------------------------------
@@ -183,7 +185,9 @@ def _make_fraction(args: tuple[Any, ...]) -> Any:
 
     if len(args) == 1:
         _types(args, str)
-        _check(len(args[0]) <= 64 and "e" not in args[0].lower())  # an exponent would make any number of digits
+        numbers = args[0].split("/")
+        _check(len(args[0]) <= 64 and len(numbers) <= 2 and all(each.lstrip("-").isdecimal() for each in numbers))
+        args = tuple(map(int, numbers))
     else:
         _types(args, int, int)
         _check(args[1] != 0 and max(abs(args[0]), abs(args[1])).bit_length() <= 4096)
@@ -607,6 +611,8 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     },
 }  # fmt: skip
 
+_SLOW: Final = {"fractions.Fraction": 4}
+
 VALUE_CLASSES: Final = frozenset({
     "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "collections.UserDict", "collections.UserList",
     "torch.Generator", "builtins.object", "torch.nn.parameter.Parameter", "torch._dynamo.decorators._DimRange",
@@ -624,7 +630,9 @@ VALUE_PACKAGES: Final = (
 
 def known_globals() -> dict[str, object]:
     """What a pickle may name, by full name."""
-    table: dict[str, object] = {name: Function(name, function) for name, function in _FUNCTIONS.items()}
+    table: dict[str, object] = {
+        name: Function(name, function, _SLOW.get(name, 1)) for name, function in _FUNCTIONS.items()
+    }
     table |= {f"torch.{name}": DType(name, itemsize) for name, itemsize in DTYPES.items()}
     for module in ("torch", "torch.cuda"):
         table |= {f"{module}.{name}": StorageType(dtype, DTYPES[dtype]) for name, dtype in _STORAGES.items()}

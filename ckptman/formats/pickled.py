@@ -216,18 +216,22 @@ class Array:
         return self if found is None else found
 
 
-_NUMBERS: Final = {"f2": "e", "f4": "f", "f8": "d", "c8": "ff", "c16": "dd", "b1": "?"} | {
+_FORMS: Final = {"f2": "e", "f4": "f", "f8": "d", "c8": "ff", "c16": "dd", "b1": "?"} | {
     f"{kind}{size}": letter.upper() if kind == "u" else letter
     for kind in "iu"
     for size, letter in ((1, "b"), (2, "h"), (4, "i"), (8, "q"))
 }
 
 
+_NUMBERS: Final = {
+    (code, order): Struct((">" if order == ">" else "<") + form) for code, form in _FORMS.items() for order in "<>=|"
+}
+
+
 def numpy_value(dtype: NumpyType, data: bytes) -> Any:
     """The value of Python that a numpy scalar's bytes are; None for a kind that has none."""
-    form = _NUMBERS.get(dtype.code)
-    if form is not None:
-        numbers = Struct((">" if dtype.order == ">" else "<") + form)
+    numbers = _NUMBERS.get((dtype.code, dtype.order))
+    if numbers is not None:
         if len(data) != numbers.size:
             raise refusal("broken-pickle", f"a numpy {dtype} has {len(data)} bytes")
         found = numbers.unpack(data)

@@ -23,7 +23,8 @@ MODULES: Final = frozenset({
     "sched", "select", "selectors", "setuptools", "sh", "shelve", "shutil", "signal", "site", "smtplib",
     "socket", "socketserver", "sqlite3", "ssl", "subprocess", "sys", "sysconfig", "syslog", "tarfile",
     "telnetlib", "tempfile", "threading", "timeit", "tkinter", "trace", "tty", "turtle", "unittest", "urllib",
-    "urllib2", "urllib3", "venv", "webbrowser", "winreg", "wsgiref", "xmlrpc", "zipfile", "zipimport",
+    "BaseHTTPServer", "SimpleHTTPServer", "SimpleXMLRPCServer", "SocketServer", "Tkinter", "anydbm", "thread",
+    "xmlrpclib", "urllib2", "urllib3", "venv", "webbrowser", "winreg", "wsgiref", "xmlrpc", "zipfile", "zipimport",
 })  # fmt: skip
 """Modules that run programs, reach files or the network, load code, or look at the interpreter itself."""
 
@@ -31,7 +32,8 @@ FUNCTIONS: Final = frozenset({
     "CDLL", "CodeType", "DataSource", "File", "FileHandler", "FileIO", "FunctionType", "LambdaType",
     "MethodType", "ModuleType", "Popen", "PyTorchFileReader", "PyTorchFileWriter", "WinDLL", "__builtins__",
     "__getattr__", "__getattribute__", "__globals__", "__import__", "__reduce__", "__reduce_ex__",
-    "__subclasses__", "apply", "attrgetter", "breakpoint", "call", "check_call", "check_output", "chmod",
+    "__subclasses__", "_load_from_bytes", "apply", "attrgetter", "breakpoint", "call", "check_call", "check_output",
+    "chmod",
     "compile", "debug_script", "delattr", "download", "eval", "exec", "execWrapper", "execfile", "execv",
     "execve", "exit", "fork", "fromfile", "full_load", "genfromtxt", "getattr", "getoutput", "globals", "help",
     "import_module", "input", "itemgetter", "load", "load_library", "load_module", "load_state_dict_from_url",
@@ -50,8 +52,11 @@ _ANYWHERE: Final = frozenset({
 `torch.serialization.os.system`."""
 
 _BUILT_IN: Final = frozenset({"builtins", "__builtin__"})
+_CALLING: Final = frozenset({"file", "filter", "map"})
+"""Of these modules, what calls a function that it is given, or opens files."""
 
 PACKAGES: Final = (
+    "logging.config", "logging.handlers",
     "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension", "torch.ops", "torch.classes",
     "torch.distributed.rpc", "torch.multiprocessing", "torch.utils.data.datapipes", "torch.utils.collect_env",
     "torch.utils.bottleneck", "torch.utils._config_module", "torch._inductor", "torch._dynamo",
@@ -77,6 +82,6 @@ def reaches_system(name: str) -> bool:
         root in MODULES
         or not _ANYWHERE.isdisjoint(parts)
         or (bool(parts) and parts[-1] in FUNCTIONS)
-        or (root in _BUILT_IN and len(parts) > 1)
+        or (root in _BUILT_IN and (len(parts) > 1 or not _CALLING.isdisjoint(parts)))
         or any(name == package or name.startswith(f"{package}.") for package in PACKAGES)
     )

@@ -269,7 +269,7 @@ def test_the_same_instructions_unbroken_are_read() -> None:
     assert read(hostile.pickle(b"(" + b"N" * 100_000 + b"t")).value
     assert read(hostile.pickle(b"\x8a\x10" + b"\x7f" * 16)).value
     assert read(hostile.pickle((b"(" + b"}" * 3_000) * 31 + b"t" * 31)).value
-    make = b"(" + hostile.ORDERED_DICT + hostile.put(0) + (hostile.get(0) + b")R") * 40_000 + b"t"
+    make = b"(" + hostile.ORDERED_DICT + hostile.put(0) + (hostile.get(0) + b")R") * 30_000 + b"t"
     assert read(hostile.pickle(make)).value
 
 

@@ -1,0 +1,262 @@
+"""Pickles that would run code: what scanners of pickles are tried with, made from instructions.
+
+None of them is loaded by a test but `marker_pickle`, the control.
+"""
+
+from __future__ import annotations
+
+import pickle as stdlib_pickle
+from pathlib import Path
+
+from tests.helpers.hostile import Payload, call, dict_, get, number, pickle, put, storage, text, tuple_
+
+CALLS: dict[str, tuple[str, ...]] = {
+    "os system": ("touch x",),
+    "posix system": ("touch x",),
+    "nt system": ("dir",),
+    "os popen": ("id",),
+    "os execv": ("/bin/sh",),
+    "os spawnlp": ("sh",),
+    "os remove": ("/tmp/x",),
+    "os putenv": ("A", "b"),
+    "subprocess Popen": ("id",),
+    "subprocess check_output": ("id",),
+    "subprocess getoutput": ("id",),
+    "commands getoutput": ("id",),
+    "popen2 popen2": ("id",),
+    "pty spawn": ("/bin/sh",),
+    "_posixsubprocess fork_exec": ("id",),
+    "asyncio.unix_events _UnixSubprocessTransport._start": ("id",),
+    "builtins eval": ("1",),
+    "builtins exec": ("1",),
+    "builtins compile": ("1", "", "exec"),
+    "builtins __import__": ("os",),
+    "builtins open": ("/etc/passwd",),
+    "builtins breakpoint": (),
+    "builtins getattr": ("os", "system"),
+    "builtins setattr": ("os", "system"),
+    "builtins globals": (),
+    "builtins vars": (),
+    "builtins map": ("a", "b"),
+    "builtins filter": ("a", "b"),
+    "builtins input": (),
+    "__builtin__ eval": ("1",),
+    "__builtin__ apply": ("a",),
+    "__builtin__ execfile": ("/tmp/x",),
+    "__builtin__ reduce": ("a", "b"),
+    "__builtin__ file": ("/etc/passwd",),
+    "functools reduce": ("a", "b"),
+    "operator attrgetter": ("system",),
+    "operator methodcaller": ("system", "id"),
+    "operator itemgetter": ("a",),
+    "importlib import_module": ("os",),
+    "importlib.util spec_from_file_location": ("a",),
+    "imp load_source": ("a", "/tmp/a.py"),
+    "runpy run_path": ("/tmp/a.py",),
+    "runpy run_module": ("a",),
+    "pkgutil get_loader": ("a",),
+    "zipimport zipimporter": ("a.zip",),
+    "code interact": (),
+    "codeop compile_command": ("1",),
+    "code InteractiveInterpreter": (),
+    "types FunctionType": ("a",),
+    "types CodeType": ("a",),
+    "marshal loads": ("a",),
+    "ctypes CDLL": ("libc.so.6",),
+    "_ctypes dlopen": ("libc.so.6",),
+    "cffi FFI": (),
+    "webbrowser open": ("http://x",),
+    "antigravity geohash": ("a",),
+    "timeit timeit": ("1",),
+    "timeit main": (),
+    "pdb run": ("1",),
+    "bdb Bdb.run": ("1",),
+    "cProfile run": ("1",),
+    "profile Profile.run": ("1",),
+    "trace Trace.run": ("1",),
+    "doctest debug_script": ("1",),
+    "pydoc pipepager": ("a", "id"),
+    "pydoc locate": ("os.system",),
+    "idlelib.pyshell ModifiedInterpreter.runcode": ("1",),
+    "lib2to3.pgen2.grammar Grammar.loads": ("a",),
+    "lib2to3.pgen2.pgen ParserGenerator": ("/etc/passwd",),
+    "ensurepip._bootstrap": ("a",),
+    "venv create": ("/tmp/v",),
+    "pip main": ("install",),
+    "distutils.file_util write_file": ("a",),
+    "socket create_connection": ("x",),
+    "socket socket": (),
+    "ssl get_server_certificate": ("x",),
+    "urllib.request urlopen": ("http://x",),
+    "urllib urlopen": ("http://x",),
+    "urllib2 urlopen": ("http://x",),
+    "http.client HTTPConnection": ("x",),
+    "httplib HTTPConnection": ("x",),
+    "requests.api get": ("http://x",),
+    "aiohttp.client ClientSession": (),
+    "smtplib SMTP": ("x",),
+    "ftplib FTP": ("x",),
+    "xmlrpc.client ServerProxy": ("x",),
+    "logging.config listen": (),
+    "logging FileHandler": ("/tmp/x",),
+    "shutil rmtree": ("/tmp/x",),
+    "tempfile mktemp": (),
+    "shelve open": ("/tmp/x",),
+    "sqlite3 connect": ("/tmp/x",),
+    "linecache getline": ("/etc/passwd", "1"),
+    "fileinput input": ("/etc/passwd",),
+    "glob glob": ("/*",),
+    "io open": ("/etc/passwd",),
+    "_io FileIO": ("/etc/passwd",),
+    "io open_code": ("/etc/passwd",),
+    "pathlib Path.write_text": ("a", "b"),
+    "pathlib PosixPath.unlink": ("a",),
+    "pickle loads": ("a",),
+    "_pickle loads": ("a",),
+    "cPickle loads": ("a",),
+    "pickle Unpickler": ("a",),
+    "dill loads": ("a",),
+    "cloudpickle.cloudpickle _builtin_type": ("CodeType",),
+    "joblib load": ("/tmp/x",),
+    "pandas.io.pickle read_pickle": ("http://x",),
+    "pandas read_pickle": ("http://x",),
+    "numpy load": ("/tmp/x",),
+    "numpy.lib.npyio load": ("/tmp/x",),
+    "numpy fromfile": ("/etc/passwd",),
+    "numpy memmap": ("/etc/passwd",),
+    "numpy.f2py.crackfortran getlincoef": ("1",),
+    "numpy.testing._private.utils runstring": ("1",),
+    "numpy.ctypeslib load_library": ("a", "b"),
+    "numpy.lib._datasource DataSource.open": ("http://x",),
+    "torch load": ("/tmp/x",),
+    "torch.serialization load": ("/tmp/x",),
+    "torch.hub load": ("a", "b"),
+    "torch.hub load_state_dict_from_url": ("http://x",),
+    "torch.jit load": ("/tmp/x",),
+    "torch.jit.unsupported_tensor_ops execWrapper": ("1",),
+    "torch.utils.cpp_extension load_inline": ("a",),
+    "torch.utils.collect_env run": ("id",),
+    "torch.utils.data.datapipes.utils.decoder basichandlers": ("pkl", "a"),
+    "torch.utils._config_module load_config": ("a",),
+    "torch.utils.bottleneck.__main__ run_autograd_prof": ("1",),
+    "torch._inductor.codecache compile_file": ("a",),
+    "torch._dynamo.guards GuardBuilder.get": ("1",),
+    "torch.fx.experimental.symbolic_shapes ShapeEnv.evaluate_guards_expression": ("1",),
+    "torch.ops load_library": ("a",),
+    "torch.distributed.rpc rpc_sync": ("a",),
+    "torch.package PackageImporter": ("/tmp/x",),
+    "torch.storage _load_from_bytes": ("a",),
+    "tensorflow.python.ops.io_ops read_file": ("/etc/passwd",),
+    "keras.models load_model": ("/tmp/x",),
+    "yaml unsafe_load": ("a",),
+    "sympy.core.sympify sympify": ("1",),
+    "IPython.core.magics.script ScriptMagics": (),
+    "sys settrace": ("a",),
+    "sys setprofile": ("a",),
+    "gc get_objects": (),
+    "inspect stack": (),
+    "atexit register": ("a",),
+    "signal signal": ("a",),
+    "threading Thread": (),
+    "_thread start_new_thread": ("a", "b"),
+    "thread start_new_thread": ("a",),
+    "multiprocessing.util spawnv_passfds": ("a",),
+    "concurrent.futures.process ProcessPoolExecutor": (),
+    "site main": (),
+    "unittest.mock _importer": ("os",),
+    "tkinter Tk": (),
+    "turtle Screen": (),
+    "curses.panel new_panel": ("a",),
+    "mmap mmap": ("1",),
+    "fcntl ioctl": ("1",),
+    "resource setrlimit": ("1",),
+    "platform popen": ("id",),
+    "anylib.anything run_it": ("id",),
+    "anylib Anything.method": ("id",),
+    "numpy.core.anything scalar": ("a",),
+}
+"""Functions that run programs or code, reach files, the network or the interpreter, or that nobody knows."""
+
+
+def _name(function: str) -> tuple[bytes, bytes]:
+    module, _, name = function.partition(" ")
+    return module.encode(), (name or "main").encode()
+
+
+def in_every_way(function: str, arguments: tuple[str, ...]) -> dict[str, bytes]:
+    """Pickles that call a function, by the instruction that does."""
+    module, name = _name(function)
+    args = [text(argument) for argument in arguments]
+    put_apart = text(module.decode()) + put(0) + text(name.decode()) + put(1) + b"N" + get(0) + get(1) + b"\x93"
+    return {
+        "REDUCE": pickle(b"c" + module + b"\n" + name + b"\n", tuple_(*args), b"R"),
+        "INST": pickle(b"(", *args, b"i" + module + b"\n" + name + b"\n"),
+        "OBJ": pickle(b"(c" + module + b"\n" + name + b"\n", *args, b"o"),
+        "STACK_GLOBAL": pickle(text(module.decode()), text(name.decode()), b"\x93", tuple_(*args), b"R", protocol=4),
+        "names from the memo": pickle(put_apart, tuple_(*args), b"R", b"\x86", protocol=4),
+        "dotted": pickle(
+            text("torch"),
+            text(f"serialization.{module.decode()}.{name.decode()}"),
+            b"\x93",
+            tuple_(*args),
+            b"R",
+            protocol=4,
+        ),
+        "thrown away": pickle(b"c" + module + b"\n" + name + b"\n", tuple_(*args), b"R0N"),
+        "as a key": pickle(b"}", b"c" + module + b"\n" + name + b"\n", tuple_(*args), b"RNs"),
+        "in a state": pickle(
+            b"canylib\nThing\n)\x81}", text("a"), b"c" + module + b"\n" + name + b"\n", tuple_(*args), b"Rsb"
+        ),
+        "as a hook": pickle(tuple_(b"N", b"c" + module + b"\n" + name + b"\n" + tuple_(*args) + b"R")),
+    }
+
+
+def odd_ones(marker: Path) -> dict[str, bytes]:
+    """Payloads that hide in other ways."""
+    inner = marker_pickle(marker)
+    eval_ = b"cbuiltins\neval\n"
+    return {
+        "extension registry": pickle(b"\x82\1", b")R"),
+        "extension of two bytes": pickle(b"\x83\1\0", b")R"),
+        "extension of four bytes": pickle(b"\x84\1\0\0\0", b")R"),
+        "persistent id as text": pickle(b"Pos.system\n"),
+        "persistent id of a call": pickle(call("os system", text("id")), b"Q"),
+        "persistent id with a class": pickle(
+            tuple_(text("storage"), b"cos\nsystem\n", text("0"), text("cpu"), number(1)), b"Q"
+        ),
+        "storage as a function": pickle(storage(), tuple_(text("id")), b"R"),
+        "nested pickle": pickle(b"c_pickle\nloads\n", b"C" + bytes([min(255, len(inner))]) + inner[:255], b"\x85R"),
+        "getattr chain": pickle(call("builtins getattr", call("builtins __import__", text("os")), text("system"))),
+        "getattr of a module's class": pickle(b"cbuiltins\ngetattr\n", b"cos\n_wrap_close\n", text("close"), b"\x86R"),
+        "member with a dunder": pickle(b"cbuiltins\ngetattr\n", b"canylib\nThing\n", text("__init__"), b"\x86R"),
+        "partial": pickle(b"cfunctools\npartial\n", tuple_(b"cos\nsystem\n"), b"R"),
+        "factory of a dictionary": pickle(b"ccollections\ndefaultdict\n", tuple_(b"cos\nsystem\n"), b"R"),
+        "state that sets": pickle(b"canylib\nThing\n)\x81", dict_(__setstate__=eval_), b"b", text("1+1"), b"b"),
+        "instance of a function": pickle(b"cos\nsystem\n)\x81"),
+        "instance with keywords": pickle(b"csubprocess\nPopen\n", tuple_(text("id")), dict_(shell=b"\x88"), b"\x92"),
+        "reconstructor": pickle(call("copyreg _reconstructor", b"csubprocess\nPopen\n", b"cbuiltins\nobject\n", b"N")),
+        "newobj by name": pickle(call("copyreg __newobj__", b"csubprocess\nPopen\n", text("id"))),
+        "reduced type": pickle(
+            call("torch._tensor _rebuild_from_type_v2", b"cos\nsystem\n", b"cos\nsystem\n", tuple_(text("id")), b"N")
+        ),
+        "old name of it": pickle(
+            call("torch.tensor _rebuild_from_type_v2", b"cos\nsystem\n", b"cos\nsystem\n", tuple_(text("id")), b"N")
+        ),
+        "name with a break": pickle(text("os\nx"), text("system"), b"\x93", tuple_(text("id")), b"R", protocol=4),
+        "name of a number": pickle(number(1), text("system"), b"\x93", protocol=4),
+        "name with spaces": pickle(b"cos \nsystem\n", tuple_(text("id")), b"R"),
+        "empty name": pickle(b"c\nsystem\n", tuple_(text("id")), b"R"),
+        "letters of another width": pickle(text("ｏs"), text("system"), b"\x93", tuple_(text("id")), b"R", protocol=4),
+        "second pickle behind": pickle(b"N") + inner,
+        "frame that lies": b"\x80\4\x95" + bytes([255] * 8) + inner[2:],
+        "protocol twice": pickle(b"\x80\4", text("os"), text("system"), b"\x93", tuple_(text("id")), b"R"),
+        "text protocol": b"cos\nsystem\n(S'id'\ntR.",
+        "list of arguments": pickle(b"cos\nsystem\n](" + text("id") + b"eR"),
+        "appended to a call": pickle(call("os system", text("id")), b"](NeN0a"),
+        "made by torch": stdlib_pickle.dumps({"model": Payload(marker)}, 2),
+    }
+
+
+def marker_pickle(marker: Path) -> bytes:
+    """A pickle that makes a folder when it is loaded."""
+    return stdlib_pickle.dumps(Payload(marker), 2)
