@@ -15,7 +15,7 @@ from ckptman.documents import explorer
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
-from ckptman.fs import locks, make_folders, write_atomically
+from ckptman.fs import files, locks, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file
 from ckptman.text import MachineError, RefusedError, UsageError, wording
 from ckptman.tree import Finding, findings, numbering, records, roots
@@ -312,7 +312,7 @@ def _read(path: Path) -> bytes | None:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise RefusedError(f"{path} is too large to be a document", code="too-large", fix="Move it out of the way.")
-        return path.read_bytes()
+        return files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

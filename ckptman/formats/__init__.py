@@ -6,11 +6,10 @@ May not be done here: importing torch, or judging whether a file lies in the rig
 
 from __future__ import annotations
 
-from ckptman.formats import architecture, containers, folder_bytes, mapping, pickled, refusals
+from ckptman.formats import architecture, containers, folder_bytes, mapping, pickled, refusals, whole
 from ckptman.formats.archive import show_path
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
 from ckptman.formats.weight_shapes import expected_weights
-from ckptman.formats.whole import read_whole
 
 __all__ = [
     "CheckpointInfo",
@@ -22,7 +21,7 @@ __all__ = [
     "mapping",
     "pickled",
     "read_checkpoint",
-    "read_whole",
     "refusals",
     "show_path",
+    "whole",
 ]

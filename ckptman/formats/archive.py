@@ -12,6 +12,7 @@ and nothing else. So there is one way to read it, and it is the way torch reads 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import unicodedata
@@ -123,6 +124,15 @@ class Archive:
         if entry.crc and zlib.crc32(data) != entry.crc:
             raise _bad_crc(name)
         return data
+
+    def checksums(self) -> str | None:
+        """A digest of the names, sizes and checksums of all entries: the same for archives of the same bytes.
+
+        None where an entry has no checksum.
+        """
+        if any(entry.size and not entry.crc for entry in self.entries.values()):
+            return None
+        return f"checksums:{hashlib.sha256(repr((self.folder, list(self.entries.items()))).encode()).hexdigest()}"
 
     def verify_crcs(self) -> None:
         """Read every entry and check it against its CRC-32, and that no byte of the file lies outside all records.

@@ -135,22 +135,26 @@ class CheckpointInfo:
 
 
 def read_checkpoint(
-    path: str | os.PathLike[str], rules: terms.CheckpointRules, *, fd: int | None = None
+    path: str | os.PathLike[str], rules: terms.CheckpointRules, *, fd: int | None = None, verify: bool = False
 ) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without executing anything in it and without loading a tensor.
 
-    The content of the tensors is not read, so neither are their checksums: `archive.verify_crcs` does that.
+    The content of the tensors is not read unless `verify` is set.
 
     Args:
         path: The file.
         rules: The forms, configuration classes and prefixes to read it by.
         fd: An open descriptor of the file, to read from instead of opening `path`.
+        verify: Check all bytes against the checksums of the archive.
 
     Raises:
         RefusedError: with a code of `refusals.REFUSALS`.
     """
     with open_archive(path, fd=fd) as archive:
-        return read_archive(archive, rules)
+        info = read_archive(archive, rules)
+        if verify:
+            archive.verify_crcs()
+        return info
 
 
 def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ckptman.formats import distributed, model_folder, safetensors
-from ckptman.formats.bounded import refusals_name
+from ckptman.formats.bounded import open_bytes, refusals_name
 from ckptman.formats.checkpoint import TORCH_ARCHIVE, CheckpointInfo, read_checkpoint
 from ckptman.formats.refusals import refusal
 from ckptman.rules import convention_file, terms
-from ckptman.text import markdown
+from ckptman.text import RefusedError, markdown
 
 __all__ = ["CONTAINERS", "TORCH_ARCHIVE", "Container", "is_checkpoint_folder", "read", "table"]
 
@@ -126,9 +125,7 @@ def is_safetensors(path: Path) -> bool:
     if path.suffix == SAFETENSORS_SUFFIX:
         return True
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
-            return safetensors.is_safetensors(file.read(16))
-    except (OSError, ValueError):
+        with open_bytes(path) as file:
+            return safetensors.is_safetensors(file.read(0, min(file.size, 16)))
+    except RefusedError:
         return False

@@ -1,4 +1,4 @@
-"""A checkpoint read in full, each byte once: header, checksums and SHA-256 in one pass."""
+"""A checkpoint read in full, each byte once: header, checksums and SHA-256 in one pass; or by its header alone."""
 
 from __future__ import annotations
 
@@ -80,3 +80,30 @@ def _read_folder(folder: Path, rules: terms.CheckpointRules, on_bytes: Callable[
         message = error.message.removeprefix(f"{show_path(folder)}: ")
         damage = RefusedError(f"{show_path(folder)}: {message}", code=error.code, fix=error.fix)
     return WholeCheckpoint(info, found.sha256, found.state, damage, found.files)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checkpoint of which the header was read."""
+
+    info: CheckpointInfo
+    content: str
+    """The same for archives of the same bytes, by the checksums in them; what has none is like itself alone."""
+    state: FileState
+
+
+def read_header(path: Path, rules: terms.CheckpointRules, *, follow_symlinks: bool = False) -> Header:
+    """Read a checkpoint's header.
+
+    Raises:
+        RefusedError: as `read_whole`.
+    """
+    content = None
+    if path.is_dir() or containers.is_safetensors(path):
+        info = containers.read(path, rules)
+        state = folder_bytes.state_of(path) if path.is_dir() else FileState.of(path, follow_symlinks=follow_symlinks)
+    else:
+        with files.opened(path, follow_symlinks=follow_symlinks) as source, open_archive(path, fd=source.fd) as archive:
+            info, content, state = read_archive(archive, rules), archive.checksums(), source.state
+            source.check_unchanged()
+    return Header(info, content or f"file:{state.device}:{state.inode}:{state.size}:{state.mtime_ns}", state)

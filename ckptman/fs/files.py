@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -82,14 +84,10 @@ def hash_file(
         RefusedError: `unreadable`, `not-a-file` (a named pipe, say: never waited for), `symbolic-link` unless
             `follow_symlinks`, or `changed-while-read`.
     """
-    source = Source(path, follow_symlinks)
-    try:
-        source.open()
+    with opened(path, follow_symlinks=follow_symlinks) as source:
         digest = digest_of(source.chunks(), on_bytes or ignore, on_chunk)
         source.check_unchanged()
         return digest, source.state
-    finally:
-        source.close()
 
 
 @dataclass(eq=False)
@@ -137,6 +135,21 @@ class Source:
             raise faults.changed(self.path)
 
 
+@contextmanager
+def opened(path: Path, *, follow_symlinks: bool = False) -> Iterator[Source]:
+    """A regular file, open to be read.
+
+    Raises:
+        RefusedError: as `hash_file`, but for `changed-while-read`.
+    """
+    source = Source(path, follow_symlinks)
+    try:
+        source.open()
+        yield source
+    finally:
+        source.close()
+
+
 def chunks_of(
     descriptor: int, size: int, errors_about: Callable[[Path], AbstractContextManager[None]], path: Path
 ) -> Iterator[memoryview]:
@@ -175,6 +188,18 @@ def open_foreign(path: str | os.PathLike[str], *, follow_symlinks: bool = True) 
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     return os.open(path, flags | (0 if follow_symlinks else os.O_NOFOLLOW))
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a small file that others may have put there.
+
+    Raises:
+        OSError: as open(2) and read(2); EINVAL for what is no regular file.
+    """
+    with os.fdopen(open_foreign(path), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return stream.read()
 
 
 def remove(path: Path) -> None:

@@ -183,7 +183,7 @@ class _Planner:
         # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
         for saved in sorted(files, key=lambda saved: not self.folders.holds(saved.file)):
             file = saved.file
-            self.read[file.source.relative] = file.source.path, file.state, file.sha256
+            self.read[file.source.relative] = file.source.path, file.state, file.content
             if file.unused_configs:
                 self.unused_configs.append(UnusedConfigs(file.source.relative, file.unused_configs))
             try:

@@ -126,7 +126,7 @@ class RunFolders:
 
     def holds(self, file: examination.Examined) -> bool:
         """Whether the tree has the file's bytes, in a folder of its run."""
-        return any(slot.files.get(file.name) == file.sha256 for slot in self._slots_of(file))
+        return any(slot.files.get(file.name) == file.content for slot in self._slots_of(file))
 
     def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
@@ -144,10 +144,10 @@ class RunFolders:
             if held is None:  # placed by an ingest that did not get to its run.json
                 held = folder_bytes.hash_any(self._tree.root / slot.folder / file.name)
                 slot.files[file.name] = held
-                if held == file.sha256:
+                if held == file.content:
                     self._add(slot, new)
                     return
-            if held == file.sha256:
+            if held == file.content:
                 self.check_kept(slot.folder, file.name)
                 self._add_duplicate(slot, file)
                 slot.learnt[file.name] = new.attribution
@@ -157,7 +157,7 @@ class RunFolders:
                     FilePlacement(
                         source=file.source.path,
                         state=file.state,
-                        sha256=file.sha256,
+                        sha256=file.content,
                         destination=slot.folder / file.name,
                         parts=file.parts,
                     )
@@ -191,7 +191,7 @@ class RunFolders:
         """The folders of runs that have the file's task, seed and notes; and one with its bytes, whose seed is said."""
         base = file.place.run_folder(self._convention)
         slots = {slot.folder: slot for slot in self._by_base.get((base.parent, base.name), ())}
-        slots |= {slot.folder: slot for slot in self._of_said_seed if slot.files.get(file.name) == file.sha256}
+        slots |= {slot.folder: slot for slot in self._of_said_seed if slot.files.get(file.name) == file.content}
         return [slot for _, slot in sorted(slots.items())]
 
     def _is_run_of(self, slot: Slot, new: outputs.SavedFile) -> bool:
@@ -216,7 +216,7 @@ class RunFolders:
         telling = self._telling.get((file.place.folder, file.place.seed), set())
         by_keys = naming.naming_of(self._convention).telling(telling, file.config)
         notes = [note for note in by_keys if note not in file.place.notes]
-        for more in ((), (run_id or file.sha256[:8],), (file.sha256[:8],), (file.sha256,)):
+        for more in ((), (run_id or file.content[:8],), (file.content[:8],), (file.content,)):
             folder = file.place.run_folder(self._convention, *notes, *more)
             if folder not in self.slots and not (self._tree.root / folder).exists():
                 return folder
@@ -242,11 +242,11 @@ class RunFolders:
             kind=file.kind,
             step=file.step,
             size=file.state.size,
-            sha256=file.sha256,
+            sha256=file.content,
             source=self._source_file(file, slot.record),
             parts=tuple(records.PartEntry(part.name, part.state.size, part.sha256) for part in file.parts),
         )
-        slot.files[file.name] = file.sha256
+        slot.files[file.name] = file.content
         if slot.record is None:
             slot.origins |= _origins(file)
             slot.record = records.RunRecord(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, folder_bytes, read_whole
+from ckptman.formats import CheckpointInfo, folder_bytes
+from ckptman.formats import whole as whole_files
 from ckptman.fs import FileState, files
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -29,7 +30,8 @@ class Examined:
 
     source: SourceCheckpoint
     state: FileState
-    sha256: str
+    content: str
+    """The same for files of the same bytes: the SHA-256, or what their headers say of it."""
     name: str
     """Its name in the tree."""
     kind: str
@@ -51,7 +53,7 @@ class Examined:
             path=self.source.path,
             config=self.config,
             saved_at=self.state.mtime_ns / 1e9,
-            sha256=self.sha256,
+            content=self.content,
             run_id=self.run_id,
         )
 
@@ -83,24 +85,24 @@ _NO_CONFIG_FIX = {
 class Examiner:
     """Reads files of a source, and settles where a name and a configuration disagree."""
 
-    def __init__(self, convention: Convention, wandb: WandbIndex, *, trust: Trust, follow_symlinks: bool) -> None:
+    def __init__(
+        self, convention: Convention, wandb: WandbIndex, *, trust: Trust, follow_symlinks: bool, whole: bool
+    ) -> None:
         self._convention = convention
         self._naming = naming.naming_of(convention)
         self._wandb = wandb
         self._trust = trust
         self._follow_symlinks = follow_symlinks
+        self._whole = whole
 
     def examine(self, file: SourceCheckpoint) -> Examined:
-        """Read a file in full.
+        """Read a file: its header, or every byte.
 
         Raises:
             RefusedError: if it is no checkpoint of the convention, is damaged, or has no place.
         """
-        whole = read_whole(file.path, self._convention.checkpoint, follow_symlinks=self._follow_symlinks)
-        if whole.damage is not None:
-            raise whole.damage
-        info = whole.info
-        if not whole.state.same_but_ctime(file.state):
+        info, content, state, parts = self._read(file)
+        if not state.same_but_ctime(file.state):
             raise RefusedError("it changed while it was looked at", code=files.CHANGED)
         config, config_source = self._config_of(file, info)
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
@@ -112,8 +114,8 @@ class Examiner:
         )
         return Examined(
             source=file,
-            state=whole.state,
-            sha256=whole.sha256,
+            state=state,
+            content=content,
             name=name,
             kind=parsed.prefix.name,
             step=parsed.step,
@@ -122,8 +124,21 @@ class Examiner:
             place=place,
             run_id=info.run_id,
             unused_configs=info.unused_configs,
-            parts=whole.parts,
+            parts=parts,
         )
+
+    def _read(
+        self, file: SourceCheckpoint
+    ) -> tuple[CheckpointInfo, str, FileState, tuple[folder_bytes.HashedFile, ...]]:
+        """What it says of itself, its content, its state, and its parts."""
+        rules, follow = self._convention.checkpoint, self._follow_symlinks
+        if not self._whole:
+            header = whole_files.read_header(file.path, rules, follow_symlinks=follow)
+            return header.info, header.content, header.state, ()
+        read = whole_files.read_whole(file.path, rules, follow_symlinks=follow)
+        if read.damage is not None:
+            raise read.damage
+        return read.info, read.sha256, read.state, read.parts
 
     def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
         """The configuration, and where it is from: the file, else a W&B record, else the file's name."""

@@ -1,7 +1,7 @@
 """What is in raw outputs, without a tree: checkpoints, the W&B run that wrote each, and the runs that lost theirs.
 
-Every checkpoint is read in full: its configuration, its archive's checksums and its SHA-256. One that the caller knows
-already is left to it.
+Every checkpoint is read: its configuration, and where its bytes are wanted, each of them once. One that the caller
+knows already is left to it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SavedFile:
     @property
     def owner(self) -> Owner:
         """Who wrote the file."""
-        return Owner(self.attribution.run_id, self.file.place.seed, self.file.config, self.file.sha256)
+        return Owner(self.attribution.run_id, self.file.place.seed, self.file.config, self.file.content)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class RawOutputs:
         trust: Trust = Trust.NEITHER,
         settle: float = SETTLE_SECONDS,
         follow_symlinks: bool = False,
+        whole: bool = True,
     ) -> None:
         """Look through a source, and read its W&B folders.
 
@@ -97,6 +98,7 @@ class RawOutputs:
             trust: Which decides where a file's name and its configuration disagree.
             settle: A cut file younger than this many seconds is deferred, not refused.
             follow_symlinks: Follow symbolic links.
+            whole: Read every byte of a checkpoint. By its header alone, its SHA-256 and damage inside are not known.
 
         Raises:
             UsageError: if the source does not exist.
@@ -114,8 +116,9 @@ class RawOutputs:
         self._undecided: set[str] = set()
         """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
         self._settle = settle
+        self._whole = whole
         self.wandb = WandbIndex(self._read_wandb(), convention)
-        self._examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks)
+        self._examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks, whole=whole)
 
     @property
     def root(self) -> Path:
@@ -225,7 +228,7 @@ class RawOutputs:
     def _own(self, path: Path, owner: Owner) -> None:
         self.owners[path] = owner
         if owner.run_id is not None:
-            self._held[path.name, owner.run_id].add(owner.sha256)
+            self._held[path.name, owner.run_id].add(owner.content)
 
     @contextmanager
     def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:
@@ -248,11 +251,16 @@ class RawOutputs:
 
     def _recorded(self, file: Examined) -> SavedFile | None:
         record = self.scan.records.get(file.source.path.parent)
-        if record is None or all(entry.sha256 != file.sha256 for entry in record.checkpoints):
+        if record is None or not any(self._is_of(file, entry) for entry in record.checkpoints):
             return None
         note = record.attribution
         attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
         return SavedFile(file, attribution, Metrics(record.metrics, record.metrics_source), record.evaluations)
+
+    def _is_of(self, file: Examined, entry: records.CheckpointEntry) -> bool:
+        if self._whole:
+            return entry.sha256 == file.content
+        return (entry.file, entry.size) == (file.source.path.name, file.state.size)
 
     def metrics(self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path]) -> Metrics:
         """The last metrics of a run: by W&B, else those that training left in the run's own folder.

@@ -24,7 +24,8 @@ class Owner:
     run_id: str | None
     seed: int | None
     config: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
+    content: str = ""
+    """As `wandb_index.Claim` has it."""
     is_refused: bool = False
     """Whether the file could not be read, so that it is in no tree."""
 

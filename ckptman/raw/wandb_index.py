@@ -23,7 +23,7 @@ from ckptman.rules import naming as naming_rules
 _Runs = comparing.ByConfiguration[WandbRun]
 
 Holders = Mapping[tuple[str, str], Collection[str]]
-"""Name of a checkpoint, and the id of the run that wrote it → SHA-256 of the files of that name."""
+"""Name of a checkpoint, and the id of the run that wrote it → `Claim.content` of the files of that name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Claim:
     config: Mapping[str, Any]
     saved_at: float
     """Modification time, in seconds since 1970."""
-    sha256: str
+    content: str
+    """The same for files of the same bytes."""
     run_id: str | None = None
     """The run id that the checkpoint itself holds."""
 
@@ -87,14 +88,14 @@ class WandbIndex:
         """
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
-            copies[claim.sha256].append(claim)
+            copies[claim.content].append(claim)
         crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims)
         near = {sha: self._best([(c, self._near(c)) for c in held], crowd) for sha, held in copies.items()}
         near = self._one_file_a_name(near)
         decided: dict[tuple[str, str], set[str]] = defaultdict(set)
         for claim, found in near.values():
             if found.run_id is not None:
-                decided[claim.path.name, found.run_id].add(claim.sha256)
+                decided[claim.path.name, found.run_id].add(claim.content)
         wide = {
             sha: self._best([(c, self._far(c, held, decided)) for c in copies[sha]], crowd)
             for sha, (_, found) in near.items()
@@ -102,7 +103,7 @@ class WandbIndex:
         }
         settled = {**near, **_without_contradictions(wide)}
         return [
-            replace(settled[claim.sha256][1], is_copy=settled[claim.sha256][0].path != claim.path) for claim in claims
+            replace(settled[claim.content][1], is_copy=settled[claim.content][0].path != claim.path) for claim in claims
         ]
 
     def config_by_name(
@@ -156,7 +157,7 @@ class WandbIndex:
             free = [
                 run
                 for run, key in zip(likely, keys, strict=True)
-                if all({*held.get(key, ())} <= {claim.sha256} for held in holders)
+                if all({*held.get(key, ())} <= {claim.content} for held in holders)
             ]
             found = self._ask(claim, free, ignored, others=len(runs) - len(likely))
             if found.code != NONE:

@@ -143,22 +143,6 @@ def merge_requeued(runs: Iterable[WandbRun]) -> list[WandbRun]:
     return sorted(merged, key=lambda run: (math.inf if run.started is None else run.started, run.run_id))
 
 
-def generalization(summary: Mapping[str, Any], pattern: str, ks: Iterable[int]) -> float | None:
-    """A run's generalization: the mean of one metric over the tested lengths.
-
-    Args:
-        summary: The last value of each metric, under flat keys.
-        pattern: The metric's key, with `{k}` for the length.
-        ks: The tested lengths.
-
-    Returns:
-        The mean; None where any length has no finite number, since a mean over fewer lengths is another quantity.
-    """
-    values = [_finite(summary.get(pattern.replace("{k}", str(k)))) for k in ks]
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
 def flat_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A summary under flat keys, as W&B shows it: `{"a": {"b": 1}}` as `a.b`, without W&B's own key `_wandb`.
 

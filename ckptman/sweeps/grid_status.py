@@ -1,8 +1,8 @@
 """Where the whole grid stands: each run of it is complete, running, failed, partial, overwritten or missing.
 
 What is known of a run comes from three places: the tree's `run.json` files, the checkpoints and W&B folders of raw
-outputs (read as `ingest` reads them, so that a checkpoint counts for the configuration inside it), and what the run's
-own status file and lock say, or the sweep that it was a part of.
+outputs (read as `ingest` reads them, but for their headers alone, so that a checkpoint counts for the configuration
+inside it), and what the run's own status file and lock say, or the sweep that it was a part of.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ckptman.formats import whole
 from ckptman.raw import outputs, overwritten, scanning
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
-from ckptman.text import UsageError
+from ckptman.text import RefusedError, UsageError
 from ckptman.training import progress, run_folder
 from ckptman.tree import contents, standing
 from ckptman.tree import records as tree_records
@@ -210,7 +212,7 @@ class _Fact:
 
 def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention) -> outputs.RawOutputs:
     """The raw outputs, but for the files that the tree has and that are as they were."""
-    found = outputs.RawOutputs(out, convention, leave_out=None if tree is None else tree.root)
+    found = outputs.RawOutputs(out, convention, leave_out=None if tree is None else tree.root, whole=False)
     known = {
         path: (remembered, overwritten.Owner(run.record.run_id, run.record.seed, run.record.config, entry.sha256))
         for run in (() if tree is None else tree.runs)
@@ -247,7 +249,7 @@ def _facts(
             folder, record = scan.root / run.folder, run.record
             yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
     if raw is not None:
-        yield from _of_raw(raw, {entry.sha256 for record in in_tree.values() for entry in record.checkpoints})
+        yield from _of_raw(raw, set() if scan is None else _contents(scan, raw))
         missed = raw.lost(in_tree.values())
         lost |= {run.run_id: run for run in missed.overwritten}
         without_files = missed.without_files
@@ -259,16 +261,29 @@ def _facts(
 
 
 def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact]:
-    """The runs of the raw outputs, by what their files hold; `in_tree` are the SHA-256 of files told of already."""
+    """The runs of the raw outputs, by what their files hold; `in_tree` is the content of files told of already."""
     runs: dict[tuple[PurePosixPath, str | None], list[outputs.SavedFile]] = defaultdict(list)
     for saved in raw.files:
-        if saved.file.sha256 not in in_tree:
+        if saved.file.content not in in_tree:
             runs[saved.file.place.run_folder(raw.convention), saved.attribution.run_id].append(saved)
     for (_, run_id), held in sorted(runs.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         first = min(held, key=lambda saved: (saved.file.step, saved.file.name)).file  # of copies, the original
         files = [(saved.file.kind, saved.file.step) for saved in held]
         place, folder = first.place, first.source.path.parent
         yield _of_files(place.group, first.config, place.seed, run_id, files, folder, raw.convention)
+
+
+def _contents(scan: tree_records.TreeScan, raw: outputs.RawOutputs) -> set[str]:
+    """The content of the tree's files that may be copies of raw ones, which their headers tell."""
+    wanted = {(saved.file.name, saved.file.state.size) for saved in raw.files}
+    found = set()
+    for folder, record in scan.records:
+        for entry in record.checkpoints:
+            if (entry.file, entry.size) in wanted:
+                with suppress(RefusedError):  # which `validate` tells
+                    path = scan.root / folder / entry.file
+                    found.add(whole.read_header(path, raw.convention.checkpoint, follow_symlinks=True).content)
+    return found
 
 
 def _of_files(

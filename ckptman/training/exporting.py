@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ckptman.formats import CheckpointInfo, show_path
-from ckptman.fs import make_folders, write_atomically
+from ckptman.fs import files, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file, terms
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.training.loading import load_weights, mark_safe
@@ -306,7 +306,7 @@ def _read_plain(copy: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(copy: Path) -> dict[str, Tensor]:
-    data = bytearray(copy.read_bytes())
+    data = bytearray(files.read_bytes(copy))
     start = 8 + int.from_bytes(data[:8], "little")
     types = {name: dtype for dtype, name in _DTYPES.items()}
     found = {}

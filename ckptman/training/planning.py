@@ -238,7 +238,7 @@ def plan_run(run: RawRun, *, resume: bool = True, locked: bool = False) -> Plann
             error=run.running_error(),
         )
     try:
-        found = run.find()
+        found = run.find(verify=False)  # it is verified where it is used
     except RefusedError as error:
         return PlannedRun(run, Action.REFUSED, error=error)
     planned = PlannedRun(

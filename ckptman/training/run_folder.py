@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, read_whole
-from ckptman.fs import locks, make_folders, write_atomically
+from ckptman.formats import CheckpointInfo, read_checkpoint
+from ckptman.fs import files, locks, make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
 from ckptman.training.progress import COMPLETE, RUNNING, RunStatus
@@ -126,8 +126,11 @@ class RawRun:
         """
         make_folders(self.saved_models, self.out)
 
-    def find(self) -> Found:
-        """What is there of the run. Every file is checked, none is executed, no tensor is loaded.
+    def find(self, *, verify: bool = True) -> Found:
+        """What is there of the run. No file is executed, no tensor is loaded.
+
+        Args:
+            verify: Check every byte against its checksum; without, only headers are read.
 
         Raises:
             RefusedError: (`other-run`) a file is of another configuration; (`bad-file`) it cannot be read.
@@ -137,7 +140,7 @@ class RawRun:
         saved: list[tuple[int, Path]] = []
         suffix = self.convention.checkpoint.suffix
         for path in sorted(self.saved_models.glob(f"*{suffix}")):
-            info = self._read(path)
+            info = self._read(path, verify=verify)
             steps = info.iters_done or 0
             saved.append((steps, path))
             if path == self.final and steps == self.config.max_iters:
@@ -145,7 +148,7 @@ class RawRun:
             if info.optimizer is not None:
                 progress.append((steps, path, info))
         if self.state.exists():
-            info = self._read(self.state)
+            info = self._read(self.state, verify=verify)
             progress.append((info.iters_done or 0, self.state, info))
         steps, newest, info_or_none = max(progress, key=lambda item: item[0], default=(0, None, None))
         return Found(
@@ -185,7 +188,7 @@ class RawRun:
     def read_status(self) -> RunStatus | None:
         """How the run stands, by its own word; None where it has said nothing readable."""
         try:
-            return json_text.record_of(RunStatus, json.loads(self.status_file.read_bytes()))
+            return json_text.record_of(RunStatus, json.loads(files.read_bytes(self.status_file)))
         except (OSError, ValueError, RecursionError):
             return None
 
@@ -262,25 +265,23 @@ class RawRun:
     def _checkpoint(self, prefix: terms.Prefix, step: int) -> Path:
         return self.saved_models / naming.naming_of(self.convention).name_for(self.config.to_dict(), prefix, step)
 
-    def _read(self, path: Path) -> CheckpointInfo:
+    def _read(self, path: Path, *, verify: bool) -> CheckpointInfo:
         """What a file of the run says of itself."""
         try:
-            whole = read_whole(path, self.convention.checkpoint, follow_symlinks=True)
-            if whole.damage is not None:
-                raise whole.damage
+            info = read_checkpoint(path, self.convention.checkpoint, verify=verify)
         except RefusedError as error:
             raise RefusedError(
                 f"{path} cannot be read: {error.message}",
                 code="bad-file",
                 fix="Move it away: the run then goes on from the newest of the others, or starts again.",
             ) from error
-        if keys := self._differing(whole.info.config or {}):
+        if keys := self._differing(info.config or {}):
             raise RefusedError(
                 f"{path} is of another configuration: it differs in {', '.join(keys)}",
                 code="other-run",
                 fix="Train into another folder with --out, or with the configuration of that file.",
             )
-        return whole.info
+        return info
 
     def _differing(self, config: Mapping[str, Any]) -> list[str]:
         return differing(config, self.config.to_dict(), self.convention)

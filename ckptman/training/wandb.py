@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from ckptman.fs import make_folders
 from ckptman.text import MachineError, UsageError
 
 PROBE_SECONDS = 5.0
@@ -120,7 +121,7 @@ class WandbLogger:
         try:
             import wandb
 
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder, folder)
             self._run = wandb.init(
                 project=project,
                 entity=entity,

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.formats import CheckpointInfo, containers, folder_bytes, read_whole
+from ckptman.formats import CheckpointInfo, containers, folder_bytes, whole
 from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError
@@ -433,9 +433,9 @@ def _read_bytes(
     """Read a file in one pass; of one that is no checkpoint, the SHA-256 alone."""
     file = with_name(file, convention)
     try:
-        whole = read_whole(root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count)
-        parts = {part.name: part.sha256 for part in whole.parts}
-        return replace(file, info=whole.info, sha256=whole.sha256, damage=whole.damage, parts=parts)
+        read = whole.read_whole(root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count)
+        parts = {part.name: part.sha256 for part in read.parts}
+        return replace(file, info=read.info, sha256=read.sha256, damage=read.damage, parts=parts)
     except RefusedError as error:
         if error.code == fs_files.CHANGED:
             return replace(file, damage=error)

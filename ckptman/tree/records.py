@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import FileState, write_atomically
+from ckptman.fs import FileState, files, write_atomically
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError, json_text
@@ -509,7 +509,7 @@ def _load_json(file: Path) -> Any:
     if file.stat().st_size > _MOST_BYTES:
         raise ValueError("it is too large to be a record")
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(files.read_bytes(file))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,27 +14,9 @@ import pytest
 
 import ckptman
 from ckptman.rules.convention_file import built_in
+from tests.helpers.packages import PACKAGES
 
 PACKAGE = Path(__file__).parents[2] / "ckptman"
-
-FORMATS = {"fs", "rules", "text"}
-TREE = {"formats", *FORMATS}
-PACKAGES: dict[str, set[str]] = {
-    "text": set(),
-    "fs": {"text"},
-    "rules": {"text"},
-    "formats": FORMATS,
-    "tree": TREE,
-    "raw": {"tree", *TREE},
-    "training": {"tree", *TREE},
-    "checks": {"tree", *TREE},
-    "documents": {"tree", *TREE},
-    "ingestion": {"raw", "tree", *TREE},
-    "queries": {"checks", "tree", *TREE},
-    "sweeps": {"training", "raw", "tree", *TREE},
-}
-"""Each package, and what it may import; from the bottom up, so that there is no cycle."""
-PACKAGES["cli"] = set(PACKAGES)
 
 OUTSIDE = {"torch": "training", "wandb": "training/wandb.py", "typer": "cli", "rich": "cli"}
 """What other libraries are imported for in one place only, local imports included."""
@@ -129,36 +112,53 @@ def test_the_import_rules_can_fail(module: str, source: str, wrong: list[str]) -
     assert broken(module, source) == wrong
 
 
-DISK = {"fsync", "flock", "hardlink_to", "unlink", "rename", "renames"}
+DISK = {
+    "fsync", "flock", "hardlink_to", "unlink", "rename", "renames", "rmdir", "mkdir", "symlink_to", "touch",
+    "open", "read_bytes", "read_text", "write_bytes", "write_text", "os.replace", "os.remove", "os.link",
+}  # fmt: skip
 """Calls that only `fs` makes: the test that lets each call to the system fail covers all of them there."""
 
-OPENING = {"cli.app", "sweeps.executors.worker"}
-"""Modules that open what is their own by os.open: the null device, and the log of their process."""
+OWN = {
+    "cli.app": {"open", "os.open"},
+    "cli.helping": {"formatter.write_text"},
+    "sweeps.executors.worker": {"os.open"},
+    "sweeps.executors.local": {"log.open"},
+    "rules.convention_file": {"file.read_bytes"},
+    "documents.explorer.page": {"folder.joinpath(name).read_text"},
+}
+"""Other calls: of the null device, the own formatter of the help, logs of own processes, a rules file, and the parts of
+the page that come with the package: none of them is an output of a run."""
 
 
 def touching(module: str, source: str) -> list[str]:
-    """The calls of a module outside of `fs` by which files come, go, or are opened though others wrote them."""
+    """The calls of a module outside of `fs` by which files come, go, or are opened."""
+    calls = (ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     return [
-        f"{module} calls {ast.unparse(node.func)}"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and module.split(".")[0] != "fs"
-        if node.func.attr in DISK
-        or ast.unparse(node.func) in ("os.replace", "os.remove", "os.link")
-        or (ast.unparse(node.func) == "os.open" and module not in OPENING)
+        f"{module} calls {call}"
+        for call in calls
+        if module.split(".")[0] != "fs" and {call, call.rpartition(".")[2]} & DISK
+        if call not in OWN.get(module, ()) and call != "files.read_bytes"
     ]
 
 
 def test_only_fs_makes_and_removes_files_and_opens_those_of_others() -> None:
-    assert [wrong for module, path in modules().items() for wrong in touching(module, path.read_text())] == []
+    sources = {module: path.read_text() for module, path in modules().items()}
+    assert [wrong for module, source in sources.items() for wrong in touching(module, source)] == []
+    for module, calls in OWN.items():  # no exception is left of what is gone
+        assert all(f"{call}(" in sources[module] for call in calls)
 
 
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
         ("raw.logs", "os.open(path, 0)", ["raw.logs calls os.open"]),
+        ("raw.logs", "open(path)", ["raw.logs calls open"]),
+        ("raw.logs", "path.read_text()", ["raw.logs calls path.read_text"]),
         ("raw.logs", "path.unlink()", ["raw.logs calls path.unlink"]),
         ("training.runs", "fcntl.flock(fd, 2)", ["training.runs calls fcntl.flock"]),
+        ("training.runs", "os.replace(one, other)", ["training.runs calls os.replace"]),
         ("raw.logs", "text.replace('a', 'b')", []),
+        ("raw.logs", "files.read_bytes(path)", []),
         ("cli.app", "os.open(os.devnull, 1)", []),
         ("fs.files", "os.open(path, 0)", []),
     ],
@@ -192,14 +192,53 @@ def long_tests(folder: Path) -> list[str]:
     return [f"{path.relative_to(folder)}: {lines} lines" for path, lines in found if lines > MOST_LINES]
 
 
-def test_tests_lie_in_folders_like_the_packages_and_are_short(tmp_path: Path) -> None:
+def out_of_place(tests: Path) -> list[str]:
+    """Test modules that lie in no folder of a package, or import one another."""
+    found = []
+    for path in sorted(tests.rglob("*.py")):
+        name = path.relative_to(tests).as_posix()
+        if path.name.startswith("test_") and path.parent.name not in {"architecture", *PACKAGES}:
+            found.append(f"{name} lies in no folder of a package")
+        for imported in imports(path.read_text()):
+            modules = [imported.module, *(f"{imported.module}.{each}" for each in imported.names)]
+            if any(part.startswith("test_") for module in modules for part in module.split(".")):
+                found.append(f"{name} imports {imported.module}")
+    return found
+
+
+def test_tests_lie_in_folders_like_the_packages_are_short_and_import_helpers_only(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
-    folders = {path.name for path in tests.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - {"architecture", "helpers"} <= set(PACKAGES)
-    assert not list(tests.glob("test_*.py"))
+    assert out_of_place(tests) == []
     assert long_tests(tests) == []
-    (tmp_path / "test_long.py").write_text("pass\n" * 601)
-    assert long_tests(tmp_path) == ["test_long.py: 601 lines"]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "test_logs.py").write_text("from tests.raw.test_scanning import made\n" + "pass\n" * 600)
+    (tmp_path / "raw" / "test_runs.py").write_text("from tests.raw import test_scanning\nfrom tests.helpers import raw")
+    (tmp_path / "test_odd.py").touch()
+    assert long_tests(tmp_path) == ["raw/test_logs.py: 601 lines"]
+    assert out_of_place(tmp_path) == [
+        "raw/test_logs.py imports tests.raw.test_scanning",
+        "raw/test_runs.py imports tests.raw",
+        "test_odd.py lies in no folder of a package",
+    ]
+
+
+VERBS = ("checks", "documents", "ingestion", "queries", "sweeps")
+
+
+def tangled(packages: dict[str, set[str]]) -> list[str]:
+    """Verbs that import another, but for queries, which asks checks."""
+    found = {verb: sorted(packages[verb] & {*VERBS}) for verb in VERBS}
+    return [f"{verb} imports {other}" for verb, others in found.items() for other in others if verb != "queries"] + [
+        f"queries imports {other}" for other in found["queries"] if other != "checks"
+    ]
+
+
+def test_verbs_do_not_import_each_other() -> None:
+    assert tangled(PACKAGES) == []
+    assert tangled({**PACKAGES, "checks": {"sweeps"}, "queries": {"checks", "ingestion"}}) == [
+        "checks imports sweeps",
+        "queries imports ingestion",
+    ]
 
 
 def test_packages_import_only_what_stands_above_them_in_the_table() -> None:
@@ -207,16 +246,34 @@ def test_packages_import_only_what_stands_above_them_in_the_table() -> None:
     assert all(set(order[: order.index(package)]) >= allowed for package, allowed in PACKAGES.items())
 
 
+def faceless(described: str | None, names: Sequence[str]) -> list[str]:
+    """What the face of a package lacks, or has too much of."""
+    text = described or ""
+    return [
+        *(f"it does not say: {word}" for word in ("Promises:", "May not be done here:") if word not in text),
+        *(["it has too many names"] if len(names) > MOST_NAMES else []),
+    ]
+
+
 def test_every_package_is_a_noun_with_a_face() -> None:
     found = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert found == set(PACKAGES)
-    assert not found & set(ckptman.__all__), "no package is called as a function of the API"
-    for package in PACKAGES:
-        assert len(face(package)) <= MOST_NAMES
-        described = importlib.import_module(f"ckptman.{package}").__doc__
-        assert described
-        assert len(described.splitlines()) > 1
+    faces = {package: importlib.import_module(f"ckptman.{package}") for package in PACKAGES}
+    assert {package: wrong for package, it in faces.items() if (wrong := faceless(it.__doc__, it.__all__))} == {}
     assert sum(path.name != "__pycache__" for path in PACKAGE.iterdir()) <= MOST_ENTRIES
+    assert called(ckptman.__all__) == set(), "no package is called as a function of the API"
+
+
+def called(names: Iterable[str]) -> set[str]:
+    return {*names} & {*PACKAGES}
+
+
+def test_the_rules_of_faces_and_nouns_can_fail() -> None:
+    assert faceless("Words. Promises: much.", ["name"] * 13) == [
+        "it does not say: May not be done here:",
+        "it has too many names",
+    ]
+    assert called(["validate", "checks"]) == {"checks"}
 
 
 def convention_words() -> set[str]:

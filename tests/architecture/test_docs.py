@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.test_architecture import PACKAGES
 from tests.helpers import reference
+from tests.helpers.packages import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -17,9 +17,9 @@ from rich.console import Console
 from ckptman.cli.app import run
 from ckptman.cli.tables import print_table
 from ckptman.ingestion.ingesting import ingest
+from tests.helpers.listed import BEST, FIXED, LARGE, NO_LN, RUNS, make_listed_tree
 from tests.helpers.raw import config
 from tests.helpers.trees import copy, edit_json, write_source
-from tests.queries.test_listing import BEST, FIXED, LARGE, NO_LN, RUNS, make_listed_tree
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ckptman.sweeps.grid_status import status
 from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.text.errors import UsageError
 from ckptman.training.planning import plan_training, training_configs
-from tests.cli.test_sweep import QUICKLY
-from tests.rules.test_convention_file import WORKED_EXAMPLE
+from tests.helpers.sweeps import QUICKLY
+from tests.helpers.worked_example import WORKED_EXAMPLE
 
 
 @pytest.fixture

@@ -30,13 +30,9 @@ from ckptman.sweeps.executors.slurm import SlurmOptions
 from ckptman.sweeps.sweeping import submit_sweep
 from ckptman.training.progress import Progress
 from ckptman.training.stopping import Stop
-from tests.helpers.sweeps import ONE, fake_slurm, plan
+from tests.helpers.sweeps import ONE, QUICKLY, fake_slurm, plan
 
 PART = ["--k", "4", "--task", "3", "--regime", "fixed", "--layernorm", "on"]
-QUICKLY = [
-    "--iters", "12", "--batch-size", "16", "--warmup-iters", "2", "--checkpoint-every", "5", "--eval-every", "0",
-    "--set", "n_embd=16", "--set", "test_max_k=18", "--wandb", "disabled", "--device", "cpu", "--threads", "1",
-]  # fmt: skip
 ENDLESS = ["--iters", "100000", *QUICKLY[2:]]
 COMMAND = [sys.executable, "-c", "import sys, ckptman.cli.sweep\nfrom ckptman.cli.app import run\nsys.exit(run(sys.argv[1:]))"]  # noqa: E501  # fmt: skip
 

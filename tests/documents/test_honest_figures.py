@@ -12,9 +12,9 @@ from ckptman.documents.tree_readme import block_contents
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.tree.statistics import count_tree
-from tests.documents.test_task_mapping import best, document
 from tests.helpers.raw import START, config, gen_metrics, write_run
 from tests.helpers.recorded import add_run
+from tests.helpers.task_mappings import best, document
 
 VALUES = {"first": (1337, 0.9), "second": (2337, 0.8), "third": (3337, 0.95), "again": (1337, 0.7)}
 """W&B runs of one configuration that share a folder: the later ones overwrite what the earlier ones saved."""

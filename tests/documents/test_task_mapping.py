@@ -23,34 +23,11 @@ from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.grids import cells
 from ckptman.rules.terms import Convention
 from ckptman.tree.metrics import from_metrics
-from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import config, gen_metrics, write_checkpoint
 from tests.helpers.recorded import add_overwritten, add_run
+from tests.helpers.task_mappings import best, document, rows, section
 
 NUMBERINGS = ["full", "merged"]
-
-
-def document(root: Path, convention: Convention | None = None) -> str:
-    rules = convention or built_in()
-    return task_mapping_text(rules, count_tree(root, rules))
-
-
-def rows(text: str, *beginnings: str) -> list[list[str]]:
-    """The cells of table rows with these cells at their beginning, of the whole document."""
-    found = []
-    for line in text.splitlines():
-        if line.startswith("| "):
-            row = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            if all(cell.strip("`") == wanted for cell, wanted in zip(row, beginnings, strict=False)):
-                found.append(row)
-    return found
-
-
-def section(text: str, title: str) -> str:
-    """The part of a document below a heading."""
-    _, _, after = text.partition(f"\n## {title}\n")
-    assert after, title
-    return after.partition("\n## ")[0]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -287,15 +264,6 @@ def test_a_tree_numbered_otherwise_is_told_so(tmp_path: Path) -> None:
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------
-
-
-def best(text: str) -> list[list[str]]:
-    """The rows of the tables of the best configurations, without their heads."""
-    return [
-        row
-        for row in rows(section(text, "Best configurations"))
-        if row[0] in ("", "⭐", "⚠") and "Trained K" not in row
-    ]
 
 
 def test_means_and_deviations_are_over_runs(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from ckptman.rules.convention_file import built_in
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import RefusedError
 from ckptman.training.model import GPT, GPTConfig
-from tests.formats.test_pickle_reader import mutated
 from tests.helpers import hostile
 from tests.helpers.hostile import dict_, get, number, put, tensor, text
+from tests.helpers.mutations import mutated
 
 RULES = built_in().checkpoint
 SETTINGS = TrainConfig(n_embd=8, n_layers=2, use_mlp=True)

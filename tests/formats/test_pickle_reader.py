@@ -6,7 +6,6 @@ import dataclasses
 import io
 import pathlib
 import pickle
-import pickletools
 import random
 import resource
 import sys
@@ -26,6 +25,7 @@ from ckptman.formats.pickled import DType, OrderedMapping, Pickled, Record, Stor
 from ckptman.formats.refusals import REFUSALS
 from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
+from tests.helpers.mutations import mutated
 
 CLASSES = ("__main__.TrainConfig",)
 MAX_SIZE = 1 << 20
@@ -427,34 +427,6 @@ def samples() -> list[bytes]:
         pickle_of(large),
         hostile.weights_pickle(config=hostile.record(n_layers=hostile.number(2), mode=hostile.text("mix"))),
     ]
-
-
-def mutated(data: bytes, draw: random.Random) -> bytes:
-    """One to four byte flips, replacements, insertions, deletions, moves or cuts."""
-    out = bytearray(data)
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        at, length = draw.randrange(len(out) or 1), draw.choice((1, 1, 2, 4, 20))
-        kind = draw.randrange(7)
-        if kind == 0 and out:
-            out[at] ^= 1 << draw.randrange(8)
-        elif kind == 1 and out:
-            out[at] = draw.choice(OPCODES)
-        elif kind == 2:
-            out[at:at] = bytes(draw.choice(OPCODES) for _ in range(length))
-        elif kind == 3:
-            del out[at : at + length]
-        elif kind == 4:
-            start = draw.randrange(len(data))
-            out[at : at + length] = data[start : start + draw.choice((1, 5, 30, 300))]
-        elif kind == 5:
-            start = draw.randrange(len(data))
-            out[at:at] = data[start : start + draw.choice((1, 5, 30, 300))]
-        elif draw.random() < 0.1:
-            del out[at:]
-    return bytes(out)
-
-
-OPCODES = bytes({ord(info.code) for info in pickletools.opcodes}) + bytes([0, 1, 2, 127, 128, 255])
 
 
 class WithAttributes(OrderedMapping):

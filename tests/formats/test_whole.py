@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from ckptman.checks.validation import validate
 from ckptman.formats.archive import open_archive, verify_crcs
 from ckptman.formats.checkpoint import read_checkpoint
-from ckptman.formats.whole import read_whole
+from ckptman.formats.whole import read_header, read_whole
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
@@ -112,3 +114,41 @@ def test_ingest_and_validate_read_each_byte_once(tmp_path: Path, count: Callable
     assert size <= count() < 1.1 * size
     validate(root)
     assert count() < 0.1 * size
+
+
+def test_headers_tell_copies_from_other_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.pt")
+    copy = Path(shutil.copy(path, tmp_path / "y.pt"))
+    other = write_checkpoint(tmp_path / "other" / "x.pt", config(n_embd=192), salt=1)
+    contents = [read_header(file, RULES).content for file in (path, copy, other)]
+    assert contents[0] == contents[1] != contents[2]
+    assert read_header(path, RULES).info == read_checkpoint(path, RULES)
+
+
+def test_without_checksums_a_file_is_like_itself_alone(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = write_checkpoint(tmp_path / "x.pt", config())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    contents = [read_header(file, RULES).content for file in (path, path, Path(shutil.copy(path, tmp_path / "y.pt")))]
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize("change", ["grown", "cut", "left alone"])
+def test_a_file_that_changes_meanwhile_is_refused(change: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.pt")
+    size = path.stat().st_size
+
+    def meddle(_: int) -> None:
+        if change == "grown":
+            path.write_bytes(path.read_bytes() + b"more")
+        elif change == "cut":
+            path.write_bytes(path.read_bytes()[: size // 2])
+
+    if change == "left alone":
+        assert read_whole(path, RULES, on_bytes=meddle).damage is None
+        return
+    with pytest.raises(RefusedError) as caught:
+        read_whole(path, RULES, on_bytes=meddle)
+    assert caught.value.code == "changed-while-read"

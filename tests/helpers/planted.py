@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ckptman.documents.reporting import report
+from ckptman.fs import files
 from ckptman.rules.convention_file import load_convention
 from tests.helpers import contents
 from tests.helpers.raw import write_checkpoint
@@ -216,14 +217,14 @@ def a_folder_nobody_may_look_into(root: Path, patch: MonkeyPatch) -> None:
 
 @fault("unreadable", f"{RUN}/run.json", says="Permission denied")
 def a_record_nobody_may_read(root: Path, patch: MonkeyPatch) -> None:
-    file, original, access = root / RUN / "run.json", Path.read_bytes, os.access
+    file, original, access = root / RUN / "run.json", files.read_bytes, os.access
 
     def deny(path: Path) -> bytes:
         if path == file:
             raise PermissionError(13, "Permission denied")
         return original(path)
 
-    patch.setattr(Path, "read_bytes", deny)
+    patch.setattr(files, "read_bytes", deny)
     patch.setattr(os, "access", lambda path, mode: path != file and access(path, mode))
 
 

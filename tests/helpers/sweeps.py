@@ -25,6 +25,11 @@ RECIPE: dict[str, Any] = {
 """Over in a moment."""
 LONG = {**RECIPE, "max_iters": 100_000, "ckpt_interval": 20}
 """Never over by itself."""
+QUICKLY = [
+    "--iters", "12", "--batch-size", "16", "--warmup-iters", "2", "--checkpoint-every", "5", "--eval-every", "0",
+    "--set", "n_embd=16", "--set", "test_max_k=18", "--wandb", "disabled", "--device", "cpu", "--threads", "1",
+]  # fmt: skip
+"""The options of such a recipe."""
 ONE = Selection(k=(4,), tasks=(3,), regimes=("fixed",), layernorm=(True,), seeds=(1337,))
 THREE = dataclasses.replace(ONE, seeds=(1337, 2337, 3337))
 HOW = How(device="cpu", threads=1, wandb="disabled")

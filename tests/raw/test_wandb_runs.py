@@ -19,11 +19,12 @@ from ckptman.raw.wandb_runs import (
     WandbRun,
     flat_summary,
     folder_run_id,
-    generalization,
     merge_requeued,
     read_run_folder,
 )
+from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
+from ckptman.tree.metrics import from_metrics
 from tests.helpers import hostile_wandb as hw
 
 STARTED, ENDED = 1_773_169_407.769758, 1_773_169_702.5
@@ -339,7 +340,7 @@ def test_mutated_files_never_fail_and_never_take_long(tmp_path: Path) -> None:
         whole += not run.problems
         assert run.run_id
         json.dumps([run.config, run.summary, run.problems, run.group, run.spans], ensure_ascii=False).encode()
-        generalization(run.summary, "gen/K{k}/exact_match_acc", [17])
+        from_metrics(run.summary, built_in())
         assert merge_requeued([run]) == [run] or any(v != v for v in run.summary.values())
     assert 0 < whole < 900
     assert slowest < 0.1
@@ -432,24 +433,6 @@ def test_runs_with_other_ids_stay_apart(tmp_path: Path) -> None:
 
 
 # --- Metrics --------------------------------------------------------------------------------------------------------
-
-PATTERN = "gen/K{k}/exact_match_acc"
-
-
-def test_generalization_is_the_mean_over_the_tested_lengths() -> None:
-    summary = {f"gen/K{k}/exact_match_acc": k / 100 for k in range(16, 40)}
-    assert generalization(summary, PATTERN, range(17, 33)) == pytest.approx(sum(range(17, 33)) / 1600)
-    assert generalization({"a": 1, "b": True}, "a", [1]) == 1.0
-    assert generalization(summary, PATTERN, []) is None
-
-
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "NaN", "0.5", True, [0.5], 10**400])
-def test_generalization_is_unknown_where_a_length_is(value: object) -> None:
-    summary: dict[str, Any] = {f"gen/K{k}/exact_match_acc": 0.5 for k in range(17, 33)}
-    assert generalization(summary, PATTERN, range(17, 33)) == 0.5
-    assert generalization({**summary, "gen/K20/exact_match_acc": value}, PATTERN, range(17, 33)) is None
-    del summary["gen/K32/exact_match_acc"]
-    assert generalization(summary, PATTERN, range(17, 33)) is None
 
 
 def test_a_summary_under_flat_keys() -> None:

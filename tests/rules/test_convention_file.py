@@ -17,6 +17,7 @@ from ckptman.rules.placement import place_of
 from ckptman.text.errors import ConfigurationError
 from tests.helpers.raw import config
 from tests.helpers.trees import make_tree
+from tests.helpers.worked_example import WORKED_EXAMPLE
 
 
 def extended(tmp_path: Path, text: str) -> Path:
@@ -39,24 +40,6 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 def test_numbering_can_be_chosen(tmp_path: Path) -> None:
     assert load_convention(extended(tmp_path, "numbering: merged\n")).numbering == "merged"
     assert load_convention(extended(tmp_path, "numbering: merged\n"), numbering="full").numbering == "full"
-
-
-WORKED_EXAMPLE = """\
-name:
-  fields:
-    wd: {config: weight_decay, type: float, optional: true, after: nodup, title: Weight decay}
-  examples:
-    - Final_N128_d128_H1_L1_npos1_mlp0_ln1_lenmix_trainK2to8_testK17to32_nodup1_wd0.1_iters40000.pt
-groups:
-  "decay_k{K}": {layernorm: true, regime: dynamic, grid: decay, example: decay_k8}
-grids:
-  decay:
-    k: [8, 16]
-    seeds: [1, 2]
-    axes: {n_layers: [1, 2], weight_decay: [0.0, 0.1]}
-    regimes: {dynamic: {axes: [n_layers, weight_decay], set: {train_min_k: 2}}}
-    numberings: {full: {}, merged: {}}
-"""
 
 
 def test_a_lab_adds_a_field_a_group_and_a_grid_without_python(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.ingestion.ingesting import ingest
+from ckptman.rules import comparing
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.terms import Convention
 from ckptman.text.errors import UsageError
@@ -291,3 +292,33 @@ def test_a_tree_sorted_by_hand_is_told_by_its_headers(tmp_path: Path) -> None:
 def test_a_file_anywhere_gets_its_group_from_its_configuration(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "x.pt", config(wandb_group=None))
     assert [run.group for run in count(tmp_path).runs] == ["len_gen_k8"]
+
+
+def steps_for(configurations: int, root: Path, monkeypatch: pytest.MonkeyPatch, *, recorded: bool) -> int:
+    """How often values are compared in counting a task folder of so many configurations."""
+    steps = 0
+    real = comparing.canonical
+
+    def counted(value: object) -> object:
+        nonlocal steps
+        steps += 1
+        return real(value)
+
+    for number in range(configurations):
+        values = config(n_embd=8, weight_decay=number / 1000)
+        if recorded:
+            add_run(root, values, run_id=str(number), notes=(str(number),))
+        else:
+            write_checkpoint(root / f"{number}.pt", values)
+    with monkeypatch.context() as patched:
+        patched.setattr(comparing, "canonical", counted)
+        assert len(count(root).configurations) == configurations
+    return steps
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_counting_many_configurations_of_one_folder_is_not_quadratic(
+    recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (steps_for(n, tmp_path / str(n), monkeypatch, recorded=recorded) for n in (20, 80))
+    assert few < many < 5 * few  # by comparing each with each, it is 16 times as much

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ckptman.fs import write_atomically
+from ckptman.fs import files, write_atomically
 from ckptman.rules import TrainConfig
 from ckptman.rules import convention_file as convention_files
 from ckptman.text import CkptmanError, json_text
@@ -101,7 +101,7 @@ def train_job(
 def read_outcome(file: Path) -> JobOutcome | None:
     """The outcome that a job wrote; None where there is none that can be read."""
     try:
-        return json_text.record_of(JobOutcome, json.loads(file.read_bytes()))
+        return json_text.record_of(JobOutcome, json.loads(files.read_bytes(file)))
     except (OSError, ValueError, RecursionError):
         return None
 

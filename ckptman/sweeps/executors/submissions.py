@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ckptman.fs import make_folders, write_atomically
+from ckptman.fs import files, make_folders, write_atomically
 from ckptman.sweeps.executors.job import JobOutcome, read_outcome
 from ckptman.text import json_text
 from ckptman.tree import records
@@ -144,7 +144,7 @@ def slurm_queue() -> Mapping[str, str] | None:
 def _read(record: Path) -> tuple[float, tuple[SubmittedRun, ...]]:
     """When a sweep started, and its runs."""
     try:
-        document = json_text.record_of(SweepRecord, json.loads(record.read_bytes()))
+        document = json_text.record_of(SweepRecord, json.loads(files.read_bytes(record)))
         return document.started, document.runs
     except (OSError, ValueError, RecursionError):
         return 0.0, ()
