@@ -143,6 +143,10 @@ def report(
     """
     root = Path(root).absolute()
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    if html:
+        html = Path(html).absolute()
+        if not html.parent.is_dir():
+            raise UsageError(f"there is no folder {html.parent}", code="no-folder", fix="Make the folder first.")
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
         statistics = tree_statistics.count_tree(root, rules)
         _require_tree(statistics)
@@ -262,9 +266,7 @@ def _explorer(
     home = root / explorer.EXPLORER
     if html is None and not home.is_file():
         return ()
-    file = Path(html).absolute() if html else home
-    if file != home and not file.parent.is_dir():
-        raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
+    file = Path(html) if html else home
     if file == home and not check:
         try:
             make_folders(file.parent, root)

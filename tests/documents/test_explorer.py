@@ -99,6 +99,7 @@ def test_a_page_anywhere_else_leads_back_to_its_tree(root: Path, tmp_path: Path)
     with pytest.raises(UsageError) as caught:
         report(root, html=file)
     assert caught.value.code == "no-folder"
+    assert not (root / "README.md").exists()
     file.parent.mkdir()
     assert report(root, html=file).documents[-1].name == str(file)
     assert data_of(file.read_text())["up"] == "../tree"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 
@@ -20,15 +20,15 @@ METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen",
            for what in ("exact_match_acc", "token_acc", "loss")]  # fmt: skip
 
 
-def many_runs(number: int) -> TreeStatistics:
+def many_runs(number: int, metrics: Sequence[str] = METRICS) -> TreeStatistics:
     """A tree of so many runs: every task of the grid, of more seeds and for more K the more runs there are."""
-    runs = tuple(islice(_runs(max(3, number // 1400)), number))
+    runs = tuple(islice(_runs(max(3, number // 1400), metrics), number))
     scan = TreeScan(root=Path("/tree"), runs=(), overwritten={}, entries=())
     files = tuple(file for run in runs for file in run.files)
     return TreeStatistics(Inventory(scan=scan, files=files, runs=runs), built_in())
 
 
-def _runs(seeds: int) -> Iterator[Run]:
+def _runs(seeds: int, metrics: Sequence[str]) -> Iterator[Run]:
     convention = built_in()
     chance = random.Random(1)
     made = 0
@@ -41,22 +41,24 @@ def _runs(seeds: int) -> Iterator[Run]:
             group = f"len_gen{'_single' if low == k else ''}{'' if norm else '_no_ln'}_k{k}"
             some = config(k, n_layers=layers, use_mlp=mlp, use_layernorm=norm, length_mode=mode, train_min_k=low,
                           wandb_group=group)  # fmt: skip
+            common = some.to_dict()
+            place = place_of(common, convention, source_group=group, source_task=0)
+            steps = [(prefix, prefix.expected_step(common) or 0) for prefix in convention.prefixes]
+            files_of = [(prefix, step, naming.naming_of(convention).name_for(common, prefix, step))
+                        for prefix, step in steps]  # fmt: skip
             for seed in range(1337, 1337 + 1000 * seeds, 1000):
                 made += 1
-                values = {**some.to_dict(), "seed": seed}
-                place = place_of(values, convention, source_group=group, source_task=0)
-                folder = PurePosixPath(place.run_folder(convention))
+                values = {**common, "seed": seed}
+                folder = PurePosixPath(place.folder, convention.folders.run(seed))
                 entries = []
-                for prefix in convention.prefixes:
-                    step = prefix.expected_step(values) or 0
-                    name = naming.naming_of(convention).name_for(values, prefix, step)
+                for prefix, step, name in files_of:
                     digest = hashlib.sha256(f"{made}{name}".encode()).hexdigest()
                     entries.append(CheckpointEntry(name, prefix.name, step, chance.randrange(60_000, 120_000), digest,
                                                    SourceFile(path=name, size=1, mtime_ns=0, inode=0)))  # fmt: skip
                 record = RunRecord(
                     run_id=f"{chance.randrange(36**8):08x}", group=group, family=Family(place.layernorm, place.regime),
                     task=place.task, seed=seed, config=values, config_source="checkpoint",
-                    metrics={key: round(chance.random(), 2 if "exact" in key else 4) for key in METRICS},
+                    metrics={key: round(chance.random(), 2 if "exact" in key else 4) for key in metrics},
                     source=RunSource(root="/scratch/grid_outputs", group=group, task=place.task),
                     attribution=AttributionNote("only-match", "only run with this config and seed"),
                     checkpoints=tuple(entries),

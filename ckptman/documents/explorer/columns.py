@@ -38,12 +38,11 @@ def table(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 def brief(value: object) -> float | int | str | None:
     """A measured value as it is shown; None for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value if value in ("NaN", "Infinity", "-Infinity") and isinstance(value, str) else None
+    if type(value) is not float:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return value if is_number or value in ("NaN", "Infinity", "-Infinity") else None  # type: ignore[return-value]
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, int):
-        return value
     short = round(value, _PLACES) if abs(value) >= 0.01 else float(f"{value:.{_PLACES - 1}g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 

@@ -436,7 +436,7 @@
   // --- the map -------------------------------------------------------------------------------------------------------
 
   const COMPLETENESS = "completeness";
-  const MARKS = { complete: "✓", "final only": "◐", "on the way": "◔", "no file": "○", overwritten: "✕", missing: "·", unreadable: "!" };
+  const MARKS = { complete: "●", "final only": "◑", "on the way": "◐", "no file": "○", overwritten: "⊘", missing: "·", unreadable: "!" };
   const stateClass = (state) => "is-" + state.replaceAll(" ", "-");
   const mark = (state) => h("span", { class: `mark ${stateClass(state)}`, "aria-hidden": "true" }, MARKS[state] ?? "?");
   const badge = (state) => h("span", { class: `badge ${stateClass(state)}` }, mark(state), state);
