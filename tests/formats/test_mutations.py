@@ -1,0 +1,173 @@
+"""Pickles changed instruction by instruction: each is read, or refused with a reason, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import random
+import struct
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptman.formats.checkpoint import read_checkpoint
+from ckptman.formats.pickle_reader import read_pickle
+from ckptman.formats.plain_values import Plain
+from ckptman.formats.refusals import REFUSALS
+from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import RefusedError
+from tests.helpers import contents, hostile, payloads
+
+RULES = built_in().checkpoint
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of what is experimental in it
+MOST_SECONDS = 0.25
+"""For a pickle of some kilobytes, on a machine with other work."""
+SKIPPED = ("FRAME", "STOP")
+
+
+def instructions(data: bytes) -> list[bytes]:
+    """A pickle's instructions: first its protocol; those of the memo as MEMOIZE; without frames and the last one."""
+    found = list(pickletools.genops(data))
+    ends = [at for _, _, at in found[1:]] + [len(data)]
+    pieces = []
+    for (info, _, at), end in zip(found, ends, strict=True):
+        if info.name in ("BINPUT", "LONG_BINPUT"):
+            pieces.append(b"\x94")
+        elif info.name not in SKIPPED and at is not None and end is not None:
+            pieces.append(data[at:end])
+    return pieces
+
+
+def put_together(pieces: list[bytes]) -> bytes:
+    return b"".join(pieces) + hostile.STOP
+
+
+@cache
+def originals() -> tuple[list[list[bytes]], list[bytes]]:
+    """Checkpoints with every content in each of several places, and all their instructions."""
+    programs = []
+    with contents.modules(*contents.CLASSES):
+        for index, (name, make) in enumerate(contents.CONTENTS.items()):
+            key = ("train_config", "optimizer", "iters_done", "model", "note")[index % 5]
+            value = make()
+            whole: dict[str, Any] = {
+                **hostile.good_dict(),
+                key: {"w": torch.ones(2), "x": value} if key == "model" else value,
+            }
+            try:
+                content = hostile.saved(whole, pickle_protocol=(2, 4)[index % 2])
+            except (TypeError, AttributeError):  # pragma: no cover
+                raise AssertionError(name) from None
+            with zipfile.ZipFile(BytesIO(content)) as archive:
+                programs.append(instructions(archive.read("archive/data.pkl")))
+    pool = list(dict.fromkeys(piece for program in programs for piece in program[1:]))
+    pool += [piece for data in hostile_pickles() for piece in instructions(data)[1:]]
+    return programs, pool
+
+
+def hostile_pickles() -> Iterator[bytes]:
+    for function in list(payloads.CALLS)[::10]:
+        yield from payloads.in_every_way(function, payloads.CALLS[function]).values()
+
+
+def changed(piece: bytes, draw: random.Random) -> bytes:
+    """An instruction with another argument."""
+    if piece[:1] in b"KMJ" and piece:
+        return hostile.number(draw.choice((0, 1, -1, 3, 255, 256, 65_536, -(2**31), 2**31 - 1, 2**63, 2**64, 10**30)))
+    if piece[:1] == b"X" and piece:
+        return hostile.text(
+            draw.choice(("", "a", "f8", "O8", "V8", "0", "cpu", "storage", "latin1", "größe", "a" * 300))
+        )
+    if piece[:1] == b"G" and piece:
+        return b"G" + struct.pack(">d", draw.choice((0.0, -1.5, float("nan"), float("inf"), 1e300)))
+    if piece[:1] in (b"h", b"j"):
+        return hostile.get(draw.randrange(300))
+    return bytes([piece[0], *(byte ^ draw.choice((0, 0, 1, 128)) for byte in piece[1:])])
+
+
+def mutated(program: list[bytes], pool: list[bytes], draw: random.Random) -> bytes:
+    """A pickle with one to three of its instructions changed, moved, lost or doubled, or others put in."""
+    out = list(program)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        at = draw.randrange(1, len(out))
+        kind = draw.randrange(8)
+        if kind <= 1:
+            out[at] = changed(out[at], draw)
+        elif kind == 2:
+            out[at] = draw.choice(pool)
+        elif kind == 3:
+            out.insert(at, draw.choice(pool))
+        elif kind == 4:
+            del out[at]
+        elif kind == 5:
+            out.insert(at, out[at])
+        elif kind == 6:
+            other = draw.randrange(1, len(out))
+            out[at], out[other] = out[other], out[at]
+        else:
+            other, length = draw.randrange(len(out)), draw.choice((2, 5, 20))
+            out[at : at + draw.choice((0, length))] = program[other : other + length]
+    return put_together(out)
+
+
+def check(path: Path, count: int, seed: int) -> Counter[str | None]:
+    """Read mutated checkpoints, and count by which code they are refused."""
+    draw = random.Random(seed)
+    programs, pool = originals()
+    codes: Counter[str | None] = Counter()
+    messages = set()
+    storages = {str(number): bytes(256) for number in range(12)}
+    for index in range(count):
+        data = mutated(programs[index % len(programs)], pool, draw)
+        path.write_bytes(hostile.archive(data, storages))
+        start = time.thread_time()
+        try:
+            info = read_checkpoint(path, RULES)
+            json.dumps([info.config, info.model_config, info.other_keys, info.unused_configs], allow_nan=False)
+            if index % 4 == 0:
+                json.dumps(Plain("value").value(read_pickle(data).value), allow_nan=False)
+            codes[None] += 1
+        except RefusedError as error:
+            codes[error.code] += 1
+            messages.add(error.message.removeprefix(str(path)))
+        assert time.thread_time() - start < MOST_SECONDS, (seed, index)
+    assert codes.keys() <= {None, *REFUSALS}
+    assert [message for message in messages if not message.isprintable()] == []
+    return codes
+
+
+REACHED = {None, "unsafe-pickle", "broken-pickle", "bad-tensor", "bad-field", "foreign", "cut-pickle"}
+
+
+def test_what_is_mutated_is_read_unchanged(tmp_path: Path) -> None:
+    """The control: a file that is only taken apart and put together again is what it was."""
+    programs, _ = originals()
+    codes: Counter[str | None] = Counter()
+    storages = {str(number): bytes(6000) for number in range(30)}
+    for program in programs:
+        (tmp_path / "file.pt").write_bytes(hostile.archive(put_together(program), storages))
+        try:
+            read_checkpoint(tmp_path / "file.pt", RULES)
+            codes[None] += 1
+        except RefusedError as error:
+            codes[error.code] += 1
+    assert codes.keys() == {None, "bad-field"}  # not every value is a number of iterations
+    assert codes["bad-field"] < len(programs) // 3
+
+
+def test_mutations(tmp_path: Path) -> None:
+    assert check(tmp_path / "file.pt", 3_000, 1).keys() >= REACHED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_100_000_mutations(tmp_path: Path, seed: int) -> None:
+    assert check(tmp_path / "file.pt", 10_000, seed).keys() >= REACHED
