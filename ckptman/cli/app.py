@@ -160,6 +160,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit status. Every error ends here."""
     _prepare_streams()
+    # Threads of torch that wait spin by default, and so take the cores from another training in the next terminal.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if arguments[:1] == ["help"]:
             arguments = [*arguments[1:], "--help"]

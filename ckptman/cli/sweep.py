@@ -56,7 +56,7 @@ from ckptman.rules import recipe as recipe_rules
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
 from ckptman.sweeps.executors import local
 from ckptman.sweeps.executors import slurm as slurm_executor
-from ckptman.text import wording
+from ckptman.text import UsageError, wording
 from ckptman.training import stopping
 from ckptman.training import wandb as wandb_logging
 
@@ -64,6 +64,9 @@ _MOST_LINES = 12
 """Runs that the plan shows; --verbose shows all."""
 
 _SLURM = "On SLURM"
+
+_UNASKED = 20
+"""Runs that a sweep trains without asking."""
 
 
 class Executor(StrEnum):
@@ -173,6 +176,7 @@ def _sweep(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and train nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=f"Do not ask, also for more than {_UNASKED} runs.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every run.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -222,8 +226,11 @@ def _sweep(
         refused = [run for run in plan.runs if run.todo is sweeping.Todo.REFUSED]
         raise typer.Exit(1 if refused else 0)
     talk = console(stderr=True)
+    if executor is Executor.LOCAL:
+        plan = sweeping.time_kinds(plan, processes=jobs, how=how)
     show_plan(plan, talk, parallel=parallel, verbose=verbose)
     if plan.wanted:
+        _ask(plan, yes=yes)
         mode, note = wandb_logging.settle(mode)
         how = replace(how, wandb=str(mode))
         if note:
@@ -242,6 +249,41 @@ def _sweep(
     raise typer.Exit(1 if result.wrong else INTERRUPTED if result.interrupted else 0)
 
 
+def _ask(plan: SweepPlan, *, yes: bool) -> None:
+    """Ask whether to begin where it is much, or maybe not what was meant.
+
+    How long it takes is known by now, or, on SLURM, bounded by the time limit.
+
+    Raises:
+        UsageError: (`needs-yes`) where it has to be asked, and nobody is there to answer.
+        Abort: where the answer is no.
+    """
+    runs, off = len(plan.wanted), _off_grid(plan)
+    if yes or not (runs > _UNASKED or off):
+        return
+    for text in off:
+        warn(text)
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm(f"Train {count_text(runs, 'run')}?", abort=True, err=True)
+    elif runs > _UNASKED:
+        raise UsageError(
+            f"nothing is trained: these are {runs:,} runs, more than {_UNASKED}",
+            code="needs-yes",
+            fix="Look at the plan with --dry-run; then add --yes, or choose fewer with --k, --task or --seed.",
+        )
+
+
+def _off_grid(plan: SweepPlan) -> list[str]:
+    """The values that were asked for and that the grid does not have, as sentences."""
+    found: dict[str, None] = {}
+    for run in plan.wanted:
+        grid = run.raw.convention.grids[run.grid.pattern.grid]
+        for name, value, known in (("K", run.grid.k, grid.k), ("seed", run.grid.seed, grid.seeds)):
+            if value not in known:
+                found[f"{name} {value} is not on the grid, which has {', '.join(map(str, known))}"] = None
+    return list(found)
+
+
 def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = False) -> None:
     """Print what a sweep will do, and about how long it takes."""
     counts = ", ".join(f"{count:,} {_WORDS[todo]}" for todo, count in plan.counts.items() if count)
@@ -250,7 +292,9 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
         prose(out, _recipe_text(plan.wanted[0].raw.config))
         prose(out, _estimate_text(plan, parallel))
         out.print(plain(f"outputs go to {plan.out}"))
-    rows = [(run.raw.label, _todo_text(run)) for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
+    told = [run for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
+    told.sort(key=lambda run: run.todo is not sweeping.Todo.REFUSED)  # what is wrong first, else in the grid's order
+    rows = [(run.raw.label, _todo_text(run)) for run in told]
     shown = rows if verbose else rows[:_MOST_LINES]
     if shown:
         print_table(out, [("Run", "Plan"), *shown], indent="  ", give=("Plan",))
@@ -464,7 +508,13 @@ def _estimate_text(plan: SweepPlan, parallel: int) -> str:
     one, wall = plan.run_seconds, plan.wall_seconds(parallel)
     if one is None or wall is None:
         return "estimated time: unknown, since no run like these has been trained here yet"
-    basis = f"by the speed of {count_text(plan.measured_runs, 'run')} that {'was' if plan.measured_runs == 1 else 'were'} trained here"  # noqa: E501
+    bases = []
+    if plan.measured_runs:
+        verb = "was" if plan.measured_runs == 1 else "were"
+        bases.append(f"the speed of {count_text(plan.measured_runs, 'run')} that {verb} trained here")
+    if plan.timed_kinds:
+        bases.append(f"a few iterations of {count_text(plan.timed_kinds, 'kind')} of model, timed now")
+    basis = f"by {' and '.join(bases)}"
     return (
         f"estimated time: {duration_text(wall)} with {parallel} at a time, {duration_text(one)} one after the other "
         f"({basis})"

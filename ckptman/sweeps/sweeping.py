@@ -100,6 +100,8 @@ class SweepPlan:
     runs: tuple[SweepRun, ...]
     measured_runs: int = 0
     """How many earlier runs the estimate is from."""
+    timed_kinds: int = 0
+    """For how many kinds of model a few iterations were timed, since no run of theirs was measured."""
 
     @property
     def wanted(self) -> tuple[SweepRun, ...]:
@@ -134,6 +136,7 @@ class SweepPlan:
             "counts": self.counts,
             "estimated_run_seconds": None if seconds is None else round(seconds, 1),
             "measured_runs": self.measured_runs,
+            "timed_kinds": self.timed_kinds,
             "runs": [run.to_json() for run in self.runs],
         }
 
@@ -296,9 +299,7 @@ def _planned(
         known, raw.config.to_dict(), convention
     ):  # else it is of another recipe
         return replace(made, todo=Todo.COMPLETE, where=standing.path)
-    speed = speeds.of_config(raw.config)
-    left = raw.config.max_iters - planned.iters_done
-    return replace(made, seconds=None if speed is None else left / speed)
+    return replace(made, seconds=_seconds(made, speeds))
 
 
 def _config(run: selecting.GridRun, recipe: Mapping[str, Any], convention: Convention) -> TrainConfig:
@@ -310,6 +311,40 @@ def _config(run: selecting.GridRun, recipe: Mapping[str, Any], convention: Conve
         )
     values = {**run.values, **recipe, convention.group_key: run.group}
     return TrainConfig.from_dict(values, strict=True)
+
+
+def time_kinds(plan: SweepPlan, *, processes: int | None = None, how: How | None = None) -> SweepPlan:
+    """Estimate the runs of whose kind none was measured here, by a few iterations of one of each: about a second each.
+
+    Args:
+        plan: From `plan_sweep`.
+        processes: As for `sweep`.
+        how: As for `sweep`.
+    """
+    asked = how or How()
+    unknown = [run for run in plan.wanted if run.seconds is None]
+    if not unknown:
+        return plan
+    from ckptman.training import timing
+
+    threads = share(len(plan.wanted), processes, asked)[1]
+    rates: dict[tuple[int, bool], float] = {}
+    for run in unknown:
+        config = run.raw.config
+        if (config.n_layers, config.use_mlp) not in rates:
+            rates[config.n_layers, config.use_mlp] = timing.positions_per_second(
+                config, device=asked.device, threads=threads, compiled=asked.compiled
+            )
+    speeds = Speeds(rates)
+    runs = tuple(
+        replace(run, seconds=_seconds(run, speeds)) if run.wanted and run.seconds is None else run for run in plan.runs
+    )
+    return replace(plan, runs=runs, timed_kinds=len(rates))
+
+
+def _seconds(run: SweepRun, speeds: Speeds) -> float | None:
+    speed = speeds.of_config(run.raw.config)
+    return None if speed is None else (run.raw.config.max_iters - run.iters_done) / speed
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ __all__ = [
     "run_folder",
     "runs",
     "stopping",
+    "timing",
     "wandb",
     "witnessing",
 ]

@@ -64,6 +64,10 @@ class Computing:
         """The type of the matrix products: bfloat16 on CUDA, otherwise that of the weights."""
         return torch.bfloat16 if self.device.type == "cuda" else None
 
+    def autocast(self) -> Any:
+        """The context in which a batch is computed in that type."""
+        return nullcontext() if self.amp_dtype is None else torch.autocast(self.device.type, dtype=self.amp_dtype)
+
     def described(self) -> dict[str, str]:
         """What decides how sums are rounded."""
         cpu = {"threads": str(torch.get_num_threads())} if self.device.type == "cpu" else {}
@@ -146,7 +150,7 @@ class _Training:
         )
         if state is not None:
             self._optimizer.load_state_dict(dict(state.optimizer))
-        self._step = _step_of(self._model, computing)
+        self._step = step_of(self._model, computing)
         self._notes = _notes(state, computing) if self._resumed_from else ()
         self._logger: WandbLogger | None = None
         self._last: StepResult | None = None
@@ -183,7 +187,7 @@ class _Training:
             group["lr"] = rate
         batch = draw_batch(config, index, device=self._computing.device)
         self._optimizer.zero_grad(set_to_none=True)
-        with _autocast(self._computing):
+        with self._computing.autocast():
             self._last = self._step(batch)
         self._optimizer.step()
         self.iters_done += 1
@@ -352,7 +356,7 @@ class _Training:
         return done / max(1e-9, time.monotonic() - self._began) if done else None
 
 
-def _step_of(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]:
+def step_of(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]:
     """What computes a batch's loss and gradients."""
     if not computing.compiled:
         return lambda tokens: loss_and_backward(model, tokens)
@@ -401,11 +405,6 @@ def check_can_compile(device: torch.device) -> None:
 
 def _is_finite(value: Tensor | float) -> bool:
     return bool(torch.isfinite(torch.as_tensor(value)).all())
-
-
-def _autocast(computing: Computing) -> Any:
-    dtype = computing.amp_dtype
-    return nullcontext() if dtype is None else torch.autocast(computing.device.type, dtype=dtype)
 
 
 def _start_wandb(run: RawRun, computing: Computing, run_id: str | None) -> WandbLogger:

@@ -213,7 +213,7 @@ def run_plan(
         check_folder(plan.out)
         check_space(plan)
         computing = Computing(device=target, compiled=compiled, wandb=mode, log=log)
-        with stop.on_signals(), _threads(threads):
+        with stop.on_signals(), limited_threads(threads):
             for planned in plan.wanted:
                 if stop.wanted:
                     break
@@ -294,7 +294,8 @@ def _bytes_to_write(planned: PlannedRun) -> int:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads for a while; None leaves them as they are."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

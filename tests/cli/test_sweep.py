@@ -27,10 +27,10 @@ from ckptman.rules.selection import Selection
 from ckptman.sweeps.executors.job import JobOutcome
 from ckptman.sweeps.executors.local import JobUpdate
 from ckptman.sweeps.executors.slurm import SlurmOptions
-from ckptman.sweeps.sweeping import submit_sweep
+from ckptman.sweeps.sweeping import submit_sweep, time_kinds
 from ckptman.training.progress import Progress
 from ckptman.training.stopping import Stop
-from tests.helpers.sweeps import ONE, QUICKLY, fake_slurm, plan
+from tests.helpers.sweeps import HOW, ONE, QUICKLY, RECIPE, fake_slurm, plan
 
 PART = ["--k", "4", "--task", "3", "--regime", "fixed", "--layernorm", "on"]
 ENDLESS = ["--iters", "100000", *QUICKLY[2:]]
@@ -145,6 +145,76 @@ def test_it_says_that_metrics_go_to_files(
     said = " ".join(capsys.readouterr().err.split())
     assert "127.0.0.1 cannot be reached within 5 s: metrics are logged to files" in said
     assert submit_sweep(plan(here / "other", dataclasses.replace(ONE, seeds=(3,))), SlurmOptions()).notes
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def typed(answer: bytes, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """The exit status and the text of a sweep on a terminal, where this is typed once it asks."""
+    control, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "sweep", *arguments], stdin=terminal, stdout=terminal, stderr=terminal, cwd=cwd,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+    )  # fmt: skip
+    os.close(terminal)
+    text = b""
+    while True:
+        try:
+            part = os.read(control, 1 << 16)
+        except OSError:
+            break
+        text += part
+        if b"[y/N]" in part:
+            os.write(control, answer)
+    os.close(control)
+    return process.wait(), text.decode()
+
+
+def test_many_runs_need_a_yes(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = fake_slurm(here, monkeypatch)
+    many = ["--k", "4", "--regime", "fixed", "--layernorm", "on", *QUICKLY, "--executor", "slurm"]
+    assert run(["sweep", *many, "--seed", "1-6"]) == 2
+    assert "nothing is trained: these are 24 runs, more than 20" in capsys.readouterr().err
+    assert list(kept.iterdir()) == []
+    assert run(["sweep", *many, "--seed", "1-5"]) == 0
+    assert run(["sweep", *many, "--seed", "1-6", "--yes"]) == 0
+    assert "24 runs: 24 submitted" in capsys.readouterr().out
+
+
+def test_a_seed_off_the_grid_is_asked_about(here: Path) -> None:
+    asked = [*PART, *QUICKLY, "--seed", "1338"]
+    status, text = typed(b"n\n", *asked, cwd=here)
+    assert status == 130
+    assert "seed 1338 is not on the grid, which has 1337, 2337, 3337" in text
+    assert list(here.rglob("*.pt")) == []
+    status, text = typed(b"y\n", *asked, cwd=here)
+    assert status == 0
+    assert list(here.rglob("Final_*.pt"))
+    status, text = typed(b"n\n", *PART, *QUICKLY, "--seed", "1337", cwd=here)  # the control
+    assert status == 0
+    assert "[y/N]" not in text
+
+
+def test_refused_runs_stand_first_in_a_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = plan(here / "grid_outputs").runs[2].raw.folder
+    bad.parent.mkdir(parents=True)
+    assert run(["sweep", *PART, *QUICKLY, "--seed", "3337"]) == 0
+    capsys.readouterr()
+    assert run(["sweep", *PART, *QUICKLY, "--iters", "13", "--dry-run"]) == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " seed " in line]
+    assert [row[4:6] for row in rows] == [["3337", "refused:"], ["1337", "new"], ["2337", "new"]]
+
+
+def test_a_kind_that_was_never_trained_here_is_timed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(here / "grid_outputs")
+    assert found.run_seconds is None
+    timed = time_kinds(found, processes=1, how=HOW)
+    assert (timed.timed_kinds, timed.measured_runs) == (1, 0)
+    assert all(run.seconds is not None and run.seconds > 0 for run in timed.wanted)
+    assert list(here.iterdir()) == [], "nothing is written"
+    slower = time_kinds(plan(here / "grid_outputs", recipe={**RECIPE, "max_iters": 12_000}), processes=1, how=HOW)
+    assert (slower.run_seconds or 0) > 100 * (timed.run_seconds or 0)
 
 
 # --- on the way -------------------------------------------------------------------------------------------------------
