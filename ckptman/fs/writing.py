@@ -8,6 +8,7 @@ import ctypes
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +23,7 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """What link(2) answers where a file system has no hard links (EPERM also where the file is another user's)."""
 
 
-def write_atomically(path: Path, data: bytes, *, replace: bool) -> bool:
+def write_atomically(path: Path, data: bytes, *, replace: bool, check: Callable[[Path], object] | None = None) -> bool:
     """Write a whole file, durably, so that whoever reads `path` sees all of the old bytes or all of the new.
 
     A replaced file keeps its permission bits. A file that has these bytes already is not touched.
@@ -31,6 +32,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool) -> bool:
         path: The file; its folder exists.
         data: All of its bytes.
         replace: Whether a file that is there gives way; otherwise other bytes there are a `faults.TakenError`.
+        check: Called with the path of the whole temporary file; if it raises, the file never gets its name.
 
     Returns:
         Whether anything was written.
@@ -60,6 +62,9 @@ def write_atomically(path: Path, data: bytes, *, replace: bool) -> bool:
                 os.fchmod(descriptor, existing.st_mode & 0o777)
             write_all(descriptor, memoryview(data))
             os.fsync(descriptor)
+        if check is not None:
+            check(path.with_name(temporary))
+        with faults.writing(path):
             if existing is None:
                 give_name(folder, temporary, path)
             else:

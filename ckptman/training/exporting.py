@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ckptman.formats import CheckpointInfo, show_path
+from ckptman.formats import CheckpointInfo, containers, show_path
 from ckptman.fs import files, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file, terms
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
@@ -48,7 +48,7 @@ class Exported:
     size: int
     tensors: int
     left_out: tuple[str, ...]
-    """Keys of the source that are not in the copy."""
+    """Keys of the source that are not in the copy, and entries among its weights that are no tensors."""
     new: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def export(
     """Write copies of checkpoints that can be read without ckptman. No file is ever written over.
 
     Args:
-        files: The checkpoints. A copy is called as its source is; `safetensors` files have that suffix.
+        files: The checkpoints. A copy is called as its source is, with the suffix of what it is.
         out: The folder for the copies; it is made.
         to: `plain` or `safetensors`.
         weights_only: Leave the optimizer out, and whatever else is not known; `safetensors` does so anyway.
@@ -107,7 +107,7 @@ def export(
     """
     rules = convention or convention_file.built_in()
     target, folder = _target(to), Path(out)
-    copies = _names([Path(file) for file in files], folder, target)
+    copies = _names([Path(file) for file in files], folder, target, rules)
     make_folders(folder, folder)
     exported: list[Exported] = []
     refused: list[tuple[str, CkptmanError]] = []
@@ -127,11 +127,11 @@ def _target(name: Target | str) -> Target:
         raise UsageError(f"{name!r} is nothing to export to", code="bad-target", fix=f"Export to: {known}.") from None
 
 
-def _names(sources: list[Path], folder: Path, target: Target) -> dict[Path, Path]:
+def _names(sources: list[Path], folder: Path, target: Target, rules: Convention) -> dict[Path, Path]:
     """The sources by their copies."""
     copies: dict[Path, Path] = {}
     for source in dict.fromkeys(sources):
-        copy = folder / (source.with_suffix(".safetensors") if target is Target.SAFETENSORS else source).name
+        copy = folder / _name(source, target, rules.checkpoint)
         if copy in copies:
             raise UsageError(
                 f"{show_path(copies[copy])} and {show_path(source)} would both be {copy.name}",
@@ -142,8 +142,19 @@ def _names(sources: list[Path], folder: Path, target: Target) -> dict[Path, Path
     return copies
 
 
+def _name(source: Path, target: Target, rules: terms.CheckpointRules) -> str:
+    """That of the source, with the suffix of what is written."""
+    name = Path(os.path.abspath(source)).name  # noqa: PTH100  (not resolved: a link has a name of its own)
+    if target is Target.PLAIN and not source.is_dir() and not containers.is_safetensors(source):
+        return name
+    suffixes = sorted((rules.suffix, *rules.other_suffixes), key=len, reverse=True)
+    base = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix) and name != suffix), name)
+    return base + (".safetensors" if target is Target.SAFETENSORS else rules.suffix)
+
+
 def _export(source: Path, copy: Path, target: Target, weights_only: bool, rules: Convention) -> Exported:
     weights, info = load_weights(source, convention=rules)
+    weights = {name: tensor.resolve_conj().resolve_neg() for name, tensor in weights.items()}
     document: dict[str, Any] = {}
     if target is Target.SAFETENSORS:
         data = _safetensors(weights, info, rules)
@@ -152,17 +163,29 @@ def _export(source: Path, copy: Path, target: Target, weights_only: bool, rules:
         buffer = io.BytesIO()
         torch.save(document, buffer)
         data = buffer.getvalue()
-    new = write_atomically(copy, data, replace=False)
     written = dict(_tensors_in(document)) if document else weights
-    _verify(copy, written, _read_safetensors(copy) if target is Target.SAFETENSORS else _read_plain(copy))
+    read = _read_safetensors if target is Target.SAFETENSORS else _read_plain
+
+    def verify(at: Path) -> None:
+        try:
+            found = read(at)
+        except Exception as error:  # torch's reader raises whatever a file makes it stumble over
+            raise _not_verified(copy, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        _verify(copy, written, found)
+
+    new = write_atomically(copy, data, replace=False, check=verify)
+    if not new:
+        verify(copy)
     form = _form(info, rules)
-    others = [*info.other_keys, *([form.optimizer] if form is not None and info.optimizer is not None else [])]
+    others = list(info.other_keys)
+    if info.optimizer is not None:
+        others.append((form.optimizer if form is not None else None) or "optimizer")
     return Exported(
         source=str(source),
         path=str(copy),
         size=len(data),
         tensors=len(written),
-        left_out=tuple(key for key in others if key not in document),
+        left_out=(*(key for key in others if key not in document), *info.not_tensors),
         new=new,
     )
 
@@ -179,9 +202,11 @@ def _plain(
 ) -> dict[str, Any]:
     """The content of a plain copy, by the keys of the form; those of no form for a file that has none."""
     form = _form(info, rules) or rules.checkpoint.forms[0]
+    if form.whole:
+        return dict(weights)
     known = _known(info, form)
     document: dict[str, Any] = {form.weights: dict(weights), **known}
-    if weights_only or not (info.optimizer or info.other_keys):
+    if weights_only or not (info.optimizer or info.other_keys) or info.container != containers.TORCH_ARCHIVE:
         return document
     mark_safe(rules.checkpoint.config_classes)
     try:
@@ -238,9 +263,11 @@ def _safetensors(weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Con
     end = 0
     for name in sorted(weights, key=lambda name: (-weights[name].itemsize, name)):
         tensor = weights[name]
-        if tensor.dtype not in _DTYPES or name == "__metadata__":
+        kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        if tensor.dtype not in _DTYPES or kind != "strided" or name == "__metadata__":
+            what = f"type {tensor.dtype}" if kind == "strided" else f"kind {kind}"
             raise RefusedError(
-                f"{name} is of the type {tensor.dtype}, which safetensors does not have",
+                f"{name} is of the {what}, which safetensors does not have",
                 code="no-safetensors-type",
                 fix="Export it with --to plain.",
             )
@@ -264,7 +291,10 @@ def _metadata(info: CheckpointInfo, rules: Convention) -> dict[str, str]:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    if not tensor.numel():
+        return b""
+    flat = tensor.detach().reshape(-1).clone(memory_format=torch.contiguous_format)  # of one element, any stride is so
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 # --- verifying --------------------------------------------------------------------------------------------------------
@@ -275,18 +305,47 @@ def _verify(copy: Path, written: Mapping[str, Tensor], found: Mapping[str, Tenso
     names = sorted(written.keys() | found.keys())
     wrong = [name for name in names if not _same(written.get(name), found.get(name))]
     if wrong:
-        raise MachineError(
-            f"{show_path(copy)} does not come back as it was written: {wrong[0]} is another tensor"
-            + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""),
-            code="not-verified",
-            fix="Check the disk and the memory of this machine, remove the copy, and export again.",
-        )
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise _not_verified(copy, f"{wrong[0]} is another tensor{more}")
+
+
+def _not_verified(copy: Path, why: str) -> MachineError:
+    return MachineError(
+        f"{show_path(copy)} does not come back as it was written: {why}",
+        code="not-verified",
+        fix="Check the disk and the memory of this machine, and export again.",
+    )
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return False
-    return one.dtype == other.dtype and one.shape == other.shape and _bytes(one) == _bytes(other)
+    if (one.dtype, one.shape, one.layout, one.is_meta) != (other.dtype, other.shape, other.layout, other.is_meta):
+        return False
+    return one.is_meta or all(
+        _bytes(part) == _bytes(same) for part, same in zip(_parts(one), _parts(other), strict=True)
+    )
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The strided tensors that hold what is in it."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    if tensor.is_quantized:
+        scales = [tensor.q_scale(), tensor.q_zero_point()] if tensor.qscheme() in _PER_TENSOR else []
+        return tensor.int_repr(), torch.tensor(scales, dtype=torch.float64), *([] if scales else _per_channel(tensor))
+    return (tensor,)
+
+
+_PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
+
+
+def _per_channel(tensor: Tensor) -> list[Tensor]:
+    return [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
 
 
 def _tensors_in(value: object, at: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ckptman.training import exporting
 from ckptman.training.exporting import export
 from ckptman.training.loading import load, load_weights
 from ckptman.training.model import GPT, GPTConfig
+from tests.helpers.model_folders import distributed, trainer
 from tests.helpers.raw import config
 
 
@@ -138,13 +141,65 @@ def test_a_copy_that_does_not_come_back_is_an_error(
 ) -> None:
     source = checkpoint(tmp_path / "file.pt")
 
-    def damaged(path: Path, data: bytes, *, replace: bool) -> bool:
+    def damaged(path: Path, data: bytes, *, replace: bool, check: Callable[[Path], object]) -> bool:
         at = data.find(load_weights(source)[0]["transformer.wte.weight"].numpy().tobytes()[:64])
-        return write_atomically(path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], replace=replace)
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        return write_atomically(path, changed, replace=replace, check=check)
 
     monkeypatch.setattr(exporting, "write_atomically", damaged)
-    with pytest.raises((MachineError, RuntimeError), match="lm_head"):
+    with pytest.raises(MachineError) as caught:
         export([source], tmp_path / "out", to=target)
+    assert caught.value.code == "not-verified"
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    assert export([source], tmp_path / "out", to=target).exported[0].new
+
+
+ONES = torch.ones(2, 3)
+FORMS: dict[str, tuple[Any, tuple[str, ...] | None]] = {
+    "bare": ({"a": ONES, "b": ONES.t()}, ()),
+    "nanoGPT": ({"model": {"_orig_mod.a": ONES}, "model_args": {"n": 1}, "config": {"x": 1}, "iter_num": 3}, ()),
+    "Lightning": ({"state_dict": {"model.a": ONES}, "hyper_parameters": {"n": 1}, "global_step": 4}, ()),
+    "Namespace": ({"model": {"a": ONES}, "args": argparse.Namespace(n=1), "iters_done": 3}, ()),
+    "no tensors": ({"model": {"a": ONES, "_extra_state": {"x": 1}, "n": 3}}, ("_extra_state", "n")),
+    "conjugate": ({"model": {"a": torch.tensor([1 + 2j]).conj()}}, ()),
+    "negative": ({"model": {"a": torch.tensor([1 + 2j]).conj().imag}}, ()),
+    "sparse": ({"model": {"a": ONES.to_sparse()}}, None),
+    "meta": ({"model": {"a": torch.empty(3, device="meta")}}, None),
+}
+"""What is saved, and what the safetensors file lacks; None where safetensors has no such tensor."""
+
+
+@pytest.mark.parametrize("target", ["plain", "safetensors"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_is_exported_or_refused_with_the_reason(tmp_path: Path, name: str, target: str) -> None:
+    content, left_out = FORMS[name]
+    torch.save(content, tmp_path / "file.pt")
+    result = export([tmp_path / "file.pt"], tmp_path / "out", to=target)
+    if target == "safetensors" and left_out is None:
+        assert [error.code for _, error in result.refused] == ["no-safetensors-type"]
+        assert list((tmp_path / "out").iterdir()) == []
+        return
+    [item] = result.exported
+    assert item.left_out == (left_out or ())
+    expected, _ = load_weights(tmp_path / "file.pt")
+    found, info = load_weights(item.path)
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert exporting._same(found[key].resolve_conj().resolve_neg(), tensor.resolve_conj().resolve_neg())
+    assert load_weights(tmp_path / "file.pt")[1].config == info.config
+
+
+def test_folders_are_exported_to_files(tmp_path: Path) -> None:
+    for source in (trainer(tmp_path / "checkpoint-40000"), distributed(tmp_path / "dcp", optimizer={"state": {}})):
+        for target, suffix in (("plain", ".pt"), ("safetensors", ".safetensors")):
+            [item] = export([source], tmp_path / "out", to=target).exported
+            assert Path(item.path).name == source.name + suffix
+            found, info = load_weights(item.path)
+            assert all(torch.equal(found[name], tensor) for name, tensor in load_weights(source)[0].items())
+            assert info.iters_done == 40000
+            assert load(item.path)[1].config == load(source)[1].config
+    assert "optimizer" in export([tmp_path / "checkpoint-40000"], tmp_path / "new").exported[0].left_out
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
