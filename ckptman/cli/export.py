@@ -9,7 +9,7 @@ import typer
 
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json
-from ckptman.cli.text import console, plain, size_text
+from ckptman.cli.text import console, plain, say_refused, size_text
 
 
 @app.command("export")
@@ -43,8 +43,6 @@ def _export(
             there = "" if item.new else ", there already"
             left_out = f"; left out: {', '.join(item.left_out)}" if item.left_out else ""
             console().print(plain(f"{item.path}: {size_text(item.size)}, {item.tensors} tensors{there}{left_out}"))
-    talk = console(stderr=True)
     for _, error in result.refused:
-        talk.print(plain("REFUSED ", "bold red") + plain(f"{error.message} [{error.code}]"))
-        talk.print(plain(f"  {error.fix}"))
+        say_refused(error.message, error.code, error.fix)
     raise typer.Exit(1 if result.refused else 0)

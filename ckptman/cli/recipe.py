@@ -151,8 +151,3 @@ def common_recipe(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if len(values) == 1:
             shared[key] = next(iter(values.values()))
     return shared
-
-
-def numbering_flags(convention: Convention, given: str | None) -> list[str]:
-    """The option for the numbering, where it was given on the command line."""
-    return [] if given is None else ["--numbering", convention.numbering]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
-__all__ = ["be_quiet", "clean", "console", "count_text", "is_quiet", "plain", "prose", "size_text"]
+__all__ = ["be_quiet", "clean", "console", "count_text", "is_quiet", "plain", "prose", "say_refused", "size_text"]
 
 _PIPED_WIDTH = 200
 """Columns where the output is no terminal: wide, so that a path in a pipe is not cut."""
@@ -58,3 +58,10 @@ def plain(text: object, style: str = "") -> Text:
 def prose(out: Console, text: object, style: str = "") -> None:
     """Print a sentence, folded between its words where the terminal is narrow; not for commands that are pasted."""
     out.print(plain(text, style), soft_wrap=False)
+
+
+def say_refused(message: str, code: str, fix: str) -> None:
+    """Tell on stderr what was refused, why, and what to do."""
+    talk = console(stderr=True)
+    talk.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
+    talk.print(plain(f"  {fix}"))

@@ -12,7 +12,7 @@ from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.progress import DrawProgress
 from ckptman.cli.tables import NOTHING, print_table
-from ckptman.cli.text import console, count_text, plain
+from ckptman.cli.text import console, count_text, plain, say_refused
 from ckptman.rules import selection
 
 if TYPE_CHECKING:  # this imports torch
@@ -52,10 +52,8 @@ def _witness(
         print_json(result.to_json())
     else:
         show(result, console())
-    talk = console(stderr=True)
     for item in result.refused:
-        talk.print(plain("REFUSED ", "bold red") + plain(f"{item.message} [{item.code}]"))
-        talk.print(plain(f"  {item.fix}"))
+        say_refused(item.message, item.code, item.fix)
     raise typer.Exit(1 if result.refused or any(item.problem for item in result.files) else 0)
 
 

@@ -28,7 +28,7 @@ def make_folders(path: Path, root: Path) -> None:
     Raises:
         UsageError: `outside-root`, if `path` is not below `root`.
         RefusedError: `symbolic-link` or `not-a-folder`, for what stands in the way; `name-too-long`.
-        MachineError: as `placing.place_file`.
+        MachineError: as `placing.Batch.stage`.
     """
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
         raise UsageError(f"{shown(path)} is not below {shown(root)}", code="outside-root", fix="Name a folder in it.")
@@ -58,7 +58,7 @@ def remove_partials(folder: Path) -> list[str]:
         Their names, sorted; none for a folder that does not exist.
 
     Raises:
-        MachineError: as `placing.place_file`.
+        MachineError: as `placing.Batch.stage`.
     """
     if _stat_path(folder) is None:
         return []

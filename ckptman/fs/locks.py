@@ -28,7 +28,7 @@ def lock_tree(root: Path) -> Iterator[bool]:
         Whether the tree is locked: some network file systems cannot lock a folder, and then the work goes on without.
 
     Raises:
-        MachineError: `tree-busy`, at once, if another process holds the lock; others as `placing.place_file`.
+        MachineError: `tree-busy`, at once, if another process holds the lock; others as `placing.Batch.stage`.
     """
     descriptor = folders.open_folder(root)
     try:

@@ -9,8 +9,8 @@ The promise, for every moment at which the program may be killed, a call may fai
 
 A file is placed in two steps. It is *staged*: copied or linked under a temporary name in its destination folder, and
 hashed on the way. It is *published*: once it is on the disk, `link(2)`, which fails if the name is taken, gives it its
-final name. `place_file` does both for one file. `Batch` stages many and then publishes them together, which waits for
-the disk for all of them at once instead of twice for each. `place_folder` places the files of a folder in a
+final name. `Batch` stages many files and then publishes them together, which waits for the disk for all of them at once
+instead of twice for each. `place_folder` places the files of a folder in a
 temporary one, which then gets the final name, so that it appears whole.
 
 All that touches the disk goes through `os` and `fcntl`, so that a test can fail each of these calls in turn.
@@ -78,56 +78,6 @@ class Placement:
     how: How
 
 
-def place_file(
-    source: Path,
-    destination: Path,
-    mode: Mode,
-    *,
-    expected: files.FileState | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-    sha256_known: str | None = None,
-    follow_symlinks: bool = False,
-) -> Placement:
-    """Place one file, and return once it is safely on the disk under its final name.
-
-    A copy keeps the source's modification time, and gets the permissions of any new file (0666 without the umask). The
-    source of a `move` stays until `moving.remove_source` is called.
-
-    Args:
-        source: A regular file.
-        destination: Where it goes; its folder exists (`folders.make_folders`), its name does not.
-        mode: Copy, hard link, symbolic link or move.
-        expected: The source's state when it was planned; whatever else is there now is refused. A hard link and a move
-            let another ctime pass, since placing or removing another name of the same file changes it.
-        on_bytes: Called with the number of bytes after each piece that is done.
-        sha256_known: The hash of the source as of `expected`. If the source is still in exactly that state, links and
-            reflinks are not read again. Bytes that are read must have this hash.
-        follow_symlinks: Let `source` be a symbolic link, and place what it points to.
-
-    Raises:
-        faults.TakenError: something is at the destination.
-        RefusedError: `changed-while-read`, `unreadable`, `not-a-file`, `symbolic-link`, `too-many-links` or
-            `name-too-long`: about this file, where the next may well work.
-        MachineError: the destination cannot be written: `disk-full`, `quota-exceeded`, `read-only`,
-            `permission-denied`, `folder-missing`, `not-a-folder`, `file-too-large`, `other-file-system`,
-            `no-hard-links`, `cannot-place-safely`, `too-many-open-files`, `tree-busy` or `io-error`.
-    """
-    with Batch() as batch:
-        batch.stage(
-            source,
-            destination,
-            mode,
-            expected=expected,
-            on_bytes=on_bytes,
-            sha256_known=sha256_known,
-            follow_symlinks=follow_symlinks,
-        )
-        [outcome] = batch.publish()
-    if isinstance(outcome, RefusedError):
-        raise outcome
-    return outcome
-
-
 class Part(NamedTuple):
     """One file of a folder that is placed whole."""
 
@@ -153,13 +103,13 @@ def place_folder(
     Args:
         source: The folder.
         parts: Its files, but for those that stay behind. None is a link.
-        destination: As for `place_file`.
+        destination: As for `Batch.stage`.
         mode: Copy, hard link or move, of each file. The sources of a move stay until `moving.remove_source` is called.
         on_bytes: Called with the number of bytes after each piece that is done.
 
     Raises:
-        RefusedError: as `place_file`; `no-link-to-a-folder` for symbolic links.
-        MachineError: as `place_file`.
+        RefusedError: as `Batch.stage`; `no-link-to-a-folder` for symbolic links.
+        MachineError: as `Batch.stage`.
     """
     if mode is Mode.SYMLINK:
         raise RefusedError(
@@ -198,7 +148,7 @@ def place_folder(
 class Batch:
     """Places files many at a time: the disk is waited for once for all of them, in parallel, not file by file.
 
-    A file gets its final name only when its bytes are on the disk, exactly as with `place_file`. Leaving the `with`
+    A file gets its final name only when its bytes are on the disk. Leaving the `with`
     statement discards what was staged and not published.
 
         with Batch() as batch:
@@ -242,8 +192,29 @@ class Batch:
     ) -> None:
         """Bring a file's bytes under a temporary name in its destination folder, and hash them.
 
-        Arguments and errors are those of `place_file`. When it raises, this file is not in the batch and has left
-        nothing behind; the others are as they were.
+        When it raises, this file is not in the batch and has left nothing behind; the others are as they were.
+
+        A copy keeps the source's modification time, and gets the permissions of any new file (0666 without the umask).
+        The source of a `move` stays until `moving.remove_source` is called.
+
+        Args:
+            source: A regular file.
+            destination: Where it goes; its folder exists (`folders.make_folders`), its name does not.
+            mode: Copy, hard link, symbolic link or move.
+            expected: The source's state when it was planned; whatever else is there now is refused. A hard link and a
+                move let another ctime pass, since placing or removing another name of the same file changes it.
+            on_bytes: Called with the number of bytes after each piece that is done.
+            sha256_known: The hash of the source as of `expected`. If the source is still in exactly that state, links
+                and reflinks are not read again. Bytes that are read must have this hash.
+            follow_symlinks: Let `source` be a symbolic link, and place what it points to.
+
+        Raises:
+            faults.TakenError: something is at the destination.
+            RefusedError: `changed-while-read`, `unreadable`, `not-a-file`, `symbolic-link`, `too-many-links` or
+                `name-too-long`: about this file, where the next may well work.
+            MachineError: the destination cannot be written: `disk-full`, `quota-exceeded`, `read-only`,
+                `permission-denied`, `folder-missing`, `not-a-folder`, `file-too-large`, `other-file-system`,
+                `no-hard-links`, `cannot-place-safely`, `too-many-open-files`, `tree-busy` or `io-error`.
         """
         staged = _Staged(destination, self._folder(destination.parent), files.Source(source, follow_symlinks))
         self._staged.append(staged)  # first, so that an interrupt at any later moment cleans it up
@@ -262,7 +233,7 @@ class Batch:
             `changed-while-read`).
 
         Raises:
-            MachineError: as `place_file`. Each file of the batch is then complete under its final name, or not there.
+            MachineError: as `stage`. Each file of the batch is then complete under its final name, or not there.
         """
         try:
             staged = self._staged

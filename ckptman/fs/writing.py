@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool, check: Callable[
         faults.TakenError: other bytes are there and `replace` is off, or the file appeared meanwhile.
         RefusedError: `not-a-file` or `symbolic-link`, where `path` is no regular file; `changed-while-read`, where
             somebody else wrote to it meanwhile; `unreadable`; `name-too-long`.
-        MachineError: as `placing.place_file`.
+        MachineError: as `placing.Batch.stage`.
     """
     with ExitStack() as cleanup:
         folder = folders.open_folder(path.parent)

@@ -12,12 +12,12 @@ from typing import Any
 from ckptman.formats import folder_bytes
 from ckptman.fs import Batch, FileState, Mode, folders, hash_file, locks, make_folders, moving, placing
 from ckptman.fs import files as fs_files
-from ckptman.ingestion.planning import IngestOptions, Plan, PlannedRun, Removal, make_plan
+from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, outputs, scanning
 from ckptman.rules import Convention, convention_file
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text
-from ckptman.tree import records
+from ckptman.tree import contents, records
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def ingest(
     follow_symlinks: bool = False,
     with_wandb: bool = False,
     dry_run: bool = False,
-    progress: outputs.Progress | None = None,
+    progress: contents.Progress | None = None,
 ) -> IngestResult:
     """Sort the checkpoints below `source` into the tree `root`.
 
@@ -151,7 +151,7 @@ def ingest(
 class _RunAtWork:
     """A run whose files are being placed."""
 
-    run: PlannedRun
+    run: PlannedFolder
     waiting: int = 0
     placed: list[tuple[FilePlacement, placing.Placement]] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
@@ -165,7 +165,7 @@ class _Apply:
     """Carries a plan out."""
 
     def __init__(
-        self, plan: Plan, convention: Convention, options: IngestOptions, progress: outputs.Progress | None
+        self, plan: Plan, convention: Convention, options: IngestOptions, progress: contents.Progress | None
     ) -> None:
         self.plan = plan
         self.convention = convention
@@ -232,7 +232,7 @@ class _Apply:
             warnings=_warnings(self.mode, self.plan),
         )
 
-    def _stage_run(self, batch: Batch, planned: PlannedRun, *, with_wandb: bool) -> None:
+    def _stage_run(self, batch: Batch, planned: PlannedFolder, *, with_wandb: bool) -> None:
         work = _RunAtWork(planned)
         folder = self.plan.root / planned.folder
         if planned.placements:

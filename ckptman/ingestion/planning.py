@@ -20,7 +20,7 @@ from ckptman.raw import examination, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError
-from ckptman.tree import numbering
+from ckptman.tree import contents, numbering
 from ckptman.tree import records as tree_records
 
 
@@ -56,7 +56,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class PlannedFolder:
     """A run folder as it will be."""
 
     folder: PurePosixPath
@@ -80,7 +80,7 @@ class Plan:
 
     source: Path
     root: Path
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[PlannedFolder, ...]
     """Runs with something to place or to write down."""
     placed: tuple[tree_records.CheckpointRow, ...]
     unchanged: tuple[tree_records.CheckpointRow, ...]
@@ -133,7 +133,7 @@ def make_plan(
     convention: Convention,
     options: IngestOptions,
     *,
-    progress: outputs.Progress | None = None,
+    progress: contents.Progress | None = None,
 ) -> Plan:
     """Work out what an ingest of `source` into the tree `root` will do. Nothing is written.
 
@@ -176,7 +176,7 @@ class _Planner:
         self.unused_configs: list[UnusedConfigs] = []
         self.folders = RunFolders(tree, raw.convention, raw.root, read_kept=self.checksum)
 
-    def place_all(self, progress: outputs.Progress | None) -> None:
+    def place_all(self, progress: contents.Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
         files = self.raw.read(self._owner_of_known, progress=progress)
         self.folders.tell_apart(saved.file for saved in files)
@@ -279,9 +279,9 @@ class _Planner:
             unchanged.append(replace(tree_records.row_of(folder, records[folder], entry), source=file.relative))
         return tuple(sorted(placed, key=lambda row: row.path)), tuple(sorted(unchanged, key=lambda row: row.path))
 
-    def _run(self, slot: Slot, record: tree_records.RunRecord) -> PlannedRun:
+    def _run(self, slot: Slot, record: tree_records.RunRecord) -> PlannedFolder:
         run = self.raw.wandb.by_id.get(record.run_id or "")
-        return PlannedRun(slot.folder, record, tuple(slot.placements), run.folders if run is not None else ())
+        return PlannedFolder(slot.folder, record, tuple(slot.placements), run.folders if run is not None else ())
 
     def _removals(
         self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]

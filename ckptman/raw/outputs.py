@@ -23,16 +23,13 @@ from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError
-from ckptman.tree import records
+from ckptman.tree import contents, records
 
 CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
 
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, the bytes done and the bytes in all."""
 
 
 class Metrics(NamedTuple):
@@ -134,7 +131,7 @@ class RawOutputs:
         self,
         known: Callable[[SourceCheckpoint], Owner | None] = lambda file: None,
         *,
-        progress: Progress | None = None,
+        progress: contents.Progress | None = None,
     ) -> Sequence[SavedFile]:
         """Read every checkpoint, and find the run of each.
 

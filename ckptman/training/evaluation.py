@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, w
 from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
 from ckptman.training.model import GPT
-from ckptman.tree import metrics, records
+from ckptman.tree import contents, metrics, records
 
 DEFAULT_SAMPLES = 1_000
 """Samples of each length. They put the 95 % interval of one length's exact match within ± 3.1 percentage points, and
@@ -30,8 +30,6 @@ that of the mean over 16 lengths within ± 0.8 (± 0.25 near 98 %): far less tha
 DEFAULT_SEED = 0
 
 _LOCK_TRIES, _LOCK_WAIT = 50, 0.1  # another process that writes a record needs milliseconds
-
-Progress = Callable[[str, int, int], None]
 
 
 class EvaluationMode(StrEnum):
@@ -183,7 +181,7 @@ def evaluate(
     record: bool = True,
     dry_run: bool = False,
     convention: Convention | None = None,
-    progress: Progress | None = None,
+    progress: contents.Progress | None = None,
 ) -> EvaluationResult:
     """Measure how well checkpoints sort lists of random numbers.
 
@@ -336,7 +334,9 @@ class _Work:
     record: bool
     dry_run: bool
 
-    def run(self, files: list[Path], refused: list[RefusedFile], progress: Progress | None) -> EvaluationResult:
+    def run(
+        self, files: list[Path], refused: list[RefusedFile], progress: contents.Progress | None
+    ) -> EvaluationResult:
         evaluations: list[Evaluation] = []
         warnings: list[str] = []
         planned: list[str] = []
@@ -424,7 +424,7 @@ def _check_finite(model: GPT, file: Path) -> None:
 
 
 class _Counter:
-    def __init__(self, progress: Progress | None, name: str, *, done: int, total: int) -> None:
+    def __init__(self, progress: contents.Progress | None, name: str, *, done: int, total: int) -> None:
         self._progress, self._name, self._done, self._total = progress, name, done, total
         self.add(0)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ckptman.fs import Batch, Mode, TakenError, placing
-from ckptman.fs.placing import Placement, place_file
+from ckptman.fs.placing import Placement
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import CONTENT, OTHER, World
+from tests.helpers.placing import place_file
 
 
 def open_descriptors() -> int:

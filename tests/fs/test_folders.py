@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from ckptman.fs import Mode, locks, make_folders
-from ckptman.fs.placing import place_file
 from ckptman.text.errors import MachineError, RefusedError, UsageError
 from tests.helpers.failing_calls import (
     FAULTS,
@@ -31,6 +30,7 @@ from tests.helpers.failing_calls import (
     replace_everywhere,
     replace_os,
 )
+from tests.helpers.placing import place_file
 
 
 def test_folders_are_made_below_the_root(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from ckptman.fs import Batch, Mode, faults, files, folders, make_folders, write_atomically
-from ckptman.fs.placing import place_file
 from tests.helpers.failing_calls import (
     ACTS,
     CASES,
@@ -34,6 +33,7 @@ from tests.helpers.failing_calls import (
     source_text,
     system_calls,
 )
+from tests.helpers.placing import place_file
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -175,11 +175,13 @@ def test_a_killed_copy_leaves_a_temporary_file_and_no_more(moment: str, tmp_path
     source, destination = world.source(), world.destination()
     signal_number = int(signal.SIGKILL) if moment == "kill" else 0
     code = (
-        "import os, sys; from pathlib import Path; from ckptman.fs.placing import place_file;"
+        "import os, sys; from pathlib import Path; from tests.helpers.placing import place_file;"
         "place_file(Path(sys.argv[1]), Path(sys.argv[2]), 'copy',"
         f" on_bytes=lambda _: os.kill(os.getpid(), {signal_number}))"
     )
-    process = subprocess.run([sys.executable, "-c", code, source, destination], check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", code, source, destination], cwd=Path(__file__).parents[2], check=False
+    )
     assert process.returncode == -signal_number
     world.check(done=moment == "no kill", partials=True)
     assert len(folders.remove_partials(world.tree)) == (1 if moment == "kill" else 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.fs import FileState, Mode, moving
-from ckptman.fs.placing import Placement, place_file
+from ckptman.fs.placing import Placement
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CONTENT,
@@ -25,6 +25,7 @@ from tests.helpers.failing_calls import (
     rewrite,
     rewrite_secretly,
 )
+from tests.helpers.placing import place_file
 
 
 @pytest.mark.parametrize("mode", [Mode.MOVE, Mode.COPY])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ckptman.fs import Batch, FileState, Mode, hash_file, moving
-from ckptman.fs.placing import Placement, place_file
+from ckptman.fs.placing import Placement
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CHUNK,
@@ -36,6 +36,7 @@ from tests.helpers.failing_calls import (
     rewrite,
     rewrite_secretly,
 )
+from tests.helpers.placing import place_file
 
 
 def exchange_for_link(path: Path) -> None:

@@ -36,8 +36,9 @@ from ckptman.fs import (
     write_atomically,
     writing,
 )
-from ckptman.fs.placing import Placement, place_file
+from ckptman.fs.placing import Placement
 from ckptman.text.errors import CkptmanError, RefusedError
+from tests.helpers.placing import place_file
 
 CHUNK = 32 << 10
 
