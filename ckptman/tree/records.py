@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from ckptman.formats import folder_bytes
+from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, files, write_atomically
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
@@ -316,7 +316,8 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
                 continue
             try:
                 kind, size = _kind_of(item)
-                if kind == "folder" and item.name.endswith(convention.checkpoint.suffix) and not is_kept:
+                named = item.name.endswith(convention.checkpoint.suffix) and not is_kept
+                if kind == "folder" and named and containers.is_checkpoint_folder(root / path):
                     kind, size = "file", folder_bytes.size_of(root / path)  # a checkpoint that is a folder is one thing
             except OSError as error:  # in a folder that may be listed, but not entered
                 unreadable.append((path, error.strerror or str(error)))

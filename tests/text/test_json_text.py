@@ -32,7 +32,7 @@ def test_a_diverged_run_can_still_say_how_it_stands(loss: float | None) -> None:
         ("iters_done", 4.0, "at `$.iters_done`"),
         ("iters_done", True, "at `$.iters_done`"),
         ("updated", "1.5", "at `$.updated`"),
-        ("run_id", None, "at `$.run_id`"),
+        ("state", None, "at `$.state`"),
         ("loss", "nan", "at `$.loss`"),
         ("loss", 10**400, "at `$.loss`"),
         ("config", [1], "at `$.config`"),
