@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +18,9 @@ STAR = "⭐"
 OVERLAP = "⚠"
 _CHANCE = 0.005
 """Exact match up to which a model has learned nothing that matters: by chance alone, less than one list in 10^27."""
+_NUMBER = re.compile(r"(?<=K)\d+")
+_MOST_TOLD = 6
+"""Particulars that tell two configurations apart."""
 _MOST_METRICS = 12
 """Metrics that are listed."""
 MEASURED_BY = "Figures from W&B are the last that training logged, those from evaluation what `ckptman eval` found."
@@ -100,14 +104,31 @@ def interval(configuration: tree_statistics.Configuration) -> str:
     return f"{low.removesuffix(' %')}–{high}"
 
 
+def nothing_ranked(statistics: tree_statistics.TreeStatistics) -> tuple[str, str]:
+    """Why no configuration can be ranked, and which metrics there are instead."""
+    low, high = statistics.convention.generalization_k
+    pattern = markdown.code(statistics.convention.generalization_pattern)
+    why = f"No run here has a finite value of {pattern} for each K from {low} to {high}, logged or evaluated."
+    return f"{why} `ckptman eval` measures it, where a model can read such lengths.", other_metrics(statistics)
+
+
 def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:
-    """The metrics that runs have, in a sentence; empty where they have none."""
-    found = natural(str(key) for run in statistics.finished if run.record is not None for key in run.record.metrics)
-    if not found:
+    """The metrics that runs have, in a sentence, those that differ in a number alone as one; empty for none."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for run in statistics.finished:
+        for key in run.record.metrics if run.record is not None else ():
+            if not key.startswith("_"):  # W&B's own
+                pattern, *_ = _NUMBER.subn("{k}", key, count=1)
+                numbers[pattern].update(int(number) for number in _NUMBER.findall(key)[:1])
+    if not numbers:
         return ""
-    more = f" and {len(found) - _MOST_METRICS:,} more" if len(found) > _MOST_METRICS else ""
-    listed = ", ".join(map(markdown.code, found[:_MOST_METRICS]))
-    return f"The runs here have {listed}{more}; `ckptman results --metric` shows any of them."
+    tested = sorted(numbers, key=lambda pattern: (not numbers[pattern], wording.natural_key(pattern)))
+    more = f" and {len(tested) - _MOST_METRICS:,} more" if len(tested) > _MOST_METRICS else ""
+    listed = "; ".join(
+        markdown.code(pattern) + (f" for K {ids_text(numbers[pattern])}" if numbers[pattern] else "")
+        for pattern in tested[:_MOST_METRICS]
+    )
+    return f"Training logged other metrics: {listed}{more}; `ckptman results --metric` shows any of them."
 
 
 def generalization_title(convention: Convention) -> str:
@@ -161,16 +182,18 @@ def _rank(configuration: tree_statistics.Configuration) -> tuple[Any, ...]:
 
 def particulars(configuration: tree_statistics.Configuration, statistics: tree_statistics.TreeStatistics) -> str:
     """What tells a configuration apart from the others of its task folder, beyond the axes; empty for an only one."""
-    others = [c for c in statistics.by_task_folder[configuration.folder] if c is not configuration]
-    axes = set(all_axes(statistics.convention))
-    ignored = {*statistics.convention.ignored_keys, statistics.convention.seed_key, *axes}
-    mine = configuration.config
-    keys = sorted(
-        key
-        for key in mine.keys() - ignored
-        if any(key in other.config and not comparing.same_value(mine[key], other.config[key]) for other in others)
-    )
-    return ", ".join(f"{key} = {mine[key]}" for key in keys)
+    others = [c.config for c in statistics.by_task_folder[configuration.folder] if c is not configuration]
+    return telling(configuration.config, others, statistics.convention)
+
+
+def telling(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]], convention: Convention) -> str:
+    """What tells a configuration apart from others, beyond the axes: values, and keys that only one of two has."""
+    ignored = {*convention.ignored_keys, convention.seed_key, *all_axes(convention)}
+    keys = {key for other in others for key in comparing.differing_keys(mine, other, ignored)}
+    alone = {key for other in others for key in mine.keys() ^ other.keys()} - ignored - keys
+    told = [f"{key} = {mine[key]}" if key in mine else f"no {key}" for key in (*sorted(keys), *sorted(alone))]
+    more = f", and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+    return ", ".join(told[:_MOST_TOLD]) + more
 
 
 def seeds_text(seeds: Iterable[int | None], convention: Convention) -> str:

@@ -194,7 +194,8 @@ def _seeds(statistics: tree_statistics.TreeStatistics) -> str:
         counts[run.seed].update(runs=run.record is not None, files=len(run.files))
     for lost in statistics.lost:
         counts[lost.run.seed].update(overwritten=1)
-    for seed in (seed for grid in convention.grids.values() for seed in grid.seeds):
+    expected = (grid for grid in convention.grids.values() if statistics.expects(grid.name))
+    for seed in (seed for grid in expected for seed in grid.seeds):
         counts[seed].update()
     columns = "runs", "files", "overwritten"
     rows = [[say.seeds_text([seed], convention), *(f"{counts[seed][column]:,}" for column in columns)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -45,9 +46,7 @@ def task_mapping_text(convention: Convention, statistics: tree_statistics.TreeSt
                 _best(statistics) if statistics is not None else "",
                 _families(convention, statistics),
                 _where(statistics) if statistics is not None else "",
-                grid_text.construction(convention),
-                grid_text.numberings(convention),
-                grid_text.decoding(convention),
+                *_grid(convention, statistics),
                 _overwritten(statistics) if statistics is not None else "") + "\n"  # fmt: skip
 
 
@@ -60,8 +59,19 @@ def _introduction(convention: Convention, statistics: tree_statistics.TreeStatis
         )
     return markdown.paragraph(
         f"What the task folders ({folder} and so on) of this tree stand for, what is in them, and how well it",
-        "generalizes. What the ids mean comes from the naming convention; all else is counted from the files.",
+        "generalizes. What the ids of a known group mean comes from the naming convention; all else is counted from",
+        "the files.",
     )
+
+
+def _grid(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> list[str]:
+    """How the ids of the grids are made that are expected here; of no other, whose ids would mean something else."""
+    expected = {name: g for name, g in convention.grids.items() if statistics is None or statistics.expects(name)}
+    if not expected:
+        return []
+    groups = tuple(group for group in convention.groups if group.grid in expected)
+    rules = replace(convention, grids=expected, groups=groups)
+    return [grid_text.construction(rules), grid_text.numberings(rules), grid_text.decoding(rules)]
 
 
 # --- the best configurations ------------------------------------------------------------------------------------------
@@ -70,14 +80,8 @@ def _introduction(convention: Convention, statistics: tree_statistics.TreeStatis
 def _best(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     ranking = say.ranked(statistics)
-    low, high = convention.generalization_k
     if not any(ranking.values()):
-        pattern = markdown.code(convention.generalization_pattern)
-        nothing = f"Nothing is measured: no run here has a finite value of {pattern} for each K from {low} to {high}."
-        others = say.other_metrics(statistics)
-        return markdown.join(
-            "## Best configurations", markdown.paragraph(nothing, "`ckptman eval` measures it.", others)
-        )
+        return markdown.join("## Best configurations", markdown.paragraph(*say.nothing_ranked(statistics)))
     explanation = markdown.paragraph(
         f"By measured generalization: the {say.exact_match(convention)}, as mean ± {convention.statistics} standard",
         "deviation over the measured runs of a configuration that are here, and over all its W&B runs, overwritten and",
@@ -159,8 +163,10 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
         parts.append(markdown.paragraph(f"A column for each K, and in it a mark for each seed: {_LEGEND}."))
     for layernorm, regime in say.families(convention):
         folder = placement.family_folder(layernorm, regime, convention)
-        parts.append(f"### {say.family_title(layernorm, regime, convention)}")
         patterns = say.patterns_of(layernorm, regime, convention)
+        if statistics is not None and not any(statistics.expects(pattern.grid) for pattern in patterns):
+            continue
+        parts.append(f"### {say.family_title(layernorm, regime, convention)}")
         if not patterns:
             parts.append(f"In {markdown.code(f'{folder}/')}. The convention has no group pattern for this family.")
         for pattern in patterns if statistics is None else [p for p in patterns if statistics.expects(p.grid)]:
@@ -312,7 +318,10 @@ def _where(statistics: tree_statistics.TreeStatistics) -> str:
     shape = say.placeholders("/".join(("{family}", "{group}", convention.folders.task_pattern, *run_folder, "")))
     return markdown.join(
         "## Where to find a configuration",
-        markdown.paragraph(f"Its task is in the table of its family above; it lies in {markdown.code(shape)}."),
+        markdown.paragraph(
+            f"Its task is in a table above; it lies in {markdown.code(shape)}, with more at the end of the last name",
+            "where several runs of a task have one seed.",
+        ),
         markdown.table(["Group", "Trained K", "Tasks", "Configurations", "Runs", "Files"], rows, right=(3, 4, 5)),
         _misnumbered(statistics),
         _example(statistics),
@@ -388,15 +397,26 @@ def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
     by_task: dict[tuple[PurePosixPath, object], list[tree_statistics.Lost]] = defaultdict(list)
     for item in statistics.lost:
         by_task[item.folder, _lost_configuration(item, statistics.convention)].append(item)
-    rows = [_lost_row(folder, items, statistics.convention) for (folder, _), items in by_task.items()]
+    briefs = {key: say.brief(items[0].run.config, say.all_axes(statistics.convention), statistics.convention)
+              for key, items in by_task.items()}  # fmt: skip
+    rows = []
+    for key, items in by_task.items():
+        alike = [by_task[other][0].run.config for other, brief in briefs.items()
+                 if other != key and (other[0], brief) == (key[0], briefs[key])]  # fmt: skip
+        told = say.telling(items[0].run.config, alike, statistics.convention)
+        title = ", ".join(filter(None, (briefs[key], told)))
+        rows.append(_lost_row(key[0], items, title, statistics.convention))
     count = len(statistics.lost)
     return markdown.join(
         "## Overwritten runs",
         markdown.paragraph(
-            f"The checkpoints of {wording.count_text(count, 'run')} are gone: later runs of the same tasks wrote "
-            "files of the",
-            "same names over them. What is left are their W&B records. The generalization that these logged is in the",
-            "means over all W&B runs, and in no other.",
+            f"Of {wording.count_text(count, 'run')} no checkpoint was at the source any more: later runs of the same",
+            "tasks wrote files of the same names over them. What is here of them are their W&B records.",
+            "The generalization that these logged is in the means over all W&B runs, and in no other."
+            if any(
+                metrics.from_metrics(item.run.metrics, statistics.convention) is not None for item in statistics.lost
+            )
+            else "",
         ),
         markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
     )
@@ -408,7 +428,9 @@ def _lost_configuration(item: tree_statistics.Lost, convention: Convention) -> o
     return item.cell or comparing.fingerprint(item.run.config, ignored)
 
 
-def _lost_row(folder: PurePosixPath, items: Sequence[tree_statistics.Lost], convention: Convention) -> list[str]:
+def _lost_row(
+    folder: PurePosixPath, items: Sequence[tree_statistics.Lost], title: str, convention: Convention
+) -> list[str]:
     told: list[str] = []
     by: list[str] = []
     for item in items:
@@ -419,8 +441,8 @@ def _lost_row(folder: PurePosixPath, items: Sequence[tree_statistics.Lost], conv
         )
         by += item.run.overwritten_by
     names = ", ".join(map(markdown.code, dict.fromkeys(by))) or "an unknown run"
-    configuration = markdown.text(say.brief(items[0].run.config, say.all_axes(convention), convention))
-    return [markdown.link(markdown.code(say.tail(folder)), folder, folder=True), configuration, ", ".join(told), names]
+    where = markdown.link(markdown.code(say.tail(folder)), folder, folder=True)
+    return [where, markdown.text(title), ", ".join(told), names]
 
 
 def _lower(title: str) -> str:

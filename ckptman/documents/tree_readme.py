@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.documents import document_text as say
+from ckptman.documents.loading_text import forms_here, loading_text
 from ckptman.documents.marked_blocks import append_blocks, empty_block, fill_blocks, find_blocks
 from ckptman.documents.statistics_text import statistics_text
 from ckptman.documents.task_mapping import best_table
@@ -24,34 +25,6 @@ TASK_MAPPING = "TASK_MAPPING.md"
 _MOST_VALUES = 8
 """Values of a name field that are listed."""
 _MAPPING_LINK = markdown.link(markdown.code(TASK_MAPPING), PurePosixPath(TASK_MAPPING))
-
-_LOADING = """\
-import torch
-from ckptman import GPT, GPTConfig
-
-# Load checkpoint
-ckpt = torch.load('path/to/checkpoint.pt', map_location='cpu')
-
-# Reconstruct model config
-cfg = ckpt['config']
-model_cfg = GPTConfig(
-    block_size=cfg.train_max_k,
-    vocab_size=cfg.vocab_n + 1,  # +1 for separator
-    n_layers=cfg.n_layers,
-    n_heads=cfg.n_heads,
-    n_embd=cfg.n_embd,
-    without_pos=cfg.without_pos,
-    use_mlp=cfg.use_mlp,
-    use_layernorm=cfg.use_layernorm,
-    max_seq_len=2 * cfg.test_max_k + 1,
-)
-
-# Create and load model
-model = GPT(model_cfg)
-model.load_state_dict(ckpt['model_state_dict'])
-model.eval()
-"""
-"""How a file of the documented form is loaded; what ckptman promises to keep working."""
 
 
 def readme_text(statistics: tree_statistics.TreeStatistics, existing: str | None, document: str = README) -> str:
@@ -162,8 +135,7 @@ def _best(statistics: tree_statistics.TreeStatistics) -> str:
     best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     if not best:
         return markdown.paragraph(
-            "No run here has the metrics of generalization, and `ckptman eval` has not been run.",
-            say.other_metrics(statistics),
+            *say.nothing_ranked(statistics),
         )
     return markdown.join(
         markdown.paragraph(
@@ -177,13 +149,19 @@ def _best(statistics: tree_statistics.TreeStatistics) -> str:
 
 def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
+    expected = [grid for grid in convention.grids.values() if statistics.expects(grid.name)]
+    if not expected:
+        return markdown.paragraph(
+            "The groups here are of no grid that the rules describe: they keep the task ids of their source, and the",
+            f"configurations inside the checkpoints say what was trained. {_MAPPING_LINK} lists them.",
+        )
     parts = [
         markdown.paragraph(
             "A group holds the runs for one K, the longest trained list; a task of it those with one combination of",
             f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
         )
     ]
-    for grid in filter(lambda grid: statistics.expects(grid.name), convention.grids.values()):
+    for grid in expected:
         of_grid = f", grid {markdown.code(grid.name)}" if len(convention.grids) > 1 else ""
         for regime, rule in grid.regimes.items():
             patterns = [g.pattern for g in convention.groups if (g.grid, g.regime) == (grid.name, regime)]
@@ -307,7 +285,8 @@ def _example(
 
 
 def _contents(statistics: tree_statistics.TreeStatistics) -> str:
-    forms = statistics.convention.checkpoint.forms
+    here = forms_here(statistics)
+    forms = [form for form in statistics.convention.checkpoint.forms if form.name in here or not here]
     holds: list[tuple[str, Callable[[terms.CheckpointForm], str | None]]] = [
         ("Weights by parameter name", lambda form: form.weights),
         ("Optimizer state; final files may lack it", lambda form: form.optimizer),
@@ -322,24 +301,13 @@ def _contents(statistics: tree_statistics.TreeStatistics) -> str:
     ]
     return markdown.join(
         markdown.paragraph(
-            "Each file is a dictionary that `torch.save` wrote. Its keys depend on the trainer:",
-            f"{'one form is' if len(forms) == 1 else 'these forms are'} known.",
-            "`ckptman show FILE` tells what a file holds.",
+            "Each file is a dictionary that `torch.save` wrote. Its keys depend on the trainer.",
+            f"{'Of this form' if len(forms) == 1 else 'Of these forms'} are files here:"
+            if here
+            else f"{'One form is' if len(forms) == 1 else 'These forms are'} known:",
         ),
         markdown.table(["Holds", *(f"Form {markdown.text(form.name)}" for form in forms)], rows),
-    )
-
-
-def _loading(statistics: tree_statistics.TreeStatistics) -> str:
-    plain = [path for _, _, file in _example_files(statistics) if (path := str(file.path)).isprintable()]
-    path = plain[0] if plain else f"path/to/checkpoint{statistics.convention.checkpoint.suffix}"
-    every = f"import ckptman\n\nmodel, info = ckptman.load({path!r})\n"
-    documented = next((form.name for form in statistics.convention.checkpoint.forms if form.config == "config"), "")
-    return markdown.join(
-        "With the Python package `ckptman`, a file of any form, by its path from this folder:",
-        markdown.fenced("python", every),
-        f"A file of form {markdown.text(documented)}, step by step:" if documented else "Step by step:",
-        markdown.fenced("python", _LOADING),
+        "`ckptman show FILE` tells what a file holds.",
     )
 
 
@@ -384,10 +352,9 @@ def _source(statistics: tree_statistics.TreeStatistics) -> str:
         "The folders that were ingested:",
         markdown.table(["Source", "Runs", "Files", "Overwritten runs"], rows, right=range(1, 4)),
         markdown.paragraph(
-            f"There the runs lie as training left them, in {markdown.code(f'{layout}/')}. From which file exactly each",
-            f"checkpoint came is in the {markdown.code(records.RUN_FILE)} of its run. The known groups:",
+            "From which file exactly each checkpoint came is in the",
+            f"{markdown.code(records.RUN_FILE)} of its run. Training leaves files in {markdown.code(f'{layout}/')}.",
         ),
-        "\n".join(f"- {markdown.code(group.pattern)}: {markdown.text(group.title)}" for group in convention.groups),
     )
 
 
@@ -399,7 +366,7 @@ _BLOCKS: Mapping[str, Callable[[tree_statistics.TreeStatistics], str]] = {
     "naming": _naming,
     "examples": _examples,
     "contents": _contents,
-    "loading": _loading,
+    "loading": loading_text,
     "statistics": statistics_text,
     "adding": _adding,
     "source": _source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,5 +72,39 @@ def test_an_experiment_of_which_nothing_is_here_is_not_told_of(tmp_path: Path) -
         assert ("In all" in readme["statistics"].partition("### Expected and found")[2].partition("###")[0]) == told
         assert ("No such group is here" in task_mapping_text(built_in(), counted)) == told
     readme = block_contents(count_tree(other, built_in()))
-    assert "have `test/K8/loss`, `test/K8/tf_token_acc`; " in " ".join(readme["best"].split())
-    assert "`test/K8/loss`" in document(other)
+    said = "Training logged other metrics: `test/K{k}/loss` for K 8; `test/K{k}/tf_token_acc` for K 8; "
+    for text in (readme["best"], document(other)):
+        assert said in " ".join(text.split())
+        assert "Nothing is measured" not in text
+        assert "has not been run" not in text
+    for title in ("How the grid is built", "Decoding an id", "With LayerNorm, fixed"):
+        assert (f"# {title}" in document(known), f"# {title}" in document(other)) == (True, False)
+    seeds = readme["statistics"].partition("### Seeds")[2].partition("###")[0]
+    assert "1337" in seeds
+    assert "2337" not in seeds
+
+
+@pytest.mark.parametrize("axis", [{}, {"use_mlp": True}])
+def test_overwritten_runs_of_a_group_of_no_pattern_are_told_by_their_configuration(
+    tmp_path: Path, axis: dict[str, Any]
+) -> None:
+    """Two passes in one task folder, of an older and a newer trainer, or with and without MLP."""
+    folder = tmp_path / "outputs" / "another_group" / "task_0003"
+    for at, (seed, values) in enumerate([(1337, {}), (2337, {}), (1337, axis), (2337, axis), (3337, axis)]):
+        more = {} if at < 2 or axis else {"use_xavier_init": True}
+        of = config(seed=seed, wandb_group="another_group", **values)
+        write_run(folder, of, run_id=f"run{at}", started=START + 1000 * at, metrics={"x": 1.0}, more=more)
+    ingest(tmp_path / "outputs", tmp_path / "tree")
+    rows = [
+        line for line in document(tmp_path / "tree").partition("## Overwritten runs")[2].splitlines() if "`run" in line
+    ]
+    told = {cells[2].strip(): cells[3].strip() for cells in (row.split("|") for row in rows)}
+    if axis:
+        assert told == {
+            "L1, MLP off, mix": "1337 (`run0`)", "L1, MLP on, mix": "1337 (`run2`), 2337 (`run3`)",
+        }  # fmt: skip
+    else:
+        assert told == {
+            "L1, MLP off, mix, no use_xavier_init": "1337 (`run0`), 2337 (`run1`)",
+            "L1, MLP off, mix, use_xavier_init = True": "1337 (`run2`), 2337 (`run3`)",
+        }

@@ -297,7 +297,7 @@ def test_another_k_is_another_configuration(tmp_path: Path) -> None:
 def test_what_is_no_finite_number_does_not_win(tmp_path: Path, value: object) -> None:
     odd = {**gen_metrics(1.0), "gen/K20/exact_match_acc": value}
     add_run(tmp_path, config(seed=1337), metrics=odd)
-    assert "Nothing is measured" in document(tmp_path)
+    assert "No run here has a finite value of" in document(tmp_path)
     add_run(tmp_path, config(use_mlp=True), run_id="b", metrics=gen_metrics(0.01))
     assert [(row[0], row[3], row[5]) for row in best(document(tmp_path))] == [("⭐", "On", "1.0 %")]
 

@@ -321,7 +321,7 @@ def test_sources_are_told(root: Path) -> None:
     told = figures(block(root, "source"))
     assert told["/scratch/grid_outputs"] == ["5", "9", "2"]
     assert told["/scratch/b"] == ["1", "2", "0"]
-    assert all(group.pattern in block(root, "source") for group in built_in().groups)
+    assert not any(group.pattern in block(root, "source") for group in built_in().groups)  # which none of them says
 
 
 def test_the_tasks_are_those_of_the_numbering(root: Path) -> None:
@@ -340,15 +340,44 @@ def python(snippet: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_loading_code_works(tmp_path: Path) -> None:
-    write_run(tmp_path / "raw" / "len_gen_k8" / "task_0006", config(), run_id="abcd1234")
-    ingest(tmp_path / "raw", tmp_path / "tree")
-    every, documented = code(block(tmp_path / "tree", "loading"), "python")
-    assert python(every + "print(type(model).__name__, info.iters_done)", tmp_path / "tree") == "GPT 40000\n"
+def _saved(form: str, weights: dict[str, Any], values: TrainConfig) -> dict[str, Any]:
+    """What a trainer of each form saves."""
+    plain = values.to_dict()
+    return {
+        "A": {"model": weights, "train_config": plain, "iters_done": 40000},
+        "B": {"model_state_dict": weights, "config": values, "iters_done": 40000},
+        "B, plain": {"model_state_dict": weights, "config": plain, "iters_done": 40000},
+        "nanoGPT": {"model": weights, "model_args": {}, "iter_num": 40000, "config": plain},
+        "Lightning": {"state_dict": weights, "hyper_parameters": plain, "global_step": 40000},
+        "weights": weights,
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["A", "B", "B, plain", "nanoGPT", "Lightning", "weights"])
+def test_the_loading_code_is_for_the_forms_that_are_here_and_works(form: str, tmp_path: Path) -> None:
     values = config()
-    weights = GPT(GPTConfig.from_train_config(values)).state_dict()
-    torch.save({"model_state_dict": weights, "config": values, "iters_done": 1}, tmp_path / "b.pt")
-    assert isinstance(values, TrainConfig)
-    snippet = documented.replace("path/to/checkpoint.pt", str(tmp_path / "b.pt"))
-    assert python(snippet + "print(type(model).__name__)", tmp_path) == "GPT\n"
-    assert documented.startswith("import torch\nfrom ckptman import GPT, GPTConfig\n")
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    write_run(folder, values, run_id="abcd1234", files=("Final",))
+    [file] = (folder / "saved_models").iterdir()
+    when = file.stat().st_mtime
+    torch.save(_saved(form, GPT(GPTConfig.from_train_config(values)).state_dict(), values), file)
+    os.utime(file, (when, when))
+    assert ingest(tmp_path / "raw", tmp_path / "tree").refused == ()
+    first, *documented = code(block(tmp_path / "tree", "loading"), "python")
+    assert python(first + "print(type(model).__name__)", tmp_path / "tree") == "GPT\n"
+    assert len(documented) == (form == "B")
+    for snippet in documented:
+        assert snippet.startswith("import torch\nfrom ckptman import GPT, GPTConfig\n")
+        assert python(snippet + "print(type(model).__name__)", tmp_path / "tree") == "GPT\n"
+    names = ("A", "B", "nanoGPT", "Lightning", "weights")
+    text = block(tmp_path / "tree", "contents")
+    assert [name for name in names if f"Form {name} " in text] == [form.partition(",")[0]]
+
+
+def test_the_loading_code_of_another_model_loads_its_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    write_run(folder, config(), run_id="abcd1234", files=("Final",), more={"use_mystery": True})
+    ingest(tmp_path / "raw", tmp_path / "tree")
+    [snippet] = code(block(tmp_path / "tree", "loading"), "python")
+    assert "ckptman.load_weights(" in snippet
+    assert int(python(snippet + "print(len(weights))", tmp_path / "tree")) > 5

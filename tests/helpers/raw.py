@@ -63,12 +63,15 @@ def write_run(
     last_iter: int = 39751,
     save: bool = True,
     wandb_home: Path | None = None,
+    more: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Write one run of 300 seconds: its checkpoints (over what lies there) and its online W&B folder.
 
-    That lies in the task folder, or in `wandb_home` if one is given.
+    That lies in the task folder, or in `wandb_home` if one is given. `more` are configuration values that `TrainConfig`
+    does not know.
     """
     end = started + 300
+    values = {**config.to_dict(), **(more or {})}
     written = []
     for prefix in files if save else ():
         kind = built_in().prefix(prefix)
@@ -77,10 +80,10 @@ def write_run(
         assert step is not None
         path = task_folder / saved_models / name_of(config, prefix)
         saved_at = started + 300 * step / config.max_iters
-        written.append(write_checkpoint(path, config, step=step, saved_at=saved_at, salt=salt))
+        written.append(write_checkpoint(path, config, step=step, saved_at=saved_at, salt=salt, train_config=values))
     folder = (wandb_home or task_folder) / "wandb" / "wandb" / f"run-20260310_000000-{run_id}"
     (folder / "files").mkdir(parents=True)
-    document: dict[str, Any] = {key: {"value": value} for key, value in config.to_dict().items()}
+    document: dict[str, Any] = {key: {"value": value} for key, value in values.items()}
     (folder / "files" / "config.yaml").write_text(yaml.safe_dump(document))
     summary = {"iter": last_iter, "_timestamp": end, "_runtime": 300.0, **(metrics or gen_metrics(0.5))}
     (folder / "files" / "wandb-summary.json").write_text(json.dumps(summary))
