@@ -8,7 +8,8 @@ Each command is one call:
     findings = ckptman.validate("checkpoints").findings
     model, info = ckptman.load("checkpoints/…/Final_….pt")
 
-Names are imported when they are first used, so that `import ckptman` needs neither torch nor wandb.
+Names are imported when they are first used, so that `import ckptman` needs neither torch nor wandb. With it, and torch
+imported before or after, `torch.load(weights_only=True)` reads the files that ckptman writes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from ckptman.training.loading import GPTConfig as GPTConfig
     from ckptman.training.loading import load as load
     from ckptman.training.loading import load_weights as load_weights
-    from ckptman.training.loading import mark_safe as mark_safe
+    from ckptman.training.marking import mark_safe as mark_safe
     from ckptman.training.planning import training_configs as training_configs
     from ckptman.training.runs import TrainResult as TrainResult
     from ckptman.training.runs import train as train
@@ -113,7 +114,7 @@ _HOMES = {
     "load": "training.loading",
     "load_convention": "rules.convention_file",
     "load_weights": "training.loading",
-    "mark_safe": "training.loading",
+    "mark_safe": "training.marking",
     "plan_sweep": "sweeps.sweeping",
     "read_checkpoint": "formats.checkpoint",
     "report": "documents.reporting",
@@ -143,3 +144,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _mark_safe() -> None:
+    from ckptman.training.marking import mark_safe_with_torch
+
+    mark_safe_with_torch()
+
+
+_mark_safe()

@@ -6,25 +6,24 @@
 Tensors are built here, from the reader's description of the file and the file's mapped bytes: neither `torch.load` nor
 any pickle machinery has a part in it.
 
-`from ckptman import GPT, GPTConfig` comes through this module, and importing it marks `TrainConfig` as safe for
-`torch.load(weights_only=True)` under every name that checkpoints have pickled it by. So a lab's own loading code, with
-just its import line changed, reads files with a pickled configuration and still executes nothing from them.
+`from ckptman import GPT, GPTConfig` comes through this module. As `import ckptman` marks `TrainConfig` as safe for
+`torch.load(weights_only=True)` under every name that checkpoints have pickled it by (`marking`), a lab's own loading
+code, with just its import line changed, reads files with a pickled configuration and still executes nothing from them.
 """
 
 from __future__ import annotations
 
 import os
-import pathlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ckptman.formats import CheckpointInfo, architecture, mapping, pickled, show_path
-from ckptman.rules import Convention, TrainConfig, convention_file, recipe
+from ckptman.rules import Convention, convention_file, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
+from ckptman.training.marking import mark_safe
 from ckptman.training.model import GPT, GPTConfig
 
 __all__ = ["GPT", "GPTConfig", "load", "load_weights", "mark_safe", "pick_device"]
@@ -111,19 +110,6 @@ def load_weights(
         return _tensors(mapped), mapped.info
     except RefusedError as error:
         raise _with_path(error, path) from error
-
-
-def mark_safe(config_classes: Iterable[str] | None = None) -> None:
-    """Let `torch.load(weights_only=True)` read `TrainConfig` under each of these full names, and plain paths in it.
-
-    By default, those of the built-in convention, ckptman's own among them.
-    """
-    classes = convention_file.built_in().checkpoint.config_classes if config_classes is None else config_classes
-    safe: list[Any] = [(TrainConfig, name) for name in classes]
-    for module in ("pathlib", "pathlib._local"):  # the latter since Python 3.13
-        safe += [(pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")]
-        safe += [(pathlib.PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
-    torch.serialization.add_safe_globals(safe)
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -235,6 +221,3 @@ def _with_path(error: CkptmanError, path: str | os.PathLike[str]) -> RefusedErro
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-mark_safe()

@@ -1,0 +1,65 @@
+"""Which classes `torch.load(weights_only=True)` may read: marked as soon as both torch and ckptman are imported.
+
+`import ckptman` does not import torch, which takes seconds. Where torch is there already, the classes are marked at
+once; otherwise as the last thing that `import torch` does.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from ckptman.rules import TrainConfig, convention_file
+
+TORCH = "torch"
+
+
+def mark_safe(config_classes: Iterable[str] | None = None) -> None:
+    """Let `torch.load(weights_only=True)` read `TrainConfig` under each of these full names, and plain paths in it.
+
+    By default, those of the built-in convention, ckptman's own among them.
+    """
+    import torch
+
+    classes = convention_file.built_in().checkpoint.config_classes if config_classes is None else config_classes
+    safe: list[Any] = [(TrainConfig, name) for name in classes]
+    for module in ("pathlib", "pathlib._local"):  # the latter since Python 3.13
+        safe += [(pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")]
+        safe += [(pathlib.PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
+    torch.serialization.add_safe_globals(safe)
+
+
+def mark_safe_with_torch() -> None:
+    """Call `mark_safe` now, or once torch is imported."""
+    if hasattr(sys.modules.get(TORCH), "serialization"):
+        mark_safe()
+    elif not any(isinstance(finder, _AfterTorch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterTorch())
+
+
+class _AfterTorch(importlib.abc.MetaPathFinder):
+    """Lets torch be found as ever, and marks the classes when it has been imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of torch, with a loader that does one thing more; None for any other module."""
+        if fullname != TORCH:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_mark(module: ModuleType) -> None:
+                execute(module)
+                mark_safe()
+
+            spec.loader.exec_module = execute_and_mark  # type: ignore[method-assign]
+        return spec
