@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from ckptman.formats import containers, folder_bytes
 from ckptman.formats.archive import Checksums, open_archive, show_path
+from ckptman.formats.bounded import refusals_name
 from ckptman.formats.checkpoint import CheckpointInfo, read_archive
+from ckptman.formats.refusals import refusal
 from ckptman.fs import FileState, files, hash_file
 from ckptman.text import RefusedError
 
@@ -48,7 +50,7 @@ def read_whole(
     if path.is_dir():
         return _read_folder(path, rules, on_bytes or files.ignore)
     if containers.is_safetensors(path):  # which has no checksums
-        info = containers.read(path, rules)
+        info = _of_safetensors(path, rules)
         return WholeCheckpoint(info, *hash_file(path, on_bytes=on_bytes, follow_symlinks=follow_symlinks), None)
     checksums = damage = failure = None
     with open_archive(path) as archive:
@@ -69,6 +71,14 @@ def read_whole(
     if damage is not None:
         damage = RefusedError(f"{show_path(path)}: {damage.message}", code=damage.code, fix=damage.fix)
     return WholeCheckpoint(info, sha256, state, damage)
+
+
+def _of_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
+    info = containers.read(path, rules)
+    if not info.tensors:
+        with refusals_name(path):
+            raise refusal("not-a-checkpoint", "a safetensors file without a tensor")
+    return info
 
 
 def _read_folder(folder: Path, rules: terms.CheckpointRules, on_bytes: Callable[[int], None]) -> WholeCheckpoint:
@@ -100,7 +110,7 @@ def read_header(path: Path, rules: terms.CheckpointRules, *, follow_symlinks: bo
     """
     content = None
     if path.is_dir() or containers.is_safetensors(path):
-        info = containers.read(path, rules)
+        info = containers.read(path, rules) if path.is_dir() else _of_safetensors(path, rules)
         state = folder_bytes.state_of(path) if path.is_dir() else FileState.of(path, follow_symlinks=follow_symlinks)
     else:
         with files.opened(path, follow_symlinks=follow_symlinks) as source, open_archive(path, fd=source.fd) as archive:
