@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
@@ -374,7 +374,8 @@ def _as_config(value: Any) -> Mapping[Any, Any] | None:
         except (ValueError, RecursionError):
             return None
     found = as_mapping(value)
-    return None if found is None or any(_is_tensor(item) and item.shape for item in found.values()) else found
+    weights = 0 if found is None else sum(_is_tensor(item) and bool(item.shape) for item in found.values())
+    return None if found is None or weights > len(found) // 2 else found
 
 
 def _is_json(value: object) -> bool:
@@ -393,7 +394,19 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
         ((name, inner),) = sections.items()
         if len(_KINDS.keys() & inner) >= _FEW_KEYS:
             return f"{key}.{name}", items[name]
-    return key, {**_of_sections(items), **items}
+    known = _of_sections(items)
+    return key, {**known, **_without_keys(items, known.keys() - own, _SECTION_LEVELS)}
+
+
+def _without_keys(items: Mapping[Any, Any], keys: Collection[str], levels: int) -> dict[Any, Any]:
+    """A configuration whose sections lack these keys; without those that hold nothing else."""
+    found = {}
+    for name, item in items.items():
+        section = as_mapping(item) if levels else None
+        inner = None if section is None else _without_keys(section, keys, levels - 1)
+        if name not in keys and (inner or not section):
+            found[name] = item if inner is None else inner
+    return found
 
 
 def _of_sections(items: Mapping[Any, Any]) -> dict[Any, Any]:

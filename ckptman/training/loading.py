@@ -146,7 +146,7 @@ def _tensors(mapped: mapping.MappedWeights) -> dict[str, Tensor]:
     for tensor in mapped.info.tensors:
         try:
             weights[tensor.name] = _tensor(tensor.view, storages[tensor.file])
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
             raise RefusedError(
                 f"its {tensor.name} is a tensor that this torch cannot make: {_first_line(error)}",
                 code="not-loadable",
@@ -159,7 +159,7 @@ def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tenso
     """The tensor that a description is one of.
 
     Raises:
-        TypeError, ValueError, RuntimeError, AttributeError: torch has no such tensor, or cannot make it safely.
+        TypeError, ValueError, RuntimeError, AttributeError, KeyError: torch has no such tensor, or cannot make it.
     """
     if isinstance(view, pickled.Tensor):
         dtype = getattr(torch, _INTEGERS.get(view.dtype, view.dtype))
@@ -186,7 +186,34 @@ def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tenso
         each = "per_channel" if len(parts) > 4 else "per_tensor"
         made: Tensor = getattr(torch, f"_make_{each}_quantized_tensor")(parts[0], *parts[2:])
         return made
+    if view.kind == "array":
+        return _of_array(view.parts[0]).to(getattr(torch, view.dtype))
+    if view.kind == "nested":
+        buffer, sizes, strides, offsets = parts
+        places = zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True)
+        return torch.nested.nested_tensor(
+            [buffer.as_strided(size, stride, buffer.storage_offset() + at) for size, stride, at in places]
+        )
+    if view.kind == "jagged":
+        values, starts, lengths = parts
+        ends = starts[1:] if lengths is None else starts[:-1] + lengths
+        rising = not bool((ends < starts[:-1]).any())
+        if starts.dtype != torch.int64 or not rising or not 0 <= starts.min() <= ends.max() <= len(values):
+            raise ValueError("its parts reach outside its values")
+        return torch.nested.nested_tensor_from_jagged(values, starts, lengths)
     raise TypeError(f"it is of the kind {view.kind}")
+
+
+def _of_array(array: pickled.Array) -> Tensor:
+    """A tensor with the elements of a numpy array; those of numpy are of no bfloat16."""
+    kind = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}[array.dtype.code[:1]]
+    dtype = getattr(torch, kind if kind == "bool" else f"{kind}{8 * array.dtype.itemsize}")
+    if array.dtype.order == ">" or not isinstance(array.data, bytes):
+        raise TypeError("it is an array of another machine")
+    elements = torch.frombuffer(bytearray(array.data), dtype=dtype) if array.data else torch.empty(0, dtype=dtype)
+    if array.fortran:
+        return elements.reshape(array.shape[::-1]).permute(*reversed(range(len(array.shape))))
+    return elements.reshape(array.shape)
 
 
 _INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
