@@ -37,7 +37,7 @@ def page(
         size: How many bytes its data may take, compressed.
     """
     document = dataset(statistics, found, size=size) | {"up": os.path.relpath(root, file.parent)}
-    packed = base64.b64encode(zlib.compress(compact(document).encode("ascii"), 9)).decode("ascii")
+    packed = base64.b64encode(zlib.compress(compact(document).encode("ascii"), 6)).decode("ascii")
     before, after = _template()
     return f"{before}{packed}{after}"
 
