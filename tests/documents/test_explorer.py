@@ -19,6 +19,7 @@ from ckptman.documents.explorer.dataset import dataset
 from ckptman.documents.reporting import State, report
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import UsageError
+from ckptman.tree.findings import finding
 from ckptman.tree.statistics import count_tree
 from tests.helpers.many_runs import many_runs
 from tests.helpers.raw import config, gen_metrics, snapshot
@@ -178,6 +179,12 @@ def test_files_that_are_gone_stand_beside_those_that_are_there(root: Path) -> No
     document = dataset(count_tree(root, load_convention()), ())
     files = document["files"]
     assert values(files["columns"]["there"], files["count"]) == [True, False]
+
+
+def test_findings_beyond_counting_are_left_out(root: Path) -> None:
+    found = [finding("missing-seed", f"some/{number}", "it lacks seeds") for number in range(20_003)]
+    document = dataset(count_tree(root, load_convention()), found)
+    assert (len(document["findings"]), document["left_out"]) == (20_000, ["3 findings"])
 
 
 def test_a_large_tree_leaves_out_the_least_and_says_so() -> None:

@@ -28,6 +28,7 @@ _STATES = {
 STATES = (*_STATES.values(), _OVERWRITTEN, _MISSING, _UNREADABLE)
 """How a run stands, in the order of the legend."""
 
+_MOST_FINDINGS = 20_000
 _ROOT_MARK = "\ue000"
 _DIGITS = 16
 """Digits of a checksum that are kept where there is no room for all of them."""
@@ -88,13 +89,16 @@ def dataset(
     """
     room = Room(size)
     cells = _Cells(statistics)
+    shown = [[item.code, item.path, *_findable(item, statistics)] for item in found[:_MOST_FINDINGS]]
+    room.takes(shown)
+    left_out = [f"{len(found) - len(shown):,} findings"] if len(shown) < len(found) else []
     return {
         "schema_version": records.SCHEMA_VERSION,
         **_words(statistics),
         "counts": _counts(statistics),
         **_map(cells, room),
-        **_runs(cells, room),
-        "findings": [[item.code, item.path, *_findable(item, statistics)] for item in found],
+        **_runs(cells, room, left_out),
+        "findings": shown,
         "codes": {
             code: [findings.KINDS[code].severity.value, findings.KINDS[code].meaning]
             for code in sorted({item.code for item in found})
@@ -351,7 +355,7 @@ def _family(layernorm: bool | None, regime: str | None, convention: Convention) 
 # --- runs and files ---------------------------------------------------------------------------------------------------
 
 
-def _runs(cells: _Cells, room: Room) -> dict[str, Any]:
+def _runs(cells: _Cells, room: Room, left_out: list[str]) -> dict[str, Any]:
     rows = [(index, row) for index, cell in enumerate(cells.cells) for row in cell.rows]
     rows += [(-1, row) for row in cells.unreadable]
     runs = [row for _, row in rows]
@@ -368,7 +372,7 @@ def _runs(cells: _Cells, room: Room) -> dict[str, Any]:
     files, short = _files(runs, room)
     document["config"], no_config = fitting(_configurations(runs), room)
     document["metrics"], no_metrics = fitting(_metrics(runs, cells.convention), room)
-    left_out = [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
+    left_out += [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
     if short:
         left_out.insert(0, f"all but the first {_DIGITS} digits of each SHA-256")
     return {"runs": document, "files": files, "left_out": left_out}
