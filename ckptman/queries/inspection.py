@@ -214,7 +214,8 @@ def _read_folder(path: Path, info: CheckpointInfo, location: Location) -> record
         try:
             record = records.read_record(folder)
         except RefusedError as error:
-            problem = error.message if location.root is not None else None  # elsewhere it may be another program's
+            told = error.message.removeprefix(f"{folder / records.RUN_FILE} cannot be used: ")
+            problem = told if location.root is not None else None  # elsewhere it may be another program's
     return records.RunFolder(path=location.folder, record=record, problem=problem, files={path.name: info.size})
 
 
