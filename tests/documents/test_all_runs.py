@@ -1,0 +1,46 @@
+"""The lab's figure: mean, deviation and n over all W&B runs of a configuration, overwritten and repeated ones too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import load_convention
+from tests.helpers.task_mappings import best, document
+
+
+@pytest.mark.slow
+def test_figures_of_runs_that_overwrote_each_other_equal_ten_lines_of_python(tmp_path: Path) -> None:
+    values, lab = [], tmp_path / "lab" / "len_gen_k4" / "task_0006"
+    for out, seed in (("a", 1337), ("a", 2337), ("a", 3337), ("b", 1337)):  # the last is a rerun
+        command = ["train", "--k", "4", "--task", "6", "--seed", str(seed), "--iters", "12", "--batch-size", "16",
+                   "--lr", "0.01", "--threads", "1", "--wandb", "offline", "--out", str(tmp_path / out)]  # fmt: skip
+        subprocess.run([sys.executable, "-m", "ckptman", *command], check=True, capture_output=True, cwd=tmp_path,
+                       env={**os.environ, "WANDB_SILENT": "true"})  # fmt: skip
+        run = tmp_path / out / "len_gen_k4" / "task_0006" / f"seed_{seed}"
+        metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+        values.append(statistics.mean(metrics[f"gen/K{k}/loss"] for k in range(17, 33)))
+        (run / "metrics.json").unlink()  # W&B alone tells
+        for folder in ("saved_models", "wandb"):  # the published trainer lets all seeds of a task save into one folder
+            shutil.copytree(run / folder, lab / folder, dirs_exist_ok=True, symlinks=True,
+                            ignore=shutil.ignore_patterns("latest-run", "debug*"))  # fmt: skip
+    root = tmp_path / "tree"
+    ingest(tmp_path / "lab", root, settle=0)
+    pattern = "metrics: {generalization: {pattern: 'gen/K{k}/loss'}}\n"  # so short a run has no list right, but a loss
+    mean = 100 * statistics.mean(values)
+    for kind, deviation_of in (("sample", statistics.stdev), ("population", statistics.pstdev)):
+        (root / "ckptman.yaml").write_text(f"statistics: {kind}\n{pattern}")
+        (row,) = best(document(root, load_convention(root / "ckptman.yaml")))
+        deviation = 100 * deviation_of(values)
+        assert deviation > 0
+        assert row[9] in {f"{mean:.{places}f} % ± {deviation:.{places}f} (n = 4)" for places in range(4)}
+        assert row[5] in {f"{100 * values[-1]:.{places}f} %" for places in range(4)}
+        assert row[6] == "1"
