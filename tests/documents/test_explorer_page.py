@@ -13,6 +13,7 @@ import pytest
 
 from ckptman.documents.explorer import EXPLORER, page
 from ckptman.documents.reporting import report
+from ckptman.rules.convention_file import built_in
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
 from tests.helpers.many_runs import METRICS, many_runs
@@ -291,6 +292,23 @@ def test_paper_gets_the_content_without_the_controls(shown: Any) -> None:
     assert shown.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
     go(shown, "#/runs")
     assert shown.pdf().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("is_grid", [True, False])
+def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Heard, is_grid: bool) -> None:
+    no_groups = ", ".join(f"{group.pattern!r}: null" for group in built_in().groups)
+    (tmp_path / "ckptman.yaml").write_text("" if is_grid else f"groups: {{{no_groups}}}")
+    report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard)
+    assert explorer.locator("td[data-cell]").count() == (168 if is_grid else 0)
+    for view, text in {"#/findings": "finds nothing wrong", "#/compare": "Nothing is chosen yet"}.items():
+        go(explorer, view)
+        assert text in explorer.locator("main").inner_text()
+    go(explorer, "#/runs")
+    explorer.fill("#search", "nothing")
+    assert explorer.locator(".empty").is_visible()
+    explorer.context.close()
+    assert heard == Heard()
 
 
 def write_many(folder: Path, number: int, metrics: Sequence[str] = METRICS) -> Path:

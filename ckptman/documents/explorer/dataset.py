@@ -330,7 +330,7 @@ def _map(cells: _Cells, room: Room) -> dict[str, Any]:
             }
             for section, (_, columns) in sections.items()
         ],
-        "cells": {"count": len(cells.cells), "columns": table(placed) if cells.cells else {}},
+        "cells": {"count": len(cells.cells), "columns": table(placed)},
     }
     room.takes(document)
     return document
@@ -367,7 +367,7 @@ def _runs(cells: _Cells, room: Room, left_out: list[str]) -> dict[str, Any]:
     }
     for key in _DETAILS:
         place[key] = [row.more.get(key) for row in runs]
-    document: dict[str, Any] = {"count": len(runs), "place": table(place) if runs else {}}
+    document: dict[str, Any] = {"count": len(runs), "place": table(place)}
     room.takes(document)
     files, short = _files(runs, room)
     document["config"], no_config = fitting(_configurations(runs), room)

@@ -223,7 +223,7 @@
   }
 
   const under = (path) => (root && !root.endsWith("/") ? `${root}/${path}` : root + path);
-  const loading = (path) => `import ckptman\n\nmodel, info = ckptman.load(${JSON.stringify(under(path))})\n`;
+  const loading = (path) => `import ckptman\n\n# of a model that is not built in: weights, info = ckptman.load_weights(…)\nmodel, info = ckptman.load(${JSON.stringify(under(path))})\n`;
 
   async function copy(text, what) {
     try {
@@ -479,7 +479,7 @@
     });
     const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
     holder.replaceChildren(legend(low, high), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
-    if (!data.sections.length) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
+    if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
   }
 
   function drawSection(section, index, rows, columns, at, values, low, high) {
@@ -1115,7 +1115,7 @@
     add((($("title").textContent = ""), $("title")), name);
     document.title = `${shown(name)} · checkpoints`;
     const there = Array.from({ length: cells.count }, (_, cell) => cells.rows[cell].some((row) => runs.state.get(row) !== "missing")).filter(Boolean).length;
-    everything = there >= cells.count / 5;
+    everything = !there || there >= cells.count / 5;
     if (Object.keys(runs.metrics).length || runs.generalization?.pool?.some((value) => value !== null)) metric = there ? "gen_em" : COMPLETENESS;
     drawFoot();
     addEventListener("hashchange", route);
