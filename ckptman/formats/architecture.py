@@ -10,10 +10,11 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from ckptman.formats.checkpoint import CheckpointInfo
+from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo
+from ckptman.formats.pickled import OtherTensor
 from ckptman.formats.weight_shapes import ExpectedWeights, Shape, model_shapes
 from ckptman.rules import Convention, convention_file, naming, recipe
 from ckptman.text import RefusedError
@@ -46,6 +47,7 @@ def model_config(info: CheckpointInfo, path: str | os.PathLike[str], rules: Conv
             knows; (`no-architecture`) nothing says which it is.
     """
     shapes = {tensor.name: tensor.shape for tensor in info.tensors}
+    refuse_other(_without_values(info.tensors))
     refuse_other(_wrong_outline(shapes, info.size))
     said = _Said(info, _name_values(path, rules))
     heads = said.needed("n_heads", int)
@@ -110,6 +112,22 @@ def _check_keys(info: CheckpointInfo, rules: Convention) -> None:
 def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+
+
+def _without_values(tensors: Iterable[TensorInfo]) -> list[str]:
+    """Weights that hold no real numbers, as their headers say."""
+    found = []
+    for tensor in tensors:
+        kind = tensor.view.kind if isinstance(tensor.view, OtherTensor) else "chunks"
+        if kind not in _WITH_VALUES and not kind.startswith("sparse_"):
+            found.append(f"{tensor.name} is a tensor of the kind {kind}")
+        elif tensor.dtype.startswith(_NO_FLOATS):
+            found.append(f"{tensor.name} is of the type torch.{tensor.dtype}")
+    return found
+
+
+_WITH_VALUES: Final = ("chunks", "quantized")
+_NO_FLOATS: Final = ("int", "uint", "bool", "complex")
 
 
 def _wrong_outline(shapes: Mapping[str, Shape], size: int) -> list[str]:

@@ -387,7 +387,7 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
     they are spread over several and do not contradict each other."""
     items = _as_config(value) or {}
     own = _KINDS.keys() & items.keys()
-    sections = {name: inner for name, item in items.items() if (inner := as_mapping(item)) and _KINDS.keys() & inner}
+    sections = {name: inner for name, item in items.items() if (inner := _as_config(item)) and _KINDS.keys() & inner}
     if len(own) >= _FEW_KEYS or (not sections and own):
         return key, value
     if len(sections) == 1 and not own:

@@ -117,6 +117,8 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
     index = main.endswith(INDEX)
     weights, missing = _sharded(folder, main, sizes, rules) if index else (_weights(folder / main, rules), ())
     tensors = weights.tensors if index else _in_file(weights.tensors, main)
+    compiled = any(rules.compiled_prefix in tensor.name for tensor in tensors)
+    tensors = _seen_through(tensors, replace(rules, prefixes=()))  # `model.` is part of the names in transformers
     state = read_json(folder / STATE, MAX_INDEX) if STATE in sizes else {}
     named = next((name for name in CONFIGS if name in sizes), None)
     config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
@@ -135,7 +137,7 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
         config_class=None,
         model_config=None,
         tensors=tensors,
-        compiled=False,
+        compiled=compiled,
         parameters=weights.parameters,
         optimizer=_optimizer(folder, sizes),
         other_keys=(),
@@ -162,8 +164,8 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
         config=None if form is None else _config_text(said, form.config),
         config_class=None,
         model_config=None if form is None else _config_text(said, form.model_config),
-        tensors=weights.tensors,
-        compiled=False,
+        tensors=_seen_through(weights.tensors, rules),
+        compiled=any(rules.compiled_prefix in tensor.name for tensor in weights.tensors),
         parameters=weights.parameters,
         optimizer=None,
         other_keys=tuple(key for key in said if form is None or key not in checkpoint._keys(form)),
@@ -248,6 +250,14 @@ def _view(tensor: safetensors.StoredTensor) -> Tensor | None:
     )
     storage = Storage(tensor.name, tensor.dtype, itemsize or 1, numel)
     return Tensor(storage, tensor.dtype, itemsize or 1, 0, tensor.shape, strides)
+
+
+def _seen_through(tensors: tuple[TensorInfo, ...], rules: terms.CheckpointRules) -> tuple[TensorInfo, ...]:
+    """With the names that the model has without its wrappers."""
+    clean = checkpoint.see_through([tensor.name for tensor in tensors], rules)
+    if len(set(clean.values())) < len(tensors):
+        return tensors
+    return tuple(replace(tensor, name=clean[tensor.name], saved_as=tensor.name) for tensor in tensors)
 
 
 def _in_file(tensors: Iterable[TensorInfo], file: str) -> tuple[TensorInfo, ...]:

@@ -69,7 +69,7 @@ def load(
     try:
         mapped = mapping.map_weights(path, rules.checkpoint)
         config = architecture.model_config(mapped.info, path, rules)
-        weights = _tensors(mapped)
+        weights = {name: _dense(weight) for name, weight in _tensors(mapped).items()}
         _check_values(weights)
     except RefusedError as error:
         raise _with_path(error, path) from error
@@ -226,6 +226,13 @@ def _storage(data: memoryview) -> torch.UntypedStorage:
         return torch.empty(0).untyped_storage()
     mapped = torch.frombuffer(data, dtype=torch.uint8)
     return (mapped.clone() if mapped.data_ptr() % _ALIGNMENT else mapped).untyped_storage()
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """The same values as a module's parameter has them."""
+    if weight.is_quantized:
+        return weight.dequantize()
+    return weight if weight.layout is torch.strided else weight.to_dense()
 
 
 def _check_values(weights: Mapping[str, Tensor]) -> None:
