@@ -36,6 +36,8 @@ COMMANDS = {
     "export": Command("export", "Write copies of checkpoints that anybody can read without ckptman."),
     "task": Command("task", "Tell what a task id stands for, or which id a configuration has."),
     "name": Command("name", "Say what a checkpoint's file name says, or give the name of a configuration."),
+    "config": Command("config", "Show each setting, its value, and where it comes from."),
+    "doctor": Command("doctor", "Try out what ckptman leans on, and say what will work."),
 }
 """By name, in the order in which they are listed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from ckptman.text import wording
@@ -14,11 +15,16 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
-__all__ = ["be_quiet", "clean", "console", "count_text", "is_quiet", "plain", "prose", "say_refused", "size_text"]
+__all__ = [
+    "be_quiet", "clean", "console", "count_text", "folded", "is_quiet", "plain", "prose", "say_refused", "size_text",
+]  # fmt: skip
 
 _PIPED_WIDTH = 200
 """Columns where the output is no terminal: wide, so that a path in a pipe is not cut."""
 
+
+_NARROWEST = 40
+"""Columns that a folded text has at least."""
 
 _quiet = False
 
@@ -53,6 +59,17 @@ def plain(text: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text.assemble((wording.one_line(text), style))  # so that what is added to it does not take over its style
+
+
+def folded(text: str, out: Console, indent: int) -> list[str]:
+    """A text in lines that fit beside an indent, where there is somebody to read them: a pipe gets one long line.
+
+    Paths are not cut, so that they can be copied.
+    """
+    if not (out.is_terminal or "COLUMNS" in os.environ):
+        return [text]
+    width = max(out.width - indent, _NARROWEST)
+    return textwrap.wrap(wording.one_line(text), width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def prose(out: Console, text: object, style: str = "") -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -18,17 +18,17 @@ from ckptman.checks import Testimony, ValidationResult, mending, validate
 from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
-from ckptman.cli.text import clean, console, count_text, plain, size_text
+from ckptman.cli.text import clean, console, count_text, folded, plain, size_text
+from ckptman.formats import refusals
 from ckptman.fs import locks
 from ckptman.text import UsageError, wording
 from ckptman.tree import Finding, findings, records
 
+REFUSALS = refusals.REFUSALS
 _LIST = "list"
 """What `--explain` takes for all codes."""
 _MOST_LINES = 10
 """Findings of one code shown for one folder; --json and --format github give all."""
-_NARROWEST = 40
-"""Columns that a message has at least."""
 _TASK_LEVEL = 4
 """Levels of folders down to a task's, which is what findings are grouped by."""
 _STYLES = {findings.Severity.ERROR: "bold red", findings.Severity.WARNING: "yellow"}
@@ -200,26 +200,15 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
             continue
         inside = "" if item.path == folder else f"{PurePosixPath(item.path).relative_to(folder)}: "
         head = plain(f"  {item.severity:<7}  ", _STYLES[item.severity]) + plain(f"{item.code:<{width}}  ")
-        for index, line in enumerate(_lines(f"{inside}{item.message}", out, len(head))):
+        for index, line in enumerate(folded(f"{inside}{item.message}", out, len(head))):
             out.print((plain(" " * len(head)) if index else head) + plain(line))
         if item.fix and (item.code, item.fix) not in explained:
             explained.add((item.code, item.fix))
-            for line in _lines(f"Fix: {item.fix}", out, len(head)):
+            for line in folded(f"Fix: {item.fix}", out, len(head)):
                 out.print(plain(f"{'':<{len(head)}}{line}", "dim"))
     for code, count in shown.items():
         if count > _MOST_LINES:
             out.print(plain(f"  … and {count - _MOST_LINES:,} more {code} (--json names all)", "dim"))
-
-
-def _lines(text: str, out: Console, indent: int) -> list[str]:
-    """A text in lines that fit beside an indent, where there is somebody to read them: a pipe gets one long line.
-
-    Paths are not cut, so that they can be copied.
-    """
-    if not (out.is_terminal or "COLUMNS" in os.environ):
-        return [text]
-    width = max(out.width - indent, _NARROWEST)
-    return textwrap.wrap(clean(text), width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> None:
@@ -231,7 +220,7 @@ def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> No
         return
     codes = ", ".join(f"{count:,} × {code}" for code, count in result.by_code.items())
     counts = f"{count_text(result.errors, 'error')}, {count_text(result.warnings, 'warning')}"
-    first, *more = _lines(f"{counts} in {what}; {how}: {codes}", out, 0)
+    first, *more = folded(f"{counts} in {what}; {how}: {codes}", out, 0)
     out.print(plain(counts, "bold") + plain(first.removeprefix(counts)))
     for line in more:
         out.print(plain(line))
@@ -250,29 +239,43 @@ def _codes(values: Iterable[str] | None) -> tuple[str, ...]:
 def _explain(name: str, *, as_json: bool) -> int:
     """Print what a code, or each that begins so, means; all in short for `list`, and where there is none such."""
     codes = findings.matching_codes(name)
-    kinds = [findings.KINDS[code] for code in codes] or list(findings.KINDS.values())
+    reasons = [code for code in REFUSALS if name and code.startswith(name)]
+    known = bool(codes or reasons)
+    kinds = [findings.KINDS[code] for code in codes] or ([] if known else list(findings.KINDS.values()))
+    reasons = reasons if known else list(REFUSALS)
     out = console()
     if as_json:
-        print_json({"schema_version": records.SCHEMA_VERSION, "codes": [kind.to_json() for kind in kinds]})
-    elif codes:
+        told = [{"code": code, "meaning": REFUSALS[code].meaning, "fix": REFUSALS[code].fix} for code in reasons]
+        document = {"schema_version": records.SCHEMA_VERSION, "codes": [kind.to_json() for kind in kinds]}
+        print_json({**document, "refusals": told})
+    elif known:
         for index, kind in enumerate(kinds):
             _explain_one(kind, out, first=index == 0)
+        for index, code in enumerate(reasons):
+            _explain_refusal(code, out, first=index == 0 and not kinds)
     else:
-        width = max(map(len, findings.KINDS))
-        for kind in kinds:
-            out.print(
-                plain(f"{kind.severity:<7}  ", _STYLES[kind.severity])
-                + plain(f"{kind.code:<{width}}  ", "bold")
-                + plain(kind.meaning)
-            )
-    if not codes and name != _LIST:
-        near = findings.nearest_code(name)
+        width = max(map(len, (*findings.KINDS, *REFUSALS)))
+        lines = [(str(kind.severity), _STYLES[kind.severity], kind.code, kind.meaning) for kind in kinds]
+        lines += [("refused", "bold red", code, REFUSALS[code].meaning) for code in reasons]
+        for state, style, code, meaning in lines:
+            out.print(plain(f"{state:<7}  ", style) + plain(f"{code:<{width}}  ", "bold") + plain(meaning))
+    if not known and name != _LIST:
+        near = next(iter(get_close_matches(name, [*findings.KINDS, *REFUSALS], n=1, cutoff=0.4)), None)
         raise UsageError(
-            f"there is no finding code {name!r}" + (f"; did you mean {near!r}?" if near else ""),
+            f"there is no code {name!r}" + (f"; did you mean {near!r}?" if near else ""),
             code="unknown-code",
             fix="All codes are listed above.",
         )
     return 0
+
+
+def _explain_refusal(code: str, out: Console, *, first: bool) -> None:
+    if not first:
+        out.print()
+    out.print(plain(code, "bold") + plain(" (why a file is refused)", "bold red"))
+    for line in (REFUSALS[code].meaning, f"Fix: {REFUSALS[code].fix}"):
+        for part in textwrap.wrap(line, width=min(out.width, 100) - 2, break_on_hyphens=False):
+            out.print(plain(f"  {part}"))
 
 
 def _explain_one(kind: findings.FindingKind, out: Console, *, first: bool) -> None:
@@ -296,6 +299,3 @@ def _data(text: object) -> str:
 def _property(text: object) -> str:
     """A value before the `::`, where a colon and a comma would end it."""
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------

@@ -24,5 +24,6 @@ __all__ = [
     "make_folders",
     "moving",
     "placing",
+    "probing",
     "write_atomically",
 ]

@@ -310,7 +310,7 @@ class _Staged:
         with faults.writing(self.destination):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             self.fd = os.open(self.temporary, flags, 0o666, dir_fd=self.folder)  # the kernel applies the umask
-            reflinked = _reflink(self.source.fd, self.fd)
+            reflinked = reflink(self.source.fd, self.fd)
         if reflinked:
             self.how = "reflinked"
             clone = files.chunks_of(self.fd, self.source.state.size, faults.writing, self.destination)
@@ -423,7 +423,7 @@ class _Staged:
             cleanup.callback(self.remove_temporary)
 
 
-def _reflink(source: int, copy: int) -> bool:
+def reflink(source: int, copy: int) -> bool:
     """Let `copy` share the blocks of `source`; False where that cannot be done, and `copy` is empty as before."""
     if sys.platform != "linux":
         return False

@@ -29,7 +29,7 @@ WIDE = 256
 
 @pytest.fixture(autouse=True)
 def no_reflinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "_reflink", lambda source, copy: False)
+    monkeypatch.setattr(placing, "reflink", lambda source, copy: False)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from ckptman.cli.app import run
 from ckptman.cli.text import size_text
 from ckptman.cli.validate import annotation  # importing the module registers the command
+from ckptman.formats.refusals import REFUSALS
 from ckptman.tree.findings import KINDS, finding
 from tests.helpers.trees import (
     CHECKPOINTS,
@@ -249,7 +250,8 @@ def test_each_code_is_explained(command: Command, code: str) -> None:
 def test_all_codes_are_listed(command: Command) -> None:
     done = command("--explain", "list")
     assert done.status == 0
-    assert [line.split()[:2] for line in done.out.splitlines()] == [[k.severity.value, k.code] for k in KINDS.values()]
+    listed = [line.split()[:2] for line in done.out.splitlines()]
+    assert listed == [[k.severity.value, k.code] for k in KINDS.values()] + [["refused", code] for code in REFUSALS]
 
 
 def test_the_beginning_of_codes_explains_all_of_them(command: Command) -> None:
@@ -261,15 +263,24 @@ def test_the_beginning_of_codes_explains_all_of_them(command: Command) -> None:
 def test_an_unknown_code_lists_all(command: Command) -> None:
     done = command("--explain", "mising-seed")
     assert done.status == 2
-    assert len(done.out.splitlines()) == len(KINDS)
+    assert len(done.out.splitlines()) == len(KINDS) + len(REFUSALS)
     assert "did you mean 'missing-seed'?" in done.err
 
 
 def test_codes_as_json(command: Command) -> None:
     document = json.loads(command("--explain", "list", "--json").out)
-    assert document == {"schema_version": 1, "codes": [kind.to_json() for kind in KINDS.values()]}
+    assert document["codes"] == [kind.to_json() for kind in KINDS.values()]
+    assert [item["code"] for item in document["refusals"]] == list(REFUSALS)
     [one] = json.loads(command("--explain", "missing-seed", "--json").out)["codes"]
     assert one["cause"] == KINDS["missing-seed"].cause
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_each_refusal_is_explained(command: Command, code: str) -> None:
+    done = command("--explain", code)
+    assert done.status == 0
+    assert f"{code} (why a file is refused)\n" in done.out
+    assert "  Fix: " in done.out
 
 
 # --- names that could do harm -----------------------------------------------------------------------------------------
