@@ -22,11 +22,14 @@ COMMANDS = {
     "ingest": Command("ingest", "Sort raw outputs into the tree."),
     "assign": Command("assign", "Say which run wrote checkpoints of a tree, where no file says it."),
     "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
-    "report": Command("report", "Write TASK_MAPPING.md and README.md of a tree."),
+    "report": Command(
+        "report", "Write TASK_MAPPING.md and README.md of a tree, and with --html a page to look at all of it."
+    ),
     "ls": Command("ls", "List the checkpoints of a tree."),
     "results": Command("results", "Show what each configuration reached: mean and deviation over its seeds."),
     "show": Command(
-        "show", "Show what a checkpoint file is, without executing anything in it and without loading a tensor."
+        "show",
+        "Show what a checkpoint file is, without executing anything in it and without loading a tensor; or a run.",
     ),
     "eval": Command("evaluate", "Measure how well checkpoints sort lists of random numbers."),
     "witness": Command(
