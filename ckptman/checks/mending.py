@@ -14,7 +14,7 @@ from typing import Any
 
 from ckptman.checks.places import lies_in_place
 from ckptman.checks.validation import ValidationResult
-from ckptman.fs import hash_file, moving
+from ckptman.fs import files, moving
 from ckptman.rules import Convention
 from ckptman.text import CkptmanError, RefusedError
 from ckptman.tree import Inventory, Run, contents, records
@@ -83,9 +83,9 @@ def mend(root: Path, steps: Sequence[Step]) -> tuple[Step, ...]:
 def _done(root: Path, step: Step) -> Step:
     path = PurePosixPath(step.path)
     try:
-        if step.sha256 is not None and hash_file(root / path)[0] != step.sha256:
+        if step.sha256 is not None and files.hash_file(root / path)[0] != step.sha256:
             raise RefusedError("its bytes are not those that run.json says", code="changed", fix="")
-        if step.same_as is not None and hash_file(root / path)[0] != hash_file(root / step.same_as)[0]:
+        if step.same_as is not None and files.hash_file(root / path)[0] != files.hash_file(root / step.same_as)[0]:
             raise RefusedError(f"its bytes are not those of {step.same_as}", code="changed", fix="")
         if step.target is None:
             moving.remove_empty_folder(root, path)

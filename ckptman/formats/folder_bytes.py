@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ckptman.formats import archive, distributed, model_folder
 from ckptman.formats.checkpoint import CheckpointInfo
 from ckptman.formats.refusals import refusal
-from ckptman.fs import FileState, files, hash_file
+from ckptman.fs import FileState, files
 from ckptman.rules import terms
 
 ARCHIVES = (".bin", ".pt", ".pth")
@@ -63,11 +63,11 @@ def hash_folder(folder: Path, *, on_bytes: Callable[[int], None] = files.ignore)
     """Read every byte of a folder's files.
 
     Raises:
-        RefusedError: as `model_folder.members` and `fs.hash_file`.
+        RefusedError: as `model_folder.members` and `fs.files.hash_file`.
     """
     found = []
     for member in model_folder.members(folder):
-        sha256, state = hash_file(folder / member.name, on_bytes=on_bytes)
+        sha256, state = files.hash_file(folder / member.name, on_bytes=on_bytes)
         found.append(HashedFile(member.name, state, sha256))
     return HashedFolder(digest_of((item.name, item.sha256) for item in found), _state(folder, (i.state for i in found)),
                         tuple(found))  # fmt: skip
@@ -77,7 +77,7 @@ def hash_any(path: Path, *, on_bytes: Callable[[int], None] = files.ignore) -> s
     """The SHA-256 of a checkpoint of a tree, a folder or a file."""
     if path.is_dir():
         return hash_folder(path, on_bytes=on_bytes).sha256
-    return hash_file(path, on_bytes=on_bytes, follow_symlinks=True)[0]
+    return files.hash_file(path, on_bytes=on_bytes, follow_symlinks=True)[0]
 
 
 def digest_of(hashes: Iterable[tuple[str, str]]) -> str:

@@ -12,7 +12,7 @@ from ckptman.formats.archive import Checksums, open_archive, show_path
 from ckptman.formats.bounded import refusals_name
 from ckptman.formats.checkpoint import CheckpointInfo, read_archive
 from ckptman.formats.refusals import refusal
-from ckptman.fs import FileState, files, hash_file
+from ckptman.fs import FileState, files
 from ckptman.text import RefusedError
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def read_whole(
     """Read a checkpoint: what it says of itself, whether it is whole, and its SHA-256.
 
     Raises:
-        RefusedError: as `read_checkpoint`, before its tensors are read, and as `fs.hash_file`.
+        RefusedError: as `read_checkpoint`, before its tensors are read, and as `fs.files.hash_file`.
     """
     if path.is_dir():
         return _read_folder(path, rules, on_bytes or files.ignore)
     if containers.is_safetensors(path):  # which has no checksums
         info = _of_safetensors(path, rules)
-        return WholeCheckpoint(info, *hash_file(path, on_bytes=on_bytes, follow_symlinks=follow_symlinks), None)
+        return WholeCheckpoint(info, *files.hash_file(path, on_bytes=on_bytes, follow_symlinks=follow_symlinks), None)
     checksums = damage = failure = None
     with open_archive(path) as archive:
         info = read_archive(archive, rules)
@@ -61,7 +61,7 @@ def read_whole(
             damage = error
         try:
             take = None if checksums is None else checksums.take
-            sha256, state = hash_file(path, on_bytes=on_bytes, on_chunk=take, follow_symlinks=follow_symlinks)
+            sha256, state = files.hash_file(path, on_bytes=on_bytes, on_chunk=take, follow_symlinks=follow_symlinks)
             if checksums is not None:
                 damage = checksums.problem()
         except RefusedError as error:

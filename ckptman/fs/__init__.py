@@ -7,7 +7,7 @@ it is to be moved. May not be done here: knowing what a file means. Nowhere else
 from __future__ import annotations
 
 from ckptman.fs.faults import TakenError
-from ckptman.fs.files import FileState, hash_file
+from ckptman.fs.files import FileState
 from ckptman.fs.folders import make_folders
 from ckptman.fs.placing import Batch, Mode
 from ckptman.fs.writing import write_atomically
@@ -19,7 +19,6 @@ __all__ = [
     "TakenError",
     "files",
     "folders",
-    "hash_file",
     "locks",
     "make_folders",
     "moving",

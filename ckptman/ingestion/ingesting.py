@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import Batch, FileState, Mode, folders, hash_file, locks, make_folders, moving, placing
+from ckptman.fs import Batch, FileState, Mode, files, folders, locks, make_folders, moving, placing
 from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
@@ -318,14 +318,14 @@ class _Apply:
             source, held = FileState.of(path), FileState.of(there, follow_symlinks=True)
             if (source.size, source.mtime_ns) == (held.size, held.mtime_ns):
                 return None
-            if hash_file(path)[0] == hash_file(there, follow_symlinks=True)[0]:
+            if files.hash_file(path)[0] == files.hash_file(there, follow_symlinks=True)[0]:
                 return None
             raise RefusedError(
                 f"{relative} is in the tree with other bytes",
                 code="wandb-changed",
                 fix="The run's W&B folder changed after it was kept: move the kept file away to take the new one.",
             )
-        sha256, state = hash_file(path)
+        sha256, state = files.hash_file(path)
         return FilePlacement(source=path, state=state, sha256=sha256, destination=relative)
 
     def _publish(self, batch: Batch) -> None:

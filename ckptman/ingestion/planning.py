@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import FileState, Mode, hash_file
+from ckptman.fs import FileState, Mode, files
 from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
@@ -204,7 +204,7 @@ class _Planner:
                 read = folder_bytes.hash_folder(file.path)
                 sha256, state = read.sha256, read.state
             else:
-                sha256, state = hash_file(file.path, follow_symlinks=self.options.follow_symlinks)
+                sha256, state = files.hash_file(file.path, follow_symlinks=self.options.follow_symlinks)
             if sha256 != entry.sha256 or not state.same_but_ctime(file.state):
                 return None
             self.read[file.relative] = file.path, state, sha256

@@ -17,6 +17,7 @@ __all__ = [
     "SlurmOptions",
     "SweepPlan",
     "SweepResult",
+    "doctor",
     "grid_status",
     "sweeping",
 ]

@@ -69,12 +69,11 @@ def _torch() -> Iterator[Diagnosis]:
             "torch", LIMITED, "not installed", "train, sweep, eval, export and witness need it; the rest works without"
         )
         return
-    import torch
+    from ckptman.training import timing
 
-    yield Diagnosis("torch", GOOD, str(torch.__version__))
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        yield Diagnosis("GPU", GOOD, names, "train and sweep use it, in bfloat16")
+    yield Diagnosis("torch", GOOD, metadata.version("torch"))
+    if gpus := timing.gpus():
+        yield Diagnosis("GPU", GOOD, ", ".join(gpus), "train and sweep use it, in bfloat16")
     else:
         yield Diagnosis("GPU", LIMITED, "none that torch can use", "train and sweep run on the CPU, in float32")
 

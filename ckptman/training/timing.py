@@ -17,6 +17,12 @@ _FEWEST = 3
 """Iterations that are timed at least, after one that is not: it also pays for memory and kernels."""
 
 
+def gpus() -> list[str]:
+    """The names of the GPUs that torch can use."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(index) for index in range(count)]
+
+
 def positions_per_second(
     config: TrainConfig,
     *,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Batch, Mode, folders, hash_file, locks, make_folders, write_atomically
+from ckptman.fs import Batch, Mode, folders, locks, make_folders, write_atomically
+from ckptman.fs.files import hash_file
 from ckptman.text.errors import MachineError, RefusedError
 from tests.helpers.failing_calls import CONTENT, NOBODY, World, failing, new_world, replace_os
 from tests.helpers.placing import place_file

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Batch, FileState, Mode, hash_file, moving
+from ckptman.fs import Batch, FileState, Mode, moving
+from ckptman.fs.files import hash_file
 from ckptman.fs.placing import Placement
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (

@@ -29,13 +29,13 @@ from ckptman.fs import (
     faults,
     files,
     folders,
-    hash_file,
     locks,
     moving,
     placing,
     write_atomically,
     writing,
 )
+from ckptman.fs.files import hash_file
 from ckptman.fs.placing import Placement
 from ckptman.text.errors import CkptmanError, RefusedError
 from tests.helpers.placing import place_file
