@@ -271,7 +271,7 @@ def _overwritten(out: Console, result: IngestResult, *, verbose: bool) -> None:
         )
         lines = [_lost_run(run) for run in runs] if verbose else _lost_seeds(runs)
         _lines(out, lines, None if verbose else _MOST_LINES)
-        out.print(plain("  Their weights are gone; each task's overwritten.json keeps what W&B recorded."))
+        out.print(plain("  No checkpoint is left; each task's overwritten.json keeps what W&B recorded."))
         out.print(plain("  To keep every seed, let each save into a folder of its own.", "dim"))
     partly = [f"{_lost_run(run)}: lost {', '.join(run.files)}" for run in result.plan.partly_overwritten]
     heading = f"{count_text(len(partly), 'run')} overwritten in part"

@@ -81,7 +81,7 @@ def test_what_people_read_is_short_and_fits_80_columns(source: Path, capsys: Cap
         "  len_gen_k8: task 0 → 2, 2 → 6",
         "4 runs overwritten: a later run saved files of the same names",
         "  len_gen_k8 2 tasks (2, 6): seeds 1337, 2337",
-        "  Their weights are gone; each task's overwritten.json keeps what W&B recorded.",
+        "  No checkpoint is left; each task's overwritten.json keeps what W&B recorded.",
         "  To keep every seed, let each save into a folder of its own.",
         f"Next: ckptman validate --root {root}",
     ]
