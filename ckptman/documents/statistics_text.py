@@ -208,12 +208,16 @@ def _recount(statistics: tree_statistics.TreeStatistics) -> str:
     folders = statistics.convention.folders
     kept = f"-not -path '*/{folders.run_pattern.replace('{seed}', '*')}/{folders.saved_wandb}/*'"
     # A link counts where it leads to a file; a linked folder is not entered.
-    files = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept} -exec test -f {{}} \\;"
+    named = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept}"
+    count, size = f"{named} -exec test -f {{}} \\; -print", f"{named} -exec test -f {{}} \\; -exec cat {{}} +"
+    if any(file.entry is not None and file.entry.parts for file in statistics.files):  # one folder is one checkpoint
+        count = f"{named} -prune \\( -exec test -f {{}} \\; -o -type d \\) -print"
+        size = f"{count}0 | xargs -0 -I{{}} find -L {{}} -type f -print0 | xargs -0 cat"
     return markdown.join(
         "In this folder:",
         markdown.fenced(
             "bash",
-            f"# checkpoint files, and their bytes\n{files} -print | wc -l\n{files} -exec cat {{}} + | wc -c\n"
+            f"# checkpoint files, and their bytes\n{count} | wc -l\n{size} | wc -c\n"
             f"# runs\nfind . -name {records.RUN_FILE} {kept} | wc -l",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckptman.checks.validation import validate
+from ckptman.documents.reporting import report
 from ckptman.formats import folder_bytes
 from ckptman.fs.placing import Mode
 from ckptman.ingestion.ingesting import IngestResult, ingest
@@ -222,3 +224,16 @@ def test_an_ingest_that_was_interrupted_is_completed(
     assert sorted(path.name for path in (tree / PLACE).iterdir()) == sorted([entry.file, "run.json"])
     assert result.refused == ()
     assert findings(tree, deep=True) == []
+
+
+def test_the_commands_of_the_readme_count_folders_as_it_does(task: Path, tmp_path: Path) -> None:
+    trainer(task / "checkpoint-40000")
+    write_run(task, config(n_layers=1, use_mlp=False, seed=2337), run_id="abcd1234")
+    tree = tmp_path / "tree"
+    size = sum(row.size for row in ingest(tmp_path / "outputs", tree).placed)
+    report(tree)
+    commands = [line for line in (tree / "README.md").read_text().splitlines() if line.startswith("find . ")]
+    counts = [
+        int(subprocess.run(["bash", "-c", line], cwd=tree, capture_output=True, check=True).stdout) for line in commands
+    ]
+    assert counts == [3, size, 2]
