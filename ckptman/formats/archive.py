@@ -470,9 +470,10 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
     for _ in range(end.entries):
         if at > end.size:
             raise refusal("broken-archive", "the archive's directory ends too early")
-        fields = unpack(directory, at)
-        signature, flags, method, crc, packed, size, name_length, extra_length, comment_length, disk = fields[:10]
-        attributes, header = fields[10:]
+        (
+            signature, flags, method, crc, packed, size, name_length, extra_length, comment_length, disk,
+            attributes, header,
+        ) = unpack(directory, at)  # fmt: skip
         if signature != _CENTRAL_SIGNATURE:
             raise refusal("broken-archive", "the archive's directory is damaged")
         name_start = at + fixed
@@ -490,7 +491,7 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
         name = full_name[len(folder) :].decode()
         if not of_storage:
             others.append(name)
-        if attributes & _NO_FILE or attributes >> 28 not in (0, _REGULAR):
+        if attributes and (attributes & _NO_FILE or attributes >> 28 not in (0, _REGULAR)):
             raise refusal("unsafe-archive", f"its entry {_shown(name)} has the attributes of what is no plain file")
         if method or size != packed or flags & _OTHER_FLAGS or comment_length or disk:
             what = "compressed" if method or size != packed else "encrypted" if flags & _ENCRYPTED else "not plain"

@@ -57,6 +57,8 @@ class Function(NamedTuple):
     stand_in: Callable[[tuple[Any, ...]], Any]
     weight: int = 1
     """Calls that it counts as, by the time it takes."""
+    copies: bool = True
+    """Whether it may copy what its arguments hold."""
 
     def __str__(self) -> str:
         return self.name
@@ -631,7 +633,8 @@ VALUE_PACKAGES: Final = (
 def known_globals() -> dict[str, object]:
     """What a pickle may name, by full name."""
     table: dict[str, object] = {
-        name: Function(name, function, _SLOW.get(name, 1)) for name, function in _FUNCTIONS.items()
+        name: Function(name, function, _SLOW.get(name, 1), name not in _OF_TENSORS)
+        for name, function in _FUNCTIONS.items()
     }
     table |= {f"torch.{name}": DType(name, itemsize) for name, itemsize in DTYPES.items()}
     for module in ("torch", "torch.cuda"):

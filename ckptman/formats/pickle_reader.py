@@ -385,7 +385,7 @@ class _Machine:
     def mark(self, at: int) -> int:
         if len(self.below) == MAX_NESTING:
             raise refusal("pickle-bomb", f"the pickle nests more than {MAX_NESTING} levels deep")
-        self.spend(32)
+        self.work += 32  # what makes a value of them looks at the sum
         self.below.append(self.stack)
         self.stack = []
         return at
@@ -402,19 +402,19 @@ class _Machine:
 
     def tuple_(self, at: int) -> int:
         values = self.take_marked()
-        self.spend(48)
+        self.work += 48
         self.stack.append(tuple(values))
         return at
 
     def tuple1(self, at: int) -> int:
         stack = self.stack
-        self.spend(64)
+        self.work += 64
         stack[-1] = (stack[-1],)
         return at
 
     def tuple2(self, at: int) -> int:
         stack = self.stack
-        self.spend(72)
+        self.work += 72
         last = stack.pop()
         stack[-1] = (stack[-1], last)
         return at
@@ -575,9 +575,10 @@ class _Machine:
         self.call(self.stack.pop(), args)
         return at
 
-    def call(self, function: object, args: Any) -> None:
+    def call(self, function: Any, args: Any) -> None:
         """Put what a call gives on the stack."""
-        self.calls += function.weight if type(function) is Function else 1
+        known = type(function) is Function
+        self.calls += function.weight if known else 1
         if self.calls > self.limits.calls:
             raise refusal(
                 "pickle-bomb",
@@ -585,8 +586,11 @@ class _Machine:
             )
         if type(args) is not tuple:
             raise refusal("unsafe-pickle", f"the pickle calls {_shown(function)} with {_shown(args)}")
-        self.spend(200 + 16 * len(args) + sum([_WEIGHTS[type(arg)] * len(arg) for arg in args if type(arg) in _SIZED]))
-        if type(function) is Function:
+        work = 200 + 16 * len(args)
+        if args and not (known and not function.copies):
+            work += sum([_WEIGHTS[type(arg)] * len(arg) for arg in args if type(arg) in _SIZED])
+        self.spend(work)
+        if known:
             try:
                 self.stack.append(function.stand_in(args))
             except OddArgumentsError:

@@ -227,10 +227,10 @@ def test_every_protocol(read: Callable[[bytes], CheckpointInfo], protocol: int) 
 def test_a_checkpoint_is_read_without_torch(tmp_path: Path) -> None:
     (tmp_path / "file.pt").write_bytes(hostile.good())
     program = (
-        "import sys; from ckptman.formats import read_checkpoint, read_whole;"
+        "import sys; from ckptman.formats import read_checkpoint, whole;"
         "from ckptman.rules import convention_file;"
         "import pathlib; rules = convention_file.built_in().checkpoint;"
-        "assert read_whole(pathlib.Path('file.pt'), rules).damage is None;"
+        "assert whole.read_whole(pathlib.Path('file.pt'), rules).damage is None;"
         "assert read_checkpoint('file.pt', convention_file.built_in().checkpoint).iters_done == 3;"
         "print(sorted({'torch', 'numpy', 'pickle', 'wandb'} & set(sys.modules)))"
     )
