@@ -14,6 +14,7 @@ from typing import Any
 
 from ckptman.checks.places import lies_in_place
 from ckptman.checks.validation import ValidationResult
+from ckptman.formats import folder_bytes
 from ckptman.fs import files, moving
 from ckptman.rules import Convention
 from ckptman.text import CkptmanError, RefusedError
@@ -83,9 +84,9 @@ def mend(root: Path, steps: Sequence[Step]) -> tuple[Step, ...]:
 def _done(root: Path, step: Step) -> Step:
     path = PurePosixPath(step.path)
     try:
-        if step.sha256 is not None and files.hash_file(root / path)[0] != step.sha256:
+        if step.sha256 is not None and _hash(root / path) != step.sha256:
             raise RefusedError("its bytes are not those that run.json says", code="changed", fix="")
-        if step.same_as is not None and files.hash_file(root / path)[0] != files.hash_file(root / step.same_as)[0]:
+        if step.same_as is not None and _hash(root / path) != _hash(root / step.same_as):
             raise RefusedError(f"its bytes are not those of {step.same_as}", code="changed", fix="")
         if step.target is None:
             moving.remove_empty_folder(root, path)
@@ -94,6 +95,10 @@ def _done(root: Path, step: Step) -> Step:
     except CkptmanError as error:
         return replace(step, problem=error.message)
     return step
+
+
+def _hash(path: Path) -> str:
+    return folder_bytes.hash_any(path) if path.is_dir() else files.hash_file(path)[0]
 
 
 def _moved(root: Path, step: Step, path: PurePosixPath, target: PurePosixPath) -> Step:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptman.checks.mending import mend, plan_mending
 from ckptman.checks.validation import validate
 from ckptman.documents.reporting import report
 from ckptman.formats import folder_bytes
@@ -237,3 +238,15 @@ def test_the_commands_of_the_readme_count_folders_as_it_does(task: Path, tmp_pat
         int(subprocess.run(["bash", "-c", line], cwd=tree, capture_output=True, check=True).stdout) for line in commands
     ]
     assert counts == [3, size, 2]
+
+
+def test_a_folder_that_was_renamed_is_put_back(task: Path, tmp_path: Path) -> None:
+    trainer(task / "checkpoint-40000")
+    tree = tmp_path / "tree"
+    placed = tree / ingest(tmp_path / "outputs", tree).placed[0].path
+    held = content_of(placed)
+    placed.rename(placed.with_name("renamed.pt"))
+    result = validate(tree, ignore=["missing-seed", "missing-task", "missing-checkpoint", "stale"])
+    assert [item.code for item in result.findings] == ["missing-file"]
+    assert [step.problem for step in mend(tree, plan_mending(result))] == [None]
+    assert content_of(placed) == held
