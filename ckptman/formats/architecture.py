@@ -126,7 +126,7 @@ def _without_values(tensors: Iterable[TensorInfo]) -> list[str]:
     return found
 
 
-_WITH_VALUES: Final = ("chunks", "quantized")
+_WITH_VALUES: Final = ("array", "chunks", "quantized")
 _NO_FLOATS: Final = ("int", "uint", "bool", "complex")
 
 

@@ -68,7 +68,7 @@ class Plain:
         if kind is str or kind is bool or value is None:
             return value
         if kind is int:
-            return value if value.bit_length() < 1 << 14 else f"<int of {value.bit_length():,} bits>"
+            return value if value.bit_length() < 1 << 13 else f"<int of {value.bit_length():,} bits>"
         if kind is float:
             return spelled(value)
         if kind in _CONTAINERS or isinstance(value, dict | list):
@@ -107,6 +107,9 @@ class Plain:
     def _container(self, value: Any) -> Any:
         if id(value) in self._within or len(self._within) >= MAX_LEVELS:
             return kind_of(value)
+        if type(value) is Record and (text := _scalar_text(value)) is not None:
+            self._spend(len(text))
+            return text
         found = self.mapping(value)
         if found is not None:
             return found
@@ -211,8 +214,6 @@ def _text(value: Any) -> str:
         return raw.decode() if raw.isascii() and raw.decode().isprintable() else raw.hex()
     if isinstance(value, complex | range | slice):
         return str(value) if not isinstance(value, slice) else kind_of(value)
-    if type(value) is Record and (text := _scalar_text(value)) is not None:
-        return text
     if isinstance(value, Tensor | OtherTensor | Array | Record | Storage | NumpyType):
         return kind_of(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)  # dates, numbers: they were made here

@@ -9,9 +9,11 @@ import argparse
 import collections
 import datetime
 import json
+import os
 import pathlib
 import random
 import types
+import uuid
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -202,6 +204,7 @@ def test_values_of_a_configuration_that_are_not_plain(save: Callable[..., Path])
         "weights": (torch.ones(2, 2), "<tensor float32 [2, 2]>"),
         "betas": (contents.omega([0.9, 0.95]), [0.9, 0.95]),
         "span": (slice(1, 5), "<slice>"),
+        "job": (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
         "inner": (argparse.Namespace(a=argparse.Namespace(b=1)), {"a": {"b": 1}}),
     }
     given = {**CONFIG, **{key: value for key, (value, _) in more.items()}}
@@ -354,6 +357,44 @@ def test_nested_weights_are_built(save: Callable[..., Path]) -> None:
     for name in ("nested", "jagged"):
         found = weights[name].unbind()
         assert all(torch.equal(one, other) for one, other in zip(found, parts, strict=True))
+
+
+class Counted:
+    """Counts the bytes that are read."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        read, read_into = os.pread, os.preadv
+
+        def pread(fd: int, size: int, at: int) -> bytes:
+            data = read(fd, size, at)
+            self.count += len(data)
+            return data
+
+        def preadv(fd: int, buffers: Any, at: int) -> int:
+            count = read_into(fd, buffers, at)
+            self.count += count
+            return count
+
+        patch.setattr(os, "pread", pread)
+        patch.setattr(os, "preadv", preadv)
+
+
+def test_a_header_takes_64_kb_of_reads_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small(n_embd=128, n_layers=2, use_mlp=True)
+    model = GPT(GPTConfig.from_train_config(settings))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    whole = {"iters_done": 20001, "train_config": settings.to_dict(), "model_config": {}, "model": model.state_dict()}
+    torch.save({**whole, "optimizer": optimizer.state_dict()}, tmp_path / "file.pt")
+    assert (tmp_path / "file.pt").stat().st_size > 4_000_000
+    counted = Counted(monkeypatch)
+    assert read_checkpoint(tmp_path / "file.pt", RULES).iters_done == 20001
+    assert 1_000 < counted.count <= 64 << 10
+    verify_crcs(tmp_path / "file.pt")  # the control: this reads all of it
+    assert counted.count > 4_000_000
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
