@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from ckptman.fs import folders
 from ckptman.rules import Convention, convention_file, placement
 from ckptman.text import wording
-from ckptman.tree import Finding, Inventory, contents, finding, records
+from ckptman.tree import Finding, Inventory, contents, finding, history, records
 
 _DOCUMENT = re.compile(r"(?:README|TASK_MAPPING(?:\.previous(?:-[0-9]+)?)?)\.md", re.IGNORECASE)
 """What `report` generates at the root of a tree, and what it keeps of a document that gives way."""
@@ -21,6 +21,7 @@ _AT_THE_ROOT = frozenset(
 )
 _GROUP_LEVEL = 3
 """How many folders lead from the root to a group's."""
+_OF_A_RUN = frozenset({records.RUN_FILE, history.HISTORY_FILE})
 _MOST_STRAYS = 8
 """Strays of one folder, and system files of a tree, that are told of each by itself."""
 _MOST_NAMED = 200
@@ -140,7 +141,7 @@ class _Walk:
     def _belongs(self, path: PurePosixPath) -> bool:
         """Whether a file is one that ckptman knows at this place."""
         folder, name = path.parent, path.name
-        if path in self.checkpoints or path in self.astray or (name == records.RUN_FILE and folder in self.records):
+        if path in self.checkpoints or path in self.astray or (name in _OF_A_RUN and folder in self.records):
             return True
         if name == records.OVERWRITTEN_FILE:
             levels = placement.levels_of(folder, self.convention)

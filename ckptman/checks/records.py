@@ -6,18 +6,20 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.checks.places import apart, lies_in_place
+from ckptman.fs import hash_file
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError, wording
-from ckptman.tree import Finding, Inventory, Run, contents, finding, records
+from ckptman.tree import Finding, Inventory, Run, contents, finding, history, records
 
 _MOST_LISTED = 4
 """Differences that one message names."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
+_INGEST_AGAIN = "Ingest the source again: its logs are then read again."
 _WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
 _LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes the list of overwritten runs anew."
 
@@ -44,6 +46,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         elif folder.record is not None:
             yield from _check_entries(folder, folder.record)
             yield from _check_files_are_there(folder, folder.record, there, found_at)
+            yield from _check_history(inventory.scan.root, folder, folder.record)
             for file in files[folder.path]:
                 if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
                     yield from _check_file(file, folder.record, strangers.get(file.path), convention)
@@ -135,6 +138,25 @@ def _check_files_are_there(
         if not _leaves(kept) and folder.path / kept not in there:
             message = "run.json lists this W&B folder; it is not there"
             yield finding("missing-file", folder.path / kept, message, _WANDB_AGAIN)
+
+
+def _check_history(root: Path, folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
+    """The learning curve, which is small enough to be read whole."""
+    path, entry = folder.path / history.HISTORY_FILE, record.history
+    there = history.HISTORY_FILE in folder.files
+    if entry is None:
+        if there:
+            yield finding("bad-history", path, "run.json does not list this learning curve", _INGEST_AGAIN)
+    elif not there:
+        yield finding("bad-history", path, "run.json lists this learning curve; it is not there", _INGEST_AGAIN)
+    else:
+        try:
+            found = hash_file(root / path)[0]
+        except RefusedError as error:
+            yield finding("unreadable", path, error.message)
+        else:
+            if found != entry.sha256:
+                yield finding("bad-history", path, f"its SHA-256 is {found}, and {entry.sha256} by run.json")
 
 
 def _leaves(kept: str) -> bool:

@@ -134,6 +134,9 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         [str(folder) for folder in plan.resolved],
         most,
     )
+    if result.histories:
+        verb = "to be read" if result.dry_run else "kept beside the checkpoints"
+        out.print(plain(f"{count_text(len(result.histories), 'learning curve')} {verb}"))
     if result.wandb_placed:
         out.print(plain(f"{count_text(len(result.wandb_placed), 'W&B file')} kept beside the checkpoints"))
     _section(

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from ckptman.documents import document_text as say
 from ckptman.rules import Convention, placement
 from ckptman.text import wording
-from ckptman.tree import Run, contents, records
+from ckptman.tree import Run, contents, history, records
 from ckptman.tree import statistics as tree_statistics
 
 _MOST_TASKS = 16
@@ -164,6 +164,8 @@ class _Drawing:
         nodes = self._file_nodes(run.files)
         if run.record is not None:
             nodes.append(_Node(records.RUN_FILE, "configuration, metrics, hashes, and where all of it came from"))
+            if run.record.history is not None:
+                nodes.append(_Node(history.HISTORY_FILE, "the learning curve, for pandas.read_csv"))
             if run.record.wandb:
                 nodes.append(_Node(f"{self.convention.folders.saved_wandb}/", "the run's W&B folder"))
         return nodes

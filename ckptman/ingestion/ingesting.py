@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from contextlib import suppress
@@ -10,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import Batch, FileState, Mode, files, folders, locks, make_folders, moving, placing
+from ckptman.fs import Batch, FileState, Mode, files, folders, locks, make_folders, moving, placing, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
-from ckptman.raw import examination, outputs, scanning
+from ckptman.raw import examination, histories, outputs, scanning
 from ckptman.rules import Convention, convention_file
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text
-from ckptman.tree import contents, records
+from ckptman.tree import contents, history, records
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class IngestResult:
     """W&B files that were kept beside their checkpoints, relative to the root."""
     removed: tuple[Removal, ...] = ()
     """Source files that a move took away without placing them, since the tree had their bytes already."""
+    histories: tuple[str, ...] = ()
+    """Learning curves that were written, relative to the root; of a dry run, those that would be read."""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +81,7 @@ class IngestResult:
             "unused_configs": [{"source": item.source, "keys": list(item.keys)} for item in plan.unused_configs],
             "ambiguous": [row.path for row in plan.ambiguous],
             "wandb_placed": list(self.wandb_placed),
+            "histories": list(self.histories),
             "warnings": list(self.warnings),
         }
 
@@ -138,6 +142,7 @@ def ingest(
             refused=made.refused,
             deferred=made.deferred,
             removed=made.removals,
+            histories=tuple(str(run.folder / history.HISTORY_FILE) for run in made.runs if run.curve_sources),
             warnings=_warnings(options.mode, made),
         )
     make_folders(root, root)
@@ -177,6 +182,7 @@ class _Apply:
         self.failed: set[str] = set()
         self.wandb_placed: list[str] = []
         self.removed: list[Removal] = []
+        self.histories: list[str] = []
         self.done_bytes = 0
         self.total_bytes = sum(p.state.size for run in plan.runs for p in run.placements)
         self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
@@ -229,6 +235,7 @@ class _Apply:
             deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
             wandb_placed=tuple(sorted(self.wandb_placed)),
             removed=tuple(self.removed),
+            histories=tuple(sorted(self.histories)),
             warnings=_warnings(self.mode, self.plan),
         )
 
@@ -349,8 +356,9 @@ class _Apply:
                 continue
             wandb = tuple(dict.fromkeys((*work.run.record.wandb, *work.wandb)))
             folder = self.plan.root / work.run.folder
+            curve = self._keep_curve(work.run)
             try:
-                records.write_record(folder, replace(work.run.record, checkpoints=kept, wandb=wandb))
+                records.write_record(folder, replace(work.run.record, checkpoints=kept, wandb=wandb, history=curve))
             except RefusedError as error:
                 self.failed.update(str(work.run.folder / entry.file) for entry in kept)
                 self._refuse(folder / records.RUN_FILE, error)
@@ -361,6 +369,35 @@ class _Apply:
                 for folder in (item.source for item in work.run.placements if item.parts):
                     with suppress(RefusedError):  # something else is in it
                         moving.remove_empty_folder(folder.parent, PurePosixPath(folder.name))
+
+    def _keep_curve(self, run: PlannedFolder) -> records.HistoryEntry | None:
+        """Write a run's learning curve, where there is anything new of it."""
+        known, folder = run.record.history, self.plan.root / run.folder
+        paths = [Path(source.root or run.record.source.root, source.path) for source in run.curve_sources]
+        found, refused = histories.read(paths)
+        for path, error in refused:
+            self._refuse(path, error)
+        if not found.steps:
+            return known
+        try:
+            held = history.read(folder)
+            curve = found if held is None else history.merged([held, found])
+            data = history.dump(curve)
+            if known is not None and held is not None and data == history.dump(held):
+                same_root = all(source.root is None for source in run.curve_sources)
+                return replace(known, sources=run.curve_sources) if same_root else known
+            write_atomically(folder / history.HISTORY_FILE, data, replace=True)
+        except RefusedError as error:
+            self._refuse(folder / history.HISTORY_FILE, error)
+            return known
+        self.histories.append(str(run.folder / history.HISTORY_FILE))
+        return records.HistoryEntry(
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            steps=len(curve.steps),
+            metrics=len(curve.columns),
+            sources=run.curve_sources,
+        )
 
     def _remove_source(self, planned: FilePlacement, placement: placing.Placement) -> None:
         try:
@@ -421,7 +458,8 @@ class _Apply:
         self._refuse(placement.source, error)
 
     def _refuse(self, path: Path, error: RefusedError) -> None:
-        refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=error.message, fix=error.fix)
+        message = error.message.removeprefix(f"{path} ")  # `source` names it already
+        refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=message, fix=error.fix)
         (self.deferred if error.code == fs_files.CHANGED else self.refused).append(refusal)
 
     def _relative(self, path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -64,6 +65,8 @@ class PlannedFolder:
     placements: tuple[FilePlacement, ...]
     wandb_folders: tuple[Path, ...] = ()
     """The run's W&B folders at the source."""
+    curve_sources: tuple[tree_records.SourceFile, ...] = ()
+    """The files from which its learning curve is read, where it has to be written."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,8 @@ class _Planner:
 
     def _run(self, slot: Slot, record: tree_records.RunRecord) -> PlannedFolder:
         run = self.raw.wandb.by_id.get(record.run_id or "")
-        return PlannedFolder(slot.folder, record, tuple(slot.placements), run.folders if run is not None else ())
+        folders = run.folders if run is not None else ()
+        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources)
 
     def _removals(
         self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]
@@ -339,6 +343,28 @@ class _Planner:
         if found.values and (found.source is None or record.metrics_source is not None or not record.metrics):
             record = replace(record, metrics=found.values, metrics_source=found.source)
         slot.record = record
+        self._note_curve(slot, record, run.history if run is not None else ())
+
+    def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
+        """Note the files to read the run's learning curve from, unless it was read from them as they are."""
+        files = (*([slot.kept_curve] if slot.kept_curve is not None else ()), *logs)
+        root = str(self.raw.root)
+        sources = []
+        for file in files:
+            with suppress(RefusedError):  # it has gone meanwhile
+                state = FileState.of(file, follow_symlinks=self.options.follow_symlinks)
+                sources.append(
+                    tree_records.SourceFile(
+                        root=None if record.source.root == root else root,
+                        path=self.raw.relative(file),
+                        size=state.size,
+                        mtime_ns=state.mtime_ns,
+                        inode=state.inode,
+                    )
+                )
+        known = record.history
+        if known is None or known.sources != tuple(sources) or slot.curve_size != known.size:
+            slot.curve_sources = tuple(sources)
 
     def _resolve(
         self,

@@ -14,7 +14,7 @@ from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs
 from ckptman.rules import Convention, comparing, naming
 from ckptman.text import RefusedError
-from ckptman.tree import records
+from ckptman.tree import history, records
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Slot:
     """File name → bytes, of the files that are in the tree."""
     learnt: dict[str, attributing.Attribution] = field(default_factory=dict)
     """File name → what this ingest knows of the run that wrote a file that was there."""
+    kept_curve: Path | None = None
+    """The learning curve of a tree that is the source."""
+    curve_size: int | None = None
+    """Bytes of the learning curve that is in the tree."""
+    curve_sources: tuple[records.SourceFile, ...] = ()
+    """The files from which its learning curve is to be read."""
     problem: RefusedError | None = None
     """Why its run.json, which is there, cannot be used: then nothing may be written here."""
 
@@ -107,6 +113,7 @@ class RunFolders:
             old=run.record,
             files={name: hashes.get(name) for name in sizes},
             sizes=sizes,
+            curve_size=run.files.get(history.HISTORY_FILE),
             problem=None
             if problem is None
             else records.bad_record(run.path / records.RUN_FILE, problem, is_newer=run.is_newer),
@@ -247,6 +254,7 @@ class RunFolders:
             parts=tuple(records.PartEntry(part.name, part.state.size, part.sha256) for part in file.parts),
         )
         slot.files[file.name] = file.content
+        slot.kept_curve = slot.kept_curve or new.history
         if slot.record is None:
             slot.origins |= _origins(file)
             slot.record = records.RunRecord(

@@ -23,7 +23,7 @@ from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError
-from ckptman.tree import contents, records
+from ckptman.tree import contents, history, records
 
 CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
@@ -48,6 +48,8 @@ class SavedFile:
     metrics: Metrics
     evaluations: tuple[Mapping[str, Any], ...] = ()
     """What a tree that is the source knows of the run besides."""
+    history: Path | None = None
+    """The learning curve that it keeps."""
 
     @property
     def owner(self) -> Owner:
@@ -252,7 +254,9 @@ class RawOutputs:
             return None
         note = record.attribution
         attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
-        return SavedFile(file, attribution, Metrics(record.metrics, record.metrics_source), record.evaluations)
+        curve = file.source.path.with_name(history.HISTORY_FILE) if record.history is not None else None
+        measured = Metrics(record.metrics, record.metrics_source)
+        return SavedFile(file, attribution, measured, record.evaluations, curve)
 
     def _is_of(self, file: Examined, entry: records.CheckpointEntry) -> bool:
         if self._whole:

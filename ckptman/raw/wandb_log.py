@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 from ckptman.fs import files
 from ckptman.text import RefusedError
+from ckptman.tree import history
 
 MAX_RECORD_BYTES = 16_000_000
 """Largest record that is put together from its chunks; a history record has about 15,000 bytes."""
@@ -45,6 +46,7 @@ _RECORD_HISTORY, _RECORD_SUMMARY, _RECORD_CONFIG, _RECORD_RUN, _RECORD_EXIT = 2,
 _RUN_ID, _RUN_PROJECT, _RUN_CONFIG, _RUN_SUMMARY, _RUN_GROUP, _RUN_START = 1, 3, 4, 5, 6, 17
 _UPDATE, _REMOVE = 1, 2
 _ITEM_KEY, _ITEM_NESTED_KEY, _ITEM_VALUE_JSON = 1, 2, 16
+_HISTORY_STEP = 2
 _EXIT_CODE = 1
 _TIME_SECONDS, _TIME_NANOS = 1, 2
 
@@ -73,6 +75,8 @@ class WandbLog:
     """0 for a run that ended well; None where `exited` is False."""
     problems: tuple[str, ...]
     """What could not be read, in sentences; empty for a whole log."""
+    has_history: bool = False
+    """Whether anything was logged; `read_history` gives it."""
 
 
 def read_log(path: Path, *, metrics: bool = True, follow_symlinks: bool = False) -> WandbLog:
@@ -94,6 +98,65 @@ def read_log(path: Path, *, metrics: bool = True, follow_symlinks: bool = False)
         except OSError as failure:
             raise _unreadable(path, failure) from failure
     return content.result(path, frames)
+
+
+def read_history(path: Path, *, follow_symlinks: bool = False) -> history.History:
+    """The learning curve in a `.wandb` file: every number that was logged; what is damaged is skipped.
+
+    Raises:
+        RefusedError: `unreadable` or `not-a-file`; `too-long`, for more than `history.MOST_VALUES` numbers.
+    """
+    rows: dict[int, dict[str, history.Number]] = {}
+    count = 0
+    with open_regular(path, follow_symlinks=follow_symlinks) as stream:
+        try:
+            for record in _Frames(stream):
+                for step, row in _logged(record):
+                    rows.setdefault(step, {}).update(row)
+                    if (count := count + len(row)) > history.MOST_VALUES:
+                        raise too_long(path)
+        except OSError as failure:
+            raise _unreadable(path, failure) from failure
+    return history.of_rows(rows)
+
+
+def too_long(path: Path) -> RefusedError:
+    """The refusal of a learning curve that would take too much room."""
+    return RefusedError(
+        f"{path} has more than {history.MOST_VALUES:,} logged numbers: its learning curve is not kept",
+        code="too-long",
+        fix="Keep the W&B folder: ckptman ingest --with-wandb",
+    )
+
+
+def number_of(text: bytes) -> history.Number | None:
+    """A JSON text as a number; None for one that is something else."""
+    try:
+        return int(text) if text.lstrip(b"-").isdigit() and len(text) < 19 else float(text)
+    except ValueError:
+        return None
+
+
+def _logged(record: bytes) -> Iterator[tuple[int, dict[str, history.Number]]]:
+    """Step and numbers of a history record; nothing for any other."""
+    try:
+        for message in (value for number, value in _fields(record) if number == _RECORD_HISTORY):
+            if not isinstance(message, bytes):
+                continue
+            step: history.Number | None = None
+            row = {}
+            for number, content in _fields(message):
+                if number == _UPDATE and isinstance(content, bytes):
+                    path, text = _item(content)
+                    if (value := number_of(text)) is not None:
+                        row[".".join(key.decode(errors="replace") for key in path)] = value
+                elif number == _HISTORY_STEP and isinstance(content, bytes):
+                    step = next((_signed(n) for field, n in _fields(content) if field == 1 and isinstance(n, int)), 0)
+            step = row.pop(history.STEP, step)
+            if isinstance(step, int):
+                yield step, row
+    except _BadMessageError:
+        return
 
 
 def open_regular(path: Path, *, follow_symlinks: bool = False) -> BinaryIO:
@@ -273,6 +336,7 @@ class _Content:
             exited=self._exit_code is not None,
             exit_code=self._exit_code,
             problems=tuple(problems),
+            has_history=bool(self._last_history),
         )
 
     def _add_run(self, message: bytes) -> None:

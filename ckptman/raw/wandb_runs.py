@@ -29,6 +29,9 @@ MAX_CONFIG_BYTES = 1_000_000
 MAX_METADATA_BYTES = 1_000_000
 MAX_SUMMARY_BYTES = 8_000_000
 
+HISTORY_LINES = "wandb-history.jsonl"
+"""Where older clients wrote what was logged, a line of JSON for each step."""
+
 STEP_METRICS = ("iters_done", "iter", "_step")
 """Summary keys that tell how far a run came, the best first."""
 
@@ -68,6 +71,8 @@ class WandbRun:
     since W&B writes its records some time after they are made."""
     problems: tuple[str, ...]
     """What could not be read, in sentences that name the file."""
+    history: tuple[Path, ...] = ()
+    """The files that hold its learning curve, in the order of `folders`; for `histories.read`."""
 
     @property
     def started(self) -> float | None:
@@ -127,6 +132,7 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
         finished=finished,
         last_iter=_last_iter(summary),
         problems=tuple(folder.problems),
+        history=folder.history(log),
     )
 
 
@@ -210,6 +216,13 @@ class _Folder:
         if report:
             self.problems += problems
         return log
+
+    def history(self, log: WandbLog) -> tuple[Path, ...]:
+        """The files that hold what was logged: the log, and what clients before 0.10 wrote beside it."""
+        written = [self.path / name for name in self._names if name == HISTORY_LINES]
+        if "files" in self._names and (lines := self.path / "files" / HISTORY_LINES).is_file():
+            written.append(lines)
+        return (*written, log.path) if log.has_history else tuple(written)
 
     def run_id(self, log: WandbLog) -> str:
         """The id by which W&B knows the run: the log's, else the folder name's."""
@@ -295,6 +308,7 @@ def _merged(parts: Sequence[WandbRun]) -> WandbRun:
         finished=any(run.finished for run in parts),
         last_iter=measured.last_iter,
         problems=tuple(problems),
+        history=tuple(chain.from_iterable(run.history for run in parts)),
     )
 
 

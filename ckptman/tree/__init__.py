@@ -16,6 +16,7 @@ __all__ = [
     "contents",
     "finding",
     "findings",
+    "history",
     "metrics",
     "numbering",
     "records",

@@ -99,6 +99,21 @@ class CheckpointEntry:
             raise ValueError(f"{self.file!r} is not a file name")
 
 
+@dataclass(frozen=True, kw_only=True)
+class HistoryEntry:
+    """The run's learning curve, which lies beside `run.json` (`history.HISTORY_FILE`)."""
+
+    size: int
+    sha256: str
+    steps: int
+    """How many steps it has."""
+    metrics: int
+    """How many metrics it has."""
+    sources: tuple[SourceFile, ...]
+    """The files that it was read from."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Family:
     """The family of a run."""
@@ -157,6 +172,8 @@ class RunRecord:
     checkpoints: tuple[CheckpointEntry, ...]
     wandb: tuple[str, ...] = ()
     """W&B folders that are kept beside the checkpoints, relative to the run folder."""
+    history: HistoryEntry | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """None where nothing was logged on the way, or an older ckptman ingested the run."""
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -392,6 +392,22 @@ def a_file_of_other_bytes(root: Path, _: MonkeyPatch) -> None:
     write_checkpoint(root / RUN / FINAL, small_config(), salt=1)
 
 
+@fault("bad-history", f"{RUN}/history.csv.gz", says="does not list")
+def a_learning_curve_that_no_run_json_lists(root: Path, _: MonkeyPatch) -> None:
+    (root / RUN / "history.csv.gz").write_bytes(b"1")
+
+
+@fault("bad-history", f"{RUN}/history.csv.gz", says="is not there")
+def a_learning_curve_that_is_gone(root: Path, _: MonkeyPatch) -> None:
+    edit_record(root / RUN, history={"size": 1, "sha256": "0" * 64, "steps": 1, "metrics": 1, "sources": []})
+
+
+@fault("bad-history", f"{RUN}/history.csv.gz", says="by run.json")
+def a_learning_curve_of_other_bytes(root: Path, _: MonkeyPatch) -> None:
+    a_learning_curve_that_is_gone(root, _)
+    (root / RUN / "history.csv.gz").write_bytes(b"1")
+
+
 @fault("ambiguous-run", RUN, says="two runs: abc, def")
 def a_run_that_could_be_another(root: Path, _: MonkeyPatch) -> None:
     note = {"code": "ambiguous", "evidence": "two runs", "candidates": ["abc", "def"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,12 @@ def write_run(
     save: bool = True,
     wandb_home: Path | None = None,
     more: dict[str, Any] | None = None,
+    curve: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Write one run of 300 seconds: its checkpoints (over what lies there) and its online W&B folder.
 
     That lies in the task folder, or in `wandb_home` if one is given. `more` are configuration values that `TrainConfig`
-    does not know.
+    does not know. `curve` is what its log holds, by step.
     """
     end = started + 300
     values = {**config.to_dict(), **(more or {})}
@@ -88,13 +90,22 @@ def write_run(
     summary = {"iter": last_iter, "_timestamp": end, "_runtime": 300.0, **(metrics or gen_metrics(0.5))}
     (folder / "files" / "wandb-summary.json").write_text(json.dumps(summary))
     (folder / "files" / "wandb-metadata.json").write_text(json.dumps({"startedAt": _utc(started)}))
-    (folder / f"run-{run_id}.wandb").write_bytes(b":W&B\xe1\xbe\x00")
+    (folder / f"run-{run_id}.wandb").write_bytes(_log(run_id, curve or {}))
     latest = folder.parent / "latest-run"
     latest.unlink(missing_ok=True)
     latest.symlink_to(folder.name)
     for file in (folder, *folder.rglob("*")):
         os.utime(file, (end, end))
     return written
+
+
+def _log(run_id: str, curve: Mapping[int, Mapping[str, Any]]) -> bytes:
+    if not curve:
+        return b":W&B\xe1\xbe\x00"
+    from tests.helpers import hostile_wandb  # which imports wandb
+
+    rows = (hostile_wandb.history({**values, "_step": step}, step) for step, values in curve.items())
+    return hostile_wandb.log_bytes(hostile_wandb.run(run_id), *rows)
 
 
 def gen_metrics(value: float) -> dict[str, float]:
