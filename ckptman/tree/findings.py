@@ -384,8 +384,8 @@ _TABLE = (
     _error(
         "bad-history",
         "A run's learning curve is damaged, missing, or not listed in its run.json.",
-        "history.csv.gz is not as ingest wrote it beside run.json: it was changed, taken away, or its ingest was cut "
-        "short before run.json was written.",
+        "The file history.csv.gz is not as ingest wrote it beside run.json: it was changed, taken away, or its ingest "
+        "was cut short before run.json was written.",
         "Move the file out of the tree, and ingest the run's source again, which reads its logs anew. Where the source "
         "no longer exists, put back the file from a backup.",
     ),

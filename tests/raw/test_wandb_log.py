@@ -46,6 +46,7 @@ def test_a_whole_log(tmp_path: Path) -> None:
         exited=True,
         exit_code=0,
         problems=(),
+        has_history=True,
     )  # fmt: skip
 
 
