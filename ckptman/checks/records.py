@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.checks.places import apart, lies_in_place
-from ckptman.fs import hash_file
+from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, Run, contents, finding, history, records
@@ -151,7 +151,7 @@ def _check_history(root: Path, folder: records.RunFolder, record: records.RunRec
         yield finding("bad-history", path, "run.json lists this learning curve; it is not there", _INGEST_AGAIN)
     else:
         try:
-            found = hash_file(root / path)[0]
+            found = fs_files.hash_file(root / path)[0]
         except RefusedError as error:
             yield finding("unreadable", path, error.message)
         else:
