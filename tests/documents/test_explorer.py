@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -15,10 +15,12 @@ import pytest
 from ckptman.checks.validation import validate
 from ckptman.documents.explorer import EXPLORER, page, same_content
 from ckptman.documents.explorer.columns import Room, brief, column, fitting
+from ckptman.documents.explorer.curves import curves
 from ckptman.documents.explorer.dataset import dataset
 from ckptman.documents.reporting import State, report
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import UsageError
+from ckptman.tree import history
 from ckptman.tree.findings import finding
 from ckptman.tree.statistics import count_tree
 from tests.helpers.many_runs import many_runs
@@ -198,6 +200,29 @@ def test_a_large_tree_leaves_out_the_least_and_says_so() -> None:
     assert tight["left_out"][-1] == "metric test/K8/token_acc"
     assert "gen/K17/exact_match_acc" in tight["runs"]["metrics"]
     assert rows(tight) == rows(whole)
+
+
+def test_curves_are_means_over_lengths_in_as_many_points_as_are_drawn(tmp_path: Path) -> None:
+    rows = {step: {"gen/K17/exact_match_acc": 0.5, "gen/K18/exact_match_acc": step / 1000, "train/loss": 2.0,
+                   "iters_done": step} for step in range(0, 1001, 2)}  # fmt: skip
+    rows[1000]["train/loss"] = float("nan")
+    del rows[998]["gen/K18/exact_match_acc"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / history.HISTORY_FILE).write_bytes(history.dump(history.of_rows(rows)))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / history.HISTORY_FILE).write_bytes(b"no curve")
+    folders = [None, PurePosixPath("run"), PurePosixPath("bad"), PurePosixPath("none")]
+    found, left_out = curves(tmp_path, folders, load_convention(), Room(100_000))
+    assert (left_out, found["at"]) == ([], [None, 0, None, None])
+    (steps,) = found["steps"]
+    assert len(steps) <= 160
+    assert steps[-1] == 1000
+    assert list(found["values"]) == ["gen/K*/exact_match_acc", "train/loss"]
+    drawn = dict(zip(steps, found["values"]["gen/K*/exact_match_acc"][1], strict=True))
+    assert drawn[1000] == 0.75
+    assert found["values"]["train/loss"][1][-2:] == [2.0, None]
+    assert curves(tmp_path, folders, load_convention(), Room(0)) == ({}, list(found["values"]))
+    assert curves(tmp_path, [PurePosixPath("run")] * 5001, load_convention(), Room(100)) == ({}, ["all"])
 
 
 @pytest.mark.parametrize(

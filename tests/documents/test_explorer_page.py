@@ -14,6 +14,7 @@ import pytest
 from ckptman.documents.explorer import EXPLORER, page
 from ckptman.documents.reporting import report
 from ckptman.rules.convention_file import built_in
+from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
 from tests.helpers.many_runs import METRICS, many_runs
@@ -49,6 +50,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "code": TURNED, "evidence": HIDDEN, "candidates": []}))  # fmt: skip
     edit_json(strange / "run.json", lambda doc: doc["config"].update({HOSTILE: TURNED}))
     (run / f"{HIDDEN}.pt").write_bytes(b"nothing that can be read")
+    curve = {step: {"gen/K17/exact_match_acc": step / 50000} for step in range(0, 40001, 4000)}
+    data = history.dump(history.of_rows(curve))
+    (tree / TASK / "seed_1337" / history.HISTORY_FILE).write_bytes(data)
+    entry = {"size": len(data), "sha256": "0" * 64, "steps": 11, "metrics": 1, "sources": []}
+    edit_json(tree / TASK / "seed_1337" / "run.json", lambda doc: doc.update(history=entry))
     report(tree, html="", find=find)
     return tree
 
@@ -116,8 +122,14 @@ def test_a_cell_opens_its_runs_files_and_what_is_missing(shown: Any) -> None:
     assert "it lacks seed 3337" in text
     assert details.locator(".files li").count() == 3
     assert details.locator(".sum code").first.get_attribute("title") == "0" * 64
-    assert details.locator("svg.chart").get_attribute("aria-label").startswith("At the end of training.")
-    assert "seed 2337: 70.0 % at 32" in details.locator("svg.chart").get_attribute("aria-label")
+    curve, by_length = (chart.get_attribute("aria-label") for chart in details.locator("svg.chart").all())
+    assert curve == "Learning curves. gen/K*/exact_match_acc by iterations. seed 1337: 80.0 % at 40k"
+    assert by_length.startswith("At the end of training.")
+    assert "seed 2337: 70.0 % at 32" in by_length
+    details.locator("svg.chart").first.focus()
+    shown.keyboard.press("ArrowLeft")
+    assert details.locator(".where").first.text_content() == "at iteration 36k"
+    assert details.locator(".legend-lines").first.inner_text() == "seed 1337\n72.0 %"
 
 
 def test_the_map_and_the_table_are_used_by_keys_alone(shown: Any) -> None:
@@ -186,7 +198,7 @@ def test_configurations_are_compared_and_differences_marked(shown: Any) -> None:
     results = shown.locator("h2:has-text('Results') + div table").first.inner_text()
     assert "80.0 ± 14.1 % n = 2" in results
     assert "20.0 % n = 1" in results
-    assert "K 10" in shown.locator("svg.chart").first.get_attribute("aria-label")
+    assert "K 10" in shown.locator("svg.chart").last.get_attribute("aria-label")
     shown.reload()
     shown.wait_for_selector("html[data-ready]")
     assert shown.locator(".chips li").count() == 2

@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptman.documents import document_text as say
 from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
+from ckptman.documents.explorer.curves import curves
 from ckptman.rules import Convention, GroupPattern, grids, placement
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
@@ -69,6 +70,7 @@ class _Row:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
     files: list[dict[str, Any]] = field(default_factory=list)
+    has_curve: bool = False
 
 
 _DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size", "files", "lacks", "recorded",
@@ -239,7 +241,8 @@ class _Cells:
                      "source": str(PurePosixPath(source.root, *folders)),
                      "source_task": source.task, "attribution": run.record.attribution.code,
                      "evidence": run.record.attribution.evidence}  # fmt: skip
-        return _Row(_STATES[stands.extent], str(run.folder), run.seed, run.config, metrics, more, files)
+        has_curve = run.record is not None and run.record.history is not None
+        return _Row(_STATES[stands.extent], str(run.folder), run.seed, run.config, metrics, more, files, has_curve)
 
     def _add_missing(self) -> None:
         """The runs that the grids expect and of which nothing is here, lost ones apart."""
@@ -373,9 +376,12 @@ def _runs(cells: _Cells, room: Room, left_out: list[str]) -> dict[str, Any]:
     document["config"], no_config = fitting(_configurations(runs), room)
     document["metrics"], no_metrics = fitting(_metrics(runs, cells.convention), room)
     left_out += [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
+    folders = [PurePosixPath(row.folder) if row.has_curve else None for row in runs]
+    drawn, no_curves = curves(cells.statistics.inventory.scan.root, folders, cells.convention, room)
+    left_out += [f"learning curve {name}" for name in no_curves]
     if short:
         left_out.insert(0, f"all but the first {_DIGITS} digits of each SHA-256")
-    return {"runs": document, "files": files, "left_out": left_out}
+    return {"runs": document, "files": files, "curves": drawn, "left_out": left_out}
 
 
 def _files(runs: Sequence[_Row], room: Room) -> tuple[dict[str, Any], bool]:
