@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptman.formats import expected_weights, refusals, show_path
 from ckptman.rules import Convention, comparing, naming, recipe, terms
-from ckptman.tree import Finding, Inventory, Run, contents, finding
+from ckptman.tree import Finding, Inventory, contents, finding
 
 _MOST_LISTED = 4
 """Differences that one message names."""
@@ -51,7 +51,7 @@ def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Findi
         yield finding("bad-crc", file.path, message)
 
 
-def _check_name(file: contents.CheckpointFile, run: Run, convention: Convention) -> Iterator[Finding]:
+def _check_name(file: contents.CheckpointFile, run: contents.Run, convention: Convention) -> Iterator[Finding]:
     if file.name is None or file.info is None:
         return
     inside = file.info.config or {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
-from ckptman.tree import Finding, Inventory, Run, contents, finding, records
+from ckptman.tree import Finding, Inventory, contents, finding, records
 
 _SEPARATELY = "Train the missing {}, each into a folder of its own, so that none overwrites another, and ingest {}."
 
@@ -18,7 +18,7 @@ class _Present:
     """A configuration of a group, and what the tree has of it."""
 
     cell: grids.Cell
-    runs: list[Run] = field(default_factory=list)
+    runs: list[contents.Run] = field(default_factory=list)
     overwritten: list[records.OverwrittenRun] = field(default_factory=list)
 
     @property
@@ -61,7 +61,7 @@ def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding
 
 def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
     """The groups of known pattern that have at least one run, by name, with their runs and overwritten runs."""
-    runs: dict[str, list[Run]] = defaultdict(list)
+    runs: dict[str, list[contents.Run]] = defaultdict(list)
     for run in inventory.runs:
         if run.place is not None and run.origin is not contents.Origin.EXTRA:  # files that are gone are missed there
             runs[run.place.group].append(run)

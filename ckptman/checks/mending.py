@@ -18,7 +18,7 @@ from ckptman.formats import folder_bytes
 from ckptman.fs import files, moving
 from ckptman.rules import Convention
 from ckptman.text import CkptmanError, RefusedError
-from ckptman.tree import Inventory, Run, contents, records
+from ckptman.tree import Inventory, contents, records
 
 _PLACE = ("group", "layernorm", "regime", "task", "seed")
 
@@ -138,7 +138,7 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     counts = Counter(run.folder for run in inventory.runs)
     alone = {folder for folder, count in counts.items() if count == 1}
     taken = {entry.path for entry in inventory.scan.entries}
-    wrong: dict[PurePosixPath, tuple[PurePosixPath, Run]] = {}
+    wrong: dict[PurePosixPath, tuple[PurePosixPath, contents.Run]] = {}
     steps: list[Step] = []
     for run in inventory.runs:
         if run.folder in crowded or not _may_move(run, alone, convention):
@@ -171,7 +171,7 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     return steps
 
 
-def _may_move(run: Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:
+def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:
     """Whether all of a run's files are read, and run.json, or the only configuration in the folder, says its place."""
     record, place = run.record, run.place
     if place is None or not run.files or any(file.info is None for file in run.files):
@@ -181,14 +181,14 @@ def _may_move(run: Run, alone: Collection[PurePosixPath], convention: Convention
     return run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
 
 
-def _target(run: Run, convention: Convention) -> PurePosixPath | None:
+def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:
     """The folder that the run should have; None where it has a right one."""
     if run.place is None or lies_in_place(run.folder, run.place, convention):
         return None
     return run.place.run_folder(convention)
 
 
-def _files_of(run: Run, target: PurePosixPath, taken: set[PurePosixPath]) -> Iterator[Step]:
+def _files_of(run: contents.Run, target: PurePosixPath, taken: set[PurePosixPath]) -> Iterator[Step]:
     """The files of a run that lie in a folder above its own, each by itself, run.json last."""
     if target in taken:
         return
@@ -197,7 +197,7 @@ def _files_of(run: Run, target: PurePosixPath, taken: set[PurePosixPath]) -> Ite
         yield Step("move", "misplaced", str(run.folder / name), str(target / name))
 
 
-def _aside(run: Run, target: PurePosixPath) -> PurePosixPath:
+def _aside(run: contents.Run, target: PurePosixPath) -> PurePosixPath:
     """The name of a second run of the seed, as `ingest` gives it."""
     record = run.record
     apart = record.run_id if record is not None and record.run_id else run.files[0].sha256 or str(run.files[0].size)

@@ -13,7 +13,7 @@ from ckptman.checks.places import apart, lies_in_place
 from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError, wording
-from ckptman.tree import Finding, Inventory, Run, contents, finding, history, records
+from ckptman.tree import Finding, Inventory, contents, finding, history, records
 
 _MOST_LISTED = 4
 """Differences that one message names."""
@@ -146,7 +146,7 @@ def _check_history(root: Path, folder: records.RunFolder, record: records.RunRec
     there = history.HISTORY_FILE in folder.files
     if entry is None:
         if there:
-            yield finding("bad-history", path, "run.json does not list this learning curve", _INGEST_AGAIN)
+            yield finding("bad-history", path, "run.json does not list this learning curve")
     elif not there:
         yield finding("bad-history", path, "run.json lists this learning curve; it is not there", _INGEST_AGAIN)
     else:
@@ -232,7 +232,7 @@ def _listed(differences: list[str]) -> str:
     return "; ".join(differences[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _check_place(run: Run) -> Iterator[Finding]:
+def _check_place(run: contents.Run) -> Iterator[Finding]:
     """What run.json says of its place, against the configuration."""
     record, place = run.record, run.place
     if record is None or place is None:

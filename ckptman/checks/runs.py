@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from ckptman.checks.places import apart, lies_in_place
 from ckptman.rules import Convention, Place, comparing, placement
 from ckptman.text import wording
-from ckptman.tree import Finding, Inventory, Run, contents, finding, numbering, records, roots, standing
+from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
@@ -37,7 +37,7 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
     yield from _check_repeated(whole, convention)
 
 
-def _is_told(run: Run, inventory: Inventory) -> bool:
+def _is_told(run: contents.Run, inventory: Inventory) -> bool:
     """Whether all there is to say of a run is told of its files, one by one."""
     if run.origin is contents.Origin.EXTRA and all(file.entry is not None for file in run.files):
         return True  # of another configuration than the run.json that lists them
@@ -114,9 +114,9 @@ def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def _check_places(runs: list[Run], inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+def _check_places(runs: list[contents.Run], inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Runs in wrong folders; those that were moved with one folder are told of together."""
-    misplaced: dict[tuple[PurePosixPath, PurePosixPath, contents.Origin], list[Run]] = defaultdict(list)
+    misplaced: dict[tuple[PurePosixPath, PurePosixPath, contents.Origin], list[contents.Run]] = defaultdict(list)
     for run in runs:
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
@@ -145,7 +145,7 @@ def _check_places(runs: list[Run], inventory: Inventory, convention: Convention)
         )
 
 
-def _put_right(runs: list[Run], target: object, inventory: Inventory) -> str:
+def _put_right(runs: list[contents.Run], target: object, inventory: Inventory) -> str:
     """What to do about runs that belong in another task folder."""
     if runs[0].origin is contents.Origin.RECORDED:
         folders = "the run" if len(runs) == 1 else "the runs"
@@ -153,7 +153,9 @@ def _put_right(runs: list[Run], target: object, inventory: Inventory) -> str:
     return _sort_it(inventory, runs[0].folder)
 
 
-def _check_run_folder(run: Run, place: Place, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+def _check_run_folder(
+    run: contents.Run, place: Place, inventory: Inventory, convention: Convention
+) -> Iterator[Finding]:
     """The name of a run's folder: by its seed, with or without something that tells apart a second run."""
     if run.origin is contents.Origin.LOOSE and (
         run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
@@ -172,7 +174,7 @@ def _right_folder(expected: PurePosixPath, inventory: Inventory) -> str:
     return f"Let ckptman rename the folder to {expected.name}: {_MEND}"
 
 
-def _which_files(runs: list[Run]) -> str:
+def _which_files(runs: list[contents.Run]) -> str:
     names = [file.path.name for run in runs for file in run.files]
     return names[0] if len(names) == 1 else f"each of {wording.count_text(len(names), 'checkpoint')} here"
 
@@ -180,7 +182,7 @@ def _which_files(runs: list[Run]) -> str:
 # --- configurations ---------------------------------------------------------------------------------------------------
 
 
-def _check_config(run: Run, convention: Convention) -> Iterator[Finding]:
+def _check_config(run: contents.Run, convention: Convention) -> Iterator[Finding]:
     if run.place is not None and run.place.seed is None:
         seed = run.config.get(convention.seed_key)
         what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
@@ -193,7 +195,7 @@ def _check_config(run: Run, convention: Convention) -> Iterator[Finding]:
             yield finding("bad-range", run.folder, message)
 
 
-def _check_tests(runs: Iterable[Run], convention: Convention) -> Iterator[Finding]:
+def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterator[Finding]:
     """Groups whose runs were tested on lengths they were trained on, or on others than their grid's, each once."""
     overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
     others: Counter[tuple[PurePosixPath, int, int]] = Counter()
@@ -223,12 +225,12 @@ def _check_tests(runs: Iterable[Run], convention: Convention) -> Iterator[Findin
         )
 
 
-def _range(run: Run, keys: tuple[str, str]) -> tuple[int, int] | None:
+def _range(run: contents.Run, keys: tuple[str, str]) -> tuple[int, int] | None:
     low, high = (comparing.whole(run.config.get(key)) for key in keys)
     return None if low is None or high is None else (low, high)
 
 
-def _check_attribution(run: Run) -> Iterator[Finding]:
+def _check_attribution(run: contents.Run) -> Iterator[Finding]:
     if run.record is not None and run.record.run_id is None and len(run.record.attribution.candidates) > 1:
         note = run.record.attribution
         yield finding("ambiguous-run", run.folder, f"{note.evidence}: {', '.join(note.candidates)}")
@@ -237,7 +239,7 @@ def _check_attribution(run: Run) -> Iterator[Finding]:
 # --- whole, and only once ---------------------------------------------------------------------------------------------
 
 
-def _check_whole(run: Run, convention: Convention) -> Iterator[Finding]:
+def _check_whole(run: contents.Run, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
     found = [(file.name.prefix.name, file.step) for file in run.files if file.name is not None]
     found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
@@ -257,9 +259,9 @@ def _check_whole(run: Run, convention: Convention) -> Iterator[Finding]:
         yield finding("missing-checkpoint", run.folder, message)
 
 
-def _check_repeated(whole: Iterable[Run], convention: Convention) -> Iterator[Finding]:
+def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> Iterator[Finding]:
     """Runs of one configuration and seed. In a group with a grid, its axes alone make the configuration."""
-    same: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    same: dict[tuple[object, ...], list[contents.Run]] = defaultdict(list)
     for run in whole:
         place = run.place
         if place is not None and place.seed is not None and run.files:
@@ -282,10 +284,10 @@ def _check_repeated(whole: Iterable[Run], convention: Convention) -> Iterator[Fi
             )
 
 
-def _file_names(run: Run) -> set[str]:
+def _file_names(run: contents.Run) -> set[str]:
     return {file.path.name for file in run.files}
 
 
-def _described(run: Run) -> str:
+def _described(run: contents.Run) -> str:
     seed = f" with seed {run.place.seed}" if run.place is not None and run.place.seed is not None else ""
     return f"run {run.run_id}" if run.run_id is not None else f"the run{seed}"

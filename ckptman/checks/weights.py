@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ckptman.rules import Convention
-from ckptman.tree import Finding, Inventory, Run, contents, finding
+from ckptman.tree import Finding, Inventory, contents, finding
 
 
 class Testimony(Protocol):
@@ -65,7 +65,7 @@ def check_weights(inventory: Inventory, convention: Convention, witness: Witness
         yield from _check_run(run, mine)
 
 
-def _check_run(run: Run, files: list[tuple[contents.CheckpointFile, Testimony]]) -> Iterator[Finding]:
+def _check_run(run: contents.Run, files: list[tuple[contents.CheckpointFile, Testimony]]) -> Iterator[Finding]:
     """A seed that all files of a run deny is wrong in its record; a file that alone denies it is not of the run."""
     seed = _seed_of(run)
     denying = [(file, item) for file, item in files if item.seed is not None and seed not in (None, item.seed)]
@@ -84,7 +84,7 @@ def _check_run(run: Run, files: list[tuple[contents.CheckpointFile, Testimony]])
             yield finding("other-run", file.path, f"its weights are of another run than those of {others[0].path.name}")
 
 
-def _seed_of(run: Run) -> int | None:
+def _seed_of(run: contents.Run) -> int | None:
     if run.record is not None and run.record.seed is not None:
         return run.record.seed
     return run.place.seed if run.place is not None else None

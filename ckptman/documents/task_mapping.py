@@ -13,7 +13,7 @@ from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
 from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement
 from ckptman.text import markdown, wording
-from ckptman.tree import Run, metrics, standing
+from ckptman.tree import contents, metrics, standing
 from ckptman.tree import statistics as tree_statistics
 
 GENERATED = "<!-- ckptman:generated"
@@ -213,7 +213,7 @@ class _Presence:
         self.absent = [group for group in say.natural(expected) if group not in self.groups]
         found = {run.seed for run in self.runs} | {item.run.seed for item in self.lost}
         self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=tree_statistics.seed_order)
-        self.by_slot: dict[Any, list[Run]] = defaultdict(list)
+        self.by_slot: dict[Any, list[contents.Run]] = defaultdict(list)
         for run in self.runs:
             self.by_slot[run.cell, run.seed].append(run)
         self.lost_slots = {(item.cell, item.run.seed) for item in self.lost}
@@ -250,7 +250,7 @@ class _Presence:
         return markdown.paragraph(*notes)
 
 
-def _mark(run: Run) -> str:
+def _mark(run: contents.Run) -> str:
     return _MARKS[run.standing.extent]
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from ckptman.documents import document_text as say
 from ckptman.rules import Convention, placement
 from ckptman.text import wording
-from ckptman.tree import Run, contents, history, records
+from ckptman.tree import contents, history, records
 from ckptman.tree import statistics as tree_statistics
 
 _MOST_TASKS = 16
@@ -160,7 +160,7 @@ class _Drawing:
             nodes.append(_Node(records.OVERWRITTEN_FILE, "the runs whose checkpoints were overwritten"))
         return nodes
 
-    def _files(self, run: Run) -> list[_Node]:
+    def _files(self, run: contents.Run) -> list[_Node]:
         nodes = self._file_nodes(run.files)
         if run.record is not None:
             nodes.append(_Node(records.RUN_FILE, "configuration, metrics, hashes, and where all of it came from"))
@@ -188,7 +188,7 @@ class _Drawing:
         return f"{first}_…_{last}{self.convention.checkpoint.suffix}"
 
 
-def _counts(runs: Iterable[Run]) -> str:
+def _counts(runs: Iterable[contents.Run]) -> str:
     """`8 runs, 16 files`; runs only where there are finished ones."""
     listed = list(runs)
     finished = sum(run.record is not None for run in listed)

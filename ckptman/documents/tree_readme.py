@@ -16,7 +16,7 @@ from ckptman.documents.tree_drawing import draw_tree
 from ckptman.rules import Convention, convention_file, grids, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
-from ckptman.tree import Run, contents, records
+from ckptman.tree import contents, records
 from ckptman.tree import statistics as tree_statistics
 
 README = "README.md"
@@ -253,7 +253,7 @@ def _examples(statistics: tree_statistics.TreeStatistics) -> str:
 
 def _example_files(
     statistics: tree_statistics.TreeStatistics,
-) -> list[tuple[tree_statistics.Configuration, Run, contents.CheckpointFile]]:
+) -> list[tuple[tree_statistics.Configuration, contents.Run, contents.CheckpointFile]]:
     """The last checkpoint of the best configuration of each family, or of its first one."""
     found = []
     ranking = say.ranked(statistics)
@@ -265,7 +265,10 @@ def _example_files(
 
 
 def _example(
-    configuration: tree_statistics.Configuration, run: Run, file: contents.CheckpointFile, convention: Convention
+    configuration: tree_statistics.Configuration,
+    run: contents.Run,
+    file: contents.CheckpointFile,
+    convention: Convention,
 ) -> list[str]:
     prefix = convention.prefix(file.kind or "")
     settings = markdown.text(say.brief(run.config, say.all_axes(convention), convention))

@@ -18,7 +18,7 @@ from ckptman.checks import check_files, check_records, check_runs
 from ckptman.formats import CheckpointInfo, architecture, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming, placement
 from ckptman.text import RefusedError, json_text
-from ckptman.tree import Finding, Inventory, Run, contents, finding, metrics, records
+from ckptman.tree import Finding, Inventory, contents, finding, metrics, records
 
 _MOST_LISTED = 8
 """Missing files that are named."""
@@ -219,14 +219,14 @@ def _read_folder(path: Path, info: CheckpointInfo, location: Location) -> record
     return records.RunFolder(path=location.folder, record=record, problem=problem, files={path.name: info.size})
 
 
-def _config_source(run: Run, file: contents.CheckpointFile) -> str:
+def _config_source(run: contents.Run, file: contents.CheckpointFile) -> str:
     if file.info is not None and run.config is file.info.config:
         return "checkpoint"
     return "name" if file.name is not None and run.config is file.name.values else records.RUN_FILE
 
 
 def _problems(
-    inventory: Inventory, file: contents.CheckpointFile, run: Run | None, location: Location, rules: Convention
+    inventory: Inventory, file: contents.CheckpointFile, run: contents.Run | None, location: Location, rules: Convention
 ) -> Iterator[Finding]:
     """What `validate` finds about the file; whether other files of its run are missing is not asked here."""
     if location.root is None and file.info is not None and file.info.container != containers.TORCH_ARCHIVE:

@@ -6,13 +6,12 @@ May not be done here: reading raw outputs, or placing checkpoints.
 
 from __future__ import annotations
 
-from ckptman.tree.contents import Inventory, Run
+from ckptman.tree.contents import Inventory
 from ckptman.tree.findings import Finding, finding
 
 __all__ = [
     "Finding",
     "Inventory",
-    "Run",
     "contents",
     "finding",
     "findings",

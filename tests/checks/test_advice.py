@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import re
 import shutil
@@ -25,7 +26,7 @@ from ckptman.rules.recipe import TrainConfig
 from ckptman.tree import Finding
 from ckptman.tree.records import scan_tree
 from tests.helpers.planted import PLANTS, Plant
-from tests.helpers.raw import START, write_run
+from tests.helpers.raw import START, log_of, write_run
 from tests.helpers.trees import FINAL, RUN, TASK, edit_record, good_configs, write_source
 from tests.helpers.validated import check
 
@@ -44,7 +45,12 @@ def contents(*folders: Path) -> Counter[str]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the good tree is from; read only."""
-    return write_source(tmp_path_factory.mktemp("source") / "grid_outputs", good_configs())
+    found = write_source(tmp_path_factory.mktemp("source") / "grid_outputs", good_configs())
+    for log in found.rglob("*.wandb"):  # with learning curves, which an ingest reads again
+        written = log.stat()
+        log.write_bytes(log_of(log.stem.removeprefix("run-"), {0: {"loss": 1.5}}))
+        os.utime(log, ns=(written.st_atime_ns, written.st_mtime_ns))
+    return found
 
 
 class Follower:

@@ -90,7 +90,7 @@ def write_run(
     summary = {"iter": last_iter, "_timestamp": end, "_runtime": 300.0, **(metrics or gen_metrics(0.5))}
     (folder / "files" / "wandb-summary.json").write_text(json.dumps(summary))
     (folder / "files" / "wandb-metadata.json").write_text(json.dumps({"startedAt": _utc(started)}))
-    (folder / f"run-{run_id}.wandb").write_bytes(_log(run_id, curve or {}))
+    (folder / f"run-{run_id}.wandb").write_bytes(log_of(run_id, curve or {}))
     latest = folder.parent / "latest-run"
     latest.unlink(missing_ok=True)
     latest.symlink_to(folder.name)
@@ -99,7 +99,8 @@ def write_run(
     return written
 
 
-def _log(run_id: str, curve: Mapping[int, Mapping[str, Any]]) -> bytes:
+def log_of(run_id: str, curve: Mapping[int, Mapping[str, Any]]) -> bytes:
+    """The log that W&B writes of a run; without a curve, one that holds nothing."""
     if not curve:
         return b":W&B\xe1\xbe\x00"
     from tests.helpers import hostile_wandb  # which imports wandb
