@@ -82,14 +82,18 @@ def remove_empty_folder(root: Path, folder: PurePosixPath) -> None:
     _sync((root / folder).parent)
 
 
-def remove_source(source: Path, placement: Placement, destination: Path, *, follow_symlinks: bool = False) -> None:
+def remove_source(
+    source: Path, placement: Placement, destination: Path, *, root: Path | None = None, follow_symlinks: bool = False
+) -> None:
     """Remove the source of a `move`, once what says that the file is placed (`run.json`) is durable too.
 
-    It goes only if it still is what was placed, and a file of that size is at `destination`. A source that is gone
+    It goes only if it still is what was placed, and a file of that size is at `destination`, safely on the disk with
+    the folders above it up to `root`: another program may have put it there a moment ago. A source that is gone
     already is no error. Of a followed symbolic link the link goes, and what it points to stays.
 
     Raises:
         RefusedError: `source-kept`, with the reason; `unreadable`.
+        MachineError: the disk does not keep `destination`.
     """
     try:
         found = os.stat(source, follow_symlinks=follow_symlinks)
@@ -106,6 +110,7 @@ def remove_source(source: Path, placement: Placement, destination: Path, *, foll
         )
         if not unchanged:
             raise _source_kept(source, "it was changed after it was placed")
+    _sync_kept(source, destination, root or destination.parent)
     try:
         os.unlink(source)
     except OSError as error:
@@ -137,6 +142,22 @@ def _check_destination_keeps(source: Path, found: os.stat_result, placement: Pla
         raise _source_kept(source, f"{shown(destination)} is not the file that was placed")
     if os.path.samestat(found, kept) and (found.st_nlink < 2 or (one_folder and source.name == destination.name)):
         raise _source_kept(source, f"{shown(destination)} is that very file")
+
+
+def _sync_kept(source: Path, destination: Path, root: Path) -> None:
+    """Wait until a file of the tree, and the names that lead to it from the root, are on the disk."""
+    try:
+        descriptor = os.open(destination, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
+    try:
+        with faults.writing(destination):
+            os.fsync(descriptor)
+    finally:
+        files.close(descriptor)
+    for folder in destination.parents:
+        if folder.is_relative_to(root):
+            _sync(folder)
 
 
 def _source_kept(source: Path, reason: str) -> RefusedError:

@@ -405,6 +405,7 @@ class _Apply:
                 planned.source,
                 placement,
                 self.plan.root / planned.destination,
+                root=self.plan.root,
                 follow_symlinks=self.options.follow_symlinks,
             )
         except RefusedError as error:
@@ -420,7 +421,11 @@ class _Apply:
         placement = placing.Placement(removal.sha256, removal.state.size, removal.state, "copied")
         try:
             moving.remove_source(
-                removal.path, placement, self.plan.root / removal.same_as, follow_symlinks=self.options.follow_symlinks
+                removal.path,
+                placement,
+                self.plan.root / removal.same_as,
+                root=self.plan.root,
+                follow_symlinks=self.options.follow_symlinks,
             )
         except RefusedError as error:
             self._refuse(removal.path, error)
@@ -436,7 +441,7 @@ class _Apply:
                 raise RefusedError(message, code="source-kept", fix="Ingest again.")
             for part in read.files:
                 placement = placing.Placement(part.sha256, part.state.size, part.state, "copied")
-                moving.remove_source(removal.path / part.name, placement, kept / part.name)
+                moving.remove_source(removal.path / part.name, placement, kept / part.name, root=self.plan.root)
         except RefusedError as error:
             self._refuse(removal.path, error)
         else:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Mode
+from ckptman.fs import Mode, moving
 from ckptman.ingestion.ingesting import ingest
 from ckptman.tree.records import RUN_FILE, read_record
+from tests.helpers.failing_calls import replace_os
 from tests.helpers.ingested import RUN, codes, damage, opened_checkpoints, task
 from tests.helpers.raw import START, config, snapshot, write_checkpoint, write_run
 
@@ -73,6 +74,54 @@ def test_move_takes_away_what_is_in_the_tree_already(
         path: data for path, data in tree.items() if path.endswith(".pt")
     }
     assert (root / RUN / RUN_FILE).is_file()
+
+
+def unsynced_at_removal(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[Path]]:
+    """Move, and return for each source that went what of the tree's path to it was not on the disk for sure."""
+    synced: set[int] = set()
+    missing: list[set[Path]] = []
+    tree_has = {file.name: file for file in root.rglob("*.pt")}
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        os.fsync(descriptor)
+
+    def unlink(path: Any, **options: Any) -> None:
+        if not options:  # the removals of temporary files name the folder
+            file = tree_has[Path(path).name]
+            way = {file, *(above for above in file.parents if above.is_relative_to(root))}
+            missing.append({part for part in way if part.stat().st_ino not in synced})
+        os.unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        replace_os(patch, fsync=fsync, unlink=unlink)
+        ingest(source, root, mode=Mode.MOVE)
+    return missing
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+def test_before_a_source_goes_what_the_tree_had_already_is_on_the_disk(
+    source: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_record: bool
+) -> None:
+    """As after `cp -r` of a tree, which waits for no disk."""
+    write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, tmp_path / "first")
+    copy = Path(shutil.copytree(tmp_path / "first", root))
+    if not with_record:
+        (copy / RUN / RUN_FILE).unlink()
+    assert unsynced_at_removal(source, root, monkeypatch) == [set(), set()]
+    assert not list(source.rglob("*.pt"))
+
+
+def test_the_search_for_what_is_not_on_the_disk_can_find_it(
+    source: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    ingest(source, tmp_path / "first")
+    shutil.copytree(tmp_path / "first", root)
+    monkeypatch.setattr(moving, "_sync_kept", lambda *_: None)
+    found = unsynced_at_removal(source, root, monkeypatch)
+    assert [len([part for part in missing if part.suffix == ".pt"]) for missing in found] == [1, 1]
 
 
 def test_only_a_move_takes_away(source: Path, root: Path) -> None:
