@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup test quick check format documents demo bench clean
+.PHONY: help setup test quick faults check format documents demo bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ test: $(READY)  ## Run all tests
 
 quick: $(READY)  ## Run the tests that take no more than seconds
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+faults: $(READY)  ## Try five times as much at random as the tests do: 100,000 mutations of each container
+	CKPTMAN_SLICES=10 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow tests/formats tests/documents/test_explorer_page.py
 
 check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff check .

@@ -235,9 +235,20 @@ def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> d
                 code="bad-convention",
                 fix="Settings are defaults for options, such as `mode: hardlink` for --mode.",
             )
-    for key, value in settings.items():  # by every command, so that a wrong one is not found on the day it is needed
-        for option in (names[key] for names in options.values() if key in names):
-            _check_setting(context, option, value, f"{file}: settings: {key}")
+    called = options.get(str(context.invoked_subcommand), {})
+    for (
+        key,
+        value,
+    ) in settings.items():  # of other commands too: a wrong one is found before it is needed
+        takers = [called[key]] if key in called else [names[key] for names in options.values() if key in names]
+        problems = [_problem_of(context, option, value) for option in takers]
+        if all(problems):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigurationError(
+                f"{file}: settings: {key} cannot be {shown!r}: {problems[0]}",
+                code="bad-convention",
+                fix="Correct the value, or take the key out.",
+            )
     return {
         name: {key: _as_taken(names[key], value) for key, value in settings.items() if key in names}
         for name, names in options.items()
@@ -253,23 +264,15 @@ def _as_taken(option: Any, value: Any) -> Any:
     return [value] if _takes_several(option) and not isinstance(value, tuple) else value
 
 
-def _check_setting(context: typer.Context, option: Any, value: Any, where: str) -> None:
-    """Refuse a value that the option would: only here it is known that it comes from a file."""
-    problem = ""
+def _problem_of(context: typer.Context, option: Any, value: Any) -> str:
+    """Why an option would refuse a value of a file: only here it is known that it comes from one; empty if not."""
     if isinstance(value, tuple) and not _takes_several(option):
-        problem = f"one value is wanted, not {len(value)}"
-    else:
-        try:
-            option.process_value(context, _as_taken(option, value))
-        except (typer.BadParameter, TypeError, ValueError) as error:
-            problem = getattr(error, "message", str(error))
-    if problem:
-        shown = list(value) if isinstance(value, tuple) else value
-        raise ConfigurationError(
-            f"{where} cannot be {shown!r}: {problem}",
-            code="bad-convention",
-            fix="Correct the value, or take the key out.",
-        )
+        return f"one value is wanted, not {len(value)}"
+    try:
+        option.process_value(context, _as_taken(option, value))
+    except (typer.BadParameter, TypeError, ValueError) as error:
+        return getattr(error, "message", str(error)) or type(error).__name__
+    return ""
 
 
 def _usage_error(error: typer.TyperException) -> int:

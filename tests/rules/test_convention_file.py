@@ -174,7 +174,8 @@ def test_a_setting_gives_several_values(
         ("ingest", "settle: -1", "settle cannot be -1: "),
         ("ingest", "settle: [1, 2]", "settle cannot be [1, 2]: one value is wanted, not 2"),
         ("ingest", "mode: hard", "mode cannot be 'hard': "),
-        ("ls", "seeds: [1337, x]", "seeds cannot be [1337, 'x']: "),
+        ("ls", "n_layers: 0", "n_layers cannot be 0: "),
+        ("ls", "mode: hard", "mode cannot be 'hard': "),
     ],
 )
 def test_a_bad_setting_is_blamed_on_its_file(
@@ -193,7 +194,7 @@ def test_a_bad_setting_is_blamed_on_its_file(
     err = capsys.readouterr().err
     assert f"ERROR {file}: settings: {told}" in err
     assert "CKPTMAN_" not in err
-    file.write_text("settings: {settle: 5, mode: hardlink, seeds: [1337]}\n")  # the control
+    file.write_text("settings: {settle: 5, mode: hardlink, seed: [1337]}\n")  # the control
     (tmp_path / "tree").mkdir()
     assert run(arguments) == 0
 
