@@ -342,3 +342,24 @@ def test_the_import_check_can_fail() -> None:
 
 def test_every_name_of_the_api_is_there() -> None:
     assert all(getattr(ckptman, name) is not None for name in ckptman.__all__)
+
+
+_STAY = """
+import importlib, pkgutil, types, ckptman
+plan = ckptman.plan_sweep
+{shadow}
+for module in pkgutil.walk_packages(ckptman.__path__, "ckptman."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+names = [name for name in ckptman.__all__ if isinstance(getattr(ckptman, name), types.ModuleType)]
+print(*names, *(name for name in ("status", "sweep") if not callable(getattr(ckptman, name))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("shadow", "names"), [("", ""), ("ckptman.status = types.ModuleType('ckptman.status')", "status status")]
+)
+def test_no_name_of_the_api_becomes_a_module_whatever_is_imported(shadow: str, names: str) -> None:
+    program = _STAY.format(shadow=shadow)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == names
