@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ckptman.checks import validate
-from ckptman.cli.app import app, convention_for, next_step, print_json
+from ckptman.cli.app import app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, report, report_convention
@@ -74,7 +74,11 @@ def _report(
         console(stderr=True).print(talk)
     elif project is None and not check and not as_json:
         next_step(f"ckptman results {wording.shell_word(root)}")
-    raise typer.Exit(1 if result.stale else 0)
+    unread = result.statistics.unreadable if result.statistics is not None else ()
+    if unread:
+        more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""
+        warn(f"what is in {root / unread[0]}{more} is not counted: it cannot be read. ckptman validate says why.")
+    raise typer.Exit(1 if result.stale or unread else 0)
 
 
 def _show(result: ReportResult, out: Console, *, diff: bool) -> None:

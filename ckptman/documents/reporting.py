@@ -197,6 +197,13 @@ def _require_tree(statistics: tree_statistics.TreeStatistics) -> None:
     """See to it that documents are written into the root of a tree alone, and with the ids of its numbering."""
     inventory, rules = statistics.inventory, statistics.convention
     root = inventory.scan.root
+    for path, reason in inventory.scan.unreadable:
+        if not path.parts:
+            raise MachineError(
+                f"there is no report on {root}: the folder cannot be read: {reason}",
+                code="unreadable",
+                fix="See to it that you may read it and that its disk is well.",
+            )
     fitting = numbering.numbering_of(inventory, rules)
     fitted = inventory.placed_by(fitting)
     wrong = roots.wrong_root(fitted, fitting)

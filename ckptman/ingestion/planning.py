@@ -404,6 +404,7 @@ class _Planner:
         lists = {}
         for folder, runs in sorted(by_folder.items()):
             try:
+                self.folders.require_readable(folder)
                 known = {run.run_id: run for run in self._listed(folder)}
             except RefusedError as error:
                 self.raw.refuse(str(folder / tree_records.OVERWRITTEN_FILE), error)

@@ -140,9 +140,12 @@ class RunFolders:
 
         Raises:
             RefusedError: `taken`, if no folder name is free; `bad-record`, if it may be of a run whose run.json cannot
-                be used; `tree-file-changed`, if it is in the tree, but not as it was placed.
+                be used; `unreadable-tree`, if of a run whose folder cannot be read; `tree-file-changed`, if it is in
+                the tree, but not as it was placed.
         """
         file = new.file
+        base = file.place.run_folder(self._convention)
+        self.require_readable(base.parent, base.name)
         slots = self._slots_of(file)
         for slot in slots:
             if slot.problem is not None:
@@ -175,6 +178,24 @@ class RunFolders:
             raise problem
         self._enter(Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins=_origins(file)))
         self.take(new)
+
+    def require_readable(self, task_folder: PurePosixPath, run: str | None = None) -> None:
+        """See to it that what cannot be read is not taken for absent: a run's folder, or any of its task.
+
+        Raises:
+            RefusedError: `unreadable-tree`, if a folder above cannot be read, or something in a folder that may be of
+                the run (of any run, if there is none).
+        """
+        for path, reason in self._tree.unreadable:
+            is_above = task_folder.is_relative_to(path)
+            child = "" if is_above or task_folder not in path.parents else path.relative_to(task_folder).parts[0]
+            of_run = run is None or f"{child}-".startswith(f"{run}-")
+            if is_above or (child and child != records.OVERWRITTEN_FILE and of_run):
+                raise RefusedError(
+                    f"{path} in the tree cannot be read, so what is in it is not known: {reason}",
+                    code="unreadable-tree",
+                    fix="See to it that you may read it and that its disk is well, and ingest again.",
+                )
 
     def check_kept(self, folder: PurePosixPath, name: str) -> None:
         """See to it that a file which the tree has is as its run.json says.
