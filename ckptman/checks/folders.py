@@ -17,7 +17,16 @@ from ckptman.tree import Finding, Inventory, contents, finding, history, records
 _DOCUMENT = re.compile(r"(?:README|TASK_MAPPING(?:\.previous(?:-[0-9]+)?)?)\.md", re.IGNORECASE)
 """What `report` generates at the root of a tree, and what it keeps of a document that gives way."""
 _AT_THE_ROOT = frozenset(
-    {convention_file.FILE_NAME, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt", "CITATION.cff"}
+    {
+        convention_file.FILE_NAME,
+        records.REFUSED_FILE,
+        ".gitattributes",
+        ".gitignore",
+        "LICENSE",
+        "LICENSE.md",
+        "LICENSE.txt",
+        "CITATION.cff",
+    }
 )
 _GROUP_LEVEL = 3
 """How many folders lead from the root to a group's."""

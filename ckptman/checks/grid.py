@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.tree import Finding, Inventory, contents, finding, records
@@ -20,6 +20,7 @@ class _Present:
     cell: grids.Cell
     runs: list[contents.Run] = field(default_factory=list)
     overwritten: list[records.OverwrittenRun] = field(default_factory=list)
+    refused: list[records.RefusedFile] = field(default_factory=list)
 
     @property
     def seeds(self) -> set[int]:
@@ -51,7 +52,11 @@ class _Group:
 def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Look for what the grid has and the tree has not, and for what no run of the grid has."""
     groups = _groups(inventory, convention)
-    unread = [path for path, _ in inventory.scan.unreadable if path.name != records.OVERWRITTEN_FILE]
+    unread = [
+        path
+        for path, _ in inventory.scan.unreadable
+        if path.name not in (records.OVERWRITTEN_FILE, records.REFUSED_FILE)
+    ]
     for group in groups:
         for item in group.present:
             yield from _check_settings(group, item, convention)
@@ -79,6 +84,9 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
             for item in lost[name]:
                 if (present := group.of(item.config)) is not None:
                     present.overwritten.append(item)
+            for file in inventory.scan.refused:
+                if file.group == name and (present := group.of(file.config)) is not None:
+                    present.refused.append(file)
             groups.append(group)
     return groups
 
@@ -122,16 +130,22 @@ def _check_seeds(
         return  # what is missing may be there
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
     lost = _overwritten(item, missing)
+    refused = [file for file in item.refused if file.seed is None or file.seed in missing]
+    fix = _SEPARATELY.format("seeds", "them") if lost and item.runs else None
+    for file in refused:
+        whose = "one of them" if file.seed is None else f"seed {file.seed}"
+        lost += f"; {whose} may be {Path(file.root, file.path)}, which ingest refused: {file.message}"
+        fix = f"{file.fix} Then ingest it again."
     if item.runs:
         there = ", ".join(map(str, sorted(item.seeds))) or "none"
         yield finding(
             "missing-seed",
             path,
             f"{what} lacks {_seeds(missing)} (there: {there}){lost}",
-            _SEPARATELY.format("seeds", "them") if lost else None,
+            fix,
         )
     else:
-        yield finding("missing-task", path, f"{what} has no run{lost}")
+        yield finding("missing-task", path, f"{what} has no run{lost}", fix)
 
 
 def _overwritten(item: _Present, missing: list[int]) -> str:

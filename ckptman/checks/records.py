@@ -21,7 +21,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
 _INGEST_AGAIN = "Ingest the source again: its logs are then read again."
 _WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
-_LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes the list of overwritten runs anew."
+_LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes this list anew."
 
 
 def check_records(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
     for file in inventory.files:
         files[file.path.parent].append(file)
     for path, reason in inventory.scan.unreadable:
-        if path.name == records.OVERWRITTEN_FILE:
+        if path.name in (records.OVERWRITTEN_FILE, records.REFUSED_FILE):
             yield finding("bad-record", path, reason.replace(f"{inventory.scan.root / path} ", "it "), _LIST_AGAIN)
         else:
             yield finding("unreadable", path, reason)

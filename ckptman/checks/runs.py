@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ckptman.checks.places import apart, lies_in_place
-from ckptman.rules import Convention, Place, comparing, placement
-from ckptman.text import wording
+from ckptman.rules import Convention, Place, comparing, naming, placement
+from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
 
 _TEST_RANGE = ("test_min_k", "test_max_k")
@@ -32,7 +33,7 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
     unfinished = _unfinished(inventory)
     for run in whole:
         if run.folder not in unfinished:
-            yield from _check_whole(run, convention)
+            yield from _check_whole(run, inventory, convention)
     yield from _check_tests(runs, convention)
     yield from _check_repeated(whole, convention)
 
@@ -239,7 +240,7 @@ def _check_attribution(run: contents.Run) -> Iterator[Finding]:
 # --- whole, and only once ---------------------------------------------------------------------------------------------
 
 
-def _check_whole(run: contents.Run, convention: Convention) -> Iterator[Finding]:
+def _check_whole(run: contents.Run, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
     found = [(file.name.prefix.name, file.step) for file in run.files if file.name is not None]
     found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
@@ -247,7 +248,11 @@ def _check_whole(run: contents.Run, convention: Convention) -> Iterator[Finding]
     if not stands.kinds:
         return
     if not stands.has_final:
-        yield finding("missing-final", run.folder, f"{_described(run)} has only: {', '.join(sorted(stands.kinds))}")
+        only = f"{_described(run)} has only: {', '.join(sorted(stands.kinds))}"
+        refused = _refused_finals(run, inventory, convention)
+        said = [f"ingest refused {Path(file.root, file.path)}: {file.message}" for file in refused]
+        fix = f"{refused[0].fix} Then ingest it again." if refused else None
+        yield finding("missing-final", run.folder, "; ".join((only, *said)), fix)
     for missing in stands.missing:
         listed = list(islice(missing.steps(), _MOST_STEPS))
         more = missing.count - len(listed)
@@ -257,6 +262,23 @@ def _check_whole(run: contents.Run, convention: Convention) -> Iterator[Finding]
         else:
             message = f"{_described(run)} has no {missing.kind}, which its recipe saves after {which} iterations"
         yield finding("missing-checkpoint", run.folder, message)
+
+
+def _refused_finals(run: contents.Run, inventory: Inventory, convention: Convention) -> list[records.RefusedFile]:
+    """The files that ingest did not take, and that may be the run's end."""
+    place, found = run.place, []
+    if place is None:
+        return []
+    for file in inventory.scan.refused:
+        with suppress(RefusedError):  # a name of no convention
+            name = naming.naming_of(convention).parse(file.file)
+            if (
+                name.prefix.final
+                and file.may_be_of(run.run_id, place.group, place.task, place.seed)
+                and not naming.naming_of(convention).disagreements(name, run.config)
+            ):
+                found.append(file)
+    return found
 
 
 def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ from ckptman.tree import roots, standing
 SIGNS = {
     grid_status.COMPLETE: standing.MARKS[standing.Extent.COMPLETE],
     grid_status.RUNNING: "▶",
+    grid_status.REFUSED: "!",
     grid_status.FAILED: "✗",
     grid_status.PARTIAL: standing.MARKS[standing.Extent.ON_THE_WAY],
     grid_status.OVERWRITTEN: standing.OVERWRITTEN,
@@ -47,6 +48,7 @@ SIGNS = {
 LETTERS = {
     grid_status.COMPLETE: "C",
     grid_status.RUNNING: "R",
+    grid_status.REFUSED: "!",
     grid_status.FAILED: "F",
     grid_status.PARTIAL: "p",
     grid_status.OVERWRITTEN: "o",
@@ -54,12 +56,12 @@ LETTERS = {
 }
 """The signs where the terminal cannot show them."""
 STYLES = {
-    grid_status.COMPLETE: "green", grid_status.RUNNING: "bold cyan", grid_status.FAILED: "bold red",
-    grid_status.PARTIAL: "yellow", grid_status.OVERWRITTEN: "magenta",
+    grid_status.COMPLETE: "green", grid_status.RUNNING: "bold cyan", grid_status.REFUSED: "bold yellow",
+    grid_status.FAILED: "bold red", grid_status.PARTIAL: "yellow", grid_status.OVERWRITTEN: "magenta",
     grid_status.MISSING: "dim",
 }  # fmt: skip
 
-_TOLD = (grid_status.RUNNING, grid_status.FAILED, grid_status.PARTIAL, grid_status.OVERWRITTEN)
+_TOLD = (grid_status.RUNNING, grid_status.REFUSED, grid_status.FAILED, grid_status.PARTIAL, grid_status.OVERWRITTEN)
 """States whose runs are named below the map."""
 
 _MOST_LINES = 12
@@ -97,9 +99,9 @@ def _status(
 ) -> None:
     """Show where the whole grid stands.
 
-    Each cell of the map is a configuration, with a sign for each of its seeds: complete, running, failed, partial (it
-    has no end yet), overwritten or missing. What is known comes from the raw outputs, the tree, or both. Exit status 1
-    means that runs have failed, or that files could not be used.
+    Each cell of the map is a configuration, with a sign for each of its seeds: complete, running, refused (a file of it
+    is there, and cannot be used), failed, partial (it has no end yet), overwritten or missing. What is known comes from
+    the raw outputs, the tree, or both. Exit status 1 means that runs have failed, or that files could not be used.
 
     Example: ckptman status --k 8 --regime dynamic
 
@@ -173,7 +175,7 @@ def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
 
 
 def _is_untouched(item: RunStanding) -> bool:
-    return item.state == grid_status.MISSING and not item.job and not item.is_refused
+    return item.state == grid_status.MISSING and not item.job
 
 
 def _title(pattern: GroupPattern, convention: Convention) -> str:
@@ -215,9 +217,10 @@ def _map(
 def _legend(found: GridStatus, signs: dict[str, str], width: int) -> Text:
     """What the signs mean, with how many runs have each; folded between states."""
     lines = [plain(f"{count_text(len(found.runs), 'run')}: ", "bold")]
-    for index, (state, count) in enumerate(found.counts.items(), start=1):
+    counts = {state: count for state, count in found.counts.items() if count or state != grid_status.REFUSED}
+    for index, (state, count) in enumerate(counts.items(), start=1):
         part = Text(f"{signs[state]} ", style=STYLES[state]) + plain(f"{count:,} {state}", "" if count else "dim")
-        part += plain("" if index == len(found.counts) else ", ")
+        part += plain("" if index == len(counts) else ", ")
         if lines[-1].cell_len + part.cell_len > width:
             lines.append(Text("  "))
         lines[-1] += part

@@ -205,6 +205,7 @@ class _Apply:
             for folder, runs in self.plan.overwritten_lists.items():
                 if (self.plan.root / folder).is_dir():
                     self._write_overwritten(self.plan.root / folder, runs)
+            self._write_refused()
             for removal in self.plan.removals:
                 self._remove_known(removal)
         except MachineError as error:
@@ -452,6 +453,14 @@ class _Apply:
             records.write_overwritten(folder, runs)
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
+
+    def _write_refused(self) -> None:
+        if self.plan.not_taken is None:
+            return
+        try:
+            records.write_refused(self.plan.root, self.plan.not_taken)
+        except RefusedError as error:
+            self._refuse(self.plan.root / records.REFUSED_FILE, error)
 
     def _is_wandb(self, work: _RunAtWork, placement: FilePlacement) -> bool:
         return placement.destination.parent != work.run.folder

@@ -19,6 +19,7 @@ from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, 
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
+from ckptman.raw.outputs import PASSED_OVER
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError
 from ckptman.tree import contents, numbering
@@ -109,6 +110,9 @@ class Plan:
     """Other files and folders of the source that look like checkpoints, by their names."""
     resolved: tuple[PurePosixPath, ...]
     """Run folders of the tree whose W&B run was not known, and is now."""
+    not_taken: tuple[tree_records.RefusedFile, ...] | None
+    """What the tree's list of refused files will hold: those of this source, and what it has of others; None where its
+    list cannot be used, which then stays."""
     contradicted: tuple[str, ...]
     """What a person said of a run, and this ingest learnt otherwise, as sentences; what was said stays."""
     system_files: tuple[str, ...]
@@ -263,6 +267,7 @@ class _Planner:
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
+            not_taken=self._not_taken(),
             contradicted=tuple(text for slot in self.folders for text in _contradicting(slot)),
             system_files=self.raw.scan.system_files,
             unused_configs=tuple(self.unused_configs),
@@ -393,6 +398,23 @@ class _Planner:
         if notes[0].run_id is not None:
             note = replace(note, evidence=f"{note.evidence}; a later ingest learnt it")
         return replace(record, run_id=notes[0].run_id, attribution=note)
+
+    def _not_taken(self) -> tuple[tree_records.RefusedFile, ...] | None:
+        """The files of this source that were not taken, and those of other sources that no ingest has taken since."""
+
+        def is_taken(file: tree_records.RefusedFile) -> bool:
+            return any(
+                file.file in slot.files and file.may_be_of(record.run_id, record.group, record.task, record.seed)
+                for slot in self.folders
+                if (record := slot.record) is not None
+            )
+
+        if PurePosixPath(tree_records.REFUSED_FILE) in self.unreadable:
+            return None
+        others = [f for f in self.tree.refused if not Path(f.root, f.path).is_relative_to(self.raw.root)]
+        mine = self.raw.refused_files()
+        found = [file for file in (*others, *mine) if not is_taken(file) or (file in mine and file.code != PASSED_OVER)]
+        return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
 
     def _overwritten_lists(
         self, found: Iterable[tree_records.OverwrittenRun]

@@ -6,6 +6,7 @@ knows already is left to it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +23,15 @@ from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
+from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError
 from ckptman.tree import contents, history, records
 
 CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
+
+PASSED_OVER = "passed-over"
+"""Code of a file that is called like a checkpoint of the convention, but for its suffix."""
 
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
@@ -179,10 +184,8 @@ class RawOutputs:
             present.add(record.run_id)
             for path, _, entry in record.source_paths:
                 owned.setdefault(Path(path), Owner(record.run_id, record.seed, record.config, entry.sha256))
-        for file in self.scan.checkpoints:
-            if file.path not in owned:  # it was refused or deferred, but it is there
-                saved_at = file.state.mtime_ns / 1e9
-                owned[file.path] = owner_of_refused(file.path, saved_at, self.wandb.runs, self.convention)
+        for file, _ in self._not_taken():
+            owned.setdefault(file, self._owner_of_refused(file))
         runs = [run for run in self.wandb.runs if run.run_id not in self._undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
@@ -190,6 +193,64 @@ class RawOutputs:
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
         gone = tuple(item for item in lost if not item.overwritten and not item.survives)
         return LostRuns(_in_order(overwritten), _in_order(partly), gone)
+
+    def refused_files(self) -> tuple[records.RefusedFile, ...]:
+        """Each file that was refused, deferred or passed over and may be a checkpoint, and what is known of it."""
+        found = []
+        naming = naming_rules.naming_of(self.convention)
+        for path, refusal in self._not_taken():
+            owner = self.owners.get(path) or self._owner_of_refused(path)
+            group, task, seed = placement.named_by_folders(path, self.convention)
+            config = {**owner.config}
+            with suppress(RefusedError):  # a name of no convention says nothing
+                config = config or dict(naming.parse(path.name).values)
+            if (seed := config.get(self.convention.seed_key, seed)) is not None:
+                config[self.convention.seed_key] = seed
+            with suppress(RefusedError):  # it has no place that is known
+                said = group_said(config, group, self.convention)
+                place = placement.place_of(config, self.convention, source_group=said, source_task=task)
+                group, task, seed = place.group, place.task, place.seed
+            found.append(
+                records.RefusedFile(
+                    root=str(self.root),
+                    path=refusal.source,
+                    file=path.name,
+                    code=refusal.code,
+                    message=refusal.message,
+                    fix=refusal.fix,
+                    run_id=owner.run_id,
+                    group=group,
+                    task=task,
+                    seed=seed if isinstance(seed, int) else None,
+                    config=config,
+                )
+            )
+        return tuple(sorted(found, key=lambda file: file.path))
+
+    def _not_taken(self) -> Iterator[tuple[Path, Refusal]]:
+        """What was not taken: each with the path that it would have as a checkpoint, and why."""
+        suffix = self.convention.checkpoint.suffix
+        for refusal in (*self.refused, *self.deferred):
+            path = self.root / refusal.source
+            if refusal.what == "file" and path.name.endswith(suffix) and os.path.lexists(path):
+                yield path, refusal
+        naming = naming_rules.naming_of(self.convention)
+        for source in self.scan.passed_over:
+            path = (self.root / source).with_suffix(suffix)
+            with suppress(RefusedError):
+                naming.parse(path.name)
+                if path not in self.owners:
+                    message = f"it was passed over, since it is not named *{suffix}"
+                    yield path, Refusal(source, PASSED_OVER, message, "See what is in it: ckptman show FILE")
+
+    def _owner_of_refused(self, path: Path) -> Owner:
+        try:
+            saved_at = path.stat().st_mtime
+        except OSError:
+            saved_at = None
+        others = [run for run in self.wandb.runs if not self._held.get((path.name, run.run_id))]
+        near: list[Iterable[WandbRun]] = [*self.wandb.beside(path), others]
+        return owner_of_refused(path, saved_at, near, self.convention)
 
     def relative(self, path: Path) -> str:
         """A path as messages name it: relative to the source, if it lies there."""

@@ -101,18 +101,30 @@ def find_lost_files(
     return sorted(found, key=lambda item: item.run.run_id)
 
 
-def owner_of_refused(path: Path, saved_at: float, runs: Iterable[WandbRun], convention: Convention) -> Owner:
-    """Who wrote a file that could not be read: the one run that saved a file of its name at its time, if there is one.
+def owner_of_refused(
+    path: Path, saved_at: float | None, near: Iterable[Iterable[WandbRun]], convention: Convention
+) -> Owner:
+    """Who wrote a file that could not be read: the one run that saved a file of its name; of several, the one that did
+    at its time.
 
     Args:
+        path: With the name that it would have as a checkpoint.
         saved_at: Modification time of the file, in seconds since 1970.
-        runs: All that are recorded.
+        near: The runs that are recorded in each folder around it, from the nearest outwards.
     """
-    writers = [run for run in runs if run.covers(saved_at) and path.name in _saved_names(run, convention)]
-    if len(writers) != 1:
-        return Owner(None, None, is_refused=True)
-    [run] = writers
-    return Owner(run.run_id, None, run.config, is_refused=True)
+    seed = placement.named_by_folders(path, convention)[2]
+    for runs in near:
+        writers = [
+            run
+            for run in runs
+            if path.name in _saved_names(run, convention) and seed in (None, run.config.get(convention.seed_key))
+        ]
+        for found in (writers, [run for run in writers if saved_at is not None and run.covers(saved_at)]):
+            if len(found) == 1:
+                return Owner(found[0].run_id, None, found[0].config, is_refused=True)
+        if writers:
+            break
+    return Owner(None, seed, is_refused=True)
 
 
 class _Files:

@@ -110,6 +110,9 @@ class ByConfiguration(Generic[_T]):
         self._found: dict[frozenset[str], dict[tuple[str, ...], dict[str, list[_T]]]] = {}
         """Keys that were asked for → those of them that a configuration has → their values → the things."""
 
+    def __iter__(self) -> Iterator[_T]:
+        return (item for _, item in self._items)
+
     def __len__(self) -> int:
         return len(self._items)
 

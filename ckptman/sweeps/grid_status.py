@@ -1,4 +1,4 @@
-"""Where the whole grid stands: each run of it is complete, running, failed, partial, overwritten or missing.
+"""Where the whole grid stands: each run of it is complete, running, refused, failed, partial, overwritten or missing.
 
 What is known of a run comes from three places: the tree's `run.json` files, the checkpoints and W&B folders of raw
 outputs (read as `ingest` reads them, but for their headers alone, so that a checkpoint counts for the configuration
@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptman.formats import whole
 from ckptman.raw import outputs, overwritten, scanning
-from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
+from ckptman.rules import Convention, TrainConfig, comparing, convention_file, naming, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
 from ckptman.text import RefusedError, UsageError
@@ -25,10 +25,11 @@ from ckptman.training import progress, run_folder
 from ckptman.tree import contents, standing
 from ckptman.tree import records as tree_records
 
-COMPLETE, RUNNING, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
-    "complete", "running", "failed", "partial", "overwritten", "missing",
+COMPLETE, RUNNING, REFUSED, FAILED, PARTIAL, OVERWRITTEN, MISSING = STATES = (
+    "complete", "running", "refused", "failed", "partial", "overwritten", "missing",
 )  # fmt: skip
-"""Every state of a run. `partial`: there is something of it, but not its end."""
+"""Every state of a run. `partial`: there is something of it, but not its end. `refused`: a file is there that may be
+its end, and could not be used, so that nobody knows whether it has to be trained."""
 
 _ROUNDING = 0.1
 """Seconds by which a status's time may lie after the moment that it was written in."""
@@ -57,14 +58,14 @@ class RunStanding:
     iterations_per_second: float | None = None
     config: Mapping[str, Any] | None = None
     """Its whole configuration, where a checkpoint or a record tells."""
-    is_refused: bool = False
-    """Whether a file of it is there that could not be used: to train it again would overwrite that."""
+    is_end: bool = True
+    """Whether what was refused would be its end."""
 
     @property
     def is_gap(self) -> bool:
         """Whether somebody has to train it: it is neither complete nor being trained, waits for that in a queue, nor
         has a file that was refused."""
-        return self.state not in (COMPLETE, RUNNING) and not self.job and not self.is_refused
+        return self.state not in (COMPLETE, RUNNING, REFUSED) and not self.job
 
     def to_json(self) -> dict[str, Any]:
         """The standing as a JSON object."""
@@ -155,7 +156,10 @@ def standings(
     outside: set[str] = set()
     for fact in _facts(raw_outputs, scan, convention):
         key = _key(fact, convention)
-        if key in expected:
+        if fact.state == REFUSED and key[-1] is None:  # nobody knows which of the seeds it is
+            for other in [other for other in expected if other[:-1] == key[:-1]]:
+                told[other].append(fact.standing(expected[other]))
+        elif key in expected:
             told[key].append(fact.standing(expected[key]))
         elif key not in known:
             outside.add(fact.path or str(fact.run_id))
@@ -174,7 +178,10 @@ def standings(
         convention=convention,
         runs=tuple(_together(run, own.get(run.key), told[run.key]) for run in runs),
         outside=tuple(sorted(outside)),
-        refused=() if raw_outputs is None else _refusals(raw_outputs),
+        refused=(
+            *(() if raw_outputs is None else _refusals(raw_outputs)),
+            *(() if scan is None else _remembered(raw_outputs, scan)),
+        ),
     )
 
 
@@ -192,7 +199,7 @@ class _Fact:
     run_id: str | None = None
     iters_done: int | None = None
     reason: str = ""
-    is_refused: bool = False
+    is_end: bool = True
 
     def standing(self, run: selecting.GridRun) -> RunStanding:
         """The fact, told of a run of the grid."""
@@ -206,7 +213,7 @@ class _Fact:
             max_iters=max_iters if isinstance(max_iters, int) else None,
             reason=self.reason,
             config=self.config,
-            is_refused=self.is_refused,
+            is_end=self.is_end,
         )
 
 
@@ -236,6 +243,14 @@ def _refusals(raw: outputs.RawOutputs) -> tuple[scanning.Refusal, ...]:
     )
 
 
+def _remembered(raw: outputs.RawOutputs | None, scan: tree_records.TreeScan) -> Iterator[scanning.Refusal]:
+    """What the tree remembers of sources other than these raw outputs."""
+    for file in scan.refused:
+        path = Path(file.root, file.path)
+        if raw is None or not path.is_relative_to(raw.root):
+            yield scanning.Refusal(str(path), file.code, file.message, file.fix)
+
+
 def _facts(
     raw: outputs.RawOutputs | None, scan: tree_records.TreeScan | None, convention: Convention
 ) -> Iterator[_Fact]:
@@ -253,6 +268,8 @@ def _facts(
         missed = raw.lost(in_tree.values())
         lost |= {run.run_id: run for run in missed.overwritten}
         without_files = missed.without_files
+    for file in _not_taken(raw, scan):
+        yield _of_refused(file, convention)
     for lost_run in lost.values():
         yield _of_overwritten(lost_run, convention)
     for item in without_files:
@@ -307,6 +324,32 @@ def _of_files(
     )
 
 
+def _not_taken(
+    raw: outputs.RawOutputs | None, scan: tree_records.TreeScan | None
+) -> Iterator[tree_records.RefusedFile]:
+    """The files that cannot be used, by the raw outputs, and by what the tree remembers of other sources."""
+    if raw is not None:
+        yield from raw.refused_files()
+    remembered = () if scan is None else scan.refused
+    yield from (f for f in remembered if raw is None or not Path(f.root, f.path).is_relative_to(raw.root))
+
+
+def _of_refused(file: tree_records.RefusedFile, convention: Convention) -> _Fact:
+    try:
+        is_end = naming.naming_of(convention).parse(file.file).prefix.final
+    except RefusedError:
+        is_end = False
+    return _Fact(
+        group=file.group or "",
+        config={**file.config, convention.seed_key: file.seed},
+        state=REFUSED,
+        path=str(Path(file.root, file.path).parent),
+        run_id=file.run_id,
+        reason=f"{file.path}: {file.message}",
+        is_end=is_end,
+    )
+
+
 def _of_overwritten(run: tree_records.OverwrittenRun, convention: Convention) -> _Fact:
     return _Fact(
         group=run.group,
@@ -321,7 +364,7 @@ def _of_wandb_alone(item: overwritten.LostFiles, convention: Convention) -> _Fac
     """A run that W&B knows, and of which no checkpoint is there."""
     run = item.run
     group = run.config.get(convention.group_key) or run.group
-    if not isinstance(group, str):
+    if not isinstance(group, str) or item.refused:  # what was refused is told of by itself
         return None
     failed = run.exit_code not in (None, 0)
     how = f"it ended with exit code {run.exit_code}" if failed else "it stopped"
@@ -333,10 +376,7 @@ def _of_wandb_alone(item: overwritten.LostFiles, convention: Convention) -> _Fac
         path=str(run.folders[-1]),
         run_id=run.run_id,
         iters_done=run.last_iter,
-        reason=f"{', '.join(item.refused)} is there, and was refused"
-        if item.refused
-        else f"by its W&B record {how}{where}; no checkpoint of it is there",
-        is_refused=bool(item.refused),
+        reason=f"by its W&B record {how}{where}; no checkpoint of it is there",
     )
 
 
@@ -424,6 +464,10 @@ def _together(run: selecting.GridRun, own: RunStanding | None, told: Iterable[Ru
     An end that is there counts first; then what the run says of itself; then what its files and W&B tell.
     """
     ordered = sorted(told, key=lambda item: STATES.index(item.state))
+    if own is not None or (ordered and ordered[-1].state != REFUSED):  # what is no end says nothing where more is known
+        ordered = [item for item in ordered if item.state != REFUSED or item.is_end]
+    if ordered and ordered[0].state == REFUSED and own is not None and own.state != RUNNING:
+        own = replace(own, state=REFUSED, reason=ordered[0].reason)  # it may say that it is complete
     if own is not None:
         done = [item for item in ordered if item.state == COMPLETE]
         first = [*done, own] if own.state in (PARTIAL, MISSING, FAILED) else [own, *done]

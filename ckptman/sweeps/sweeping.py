@@ -27,8 +27,9 @@ from ckptman.sweeps.executors.local import JobUpdate, LocalPool
 from ckptman.sweeps.executors.slurm import SlurmOptions, SubmittedJob, submit
 from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write_record
 from ckptman.sweeps.grid_status import COMPLETE as STANDS_COMPLETE
+from ckptman.sweeps.grid_status import REFUSED as STANDS_REFUSED
 from ckptman.sweeps.grid_status import RunStanding, standings
-from ckptman.text import CkptmanError, UsageError
+from ckptman.text import CkptmanError, RefusedError, UsageError
 from ckptman.training import planning, progress, run_folder, stopping
 from ckptman.training import wandb as wandb_logging
 from ckptman.tree import records
@@ -294,6 +295,13 @@ def _planned(
         return made
     if standing.job:
         return replace(made, todo=Todo.QUEUED, where=standing.job)
+    if standing.state == STANDS_REFUSED:
+        error = RefusedError(
+            f"{run.label} may be there already: {standing.reason}",
+            code="file-refused",
+            fix="Mend that file and ingest it; or take it away, and ingest its source again: then the run is missing.",
+        )
+        return replace(made, todo=Todo.REFUSED, error=error)
     known = standing.config if standing.state == STANDS_COMPLETE else None
     if known is not None and not run_folder.differing(
         known, raw.config.to_dict(), convention

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.formats import containers, folder_bytes
-from ckptman.fs import FileState, files, write_atomically
+from ckptman.fs import FileState, write_atomically
+from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError, json_text
@@ -22,6 +23,8 @@ TRASH = ".ckptman-trash"
 """Folder at the root for what `validate --fix` took out of the tree; nothing in it belongs to the tree."""
 ASSIGNED = "assigned"
 """`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
+REFUSED_FILE = "refused.json"
+"""At the root: the files that the last ingest of each source did not take, and what is known of their runs."""
 FROM_TRAINING = "training"
 """`RunRecord.metrics_source` where they are from the file that training left in the run's own folder, not from W&B."""
 REPORT = "report"
@@ -233,6 +236,49 @@ class OverwrittenList:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedFile:
+    """A file that an ingest did not take, and of which run it seems to be."""
+
+    root: str
+    """The folder that was ingested, absolute."""
+    path: str
+    """Relative to `root`."""
+    file: str
+    """The checkpoint's name: that of the file, with a checkpoint's suffix."""
+    code: str
+    message: str
+    fix: str
+    run_id: str | None = None
+    """W&B's id of the one run that can have written it."""
+    group: str | None = None
+    task: int | None = None
+    seed: int | None = None
+    config: Mapping[str, Any]
+    """What is known of its configuration: by W&B, or by its name."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the source is there, and the file no longer: then nothing stands for the run."""
+        return os.path.isdir(self.root) and not os.path.lexists(os.path.join(self.root, self.path))  # noqa: PTH112, PTH118
+
+    def may_be_of(self, run_id: str | None, group: str, task: int, seed: int | None) -> bool:
+        """Whether the file may be of a run."""
+        if None not in (self.run_id, run_id):
+            return self.run_id == run_id
+        return (self.group, self.task) == (group, task) and self.seed in (None, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedList:
+    """What `refused.json` holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    files: tuple[RefusedFile, ...]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingMetrics:
     """What training leaves in the run's own folder: the last value of each metric, whether W&B was logged to or not."""
 
@@ -280,6 +326,8 @@ class TreeScan:
     entries: tuple[Entry, ...]
     unreadable: tuple[tuple[PurePosixPath, str], ...] = field(default=())
     """Folders and files that could not be read, and why."""
+    refused: tuple[RefusedFile, ...] = ()
+    """What ingests did not take, and is still there as far as can be seen."""
     kept_wandb: frozenset[PurePosixPath] = frozenset()
     """The folders of the W&B folders that are kept with runs; they may hold anything, a run.json too."""
 
@@ -315,6 +363,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
     unreadable: list[tuple[PurePosixPath, str]] = []
     runs: list[RunFolder] = []
     overwritten: dict[PurePosixPath, tuple[OverwrittenRun, ...]] = {}
+    refused: tuple[RefusedFile, ...] = ()
     kept_wandb: list[PurePosixPath] = []
     pending = [(PurePosixPath(), False)]
     while pending:
@@ -364,6 +413,11 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
                 overwritten[folder] = read_overwritten(root / folder)
             except RefusedError as error:
                 unreadable.append((folder / OVERWRITTEN_FILE, error.message))
+        if REFUSED_FILE in files and not folder.parts:
+            try:
+                refused = read_refused(root)
+            except RefusedError as error:
+                unreadable.append((PurePosixPath(REFUSED_FILE), error.message))
     present = {run.record.run_id for run in runs if run.record is not None}
     return TreeScan(
         root=root,
@@ -375,6 +429,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
         },
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         unreadable=tuple(sorted(unreadable)),
+        refused=tuple(file for file in refused if not file.is_gone),
         kept_wandb=frozenset(kept_wandb),
     )
 
@@ -415,6 +470,30 @@ def read_overwritten(folder: Path) -> tuple[OverwrittenRun, ...]:
     file = folder / OVERWRITTEN_FILE
     try:
         return _read(file, OverwrittenList).runs
+    except (OSError, ValueError) as error:
+        raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
+
+
+def write_refused(root: Path, files: tuple[RefusedFile, ...]) -> None:
+    """Write a tree's list of refused files atomically; where there are none, there is no list."""
+    path = root / REFUSED_FILE
+    if files:
+        _write(path, RefusedList(files=files))
+    elif path.exists():
+        fs_files.remove(path)
+
+
+def read_refused(root: Path) -> tuple[RefusedFile, ...]:
+    """Read a tree's list of refused files; none where there is no list.
+
+    Raises:
+        RefusedError: (`bad-record`) if it is unreadable or not such a list.
+    """
+    file = root / REFUSED_FILE
+    try:
+        return _read(file, RefusedList).files
+    except FileNotFoundError:
+        return ()
     except (OSError, ValueError) as error:
         raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
 
@@ -491,7 +570,7 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _write(file: Path, record: RunRecord | OverwrittenList | TrainingMetrics) -> bool:
+def _write(file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bool:
     return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True)
 
 
@@ -527,7 +606,7 @@ def _load_json(file: Path) -> Any:
     if file.stat().st_size > _MOST_BYTES:
         raise ValueError("it is too large to be a record")
     try:
-        return json.loads(files.read_bytes(file))
+        return json.loads(fs_files.read_bytes(file))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError:

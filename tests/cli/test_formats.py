@@ -142,6 +142,7 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     yield "ckptman witness --json", call("witness", final, folder / "bad.pt", "--seeds", "1-3")
     for file in root.rglob("run.json"):
         yield "run.json", json.loads(file.read_text())
+    yield "refused.json", json.loads((root / "refused.json").read_text())
     for file in root.rglob("overwritten.json"):
         yield "overwritten.json", json.loads(file.read_text())
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from ckptman.checks import validate
 from ckptman.ingestion import ingest
+from ckptman.rules.selection import Selection
 from ckptman.sweeps import grid_status
-from ckptman.tree.records import read_record
+from ckptman.sweeps.sweeping import plan_sweep
+from ckptman.tree.records import read_record, read_refused
 from tests.helpers.ingested import task
-from tests.helpers.raw import START, config, write_run
+from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
 
 @pytest.mark.parametrize("spoilt", [True, False])
@@ -33,8 +36,8 @@ def test_a_refused_final_is_neither_missing_nor_overwritten(source: Path, root: 
     found = grid_status.status(source, None)
     [standing] = [item for item in found.runs if item.run_id == "run3337"]
     assert standing.is_gap is False
-    assert standing.reason == (f"{files[0].name} is there, and was refused" if spoilt else "")
-    assert standing.state == ("partial" if spoilt else "complete")
+    assert (files[0].name in standing.reason) is spoilt
+    assert standing.state == ("refused" if spoilt else "complete")
 
 
 def test_a_later_ingest_with_the_right_times_tells_the_run(source: Path, root: Path, tmp_path: Path) -> None:
@@ -56,3 +59,118 @@ def test_a_later_ingest_with_the_right_times_tells_the_run(source: Path, root: P
     assert record.attribution.evidence.endswith("; a later ingest learnt it")
     assert (again.plan.ambiguous, again.placed) == ((), ())
     assert ingest(source, root).plan.resolved == ()
+
+
+# --- what the tree remembers ------------------------------------------------------------------------------------------
+
+SPOILT = b"no checkpoint"
+
+
+def spoil(file: Path) -> None:
+    when = file.stat().st_mtime
+    file.write_bytes(SPOILT)
+    os.utime(file, (when, when))
+
+
+def standings(root: Path, out: Path | None = None) -> dict[int | None, str]:
+    one = Selection(k=(8,), tasks=(6,), regimes=("dynamic",), layernorm=(True,))
+    return {item.run.seed: item.state for item in grid_status.status(out, root, selection=one).runs}
+
+
+@pytest.mark.parametrize("end", ["mended", "taken away", "source gone"])
+def test_the_tree_remembers_what_was_refused_until_it_is_mended_or_taken_away(
+    source: Path, root: Path, end: str
+) -> None:
+    first, final = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
+    good = final.read_bytes()
+    times = final.stat().st_mtime_ns
+    spoil(final)
+    ingest(source, root, settle=0)
+    [file] = read_refused(root)
+    assert (Path(file.root, file.path), file.run_id, file.seed, file.task) == (final, "abcd1234", 1337, 6)
+    assert standings(root) == {1337: "refused", 2337: "missing", 3337: "missing"}
+    [finding] = [item for item in validate(root).findings if item.code == "missing-final"]
+    assert f"run abcd1234 has only: Checkpoint; ingest refused {final}: " in finding.message
+    assert finding.fix is not None
+    assert finding.fix.endswith("Then ingest it again.")
+    if end == "source gone":
+        shutil.rmtree(source)
+        assert standings(root)[1337] == "refused"  # the file may be on a disk that is not here
+        return
+    if end == "mended":
+        final.write_bytes(good)
+        os.utime(final, ns=(times, times))
+    else:
+        final.unlink()
+        assert standings(root)[1337] == "partial"  # it is gone: nothing stands for the run
+    ingest(source, root, settle=0)
+    assert not (root / "refused.json").exists()
+    assert standings(root)[1337] == ("complete" if end == "mended" else "partial")
+    assert first.exists()
+
+
+@pytest.mark.parametrize("kind", ["deferred", "symlink", "other suffix"])
+def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: Path, root: Path, kind: str) -> None:
+    [final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234", files=("Final",))
+    if kind == "deferred":
+        final.write_bytes(final.read_bytes()[:-100])
+    elif kind == "symlink":
+        final.symlink_to(final.rename(source / "elsewhere"))
+    else:
+        final.rename(final.with_suffix(".safetensors"))
+    ingest(source, root)
+    [file] = read_refused(root)
+    assert (file.file, file.run_id) == (final.name, "abcd1234")
+    assert standings(root, source)[1337] == standings(root)[1337] == "refused"
+    found = grid_status.status(source, root)
+    assert not [item for item in found.gaps if item.run_id == "abcd1234"]
+
+
+def test_a_refused_file_of_an_unknown_seed_may_be_any_of_those_that_are_missing(source: Path, root: Path) -> None:
+    write_run(task(source) / "seed_2337", config(seed=2337), run_id="abcd1234")
+    final = write_checkpoint(task(source) / "saved_models" / name_of(config()), config())
+    spoil(final)
+    ingest(source, root, settle=0)
+    assert standings(root) == {1337: "refused", 2337: "complete", 3337: "refused"}
+    [message] = [item.message for item in validate(root).findings if item.code == "missing-seed"]
+    assert f"; one of them may be {final}, which ingest refused: " in message
+    one = Selection(k=(8,), tasks=(6,), regimes=("dynamic",), layernorm=(True,))
+    plan = plan_sweep(source, selection=one, recipe={"n_embd": 8})
+    assert [run.todo for run in plan.runs] == ["refused", "complete", "refused"]
+
+
+def test_a_refused_checkpoint_on_the_way_does_not_hide_that_the_end_is_missing(source: Path, root: Path) -> None:
+    first, final = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
+    spoil(first)
+    ingest(source, root, settle=0)
+    assert standings(root)[1337] == "complete"
+    final.unlink()
+    assert standings(root, source)[1337] == "complete"  # it is in the tree
+    shutil.rmtree(root)
+    ingest(source, root, settle=0)
+    assert standings(root)[1337] == "refused"  # of nothing else it is known that it was begun
+
+
+def test_a_refusal_of_one_source_is_kept_while_another_is_ingested(source: Path, root: Path, tmp_path: Path) -> None:
+    final = write_checkpoint(task(source) / "seed_1337" / "saved_models" / name_of(config()), config())
+    good = final.read_bytes()
+    spoil(final)
+    ingest(source, root, settle=0)
+    other = tmp_path / "other"
+    write_checkpoint(task(other) / "seed_2337" / "saved_models" / name_of(config()), config(seed=2337))
+    ingest(other, root)
+    assert len(read_refused(root)) == 1
+    copy = task(other) / "seed_1337" / "saved_models" / final.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(good)
+    ingest(other, root)  # the run is there now, from elsewhere
+    assert read_refused(root) == ()
+
+
+def test_a_list_that_cannot_be_used_stays_and_is_told_of(source: Path, root: Path) -> None:
+    spoil(write_checkpoint(task(source) / "saved_models" / name_of(config()), config()))
+    ingest(source, root, settle=0)
+    (root / "refused.json").write_text("{")
+    ingest(source, root, settle=0)
+    assert (root / "refused.json").read_text() == "{"
+    assert [item.code for item in validate(root).findings if item.path == "refused.json"] == ["bad-record"]

@@ -52,7 +52,7 @@ def raw(out: Path, seed: int = 1337, **values: Any) -> RawRun:
 def test_an_empty_grid_is_all_missing(tmp_path: Path) -> None:
     for found in (look(tmp_path), look(None), status(tmp_path, selection=SMALL)):
         assert found.counts == {
-            "complete": 0, "running": 0, "failed": 0, "partial": 0, "overwritten": 0, "missing": 3,
+            "complete": 0, "running": 0, "refused": 0, "failed": 0, "partial": 0, "overwritten": 0, "missing": 3,
         }  # fmt: skip
         assert len(found.gaps) == 3
 
@@ -128,7 +128,7 @@ def test_files_that_cannot_be_used_are_told_of(tmp_path: Path) -> None:
     os.utime(final, (START, START))
     found = look(out)
     assert [item.code for item in found.refused] == ["cut"]
-    assert of(found).state == "partial"
+    assert of(found).state == "refused"
 
 
 @pytest.mark.parametrize("there", ["nothing", "a file"])
