@@ -19,7 +19,6 @@ from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, 
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
-from ckptman.raw.outputs import PASSED_OVER
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError
 from ckptman.tree import contents, numbering
@@ -413,7 +412,11 @@ class _Planner:
             return None
         others = [f for f in self.tree.refused if not Path(f.root, f.path).is_relative_to(self.raw.root)]
         mine = self.raw.refused_files()
-        found = [file for file in (*others, *mine) if not is_taken(file) or (file in mine and file.code != PASSED_OVER)]
+        found = [
+            file
+            for file in (*others, *mine)
+            if not is_taken(file) or (file in mine and file.code != outputs.PASSED_OVER)
+        ]
         return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
 
     def _overwritten_lists(
