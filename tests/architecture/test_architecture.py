@@ -137,7 +137,7 @@ def touching(module: str, source: str) -> list[str]:
         f"{module} calls {call}"
         for call in calls
         if module.split(".")[0] != "fs" and {call, call.rpartition(".")[2]} & DISK
-        if call not in OWN.get(module, ()) and call != "files.read_bytes"
+        if call not in OWN.get(module, ()) and call.removeprefix("fs_") != "files.read_bytes"
     ]
 
 

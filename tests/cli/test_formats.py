@@ -103,7 +103,8 @@ def raw_outputs(source: Path) -> None:
     """Runs with everything that an ingest can have to tell."""
     task = source / "len_gen_k8" / "task_0002"
     for index, seed in enumerate((1337, 2337)):
-        write_run(task, config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index)
+        curve = {0: {"loss": 1.5}, 1: {"loss": 1.25}}
+        write_run(task, config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index, curve=curve)
     partly = source / "len_gen_k8" / "task_0003"
     write_run(partly, config(seed=5), run_id="partly", started=START)
     write_run(partly, config(seed=6), run_id="killed", started=START + 1000, files=("Checkpoint",), last_iter=21_000)
