@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json, warn
-from ckptman.cli.options import Json
+from ckptman.cli.options import Json, numbers_of
 from ckptman.cli.progress import SampleProgress
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused
@@ -23,7 +22,6 @@ if TYPE_CHECKING:  # these import torch
     from ckptman.training import evaluation as evaluating
 
 _LONGEST = 10_000
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _MEANING = {
     "teacher-forced": "each number is predicted from the correct ones before it (the published metric)",
     "autoregressive": "the model reads its own output",
@@ -38,8 +36,10 @@ def _eval(
         typer.Argument(metavar="PATH…", help="Checkpoints, run folders or whole trees (their Final checkpoints)."),
     ],
     lengths: Annotated[
-        str | None,
-        typer.Option("--k", metavar="K", help="The lengths: 17-32, or 4,8,17-32; by default those of the metric."),
+        list[str] | None,
+        typer.Option(
+            "--k", metavar="LIST", help="The lengths: 17-32, or 4,8,17-32:5; may be repeated. [default: the metric's]"
+        ),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Lists of each length.")] = 1000,
     autoregressive: Annotated[
@@ -87,7 +87,7 @@ def _eval(
     Example: ckptman eval checkpoints --k 17-32 --samples 2000
     """
     groups = _by_convention(context, paths)  # first, since it may end here, and torch takes its time to import
-    ks = None if lengths is None else parse_lengths(lengths)
+    ks = parse_lengths(lengths)
 
     from ckptman.training import evaluation as evaluating
 
@@ -128,8 +128,7 @@ def _eval(
         print_json(result.to_json())
     else:
         show(result, console())
-    for item in result.refused:
-        say_refused(item.message, item.code, item.fix)
+    say_refused((item.message, item.code, item.fix) for item in result.refused)
     raise typer.Exit(1 if result.refused else 0)
 
 
@@ -149,22 +148,18 @@ def show_forgotten(
     out.print(plain(f"{count_text(len(items), 'evaluation')} {what}", "bold"))
 
 
-def parse_lengths(text: str) -> list[int]:
-    """The lengths that `--k` names: `17-32`, or `4,8,17-32`.
+def parse_lengths(texts: Sequence[str] | None) -> list[int] | None:
+    """The lengths that `--k` names: `17-32`, or `4,8,17-32`; None for those of the metric.
 
     Raises:
-        UsageError: (`bad-lengths`) for anything else.
+        UsageError: (`bad-range`) for anything else.
     """
-    found: set[int] = set()
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
-        if match is None:
-            raise _bad_lengths(f"--k: {part.strip()!r} is neither a length nor a range of lengths")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if not 1 <= low <= high <= _LONGEST:
-            raise _bad_lengths(f"--k: {part.strip()!r} is not a range of lengths from 1 to {_LONGEST:,}")
-        found.update(range(low, high + 1))
-    return sorted(found)
+    found = numbers_of(texts, "--k")
+    if found is not None and not 1 <= min(found) <= max(found) <= _LONGEST:
+        raise UsageError(
+            f"--k: lengths go from 1 to {_LONGEST:,}", code="bad-range", fix="Write --k 17-32, or --k 4,8,17-32."
+        )
+    return None if found is None else sorted(found)
 
 
 def show(result: evaluating.EvaluationResult, out: Console) -> None:
@@ -214,10 +209,6 @@ def _mean_text(evaluation: evaluating.Evaluation) -> str:
 def _interval_text(interval: tuple[float, float]) -> str:
     low, high = map(wording.percent, interval)
     return f"{low.removesuffix(' %')}–{high}"
-
-
-def _bad_lengths(message: str) -> UsageError:
-    return UsageError(message, code="bad-lengths", fix="Write --k 17-32, or --k 4,8,17-32.")
 
 
 def _by_convention(context: typer.Context, paths: list[Path]) -> list[tuple[Convention, list[Path]]]:

@@ -43,6 +43,5 @@ def _export(
             there = "" if item.new else ", there already"
             left_out = f"; left out: {', '.join(item.left_out)}" if item.left_out else ""
             console().print(plain(f"{item.path}: {size_text(item.size)}, {item.tensors} tensors{there}{left_out}"))
-    for _, error in result.refused:
-        say_refused(error.message, error.code, error.fix)
+    say_refused((error.message, error.code, error.fix) for _, error in result.refused)
     raise typer.Exit(1 if result.refused else 0)

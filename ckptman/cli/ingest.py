@@ -24,6 +24,11 @@ from ckptman.tree import records
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
 
+_UNKNOWN_FORMS = {"not-a-checkpoint", "foreign", "legacy-format", "empty"}
+
+_FEW = 3
+"""Of a folder with nothing that ckptman knows."""
+
 
 @app.command("ingest")
 def _ingest(
@@ -115,6 +120,10 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         _lines(out, _planned(result.placed), None)
     else:
         _groups(out, result)
+    if result.dry_run and result.placed:
+        space = result.space
+        needed = f"needs {size_text(space.needed)}" if space.needed else "needs no space, as links"
+        out.print(plain(f"{needed}; {size_text(space.free)} free there", "yellow" if space.needed > space.free else ""))
     if plan.unchanged:
         out.print(plain(f"{count_text(len(plan.unchanged), 'checkpoint')} unchanged since the last ingest"))
     if result.removed:
@@ -182,7 +191,7 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     )
     _unused_configs(out, result, most)
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
-    _refusals(out, result.refused, "refused", None)
+    _refusals(out, result.refused, "refused", _FEW if most and _is_wrong_folder(result) else most)
 
 
 def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> None:
@@ -196,9 +205,18 @@ def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> Non
 def _why_nothing(result: IngestResult) -> str:
     plan = result.plan
     left = bool(result.refused or result.deferred)
+    if _is_wrong_folder(result):
+        return f"none of these {len(result.refused):,} files is a checkpoint of a known form; is this the right folder?"
     if plan.unchanged or plan.duplicates:
         return f"every {'other ' if left else ''}checkpoint of the source is in the tree already"
     return "nothing of the source could be used" if left else f"no checkpoint was found below {plan.source}"
+
+
+def _is_wrong_folder(result: IngestResult) -> bool:
+    """Whether all that was found are several files of other programs."""
+    plan = result.plan
+    known = result.placed or result.deferred or plan.unchanged or plan.duplicates
+    return not known and len(result.refused) > 1 and {item.code for item in result.refused} <= _UNKNOWN_FORMS
 
 
 def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:

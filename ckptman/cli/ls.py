@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
@@ -61,7 +62,12 @@ def _ls(
     where: Conditions = None,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="KEY", help="Sort by a key; -KEY puts the largest first."),
+        typer.Option(
+            "--sort",
+            metavar="KEY",
+            help="Sort by a key; -KEY puts the largest first.",
+            autocompletion=completing.keys,
+        ),
     ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
     null: Annotated[

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ckptman.cli import completing
 from ckptman.cli.app import convention_for
 from ckptman.queries import conditions
-from ckptman.rules import Convention, selection
-from ckptman.text import UsageError, strict_yaml
+from ckptman.rules import Convention, grids, selection
+from ckptman.text import UsageError, strict_yaml, wording
 from ckptman.tree import roots
 
 DEFAULT_ROOT = "checkpoints"
@@ -85,16 +87,29 @@ KText = Annotated[
         "--k",
         metavar="LIST",
         help="The longest trained lists: 8, or 4,8, or 4-16:2, or all; may be repeated.",
+        autocompletion=completing.lengths,
         rich_help_panel=_PANEL,
     ),
 ]
 TaskText = Annotated[
     list[str] | None,
-    typer.Option("--task", metavar="LIST", help="Task ids, written likewise: 0-3,6.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--task",
+        metavar="LIST",
+        help="Task ids, written likewise: 0-3,6.",
+        rich_help_panel=_PANEL,
+        autocompletion=completing.tasks,
+    ),
 ]
 SeedText = Annotated[
     list[str] | None,
-    typer.Option("--seed", metavar="LIST", help="Seeds, written likewise: 1337,2337.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--seed",
+        metavar="LIST",
+        help="Seeds, written likewise: 1337,2337.",
+        rich_help_panel=_PANEL,
+        autocompletion=completing.seeds,
+    ),
 ]
 GroupText = Annotated[
     list[str] | None,
@@ -102,6 +117,7 @@ GroupText = Annotated[
         "--group",
         metavar="LIST",
         help="Groups, with commas; * stands for any letters. May be repeated.",
+        autocompletion=completing.groups,
         rich_help_panel=_PANEL,
     ),
 ]
@@ -139,15 +155,6 @@ Layernorm = Annotated[
         rich_help_panel=_CONFIGURATION,
     ),
 ]
-Group = Annotated[
-    str | None,
-    typer.Option(
-        "--group",
-        metavar="GROUP",
-        help="A group; it says K, --fixed and --layernorm.",
-        rich_help_panel=_CONFIGURATION,
-    ),
-]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -163,6 +170,7 @@ Conditions = Annotated[
         "--where",
         metavar="CONDITION",
         help="A condition, see above; may be repeated: all must hold.",
+        autocompletion=completing.keys,
         rich_help_panel=_PANEL,
     ),
 ]
@@ -191,7 +199,7 @@ def conditions_of(
     return found + [conditions.parse_where(text) for text in where or ()]
 
 
-def check_group_alone(group: str | None, *others: object) -> None:
+def check_group_alone(group: object, *others: object) -> None:
     """Refuse `--group` beside the options for what it says: K, the regime and LayerNorm."""
     if group is not None and any(other is not None for other in others):
         raise UsageError(
@@ -214,9 +222,8 @@ def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
         if not sign:
             raise UsageError(f"--set {text!r} has no '='", code="bad-setting", fix="Write --set KEY=VALUE.")
         if key not in names:
-            near = " or ".join(map(repr, conditions.nearest(key, names)))
             raise UsageError(
-                f"--set: unknown key {key!r}" + (f"; did you mean {near}?" if near else ""),
+                f"--set: unknown key {key!r}{wording.did_you_mean(key, names)}",
                 code="unknown-key",
                 fix=f"Keys are: {', '.join(sorted(names))}",
             )
@@ -240,6 +247,8 @@ def numbers_of(texts: Texts, what: str) -> tuple[int, ...] | None:
         UsageError: (`bad-range`) for a text that is no list of them.
     """
     lists = [selection.parse_numbers(text, what) for text in texts or ()]
+    if what == "--k" and any(0 in numbers for numbers in lists if numbers):
+        raise UsageError("--k: a list has at least one number, not 0", code="bad-range", fix="Write 8, or 4-16:2.")
     found = [numbers for numbers in lists if numbers is not None]
     return tuple(dict.fromkeys(chain(*found))) if found and len(found) == len(lists) else None
 
@@ -248,6 +257,28 @@ def groups_of(texts: Texts) -> tuple[str, ...] | None:
     """The names of groups that an option asks for; None for all."""
     names = tuple(name.strip() for text in texts or () for name in text.split(","))
     return None if not names or ALL in names else names
+
+
+def named_groups(convention: Convention, group: Texts) -> list[str | None]:
+    """The groups that are asked for, those of the grid for a `*`; a None where a family is meant instead.
+
+    Raises:
+        UsageError: (`unknown-group`) where the grid has none of a pattern.
+    """
+    if not group:
+        return [None]
+    known = grids.group_names(convention)
+    found: dict[str | None, None] = {}
+    for name in groups_of(group) or ("*",):
+        names = [each for each in known if fnmatchcase(each, name)] if set(name) & set("*?[") else [name]
+        if not names:
+            raise UsageError(
+                f"there is no group {name}{wording.did_you_mean(name, known)}",
+                code="unknown-group",
+                fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
+            )
+        found.update(dict.fromkeys(names))
+    return list(found)
 
 
 def selection_of(

@@ -27,12 +27,13 @@ class _Bars:
     columns: tuple[ProgressColumn, ...] = ()
 
     def __init__(self) -> None:
+        talk = console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=max(4, min(40, talk.width - 52))),
             *self.columns,
             TimeRemainingColumn(),
-            console=console(stderr=True),
+            console=talk,
             transient=True,
             disable=not sys.stderr.isatty(),
         )
@@ -53,7 +54,7 @@ class _Bars:
 
 
 class ByteProgress(_Bars):
-    """Bytes, with rate and time left."""
+    """Bytes, with rate and time left: a bar for what an ingest reads, places, syncs and records."""
 
     columns = (DownloadColumn(), TransferSpeedColumn())
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
@@ -67,11 +68,22 @@ def _results(
     task: TaskText = None,
     where: Conditions = None,
     metric: Annotated[
-        str, typer.Option("--metric", metavar="KEY", help="A metric of the runs; with *, the mean of all that match.")
+        str,
+        typer.Option(
+            "--metric",
+            metavar="KEY",
+            help="A metric of the runs; with *, the mean of all that match.",
+            autocompletion=completing.keys,
+        ),
     ] = over_seeds.DEFAULT_METRIC,
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", metavar="KEY,…", help="Group the runs by these keys instead of by configuration."),
+        typer.Option(
+            "--by",
+            metavar="KEY,…",
+            help="Group the runs by these keys instead of by configuration.",
+            autocompletion=completing.keys,
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -79,7 +91,12 @@ def _results(
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option("--versus", metavar="KEY", help="Rows that differ in this key alone, side by side."),
+        typer.Option(
+            "--versus",
+            metavar="KEY",
+            help="Rows that differ in this key alone, side by side.",
+            autocompletion=completing.keys,
+        ),
     ] = None,
     population: Annotated[
         bool | None,

@@ -14,7 +14,7 @@ from rich.console import Console
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.tables import NOTHING, print_table, value_text
-from ckptman.cli.text import console, count_text, plain, size_text
+from ckptman.cli.text import console, count_text, plain, say_refused, size_text
 from ckptman.formats import OptimizerInfo, show_path
 from ckptman.queries import ShownCheckpoint, run_inspection, show
 from ckptman.rules import Convention, TrainConfig, comparing, placement
@@ -50,7 +50,7 @@ def _show(
 
     Example: ckptman show checkpoints/*/*/len_gen_k8/task_0006/*/Final_*.pt
     """
-    documents = []
+    documents, refused = [], []
     sound = True
     for index, file in enumerate(files):
         rules = convention_for(context, file.absolute().parent, numbering)
@@ -65,7 +65,7 @@ def _show(
         except RefusedError as error:
             sound = False
             documents.append(_refused_json(file, error))
-            _print_refusal(file, error)
+            refused.append((f"{file}: {_reason(file, error)}", error.code, error.fix))
             continue
         sound = sound and not shown.problems
         documents.append(shown.to_json())
@@ -74,6 +74,7 @@ def _show(
             if index:
                 out.print()
             _print_shown(shown, out)
+    say_refused(refused)
     if as_json:
         one = len(documents) == 1
         print_json(documents[0] if one else {"schema_version": records.SCHEMA_VERSION, "files": documents})
@@ -187,12 +188,6 @@ def _refused_json(file: Path, error: RefusedError) -> dict[str, Any]:
 def _reason(file: Path, error: RefusedError) -> str:
     """Why a file is refused, without its path, which stands beside it."""
     return error.message.removeprefix(f"{show_path(file)}: ")
-
-
-def _print_refusal(file: Path, error: RefusedError) -> None:
-    talk = console(stderr=True)
-    talk.print(plain("REFUSED ", "bold red") + plain(f"{file}: {_reason(file, error)} [{error.code}]"))
-    talk.print(plain(f"  {error.fix}"))
 
 
 def _print_shown(shown: ShownCheckpoint, out: Console) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -94,6 +95,8 @@ def _status(
     missing: Annotated[
         bool, typer.Option("--missing", help="Print the commands that train what is missing, and nothing else.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Renew the map on the terminal, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often --watch does.")] = 5.0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every run that is not complete.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -109,6 +112,14 @@ def _status(
     """
     if missing and as_json:
         raise UsageError("--json and --missing are two outputs", code="bad-usage", fix="Give one of them.")
+    if watch and (missing or as_json):
+        raise UsageError("--watch is for the map", code="bad-usage", fix="Leave out --missing and --json.")
+    if watch and not sys.stdout.isatty():
+        raise UsageError(
+            "--watch renews a terminal, and the output is none",
+            code="not-a-terminal",
+            fix="Leave it out, or repeat ckptman status --json.",
+        )
     raw, tree = _places(context, directory, out, root)
     if missing and raw is None and tree is None:
         raise UsageError(
@@ -118,6 +129,9 @@ def _status(
         )
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
     selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group)
+    if watch:
+        _watch(lambda: grid_status.status(raw, tree, selection=selection, convention=convention), every, verbose)
+        raise typer.Exit
     found = grid_status.status(raw, tree, selection=selection, convention=convention)
     if missing:
         more = _where_flags(out, numbering, context.obj)
@@ -130,6 +144,23 @@ def _status(
         _tell(found)
     bad = found.counts[grid_status.FAILED] or found.refused
     raise typer.Exit(1 if bad and not missing else 0)
+
+
+def _watch(look: Callable[[], GridStatus], every: float, verbose: bool) -> None:
+    """Show the map again and again, as much of it as the terminal has lines for, until Ctrl-C."""
+    try:
+        while True:
+            found = look()
+            out = console()
+            with out.capture() as captured:
+                show(found, out, verbose=verbose)
+            lines = captured.get().splitlines()[: max(1, out.height - 2)]
+            lines.append(f"{time.strftime('%H:%M:%S')}, every {every:g} s; Ctrl-C ends")
+            sys.stdout.write("\x1b[H\x1b[2J" + "\n".join(lines))  # to the first line, and clear
+            sys.stdout.flush()
+            time.sleep(every)
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
 
 
 def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
+from ckptman.cli import asking
 from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
     ALL,
@@ -51,22 +52,19 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.tables import NOTHING, print_table, table_lines
 from ckptman.cli.text import console, count_text, plain, prose
-from ckptman.rules import TrainConfig
+from ckptman.rules import TrainConfig, terms
 from ckptman.rules import recipe as recipe_rules
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
 from ckptman.sweeps.executors import local
 from ckptman.sweeps.executors import slurm as slurm_executor
-from ckptman.text import UsageError, wording
-from ckptman.training import stopping
+from ckptman.text import wording
+from ckptman.training import planning, stopping
 from ckptman.training import wandb as wandb_logging
 
 _MOST_LINES = 12
 """Runs that the plan shows; --verbose shows all."""
 
 _SLURM = "On SLURM"
-
-_UNASKED = 20
-"""Runs that a sweep trains without asking."""
 
 
 class Executor(StrEnum):
@@ -176,7 +174,9 @@ def _sweep(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and train nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help=f"Do not ask, also for more than {_UNASKED} runs.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help=f"Do not ask, also for more than {asking.UNASKED} runs.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every run.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -205,6 +205,8 @@ def _sweep(
         more=dict(slurm_executor.parse_option(text) for text in slurm or ()),
     )
     mode = wandb_logging.check_mode(wandb)
+    if executor is Executor.LOCAL:
+        planning.check_device(device)
     recipe_rules.check_device_name(device)
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
@@ -230,7 +232,7 @@ def _sweep(
         plan = sweeping.time_kinds(plan, processes=jobs, how=how)
     show_plan(plan, talk, parallel=parallel, verbose=verbose)
     if plan.wanted:
-        _ask(plan, yes=yes)
+        asking.ask(len(plan.wanted), asking.off_grid(map(_asked, plan.wanted)), yes=yes)
         mode, note = wandb_logging.settle(mode)
         how = replace(how, wandb=str(mode))
         if note:
@@ -249,39 +251,8 @@ def _sweep(
     raise typer.Exit(1 if result.wrong else INTERRUPTED if result.interrupted else 0)
 
 
-def _ask(plan: SweepPlan, *, yes: bool) -> None:
-    """Ask whether to begin where it is much, or maybe not what was meant.
-
-    How long it takes is known by now, or, on SLURM, bounded by the time limit.
-
-    Raises:
-        UsageError: (`needs-yes`) where it has to be asked, and nobody is there to answer.
-        Abort: where the answer is no.
-    """
-    runs, off = len(plan.wanted), _off_grid(plan)
-    if yes or not (runs > _UNASKED or off):
-        return
-    for text in off:
-        warn(text)
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(f"Train {count_text(runs, 'run')}?", abort=True, err=True)
-    elif runs > _UNASKED:
-        raise UsageError(
-            f"nothing is trained: these are {runs:,} runs, more than {_UNASKED}",
-            code="needs-yes",
-            fix="Look at the plan with --dry-run; then add --yes, or choose fewer with --k, --task or --seed.",
-        )
-
-
-def _off_grid(plan: SweepPlan) -> list[str]:
-    """The values that were asked for and that the grid does not have, as sentences."""
-    found: dict[str, None] = {}
-    for run in plan.wanted:
-        grid = run.raw.convention.grids[run.grid.pattern.grid]
-        for name, value, known in (("K", run.grid.k, grid.k), ("seed", run.grid.seed, grid.seeds)):
-            if value not in known:
-                found[f"{name} {value} is not on the grid, which has {', '.join(map(str, known))}"] = None
-    return list(found)
+def _asked(run: sweeping.SweepRun) -> tuple[terms.Grid, int, int]:
+    return run.raw.convention.grids[run.grid.pattern.grid], run.grid.k, run.grid.seed
 
 
 def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = False) -> None:

@@ -12,9 +12,9 @@ from rich.console import Console
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Fixed,
-    Group,
+    GroupText,
     Json,
-    K,
+    KText,
     Layernorm,
     Layers,
     Mlp,
@@ -22,7 +22,10 @@ from ckptman.cli.options import (
     Numbering,
     Root,
     Set,
+    Texts,
     check_group_alone,
+    named_groups,
+    numbers_of,
     settings_of,
     tree_of,
 )
@@ -94,10 +97,10 @@ def _task(
     n_layers: Layers = None,
     use_mlp: Mlp = None,
     length_mode: Mode = None,
-    longest: K = None,
+    longest: KText = None,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    group: Group = None,
+    group: GroupText = None,
     settings: Set = None,
     numbering: Numbering = None,
     as_json: Json = False,
@@ -121,35 +124,55 @@ def _task(
     if (number, group, longest) == (None, None, None) and not asked and not settings:
         _show_all(_grids(convention, fixed, layernorm), convention, as_json=as_json)
         return
-    family = _family(convention, group, longest, fixed=fixed is True, layernorm=layernorm is not False)
-    asked |= settings_of(settings or (), family.of.axes)
-    found = _cells_of_id(family, number) if number is not None else _cells_of_config(family, asked)
-    if family.k is not None and family.k not in family.of.grid.k:
-        known = ", ".join(map(str, family.of.grid.k))
-        warn(f"K = {family.k} is not on the grid {family.of.grid.name!r}, which has K = {known}")
+    families = _families(convention, group, longest, fixed=fixed is True, layernorm=layernorm is not False)
+    asked |= settings_of(settings or (), families[0].of.axes)
+    found = [
+        (family, _cells_of_id(family, number) if number is not None else _cells_of_config(family, asked))
+        for family in families
+    ]
+    for family in families:
+        if family.k is not None and family.k not in family.of.grid.k:
+            known = ", ".join(map(str, family.of.grid.k))
+            warn(f"K = {family.k} is not on the grid {family.of.grid.name!r}, which has K = {known}")
     if as_json:
-        print_json(_document(convention, [_cell_json(family.of, cell) | _family_json(family, cell) for cell in found]))
-    elif number is not None:
-        _show_task(family, found, console())
-    elif asked:
-        _print_ids(family.of, found)
-    else:
-        _print_grid(family.of, console())
+        tasks = [_cell_json(family.of, cell) | _family_json(family, cell) for family, cells in found for cell in cells]
+        print_json(_document(convention, tasks))
+        return
+    regimes = {
+        (family.of.grid.name, family.of.regime): (family, cells) for family, cells in found
+    }  # K has no part in it
+    for index, (family, cells) in enumerate(found if number is not None else regimes.values()):
+        if number is not None:
+            if index:
+                console().print()
+            _show_task(family, cells, console())
+        elif asked:
+            _print_ids(family.of, cells)
+        else:
+            _print_grid(family.of, console())
 
 
 def _bad_usage(message: str, fix: str) -> UsageError:
     return UsageError(message, code="bad-usage", fix=fix)
 
 
-def _family(convention: Convention, group: str | None, k: int | None, *, fixed: bool, layernorm: bool) -> _Family:
-    """The group that is meant, by its name or by what it is made of."""
-    if group is not None:
-        pattern, k = placement.parse_group(group, convention)
-        return _Family(_Grid(convention.grids[pattern.grid], pattern.regime, convention), pattern, k, group)
-    regime = "fixed" if fixed else "dynamic"
-    pattern = placement.default_pattern(convention, layernorm=layernorm, regime=regime)
-    values = TrainConfig().to_dict() | {"K": "{K}" if k is None else k}
-    return _Family(_Grid(convention.grids[pattern.grid], regime, convention), pattern, k, pattern.format(values))
+def _families(convention: Convention, group: Texts, longest: Texts, *, fixed: bool, layernorm: bool) -> list[_Family]:
+    """The groups that are meant, by their names or by what they are made of."""
+    families = []
+    for name in named_groups(convention, group):
+        if name is not None:
+            pattern, k = placement.parse_group(name, convention)
+            of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
+            families.append(_Family(of, pattern, k, name))
+            continue
+        regime = "fixed" if fixed else "dynamic"
+        pattern = placement.default_pattern(convention, layernorm=layernorm, regime=regime)
+        of = _Grid(convention.grids[pattern.grid], regime, convention)
+        lengths = numbers_of(longest, "--k") or (of.grid.k if longest else (None,))
+        for each in lengths:
+            values = TrainConfig().to_dict() | {"K": "{K}" if each is None else each}
+            families.append(_Family(of, pattern, each, pattern.format(values)))
+    return families
 
 
 def _grids(convention: Convention, fixed: bool | None, layernorm: bool | None) -> list[_Grid]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ckptman.text import wording
@@ -25,6 +26,9 @@ _PIPED_WIDTH = 200
 
 _NARROWEST = 40
 """Columns that a folded text has at least."""
+
+_MOST_REFUSED = 12
+"""Refused files of a kind that are named."""
 
 _quiet = False
 
@@ -77,8 +81,22 @@ def prose(out: Console, text: object, style: str = "") -> None:
     out.print(plain(text, style), soft_wrap=False)
 
 
-def say_refused(message: str, code: str, fix: str) -> None:
-    """Tell on stderr what was refused, why, and what to do."""
+def say_refused(items: Iterable[tuple[str, str, str]], *, verbose: bool = False) -> None:
+    """Tell on stderr what was refused, why, and, once for all that are alike, what to do.
+
+    Args:
+        items: The message, the code and the fix of each.
+        verbose: Tell all; else as many of each kind as one reads.
+    """
     talk = console(stderr=True)
-    talk.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
-    talk.print(plain(f"  {fix}"))
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for message, code, fix in items:
+        kinds.setdefault((code, fix), []).append(message)
+    for (code, fix), messages in kinds.items():
+        shown = messages if verbose else messages[:_MOST_REFUSED]
+        for message in shown:
+            talk.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
+        if len(shown) < len(messages):
+            talk.print(plain(f"  … and {len(messages) - len(shown):,} more {code} (--json names all)"))
+        if fix:
+            talk.print(plain(f"  {fix}"))

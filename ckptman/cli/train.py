@@ -5,25 +5,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from ckptman.cli import asking, completing
 from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
     DEFAULT_OUT,
     Fixed,
-    Group,
+    GroupText,
     Json,
+    KText,
     Layernorm,
     Numbering,
     Set,
+    TaskText,
+    Texts,
     check_group_alone,
+    named_groups,
+    numbers_of,
     settings_of,
 )
 from ckptman.cli.recipe import (
@@ -44,9 +51,8 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain, prose
-from ckptman.rules import TrainConfig
-from ckptman.rules import recipe as recipe_rules
-from ckptman.text import CkptmanError, wording
+from ckptman.rules import Convention, TrainConfig, grids, placement, terms
+from ckptman.text import CkptmanError, UsageError, wording
 from ckptman.training import planning
 from ckptman.training import wandb as wandb_logging
 from ckptman.tree import metrics
@@ -63,20 +69,20 @@ _LINE_SECONDS = 30.0
 @app.command("train")
 def _train(
     context: typer.Context,
-    task: Annotated[int, typer.Option("--task", metavar="ID", min=0, help="Task id: ckptman task lists them.")],
-    k: Annotated[
-        int | None, typer.Option("--k", metavar="K", min=1, help="The longest trained list; with --fixed the only.")
-    ] = None,
+    *,
+    k: KText = None,
+    task: TaskText,
     fixed: Fixed = None,
     layernorm: Layernorm = None,
-    group: Group = None,
-    seeds: Annotated[
-        list[int] | None,
+    group: GroupText = None,
+    seed: Annotated[
+        list[str] | None,
         typer.Option(
             "--seed",
-            metavar="SEED",
-            min=0,
-            help="May be repeated: a run each. [default: the grid's first; 1337 in the built-in one]",
+            metavar="LIST",
+            help="Seeds, written likewise. [default: the grid's first; 1337 in the built-in one]",
+            rich_help_panel="Which runs",
+            autocompletion=completing.seeds,
         ),
     ] = None,
     numbering: Numbering = None,
@@ -120,10 +126,13 @@ def _train(
         bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run left, or refuse to.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and write nothing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help=f"Do not ask, also for more than {asking.UNASKED} runs.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each K, and every path.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train the runs of a task: one for each seed.
+    """Train the runs of one or more tasks: one for each group or K, task and seed.
 
     The published recipe is the default: 40,000 iterations of 4,096 samples. Dynamic training on lists of 2 to K numbers
     with LayerNorm is meant unless something else is asked for. Checkpoints, W&B logs and status go to
@@ -135,24 +144,20 @@ def _train(
 
     Example: ckptman train --k 8 --task 6 --seed 1337 --seed 2337
 
+    Example: ckptman train --k 8,16 --task 0-3 --dry-run
+
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
     check_group_alone(group, k, fixed, layernorm)
     mode = wandb_logging.check_mode(wandb)
-    recipe_rules.check_device_name(device)
+    planning.check_device(device)
     convention = convention_for(context, out, numbering)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
-    configs = planning.training_configs(
-        convention,
-        k=k,
-        task=task,
-        fixed=bool(fixed),
-        layernorm=layernorm is not False,
-        group=group,
-        seeds=seeds,
-        recipe=recipe,
-    )
+    asked = _asked(convention, k, task, seed, group, fixed=bool(fixed), layernorm=layernorm is not False)
+    configs = [
+        config for one in asked for config in planning.training_configs(convention, **one.options, recipe=recipe)
+    ]
     plan = planning.plan_training(configs, out, convention=convention, resume=resume)
     talk = console(stderr=True)
     if dry_run:
@@ -164,6 +169,8 @@ def _train(
         raise typer.Exit(max((run.error.exit_status for run in plan.runs if run.error is not None), default=0))
     show_plan(plan, talk)
     if plan.wanted:
+        off = asking.off_grid((one.grid, one.k, each) for one in asked for each in one.seeds)
+        asking.ask(len(plan.wanted), off, yes=yes)
         mode, note = wandb_logging.settle(mode)
         if note:
             warn(note)
@@ -196,10 +203,50 @@ def _train(
     raise typer.Exit(status or (INTERRUPTED if result.interrupted else 0))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A group and a task of it that are asked for."""
+
+    grid: terms.Grid
+    k: int
+    seeds: tuple[int, ...]
+    options: dict[str, Any]
+    """For `planning.training_configs`."""
+
+
+def _asked(
+    convention: Convention, k: Texts, task: Texts, seed: Texts, group: Texts, *, fixed: bool, layernorm: bool
+) -> list[_Asked]:
+    """Every group, or every K of the family, with every task and all seeds that are asked for."""
+    found = []
+    for name in named_groups(convention, group):
+        if name is None:
+            pattern = placement.default_pattern(convention, layernorm=layernorm, regime="fixed" if fixed else "dynamic")
+            lengths = numbers_of(k, "--k")
+            if lengths is None and k is None:
+                raise UsageError(
+                    "K is not given",
+                    code="bad-usage",
+                    fix="Give --k, the longest trained list, or a --group whose name has it.",
+                )
+        else:
+            pattern, said = placement.parse_group(name, convention)
+            lengths = None if said is None else (said,)
+        grid = convention.grids[pattern.grid]
+        tasks = numbers_of(task, "--task")
+        if tasks is None:
+            tasks = tuple(range(grids.task_count(grid, pattern.regime, convention.numbering)))
+        seeds = numbers_of(seed, "--seed") or (grid.seeds if seed else grid.seeds[:1])
+        for length in lengths or grid.k:
+            family = {"k": length, "fixed": fixed, "layernorm": layernorm} if name is None else {"group": name}
+            found += [_Asked(grid, length, seeds, {"task": one, "seeds": seeds, **family}) for one in tasks]
+    return found
+
+
 def show_plan(plan: planning.TrainPlan, out: Console, *, dry_run: bool = False) -> None:
     """Print what will be trained, and where it goes."""
     if plan.runs:
-        prose(out, _recipe_text(plan.runs[0].run.config))
+        prose(out, _recipe_text([run.run.config for run in plan.runs]))
     rows = [(run.run.label, _action_text(run), str(run.run.folder)) for run in plan.runs]
     print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows], give=("Folder", "-Folder"))
 
@@ -316,10 +363,12 @@ def progress_texts(label: str, figures: Sequence[str], total: int, width: int) -
     return name, "  ".join(shown)
 
 
-def _recipe_text(config: TrainConfig) -> str:
+def _recipe_text(configs: Sequence[TrainConfig]) -> str:
+    config, *_ = configs
+    lengths = set(map(_lengths_text, configs))
     return (
         f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
-        f"{config.learning_rate:g} to {config.min_lr:g}, {_lengths_text(config)}"
+        f"{config.learning_rate:g} to {config.min_lr:g}" + (f", {lengths.pop()}" if len(lengths) == 1 else "")
     )
 
 

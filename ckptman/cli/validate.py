@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptman.checks import Testimony, ValidationResult, mending, validate
+from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
@@ -59,6 +60,7 @@ def _validate(
             envvar="CKPTMAN_SELECT",
             metavar="CODE",
             help="Report only this code, or codes that begin so; all, default; may be repeated.",
+            autocompletion=completing.codes,
         ),
     ] = None,
     ignore: Annotated[
@@ -68,10 +70,17 @@ def _validate(
             envvar="CKPTMAN_IGNORE",
             metavar="CODE",
             help="Leave out this code, or codes that begin so; may be repeated.",
+            autocompletion=completing.codes,
         ),
     ] = None,
     explain: Annotated[
-        str | None, typer.Option("--explain", metavar="CODE", help="Tell what a code means, and exit; list names all.")
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="CODE",
+            help="Tell what a code means, and exit; list names all.",
+            autocompletion=completing.explained,
+        ),
     ] = None,
     output_format: Annotated[
         Format, typer.Option("--format", help="text, json, or github for annotations in a workflow.")

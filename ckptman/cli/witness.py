@@ -52,8 +52,7 @@ def _witness(
         print_json(result.to_json())
     else:
         show(result, console())
-    for item in result.refused:
-        say_refused(item.message, item.code, item.fix)
+    say_refused((item.message, item.code, item.fix) for item in result.refused)
     raise typer.Exit(1 if result.refused or any(item.problem for item in result.files) else 0)
 
 

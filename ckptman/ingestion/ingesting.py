@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,35 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import Batch, FileState, Mode, files, folders, locks, make_folders, moving, placing, write_atomically
+from ckptman.fs import (
+    Batch,
+    FileState,
+    Mode,
+    files,
+    folders,
+    locks,
+    make_folders,
+    moving,
+    placing,
+    probing,
+    write_atomically,
+)
 from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, histories, outputs, scanning
 from ckptman.rules import Convention, convention_file
-from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text, wording
 from ckptman.tree import contents, history, records
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes that an ingest writes, and that there are on the disk of its tree."""
+
+    needed: int
+    """Of the files that are copied; links need none. Copies that share blocks need none either."""
+    free: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,8 @@ class IngestResult:
     placed: tuple[records.CheckpointRow, ...]
     refused: tuple[scanning.Refusal, ...]
     deferred: tuple[scanning.Refusal, ...]
+    space: Space
+    """As of before anything was written."""
     wandb_placed: tuple[str, ...] = ()
     """W&B files that were kept beside their checkpoints, relative to the root."""
     removed: tuple[Removal, ...] = ()
@@ -48,6 +72,7 @@ class IngestResult:
             "root": str(plan.root),
             "mode": self.mode.value,
             "dry_run": self.dry_run,
+            "space": {"needed": self.space.needed, "free": self.space.free},
             "placed": [row.to_json() for row in self.placed],
             "unchanged": [row.to_json() for row in plan.unchanged],
             "duplicates": [{"source": item.source, "same_as": item.same_as} for item in plan.duplicates],
@@ -118,13 +143,16 @@ def ingest(
         follow_symlinks: Follow symbolic links below `source`.
         with_wandb: Keep each run's W&B folder beside its checkpoints.
         dry_run: Work everything out, and write nothing.
-        progress: Called with a stage ("reading", "placing"), the bytes done, and the bytes in all.
+        progress: Called with a stage, the bytes done, and the bytes in all. The stages are `reading` (what each new
+            file holds), `placing` (copying or linking it under a temporary name), `syncing` (waiting until the disk
+            has it, then giving it its name) and `recording` (writing its run's record); the last three take turns.
 
     Raises:
         UsageError: the source does not exist, or lies inside the tree; a path is empty; the root is no folder; or the
             tree is sorted by another numbering.
-        MachineError: the tree cannot be written, or another ingest is writing to it. What was placed before stays,
-            and the next ingest goes on from there.
+        MachineError: the tree cannot be written, or another ingest is writing to it; or the disk has no room for the
+            files (`disk-full`), which is known before the first one is written. Otherwise what was placed
+            before stays, and the next ingest goes on from there.
     """
     rules = convention or convention_file.built_in()
     source, root = _given(source, "source"), _given(root, "root")
@@ -141,6 +169,7 @@ def ingest(
             placed=made.placed,
             refused=made.refused,
             deferred=made.deferred,
+            space=_space(made, options.mode, rules.folders.saved_wandb if with_wandb else None),
             removed=made.removals,
             histories=tuple(str(run.folder / history.HISTORY_FILE) for run in made.runs if run.curve_sources),
             warnings=_warnings(options.mode, made),
@@ -184,15 +213,19 @@ class _Apply:
         self.removed: list[Removal] = []
         self.histories: list[str] = []
         self.done_bytes = 0
-        self.total_bytes = sum(p.state.size for run in plan.runs for p in run.placements)
+        self.synced_bytes = self.recorded_bytes = 0
+        self.total_bytes = sum(p.size for run in plan.runs for p in run.placements)
+        self.space = Space(0, 0)
         self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
         self.at_work: list[_RunAtWork] = []
         self.finished_files = 0
 
     def run(self, *, with_wandb: bool) -> None:
         """Place everything. A run's `run.json` is written once its files are durable."""
+        self._remove_leftovers()
+        self.space = _space(self.plan, self.mode, self.convention.folders.saved_wandb if with_wandb else None)
+        _check_space(self.space, self.plan, self.mode)
         try:
-            self._remove_leftovers()
             with Batch() as batch:
                 try:
                     for planned in self.plan.runs:
@@ -234,6 +267,7 @@ class _Apply:
             placed=tuple(row for row in self.plan.placed if row.path not in self.failed),
             refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
+            space=self.space,
             wandb_placed=tuple(sorted(self.wandb_placed)),
             removed=tuple(self.removed),
             histories=tuple(sorted(self.histories)),
@@ -263,6 +297,7 @@ class _Apply:
         except RefusedError as error:
             self._fail(work, planned, error)
             return
+        self._synced(planned.size)
         for part, outcome in zip(planned.parts, placed, strict=True):
             file = FilePlacement(planned.source / part.name, part.state, part.sha256, planned.destination / part.name)
             work.placed.append((file, outcome))
@@ -338,6 +373,7 @@ class _Apply:
 
     def _publish(self, batch: Batch) -> None:
         staged, self.staged = self.staged, []
+        self._synced(0)
         for (work, placement), outcome in zip(staged, batch.publish(), strict=True):
             work.waiting -= 1
             if isinstance(outcome, RefusedError):
@@ -345,6 +381,7 @@ class _Apply:
             else:
                 work.placed.append((placement, outcome))
                 self.finished_files += not self._is_wandb(work, placement)
+        self._synced(sum(placement.size for _, placement in staged))
         self._finish_runs()
 
     def _finish_runs(self) -> None:
@@ -364,6 +401,8 @@ class _Apply:
                 self.failed.update(str(work.run.folder / entry.file) for entry in kept)
                 self._refuse(folder / records.RUN_FILE, error)
                 continue
+            self.recorded_bytes += sum(item.size for item in work.run.placements)
+            self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
                 for planned, placement in work.placed:
                     self._remove_source(planned, placement)
@@ -481,8 +520,15 @@ class _Apply:
 
     def _count(self, count: int) -> None:
         self.done_bytes += count
-        if self.progress is not None:
-            self.progress("placing", self.done_bytes, self.total_bytes)
+        self._tell("placing", self.done_bytes)
+
+    def _synced(self, count: int) -> None:
+        self.synced_bytes += count
+        self._tell("syncing", self.synced_bytes)
+
+    def _tell(self, stage: str, done: int) -> None:
+        if self.progress is not None and self.total_bytes:
+            self.progress(stage, min(done, self.total_bytes), self.total_bytes)
 
 
 def _given(path: str | Path, what: str) -> Path:
@@ -498,6 +544,46 @@ def _check_root(root: Path) -> None:
     if not os.path.isdir(there):  # noqa: PTH112
         what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
         raise UsageError(f"{there} is {what}", code="not-a-folder", fix="Name a folder for the tree with --root.")
+
+
+def _space(plan: Plan, mode: Mode, saved_wandb: str | None) -> Space:
+    """What the plan needs, and what is there: of the root, or the folder in which it will be made.
+
+    Args:
+        saved_wandb: The folder in which W&B folders are kept; None where they are not.
+    """
+    there = next(path for path in (plan.root, *plan.root.parents) if path.is_dir())
+    device = FileState.of(there, follow_symlinks=True).device
+    links = mode in (Mode.HARDLINK, Mode.SYMLINK)
+    sizes = [
+        item.size
+        for run in plan.runs
+        for item in run.placements
+        if not links and not (mode is Mode.MOVE and item.state.device == device)
+    ]
+    if saved_wandb is not None and not links:
+        for run in plan.runs:
+            for folder in run.wandb_folders:
+                kept = plan.root / run.folder / saved_wandb / folder.name
+                paths = _regular_files(folder)
+                sizes += [path.stat().st_size for path in paths if not (kept / path.relative_to(folder)).exists()]
+    return Space(needed=sum(sizes), free=shutil.disk_usage(there).free)
+
+
+def _check_space(space: Space, plan: Plan, mode: Mode) -> None:
+    """Refuse what the disk has no room for, unless copies share the blocks of their sources.
+
+    Raises:
+        MachineError: (`disk-full`).
+    """
+    if space.needed <= space.free or (mode is Mode.COPY and probing.probe(plan.root).reflinks):
+        return
+    raise MachineError(
+        f"{plan.root} has {wording.size_text(space.free)} free, and the files need {wording.size_text(space.needed)}; "
+        "nothing was written",
+        code="disk-full",
+        fix="Free space there, name a tree on another disk with --root, or use --mode hardlink or symlink.",
+    )
 
 
 def _check_apart(source: Path, root: Path) -> None:

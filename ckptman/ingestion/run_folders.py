@@ -38,6 +38,11 @@ class FilePlacement:
     parts: tuple[folder_bytes.HashedFile, ...] = ()
     """The files of a folder."""
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.state.size for part in self.parts) if self.parts else self.state.size
+
 
 @dataclass
 class Slot:

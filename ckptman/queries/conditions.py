@@ -18,11 +18,10 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
-from ckptman.text import UsageError
+from ckptman.text import UsageError, wording
 
 MAX_LENGTH = 4_000
 """Characters of a condition."""
@@ -203,19 +202,11 @@ def check_key(key: str, rows: Iterable[Values], known: Iterable[str]) -> None:
         return
     for values in rows:
         names.update(values)
-    near = " or ".join(map(repr, nearest(key, names)))
     raise UsageError(
-        f"unknown key {key!r}" + (f"; did you mean {near}?" if near else ""),
+        f"unknown key {key!r}{wording.did_you_mean(key, names)}",
         code="unknown-key",
         fix="Keys are those of the configuration, of the metrics, and of a checkpoint itself (see ckptman ls --help).",
     )
-
-
-def nearest(key: str, names: Iterable[str]) -> list[str]:
-    """The known names that were most likely meant, three at most: those that contain `key`, else the most similar."""
-    by_length = sorted(names, key=lambda name: (len(name), name))
-    within = [name for name in by_length if key.lower() in name.lower()] if len(key) > 2 else []
-    return within[:3] or get_close_matches(key, by_length, n=1, cutoff=0.6)
 
 
 # --- truth ------------------------------------------------------------------------------------------------------------

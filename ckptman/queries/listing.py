@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file
 from ckptman.text import json_text, wording
@@ -251,7 +252,10 @@ def _values_there_are(condition: Where, rows: Sequence[Mapping[str, Any]]) -> It
         elif len(values) <= _MOST_VALUES:
             yield f"{key} is {', '.join(values)}"
         else:
-            yield f"{key} goes from {values[0]} to {values[-1]}"
+            node = condition.node
+            meant = node.literal.text if isinstance(node, conditions.Comparison) and max(orders)[0] == 1 else ""
+            hint = wording.did_you_mean(meant, values) if meant else ""
+            yield f"{key} goes from {values[0]} to {values[-1]}{hint}"
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,12 @@ class Cell:
     values: Mapping[str, Scalar]
 
 
+def group_names(convention: Convention) -> tuple[str, ...]:
+    """The groups of all grids, of those whose names hold nothing but K."""
+    there = [pattern for pattern in convention.groups if set(pattern.parse(pattern.example) or ()) == {"K"}]
+    return tuple(pattern.format({"K": k}) for pattern in there for k in convention.grids[pattern.grid].k)
+
+
 def cells(grid: Grid, regime: str, numbering: str) -> tuple[Cell, ...]:
     """All configurations of a regime, by task id; several share an id where the numbering leaves an axis outside."""
     axes = grid.regimes[regime].axes

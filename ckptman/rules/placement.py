@@ -12,11 +12,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.rules import comparing
-from ckptman.rules.grids import outside, task_of
+from ckptman.rules.grids import group_names, outside, task_of
 from ckptman.rules.naming import naming_of
 from ckptman.rules.recipe import SEED_END
 from ckptman.rules.terms import Convention, GroupPattern
-from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError
+from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError, wording
 
 _Path = TypeVar("_Path", bound=PurePath)
 
@@ -95,7 +95,8 @@ def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | 
     parsed = None if pattern is None else pattern.parse(name)
     if pattern is None or parsed is None:
         raise UsageError(
-            f"{name!r} is of no known group pattern, so its task ids mean what its source says",
+            f"{name!r} is of no known group pattern, so its task ids mean what its source says"
+            + wording.did_you_mean(name, group_names(convention)),
             code="unknown-group",
             fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
         )

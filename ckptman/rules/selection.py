@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ckptman.rules.grids import Cell, cells, config_values, task_count
+from ckptman.rules.grids import Cell, cells, config_values, group_names, task_count
 from ckptman.rules.terms import Convention, Grid, GroupPattern, Scalar
-from ckptman.text import UsageError
+from ckptman.text import UsageError, wording
 
 _MOST_NUMBERS = 100_000
 """A range of more numbers than this is a slip of the keyboard."""
@@ -64,6 +64,8 @@ def grid_runs(convention: Convention, selection: Selection | None = None) -> tup
     patterns = _patterns(convention, asked)
     _check_tasks(patterns, asked, convention)
     found = tuple(run for pattern in patterns for run in _runs_of(pattern, asked, convention))
+    for name in asked.groups or ():
+        _check_group(name, patterns, asked, convention)
     if not found and asked.groups is not None:
         raise UsageError(
             f"nothing of what is asked for is in a group called {' or '.join(asked.groups)}",
@@ -87,7 +89,7 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...] | None:
         return None
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19})(?::([0-9]{1,9}))?)?\s*", part)
         low, high, step = (int(group) if group else None for group in match.groups()) if match else (None, None, None)
         if low is None or step == 0 or (high is not None and high < low):
             raise _bad_range(what, text)
@@ -138,6 +140,18 @@ def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
             fix=f"Its groups are: {', '.join(pattern.pattern for pattern in there) or 'none'}.",
         )
     return found
+
+
+def _check_group(name: str, patterns: list[GroupPattern], asked: Selection, convention: Convention) -> None:
+    """A group that is asked for is on the grid, or has a K that is asked for."""
+    known = {*group_names(convention), *(p.format({"K": k}) for p in patterns for k in asked.k or ())}
+    if not any(fnmatchcase(group, name) for group in known):
+        raise UsageError(
+            f"there is no group {name}{wording.did_you_mean(name, known)}",
+            code="nothing-selected",
+            fix=f"The groups are: {', '.join(pattern.pattern for pattern in patterns)}. A K that is not on a group's "
+            "grid is asked for with --k.",
+        )
 
 
 def _check_tasks(patterns: list[GroupPattern], asked: Selection, convention: Convention) -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 
 
@@ -53,6 +54,14 @@ def percent(value: float, *, digits: int = 1) -> str:
         if float(shown) < 100 or value >= 1:
             return f"{shown} %"
     return "> 99.999 %"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, with the known words that contain `word`, or else the most similar one; or nothing."""
+    by_length = sorted(known, key=lambda name: (len(name), name))
+    within = [name for name in by_length if word.lower() in name.lower()] if len(word) > 2 else []
+    near = within[:3] or get_close_matches(word, by_length, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def natural_key(text: object) -> tuple[tuple[int, int | str], ...]:

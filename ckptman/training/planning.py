@@ -6,6 +6,8 @@ Nothing here needs torch, and nothing is written.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.rules import Convention, Place, TrainConfig, grids, placement, terms
-from ckptman.text import CkptmanError, RefusedError, UsageError
+from ckptman.rules import recipe as recipe_rules
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.training.run_folder import RawRun
 from ckptman.tree import records
 
@@ -31,6 +34,10 @@ QUICK: Mapping[str, Any] = {
 }
 """A recipe for about a minute on a laptop: a fortieth of the iterations, an eighth of the samples in each, and ten
 times the learning rate. Models learn to sort the trained lengths with it; how they generalize is not the published."""
+
+
+_SIGNS_OF_A_GPU = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
+"""Of NVIDIA, its boards, AMD, and Windows below this Linux."""
 
 
 class Action(StrEnum):
@@ -105,6 +112,23 @@ class TrainPlan:
             "out": str(self.out),
             "runs": [run.to_json() for run in self.runs],
         }
+
+
+def check_device(name: str) -> None:
+    """Refuse CUDA where the machine surely has none, as far as that can be told without torch.
+
+    Raises:
+        UsageError: (`bad-device`) for what is no name of a device.
+        MachineError: (`no-device`).
+    """
+    recipe_rules.check_device_name(name)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    none = visible.strip() in ("", "-1") if visible is not None else not any(map(os.path.exists, _SIGNS_OF_A_GPU))
+    if name.startswith("cuda") and sys.platform == "linux" and none:
+        why = "there is no GPU" if visible is None else f"CUDA_VISIBLE_DEVICES={visible} leaves no GPU"
+        raise MachineError(
+            f"the device {name} cannot be used: {why}", code="no-device", fix="Use --device cpu or auto."
+        )
 
 
 def error_json(error: CkptmanError) -> dict[str, str]:

@@ -162,14 +162,15 @@ def test_threads(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [("4", [4]), ("17-20", [17, 18, 19, 20]), ("8,4,17-18", [4, 8, 17, 18]), ("2-4, 3-5", [2, 3, 4, 5]), ("1-1", [1])],
 )
 def test_lengths(text: str, lengths: list[int]) -> None:
-    assert parse_lengths(text) == lengths
+    assert parse_lengths([text]) == lengths
+    assert parse_lengths(text.split(",")) == lengths
 
 
 @pytest.mark.parametrize("text", ["", "4,", "-4", "4-", "0", "0-3", "5-4", "1-10001", "²", "1e3", "4..8"])
 def test_what_is_no_length_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_lengths(text)
-    assert caught.value.code == "bad-lengths"
+        parse_lengths([text])
+    assert caught.value.code == "bad-range"
 
 
 def test_help_does_not_import_torch() -> None:

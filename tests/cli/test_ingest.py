@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -120,7 +121,8 @@ def test_a_dry_run_lists_the_plan_and_writes_nothing(source: Path, capsys: Captu
     assert run(["ingest", "raw", "--dry-run", "--json"]) == 0
     dry = document(capsys)
     assert run(["ingest", "raw", "--json"]) == 0
-    assert document(capsys) == {**dry, "dry_run": False}
+    real = document(capsys)
+    assert {**real, "space": 0} == {**dry, "dry_run": False, "space": 0}  # what is free is another figure each time
 
 
 def test_json_has_the_promised_shape(source: Path, capsys: Capture) -> None:
@@ -306,3 +308,29 @@ def test_an_unusable_seed_is_not_a_missing_one(source: Path, capsys: Capture, se
     assert run(["validate", "--root", "checkpoints", "--select", "unknown-seed"]) == 1
     said = "no seed" if seed is None else f"an unusable seed: {seed!r}"
     assert f"2 checkpoints here has {said}" in capsys.readouterr().out
+
+
+def test_a_wrong_folder_says_so_instead_of_listing_all_its_files(source: Path, capsys: Capture) -> None:
+    other = source.parent / "other"
+    other.mkdir()
+    for number in range(30):
+        (other / f"notes_{number}.pt").write_bytes(b"some text\n")
+    assert run(["ingest", "other"]) == 1
+    out = capsys.readouterr().out
+    assert "none of these 30 files is a checkpoint of a known form; is this the right folder?" in out
+    assert out.count("notes_") < 5
+    assert "… and 27 more (--verbose names all, --json too)" in out
+    assert run(["ingest", "other", "--verbose"]) == 1
+    assert capsys.readouterr().out.count("  notes_") == 30
+    shutil.copytree(other, source / "other")  # beside checkpoints, it is the right folder
+    assert run(["ingest", "raw"]) == 1
+    out = capsys.readouterr().out
+    assert "right folder" not in out
+    assert "… and 18 more (--verbose names all, --json too)" in out
+
+
+def test_a_dry_run_compares_the_space_that_is_needed_and_free(source: Path, capsys: Capture) -> None:
+    assert run(["ingest", "raw", "--dry-run"]) == 0
+    assert re.search(r"\nneeds [0-9.]+ kB; [0-9.]+ [kMGT]?B free there\n", capsys.readouterr().out)
+    assert run(["ingest", "raw", "--dry-run", "--mode", "hardlink"]) == 0
+    assert "\nneeds no space, as links; " in capsys.readouterr().out

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptman.queries.conditions import MAX_DEPTH, MAX_LENGTH, equal, nearest, parse_where
+from ckptman.queries.conditions import MAX_DEPTH, MAX_LENGTH, equal, parse_where
 from ckptman.text.errors import UsageError
+from ckptman.text.wording import did_you_mean
 
 ROW: dict[str, Any] = {
     "n_layers": 1,
@@ -226,7 +227,8 @@ def test_an_unknown_key_is_refused_naming_near_ones() -> None:
 )
 def test_nearest(key: str, near: list[str]) -> None:
     names = ["wandb_mode", "length_mode", "gen_em", "n_layers", "gen/K17/exact_match_acc", "gen/K18/exact_match_acc"]
-    assert nearest(key, names) == near
+    said = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    assert did_you_mean(key, names) == said
 
 
 @pytest.mark.parametrize(
