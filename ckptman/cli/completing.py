@@ -102,13 +102,11 @@ def explained(ctx: typer.Context) -> Iterator[str]:
 @_last_of_list
 def keys(ctx: typer.Context) -> Iterator[str]:
     """Keys of the configuration, of a checkpoint, and of the metrics that the first runs of the tree have."""
-    from ckptman.cli.app import convention_for
-    from ckptman.queries import listing
+    from ckptman.rules import TrainConfig
     from ckptman.tree import records
 
-    root = _tree(ctx)
-    yield from listing.known_keys(convention_for(ctx, root))
-    for run in islice(_runs(root), _MOST_RECORDS):
+    yield from (*TrainConfig.__dataclass_fields__, *records.CheckpointRow.__dataclass_fields__, "final", "k", "gen_em")
+    for run in islice(_runs(_tree(ctx)), _MOST_RECORDS):
         yield from records.read_record(run).metrics
 
 
