@@ -115,7 +115,7 @@ def test_a_refused_file_is_told_and_gives_status_1(
     ("arguments", "words"),
     [
         (["nowhere.pt"], "nowhere.pt does not exist"),
-        (["FILE", "--k", "32-17"], "'32-17' is not a range of lengths from 1"),
+        (["FILE", "--k", "32-17"], "'32-17' is not a list of whole numbers"),
         (["FILE", "--k", "all"], "'all' is neither a length nor a range"),
         (["FILE", "--samples", "0"], "--samples"),
         (["FILE", "--device", "gpu"], "'gpu' is not a device"),
