@@ -116,7 +116,7 @@ def test_a_refused_file_is_told_and_gives_status_1(
     [
         (["nowhere.pt"], "nowhere.pt does not exist"),
         (["FILE", "--k", "32-17"], "'32-17' is not a list of whole numbers"),
-        (["FILE", "--k", "all"], "'all' is neither a length nor a range"),
+        (["FILE", "--k", "some"], "'some' is not a list of whole numbers"),
         (["FILE", "--samples", "0"], "--samples"),
         (["FILE", "--device", "gpu"], "'gpu' is not a device"),
     ],
