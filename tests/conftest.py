@@ -6,5 +6,7 @@ import os
 
 # One thread each: test files run side by side, and threads that wait for a core are slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Figures are drawn by the tests that are about them, and by no other report.
+os.environ["CKPTMAN_FIGURES"] = "0"
 # The width of the terminal that the tests were started from is not theirs.
 os.environ.pop("COLUMNS", None)

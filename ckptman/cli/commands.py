@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "ls": Command("ls", "List the checkpoints of a tree."),
     "results": Command("results", "Show what each configuration reached: mean and deviation over its seeds."),
+    "plot": Command("plot", "Draw one figure of any selection of a tree's runs."),
     "show": Command(
         "show",
         "Show what a checkpoint file is, without executing anything in it and without loading a tensor; or a run.",

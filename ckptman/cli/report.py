@@ -12,7 +12,7 @@ from ckptman.checks import validate
 from ckptman.cli.app import app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.documents import ReportResult, State, report, report_convention
+from ckptman.documents import ReportResult, State, drawing, report, report_convention
 from ckptman.text import UsageError, wording
 
 _STYLES = {State.WRITTEN: "green", State.UNCHANGED: "", State.STALE: "yellow", State.REFUSED: "bold red"}
@@ -37,6 +37,16 @@ def _report(
     file: Annotated[
         Path | None, typer.Option("--html-file", metavar="FILE", help="Write the explorer there, and not in the tree.")
     ] = None,
+    figures: Annotated[
+        bool | None,
+        typer.Option(
+            "--figures/--no-figures",
+            envvar="CKPTMAN_FIGURES",
+            help="Draw the figures into the tree's folder report. [default: where matplotlib is installed]",
+            show_default=False,
+        ),
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Draw each figure as PNG too, besides SVG.")] = False,
     numbering: Numbering = None,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +54,8 @@ def _report(
 
     TASK_MAPPING.md is written whole. In README.md only what stands between its ckptman:begin and ckptman:end comments
     is written; where there is no README, a whole one is made. Every figure is counted from the files. The page needs no
-    network; once it is there, each report brings it up to date.
+    network; once it is there, each report brings it up to date. Beside each figure lies its
+    table, as CSV.
 
     Example: ckptman report --html
     """
@@ -56,6 +67,7 @@ def _report(
         result = report(
             root, convention=rules, check=check, html=file or ("" if html else None),
             find=lambda tree: validate(tree, convention=rules).findings,
+            figures=drawing.is_possible() if figures is None else figures, png=png,
         )  # fmt: skip
         where = ["--root", str(root), *(["--html"] if html else []), *(["--html-file", str(file)] if file else [])]
     else:
@@ -74,6 +86,9 @@ def _report(
         console(stderr=True).print(talk)
     elif project is None and not check and not as_json:
         next_step(f"ckptman results {wording.shell_word(root)}")
+    if project is None and figures is None and not drawing.is_possible() and not as_json:
+        said = plain("No figures are drawn: install matplotlib for them (pip install matplotlib).", "dim")
+        console(stderr=True).print(said)
     unread = result.statistics.unreadable if result.statistics is not None else ()
     if unread:
         more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""

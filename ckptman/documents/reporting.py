@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.documents import explorer
+from ckptman.documents.figures import drawing
+from ckptman.documents.figures import files as figure_files
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
@@ -119,6 +121,8 @@ def report(
     check: bool = False,
     html: str | Path | None = None,
     find: Finder | None = None,
+    figures: bool = False,
+    png: bool = False,
 ) -> ReportResult:
     """Write the documents of a tree, or check them.
 
@@ -133,13 +137,17 @@ def report(
         check: Write nothing, and tell what is stale.
         html: Also write the explorer, one HTML file: here, or where it belongs in the tree if this is empty.
         find: Gives the findings that the explorer shows; without it, it shows none.
+        figures: Also draw the figures of what is measured, as SVG with their tables as CSV, into the folder `report`;
+            one that shows its table already is not drawn again.
+        png: Each of them as PNG too.
 
     Raises:
         UsageError: (`no-folder`) where the explorer's folder does not exist; (`no-tree`) where there is no folder
             `root`, or nothing of a tree in it; (`wrong-root`) where it is
             no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
             (`other-numbering`) where the tree is sorted by another numbering than that of the rules.
-        MachineError: a document cannot be written, or another ckptman is writing to the tree.
+        MachineError: a document cannot be written, another ckptman is writing to the tree, or figures are asked for and
+            matplotlib is not installed (`no-matplotlib`).
     """
     root = Path(root).absolute()
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
@@ -150,9 +158,10 @@ def report(
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
         statistics = tree_statistics.count_tree(root, rules)
         _require_tree(statistics)
+        drawn = _figures(root, statistics, check=check, png=png) if figures else ()
         result = _report(root, statistics, check=check)
         page = _explorer(root, statistics, html, check, find)
-        return replace(result, documents=result.documents + page)
+        return replace(result, documents=result.documents + drawn + page)
 
 
 def stale(root: str | Path, convention: Convention) -> list[str]:
@@ -264,6 +273,29 @@ def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bo
         _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
     )
     return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
+
+
+def _figures(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bool, png: bool) -> tuple[Document, ...]:
+    """The figures, each drawn where its table is another one than it was drawn from."""
+    if not check:
+        drawing.check_possible()
+    found = []
+    for name, figure in figure_files.figures(statistics).items():
+        path = f"{records.REPORT}/{name}.svg"
+        if not figure_files.stale(root, name, figure, png=png):
+            found.append(Document(path, State.UNCHANGED, is_page=True))
+        elif check:
+            found.append(Document(path, State.STALE, is_page=True))
+        else:
+            try:
+                make_folders(root / records.REPORT, root)
+                for file in figure_files.draw(name, figure, png=png):
+                    write_atomically(root / file.name, file.content, replace=True)
+            except RefusedError as error:
+                found.append(Document(path, State.REFUSED, refusal=error, is_page=True))
+            else:
+                found.append(Document(path, State.WRITTEN, is_page=True))
+    return tuple(found)
 
 
 def _explorer(

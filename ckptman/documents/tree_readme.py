@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.documents import document_text as say
+from ckptman.documents.figures import files as figure_files
 from ckptman.documents.loading_text import forms_here, loading_text
 from ckptman.documents.marked_blocks import append_blocks, empty_block, fill_blocks, find_blocks
 from ckptman.documents.statistics_text import statistics_text
@@ -65,6 +66,8 @@ def _new_readme() -> str:
             f"documents checkpoints. What stands between {marker} is written by `ckptman report`; everything else is",
             "yours to edit.",
         ),
+        "## Figures",
+        block("figures"),
         "## Directory Structure",
         block("structure"),
         "## Best Configurations",
@@ -363,6 +366,7 @@ def _source(statistics: tree_statistics.TreeStatistics) -> str:
 
 _BLOCKS: Mapping[str, Callable[[tree_statistics.TreeStatistics], str]] = {
     "summary": _summary,
+    "figures": figure_files.text,
     "structure": _structure,
     "best": _best,
     "tasks": _tasks,

@@ -25,7 +25,7 @@ from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
 from tests.helpers.recorded import SIZE, add_overwritten, add_run
 
 SECTIONS = [
-    "Directory Structure", "Best Configurations", "Task Directory Structure", "Checkpoint Naming Convention",
+    "Figures", "Directory Structure", "Best Configurations", "Task Directory Structure", "Checkpoint Naming Convention",
     "Checkpoint Contents", "Loading Checkpoints", "Checkpoint Statistics", "Adding New Checkpoints", "Source Location",
 ]  # fmt: skip
 

@@ -1,0 +1,338 @@
+"""Drawing a figure's table, with matplotlib: the only place that imports it, when a figure is drawn.
+
+matplotlib draws on a server without a display, in vectors, in the same bytes each time, and in one process; it is what
+the field prints. Libraries that draw in the browser need one for a still picture, or a network.
+
+Colours are those of Okabe and Ito, which the colour-blind tell apart; each series has its own marker and line besides.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any
+
+from ckptman.documents.figures.data import THRESHOLD, Figure, Row
+from ckptman.text import MachineError
+
+FORMATS = ("svg", "png", "pdf")
+DOTS_PER_INCH = 200
+
+_STYLES = (
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", (0, (5, 1))), ("#56B4E9", "P", (0, (3, 1, 1, 1))), ("#000000", "X", (0, (1, 1))),
+)  # fmt: skip
+"""Colour, marker and line of each series."""
+
+_LOOK: Any = {
+    "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 11,
+    "figure.titlesize": 13, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6,
+    "axes.axisbelow": True, "lines.linewidth": 1.6, "lines.markersize": 6, "legend.frameon": False,
+    "svg.hashsalt": "ckptman", "svg.fonttype": "path", "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a `$` in a name is one
+}  # fmt: skip
+_INK, _FAINT = "#333333", "#777777"
+
+
+def is_possible() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def check_possible() -> None:
+    """See to it that figures can be drawn.
+
+    Raises:
+        MachineError: (`no-matplotlib`).
+    """
+    if not is_possible():
+        raise MachineError(
+            "figures are drawn by matplotlib, which is not installed",
+            code="no-matplotlib",
+            fix="Install it with: python -m pip install matplotlib",
+        )
+
+
+def draw(figure: Figure, form: str = "svg", *, note: str = "") -> bytes:
+    """A figure as a file of one of `FORMATS`; the same figure gives the same bytes.
+
+    Args:
+        figure: What to draw.
+        form: The format.
+        note: Kept in the file's metadata.
+
+    Raises:
+        MachineError: (`no-matplotlib`).
+    """
+    check_possible()
+    with _look():
+        from matplotlib.figure import Figure as Canvas
+
+        canvas = Canvas()
+        _DRAWING[figure.kind](canvas, figure)
+        data = io.BytesIO()
+        canvas.savefig(data, format=form, dpi=DOTS_PER_INCH, metadata=_metadata(figure, form, note))
+    return data.getvalue()
+
+
+def _metadata(figure: Figure, form: str, note: str) -> dict[str, Any]:
+    if form == "svg":
+        return {"Date": None, "Title": figure.title, "Description": f"{figure.caption} {note}".strip()}
+    if form == "pdf":
+        return {"CreationDate": None, "Title": figure.title, "Subject": note}
+    return {"Title": figure.title, "Description": note}
+
+
+@contextmanager
+def _look() -> Iterator[None]:
+    """Draw by our settings alone, whatever the user's are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(dict(_LOOK))
+        yield
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+
+def _panels(
+    canvas: Any, figure: Figure, *, size: tuple[float, float], parts: int = 1, titles: bool = True
+) -> dict[tuple[str, str], list[Any]]:
+    """A panel for each row and column that has something, and none else; `parts` axes one above another in each.
+
+    Only the outer axes have numbers. `titles` says whether each panel has its own; otherwise the first of each column
+    and of each row have.
+    """
+    rows = list(dict.fromkeys(row["row"] for row in figure.rows))
+    columns = list(dict.fromkeys(row["column"] for row in figure.rows))
+    filled = {(row["row"], row["column"]) for row in figure.rows}
+    canvas.set_size_inches(max(5.4, 1.0 + size[0] * len(columns)), 1.4 + size[1] * len(rows) * parts)
+    heights = [(1.0, 0.75)[part] for _ in rows for part in range(parts)]
+    axes = canvas.subplots(len(rows) * parts, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
+    found = {}
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            mine = [axes[i * parts + part][j] for part in range(parts)]
+            if (row, column) in filled:
+                found[row, column] = mine
+                first = column == next(one for one in columns if (row, one) in filled)
+                top = row == next(one for one in rows if (one, column) in filled)
+                last = row == next(one for one in reversed(rows) if (one, column) in filled)
+                for part, one in enumerate(mine):
+                    one.tick_params(labelleft=first, labelbottom=last and part == parts - 1)
+                if titles:
+                    mine[0].set_title(", ".join(filter(None, (row, column))), loc="left", color=_INK)
+                elif top:
+                    mine[0].set_title(column.replace(", ", "\n"), loc="left", color=_INK)
+                if first and not titles:
+                    mine[0].set_ylabel(row.replace(", ", "\n"), color=_INK)
+            else:
+                for one in mine:
+                    one.remove()
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontweight="bold", color=_INK)
+    return found
+
+
+def _of_panel(figure: Figure, key: tuple[str, str]) -> list[Row]:
+    return [row for row in figure.rows if (row["row"], row["column"]) == key]
+
+
+def _styles(figure: Figure) -> dict[str, tuple[str, str, Any]]:
+    return {name: _STYLES[index % len(_STYLES)] for index, name in enumerate(figure.series)}
+
+
+def _legend(
+    canvas: Any,
+    figure: Figure,
+    more: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    *,
+    series: bool = True,
+    markers: bool = True,
+) -> None:
+    """One legend for all panels, below them; the title of their horizontal axis stands over it."""
+    from matplotlib.lines import Line2D
+
+    present = {row["series"] for row in figure.rows} if series else ()
+    handles = [
+        Line2D([], [], color=color, marker=marker if markers else "", linestyle=line, label=name)
+        for name, (color, marker, line) in _styles(figure).items()
+        if name in present
+    ] + [Line2D([], [], label=label, **style) for label, style in more]
+    if handles:
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        fitting = max(1, int(canvas.get_figwidth() // (0.8 + 0.085 * longest)))
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncol=min(len(handles), fitting), handlelength=3,
+            title=figure.x, title_fontsize=11,
+        )  # fmt: skip
+    else:
+        canvas.supxlabel(figure.x, fontsize=11)
+
+
+def _k_axis(axes: Any, ks: Sequence[int]) -> None:
+    """Ticks at the K that there are, as many as fit."""
+    every = -(-len(ks) // 8)
+    axes.set_xticks(ks[::every])
+    room = 0.6 if len(ks) == 1 else 0.35 * min(b - a for a, b in pairwise(ks))
+    axes.set_xlim(ks[0] - room, ks[-1] + room)
+
+
+def _same_scale(panels: Sequence[Any], *, percent: bool = False) -> None:
+    """One vertical scale for all of these, so that they can be compared."""
+    limits = [axes.get_ylim() for axes in panels]
+    for axes in panels:
+        if percent:
+            axes.set_ylim(-4, 104)
+            axes.set_yticks([0, 25, 50, 75, 100])
+        else:
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _dodge(figure: Figure, ks: Sequence[int]) -> dict[str, float]:
+    """How far each series stands beside its K, so that none hides another."""
+    present = [name for name in figure.series if any(row["series"] == name for row in figure.rows)]
+    gap = min((b - a for a, b in pairwise(ks)), default=1)
+    step = 0.3 * gap / max(3, len(present))
+    return {name: (index - (len(present) - 1) / 2) * step for index, name in enumerate(present)}
+
+
+# --- the kinds of figure ----------------------------------------------------------------------------------------------
+
+
+def _lines(canvas: Any, figure: Figure) -> None:
+    panels = _panels(canvas, figure, size=(3.3, 2.3))
+    ks = sorted({row["k"] for row in figure.rows})
+    dodge = _dodge(figure, ks)
+    for key, (axes,) in panels.items():
+        rows = _of_panel(figure, key)
+        if figure.percent:
+            axes.axhline(THRESHOLD, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+        for name, (color, marker, line) in _styles(figure).items():
+            mine = [row for row in rows if row["series"] == name]
+            means = {row["k"]: row for row in sorted(mine, key=lambda row: row["k"])}
+            axes.plot(
+                [row["k"] + dodge[name] for row in mine], [row["value"] for row in mine], marker, color=color,
+                alpha=0.35, markersize=4, markeredgewidth=0, zorder=2,
+            )  # fmt: skip
+            axes.errorbar(
+                [k + dodge[name] for k in means], [row["mean"] for row in means.values()],
+                yerr=[row["deviation"] or 0 for row in means.values()], color=color, marker=marker, linestyle=line,
+                elinewidth=1.0, capsize=2, zorder=3, markeredgecolor="white", markeredgewidth=0.6,
+            )  # fmt: skip
+        _k_axis(axes, ks)
+    _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
+    canvas.supylabel(figure.y, fontsize=11)
+    more = [(f"{THRESHOLD:g} %", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0})]
+    _legend(canvas, figure, more if figure.percent else ())
+
+
+def _versus(canvas: Any, figure: Figure) -> None:
+    panels = _panels(canvas, figure, size=(3.3, 1.75), parts=2)
+    ks = sorted({row["k"] for row in figure.rows})
+    dodge = _dodge(figure, ks)
+    for key, (above, below) in panels.items():
+        below.axhline(0, color=_FAINT, linewidth=1.0, zorder=1)
+        for name, (color, marker, line) in _styles(figure).items():
+            mine = sorted((row for row in _of_panel(figure, key) if row["series"] == name), key=lambda row: row["k"])
+            for side, filled in (("with", True), ("without", False)):
+                there = [row for row in mine if row[side] is not None]
+                above.plot(
+                    [row["k"] + dodge[name] for row in there], [row[side] for row in there], color=color,
+                    marker=marker, linestyle="-" if filled else ":", markerfacecolor=color if filled else "white",
+                    markeredgecolor=color, markersize=5,
+                )  # fmt: skip
+            both = [row for row in mine if row["difference"] is not None]
+            below.plot(
+                [row["k"] + dodge[name] for row in both], [row["difference"] for row in both],
+                color=color, marker=marker, linestyle=line, markersize=5,
+            )  # fmt: skip
+        for axes in (above, below):
+            _k_axis(axes, ks)
+        for axes, title in zip((above, below), figure.y.split("|"), strict=True):
+            if axes.yaxis.get_tick_params()["labelleft"]:
+                axes.set_ylabel(title)
+    _same_scale([above for above, _ in panels.values()], percent=figure.percent)
+    _same_scale([below for _, below in panels.values()])
+    on, off = figure.title.lower().replace("layernorm", "LayerNorm").split(" and ")
+    grey = {"color": _INK, "marker": "o", "markersize": 5}
+    more = [(on, {**grey, "linestyle": "-"}), (off, {**grey, "linestyle": ":", "markerfacecolor": "white"})]
+    _legend(canvas, figure, more)
+
+
+def _scatter(canvas: Any, figure: Figure) -> None:
+    panels = _panels(canvas, figure, size=(2.5, 2.6))
+    styles = _styles(figure)
+    least = min(row["trained"] for row in figure.rows)
+    for key, (axes,) in panels.items():
+        axes.plot([0, 100], [0, 100], color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+        for row in _of_panel(figure, key):
+            color, marker, _ = styles[row["series"]]
+            axes.plot(
+                row["trained"], row["value"], marker, markeredgecolor=color, markersize=5, alpha=0.6,
+                markerfacecolor=color if row["layernorm"] else "none", markeredgewidth=1.0, clip_on=False,
+            )  # fmt: skip
+        room = max(100 - least, 5) * 0.08
+        axes.set_xlim(min(least, 95) - room, 100 + room)
+    _same_scale([axes for (axes,) in panels.values()], percent=True)
+    canvas.supylabel(figure.y, fontsize=11)
+    grey = {"color": _INK, "marker": "o", "linestyle": "none"}
+    more: list[tuple[str, Mapping[str, Any]]] = []
+    if len({row["layernorm"] for row in figure.rows}) == 2:
+        more = [("with LayerNorm", grey), ("without", {**grey, "markerfacecolor": "none"})]
+    more.append(("both equal", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0}))
+    _legend(canvas, figure, more, series=False)
+
+
+def _heat(canvas: Any, figure: Figure) -> None:
+    import matplotlib
+    import numpy as np
+
+    tested = sorted({row["test_k"] for row in figure.rows})
+    ks = sorted({row["k"] for row in figure.rows})
+    panels = _panels(canvas, figure, size=(1.75, 0.6 + 0.17 * len(ks)), titles=False)
+    colors = matplotlib.colormaps["cividis"].with_extremes(bad="white")
+    image = None
+    for key, (axes,) in panels.items():
+        grid = np.full((len(ks), len(tested)), np.nan)
+        for row in _of_panel(figure, key):
+            grid[ks.index(row["k"]), tested.index(row["test_k"])] = row["mean"]
+        image = axes.imshow(grid, cmap=colors, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+        for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
+            x, y = tested.index(k) + 0.5, ks.index(k)
+            axes.plot([x, x], [y - 0.5, y + 0.5], color="#D55E00", linewidth=2.0, solid_capstyle="butt")
+        axes.grid(visible=False)
+        axes.set_yticks(range(len(ks)), [str(k) for k in ks])
+        shown = sorted({0, len(tested) // 2, len(tested) - 1})
+        axes.set_xticks(shown, [str(tested[index]) for index in shown])
+    canvas.supylabel(figure.y, fontsize=11)
+    every = [axes for (axes,) in panels.values()]
+    canvas.colorbar(image, ax=every, label="Exact match (%)", ticks=[0, 25, 50, 75, 100], aspect=30)
+    _legend(canvas, figure, [("end of the trained lengths", {"color": "#D55E00", "linewidth": 2.0})], series=False)
+
+
+def _curve_lines(canvas: Any, figure: Figure) -> None:
+    panels = _panels(canvas, figure, size=(1.3, 1.45), titles=False)
+    most = max(row["step"] for row in figure.rows)
+    for key, (axes,) in panels.items():
+        rows = _of_panel(figure, key)
+        for name, (color, _, line) in _styles(figure).items():
+            for run in dict.fromkeys(row["run"] for row in rows if row["series"] == name):
+                mine = [row for row in rows if row["run"] == run]
+                axes.plot(
+                    [row["step"] for row in mine], [row["value"] for row in mine],
+                    color=color, linestyle=line, linewidth=1.1, alpha=0.85,
+                )  # fmt: skip
+        axes.set_xlim(0, most)
+        axes.set_xticks([0, most / 2], ["0", f"{most / 2000:g}k" if most > 2000 else f"{most / 2:g}"])
+    _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
+    canvas.supylabel(figure.y, fontsize=11)
+    _legend(canvas, figure, markers=False)
+
+
+_DRAWING = {"lines": _lines, "versus": _versus, "scatter": _scatter, "heat": _heat, "curves": _curve_lines}

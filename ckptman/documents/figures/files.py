@@ -1,0 +1,110 @@
+"""The figures of a tree as files: `report/NAME.svg`, with the table that it is drawn from as `report/NAME.csv`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptman.documents.figures import data, drawing
+from ckptman.fs import files
+from ckptman.rules import Convention
+from ckptman.text import RefusedError, markdown
+from ckptman.tree import records
+from ckptman.tree import statistics as tree_statistics
+
+_TITLES: Mapping[str, str] = {
+    "generalization": "Generalization against the longest trained K",
+    "layernorm": "With LayerNorm and without, and the difference",
+    "distribution": "In distribution and out of it",
+    "lengths": "Exact match by test length",
+    "tokens": "Token accuracy",
+    "curves": "Learning curves",
+}
+_BEST = ("generalization", "layernorm")
+"""Those that the README shows; it links to the others."""
+_DIGEST = re.compile(r"data sha256:([0-9a-f]{64})")
+
+
+class Drawn(NamedTuple):
+    """A file of a figure, as it should be."""
+
+    name: str
+    """Relative to the root of the tree."""
+    content: bytes
+
+
+def names(convention: Convention) -> list[str]:
+    """The names of all figures that a tree can have, the best first; of each side of LayerNorm, with its folder's."""
+    sides = [convention.families.layernorm_folders[side] for side in (True, False)]
+    return [
+        name
+        for kind in data.FIGURES
+        for name in ([f"{kind}-{side}" for side in sides] if kind in data.BY_LAYERNORM else [kind])
+    ]
+
+
+def figures(statistics: tree_statistics.TreeStatistics) -> dict[str, data.Figure]:
+    """By name, the figures of a tree: those of which anything was measured."""
+    convention, root = statistics.convention, statistics.inventory.scan.root
+    everything = data.Selection.of(statistics.inventory.runs, convention, root)
+    found: dict[str, data.Figure | None] = {}
+    for kind, make in data.FIGURES.items():
+        if kind in data.BY_LAYERNORM:
+            for side, folder in convention.families.layernorm_folders.items():
+                found[f"{kind}-{folder}"] = make(everything.with_layernorm(side))
+        else:
+            found[kind] = make(everything)
+    return {name: figure for name in names(convention) if (figure := found.get(name)) is not None}
+
+
+def stale(root: Path, name: str, figure: data.Figure, *, png: bool) -> bool:
+    """Whether the files of a figure are missing, or drawn from another table."""
+    digest = hashlib.sha256(figure.csv()).hexdigest()
+    there = _read(root / records.REPORT / f"{name}.svg")
+    match = None if there is None else _DIGEST.search(there.decode("utf-8", "replace"))
+    if match is None or match[1] != digest or _read(root / records.REPORT / f"{name}.csv") != figure.csv():
+        return True
+    return png and _read(root / records.REPORT / f"{name}.png") is None
+
+
+def draw(name: str, figure: data.Figure, *, png: bool) -> Iterator[Drawn]:
+    """The files of a figure.
+
+    Raises:
+        MachineError: (`no-matplotlib`).
+    """
+    table = figure.csv()
+    note = f"data sha256:{hashlib.sha256(table).hexdigest()}"
+    yield Drawn(f"{records.REPORT}/{name}.csv", table)
+    for form in ("png", "svg") if png else ("svg",):  # the SVG last: it says that all is drawn
+        yield Drawn(f"{records.REPORT}/{name}.{form}", drawing.draw(figure, form, note=note))
+
+
+def text(statistics: tree_statistics.TreeStatistics) -> str:
+    """What the README shows of the figures that are there."""
+    root = statistics.inventory.scan.root
+    here = [name for name in names(statistics.convention) if _read(root / records.REPORT / f"{name}.svg") is not None]
+    if not here:
+        return "No figures are drawn yet: `ckptman report` draws them where matplotlib is installed."
+    shown = [name for name in here if name.partition("-")[0] in _BEST]
+    images = [f"![{_title(name)}]({records.REPORT}/{name}.svg)" for name in shown]
+    more = ", ".join(f"[{_title(name)}]({records.REPORT}/{name}.svg)" for name in here if name not in shown)
+    return markdown.join(*images, f"Further figures: {more}." if more else "",
+                         "The table behind each figure lies beside it as CSV.")  # fmt: skip
+
+
+def _title(name: str) -> str:
+    kind, _, side = name.partition("-")
+    words = side.replace("_", " ").replace("layernorm", "LayerNorm")
+    return markdown.text(", ".join(filter(None, (_TITLES[kind], words))))
+
+
+def _read(path: Path) -> bytes | None:
+    """A file's bytes; None where there is none that can be read."""
+    try:
+        return files.read_bytes(path) if path.is_file() else None
+    except (OSError, RefusedError):
+        return None
