@@ -16,7 +16,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train", "Train the runs of a task: one for each seed."),
+    "train": Command("train", "Train the runs of one or more tasks: one for each group or K, task and seed."),
     "sweep": Command("sweep", "Train many runs of the grid: by default all of it, by the published recipe."),
     "status": Command("status", "Show where the whole grid stands."),
     "ingest": Command("ingest", "Sort raw outputs into the tree."),

@@ -23,4 +23,4 @@ show ckptman report --html
 # Two of the group's eight tasks are trained here: the others are missing on purpose.
 show ckptman validate --ignore missing-task
 show ckptman ls --final
-printf '\nNow open %s in a browser, and read %s.\n' "$1/checkpoints/report/explorer.html" "$1/checkpoints/README.md"
+printf '\nNow open %s in a browser, and read %s, which begins with pictures.\n' "$1/checkpoints/report/explorer.html" "$1/checkpoints/README.md"
