@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import ckptman
 from tests.helpers import reference
 from tests.helpers.packages import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+REFERENCE = reference.REFERENCE.read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 ELIDED = "…"
 
@@ -88,11 +90,19 @@ def test_a_line_that_was_not_printed_is_noticed() -> None:
 
 
 def test_the_generated_parts_are_current() -> None:
-    assert reference.filled(README) == README
+    assert reference.filled(reference.REFERENCE, REFERENCE) == REFERENCE
+    assert reference.filled(reference.README, README) == README
 
 
 def test_a_stale_part_is_noticed() -> None:
-    assert reference.filled(README.replace("| `ckptman ingest`", "| `ckptman digest`")) == README
+    stale = REFERENCE.replace("| `ckptman ingest`", "| `ckptman digest`")
+    assert stale != REFERENCE
+    assert reference.filled(reference.REFERENCE, stale) == REFERENCE
+
+
+def test_every_name_of_the_api_is_in_the_reference() -> None:
+    for name in ckptman.__all__:
+        assert f"| `{name}` " in REFERENCE, name
 
 
 def test_every_command_and_option_is_explained() -> None:

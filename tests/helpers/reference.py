@@ -1,4 +1,4 @@
-"""The generated parts of README.md: commands, finding codes, refusal codes.
+"""The generated parts of README.md (what is read) and docs/reference.md (commands, codes, Python calls).
 
 python -m tests.helpers.reference          writes them
 python -m tests.helpers.reference --check  writes nothing, and exits 1 where they are stale
@@ -7,12 +7,14 @@ python -m tests.helpers.reference --check  writes nothing, and exits 1 where the
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import typer
 
+import ckptman
 from ckptman.cli import commands
 from ckptman.cli.app import app
 from ckptman.documents.marked_blocks import decode, fill_blocks
@@ -21,19 +23,18 @@ from ckptman.formats.refusals import REFUSALS
 from ckptman.text.markdown import code, table, text
 from ckptman.tree.findings import KINDS
 
-README = Path(__file__).parents[2] / "README.md"
+_ROOT = Path(__file__).parents[2]
+README, REFERENCE = _ROOT / "README.md", _ROOT / "docs" / "reference.md"
 EXAMPLE = "Example: "
 
 
-def filled(readme: str) -> str:
-    """The README with its generated blocks as they should be."""
+def filled(file: Path, document: str) -> str:
+    """One of the two documents with its generated blocks as they should be."""
     contents = {
-        "commands": _commands(),
-        "findings": _findings(),
-        "refusals": _refusals(),
-        "containers": containers.table(),
-    }
-    return fill_blocks(readme, contents, str(README))
+        README: {"containers": containers.table},
+        REFERENCE: {"commands": _commands, "findings": _findings, "refusals": _refusals, "api": _api},
+    }[file]
+    return fill_blocks(document, {name: write() for name, write in contents.items()}, str(file))
 
 
 def paragraphs(name: str) -> list[str]:
@@ -81,17 +82,29 @@ def _refusals() -> str:
     return table(["Code", "Meaning", "What to do"], rows)
 
 
+def _api() -> str:
+    rows = []
+    for name in sorted(ckptman.__all__, key=str.lower):
+        value = getattr(ckptman, name)
+        first = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()) if callable(value) else ""
+        # Defaults that print their address would differ from run to run.
+        signature = re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value))) if callable(value) else ""
+        rows.append([code(name), text(first), code(signature) if signature else ""])
+    return table(["Name", "What it is", "Called with"], rows)
+
+
 def main(arguments: list[str]) -> int:
-    """Write the README, or check it; the exit status."""
-    now = decode(README.read_bytes(), str(README))
-    should_be = filled(now)
-    if now == should_be:
-        return 0
-    if "--check" in arguments:
-        print(f"{README.name} is stale: run make documents", file=sys.stderr)
-        return 1
-    README.write_bytes(should_be.encode())
-    return 0
+    """Write both documents, or check them; the exit status."""
+    status = 0
+    for file in (README, REFERENCE):
+        now = decode(file.read_bytes(), str(file))
+        should_be = filled(file, now)
+        if now != should_be and "--check" in arguments:
+            print(f"{file.name} is stale: run make documents", file=sys.stderr)
+            status = 1
+        elif now != should_be:
+            file.write_bytes(should_be.encode())
+    return status
 
 
 if __name__ == "__main__":

@@ -87,16 +87,16 @@ GOOD = history.dump(CURVE)
         (GOOD + b"x", "followed by more"),
         (GOOD[:30] + bytes([GOOD[30] ^ 1]) + GOOD[31:], "damaged"),
         (b"_step,a\n1,2\n", "damaged"),
-        (gzip.compress(b""), "no table"),
-        (gzip.compress(b"step,a\n1,2\n"), "no table"),
-        (gzip.compress(b"_step,a,a\n1,2,3\n"), "no table"),
-        (gzip.compress(b"_step,a\n1\n"), "no table"),
-        (gzip.compress(b'_step,a\n1,"x'), "no CSV"),
-        (gzip.compress(b"_step,a\n1,x\n"), "could not convert"),
-        (gzip.compress(b"_step,a\n2,1\n1,1\n"), "not in order"),
-        (gzip.compress(b"_step,a\n1,1\n1,1\n"), "not in order"),
-        (gzip.compress(b"_step,a\n0.5,1\n"), "not in order"),
-        (gzip.compress(b"\xff\xfe\n"), "decode"),
+        (gzip.compress(b"", mtime=0), "no table"),
+        (gzip.compress(b"step,a\n1,2\n", mtime=0), "no table"),
+        (gzip.compress(b"_step,a,a\n1,2,3\n", mtime=0), "no table"),
+        (gzip.compress(b"_step,a\n1\n", mtime=0), "no table"),
+        (gzip.compress(b'_step,a\n1,"x', mtime=0), "no CSV"),
+        (gzip.compress(b"_step,a\n1,x\n", mtime=0), "could not convert"),
+        (gzip.compress(b"_step,a\n2,1\n1,1\n", mtime=0), "not in order"),
+        (gzip.compress(b"_step,a\n1,1\n1,1\n", mtime=0), "not in order"),
+        (gzip.compress(b"_step,a\n0.5,1\n", mtime=0), "not in order"),
+        (gzip.compress(b"\xff\xfe\n", mtime=0), "decode"),
     ],
 )
 def test_what_is_no_curve_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
@@ -109,7 +109,7 @@ def test_what_is_no_curve_is_refused(tmp_path: Path, data: bytes, says: str) -> 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "_MOST_BYTES", 1_000)
     with pytest.raises(ValueError, match="too large"):
-        history.load(gzip.compress(b"_step,a\n" + b"1,1\n" * 1000))
+        history.load(gzip.compress(b"_step,a\n" + b"1,1\n" * 1000, mtime=0))
 
 
 def test_a_folder_without_the_file_has_no_curve(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def _submitit() -> Any:
         raise MachineError(
             "submitit is not installed, without which no job can be submitted",
             code="no-submitit",
-            fix="Install it: pip install 'ckptman[slurm]'",
+            fix="Install submitit: pip install submitit",
         ) from error
     return submitit
 
