@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-SLICES = int(os.environ.get("CKPTMAN_SLICES", "2"))
+SLICES = int(os.environ.get("CKPTMAN_SLICES", "1"))
 """Slices of 10,000; `make faults` asks for ten."""

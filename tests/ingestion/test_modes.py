@@ -65,7 +65,8 @@ def test_move_takes_away_what_is_in_the_tree_already(
     assert all(file.exists() for file in files)
     result = ingest(source, root, mode=Mode.MOVE)
     assert not any(file.exists() for file in files)
-    assert {**dry.to_json(), "dry_run": False} == result.to_json()
+    said = [{**one.to_json(), "dry_run": False, "space": None} for one in (dry, result)]  # free space changes by itself
+    assert said[0] == said[1]
     assert result.to_json()["removed"] == [
         {"source": str(file.relative_to(source)), "same_as": f"{RUN}/{file.name}"} for file in files
     ]

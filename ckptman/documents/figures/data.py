@@ -100,6 +100,8 @@ class Selection:
     convention: Convention
     root: Path
     metric: str = GENERALIZATION
+    known: tuple[str, ...] = ()
+    """Every series of what this is a part of, so that a series looks alike in all of its figures."""
 
     @classmethod
     def of(
@@ -112,7 +114,7 @@ class Selection:
     def with_layernorm(self, layernorm: bool) -> Selection:
         """Those with, or without, LayerNorm."""
         runs = tuple(item for item in self.runs if item.layernorm is layernorm)
-        return Selection(runs, self.convention, self.root, self.metric)
+        return Selection(runs, self.convention, self.root, self.metric, self.series)
 
     @property
     def which(self) -> str:
@@ -124,7 +126,9 @@ class Selection:
     @cached_property
     def series(self) -> tuple[str, ...]:
         """Every series, in the convention's order."""
-        return tuple(dict.fromkeys(item.series for item in sorted(self.runs, key=lambda item: item.order[-2])))
+        return self.known or tuple(
+            dict.fromkeys(item.series for item in sorted(self.runs, key=lambda item: item.order[-2]))
+        )
 
     def value(self, shown: Shown) -> float | None:
         """A run's value of the metric."""

@@ -191,7 +191,9 @@ def _same_scale(panels: Sequence[Any], *, percent: bool = False) -> None:
             axes.set_ylim(-4, 104)
             axes.set_yticks([0, 25, 50, 75, 100])
         else:
-            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+            low, high = min(low for low, _ in limits), max(high for _, high in limits)
+            room = 0.06 * (high - low)  # for whole markers at the ends
+            axes.set_ylim(low - room, high + room)
 
 
 def _dodge(figure: Figure, ks: Sequence[int]) -> dict[str, float]:
@@ -293,9 +295,10 @@ def _heat(canvas: Any, figure: Figure) -> None:
     import matplotlib
     import numpy as np
 
-    tested = sorted({row["test_k"] for row in figure.rows})
+    measured = {row["test_k"] for row in figure.rows}
+    tested = list(range(min(measured), max(measured) + 1))  # lengths in between that nobody measured stay white
     ks = sorted({row["k"] for row in figure.rows})
-    panels = _panels(canvas, figure, size=(1.75, 0.6 + 0.17 * len(ks)), titles=False)
+    panels = _panels(canvas, figure, size=(1.75, max(1.3, 0.6 + 0.17 * len(ks))), titles=False)
     colors = matplotlib.colormaps["cividis"].with_extremes(bad="white")
     image = None
     for key, (axes,) in panels.items():
@@ -329,7 +332,7 @@ def _curve_lines(canvas: Any, figure: Figure) -> None:
                     color=color, linestyle=line, linewidth=1.1, alpha=0.85,
                 )  # fmt: skip
         axes.set_xlim(0, most)
-        axes.set_xticks([0, most / 2], ["0", f"{most / 2000:g}k" if most > 2000 else f"{most / 2:g}"])
+        axes.set_xticks([0, most / 2], ["0", f"{most / 2000:.0f}k" if most > 2000 else f"{most / 2:g}"])
     _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
     canvas.supylabel(figure.y, fontsize=11)
     _legend(canvas, figure, markers=False)
