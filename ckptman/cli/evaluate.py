@@ -129,7 +129,7 @@ def _eval(
     else:
         show(result, console())
     say_refused((item.message, item.code, item.fix) for item in result.refused)
-    raise typer.Exit(1 if result.refused else 0)
+    raise typer.Exit(1 if result.refused or result.warnings else 0)  # a warning: what was measured is not recorded
 
 
 def show_forgotten(

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptman.fs import files
-from ckptman.raw.attribution import Attribution
+from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
 from ckptman.raw.examination import Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
-from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source
+from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
@@ -121,6 +121,7 @@ class RawOutputs:
         """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
         self._settle = settle
         self._whole = whole
+        self._unread_wandb = dict(self.scan.unread_wandb)
         self.wandb = WandbIndex(self._read_wandb(), convention)
         self._examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks, whole=whole)
 
@@ -161,7 +162,8 @@ class RawOutputs:
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
-        self.files = sorted(self._attributed(examined), key=self._order)
+        found = sorted(self._attributed(examined), key=self._order)
+        self.files = [saved for saved in found if not self._is_undecided(saved)]
         for saved in self.files:
             self._own(saved.file.source.path, saved.owner)
         return self.files
@@ -283,7 +285,26 @@ class RawOutputs:
                 runs.append(read_run_folder(folder))
             except RefusedError as error:
                 self.refuse(self.relative(folder), error, what="W&B folder")
+                if error.code == "unreadable":
+                    self._unread_wandb[folder] = wandb_home(folder, self.convention)
         return merge_requeued(runs)
+
+    def _is_undecided(self, saved: SavedFile) -> bool:
+        """Refuse a file that a W&B run may have written whose folder could not be read: then it is not known which."""
+        file, found = saved.file, saved.attribution
+        if file.source.path.parent in self.scan.records:
+            return False
+        for folder, home in self._unread_wandb.items():
+            is_near = file.source.path.is_relative_to(home) and found.code != STORED
+            if is_near or found.code in (NONE, AMBIGUOUS):
+                error = RefusedError(
+                    f"which run wrote it is not known: the W&B folder {self.relative(folder)} cannot be read",
+                    code="unreadable-wandb",
+                    fix="See to it that you may read that folder and that its disk is well, and ingest again.",
+                )
+                self.refuse(file.source.relative, error)
+                return True
+        return False
 
     def _own(self, path: Path, owner: Owner) -> None:
         self.owners[path] = owner

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptman.formats import containers, folder_bytes
@@ -74,6 +74,8 @@ class SourceScan:
     itself, only the folder, with a slash."""
     system_files: tuple[str, ...] = ()
     """What an operating system left beside checkpoints, such as `._…`, relative to the root: no checkpoints."""
+    unread_wandb: Mapping[Path, Path] = field(default_factory=dict)
+    """What could not be looked into and is, or is part of, a folder of W&B runs → the folder whose runs these are."""
 
 
 def scan_source(
@@ -108,6 +110,7 @@ def scan_source(
             beside = _Walk(convention, task_folder, leave_out, follow_symlinks)
             beside.folder(task_folder)
             walk.wandb = beside.wandb
+            walk.unread_wandb |= beside.unread_wandb
     return SourceScan(
         root=walk.root,
         checkpoints=tuple(sorted(walk.checkpoints, key=lambda item: item.relative)),
@@ -117,6 +120,7 @@ def scan_source(
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
         passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
+        unread_wandb=walk.unread_wandb,
     )
 
 
@@ -152,6 +156,7 @@ class _Walk:
         self.follow = follow
         self.checkpoints: list[SourceCheckpoint] = []
         self.wandb: list[Path] = []
+        self.unread_wandb: dict[Path, Path] = {}
         self.records: dict[Path, tree_records.RunRecord] = {}
         self.overwritten: list[tree_records.OverwrittenRun] = []
         self.refusals: list[Refusal] = []
@@ -170,6 +175,7 @@ class _Walk:
                 with os.scandir(folder) as listing:
                     found = sorted(listing, key=lambda item: item.name)
             except OSError as error:
+                self._note_unread(folder)
                 self._refuse(
                     folder,
                     "unreadable-folder",
@@ -199,6 +205,14 @@ class _Walk:
         group, task, seed = placement.named_by_folders(path, self.convention)
         relative = str(path.relative_to(self.root))
         self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder))
+
+    def _note_unread(self, path: Path) -> None:
+        home = self.root
+        for name in path.relative_to(self.root).parts:
+            if name == self.convention.folders.saved_wandb or name.startswith(self.convention.raw.wandb_runs):
+                self.unread_wandb[path] = home
+                return
+            home = home / name
 
     def _enter(self, folder: Path, state: os.stat_result) -> bool:
         key = (state.st_dev, state.st_ino)
@@ -232,6 +246,7 @@ class _Walk:
                     return False
             state = item.stat(follow_symlinks=self.follow)
         except OSError as error:
+            self._note_unread(path)
             self._refuse(path, "unreadable", f"cannot look at it: {error.strerror}", "Check the link or the file.")
             return False
         if stat.S_ISDIR(state.st_mode):

@@ -107,7 +107,8 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
         follow_symlinks: Whether what is in the folder may be a symbolic link.
 
     Raises:
-        RefusedError: `unreadable` when the folder cannot be read, `not-a-wandb-run` when nothing names its run.
+        RefusedError: `unreadable` when the folder or a file in it cannot be read (what is in it may be broken, and is
+            a problem then), `not-a-wandb-run` when nothing names its run.
     """
     folder = _Folder(path, follow_symlinks=follow_symlinks)
     document, summary = folder.config_document(), flat_summary(folder.summary())
@@ -212,6 +213,8 @@ class _Folder:
                 log = read_log(self.path / names[0], metrics=metrics, follow_symlinks=self._follow)
                 problems += [f"{names[0]}: {problem}" for problem in log.problems]
             except RefusedError as refused:
+                if _is_of_the_disk(refused):
+                    raise
                 problems.append(refused.message)
         if report:
             self.problems += problems
@@ -252,13 +255,26 @@ class _Folder:
             if not isinstance(value, dict):
                 raise ValueError("not a mapping")
         except RefusedError as refused:
+            if _is_of_the_disk(refused):
+                raise
             if not isinstance(refused.__cause__, FileNotFoundError):
                 self.problems.append(refused.message)
             return {}
-        except (OSError, ValueError) as failure:
+        except OSError as failure:
+            raise RefusedError(
+                f"{self.path / where} cannot be read: {failure.strerror}",
+                code="unreadable",
+                fix="Check that it exists and may be read.",
+            ) from failure
+        except ValueError as failure:
             self.problems.append(f"{where}: {failure}")
             return {}
         return value
+
+
+def _is_of_the_disk(refused: RefusedError) -> bool:
+    """Whether a file is there and could not be read: what it says is not known, where a broken file says nothing."""
+    return isinstance(refused.__cause__, OSError) and not isinstance(refused.__cause__, FileNotFoundError)
 
 
 _NO_LOG = WandbLog(Path(), None, None, None, {}, {}, None, None, False, None, ())

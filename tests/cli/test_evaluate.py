@@ -130,10 +130,12 @@ def test_wrong_usage_gives_status_2(
     assert printed.out == ""
 
 
-def test_a_warning_does_not_stop_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_recorded_is_measured_and_the_exit_status_says_so(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record = next(tree.rglob("run.json"))
     record.write_text("{")
-    assert run(["eval", str(tree), *QUICK, "--json"]) == 0
+    assert run(["eval", str(tree), *QUICK, "--json"]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["evaluations"][0]["recorded"] is False
     assert printed.err.startswith("WARNING ")

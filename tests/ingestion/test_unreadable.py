@@ -131,3 +131,59 @@ def test_a_run_json_that_cannot_be_read_stops_its_run(
         patch.setattr(os, "open", fail)
         assert set(codes(ingest(source, root))) == {"bad-record"}
     assert json.loads((root / RUN / "run.json").read_text()) == before
+
+
+# --- the W&B folders of the source ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unopenable(file: Path, error: int) -> Iterator[None]:
+    real = os.open
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> int:
+        if isinstance(path, str | os.PathLike) and Path(os.fspath(path)) == file:
+            raise OSError(error, os.strerror(error))
+        return real(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        yield
+
+
+RUN_FOLDER = "wandb/wandb/run-20260310_000000-abcd1234"
+
+
+@ERRORS
+@pytest.mark.parametrize("folder", ["wandb", "wandb/wandb", RUN_FOLDER])
+@pytest.mark.parametrize("whole", [True, False], ids=["the source", "saved_models alone"])
+def test_a_wandb_folder_that_cannot_be_listed_is_not_no_run(
+    source: Path, root: Path, folder: str, error: int, *, whole: bool
+) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    write_run(task(source, group="len_gen_k16"), config(16), run_id="bbbb2222")
+    named = source if whole else task(source) / "saved_models"
+    with unlistable(task(source) / folder, error):
+        result = ingest(named, root)
+    assert {row.run_id for row in result.placed} == ({"bbbb2222"} if whole else set())
+    assert codes(result).count("unreadable-wandb") == 2
+    result = ingest(named, root)  # once it can be read
+    assert (result.refused, {row.run_id for row in result.placed}) == ((), {"abcd1234"})
+
+
+@ERRORS
+@pytest.mark.parametrize("file", ["config.yaml", "wandb-summary.json", "wandb-metadata.json", "../run-abcd1234.wandb"])
+def test_a_wandb_file_that_cannot_be_read_is_not_absent(source: Path, root: Path, file: str, error: int) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    with unopenable(Path(os.path.normpath(task(source) / RUN_FOLDER / "files" / file)), error):
+        result = ingest(source, root)
+    assert result.placed == ()
+    assert set(codes(result)) == {"unreadable", "unreadable-wandb"}
+    assert {row.run_id for row in ingest(source, root).placed} == {"abcd1234"}
+
+
+def test_a_wandb_file_that_is_broken_tells_nothing_and_stops_nothing(source: Path, root: Path) -> None:
+    """A control: what was read is known, however little it says."""
+    write_run(task(source), config(), run_id="abcd1234")
+    (task(source) / RUN_FOLDER / "files" / "wandb-metadata.json").write_text("{")
+    result = ingest(source, root)
+    assert ({row.run_id for row in result.placed}, result.refused) == ({"abcd1234"}, ())
