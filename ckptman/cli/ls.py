@@ -35,6 +35,7 @@ from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import ListedCheckpoint, Listing, list_checkpoints
 from ckptman.queries import conditions as where_conditions
+from ckptman.queries import listing as listing_of
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
@@ -94,6 +95,12 @@ def _ls(
         n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
         final=final,
     )  # fmt: skip
+    if as_json and not conditions and sort is None:
+        found = listing_of.Summary(root)
+        for line in listing_of.json_lines(root, convention, found):
+            sys.stdout.write(line.decode("ascii"))
+        _tell(found, ())
+        raise typer.Exit(0 if found.complete else 1)
     listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
     if as_json:
         print_json(listing.to_json())
@@ -101,7 +108,7 @@ def _ls(
         _print_paths(listing, end=b"\0" if null else b"\n")
     elif listing.checkpoints:
         _print_table(listing, convention, console())
-    _tell(listing, conditions)
+    _tell(listing.summary, conditions, listing.unmatched)
     raise typer.Exit(0 if listing.complete else 1)
 
 
@@ -153,7 +160,11 @@ def _print_paths(listing: Listing, *, end: bytes) -> None:
     sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in found))
 
 
-def _tell(listing: Listing, conditions: Sequence[where_conditions.Where]) -> None:
+def _tell(
+    listing: listing_of.Summary,
+    conditions: Sequence[where_conditions.Where],
+    unmatched: Sequence[listing_of.Unmatched] = (),
+) -> None:
     """Say on stderr what the listing leaves out, and why it is empty."""
     talk = console(stderr=True)
     for code, count in Counter(item.code for item in listing.not_listed).items():
@@ -163,12 +174,10 @@ def _tell(listing: Listing, conditions: Sequence[where_conditions.Where]) -> Non
     if listing.not_listed:
         talk.print(plain(f"  See: ckptman validate --root {listing.root}"))
     if listing.checkpoints:
-        runs = len({item.row.path.rpartition("/")[0] for item in listing.checkpoints})
-        size = size_text(sum(item.row.size for item in listing.checkpoints))
-        shown = count_text(len(listing.checkpoints), "checkpoint")
+        shown = count_text(listing.checkpoints, "checkpoint")
         if conditions:
-            shown = f"{len(listing.checkpoints):,} of {count_text(listing.total, 'checkpoint')}"
-        talk.print(plain(f"{shown}, {count_text(runs, 'run')}, {size}", "dim"))
+            shown = f"{listing.checkpoints:,} of {count_text(listing.total, 'checkpoint')}"
+        talk.print(plain(f"{shown}, {count_text(listing.runs, 'run')}, {size_text(listing.size)}", "dim"))
         return
     if not listing.total:
         if any(item.code == "no-record" for item in listing.not_listed):
@@ -178,5 +187,5 @@ def _tell(listing: Listing, conditions: Sequence[where_conditions.Where]) -> Non
             talk.print(plain(f"there is no checkpoint in {listing.root}"))
         return
     talk.print(plain(f"none of {count_text(listing.total, 'checkpoint')} fulfils every condition"))
-    for item in listing.unmatched:
+    for item in unmatched:
         talk.print(plain(f"  none has {item.where.text}; {'; '.join(item.there_are)}"))

@@ -190,16 +190,25 @@ def open_foreign(path: str | os.PathLike[str], *, follow_symlinks: bool = True) 
     return os.open(path, flags | (0 if follow_symlinks else os.O_NOFOLLOW))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | str, most: int | None = None) -> bytes:
     """All bytes of a small file that others may have put there.
 
     Raises:
-        OSError: as open(2) and read(2); EINVAL for what is no regular file.
+        OSError: as open(2) and read(2); EINVAL for what is no regular file, EFBIG for more than `most` bytes.
     """
-    with os.fdopen(open_foreign(path), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+    descriptor = open_foreign(path)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return stream.read()
+        if most is not None and found.st_size > most:
+            raise OSError(errno.EFBIG, "too large", str(path))
+        data = os.read(descriptor, found.st_size + 1)
+        while more := os.read(descriptor, _CHUNK):  # a read may be short, and a file may grow
+            data += more
+        return data
+    finally:
+        close(descriptor)
 
 
 def remove(path: Path) -> None:

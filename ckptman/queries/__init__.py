@@ -16,6 +16,7 @@ __all__ = [
     "ShownCheckpoint",
     "conditions",
     "list_checkpoints",
+    "listing",
     "name_json",
     "over_seeds",
     "results",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import ChainMap, defaultdict
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -63,6 +64,15 @@ class ListedCheckpoint:
         more = {"gen_em_source": source, "config": self.config, "metrics": self.metrics}
         return {key: json_text.jsonable(value) for key, value in {**self.fields, **more}.items()}
 
+    def to_line(self, values: bytes) -> bytes:
+        """As `to_json`, as text; `values` is `line_of_values`."""
+        source = None if self.generalization is None else self.generalization.source
+        return json_text.dump_line({**self.fields, "gen_em_source": source})[:-1] + b"," + values[1:]
+
+    def line_of_values(self) -> bytes:
+        """The run's own values as text, which all of its checkpoints share."""
+        return json_text.dump_line({"config": self.config, "metrics": self.metrics})
+
 
 @dataclass(frozen=True)
 class Unmatched:
@@ -71,6 +81,33 @@ class Unmatched:
     where: Where
     there_are: tuple[str, ...]
     """For each of its keys, the values that there are."""
+
+
+@dataclass
+class Summary:
+    """How much a listing holds, and what it leaves out."""
+
+    root: Path
+    checkpoints: int = 0
+    runs: int = 0
+    size: int = 0
+    """Bytes of the checkpoints."""
+    total: int = 0
+    """Checkpoints of the tree, before any condition."""
+    not_listed: list[Finding] = field(default_factory=list)
+    _folders: set[str] = field(default_factory=set)
+
+    def count(self, item: ListedCheckpoint) -> None:
+        """Count one that is listed."""
+        self.checkpoints += 1
+        self.size += item.row.size
+        self._folders.add(item.row.path.rpartition("/")[0])
+        self.runs = len(self._folders)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record of the tree could be read."""
+        return not any(item.code in _INCOMPLETE for item in self.not_listed)
 
 
 @dataclass(frozen=True)
@@ -86,9 +123,17 @@ class Listing:
     unmatched: tuple[Unmatched, ...]
 
     @property
+    def summary(self) -> Summary:
+        """How much that is."""
+        found = Summary(self.root, total=self.total, not_listed=list(self.not_listed))
+        for item in self.checkpoints:
+            found.count(item)
+        return found
+
+    @property
     def complete(self) -> bool:
         """Whether every record of the tree could be read."""
-        return not any(item.code in _INCOMPLETE for item in self.not_listed)
+        return self.summary.complete
 
     def to_json(self) -> dict[str, Any]:
         """The listing as one JSON document."""
@@ -126,7 +171,7 @@ def list_checkpoints(
     root = Path(root)
     convention = convention or convention_file.load_convention(convention_file.find_file(root))
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
-    found = sorted(_listed(inventory), key=lambda item: wording.natural_key(item.row.path))
+    found = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
     rows = [item.values for item in found]
     known = known_keys(convention)
     for condition in where:
@@ -140,13 +185,44 @@ def list_checkpoints(
         root=inventory.scan.root,
         checkpoints=tuple(chosen),
         total=len(found),
-        not_listed=tuple(_not_listed(inventory, convention)),
+        not_listed=tuple(sorted(_not_listed(inventory, convention), key=lambda item: (item.path, item.code))),
         unmatched=tuple(
             Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
             for condition in where
             if rows and not any(condition.matches(row) for row in rows)
         ),
     )
+
+
+def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator[bytes]:
+    """The document of `Listing.to_json` of a whole tree, a checkpoint a line, while it is read; nothing is held.
+
+    Raises:
+        UsageError: where there is no tree.
+    """
+    folders = records.scan_folders(root, convention)
+    first = next(folders)
+    head = json_text.dump_line({"schema_version": records.SCHEMA_VERSION, "root": str(root), "checkpoints": []})
+    yield head[:-2]
+    separator = b"\n"
+    for folder in chain([first], folders):
+        if not (folder.entries or folder.unreadable) or folder.is_kept:
+            continue
+        if (whole := _whole_run(folder, convention)) is not None:
+            runs: Iterable[contents.Run] = [whole]
+        else:
+            inventory = contents.inventory_of(records.scan_of(root, [folder]), convention, contents.Depth.NAMES)
+            summary.not_listed += _not_listed(inventory, convention)
+            runs = inventory.runs
+        values = b""
+        for item in sorted(_listed(runs), key=lambda item: wording.natural_key(item.row.path)):
+            values = values or item.line_of_values()  # a folder holds one run
+            summary.count(item)
+            yield separator + item.to_line(values)
+            separator = b",\n"
+    summary.not_listed.sort(key=lambda item: (item.path, item.code))
+    summary.total = summary.checkpoints
+    yield b"\n]," + json_text.dump_line({"not_listed": [item.to_json() for item in summary.not_listed]})[1:] + b"\n"
 
 
 def known_keys(convention: Convention) -> frozenset[str]:
@@ -166,8 +242,24 @@ def known_keys(convention: Convention) -> frozenset[str]:
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
-def _listed(inventory: Inventory) -> Iterator[ListedCheckpoint]:
-    for run in inventory.runs:
+def _whole_run(folder: records.ScannedFolder, convention: Convention) -> contents.Run | None:
+    """The run of a folder with exactly the files that its run.json lists, as most are; None for any other folder."""
+    if folder.run is None or folder.run.record is None or folder.unreadable:
+        return None
+    listed = {entry.file: entry for entry in folder.run.record.checkpoints}
+    suffix = convention.checkpoint.suffix
+    here = {entry.path.name: entry for entry in folder.entries if entry.path.name.endswith(suffix)}
+    if listed.keys() != here.keys() or any(
+        entry.kind != "file" or contents.is_not_ours(entry.path) for entry in here.values()
+    ):
+        return None
+    files = tuple(contents.CheckpointFile(here[name].path, here[name].size, entry) for name, entry in listed.items())
+    record = folder.run.record
+    return contents.Run(folder.path, contents.Origin.RECORDED, record, record.config, files, convention)
+
+
+def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
+    for run in runs:
         if run.record is None:
             continue
         k = run.record.config.get(run.convention.families.k_config)

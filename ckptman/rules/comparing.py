@@ -90,6 +90,8 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
 
     Those of one run may differ in keys that an older trainer did not know yet.
     """
+    if all(config is configs[0] for config in configs):
+        return [0] * len(configs)
     bare = [{key: value for key, value in config.items() if key not in ignored} for config in configs]
     first: dict[str, int] = {}
     prints = [fingerprint(config, ()) for config in bare]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -25,7 +25,37 @@ _T = TypeVar("_T")
 
 def dump_json(document: Any) -> bytes:
     """A JSON document as ckptman writes it: readable, ASCII (whatever a file name holds), ending in a newline."""
-    return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+    text = _ascii_json(document, (",", ":"))
+    try:  # in C; `json` lays out in Python
+        return msgspec.json.format(text, indent=1) + b"\n"
+    except msgspec.DecodeError:  # half of a character, as an undecodable file name has
+        return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def dump_line(document: Any) -> bytes:
+    """A JSON document in one line: ASCII, without the newline. All numbers in it are finite."""
+    try:
+        text = msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        text = b"\xff"
+    return text if text.isascii() else _ascii_json(document, (",", ":"))
+
+
+def load_json(data: bytes) -> Any:
+    """A JSON document that anybody wrote; numbers that JSON lacks are text, as `jsonable` has them.
+
+    Raises:
+        ValueError: it is none.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except ValueError:  # it is none; or it is Python's, with NaN in it
+        return jsonable(json.loads(data))
+
+
+def _ascii_json(document: Any, separators: tuple[str, str]) -> bytes:
+    return json.dumps(document, ensure_ascii=True, allow_nan=False, separators=separators).encode("ascii")
 
 
 def jsonable(value: Any) -> Any:
@@ -68,17 +98,43 @@ def document_of(record: Any) -> Any:
 def _with_more(kind: Any, value: Any) -> Any:
     """A document in which what its records do not know stands in their field `more`, and numbers as `jsonable` has them
     are numbers."""
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return [_with_more(get_args(kind)[0], item) for item in value]
-    if value in _NO_NUMBERS and float in (kind, *get_args(kind)):
-        return float(value)
-    if not dataclasses.is_dataclass(kind) or not isinstance(value, dict):
-        return value
-    types = _types(cast(Hashable, kind))
-    known = {key: _with_more(types[key], item) for key, item in value.items() if key in types and key != MORE}
-    return known | {MORE: {key: item for key, item in value.items() if key not in known}} if MORE in types else known
+    return shaper(value) if (shaper := _shaper(kind)) is not None else value
+
+
+_Shaper = Callable[[Any], Any]
 
 
 @cache
-def _types(kind: Hashable) -> Mapping[str, Any]:
-    return get_type_hints(cast(Any, kind))
+def _shaper(kind: Hashable) -> _Shaper | None:
+    """What `_with_more` does to a value of this type; None where that is nothing."""
+    arguments: tuple[Any, ...] = get_args(kind)
+    if get_origin(kind) is tuple:
+        inner = _shaper(arguments[0])
+        return inner and (lambda value: [inner(item) for item in value] if isinstance(value, list) else value)
+    record = next((each for each in (kind, *arguments) if dataclasses.is_dataclass(each)), None)
+    if record is not None:
+        return _record_shaper(record)
+    if float in (kind, *arguments):
+        return lambda value: float(value) if value in _NO_NUMBERS else value
+    return None
+
+
+def _record_shaper(kind: Any) -> _Shaper:
+    types = get_type_hints(kind)
+    shapers = {key: shaper for key, type_ in types.items() if key != MORE and (shaper := _shaper(type_)) is not None}
+    known = types.keys() - {MORE}
+
+    def shaped(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = {key: item for key, item in value.items() if key in known}
+        for key, shaper in shapers.items():
+            if key in found:
+                found[key] = shaper(found[key])
+        if MORE in types:
+            found[MORE] = (
+                {key: item for key, item in value.items() if key not in known} if len(found) < len(value) else {}
+            )
+        return found
+
+    return shaped

@@ -64,11 +64,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+_NUMBERS = re.compile(r"([0-9]+)")
+
+
 def natural_key(text: object) -> tuple[tuple[int, int | str], ...]:
     """A key that sorts names as people do: `k4`, `k8`, `k16`. Different names have different keys."""
-    pieces = re.split(r"([0-9]+)", str(text))
-    numbers = tuple((0, int(p)) if i % 2 else (1, p) for i, p in enumerate(pieces))
-    return (*numbers, (2, str(text)))  # `k04` and `k4` are one number, but not one name
+    name = str(text)
+    pieces: list[tuple[int, int | str]] = [(1, piece) for piece in _NUMBERS.split(name)]
+    pieces[1::2] = [(0, int(piece)) for _, piece in pieces[1::2]]
+    return (*pieces, (2, name))  # `k04` and `k4` are one number, but not one name
 
 
 def path_key(path: PurePosixPath) -> tuple[tuple[tuple[int, int | str], ...], ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from ckptman.fs import FileState, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
-from ckptman.text import RefusedError, UsageError, json_text
+from ckptman.text import RefusedError, UsageError, json_text, wording
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -333,12 +333,29 @@ class TreeScan:
 
     def is_kept(self, path: PurePosixPath) -> bool:
         """Whether a path is the folder of a run's kept W&B folders, or lies in it."""
-        return path in self.kept_wandb or not self.kept_wandb.isdisjoint(path.parents)
+        kept = self.kept_wandb
+        return bool(kept) and (path in kept or not kept.isdisjoint(path.parents))
 
     @property
     def records(self) -> Iterator[tuple[PurePosixPath, RunRecord]]:
         """The finished runs: (run folder, record)."""
         return ((run.path, run.record) for run in self.runs if run.record is not None)
+
+
+@dataclass(frozen=True)
+class ScannedFolder:
+    """What one folder of a tree holds."""
+
+    path: PurePosixPath
+    entries: tuple[Entry, ...]
+    """By name."""
+    run: RunFolder | None
+    overwritten: tuple[OverwrittenRun, ...]
+    refused: tuple[RefusedFile, ...]
+    unreadable: tuple[tuple[PurePosixPath, str], ...]
+    kept_wandb: PurePosixPath | None
+    is_kept: bool
+    """Whether it is, or lies in, a folder of kept W&B folders."""
 
 
 def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -> TreeScan:
@@ -350,87 +367,119 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
     Raises:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
-    if not root.is_dir():
-        if missing_ok and not root.exists():
-            return TreeScan(root=root, runs=(), overwritten={}, entries=())
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(
-            f"there is no tree at {root}: it {what}",
-            code="no-tree",
-            fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
-        )
+    return scan_of(root, scan_folders(root, convention, missing_ok=missing_ok))
+
+
+def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
+    """These folders of a tree, together."""
     entries: list[Entry] = []
     unreadable: list[tuple[PurePosixPath, str]] = []
     runs: list[RunFolder] = []
-    overwritten: dict[PurePosixPath, tuple[OverwrittenRun, ...]] = {}
+    overwritten: list[tuple[PurePosixPath, tuple[OverwrittenRun, ...]]] = []
     refused: tuple[RefusedFile, ...] = ()
     kept_wandb: list[PurePosixPath] = []
-    pending = [(PurePosixPath(), False)]
-    while pending:
-        folder, is_kept = pending.pop()
-        try:
-            with os.scandir(root / folder) as listing:
-                found = sorted(listing, key=lambda item: item.name)
-        except OSError as error:
-            unreadable.append((folder, error.strerror or str(error)))
-            continue
-        files: dict[str, int] = {}
-        folders: list[PurePosixPath] = []
-        for item in found:
-            path = folder / item.name
-            if path.parts == (TRASH,):
-                continue
-            try:
-                kind, size = _kind_of(item)
-                named = item.name.endswith(convention.checkpoint.suffix) and not is_kept
-                if kind == "folder" and named and containers.is_checkpoint_folder(root / path):
-                    kind, size = "file", folder_bytes.size_of(root / path)  # a checkpoint that is a folder is one thing
-            except OSError as error:  # in a folder that may be listed, but not entered
-                unreadable.append((path, error.strerror or str(error)))
-                continue
-            entries.append(Entry(path=path, kind=kind, size=size))
-            if kind == "folder" and not fs_folders.is_partial(item.name):
-                folders.append(path)
-            elif kind == "file" or (kind == "symlink" and item.name.endswith(convention.checkpoint.suffix)):
-                files[item.name] = size
-        is_run = not is_kept and (RUN_FILE in files or _is_run_place(folder, convention))
-        own_wandb = folder / convention.folders.saved_wandb if is_run else None
-        pending += [(path, is_kept or path == own_wandb) for path in folders]
-        kept_wandb += [path for path in folders if path == own_wandb]
-        if is_run:
-            record, failure = _read_record(root / folder / RUN_FILE) if RUN_FILE in files else (None, None)
-            runs.append(
-                RunFolder(
-                    path=folder,
-                    record=record,
-                    problem=None if failure is None else _reason(failure),
-                    files=files,
-                    is_newer=isinstance(failure, NewerRecordError),
-                )
-            )
-        if OVERWRITTEN_FILE in files and not is_kept:
-            try:
-                overwritten[folder] = read_overwritten(root / folder)
-            except RefusedError as error:
-                unreadable.append((folder / OVERWRITTEN_FILE, error.message))
-        if REFUSED_FILE in files and not folder.parts:
-            try:
-                refused = read_refused(root)
-            except RefusedError as error:
-                unreadable.append((PurePosixPath(REFUSED_FILE), error.message))
+    for folder in folders:
+        entries += folder.entries
+        unreadable += folder.unreadable
+        runs += [folder.run] if folder.run is not None else ()
+        overwritten += [(folder.path, folder.overwritten)] if folder.overwritten else ()
+        refused += folder.refused
+        kept_wandb += [folder.kept_wandb] if folder.kept_wandb is not None else ()
     present = {run.record.run_id for run in runs if run.record is not None}
     return TreeScan(
         root=root,
         runs=tuple(sorted(runs, key=lambda run: run.path)),
         overwritten={
             folder: kept
-            for folder, lost in sorted(overwritten.items())
+            for folder, lost in sorted(overwritten)
             if (kept := tuple(run for run in lost if run.run_id not in present))
         },
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         unreadable=tuple(sorted(unreadable)),
         refused=tuple(file for file in refused if not file.is_gone),
         kept_wandb=frozenset(kept_wandb),
+    )
+
+
+def scan_folders(root: Path, convention: Convention, *, missing_ok: bool = False) -> Iterator[ScannedFolder]:
+    """As `scan_tree`, one folder after the other, none of which is held: in the order of their names, numbers by size.
+
+    Raises:
+        UsageError: as `scan_tree`.
+    """
+    if not root.is_dir():
+        if missing_ok and not root.exists():
+            return
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(
+            f"there is no tree at {root}: it {what}",
+            code="no-tree",
+            fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
+        )
+    pending = [(PurePosixPath(), False)]
+    while pending:
+        path, is_kept = pending.pop()
+        found = _scan_folder(root, path, convention, is_kept=is_kept)
+        below = [e.path for e in found.entries if e.kind == "folder" and not fs_folders.is_partial(e.path.name)]
+        below.sort(key=lambda folder: wording.natural_key(f"{folder.name}/"), reverse=True)
+        pending += [(folder, is_kept or folder == found.kept_wandb) for folder in below]
+        yield found
+
+
+def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, is_kept: bool) -> ScannedFolder:
+    at = root / folder
+    entries: list[Entry] = []
+    unreadable: list[tuple[PurePosixPath, str]] = []
+    files: dict[str, int] = {}
+    kept_wandb = record = failure = None
+    overwritten: tuple[OverwrittenRun, ...] = ()
+    refused: tuple[RefusedFile, ...] = ()
+    suffix = convention.checkpoint.suffix
+    try:
+        with os.scandir(at) as listing:
+            found = sorted(listing, key=lambda item: item.name)
+    except OSError as error:
+        return ScannedFolder(folder, (), None, (), (), ((folder, error.strerror or str(error)),), None, is_kept)
+    for item in found:
+        path = folder / item.name
+        if path.parts == (TRASH,):
+            continue
+        named = item.name.endswith(suffix)
+        try:
+            kind, size = _kind_of(item)
+            if kind == "folder" and named and not is_kept and containers.is_checkpoint_folder(root / path):
+                kind, size = "file", folder_bytes.size_of(root / path)  # a checkpoint that is a folder is one thing
+        except OSError as error:  # in a folder that may be listed, but not entered
+            unreadable.append((path, error.strerror or str(error)))
+            continue
+        entries.append(Entry(path, kind, size))
+        if kind == "file" or (kind == "symlink" and named):
+            files[item.name] = size
+    is_run = not is_kept and (RUN_FILE in files or _is_run_place(folder, convention))
+    if is_run:
+        own_wandb = folder / convention.folders.saved_wandb
+        kept_wandb = next((entry.path for entry in entries if entry.kind == "folder" and entry.path == own_wandb), None)
+        if RUN_FILE in files:
+            record, failure = _read_record(at / RUN_FILE)
+    if OVERWRITTEN_FILE in files and not is_kept:
+        try:
+            overwritten = read_overwritten(at)
+        except RefusedError as error:
+            unreadable.append((folder / OVERWRITTEN_FILE, error.message))
+    if REFUSED_FILE in files and not folder.parts:
+        try:
+            refused = read_refused(root)
+        except RefusedError as error:
+            unreadable.append((PurePosixPath(REFUSED_FILE), error.message))
+    run = RunFolder(
+        path=folder,
+        record=record,
+        problem=None if failure is None else _reason(failure),
+        files=files,
+        is_newer=isinstance(failure, NewerRecordError),
+    )
+    return ScannedFolder(
+        folder, tuple(entries), run if is_run else None, overwritten, refused, tuple(unreadable), kept_wandb, is_kept
     )
 
 
@@ -603,10 +652,12 @@ def _check_version(version: object) -> None:
 
 
 def _load_json(file: Path) -> Any:
-    if file.stat().st_size > _MOST_BYTES:
-        raise ValueError("it is too large to be a record")
     try:
-        return json.loads(fs_files.read_bytes(file))
+        return json_text.load_json(fs_files.read_bytes(file, _MOST_BYTES))
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError("it is too large to be a record") from None
+        raise
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError:

@@ -22,13 +22,14 @@ METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen",
 
 def many_runs(number: int, metrics: Sequence[str] = METRICS) -> TreeStatistics:
     """A tree of so many runs: every task of the grid, of more seeds and for more K the more runs there are."""
-    runs = tuple(islice(_runs(max(3, number // 1400), metrics), number))
+    runs = tuple(islice(runs_of_grid(max(3, number // 1400), metrics), number))
     scan = TreeScan(root=Path("/tree"), runs=(), overwritten={}, entries=())
     files = tuple(file for run in runs for file in run.files)
     return TreeStatistics(Inventory(scan=scan, files=files, runs=runs), built_in())
 
 
-def _runs(seeds: int, metrics: Sequence[str]) -> Iterator[Run]:
+def runs_of_grid(seeds: int, metrics: Sequence[str], *, width: int = 8) -> Iterator[Run]:
+    """Runs of every task of the grid, for one K after the other."""
     convention = built_in()
     chance = random.Random(1)
     made = 0
@@ -40,7 +41,7 @@ def _runs(seeds: int, metrics: Sequence[str]) -> Iterator[Run]:
         ):  # fmt: skip
             group = f"len_gen{'_single' if low == k else ''}{'' if norm else '_no_ln'}_k{k}"
             some = config(k, n_layers=layers, use_mlp=mlp, use_layernorm=norm, length_mode=mode, train_min_k=low,
-                          wandb_group=group)  # fmt: skip
+                          n_embd=width, wandb_group=group)  # fmt: skip
             common = some.to_dict()
             place = place_of(common, convention, source_group=group, source_task=0)
             steps = [(prefix, prefix.expected_step(common) or 0) for prefix in convention.prefixes]

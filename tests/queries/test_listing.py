@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ckptman.queries.conditions import equal, parse_where
-from ckptman.queries.listing import Listing, known_keys, list_checkpoints
+from ckptman.queries.listing import Listing, Summary, json_lines, known_keys, list_checkpoints
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from tests.helpers.listed import BEST, FIXED, K8, LARGE, NO_LN, RUNS, SECOND, make_listed_tree
@@ -58,6 +58,7 @@ def test_the_json_holds_the_rows_the_configuration_and_the_metrics(tree: Path) -
     assert document == json.loads(json.dumps(document, allow_nan=False))
     assert set(document) == {"schema_version", "root", "checkpoints", "not_listed"}
     assert document["root"] == str(tree)
+    assert streamed(tree) == document
     promised = {
         "source", "path", "sha256", "size", "run_id", "group", "layernorm", "regime", "task", "source_task", "seed",
         "step", "kind", "config", "metrics",
@@ -250,6 +251,11 @@ def test_what_is_not_listed_is_told(
     assert listing.complete is complete
     assert listing.to_json()["not_listed"][0]["code"] == code
     assert listing.not_listed[0].fix
+    assert streamed(root) == listing.to_json()
+
+
+def streamed(root: Path) -> Any:
+    return json.loads(b"".join(json_lines(root, built_in(), Summary(root))))
 
 
 def test_links_that_lead_nowhere_are_not_listed(tree: Path, tmp_path: Path) -> None:
@@ -294,6 +300,7 @@ def test_hostile_values_come_through_exactly(tree: Path, tmp_path: Path) -> None
     assert listed.row.group == odd
     again = json.loads(json.dumps(listed.to_json()))
     assert again["config"][odd] == odd
+    assert again in streamed(root)["checkpoints"]
 
 
 def test_an_entry_of_an_unknown_kind_is_not_final(tree: Path, tmp_path: Path) -> None:

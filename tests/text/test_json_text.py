@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckptman.sweeps.executors.job import JobOutcome
-from ckptman.text.json_text import document_of, dump_json, record_of
+from ckptman.text.json_text import document_of, dump_json, dump_line, jsonable, load_json, record_of
 from ckptman.training.progress import Progress, RunStatus
 
 STATUS = RunStatus(
@@ -55,3 +55,20 @@ def test_what_is_no_object_is_no_record(document: Any) -> None:
     assert record_of(Progress, {}) == Progress()
     with pytest.raises(ValueError, match="Expected `object`"):
         record_of(Progress, document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, [], {"a": [], "b": {}, "c": [1, {"d": None, "e": [[]]}]}, {"é\u2028": 1e22, "f": -1.5e-7}, ["\udcff"], 10**30],
+)
+def test_json_is_laid_out_as_the_standard_library_does(document: Any) -> None:
+    assert dump_json(document) == (json.dumps(document, indent=1) + "\n").encode("ascii")
+    assert json.loads(dump_line(document)) == document
+    assert dump_line(document).isascii()
+
+
+@pytest.mark.parametrize("text", ["[NaN, -Infinity, 1e999]", '{"a": 1, "a": 2}', '"\\ud800"', "123456789012345678901"])
+def test_json_of_anybody_is_read_as_the_standard_library_does(text: str) -> None:
+    assert load_json(text.encode()) == jsonable(json.loads(text))
+    with pytest.raises(ValueError, match="char"):
+        load_json(text.encode() + b"]")
