@@ -33,8 +33,8 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
-from ckptman.queries import ListedCheckpoint, Listing, list_checkpoints
 from ckptman.queries import conditions as where_conditions
+from ckptman.queries import list_checkpoints
 from ckptman.queries import listing as listing_of
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
@@ -112,7 +112,7 @@ def _ls(
     raise typer.Exit(0 if listing.complete else 1)
 
 
-def _print_table(listing: Listing, convention: Convention, out: Console) -> None:
+def _print_table(listing: listing_of.Listing, convention: Convention, out: Console) -> None:
     axes = tuple(convention.axis_titles)
     titles = [convention.axis(axis).title for axis in axes]
     head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Run"]
@@ -126,7 +126,7 @@ def _print_table(listing: Listing, convention: Convention, out: Console) -> None
     )
 
 
-def _cells(item: ListedCheckpoint, axes: Sequence[str], convention: Convention) -> list[str]:
+def _cells(item: listing_of.ListedCheckpoint, axes: Sequence[str], convention: Convention) -> list[str]:
     row = item.row
     values = (item.config.get(axis) for axis in axes)
     return [
@@ -145,7 +145,7 @@ def _cells(item: ListedCheckpoint, axes: Sequence[str], convention: Convention) 
     ]
 
 
-def _print_paths(listing: Listing, *, end: bytes) -> None:
+def _print_paths(listing: listing_of.Listing, *, end: bytes) -> None:
     here = Path.cwd()
     found = []
     for item in listing.checkpoints:

@@ -6,12 +6,10 @@ Promises: nothing is written. May not be done here: defining a check.
 from __future__ import annotations
 
 from ckptman.queries.inspection import ShownCheckpoint, name_json, show
-from ckptman.queries.listing import ListedCheckpoint, Listing, list_checkpoints
+from ckptman.queries.listing import list_checkpoints
 from ckptman.queries.over_seeds import Results, results
 
 __all__ = [
-    "ListedCheckpoint",
-    "Listing",
     "Results",
     "ShownCheckpoint",
     "conditions",
