@@ -290,7 +290,7 @@ def _figures(root: Path, statistics: tree_statistics.TreeStatistics, *, check: b
             try:
                 make_folders(root / records.REPORT, root)
                 for file in figure_files.draw(name, figure, png=png):
-                    write_atomically(root / file.name, file.content, replace=True)
+                    write_atomically(root / file.name, file.content, replace=True, root=root)
             except RefusedError as error:
                 found.append(Document(path, State.REFUSED, refusal=error, is_page=True))
             else:
@@ -313,7 +313,12 @@ def _explorer(
             return (Document(explorer.EXPLORER, State.REFUSED, refusal=error, is_page=True),)
     found = tuple(find(root)) if find is not None else ()
     written = _document(
-        file, check, lambda _: explorer.page(statistics, found, root, file), whole=True, same=explorer.same_content
+        file,
+        check,
+        lambda _: explorer.page(statistics, found, root, file),
+        root=root if file == home else None,
+        whole=True,
+        same=explorer.same_content,
     )
     name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
     return (replace(written, name=name, is_page=True),)
@@ -324,6 +329,7 @@ def _document(
     check: bool,
     text: Callable[[str | None], str],
     *,
+    root: Path | None = None,
     whole: bool = False,
     same: Callable[[str, str], bool] = str.__eq__,
 ) -> Document:
@@ -337,7 +343,7 @@ def _document(
         if check:
             return Document(path.name, State.STALE, before, after)
         kept_as = _keep(path, data) if whole and data is not None and not _is_generated(before or "") else None
-        write_atomically(path, after.encode(), replace=True)
+        write_atomically(path, after.encode(), replace=True, root=root)
     except RefusedError as error:
         return Document(path.name, State.REFUSED, refusal=error)
     return Document(path.name, State.WRITTEN, before, after, kept_as=kept_as)

@@ -1,7 +1,7 @@
 """Files that others wrote: opened safely, and known to be the same from the first byte to the last."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH108, PTH116
+# ruff: noqa: PTH108
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ class FileState:
     """Last change of content or metadata (link count, mode, owner); only the kernel sets it."""
 
     @classmethod
-    def of(cls, path: Path, *, follow_symlinks: bool = False) -> Self:
-        """State of what is at `path`.
+    def of(cls, path: Path, *, follow_symlinks: bool = False, folder: int | None = None) -> Self:
+        """State of what is at `path`; or has its name in an open `folder`.
 
         Raises:
             RefusedError: `unreadable`, if there is nothing or it cannot be reached.
         """
         with faults.reading(path):
-            return cls.from_stat(os.stat(path, follow_symlinks=follow_symlinks))
+            name = path if folder is None else path.name
+            return cls.from_stat(os.stat(name, dir_fd=folder, follow_symlinks=follow_symlinks))
 
     @classmethod
     def of_fd(cls, descriptor: int) -> Self:
@@ -71,6 +72,7 @@ def hash_file(
     on_bytes: Callable[[int], None] | None = None,
     on_chunk: Callable[[memoryview], None] | None = None,
     follow_symlinks: bool = False,
+    folder: int | None = None,
 ) -> tuple[str, FileState]:
     """SHA-256 of a regular file, and the state that it kept from the first byte to the last.
 
@@ -79,12 +81,13 @@ def hash_file(
         on_bytes: Called with the number of bytes of each piece that was read.
         on_chunk: Called with each piece, whose buffer is used again after that: what else is to be known of the bytes.
         follow_symlinks: Read what a symbolic link leads to.
+        folder: The descriptor of the file's folder, if that is open: the file is that of its name in there.
 
     Raises:
         RefusedError: `unreadable`, `not-a-file` (a named pipe, say: never waited for), `symbolic-link` unless
             `follow_symlinks`, or `changed-while-read`.
     """
-    with opened(path, follow_symlinks=follow_symlinks) as source:
+    with opened(path, follow_symlinks=follow_symlinks, folder=folder) as source:
         digest = digest_of(source.chunks(), on_bytes or ignore, on_chunk)
         source.check_unchanged()
         return digest, source.state
@@ -96,16 +99,20 @@ class Source:
 
     path: Path
     follow_symlinks: bool
+    folder: int | None = None
+    """The descriptor of its folder, where it is to be the file of its name in there."""
     fd: int = -1
     state: FileState = field(init=False)
 
     def open(self) -> None:
         """Open it, if it is a regular file."""
         with faults.reading(self.path):
-            faults.check_regular(self.path, os.stat(self.path, follow_symlinks=self.follow_symlinks))
+            name = self.path if self.folder is None else self.path.name
+            found = os.stat(name, dir_fd=self.folder, follow_symlinks=self.follow_symlinks)
+            faults.check_regular(self.path, found)
             # What was a file a moment ago may be a pipe or a link now: neither wait for the one nor follow the other.
             flags = os.O_RDONLY | os.O_NONBLOCK | (0 if self.follow_symlinks else os.O_NOFOLLOW)
-            self.fd = os.open(self.path, flags)
+            self.fd = os.open(name, flags, dir_fd=self.folder)
             opened = os.fstat(self.fd)
             faults.check_regular(self.path, opened)
             self.state = FileState.from_stat(opened)
@@ -130,19 +137,19 @@ class Source:
 
         Without `ctime`, other hard links to the same file may have been made or removed meanwhile.
         """
-        now = FileState.of(self.path, follow_symlinks=self.follow_symlinks)
+        now = FileState.of(self.path, follow_symlinks=self.follow_symlinks, folder=self.folder)
         if not (now == self.state or (not ctime and now.same_but_ctime(self.state))):
             raise faults.changed(self.path)
 
 
 @contextmanager
-def opened(path: Path, *, follow_symlinks: bool = False) -> Iterator[Source]:
+def opened(path: Path, *, follow_symlinks: bool = False, folder: int | None = None) -> Iterator[Source]:
     """A regular file, open to be read.
 
     Raises:
         RefusedError: as `hash_file`, but for `changed-while-read`.
     """
-    source = Source(path, follow_symlinks)
+    source = Source(path, follow_symlinks, folder)
     try:
         source.open()
         yield source

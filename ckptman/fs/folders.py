@@ -1,7 +1,7 @@
 """Folders of a tree: made durably, never through a link, and rid of what an interrupted run left."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH106, PTH116, PTH208
+# ruff: noqa: PTH116, PTH208
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ckptman.fs import faults, files
@@ -33,15 +33,8 @@ def make_folders(path: Path, root: Path) -> None:
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
         raise UsageError(f"{shown(path)} is not below {shown(root)}", code="outside-root", fix="Name a folder in it.")
     _make_root(root)
-    at, descriptor = root, open_folder(root)
-    try:
-        for part in path.relative_to(root).parts:
-            at = at / part
-            below = _enter_folder(descriptor, at)
-            files.close(descriptor)
-            descriptor = below
-    finally:
-        files.close(descriptor)
+    with faults.writing(path):
+        files.close(descend(path, root, make=True))
 
 
 def is_partial(name: str) -> bool:
@@ -49,8 +42,8 @@ def is_partial(name: str) -> bool:
     return _PARTIAL.fullmatch(name) is not None
 
 
-def remove_partials(folder: Path) -> list[str]:
-    """Remove the temporary files and folders that an interrupted run left directly in a folder.
+def remove_partials(folder: Path, root: Path | None = None) -> list[str]:
+    """Remove the temporary files and folders that an interrupted run left directly in a folder, below `root`.
 
     Call it under `locks.lock_tree`: those of a run that is at work look the same.
 
@@ -63,7 +56,7 @@ def remove_partials(folder: Path) -> list[str]:
     if _stat_path(folder) is None:
         return []
     removed = []
-    descriptor = open_folder(folder)
+    descriptor = open_folder(folder, root)
     try:
         with faults.writing(folder):
             names = sorted(filter(is_partial, os.listdir(descriptor)))
@@ -72,7 +65,7 @@ def remove_partials(folder: Path) -> list[str]:
             if found is not None and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 with faults.writing(folder / name):
                     if stat.S_ISDIR(found.st_mode):
-                        _remove_tree(folder / name)
+                        _remove_tree(descriptor, name)
                     else:
                         os.unlink(name, dir_fd=descriptor)
                 removed.append(name)
@@ -100,10 +93,53 @@ def sync_folder(folder: tuple[Path, int]) -> None:
                 raise
 
 
-def open_folder(path: Path) -> int:
-    """A descriptor of a folder."""
+def sync_path(folder: tuple[Path, int], root: Path) -> None:
+    """Wait until the names in an open folder, and those that lead to it from `root`, are on the disk."""
+    sync_folder(folder)
+    path, descriptor = folder
+    with ExitStack() as opened:
+        for above in path.parents:
+            if not above.is_relative_to(root):
+                return
+            with faults.writing(above):
+                descriptor = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=descriptor)
+            opened.callback(files.close, descriptor)
+            sync_folder((above, descriptor))
+
+
+def open_folder(path: Path, root: Path | None = None) -> int:
+    """A descriptor of a folder.
+
+    Below `root` no symbolic link is followed, in whichever part of the path one stands, or is put meanwhile: what is
+    done by the descriptor is done in a folder of the tree. `root` itself, and `path` without one, may be reached
+    through links: these are the user's.
+
+    Raises:
+        RefusedError: `symbolic-link` or `not-a-folder`, for what stands on the way.
+        MachineError: as `placing.Batch.stage`.
+    """
     with faults.writing(path):
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return descend(path, path if root is None else root)
+
+
+def descend(path: Path, root: Path, *, make: bool = False) -> int:
+    """As `open_folder`: open `root`, and from there each folder on the way in the one before, made where it is missing.
+
+    Raises:
+        OSError: as open(2).
+        RefusedError, MachineError: as `make_folders`.
+    """
+    at, descriptor = root, os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in path.relative_to(root).parts:
+            at = at / part
+            below = _enter_folder(descriptor, at, make=make)
+            files.close(descriptor)
+            descriptor = below
+    except BaseException:
+        files.close(descriptor)
+        raise
+    return descriptor
 
 
 def _make_root(root: Path) -> None:
@@ -119,16 +155,19 @@ def _make_root(root: Path) -> None:
             files.close(above)
 
 
-def _enter_folder(above: int, path: Path) -> int:
-    """Open the folder `path`, which is directly in `above`, and make it where it is missing."""
-    found = stat_name(above, path)
-    if found is None:
+def _enter_folder(above: int, path: Path, *, make: bool) -> int:
+    """Open the folder `path`, which is directly in `above`; where it is missing, make it if that is wanted."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    if make and stat_name(above, path) is None:
         _make_folder(above, path)
-        found = stat_name(above, path)
-    if found is not None and not stat.S_ISDIR(found.st_mode):
-        raise faults.not_a_folder(path, found)
-    with faults.writing(path):
-        return os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        return os.open(path.name, flags, dir_fd=above)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        if (found := stat_name(above, path)) is not None and not stat.S_ISDIR(found.st_mode):
+            raise faults.not_a_folder(path, found) from error
+        return os.open(path.name, flags, dir_fd=above)  # a link was there for a moment
 
 
 def _make_folder(above: int, path: Path) -> None:
@@ -160,20 +199,29 @@ def discard(folder: int, name: str) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def discard_tree(path: Path) -> None:
+def discard_tree(folder: int, name: str) -> None:
     """Remove a temporary folder and what is in it, if it is there."""
     with suppress(OSError):  # as above
-        _remove_tree(path)
+        _remove_tree(folder, name)
 
 
-def _remove_tree(path: Path) -> None:
-    for at, below, names in os.walk(path, topdown=False):
-        descriptor = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            for name in names:
-                os.unlink(name, dir_fd=descriptor)
-            for name in below:
-                os.rmdir(name, dir_fd=descriptor)
-        finally:
-            files.close(descriptor)
-    os.rmdir(path)
+def _remove_tree(above: int, name: str, *, only_folders: bool = False) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        for below in os.listdir(descriptor):
+            if stat.S_ISDIR(os.stat(below, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                _remove_tree(descriptor, below, only_folders=only_folders)
+            elif not only_folders:
+                os.unlink(below, dir_fd=descriptor)
+    finally:
+        files.close(descriptor)
+    os.rmdir(name, dir_fd=above)
+
+
+def remove_empty(folder: int, name: str) -> None:
+    """Remove a folder without anything in it, and the empty ones below it.
+
+    Raises:
+        OSError: ENOTEMPTY where there is a file in it; as rmdir(2).
+    """
+    _remove_tree(folder, name, only_folders=True)

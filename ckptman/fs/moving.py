@@ -1,7 +1,7 @@
 """Moving: within a tree, never to the name of something that is there; and the sources of what was moved into it."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH106, PTH108, PTH116
+# ruff: noqa: PTH108, PTH116
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ckptman.fs import faults, files, folders, writing
 from ckptman.fs.faults import shown
 from ckptman.fs.placing import Placement
-from ckptman.text import MachineError, RefusedError
+from ckptman.text import CkptmanError, MachineError, RefusedError
 
 
 def move_within(root: Path, old: PurePosixPath, new: PurePosixPath) -> None:
@@ -28,7 +28,7 @@ def move_within(root: Path, old: PurePosixPath, new: PurePosixPath) -> None:
     folders.make_folders(target.parent, root)
     with ExitStack() as opened:
         try:
-            above, below = (_opened(path.parent, opened) for path in (source, target))
+            above, below = (_opened(path.parent, root, opened) for path in (source, target))
             writing.rename_noreplace(above, source.name, below, target.name)
         except FileExistsError as error:
             raise faults.TakenError(target) from error
@@ -57,11 +57,13 @@ def remove_emptied(root: Path, path: PurePosixPath) -> None:
     for folder in path.parents:
         if not folder.parts:
             return
-        try:
-            os.rmdir(root / folder)
-        except OSError:  # something is in it, or it may not be removed: an empty folder loses nothing
-            return
-        _sync(root / folder.parent)
+        with ExitStack() as opened:
+            try:
+                above = _opened((root / folder).parent, root, opened)
+                os.rmdir(folder.name, dir_fd=above)
+            except (OSError, CkptmanError):
+                return  # something is in it, or it may not be removed: an empty folder loses nothing
+            folders.sync_folder(((root / folder).parent, above))
 
 
 def remove_empty_folder(root: Path, folder: PurePosixPath) -> None:
@@ -70,16 +72,17 @@ def remove_empty_folder(root: Path, folder: PurePosixPath) -> None:
     Raises:
         RefusedError: (`taken`) where there is a file in it.
     """
-    try:
-        for path, _, _ in os.walk(root / folder, topdown=False):
-            os.rmdir(path)
-    except OSError as error:
-        raise RefusedError(
-            f"{shown(root / folder)} is not removed: {faults.reason_of(error)}",
-            code="taken",
-            fix="Look at what is in it.",
-        ) from error
-    _sync((root / folder).parent)
+    with ExitStack() as opened:
+        try:
+            above = _opened((root / folder).parent, root, opened)
+            folders.remove_empty(above, folder.name)
+        except OSError as error:
+            raise RefusedError(
+                f"{shown(root / folder)} is not removed: {faults.reason_of(error)}",
+                code="taken",
+                fix="Look at what is in it.",
+            ) from error
+        folders.sync_folder(((root / folder).parent, above))
 
 
 def remove_source(
@@ -101,7 +104,24 @@ def remove_source(
         return
     except OSError as error:
         raise faults.source_error(error, source) from error
-    _check_destination_keeps(source, found, placement, destination)
+    root = destination.parent if root is None else root
+    with ExitStack() as opened:
+        folder = folders.open_folder(destination.parent, root)
+        opened.callback(files.close, folder)
+        _remove_kept(source, found, placement, (destination, folder), root, follow_symlinks=follow_symlinks)
+
+
+def _remove_kept(
+    source: Path,
+    found: os.stat_result,
+    placement: Placement,
+    kept: tuple[Path, int],
+    root: Path,
+    *,
+    follow_symlinks: bool,
+) -> None:
+    """Remove the source, of which stat(2) `found` that, if it is `kept` under a name in an open folder."""
+    _check_destination_keeps(source, found, placement, *kept)
     state = files.FileState.from_stat(found)
     if state != placement.source:
         # Removing another name of the same file changes its ctime and nothing else: then the bytes decide.
@@ -110,32 +130,27 @@ def remove_source(
         )
         if not unchanged:
             raise _source_kept(source, "it was changed after it was placed")
-    _sync_kept(source, destination, root or destination.parent)
+    _sync_kept(source, *kept, root)
     try:
         os.unlink(source)
     except OSError as error:
         raise _source_kept(source, f"it cannot be removed: {faults.reason_of(error)}") from error
 
 
-def _opened(folder: Path, opened: ExitStack) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _opened(folder: Path, root: Path, opened: ExitStack) -> int:
+    """A folder below `root`; OSError where it cannot be opened."""
+    descriptor = folders.descend(folder, root)
     opened.callback(files.close, descriptor)
     return descriptor
 
 
-def _sync(folder: Path) -> None:
-    descriptor = folders.open_folder(folder)
+def _check_destination_keeps(
+    source: Path, found: os.stat_result, placement: Placement, destination: Path, folder: int
+) -> None:
+    """Refuse unless a whole file stays at `destination`, in an open folder, when the name `source` goes."""
     try:
-        folders.sync_folder((folder, descriptor))
-    finally:
-        files.close(descriptor)
-
-
-def _check_destination_keeps(source: Path, found: os.stat_result, placement: Placement, destination: Path) -> None:
-    """Refuse unless a whole file stays at `destination` when the name `source` goes."""
-    try:
-        kept = os.stat(destination, follow_symlinks=False)
-        one_folder = os.path.samestat(os.stat(source.parent), os.stat(destination.parent))
+        kept = os.stat(destination.name, dir_fd=folder, follow_symlinks=False)
+        one_folder = os.path.samestat(os.stat(source.parent), os.fstat(folder))
     except OSError as error:
         raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
     if not stat.S_ISREG(kept.st_mode) or kept.st_size != placement.size:
@@ -144,10 +159,10 @@ def _check_destination_keeps(source: Path, found: os.stat_result, placement: Pla
         raise _source_kept(source, f"{shown(destination)} is that very file")
 
 
-def _sync_kept(source: Path, destination: Path, root: Path) -> None:
+def _sync_kept(source: Path, destination: Path, folder: int, root: Path) -> None:
     """Wait until a file of the tree, and the names that lead to it from the root, are on the disk."""
     try:
-        descriptor = os.open(destination, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(destination.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
         raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
     try:
@@ -155,9 +170,7 @@ def _sync_kept(source: Path, destination: Path, root: Path) -> None:
             os.fsync(descriptor)
     finally:
         files.close(descriptor)
-    for folder in destination.parents:
-        if folder.is_relative_to(root):
-            _sync(folder)
+    folders.sync_path((destination.parent, folder), root)
 
 
 def _source_kept(source: Path, reason: str) -> RefusedError:

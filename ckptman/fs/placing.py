@@ -94,6 +94,7 @@ def place_folder(
     destination: Path,
     mode: Mode,
     *,
+    root: Path | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> list[Placement]:
     """Place a folder, and return once all of it is safely on the disk under its final name.
@@ -105,6 +106,7 @@ def place_folder(
         parts: Its files, but for those that stay behind. None is a link.
         destination: As for `Batch.stage`.
         mode: Copy, hard link or move, of each file. The sources of a move stay until `moving.remove_source` is called.
+        root: As for `Batch`.
         on_bytes: Called with the number of bytes after each piece that is done.
 
     Raises:
@@ -117,18 +119,19 @@ def place_folder(
             code="no-link-to-a-folder",
             fix="Use --mode copy or hardlink.",
         )
-    temporary = destination.with_name(folders.temporary_name())
+    temporary, root = destination.with_name(folders.temporary_name()), root or destination.parent
     with ExitStack() as cleanup:
-        above = folders.open_folder(destination.parent)
+        above = folders.open_folder(destination.parent, root)
         cleanup.callback(files.close, above)
         if folders.stat_name(above, destination) is not None:
             raise faults.TakenError(destination)
-        cleanup.callback(folders.discard_tree, temporary)  # before it exists, so that no interrupt can come between
-        folders.make_folders(temporary, destination.parent)
+        # Before it exists, so that no interrupt can come between.
+        cleanup.callback(folders.discard_tree, above, temporary.name)
+        folders.make_folders(temporary, root)
         outcomes: list[Placement | RefusedError] = []
-        with Batch() as batch:
+        with Batch(root) as batch:
             for name, state, sha256 in parts:
-                folders.make_folders((temporary / name).parent, destination.parent)
+                folders.make_folders((temporary / name).parent, root)
                 batch.stage(
                     source / name, temporary / name, mode, expected=state, sha256_known=sha256, on_bytes=on_bytes
                 )
@@ -159,7 +162,9 @@ class Batch:
     Publish when the batch `is_full`, and go on with the same batch, which is empty then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path | None = None) -> None:
+        """`root`: the tree that the files are for; below it no symbolic link is followed."""
+        self._root = root
         self._staged: list[_Staged] = []
         self._folders: dict[Path, int] = {}
 
@@ -210,8 +215,8 @@ class Batch:
 
         Raises:
             faults.TakenError: something is at the destination.
-            RefusedError: `changed-while-read`, `unreadable`, `not-a-file`, `symbolic-link`, `too-many-links` or
-                `name-too-long`: about this file, where the next may well work.
+            RefusedError: `changed-while-read`, `unreadable`, `not-a-file`, `symbolic-link` (also of a folder of the
+                tree), `too-many-links` or `name-too-long`: about this file, where the next may well work.
             MachineError: the destination cannot be written: `disk-full`, `quota-exceeded`, `read-only`,
                 `permission-denied`, `folder-missing`, `not-a-folder`, `file-too-large`, `other-file-system`,
                 `no-hard-links`, `cannot-place-safely`, `too-many-open-files`, `tree-busy` or `io-error`.
@@ -258,7 +263,7 @@ class Batch:
 
     def _folder(self, path: Path) -> int:
         if path not in self._folders:
-            self._folders[path] = folders.open_folder(path)
+            self._folders[path] = folders.open_folder(path, self._root)
         return self._folders[path]
 
 

@@ -23,7 +23,14 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """What link(2) answers where a file system has no hard links (EPERM also where the file is another user's)."""
 
 
-def write_atomically(path: Path, data: bytes, *, replace: bool, check: Callable[[Path], object] | None = None) -> bool:
+def write_atomically(
+    path: Path,
+    data: bytes,
+    *,
+    replace: bool,
+    root: Path | None = None,
+    check: Callable[[Path], object] | None = None,
+) -> bool:
     """Write a whole file, durably, so that whoever reads `path` sees all of the old bytes or all of the new.
 
     A replaced file keeps its permission bits. A file that has these bytes already is not touched.
@@ -32,6 +39,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool, check: Callable[
         path: The file; its folder exists.
         data: All of its bytes.
         replace: Whether a file that is there gives way; otherwise other bytes there are a `faults.TakenError`.
+        root: The tree that the file is of: below it no symbolic link is followed.
         check: Called with the path of the whole temporary file; if it raises, the file never gets its name.
 
     Returns:
@@ -39,17 +47,19 @@ def write_atomically(path: Path, data: bytes, *, replace: bool, check: Callable[
 
     Raises:
         faults.TakenError: other bytes are there and `replace` is off, or the file appeared meanwhile.
-        RefusedError: `not-a-file` or `symbolic-link`, where `path` is no regular file; `changed-while-read`, where
-            somebody else wrote to it meanwhile; `unreadable`; `name-too-long`.
+        RefusedError: `not-a-file` or `symbolic-link`, where `path` is no regular file; `symbolic-link` or
+            `not-a-folder`, where a folder above it is none; `changed-while-read`, where somebody else wrote to it
+            meanwhile; `unreadable`; `name-too-long`.
         MachineError: as `placing.Batch.stage`.
     """
     with ExitStack() as cleanup:
-        folder = folders.open_folder(path.parent)
+        folder = folders.open_folder(path.parent, root)
         cleanup.callback(files.close, folder)
         existing = folders.stat_name(folder, path)
         if existing is not None:
             faults.check_regular(path, existing)
-            if existing.st_size == len(data) and files.hash_file(path)[0] == hashlib.sha256(data).hexdigest():
+            same = existing.st_size == len(data) and files.hash_file(path, folder=folder)[0]
+            if same == hashlib.sha256(data).hexdigest():
                 return False
             if not replace:
                 raise faults.TakenError(path)

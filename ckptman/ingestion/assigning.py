@@ -275,13 +275,13 @@ class _Plan:
         for old, new in self._moves():
             moving.move_within(self.root, old, new)
             moving.remove_emptied(self.root, old)
-        records.write_record(self.root / self.new, self._assigned())
+        records.write_record(self.root / self.new, self._assigned(), root=self.root)
         if not self.is_whole:
             files = {entry.file for entry in self.entries}
             rest = tuple(entry for entry in self.record.checkpoints if entry not in self.entries)
             measured = tuple(item for item in self.record.evaluations if item.get("file") not in files)
             left = replace(self.record, checkpoints=rest, evaluations=measured)
-            records.write_record(self.root / self.old, left)
+            records.write_record(self.root / self.old, left, root=self.root)
 
     def _assigned(self) -> records.RunRecord:
         """The run's record with the checkpoints in it, and who said so."""

@@ -226,7 +226,7 @@ class _Apply:
         self.space = _space(self.plan, self.mode, self.convention.folders.saved_wandb if with_wandb else None)
         _check_space(self.space, self.plan, self.mode)
         try:
-            with Batch() as batch:
+            with Batch(self.plan.root) as batch:
                 try:
                     for planned in self.plan.runs:
                         self._stage_run(batch, planned, with_wandb=with_wandb)
@@ -256,7 +256,8 @@ class _Apply:
         above = {parent for folder in runs for parent in folder.parents if parent.is_relative_to(root)}
         below = {Path(parent) for folder in runs for parent, _, _ in os.walk(folder)}
         for folder in sorted(above | below):
-            folders.remove_partials(folder)
+            with suppress(RefusedError):  # something is in its place by now: what is written there says so
+                folders.remove_partials(folder, root)
 
     def result(self) -> IngestResult:
         """What was done."""
@@ -293,7 +294,9 @@ class _Apply:
         parts = [placing.Part(part.name, part.state, part.sha256) for part in planned.parts]
         at = self.plan.root / planned.destination
         try:
-            placed = placing.place_folder(planned.source, parts, at, self.mode, on_bytes=self._count)
+            placed = placing.place_folder(
+                planned.source, parts, at, self.mode, root=self.plan.root, on_bytes=self._count
+            )
         except RefusedError as error:
             self._fail(work, planned, error)
             return
@@ -396,7 +399,8 @@ class _Apply:
             folder = self.plan.root / work.run.folder
             curve = self._keep_curve(work.run)
             try:
-                records.write_record(folder, replace(work.run.record, checkpoints=kept, wandb=wandb, history=curve))
+                record = replace(work.run.record, checkpoints=kept, wandb=wandb, history=curve)
+                records.write_record(folder, record, root=self.plan.root)
             except RefusedError as error:
                 self.failed.update(str(work.run.folder / entry.file) for entry in kept)
                 self._refuse(folder / records.RUN_FILE, error)
@@ -426,7 +430,7 @@ class _Apply:
             if known is not None and held is not None and data == history.dump(held):
                 same_root = all(source.root is None for source in run.curve_sources)
                 return replace(known, sources=run.curve_sources) if same_root else known
-            write_atomically(folder / history.HISTORY_FILE, data, replace=True)
+            write_atomically(folder / history.HISTORY_FILE, data, replace=True, root=self.plan.root)
         except RefusedError as error:
             self._refuse(folder / history.HISTORY_FILE, error)
             return known
@@ -489,7 +493,7 @@ class _Apply:
 
     def _write_overwritten(self, folder: Path, runs: tuple[records.OverwrittenRun, ...]) -> None:
         try:
-            records.write_overwritten(folder, runs)
+            records.write_overwritten(folder, runs, root=self.plan.root)
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
 

@@ -86,6 +86,9 @@ class RunFolders:
         self._read_kept = read_kept
         self._kept: set[PurePosixPath] = set()
         """Files of the tree that were read, and found as run.json says."""
+        links = (e.path for e in tree.entries if e.kind == "symlink" and len(e.path.parts) <= records.RUN_LEVEL)
+        self._unknown = [*tree.unreadable, *((path, "it is a symbolic link, and none is followed") for path in links)]
+        """Where runs may be that are not known."""
         self._no_files = {e.path for e in tree.entries if e.path.name == records.RUN_FILE and e.kind != "file"}
         self.slots: dict[PurePosixPath, Slot] = {}
         self._by_base: dict[tuple[PurePosixPath, str], list[Slot]] = defaultdict(list)
@@ -191,7 +194,7 @@ class RunFolders:
             RefusedError: `unreadable-tree`, if a folder above cannot be read, or something in a folder that may be of
                 the run (of any run, if there is none).
         """
-        for path, reason in self._tree.unreadable:
+        for path, reason in self._unknown:
             is_above = task_folder.is_relative_to(path)
             child = "" if is_above or task_folder not in path.parents else path.relative_to(task_folder).parts[0]
             of_run = run is None or f"{child}-".startswith(f"{run}-")

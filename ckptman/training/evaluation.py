@@ -463,7 +463,8 @@ def record_evaluation(evaluation: Evaluation, convention: Convention) -> bool:
     folder = Path(evaluation.path).absolute().parent
     if not (folder / records.RUN_FILE).exists():
         return False
-    with _locked(placement.root_above(folder, convention) or folder):
+    root = placement.root_above(folder, convention) or folder
+    with _locked(root):
         record = records.read_record(folder)
         entry = evaluation.to_record()
         if entry["file"] not in {checkpoint.file for checkpoint in record.checkpoints}:
@@ -473,7 +474,7 @@ def record_evaluation(evaluation: Evaluation, convention: Convention) -> bool:
                 fix="Ingest the file's source, or move the file out of the tree.",
             )
         others = [old for old in record.evaluations if any(old.get(key) != entry[key] for key in _SETTINGS)]
-        records.write_record(folder, replace(record, evaluations=(*others, entry)))
+        records.write_record(folder, replace(record, evaluations=(*others, entry)), root=root)
     return True
 
 
@@ -529,13 +530,14 @@ def forget(
         folder = file.absolute().parent
         if not (folder / records.RUN_FILE).exists():
             continue
-        with _locked(placement.root_above(folder, rules) or folder):
+        root = placement.root_above(folder, rules) or folder
+        with _locked(root):
             record = records.read_record(folder)
             chosen = {"file": file.name, **wanted}
             gone = [old for old in record.evaluations if all(old.get(key) == value for key, value in chosen.items())]
             if gone and not dry_run:
                 kept = tuple(old for old in record.evaluations if old not in gone)
-                records.write_record(folder, replace(record, evaluations=kept))
+                records.write_record(folder, replace(record, evaluations=kept), root=root)
         found += [Forgotten(str(file), old) for old in gone]
     return tuple(found)
 

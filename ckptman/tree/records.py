@@ -32,7 +32,7 @@ REPORT = "report"
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
-_RUN_LEVEL = len(fields(placement.Levels))
+RUN_LEVEL = len(fields(placement.Levels))
 """How many folders lead from the root to a run's."""
 _MOST_BYTES = 16 << 20  # far above any run.json; a larger one is not ours
 
@@ -483,18 +483,18 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
     )
 
 
-def write_record(folder: Path, record: RunRecord) -> bool:
-    """Write a run's `run.json` atomically; False where it already says exactly this."""
-    return _write(folder / RUN_FILE, record)
+def write_record(folder: Path, record: RunRecord, *, root: Path | None = None) -> bool:
+    """Write the `run.json` of a run of the tree `root` atomically; False where it already says exactly this."""
+    return _write(folder / RUN_FILE, record, root)
 
 
-def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...]) -> bool:
+def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: Path | None = None) -> bool:
     """Write a task folder's list of overwritten runs atomically; False where it already says exactly this."""
     try:
         more = _read(folder / OVERWRITTEN_FILE, OverwrittenList).more
     except (OSError, ValueError):
         more = {}
-    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more))
+    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more), root)
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -619,8 +619,10 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _write(file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bool:
-    return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True)
+def _write(
+    file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics, root: Path | None = None
+) -> bool:
+    return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True, root=root)
 
 
 def _read(file: Path, kind: type[_T]) -> _T:
@@ -678,5 +680,5 @@ def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:
 
 def _is_run_place(folder: PurePosixPath, convention: Convention) -> bool:
     """Whether a folder stands where a run's does: below a task folder, with a run's name."""
-    levels = placement.levels_of(folder, convention) if len(folder.parts) == _RUN_LEVEL else None
+    levels = placement.levels_of(folder, convention) if len(folder.parts) == RUN_LEVEL else None
     return levels is not None and levels.run is not None

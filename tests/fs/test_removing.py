@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,7 +100,11 @@ def test_two_names_for_one_entry_are_seen_by_the_link_count(world: World, monkey
     """As where names differ in case only and the file system does not tell them apart."""
     source, destination = world.source("a.pt"), world.sources / "A.pt"
     placement = Placement(SHA256, len(CONTENT), FileState.of(source), "hard link")
-    replace_os(monkeypatch, stat=lambda path, **options: (source if path == destination else path).stat(**options))
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        return os.stat("a.pt" if path == "A.pt" else path, **options)  # noqa: PTH116
+
+    replace_os(monkeypatch, stat=stat)
     with pytest.raises(RefusedError, match="that very file"):
         moving.remove_source(source, placement, destination)
     assert source.read_bytes() == CONTENT

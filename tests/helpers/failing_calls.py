@@ -440,7 +440,7 @@ def fail_each_call(act: Act, fault: Injector, folder: Path) -> int:
                 error = caught
         try:
             partials = not {"unlink", "rmdir"}.isdisjoint(injector.failed)
-            world.check(done=error is None, partials=partials or (fault.lasting and "walk" in injector.failed))
+            world.check(done=error is None, partials=partials or (fault.lasting and "open" in injector.failed))
             assert error is None or isinstance(error, CkptmanError | KeyboardInterrupt), f"{error!r} came through"
             assert not isinstance(error, CkptmanError) or (error.message.isprintable() and error.fix)
         except AssertionError as violation:

@@ -215,7 +215,7 @@ def test_an_ingest_that_was_interrupted_is_completed(
     name = "ckptman.fs.writing.give_folder_name" if at.startswith("before the f") else "ckptman.tree.records._write"
     with monkeypatch.context() as patched:
         patched.setattr(name, stop)
-        patched.setattr("ckptman.fs.folders.discard_tree", lambda path: None)  # as where the process was killed
+        patched.setattr("ckptman.fs.folders.discard_tree", lambda *_: None)  # as where the process was killed
         with pytest.raises(MachineError):
             ingest(task, tree)
     assert not (tree / PLACE / "run.json").exists()

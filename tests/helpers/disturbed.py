@@ -1,0 +1,197 @@
+"""Standing between Python and the kernel: every call of a deed is counted, and one of them, or each, is disturbed.
+
+What there is to disturb is told by a trace of the undisturbed deed: every function of `os` that reaches the kernel with
+a path or a descriptor, whoever calls it, reads of streams and listings of folders too.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posix
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import pytest
+
+_NO_FILES = frozenset({
+    "fspath", "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "getcwdb", "urandom",
+    "getrandom", "cpu_count", "strerror", "umask", "fork", "kill", "_exit", "waitpid", "waitstatus_to_exitcode",
+    "register_at_fork", "major", "minor", "isatty", "sched_getaffinity", "get_terminal_size", "putenv", "unsetenv",
+    "times", "uname", "dup", "getloadavg", "device_encoding", "get_inheritable", "set_inheritable", "sysconf",
+    "WIFSTOPPED", "pipe",
+})  # fmt: skip
+
+WRITING = frozenset({"write", "mkdir", "link", "rename", "symlink", "unlink", "rmdir", "ftruncate", "utime", "fsync",
+                     "chmod", "fchmod", "renameat2"})  # fmt: skip
+"""What can change a disk, besides an `open` that makes a file."""
+
+Call = Callable[..., Any]
+
+
+@dataclass
+class Disturbance:
+    """What happens at the `nth` call; 0 disturbs none."""
+
+    nth: int = 0
+    act: Callable[[str, Call, tuple[Any, ...], dict[str, Any]], Any] | None = None
+    calls: list[str] = field(default_factory=list)
+    """The calls so far; one that makes a file is an `open+`."""
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = threading.local()
+
+    def wrap(self, name: str, function: Call) -> Call:
+        def call(*arguments: Any, **options: Any) -> Any:
+            thread = threading.current_thread()
+            if getattr(self._inside, "on", False) or not (
+                thread is threading.main_thread() or thread.name.startswith("ThreadPool")
+            ):
+                return function(*arguments, **options)
+            is_new = name == "open" and len(arguments) > 1 and bool(arguments[1] & os.O_CREAT)
+            with self._lock:
+                self.calls.append("open+" if is_new else name)
+                hit = len(self.calls) == self.nth
+            if not hit or self.act is None:
+                return function(*arguments, **options)
+            self._inside.on = True
+            try:
+                return self.act(name, function, arguments, options)
+            finally:
+                self._inside.on = False
+
+        return call
+
+
+class _Stream(io.RawIOBase):
+    """A descriptor as a stream, whose reads are calls of `os` as any other."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def readinto(self, buffer: Any) -> int:
+        return os.readv(self._descriptor, [buffer])
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return os.lseek(self._descriptor, offset, whence)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+def _fdopen(descriptor: int, mode: str = "r", buffering: int = -1, *, errors: str | None = None) -> IO[Any]:
+    raw = _Stream(descriptor)
+    if buffering == 0:
+        return raw  # type: ignore[return-value]
+    stream = io.BufferedReader(raw)
+    return stream if "b" in mode else io.TextIOWrapper(stream, "utf-8", errors)
+
+
+@contextmanager
+def between(disturbance: Disturbance) -> Iterator[Disturbance]:
+    """Stand between `os` and the kernel while the `with` statement lasts."""
+    from ckptman.fs import writing
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in vars(posix).items():
+            is_call = type(function).__name__ == "builtin_function_or_method" and vars(os).get(name) is function
+            if is_call and name not in _NO_FILES:
+                patch.setattr(os, name, disturbance.wrap(name, function))
+        patch.setattr(os, "fdopen", _fdopen)
+        patch.setattr(writing, "rename_noreplace", disturbance.wrap("renameat2", writing.rename_noreplace))
+        yield disturbance
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def raising(error: int) -> Callable[..., Any]:
+    def act(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    return act
+
+
+def raising_late(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """It is done, and reported as failed, as over NFS. (A close that fails has closed; an open gives no descriptor.)"""
+    made = function(*arguments, **options)
+    if name == "open":
+        os.close(made)
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def doing_half(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Fewer bytes than asked for are read or written, as any read or write may do."""
+    match name, arguments:
+        case "write", (descriptor, data):
+            return function(descriptor, memoryview(data)[: max(1, len(data) // 2)])
+        case "readv", (descriptor, [buffer]):
+            return function(descriptor, [memoryview(buffer)[: max(1, len(buffer) // 2)]])
+        case "preadv", (descriptor, [buffer], offset):
+            return function(descriptor, [memoryview(buffer)[: max(1, len(buffer) // 2)]], offset)
+        case (("pread" | "read"), (descriptor, length, *rest)):
+            return function(descriptor, max(1, length // 2), *rest)
+    return function(*arguments, **options)
+
+
+def killing(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killing_after(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    function(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _changes(name: str) -> bool:
+    return name in WRITING or name == "open+"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong with a call, and with which calls it can."""
+
+    act: Callable[..., Any]
+    of: Callable[[str], bool] = lambda name: True
+    kills: bool = False
+
+
+FAULTS = {
+    "EIO": Fault(raising(errno.EIO)),
+    "EIO, though done": Fault(raising_late, lambda name: name not in ("scandir", "readv")),
+    "ENOSPC": Fault(raising(errno.ENOSPC), _changes),
+    "EMFILE": Fault(raising(errno.EMFILE), lambda name: name in ("open", "open+", "scandir", "listdir")),
+    "half": Fault(doing_half, lambda name: name in ("write", "read", "readv", "pread", "preadv")),
+    "SIGKILL before": Fault(killing, _changes, kills=True),
+    "SIGKILL after": Fault(killing_after, _changes, kills=True),
+}
+
+
+@contextmanager
+def signals_all_the_time(seconds: float = 0.0003) -> Iterator[None]:
+    """Every slow call is interrupted (EINTR) again and again."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, True)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
