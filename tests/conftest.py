@@ -8,5 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Figures are drawn by the tests that are about them, and by no other report.
 os.environ["CKPTMAN_FIGURES"] = "0"
+# No test answers from, or leaves anything in, the cache of whoever runs it.
+os.environ["CKPTMAN_CACHE"] = "off"
 # The width of the terminal that the tests were started from is not theirs.
 os.environ.pop("COLUMNS", None)

@@ -28,6 +28,7 @@ class _Bars:
 
     def __init__(self) -> None:
         talk = console(stderr=True)
+        talk.file = getattr(sys.stderr, "stream", sys.stderr)  # a bar is no part of an answer that is remembered
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=max(4, min(40, talk.width - 52))),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from ckptman.checks import validate
 from ckptman.cli.app import app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.documents import ReportResult, State, drawing, report, report_convention
 from ckptman.text import UsageError, wording
@@ -63,36 +65,55 @@ def _report(
     if (html or file is not None) and project is not None:
         raise UsageError("--html and --project are two reports", code="bad-usage", fix="Give one of them.")
     rules = convention_for(context, root if project is None else project.absolute().parent, numbering)
-    if project is None:
+    if project is not None:
+        result = report_convention(project, convention=rules, check=check)
+        _answer(context, result, None, ["--project", str(project)], as_json, diff, numbering, None)
+    possible = drawing.is_possible()
+    where = ["--root", str(root), *(["--html"] if html else []), *(["--html-file", str(file)] if file else [])]
+    with Remembered(context, root, rules, possible) if file is None else nullcontext() as answer:
         result = report(
             root, convention=rules, check=check, html=file or ("" if html else None),
             find=lambda tree: validate(tree, convention=rules).findings,
-            figures=drawing.is_possible() if figures is None else figures, png=png,
+            figures=possible if figures is None else figures, png=png,
         )  # fmt: skip
-        where = ["--root", str(root), *(["--html"] if html else []), *(["--html-file", str(file)] if file else [])]
-    else:
-        result = report_convention(project, convention=rules, check=check)
-        where = ["--project", str(project)]
+        if answer is not None:
+            answer.may_be_kept = all(document.state is not State.WRITTEN for document in result.documents)
+        _answer(context, result, root, where, as_json, diff, numbering, figures)
+
+
+def _answer(
+    context: typer.Context,
+    result: ReportResult,
+    root: Path | None,
+    where: list[str],
+    as_json: bool,
+    diff: bool,
+    numbering: str | None,
+    figures: bool | None,
+) -> NoReturn:
+    """Tell what was written, and end the command."""
     if as_json:
         print_json(result.to_json())
     else:
         _show(result, console(), diff=diff)
-    if check and any(document.state is State.STALE for document in result.documents):
+    if result.check and any(document.state is State.STALE for document in result.documents):
         options = where + (["--numbering", numbering] if numbering else [])
         config = ["--config", str(context.obj)] if context.obj else []
         talk = plain("Bring it up to date with: ") + plain(
             wording.shell_command(["ckptman", *config, "report", *options]), "bold"
         )
         console(stderr=True).print(talk)
-    elif project is None and not check and not as_json:
+    elif root is not None and not result.check and not as_json:
         next_step(f"ckptman results {wording.shell_word(root)}")
-    if project is None and figures is None and not drawing.is_possible() and not as_json:
+    if root is not None and figures is None and not drawing.is_possible() and not as_json:
         said = plain("No figures are drawn: install matplotlib for them (pip install matplotlib).", "dim")
         console(stderr=True).print(said)
     unread = result.statistics.unreadable if result.statistics is not None else ()
-    if unread:
+    if unread and root is not None:
         more = f" and {len(unread) - 1:,} more" if len(unread) > 1 else ""
-        warn(f"what is in {root / unread[0]}{more} is not counted: it cannot be read. ckptman validate says why.")
+        warn(
+            f"what is in {result.root / unread[0]}{more} is not counted: it cannot be read. ckptman validate says why."
+        )
     raise typer.Exit(1 if result.stale or unread else 0)
 
 

@@ -30,6 +30,7 @@ from ckptman.cli.options import (
     conditions_of,
     tree_of,
 )
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import console, count_text, plain
 from ckptman.queries import Results, over_seeds, results
@@ -137,28 +138,29 @@ def _results(
         convention, where, longest=longest, task=task, seed=seed, group=group,
         n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
     )  # fmt: skip
-    keys = [key for text in by or () for key in text.split(",")]
-    found = results(
-        root,
-        convention=convention,
-        where=conditions,
-        metric=metric,
-        by=keys,
-        population=as_csv or (convention.statistics == "population" if population is None else population),
-    )
-    output = Format.JSON if as_json else Format.CSV if as_csv else output
-    if output is Format.JSON and threshold is None and versus is None:
-        print_json(found.to_json())
-    elif as_csv:
-        _print(_lab_rows(found), Format.CSV)
-    elif threshold is not None:
-        _print(_threshold_rows(found, threshold, convention), output)
-    elif versus is not None:
-        _print(_versus_rows(found, versus, convention), output)
-    else:
-        _print(_rows(found), output)
-    _tell(found)
-    raise typer.Exit(0 if found.listing.complete else 1)
+    with Remembered(context, root, convention):
+        keys = [key for text in by or () for key in text.split(",")]
+        found = results(
+            root,
+            convention=convention,
+            where=conditions,
+            metric=metric,
+            by=keys,
+            population=as_csv or (convention.statistics == "population" if population is None else population),
+        )
+        output = Format.JSON if as_json else Format.CSV if as_csv else output
+        if output is Format.JSON and threshold is None and versus is None:
+            print_json(found.to_json())
+        elif as_csv:
+            _print(_lab_rows(found), Format.CSV)
+        elif threshold is not None:
+            _print(_threshold_rows(found, threshold, convention), output)
+        elif versus is not None:
+            _print(_versus_rows(found, versus, convention), output)
+        else:
+            _print(_rows(found), output)
+        _tell(found)
+        raise typer.Exit(0 if found.listing.complete else 1)
 
 
 def _rows(found: Results) -> Rows:

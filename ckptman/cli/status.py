@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.cells import cell_len
@@ -31,6 +32,7 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, plain, prose
 from ckptman.rules import Convention, GroupPattern
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
@@ -132,10 +134,16 @@ def _status(
     if watch:
         _watch(lambda: grid_status.status(raw, tree, selection=selection, convention=convention), every, verbose)
         raise typer.Exit
-    found = grid_status.status(raw, tree, selection=selection, convention=convention)
+    with Remembered(context, tree, convention) if raw is None and tree is not None else nullcontext():
+        found = grid_status.status(raw, tree, selection=selection, convention=convention)
+        _answer(
+            found, as_json=as_json, missing=missing, verbose=verbose, flags=_where_flags(out, numbering, context.obj)
+        )
+
+
+def _answer(found: GridStatus, *, as_json: bool, missing: bool, verbose: bool, flags: Sequence[str]) -> NoReturn:
     if missing:
-        more = _where_flags(out, numbering, context.obj)
-        sys.stdout.write("".join(f"{line}\n" for line in commands(found, more)))
+        sys.stdout.write("".join(f"{line}\n" for line in commands(found, flags)))
         _tell_recipe(found)
     elif as_json:
         print_json(found.to_json())

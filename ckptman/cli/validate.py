@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, folded, plain, size_text
 from ckptman.formats import refusals
 from ckptman.fs import locks
@@ -135,27 +137,29 @@ def _validate(
 
     if dry_run and not fix:
         raise UsageError("--dry-run goes with --fix", code="bad-usage", fix="Validate alone changes nothing.")
-    result, steps = check(), None
-    if fix:
-        with locks.lock_tree(root):
-            steps = mending.plan_mending(result)
-            if steps and not dry_run:
-                steps = mending.mend(root, steps)
-                result = check()
-    if as_json:
-        done = {} if steps is None else {"fixes": [step.to_json() for step in steps], "dry_run": dry_run}
-        print_json({**result.to_json(), **done})
-    elif output_format is Format.GITHUB:
-        out = console()
-        for item in result.findings:
-            out.print(Text(annotation(item, root)))
-    else:
-        if steps is not None:
-            _show_steps(steps, console(), dry_run=dry_run)
-        show(result, console(), limited=bool(_codes(select) or _codes(ignore)))
-        if not result.findings:
-            next_step(f"ckptman report {wording.shell_word(root)}")
-    raise typer.Exit(result.exit_status)
+    reads_headers = not (deep or fix or witness)
+    with Remembered(context, root, convention) if reads_headers else nullcontext():
+        result, steps = check(), None
+        if fix:
+            with locks.lock_tree(root):
+                steps = mending.plan_mending(result)
+                if steps and not dry_run:
+                    steps = mending.mend(root, steps)
+                    result = check()
+        if as_json:
+            done = {} if steps is None else {"fixes": [step.to_json() for step in steps], "dry_run": dry_run}
+            print_json({**result.to_json(), **done})
+        elif output_format is Format.GITHUB:
+            out = console()
+            for item in result.findings:
+                out.print(Text(annotation(item, root)))
+        else:
+            if steps is not None:
+                _show_steps(steps, console(), dry_run=dry_run)
+            show(result, console(), limited=bool(_codes(select) or _codes(ignore)))
+            if not result.findings:
+                next_step(f"ckptman report {wording.shell_word(root)}")
+        raise typer.Exit(result.exit_status)
 
 
 def show(result: ValidationResult, out: Console, *, limited: bool = False) -> None:

@@ -6,7 +6,6 @@ it is to be moved. May not be done here: knowing what a file means. Nowhere else
 
 from __future__ import annotations
 
-from ckptman.fs.faults import TakenError
 from ckptman.fs.files import FileState
 from ckptman.fs.folders import make_folders
 from ckptman.fs.placing import Batch, Mode
@@ -16,7 +15,7 @@ __all__ = [
     "Batch",
     "FileState",
     "Mode",
-    "TakenError",
+    "cache",
     "files",
     "folders",
     "locks",

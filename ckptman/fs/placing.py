@@ -36,6 +36,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
 
 from ckptman.fs import faults, files, folders, writing
+from ckptman.fs.faults import TakenError as TakenError
 from ckptman.fs.faults import shown
 from ckptman.text import CkptmanError, MachineError, RefusedError
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ckptman.formats import read_checkpoint
-from ckptman.fs import TakenError, write_atomically
+from ckptman.fs import placing, write_atomically
 from ckptman.rules import terms
 from ckptman.text import RefusedError
 from ckptman.training.loading import mark_safe
@@ -66,12 +66,12 @@ def save_checkpoint(run: RawRun, path: Path, state: RunState) -> None:
     """Write a checkpoint file. One that is there already, of this run and step, is left as it is.
 
     Raises:
-        TakenError: another file has the name.
+        placing.TakenError: another file has the name.
         MachineError: as `save_state`.
     """
     try:
         write_atomically(path, _dump(run, state, {}), replace=False)
-    except TakenError:
+    except placing.TakenError:
         # A run that was killed between its checkpoint and its next state comes here again.
         info = read_checkpoint(path, run.convention.checkpoint)
         same_run = info.run_id == state.run_id and info.iters_done == state.iters_done

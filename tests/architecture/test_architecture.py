@@ -183,7 +183,7 @@ def unused(package: str, sources: dict[str, str]) -> list[str]:
 def test_a_face_has_only_names_that_are_used_outside() -> None:
     sources = {module: path.read_text() for module, path in modules().items()}
     assert {package: names for package in PACKAGES if (names := unused(package, sources)) and package != "cli"} == {}
-    assert "TakenError" in unused("fs", {"tree.records": "from ckptman.fs import files"})
+    assert "Mode" in unused("fs", {"tree.records": "from ckptman.fs import files"})
 
 
 def long_tests(folder: Path) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import Batch, Mode, TakenError, placing
-from ckptman.fs.placing import Placement
+from ckptman.fs import Batch, Mode, placing
+from ckptman.fs.placing import Placement, TakenError
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import CONTENT, OTHER, World
 from tests.helpers.placing import place_file

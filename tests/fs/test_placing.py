@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import FileState, Mode, TakenError, folders, moving, write_atomically
-from ckptman.fs.placing import Placement
+from ckptman.fs import FileState, Mode, folders, moving, write_atomically
+from ckptman.fs.placing import Placement, TakenError
 from ckptman.text.errors import MachineError, RefusedError
 from tests.helpers.failing_calls import (
     CHUNK,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptman.fs import FileState, TakenError, folders, write_atomically
+from ckptman.fs import FileState, folders, write_atomically
+from ckptman.fs.placing import TakenError
 from ckptman.text.errors import RefusedError
 from tests.helpers.failing_calls import (
     CONTENT,

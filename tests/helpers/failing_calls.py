@@ -25,7 +25,6 @@ import pytest
 from ckptman.fs import (
     Batch,
     Mode,
-    TakenError,
     faults,
     files,
     folders,
@@ -36,7 +35,7 @@ from ckptman.fs import (
     writing,
 )
 from ckptman.fs.files import hash_file
-from ckptman.fs.placing import Placement
+from ckptman.fs.placing import Placement, TakenError
 from ckptman.text.errors import CkptmanError, RefusedError
 from tests.helpers.placing import place_file
 

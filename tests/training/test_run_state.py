@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ckptman.formats.checkpoint import read_checkpoint
-from ckptman.fs import TakenError
+from ckptman.fs.placing import TakenError
 from ckptman.text.errors import RefusedError
 from ckptman.training.loop import initial_model
 from ckptman.training.run_folder import RawRun
