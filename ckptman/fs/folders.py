@@ -59,7 +59,7 @@ def remove_partials(folder: Path, root: Path | None = None) -> list[str]:
     descriptor = open_folder(folder, root)
     try:
         with faults.writing(folder):
-            names = sorted(filter(is_partial, os.listdir(descriptor)))
+            names = sorted({*filter(is_partial, os.listdir(descriptor))} - {OWNER_FILE})
         for name in names:
             found = stat_name(descriptor, folder / name)
             if found is not None and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -78,6 +78,9 @@ def temporary_name() -> str:
     """33 bytes, however long the final name is: it fits wherever the final name fits."""
     return f".ckptman-{secrets.token_hex(8)}.partial"
 
+
+OWNER_FILE = f".ckptman-{'0' * 16}.partial"
+"""In a root, where flock does nothing: who is writing to the tree (`locks.lock_tree`)."""
 
 _PARTIAL = re.compile(r"\.ckptman-[0-9a-f]{16}\.partial")
 

@@ -1,18 +1,20 @@
 """Locks that the kernel drops with their process, however that ends."""
 
-# ruff: noqa: PTH108, PTH116
+# ruff: noqa: PTH108, PTH115, PTH116
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import re
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ckptman.fs import files, folders
+from ckptman.fs import faults, files, folders, writing
 from ckptman.fs.faults import shown
 from ckptman.text import MachineError
 
@@ -22,33 +24,132 @@ def lock_tree(root: Path) -> Iterator[bool]:
     """Keep other ckptman processes from writing to the tree until the `with` statement ends.
 
     The lock is flock(2) on the root folder: it leaves no file behind, and the kernel drops it with the process, however
-    that ends. Reading needs no lock.
+    that ends. Where it keeps nobody out (some network file systems have none, or grant it to everybody), a file in the
+    root, made by link(2), says who is at work; one that a killed process of this machine left is taken over. Reading
+    needs no lock.
 
     Yields:
-        Whether the tree is locked: some network file systems cannot lock a folder, and then the work goes on without.
+        Whether it is flock that locks the tree.
 
     Raises:
         MachineError: `tree-busy`, at once, if another process holds the lock; others as `placing.Batch.stage`.
     """
-    descriptor = folders.open_folder(root)
-    try:
-        yield _lock(descriptor, root)
-    finally:
-        files.close(descriptor)
+    with ExitStack() as held:
+        descriptor = folders.open_folder(root)
+        held.callback(files.close, descriptor)
+        is_locked = _lock(descriptor, root)
+        if not is_locked:
+            held.enter_context(_owner_file(root, descriptor))
+        elif owner := _owner_at_work(descriptor):  # on a machine that has the tree without its locks
+            raise _busy(root, owner)
+        yield is_locked
 
 
 def _lock(descriptor: int, root: Path) -> bool:
+    """Take flock(2) on an open folder; False where that keeps nobody out."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise MachineError(
-            f"another ckptman is writing to {shown(root)}",
-            code="tree-busy",
-            fix="Wait until it is done, then do it again.",
-        ) from error
+        raise _busy(root) from error
     except OSError:  # no locks on folders there
         return False
+    second = folders.open_folder(root)
+    try:
+        fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _BUSY and reach_other_machines(descriptor)
+    else:
+        return False
+    finally:
+        files.close(second)
+
+
+@contextmanager
+def _owner_file(root: Path, folder: int) -> Iterator[None]:
+    """Have the file that says who is writing to a tree, which only one process has at a time."""
+    path, mine = root / folders.OWNER_FILE, _identity()
+    while True:
+        try:
+            writing.make_file(folder, path, mine)
+            break
+        except faults.TakenError as error:
+            if owner := _owner_at_work(folder):
+                raise _busy(root, owner) from error
+    try:
+        yield
+    finally:
+        if _read_owner(folder) == mine:
+            folders.discard(folder, path.name)
+
+
+def _busy(root: Path, owner: str | None = None) -> MachineError:
+    who = "" if owner is None else f": {owner if owner.isprintable() else repr(owner)}"
+    more = "" if owner is None else f" If that process is no more, remove {shown(root / folders.OWNER_FILE)}"
+    fix = f"Wait until it is done, then do it again.{more}"
+    return MachineError(f"another ckptman is writing to {shown(root)}{who}", code="tree-busy", fix=fix)
+
+
+def _owner_at_work(folder: int) -> str:
+    """Who is writing to a tree by its owner file; empty where there is none, or it was of a process that is no more."""
+    owner = _read_owner(folder)
+    return "" if not owner or (_is_over(owner) and _take_away(folder, owner)) else owner
+
+
+def _identity() -> str:
+    """This process among all that may reach the tree: machine, since when it is up, name spaces, number, beginning."""
+    spaces = _told(lambda: "-".join(os.readlink(f"/proc/self/ns/{name}") for name in ("pid", "net")))
+    boot = _told(lambda: files.read_bytes(Path("/proc/sys/kernel/random/boot_id")).decode().strip())
+    return f"process {os.getpid()} on {os.uname().nodename} ({boot}, {spaces}, {_began(os.getpid())})"
+
+
+def _began(process: int) -> str:
+    """When a process began, as its kernel counts; empty where there is no such process."""
+    return _told(lambda: files.read_bytes(Path(f"/proc/{process}/stat")).rpartition(b")")[2].split()[19].decode())
+
+
+def _told(question: Callable[[], str]) -> str:
+    try:
+        return question()
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_over(owner: str) -> bool:
+    """Whether the process that an owner file names was one of this machine, and is no more."""
+    mine, pattern = _identity(), re.compile(r"process (\d+) on (.+ \(.*, )(\d*)\)", re.DOTALL)
+    told, own = pattern.fullmatch(owner), pattern.fullmatch(mine)
+    if told is None or own is None or told[2] != own[2] or not own[3]:
+        return False
+    return _began(int(told[1])) != told[3]
+
+
+def _take_away(folder: int, owner: str) -> bool:
+    """Remove the file of an owner that is no more; only one process of this machine does at a time."""
+    found = os.fstat(folder)
+    try:
+        with socket.socket(socket.AF_UNIX) as guard:  # a name without a file, which ends with its process
+            guard.bind(f"\0ckptman-{found.st_dev:x}-{found.st_ino:x}")
+            if _read_owner(folder) == owner:
+                os.unlink(folders.OWNER_FILE, dir_fd=folder)
+    except OSError:
+        return False
     return True
+
+
+def _read_owner(folder: int) -> str:
+    """What the owner file says; empty where there is none."""
+    try:
+        descriptor = os.open(folders.OWNER_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"its file cannot be read: {faults.reason_of(error)}"
+    try:
+        return os.pread(descriptor, 1000, 0).decode(errors="replace") or "its file is empty"
+    except OSError as error:
+        return f"its file cannot be read: {faults.reason_of(error)}"
+    finally:
+        files.close(descriptor)
 
 
 # A lock on a file of its own ------------------------------------------------------------------------------------------

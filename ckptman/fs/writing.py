@@ -83,6 +83,22 @@ def write_atomically(
     return True
 
 
+def make_file(folder: int, path: Path, text: str) -> None:
+    """Make a small file in an open folder, whole and at once, for as long as this process lives: nothing is synced.
+
+    Raises:
+        faults.TakenError: something has the name.
+        MachineError: as `placing.Batch.stage`.
+    """
+    temporary = folders.temporary_name()
+    with ExitStack() as cleanup, faults.writing(path):
+        cleanup.callback(folders.discard, folder, temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+        cleanup.callback(files.close, descriptor)
+        write_all(descriptor, memoryview(text.encode()))
+        give_name(folder, temporary, path)
+
+
 def write_all(descriptor: int, data: memoryview) -> None:
     """Write all of the bytes."""
     while data:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import Mode, locks, make_folders
+from ckptman.fs import Mode, folders, locks, make_folders
 from ckptman.text.errors import MachineError, RefusedError, UsageError
 from tests.helpers.failing_calls import (
     FAULTS,
@@ -160,3 +160,50 @@ def test_folders_that_cannot_be_synced_are_no_fault(world: World, monkeypatch: p
     replace_os(monkeypatch, fsync=fsync)
     place_file(world.source(), world.destination(), Mode.COPY)
     world.check(done=True)
+
+
+# --- where flock does nothing -----------------------------------------------------------------------------------------
+
+HOLD = (
+    "import fcntl, sys, time; from pathlib import Path; fcntl.flock = lambda *_: None; from ckptman.fs import locks\n"
+    "with locks.lock_tree(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.mark.parametrize("flock", ["useless", "as it is here"])
+def test_a_file_keeps_others_out_where_flock_does_not_and_ends_with_its_process(
+    flock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        if flock == "useless":
+            replace_everywhere(monkeypatch, "fcntl", Stand(fcntl, {"flock": lambda *_: None}))
+        with pytest.raises(MachineError, match=f"process {other.pid} on") as caught, locks.lock_tree(tmp_path):
+            pass
+        assert caught.value.code == "tree-busy"
+        other.kill()
+        other.wait()
+    assert len(list(tmp_path.iterdir())) == 1
+    for _ in range(2):
+        with locks.lock_tree(tmp_path) as is_locked:
+            assert is_locked is (flock != "useless")
+            assert len(list(tmp_path.iterdir())) == (not is_locked)
+            if not is_locked:
+                with pytest.raises(MachineError, match="writing to"), locks.lock_tree(tmp_path):
+                    pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_of_another_machine_stays_until_somebody_removes_it(tmp_path: Path) -> None:
+    left = tmp_path / folders.OWNER_FILE
+    for owner in ("process 4 on other (b-o-o-t, pid:[1]-net:[2], 17)", "", "\x1b[31m?"):
+        left.write_text(owner)
+        with pytest.raises(MachineError) as caught, locks.lock_tree(tmp_path):
+            pass
+        assert str(left) in caught.value.fix
+        assert caught.value.message.isprintable()
+        assert folders.remove_partials(tmp_path) == []
+    left.unlink()
+    with locks.lock_tree(tmp_path):
+        pass
