@@ -46,6 +46,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         elif folder.record is not None:
             yield from _check_entries(folder, folder.record)
             yield from _check_files_are_there(folder, folder.record, there, found_at)
+            yield from _check_beside(folder, folder.record)
             yield from _check_history(inventory.scan.root, folder, folder.record)
             for file in files[folder.path]:
                 if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
@@ -79,7 +80,8 @@ def _wrong_records(
         configs = [file.info.config for file in inside if file.info is not None and file.info.config is not None]
         if record.config_source != contents.FROM_CHECKPOINT or not configs:
             continue
-        differences = [_config_differences(record.config, config, convention.ignored_keys) for config in configs]
+        ignored = convention.ignored_keys | record.added_keys
+        differences = [_config_differences(record.config, config, ignored) for config in configs]
         if not all(differences) or any(each != differences[0] for each in differences):
             continue
         said = record.source.group, record.source.task
@@ -140,6 +142,14 @@ def _check_files_are_there(
             yield finding("missing-file", folder.path / kept, message, _WANDB_AGAIN)
 
 
+def _check_beside(folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
+    for file in record.source.beside:
+        if file.differs:
+            yield finding(
+                "sources-disagree", folder.path / records.RUN_FILE, f"{file.path}: {_listed(list(file.differs))}"
+            )
+
+
 def _check_history(root: Path, folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
     """The learning curve, which is small enough to be read whole."""
     path, entry = folder.path / history.HISTORY_FILE, record.history
@@ -192,7 +202,7 @@ def _check_file(
         message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
         yield finding("record-disagrees", file.path, message)
     if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
-        differences = _config_differences(record.config, file.info.config, convention.ignored_keys)
+        differences = _config_differences(record.config, file.info.config, convention.ignored_keys | record.added_keys)
         if differences:
             fix = "Move the file out of the tree, and ingest the run's source again, which brings the right one."
             yield finding("config-disagrees", file.path, _listed(differences), fix)

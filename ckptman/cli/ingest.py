@@ -177,6 +177,13 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     )
     _section(
         out,
+        f"{count_text(len(plan.beside_problems), 'file')} beside checkpoints not used, or in disagreement",
+        [f"{item.source}: {item.message}" for item in plan.beside_problems],
+        most,
+        style="yellow",
+    )
+    _section(
+        out,
         f"{count_text(len(plan.passed_over), 'possible checkpoint')} passed over, not named *{rules.checkpoint.suffix}:"
         " ckptman show says what is in them",
         list(plan.passed_over),

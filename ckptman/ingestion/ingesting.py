@@ -100,6 +100,7 @@ class IngestResult:
                 for item in plan.without_files
             ],
             "wandb_problems": [{"source": item.source, "message": item.message} for item in plan.wandb_problems],
+            "beside_problems": [{"source": item.source, "message": item.message} for item in plan.beside_problems],
             "passed_over": list(plan.passed_over),
             "resolved": [str(folder) for folder in plan.resolved],
             "system_files": list(plan.system_files),
@@ -418,7 +419,7 @@ class _Apply:
         """Write a run's learning curve, where there is anything new of it."""
         known, folder = run.record.history, self.plan.root / run.folder
         paths = [Path(source.root or run.record.source.root, source.path) for source in run.curve_sources]
-        found, refused = histories.read(paths)
+        found, refused = histories.read(paths, self.convention)
         for path, error in refused:
             self._refuse(path, error)
         if not found.steps:

@@ -17,7 +17,7 @@ from ckptman.fs import FileState, Mode, files
 from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
-from ckptman.raw import examination, outputs, scanning, wandb_index
+from ckptman.raw import beside, examination, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError
@@ -101,6 +101,8 @@ class Plan:
     """W&B runs of which nothing was saved, or nothing is left, and no other run's file is in the way."""
     wandb_problems: tuple[outputs.WandbProblem, ...]
     """What could not be read of the W&B folders, such as the end of a killed run's log."""
+    beside_problems: tuple[beside.Problem, ...]
+    """What of the files beside checkpoints is not used, or says otherwise than something that counts more."""
     ambiguous: tuple[tree_records.CheckpointRow, ...]
     """Checkpoints that more than one W&B run could have written."""
     overwritten_lists: Mapping[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]
@@ -262,6 +264,7 @@ class _Planner:
             partly_overwritten=lost.partly_overwritten,
             without_files=lost.without_files,
             wandb_problems=self.raw.wandb_problems,
+            beside_problems=self.raw.beside_problems,
             ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, records))),
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
@@ -342,12 +345,9 @@ class _Planner:
             same_root = record.source.root == str(self.raw.root)
             source = replace(record.source, wandb=folders) if folders and same_root else record.source
             record = replace(record, source=source)
-        files = (Path(path) for path, _, _ in record.source_paths)
-        found = self.raw.metrics(record.run_id, record.config, files)
-        if found.values and (found.source is None or record.metrics_source is not None or not record.metrics):
-            record = replace(record, metrics=found.values, metrics_source=found.source)
+        record, curves = self.raw.refreshed(record)
         slot.record = record
-        self._note_curve(slot, record, run.history if run is not None else ())
+        self._note_curve(slot, record, (*(run.history if run is not None else ()), *curves))
 
     def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
         """Note the files to read the run's learning curve from, unless it was read from them as they are."""

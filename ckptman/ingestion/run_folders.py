@@ -297,14 +297,20 @@ class RunFolders:
                 metrics=new.metrics.values,
                 metrics_source=new.metrics.source,
                 evaluations=new.evaluations,
-                source=records.RunSource(root=self._source_root, group=file.source.group, task=file.source.task),
+                source=records.RunSource(
+                    root=self._source_root, group=file.source.group, task=file.source.task, beside=file.beside
+                ),
                 attribution=note_of(new.attribution),
                 checkpoints=(entry,),
             )
         else:
             kept = [other for other in slot.record.checkpoints if other.file != entry.file]
             ordered = sorted((*kept, entry), key=lambda item: (item.step, item.file))
-            slot.record = replace(slot.record, checkpoints=tuple(ordered))
+            source = slot.record.source
+            if source.root == self._source_root:
+                told = {note.path: note for note in (*file.beside, *source.beside)}
+                source = replace(source, beside=tuple(note for _, note in sorted(told.items())))
+            slot.record = replace(slot.record, checkpoints=tuple(ordered), source=source)
         self.new.append((slot.folder, entry))
 
     def _add_duplicate(self, slot: Slot, file: examination.Examined) -> None:

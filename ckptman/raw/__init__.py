@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "attribution",
+    "beside",
     "examination",
     "histories",
     "outputs",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from ckptman.formats import CheckpointInfo, folder_bytes
 from ckptman.formats import whole as whole_files
 from ckptman.fs import FileState, files
+from ckptman.raw.beside import Beside, Evidence, Reading
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.rules import Convention, Place, naming, placement
 from ckptman.text import RefusedError
+from ckptman.tree import records
 
 
 class Trust(StrEnum):
@@ -45,6 +48,8 @@ class Examined:
     """Keys of it that look like a configuration and were not used."""
     parts: tuple[folder_bytes.HashedFile, ...] = ()
     """The files of a folder."""
+    beside: tuple[records.BesideFile, ...] = ()
+    """The files beside it that gave its configuration, keys of it, or its step."""
 
     @property
     def claim(self) -> Claim:
@@ -86,11 +91,19 @@ class Examiner:
     """Reads files of a source, and settles where a name and a configuration disagree."""
 
     def __init__(
-        self, convention: Convention, wandb: WandbIndex, *, trust: Trust, follow_symlinks: bool, whole: bool
+        self,
+        convention: Convention,
+        wandb: WandbIndex,
+        beside: Beside,
+        *,
+        trust: Trust,
+        follow_symlinks: bool,
+        whole: bool,
     ) -> None:
         self._convention = convention
         self._naming = naming.naming_of(convention)
         self._wandb = wandb
+        self._beside = beside
         self._trust = trust
         self._follow_symlinks = follow_symlinks
         self._whole = whole
@@ -104,7 +117,13 @@ class Examiner:
         info, content, state, parts = self._read(file)
         if not state.same_but_ctime(file.state):
             raise RefusedError("it changed while it was looked at", code=files.CHANGED)
-        config, config_source = self._config_of(file, info)
+        beside = self._beside.of(file.path)
+        if info.iters_done is None and beside.step is not None:
+            info = replace(info, iters_done=beside.step)
+        else:
+            beside = beside.without_steps()
+        config, config_source = self._config_of(file, info, beside)
+        config, notes = self._completed(config, config_source, beside)
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
         place = placement.place_of(
             config,
@@ -125,6 +144,7 @@ class Examiner:
             run_id=info.run_id,
             unused_configs=info.unused_configs,
             parts=parts,
+            beside=notes,
         )
 
     def _read(
@@ -140,10 +160,15 @@ class Examiner:
             raise read.damage
         return read.info, read.sha256, read.state, read.parts
 
-    def _config_of(self, file: SourceCheckpoint, info: CheckpointInfo) -> tuple[Mapping[str, Any], str]:
-        """The configuration, and where it is from: the file, else a W&B record, else the file's name."""
+    def _config_of(
+        self, file: SourceCheckpoint, info: CheckpointInfo, beside: Evidence
+    ) -> tuple[Mapping[str, Any], str]:
+        """The configuration, and where it is from: the file, else what lies beside it, else a W&B record, else its
+        name."""
         if info.config:
             return info.config, "checkpoint"
+        if (found := self._beside_config(file, beside)) is not None:
+            return found, records.FROM_BESIDE
         try:
             name = self._naming.parse(self._name_at_source(file))
         except RefusedError as error:
@@ -160,6 +185,31 @@ class Examiner:
             return recorded
         seed = {} if file.seed is None else {self._convention.seed_key: file.seed}
         return {**name.values, **seed}, "name"
+
+    def _beside_config(self, file: SourceCheckpoint, beside: Evidence) -> Mapping[str, Any] | None:
+        """The configuration beside a file that holds none, with what its name adds; None if it says otherwise."""
+        said: dict[str, Any] = {} if file.seed is None else {self._convention.seed_key: file.seed}
+        with suppress(RefusedError):
+            said |= self._naming.parse(self._name_at_source(file)).values
+        agreeing = beside.agreeing_with(said, self._convention.ignored_keys).config
+        return {**said, **agreeing} if agreeing else None
+
+    def _completed(
+        self, config: Mapping[str, Any], config_source: str, beside: Evidence
+    ) -> tuple[Mapping[str, Any], tuple[records.BesideFile, ...]]:
+        """A configuration with the keys that only files beside the checkpoint have; and what these files gave."""
+        agreeing = beside.agreeing_with(config, self._convention.ignored_keys)
+        added = {key: value for key, value in agreeing.values.items() if key not in config}
+        is_beside = config_source == records.FROM_BESIDE
+        notes = [self._note(reading, added, agreeing.config if is_beside else None) for reading in agreeing.readings]
+        return {**config, **added}, tuple(note for note in notes if note.gave or note.keys)
+
+    def _note(self, reading: Reading, added: Mapping[str, Any], config: Mapping[str, Any] | None) -> records.BesideFile:
+        gave = (("config",) if config and reading.config is config else ()) + (
+            ("step",) if reading.step is not None else ()
+        )
+        keys = tuple(key for key, value in reading.values.items() if added.get(key) is value)
+        return records.BesideFile(path=self._beside.relative(reading.path), gave=gave, keys=keys)
 
     def _name_of(
         self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], config_source: str

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ckptman.fs import files
 from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
+from ckptman.raw.beside import Beside, Problem
 from ckptman.raw.examination import Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
@@ -123,7 +124,10 @@ class RawOutputs:
         self._whole = whole
         self._unread_wandb = dict(self.scan.unread_wandb)
         self.wandb = WandbIndex(self._read_wandb(), convention)
-        self._examiner = Examiner(convention, self.wandb, trust=trust, follow_symlinks=follow_symlinks, whole=whole)
+        self._beside = Beside(self.root, self.scan.checkpoints, self.wandb, convention)
+        self._examiner = Examiner(
+            convention, self.wandb, self._beside, trust=trust, follow_symlinks=follow_symlinks, whole=whole
+        )
 
     @property
     def root(self) -> Path:
@@ -134,6 +138,11 @@ class RawOutputs:
     def wandb_problems(self) -> tuple[WandbProblem, ...]:
         """What could not be read of the W&B folders, such as the end of a killed run's log."""
         return tuple(WandbProblem(self.relative(run.folders[0]), p) for run in self.wandb.runs for p in run.problems)
+
+    @property
+    def beside_problems(self) -> tuple[Problem, ...]:
+        """What of the files beside checkpoints is not used, or says otherwise than something that counts more."""
+        return tuple(sorted(self._beside.problems))
 
     def read(
         self,
@@ -361,6 +370,22 @@ class RawOutputs:
                 return Metrics(left.metrics, records.FROM_TRAINING)
         return Metrics({}, None)
 
+    def refreshed(self, record: records.RunRecord) -> tuple[records.RunRecord, tuple[Path, ...]]:
+        """A run with the metrics that are here now, once all files are read; and the files beside its checkpoints that
+        hold its learning curve, those that count more last. What is here no longer is kept.
+
+        Metrics beside the checkpoints are laid over those of W&B.
+        """
+        found = self.metrics(record.run_id, record.config, (Path(path) for path, _, _ in record.source_paths))
+        beside = self._beside.of_run(record, self.owners, found.values)
+        if beside.metrics:
+            others = () if found.values.keys() <= beside.metrics.keys() else (found.source or "W&B",)
+            source = ", ".join((records.FROM_BESIDE, *others))
+            found = Metrics({**found.values, **beside.metrics}, source)
+        if found.values and (_weight(found.source) >= _weight(record.metrics_source) or not record.metrics):
+            record = replace(record, metrics=found.values, metrics_source=found.source)
+        return replace(record, source=replace(record.source, beside=beside.notes)), beside.curves
+
     def _order(self, saved: SavedFile) -> tuple[bool, float, float, str]:
         run = self.wandb.by_id.get(saved.attribution.run_id or "")
         saved_at = saved.file.claim.saved_at
@@ -402,6 +427,11 @@ class RawOutputs:
                     )
                     listed[run.run_id] = replace(run, group=place.group, task=place.task)
         return list(listed.values())
+
+
+def _weight(metrics_source: str | None) -> int:
+    """What counts more of two sources of metrics."""
+    return 1 if metrics_source is None else 0 if metrics_source == records.FROM_TRAINING else 2
 
 
 def _in_order(runs: Iterable[records.OverwrittenRun | None]) -> tuple[records.OverwrittenRun, ...]:

@@ -8,7 +8,7 @@ nearer one can have written it. Of identical bytes in several places, the place 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -65,6 +65,10 @@ class WandbIndex:
         """The run in whose own W&B folder a file lies."""
         found = (self._by_folder[folder] for folder in file.parents if folder in self._by_folder)
         return (_Runs([(run.config, run)]) for run in found)
+
+    def below(self, folder: Path) -> Iterable[WandbRun]:
+        """The runs that are recorded anywhere below a folder."""
+        return self._under.get(folder, ())
 
     def around(self, file: Path) -> Iterator[_Runs]:
         """The runs that are recorded anywhere below each folder around a file, from the nearest that has any outwards;

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ckptman.fs import files
+from ckptman.raw import protobuf
 from ckptman.text import RefusedError
 from ckptman.tree import history
 
@@ -140,22 +141,23 @@ def number_of(text: bytes) -> history.Number | None:
 def _logged(record: bytes) -> Iterator[tuple[int, dict[str, history.Number]]]:
     """Step and numbers of a history record; nothing for any other."""
     try:
-        for message in (value for number, value in _fields(record) if number == _RECORD_HISTORY):
+        for message in (value for number, value in protobuf.fields(record) if number == _RECORD_HISTORY):
             if not isinstance(message, bytes):
                 continue
             step: history.Number | None = None
             row = {}
-            for number, content in _fields(message):
+            for number, content in protobuf.fields(message):
                 if number == _UPDATE and isinstance(content, bytes):
                     path, text = _item(content)
                     if (value := number_of(text)) is not None:
                         row[".".join(key.decode(errors="replace") for key in path)] = value
                 elif number == _HISTORY_STEP and isinstance(content, bytes):
-                    step = next((_signed(n) for field, n in _fields(content) if field == 1 and isinstance(n, int)), 0)
+                    numbers = ((field, n) for field, n in protobuf.fields(content) if isinstance(n, int))
+                    step = next((protobuf.signed(n) for field, n in numbers if field == 1), 0)
             step = row.pop(history.STEP, step)
             if isinstance(step, int):
                 yield step, row
-    except _BadMessageError:
+    except protobuf.BadMessageError:
         return
 
 
@@ -308,10 +310,10 @@ class _Content:
     def add(self, record: bytes) -> None:
         """Take in one record."""
         try:
-            for number, value in _fields(record):
+            for number, value in protobuf.fields(record):
                 if isinstance(value, bytes) and (handler := self._handlers.get(number)):
                     handler(value)
-        except _BadMessageError:
+        except protobuf.BadMessageError:
             self._undecodable += 1
 
     def result(self, path: Path, frames: _Frames) -> WandbLog:
@@ -340,7 +342,7 @@ class _Content:
         )
 
     def _add_run(self, message: bytes) -> None:
-        for number, value in _fields(message):
+        for number, value in protobuf.fields(message):
             if not isinstance(value, bytes):
                 continue
             if number in (_RUN_ID, _RUN_GROUP, _RUN_PROJECT) and value:
@@ -362,15 +364,15 @@ class _Content:
         self._last_history = message
 
     def _add_exit(self, message: bytes) -> None:
-        code = next((value for number, value in _fields(message) if number == _EXIT_CODE), 0)
-        self._exit_code = _signed(code) if isinstance(code, int) else 0
+        code = next((value for number, value in protobuf.fields(message) if number == _EXIT_CODE), 0)
+        self._exit_code = protobuf.signed(code) if isinstance(code, int) else 0
 
     def _last_values(self) -> dict[str, Any]:
         """The values of the last history record."""
         values = _Values()
         try:
             values.update(self._last_history, removals=False)
-        except _BadMessageError:
+        except protobuf.BadMessageError:
             return {}
         return values.build("history", [])
 
@@ -407,7 +409,7 @@ class _Values:
         """Take in a config, summary or history message; a history has no removals (its field 2 is the step)."""
         wanted = (_UPDATE, _REMOVE) if removals else (_UPDATE,)
         # Decoded in full before anything is set, so that a bad message leaves no trace.
-        items = [(n, _item(item)) for n, item in _fields(message) if n in wanted and isinstance(item, bytes)]
+        items = [(n, _item(item)) for n, item in protobuf.fields(message) if n in wanted and isinstance(item, bytes)]
         for number, (path, value) in items:
             self._set(path, value if number == _UPDATE else b"")
 
@@ -462,54 +464,11 @@ def _put(tree: dict[str, Any], keys: list[str], value: object) -> None:
         tree[keys[-1]] = value
 
 
-class _BadMessageError(ValueError):
-    """A protobuf message that does not follow the wire format."""
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message, as number and value: an int, or the bytes of anything else."""
-    offset, end = 0, len(message)
-    while offset < end:
-        # Most numbers are below 128 and so one byte; looking at it here halves the time that a log takes.
-        if (tag := message[offset]) < 0x80:
-            offset += 1
-        else:
-            tag, offset = _varint(message, offset)
-        kind = tag & 7
-        if kind == 2:
-            if offset < end and (length := message[offset]) < 0x80:
-                offset += 1
-            else:
-                length, offset = _varint(message, offset)
-        elif kind == 0:
-            number, offset = _varint(message, offset)
-            yield tag >> 3, number
-            continue
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise _BadMessageError(f"wire type {kind}")
-        start, offset = offset, offset + length
-        if offset > end:
-            raise _BadMessageError("a field longer than its message")
-        yield tag >> 3, message[start:offset]
-
-
-def _varint(message: bytes, offset: int) -> tuple[int, int]:
-    """The unsigned number at `offset`, and the offset after it."""
-    value = 0
-    for index, byte in enumerate(message[offset : offset + 10]):
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, offset + index + 1
-    raise _BadMessageError("a number without an end")
-
-
 def _item(message: bytes) -> tuple[tuple[bytes, ...], bytes]:
     """The key, as a path, and the JSON text of a config, summary or history item."""
     path: tuple[bytes, ...] = ()
     value = b""
-    for number, content in _fields(message):
+    for number, content in protobuf.fields(message):
         if isinstance(content, int):
             continue
         if number == _ITEM_VALUE_JSON:
@@ -517,20 +476,14 @@ def _item(message: bytes) -> tuple[tuple[bytes, ...], bytes]:
         elif number == _ITEM_NESTED_KEY or (number == _ITEM_KEY and content):
             path += (content,)
     if not path:
-        raise _BadMessageError("an item without a key")
+        raise protobuf.BadMessageError("an item without a key")
     return path, value
 
 
 def _time(message: bytes) -> float | None:
     """A protobuf timestamp in seconds since 1970."""
-    parts = {number: _signed(value) for number, value in _fields(message) if isinstance(value, int)}
+    parts = {number: protobuf.signed(value) for number, value in protobuf.fields(message) if isinstance(value, int)}
     return plausible_time(parts.get(_TIME_SECONDS, 0) + parts.get(_TIME_NANOS, 0) / 1e9)
-
-
-def _signed(value: int) -> int:
-    """A varint as the signed 64-bit number it stands for."""
-    value &= 2**64 - 1
-    return value - 2**64 if value >= 2**63 else value
 
 
 def _not_a_file(path: Path) -> RefusedError:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckptman.rules import inert
+from ckptman.rules import beside, inert
 from ckptman.rules.naming import FIELD_TYPES, Naming
 from ckptman.rules.terms import (
     AxisTitle,
@@ -39,6 +39,9 @@ FILE_NAME = "ckptman.yaml"
 BUILT_IN = Path(__file__).with_name("convention.yaml")
 
 T = TypeVar("T")
+
+_MOST_LEVELS_UP = 9
+"""Folders above a checkpoint's in which a file beside it is looked for."""
 
 
 def find_file(start: Path) -> Path | None:
@@ -263,6 +266,7 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         checkpoint=_build_checkpoint(top.section("checkpoint")),
         model=_build_model(top.section("model")),
         raw=_build_raw(top.section("raw")),
+        beside=tuple(_build_beside(*item, run.get("seed", _text)) for item in top.section("beside").each()),
         seed_key=run.get("seed", _text),
         group_key=run.get("group", _text),
         families=_build_families(top.section("families")),
@@ -405,6 +409,52 @@ def _build_raw(section: _Section) -> RawLayout:
     )
     section.done()
     return raw
+
+
+def _build_beside(pattern: str, value: Any, where: str, seed_key: str) -> beside.BesideRule:
+    item = _Section(value, where)
+    if not all(part and set(part) > {"."} for part in pattern.split("/")):
+        raise _bad(f"{where}: the pattern must be the path of a file below a folder, not {pattern!r}")
+    if re.search(r"[{}]", pattern.replace(beside.STEM, "")):
+        raise _bad(f"{where}: only {beside.STEM} may stand in braces, for the checkpoint's name without its suffix")
+    form = item.maybe("form", _beside_form, beside.form_of(pattern))
+    if form is None:
+        raise _bad(f"{where}: its name does not tell what it is; say form: one of {', '.join(beside.Form)}")
+    paths = _Section(item.maybe("values", lambda v, _: v, {}), f"{where}.values")
+    values = {key: _text(path, place) for key, path, place in paths.each()}
+    if seed := item.maybe("seed", _text, ""):
+        values[seed_key] = seed
+    rule = beside.BesideRule(
+        pattern=pattern,
+        form=form,
+        up=item.maybe("up", _whole, 2),
+        config=item.maybe("config", _texts, ()),
+        values=values,
+        metrics=item.maybe("metrics", _texts, ()),
+        step=item.maybe("step", _text, ""),
+        history=item.maybe("history", _text, beside.WHOLE if form.is_table else ""),
+        history_step=item.maybe("history_step", _text, "step"),
+    )
+    item.done()
+    if not 0 <= rule.up <= _MOST_LEVELS_UP:
+        raise _bad(f"{where}.up must be 0 to {_MOST_LEVELS_UP}, not {rule.up}")
+    if form.is_table and (rule.config or values or rule.metrics or rule.step or rule.history != beside.WHOLE):
+        raise _bad(f"{where}: a {form} file is a table: of it, only history_step can be said")
+    if form is beside.Form.YAML and rule.history:
+        raise _bad(f"{where}.history: a history is read from json, jsonl, csv or tfevents")
+    if not (rule.config or values or rule.metrics or rule.step or rule.history):
+        raise _bad(f"{where} must say what the file tells: config, values, seed, metrics, step or history")
+    return rule
+
+
+def _beside_form(value: Any, where: str) -> beside.Form:
+    if value not in list(beside.Form):
+        raise _bad(f"{where} must be one of {', '.join(beside.Form)}, not {value!r}")
+    return beside.Form(value)
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    return _list_of(_text)(value, where) if isinstance(value, list) else (_text(value, where),)
 
 
 def _build_families(section: _Section) -> Families:

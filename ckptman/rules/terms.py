@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptman.rules import comparing
+from ckptman.rules.beside import BesideRule as BesideRule
+from ckptman.rules.beside import Form as Form
 from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
 
@@ -265,6 +267,8 @@ class Convention:
     ignored_keys: frozenset[str]
     settings: Mapping[str, Setting]
     """Defaults for command-line options."""
+    beside: tuple[BesideRule, ...] = ()
+    """What lies beside checkpoints, those that count more first."""
     source: Path | None = None
 
     def axis(self, key: str) -> AxisTitle:

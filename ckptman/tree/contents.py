@@ -488,6 +488,8 @@ def _config_in_force(file: CheckpointFile, record: RunRecord | None) -> Mapping[
     if record is not None and file.entry is not None and record.config_source != FROM_CHECKPOINT:
         return record.config
     if file.info is not None and file.info.config:
+        if record is not None and file.entry is not None and (added := record.added_keys & record.config.keys()):
+            return {**file.info.config, **{key: record.config[key] for key in added}}
         return file.info.config
     if record is not None and file.entry is not None:
         return record.config

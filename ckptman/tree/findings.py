@@ -425,6 +425,14 @@ _TABLE = (
         "Look at the candidates in run.json. Ingest again once their W&B folders, with their times, are at the source; "
         "or, if you know which it is, say so: ckptman assign PATH --run ID",
     ),
+    _warning(
+        "sources-disagree",
+        "What lay beside a run's checkpoints says otherwise than a source that counts more.",
+        "A configuration, or a metric, was written down in several places, and one of them is of another run, or was "
+        "edited. What counts is what the checkpoint says, then what lies beside it, then W&B, then its name. Of a file "
+        "with another configuration, nothing was used.",
+        "Look at the files at the source (run.json names them). Correct or move away what is wrong, and ingest again.",
+    ),
     # --- runs and the grid
     _error(
         "missing-final",

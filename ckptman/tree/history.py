@@ -32,6 +32,10 @@ STEP = "_step"
 MOST_VALUES = 2_000_000
 """Largest curve that is kept; that of a run of the recipe has about 25,000 values."""
 
+MOST_CELLS = 10 * MOST_VALUES
+"""Most cells of its table, empty ones too."""
+
+_LONGEST_NAME = 1000
 _MOST_BYTES = 40 * MOST_VALUES
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"  # no name and no time in it: the same curve, the same bytes
 _INTEGER = re.compile("-?[0-9]{1,18}")
@@ -64,9 +68,20 @@ class History:
 
 
 def of_rows(rows: Mapping[int, Mapping[str, Number]]) -> History:
-    """The curve of what was logged at each step."""
+    """The curve of what was logged at each step. A metric without a name that a table can have is left out.
+
+    Raises:
+        RefusedError: (`too-long`) for a table of more than `MOST_CELLS`.
+    """
     steps = tuple(sorted(rows))
-    metrics = sorted({metric for row in rows.values() for metric in row}, key=wording.natural_key)
+    names = {metric for row in rows.values() for metric in row if metric != STEP and len(metric) <= _LONGEST_NAME}
+    if len(steps) * len(names) > MOST_CELLS:
+        raise RefusedError(
+            f"a learning curve of {len(steps):,} steps and {len(names):,} metrics is too large, and is not kept",
+            code="too-long",
+            fix="Keep what it is read from.",
+        )
+    metrics = sorted(names, key=wording.natural_key)
     return History(steps, {metric: tuple(rows[step].get(metric) for step in steps) for metric in metrics})
 
 

@@ -25,6 +25,8 @@ ASSIGNED = "assigned"
 """`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
 REFUSED_FILE = "refused.json"
 """At the root: the files that the last ingest of each source did not take, and what is known of their runs."""
+FROM_BESIDE = "beside"
+"""`RunRecord.config_source` and `metrics_source` where they are from files that lay beside the checkpoints."""
 FROM_TRAINING = "training"
 """`RunRecord.metrics_source` where they are from the file that training left in the run's own folder, not from W&B."""
 REPORT = "report"
@@ -126,6 +128,21 @@ class Family:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BesideFile:
+    """A file that lay beside the checkpoints, and what it gave."""
+
+    path: str
+    """Relative to the source root."""
+    gave: tuple[str, ...] = ()
+    """Of `config`, `step`, `metrics` and `history`, what was used."""
+    keys: tuple[str, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """Configuration keys, such as the seed's, that were added to the configuration from elsewhere."""
+    differs: tuple[str, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """What it says otherwise than a source that counts more, in words."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class RunSource:
     """Where a run came from."""
@@ -137,6 +154,8 @@ class RunSource:
     task: int | None = None
     wandb: tuple[str, ...] = ()
     """The run's W&B folders, relative to `root`."""
+    beside: tuple[BesideFile, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """What lay beside its checkpoints."""
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -165,7 +184,7 @@ class RunRecord:
     task: int
     seed: int | None = None
     config_source: str
-    """`checkpoint`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
+    """`checkpoint`, `beside`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     metrics_source: str | None = field(default=None, metadata=json_text.OMIT_NONE)
@@ -178,6 +197,11 @@ class RunRecord:
     history: HistoryEntry | None = field(default=None, metadata=json_text.OMIT_NONE)
     """None where nothing was logged on the way, or an older ckptman ingested the run."""
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def added_keys(self) -> frozenset[str]:
+        """The keys of its configuration that files beside the checkpoints added."""
+        return frozenset(key for file in self.source.beside for key in file.keys)
 
     @property
     def layernorm(self) -> bool:

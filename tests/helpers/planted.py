@@ -414,6 +414,16 @@ def a_run_that_could_be_another(root: Path, _: MonkeyPatch) -> None:
     edit_record(root / RUN, run_id=None, attribution=note)
 
 
+@fault("sources-disagree", f"{RUN}/run.json", says="hparams.yaml: n_layers is 2, and 1 in force")
+def a_file_beside_it_that_says_otherwise(root: Path, _: MonkeyPatch) -> None:
+    def add(document: dict[str, Any]) -> None:
+        document["source"]["beside"] = [
+            {"path": "hparams.yaml", "gave": [], "differs": ["n_layers is 2, and 1 in force"]}
+        ]
+
+    edit_json(root / RUN / "run.json", add)
+
+
 @fault("missing-final", RUN, says="has only: Checkpoint")
 def a_run_without_its_end(root: Path, _: MonkeyPatch) -> None:
     drop(root / RUN, FINAL)
