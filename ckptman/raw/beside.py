@@ -172,11 +172,13 @@ class Beside:
             owners: Who wrote the checkpoints.
             logged: The metrics that W&B has of the run.
         """
-        notes = {note.path: note for note in record.source.beside}
+        by_step = sorted(record.source_paths, key=lambda item: -item[2].step)
+        here = [path for path in dict.fromkeys(Path(path) for path, _, _ in by_step) if path in self._found]
+        # What a file said otherwise counts as long as it is there.
+        notes = {note.path: replace(note, differs=() if here else note.differs) for note in record.source.beside}
         metrics: dict[str, Any] = {}
         curves: dict[Path, int] = {}
-        by_step = sorted(record.source_paths, key=lambda item: -item[2].step)
-        for checkpoint in dict.fromkeys(Path(path) for path, _, _ in by_step):
+        for checkpoint in here:
             evidence, found = self.of(checkpoint, tables=True), dict[str, Any]()
             differing = evidence.differing_from(record.config, self._convention.ignored_keys)
             for order, reading in enumerate(evidence.readings):
