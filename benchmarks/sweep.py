@@ -21,7 +21,7 @@ from ckptman.sweeps.sweeping import How, plan_sweep, sweep
 from ckptman.training.progress import COMPLETE
 
 WANTED = 1.6
-RUNS = Selection(k=(4, 8), tasks=(4, 6), regimes=("dynamic",), layernorm=(True,))
+RUNS = Selection(k=(4, 8), tasks=(4, 6), facets={"regime": ("dynamic",), "layernorm": (True,)})
 """One layer, with and without MLP, K = 2..4 and 2..8, three seeds: twelve runs."""
 
 

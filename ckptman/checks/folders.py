@@ -28,7 +28,6 @@ _AT_THE_ROOT = frozenset(
         "CITATION.cff",
     }
 )
-_GROUP_LEVEL = 3
 """How many folders lead from the root to a group's."""
 _OF_A_RUN = frozenset({records.RUN_FILE, history.HISTORY_FILE})
 _MOST_STRAYS = 8
@@ -42,7 +41,7 @@ def check_folders(inventory: Inventory, convention: Convention) -> Iterator[Find
     walk = _Walk(inventory, convention)
     yield from walk.folder(PurePosixPath())
     yield from _check_system_files(walk.system_files)
-    yield from _check_links(inventory, walk.links)
+    yield from _check_links(inventory, walk.links, convention.folders.group_level)
     yield from _check_twins(inventory)
 
 
@@ -153,16 +152,16 @@ class _Walk:
         if path in self.checkpoints or path in self.astray or (name in _OF_A_RUN and folder in self.records):
             return True
         if name == records.OVERWRITTEN_FILE:
-            levels = placement.levels_of(folder, self.convention)
-            return levels is not None and levels.task is not None and levels.run is None and self._is_structural(folder)
+            is_task = len(folder.parts) == self.convention.folders.depth - 1
+            return is_task and self._is_structural(folder)
         return not folder.parts and (name in _AT_THE_ROOT or _DOCUMENT.fullmatch(name) is not None)
 
     def _is_structural(self, path: PurePosixPath) -> bool:
         """Whether a folder's name is one that the convention has at this level."""
-        levels = placement.levels_of(path, self.convention)
+        levels = self.convention.folders.parse(path)
         if levels is None or levels.group is None:
             return levels is not None
-        group = PurePosixPath(*path.parts[:_GROUP_LEVEL])
+        group = PurePosixPath(*path.parts[: self.convention.folders.group_level])
         return placement.group_pattern(levels.group, self.convention) is not None or group in self.bearing
 
 
@@ -178,7 +177,7 @@ def _check_system_files(paths: list[PurePosixPath]) -> Iterator[Finding]:
         yield finding("system-file", path, "an operating system or a file manager left it")
 
 
-def _check_links(inventory: Inventory, links: list[PurePosixPath]) -> Iterator[Finding]:
+def _check_links(inventory: Inventory, links: list[PurePosixPath], group_level: int) -> Iterator[Finding]:
     root = inventory.scan.root
     real_root = root.resolve()
     checkpoints = {file.path: file for file in inventory.files}
@@ -195,7 +194,7 @@ def _check_links(inventory: Inventory, links: list[PurePosixPath]) -> Iterator[F
             if file is None:
                 yield finding("stray-file", path, f"this link to {said} does not belong to the tree")
         elif file is not None and file.info is not None:
-            placed[PurePosixPath(*path.parts[: min(_GROUP_LEVEL, len(path.parts) - 1)])].append(target)
+            placed[PurePosixPath(*path.parts[: min(group_level, len(path.parts) - 1)])].append(target)
         else:
             yield finding("outside-link", path, f"it leads out of the tree, to {target}")
     for group, targets in sorted(placed.items()):

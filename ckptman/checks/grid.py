@@ -34,7 +34,8 @@ class _Group:
     name: str
     pattern: GroupPattern
     grid: terms.Grid
-    k: int
+    held: Mapping[str, terms.Scalar]
+    """What its name holds."""
     present: tuple[_Present, ...]
 
     def of(self, config: Mapping[str, object]) -> _Present | None:
@@ -100,14 +101,14 @@ def _group(name: str, convention: Convention) -> _Group | None:
         name=name,
         pattern=pattern,
         grid=grid,
-        k=(pattern.parse(name) or {})["K"],
+        held=pattern.parse(name) or {},
         present=tuple(_Present(cell) for cell in grids.cells(grid, pattern.regime, convention.numbering)),
     )
 
 
 def _check_settings(group: _Group, item: _Present, convention: Convention) -> Iterator[Finding]:
     """Whether the runs have what the group's regime fixes, such as the shortest trained list."""
-    expected = grids.config_values(group.pattern, group.grid, group.k, item.cell, convention)
+    expected = grids.config_values(group.pattern, group.grid, group.held, item.cell, convention)
     for run in item.runs:
         differences = [
             f"{key} is {run.config[key]!r}, where every run of {group.name} has {value!r}"
@@ -124,8 +125,7 @@ def _check_seeds(
     missing = [seed for seed in group.grid.seeds if seed not in item.seeds]
     if not missing:
         return
-    folder = placement.family_folder(group.pattern.layernorm, group.pattern.regime, convention) / group.name
-    path = folder / convention.folders.task(item.cell.task)
+    path = _folder_of(group, item, convention)
     if any(path.is_relative_to(other) or other.is_relative_to(path) for other in unread):
         return  # what is missing may be there
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
@@ -148,6 +148,15 @@ def _check_seeds(
         yield finding("missing-task", path, f"{what} has no run{lost}", fix)
 
 
+def _folder_of(group: _Group, item: _Present, convention: Convention) -> PurePosixPath:
+    """The task folder of a cell, as far as its family is known."""
+    values = grids.config_values(group.pattern, group.grid, group.held, item.cell, convention)
+    family = placement.family_of_values(group.pattern, values, convention)
+    if len(family) < len(convention.family_facets):
+        return PurePosixPath(group.name)
+    return convention.folders.folder(tuple(family.values()), group.name, item.cell.task)
+
+
 def _overwritten(item: _Present, missing: list[int]) -> str:
     """Which of the missing seeds were overwritten, and by whom."""
     said = [
@@ -167,12 +176,11 @@ def _brief(cell: grids.Cell, convention: Convention) -> str:
 
 
 def _check_groups(present: set[str], convention: Convention) -> Iterator[Finding]:
-    """Groups of the grid of which there is nothing. A pattern with more holes than K has no list of its groups."""
+    """Groups of the grid of which there is nothing. A pattern whose names hold more than the grid says has no list."""
     for pattern in convention.groups:
-        if set(pattern.parse(pattern.example) or {}) != {"K"}:
-            continue
-        folder = placement.family_folder(pattern.layernorm, pattern.regime, convention)
-        for k in convention.grids[pattern.grid].k:
-            name = pattern.format({"K": k})
+        families = placement.families_of(pattern, convention)
+        above = convention.folders.family_folder(families[0]) if len(families) == 1 else PurePosixPath()
+        for held in grids.group_values(pattern, convention.grids[pattern.grid]):
+            name = pattern.format(held)
             if name not in present:
-                yield finding("missing-group", folder / name, f"no run of {name} ({pattern.title}) is there")
+                yield finding("missing-group", above / name, f"no run of {name} ({pattern.title}) is there")

@@ -20,7 +20,7 @@ from ckptman.rules import Convention
 from ckptman.text import CkptmanError, RefusedError
 from ckptman.tree import Inventory, contents, records
 
-_PLACE = ("group", "layernorm", "regime", "task", "seed")
+_PLACE = ("group", "task", "seed")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: C
     if place is None or not run.files or any(file.info is None for file in run.files):
         return False
     if record is not None:
-        return all(getattr(record, name) == getattr(place, name) for name in _PLACE)
+        family = all(record.family.get(name) == value for name, value in place.family.items())
+    return family and all(getattr(record, name) == getattr(place, name) for name in _PLACE)
     return run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
 
 

@@ -249,8 +249,7 @@ def _check_place(run: contents.Run) -> Iterator[Finding]:
         return
     pairs = {
         "group": (record.group, place.group),
-        "layernorm": (record.layernorm, place.layernorm),
-        "regime": (record.regime, place.regime),
+        **{name: (record.family.get(name), value) for name, value in place.family.items()},
         "task": (record.task, place.task),
         "seed": (record.seed, place.seed),
     }

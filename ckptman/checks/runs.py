@@ -13,7 +13,6 @@ from ckptman.rules import Convention, Place, comparing, naming, placement
 from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
 
-_TEST_RANGE = ("test_min_k", "test_max_k")
 """Configuration keys of the tested lengths."""
 _MEND = "ckptman validate --fix"
 """What does it without replacing anything."""
@@ -189,9 +188,9 @@ def _check_config(run: contents.Run, convention: Convention) -> Iterator[Finding
         what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
         message = f"the configuration of {_which_files([run])} has {what}"
         yield finding("unknown-seed", run.folder, message)
-    for keys in (convention.families.fixed_when_equal, _TEST_RANGE):
+    for keys in (convention.trained_keys, convention.tested_keys):
         bounds = _range(run, keys)
-        if bounds is not None and bounds[0] > bounds[1]:
+        if keys is not None and bounds is not None and bounds[0] > bounds[1]:
             message = f"{keys[0]} is {bounds[0]}, above {keys[1]}, which is {bounds[1]}"
             yield finding("bad-range", run.folder, message)
 
@@ -201,7 +200,7 @@ def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterat
     overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
     others: Counter[tuple[PurePosixPath, int, int]] = Counter()
     for run in runs:
-        trained, tested = _range(run, convention.families.fixed_when_equal), _range(run, _TEST_RANGE)
+        trained, tested = _range(run, convention.trained_keys), _range(run, convention.tested_keys)
         if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
             continue
         if tested[0] <= trained[1]:
@@ -226,7 +225,9 @@ def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterat
         )
 
 
-def _range(run: contents.Run, keys: tuple[str, str]) -> tuple[int, int] | None:
+def _range(run: contents.Run, keys: tuple[str, str] | None) -> tuple[int, int] | None:
+    if keys is None:
+        return None
     low, high = (comparing.whole(run.config.get(key)) for key in keys)
     return None if low is None or high is None else (low, high)
 

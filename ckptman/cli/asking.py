@@ -16,7 +16,7 @@ UNASKED = 20
 """Runs that are trained without asking."""
 
 
-def off_grid(asked: Iterable[tuple[terms.Grid, int, int]]) -> list[str]:
+def off_grid(asked: Iterable[tuple[terms.Grid, int | None, int]]) -> list[str]:
     """The K's and seeds that were asked for and that the grid does not have, as sentences.
 
     Args:
@@ -25,7 +25,7 @@ def off_grid(asked: Iterable[tuple[terms.Grid, int, int]]) -> list[str]:
     found: dict[str, None] = {}
     for grid, k, seed in asked:
         for name, value, known in (("K", k, grid.k), ("seed", seed, grid.seeds)):
-            if value not in known:
+            if value is not None and value not in known:
                 found[f"{name} {value} is not on the grid, which has {', '.join(map(str, known))}"] = None
     return list(found)
 

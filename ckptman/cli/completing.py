@@ -5,14 +5,19 @@ Quick, since somebody waits for it, and without a word where something goes wron
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ckptman.text import wording
+
+if TYPE_CHECKING:
+    from ckptman.rules import terms
 
 _MOST_RUNS = 2_000
 """Runs that are looked at."""
@@ -46,7 +51,7 @@ def groups(ctx: typer.Context) -> Iterator[str]:
 
     root = _tree(ctx)
     yield from grids.group_names(convention_for(ctx, root))
-    yield from (run.parts[-3] for run in _runs(root))
+    yield from (levels.group for levels in _levels(ctx, root) if levels.group)
 
 
 @_last_of_list
@@ -59,7 +64,7 @@ def tasks(ctx: typer.Context) -> Iterator[str]:
     rules = convention_for(ctx, root)
     for pattern in rules.groups:
         yield from map(str, range(grids.task_count(rules.grids[pattern.grid], pattern.regime, rules.numbering)))
-    yield from (str(int(found[0])) for run in _runs(root) if (found := re.search(r"[0-9]+", run.parts[-2])))
+    yield from (str(levels.task) for levels in _levels(ctx, root) if levels.task is not None)
 
 
 @_last_of_list
@@ -102,10 +107,13 @@ def explained(ctx: typer.Context) -> Iterator[str]:
 @_last_of_list
 def keys(ctx: typer.Context) -> Iterator[str]:
     """Keys of the configuration, of a checkpoint, and of the metrics that the first runs of the tree have."""
+    from ckptman.cli.app import convention_for
     from ckptman.rules import TrainConfig
     from ckptman.tree import records
 
-    yield from (*TrainConfig.__dataclass_fields__, *records.CheckpointRow.__dataclass_fields__, "final", "k", "gen_em")
+    row = (name for name in records.CheckpointRow.__dataclass_fields__ if name != "family")
+    facets = (facet.name for facet in convention_for(ctx, _tree(ctx)).family_facets)
+    yield from (*TrainConfig.__dataclass_fields__, *row, *facets, "final", "k", "gen_em")
     for run in islice(_runs(_tree(ctx)), _MOST_RECORDS):
         yield from records.read_record(run).metrics
 
@@ -118,4 +126,14 @@ def _tree(ctx: typer.Context) -> Path:
 
 def _runs(root: Path) -> Iterator[Path]:
     """Run folders of the tree."""
-    return (file.parent for file in islice(root.glob("*/*/*/*/*/run.json"), _MOST_RUNS))
+    from ckptman.tree import records
+
+    return (Path(folder) for folder, _, names in islice(os.walk(root), _MOST_RUNS) if records.RUN_FILE in names)
+
+
+def _levels(ctx: typer.Context, root: Path) -> Iterator[terms.Levels]:
+    """What the paths of the tree's run folders say."""
+    from ckptman.cli.app import convention_for
+
+    layout = convention_for(ctx, root).folders
+    return (levels for run in _runs(root) if (levels := layout.parse(run.relative_to(root))) is not None)

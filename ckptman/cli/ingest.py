@@ -256,7 +256,7 @@ def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
     files = 0
     moved: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for row in (*result.placed, *result.plan.unchanged):
-        if row.source_task is not None and row.source_task != row.task:
+        if row.source_task is not None and row.task is not None and row.source_task != row.task:
             files += 1
             moved[row.group].add((row.source_task, row.task))
     lines = [
@@ -315,7 +315,7 @@ def _lost_seeds(runs: Iterable[records.OverwrittenRun]) -> list[str]:
     """A line for each group and the seeds that its tasks lost."""
     lost: dict[tuple[str, int], list[str]] = defaultdict(list)
     for run in runs:
-        lost[run.group, run.task].append("unknown" if run.seed is None else str(run.seed))
+        lost[run.group, -1 if run.task is None else run.task].append("unknown" if run.seed is None else str(run.seed))
     tasks: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
     for (group, task), seeds in sorted(lost.items()):
         tasks[group, tuple(sorted(seeds))].append(task)

@@ -16,11 +16,9 @@ from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
-    Fixed,
     GroupText,
     Json,
     KText,
-    Layernorm,
     Layers,
     Mlp,
     Mode,
@@ -28,6 +26,7 @@ from ckptman.cli.options import (
     SeedText,
     TaskText,
     Tree,
+    WithFacets,
     conditions_of,
     tree_of,
 )
@@ -40,7 +39,7 @@ from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
 
-@app.command("ls")
+@app.command("ls", cls=WithFacets)
 def _ls(
     context: typer.Context,
     directory: Tree = None,
@@ -49,8 +48,6 @@ def _ls(
     use_mlp: Mlp = None,
     longest: KText = None,
     length_mode: Mode = None,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,
@@ -90,11 +87,7 @@ def _ls(
         raise UsageError("--json and --paths are two outputs", code="bad-usage", fix="Give one of them.")
     root = tree_of(context, root, directory)
     convention = convention_for(context, root)
-    conditions = conditions_of(
-        convention, where, longest=longest, task=task, seed=seed, group=group,
-        n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
-        final=final,
-    )  # fmt: skip
+    conditions = conditions_of(convention, context, where)
     if as_json and not conditions and sort is None:
         found = listing_of.Summary(root)
         for line in listing_of.json_lines(root, convention, found):
@@ -131,7 +124,7 @@ def _cells(item: listing_of.ListedCheckpoint, axes: Sequence[str], convention: C
     values = (item.config.get(axis) for axis in axes)
     return [
         row.group,
-        str(row.task),
+        NOTHING if row.task is None else str(row.task),
         *(
             NOTHING if value is None else convention.axis(axis).word(value)
             for axis, value in zip(axes, values, strict=True)

@@ -9,17 +9,17 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Fixed, Json, K, Layernorm, Layers, Mlp, Mode, Root, Set, settings_of, tree_of
+from ckptman.cli.options import Json, K, Layers, Mlp, Mode, Root, Set, WithFacets, chosen_facets, settings_of, tree_of
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
 from ckptman.queries import name_json
-from ckptman.rules import Convention, TrainConfig, terms
+from ckptman.rules import Convention, TrainConfig, placement, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import records
 
 
-@app.command("name")
+@app.command("name", cls=WithFacets)
 def _name(
     context: typer.Context,
     names: Annotated[
@@ -31,8 +31,6 @@ def _name(
     use_mlp: Mlp = None,
     length_mode: Mode = None,
     longest: K = None,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="Iterations done.")] = None,
     final: Annotated[
         bool | None, typer.Option("--final/--checkpoint", help="Of the end of training, or on the way.")
@@ -49,15 +47,16 @@ def _name(
     Example: ckptman name --format --layers 1 --no-mlp --k 8 --mode mix
     """
     convention = convention_for(context, tree_of(context, root))
-    flags = {
+    flags: dict[str, Any] = {
         "n_layers": n_layers,
         "use_mlp": use_mlp,
         "length_mode": length_mode,
-        convention.families.k_config: longest,
-        convention.families.layernorm_config: layernorm,
+        convention.k_key or "k": longest,
     }
+    chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
+    flags |= {key: value for name, value in chosen.items() if (key := convention.key_of(name)) is not None}
     given = {key: value for key, value in flags.items() if value is not None}
-    more = (fixed, step, final, settings)
+    more = (*chosen.values(), step, final, settings)
     if not to_format:
         if given or any(value is not None for value in more) or not names:
             raise UsageError(
@@ -69,7 +68,7 @@ def _name(
         return
     if names:
         raise UsageError("--format takes no file names", code="bad-usage", fix="Leave them out, or leave out --format.")
-    config = _config(convention, given, settings or [], fixed=fixed is True)
+    config = _config(convention, given, settings or [], chosen)
     name = _format(convention, config, step, final=final)
     if as_json:
         print_json(_document([_parsed_json(name, naming_rules.naming_of(convention).parse(name))], []))
@@ -133,21 +132,18 @@ def _document(names: list[dict[str, Any]], refused: list[dict[str, Any]]) -> dic
 # --- formatting -------------------------------------------------------------------------------------------------------
 
 
-def _config(convention: Convention, given: dict[str, Any], settings: list[str], *, fixed: bool) -> dict[str, Any]:
+def _config(
+    convention: Convention, given: dict[str, Any], settings: list[str], chosen: dict[str, terms.Scalar]
+) -> dict[str, Any]:
     """The published recipe, changed by what the regime fixes, then by the options, then by --set."""
     config = TrainConfig().to_dict() | given
-    families = convention.families
-    regime = "fixed" if fixed else "dynamic"
-    mine = [
-        pattern
-        for pattern in convention.groups
-        if (pattern.layernorm, pattern.regime) == (config[families.layernorm_config], regime)
-    ]
-    if mine:
-        for key, value in convention.grids[mine[0].grid].regimes[regime].set.items():
-            config[key] = config[families.k_config] if value == "K" else value
-    elif fixed:
-        config |= dict.fromkeys(families.fixed_when_equal, config[families.k_config])
+    facets = {**placement.facets_of(config, convention), **placement.default_pattern(convention, {}).facets}
+    facets |= placement.facets_of(given, convention) | chosen
+    mine = next((pattern for pattern in convention.groups if placement.fits(pattern, facets)), None)
+    if mine is not None:
+        for key, value in convention.grids[mine.grid].regimes[mine.regime].set.items():
+            held = convention.key_of(value) if isinstance(value, str) and value in mine.holes else None
+            config[key] = value if held is None else config[held]
     keys = {key for field in convention.fields for key in field.config} | {p.step_config for p in convention.prefixes}
     config |= given | settings_of(settings, keys)
     for field in convention.fields:

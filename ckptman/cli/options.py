@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -10,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli import completing
+from ckptman.cli import completing, helping
 from ckptman.cli.app import convention_for
 from ckptman.queries import conditions
-from ckptman.rules import Convention, grids, selection
-from ckptman.text import UsageError, strict_yaml, wording
+from ckptman.rules import Convention, convention_file, grids, selection, terms
+from ckptman.text import ConfigurationError, UsageError, strict_yaml, wording
 from ckptman.tree import roots
 
 DEFAULT_ROOT = "checkpoints"
@@ -142,19 +143,6 @@ K = Annotated[
     int | None,
     typer.Option("--k", metavar="K", min=1, help="The longest trained list.", rich_help_panel=_CONFIGURATION),
 ]
-Fixed = Annotated[
-    bool | None,
-    typer.Option("--fixed/--dynamic", help="Trained on one length, or on many.", rich_help_panel=_CONFIGURATION),
-]
-Layernorm = Annotated[
-    bool | None,
-    typer.Option(
-        "--layernorm/--no-layernorm",
-        help="With or without LayerNorm.",
-        show_default=False,
-        rich_help_panel=_CONFIGURATION,
-    ),
-]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -176,36 +164,142 @@ Conditions = Annotated[
 ]
 
 
+_CHOSEN = "ckptman.facets"
+
+
+class WithFacets(helping.Helped):
+    """A command with an option for each facet of the convention, which its function reads by `chosen_facets`."""
+
+    lists = False
+    """Whether an option takes several values, as `--name LIST`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters of the function, and the facets' before those of no group."""
+        params = super().get_params(ctx)
+        if _CHOSEN not in ctx.meta:
+            ctx.meta[_CHOSEN] = {}, _facet_params(_convention_of(ctx), lists=self.lists)
+        own = {param.name for param in params}
+        return [*params[:-1], *(param for param in ctx.meta[_CHOSEN][1] if param.name not in own), *params[-1:]]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the function, with the facets in the context."""
+        chosen, params = ctx.meta[_CHOSEN]
+        chosen.update((param.name, ctx.params.pop(param.name, None)) for param in params)
+        return super().invoke(ctx)
+
+
+class WithFacetLists(WithFacets):
+    """The same, with lists of values."""
+
+    lists = True
+
+
+def _convention_of(ctx: Any) -> Convention:
+    try:
+        return convention_file.load_convention(ctx.obj or convention_file.find_file(Path.cwd()))
+    except ConfigurationError:  # which the command itself tells of; a completion is silent
+        return convention_file.built_in()
+
+
+def _facet_params(convention: Convention, *, lists: bool) -> list[Any]:
+    """An option for each facet that is a level of the tree, as Typer makes them."""
+    made = {}
+    for facet in convention.family_facets:
+        words = [value.word for value in facet.values]
+        options = [value.option for value in facet.values]
+        kind: Any = list[str] | None
+        if not lists and len(words) == 2 and all(options):
+            kind = bool | None
+            first, second = facet.values
+            text = f"{first.title[:1].upper()}{first.title[1:]} or {second.title[:1].lower()}{second.title[1:]}."
+            option = typer.Option("/".join(options), help=text, rich_help_panel=_CONFIGURATION, show_default=False)
+        else:
+            shown = " or ".join(words) or "any value"
+            text = f"{facet.title[:1].upper()}{facet.title[1:]}: {shown}; with commas for several."
+            option = typer.Option(
+                f"--{facet.name.replace('_', '-')}", metavar="LIST", help=text, rich_help_panel=_PANEL
+            )
+        made[facet.name] = Annotated[kind, option]
+
+    def holder(**_: Any) -> None:
+        pass
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in made.items()
+    ]
+    holder.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where Typer looks
+    holder.__annotations__ = made
+    program = typer.Typer(add_completion=False)
+    program.command()(holder)
+    params: list[Any] = list(typer.main.get_command(program).params)
+    for name, param in zip(made, params, strict=True):
+        param.name = name  # else that of the first option
+    return params
+
+
+def given_facets(context: typer.Context) -> dict[str, Any]:
+    """What the options for facets were given, by facet."""
+    return dict(context.meta.get(_CHOSEN, ({}, ()))[0])
+
+
+def chosen_facets(context: typer.Context, convention: Convention) -> dict[str, tuple[terms.Scalar, ...]]:
+    """The values of facets that the options ask for, by facet; nothing for one that may have any.
+
+    Raises:
+        UsageError: (`bad-choice`) for a word that is none of a facet's values.
+    """
+    chosen: dict[str, tuple[terms.Scalar, ...]] = {}
+    for name, value in given_facets(context).items():
+        facet = convention.facets.get(name)
+        if facet is None or (not value and value is not False):
+            continue
+        if isinstance(value, bool):
+            chosen[name] = (facet.values[0 if value else 1].value,)
+            continue
+        known: dict[str, terms.Scalar] = {each.word: each.value for each in facet.values}
+        if {True, False} == set(known.values()):
+            known |= {"on": True, "off": False}
+        words = [word.strip() for text in value for word in text.split(",")]
+        if facet.values:
+            found = selection.parse_choices(",".join(words), known, f"--{name}")
+        else:
+            found = None if ALL in words else tuple(facet.parse(word) for word in words)
+        if found is not None:
+            chosen[name] = found
+    return chosen
+
+
 def conditions_of(
-    convention: Convention,
-    where: Iterable[str] | None,
-    *,
-    longest: Texts,
-    task: Texts,
-    seed: Texts,
-    group: Texts,
-    fixed: bool | None,
-    **flags: Any,
+    convention: Convention, context: typer.Context, where: Iterable[str] | None
 ) -> list[conditions.Where]:
-    """The conditions that the filters of `ls` and `results` stand for; None is no condition."""
-    flags["regime"] = None if fixed is None else "fixed" if fixed else "dynamic"
-    found = [conditions.equal(key, value) for key, value in flags.items() if value is not None]
-    lists = {convention.families.k_config: (longest, "--k"), "task": (task, "--task"), "seed": (seed, "--seed")}
-    for key, (texts, what) in lists.items():
-        if (numbers := numbers_of(texts, what)) is not None:
+    """The conditions that the filters of `ls`, `results` and `plot` stand for."""
+    given = context.params
+    found = [conditions.equal(key, given[key]) for key in _FLAGS if given.get(key) is not None]
+    found += [
+        conditions.equal(name, *(v for v in values if v is not None))
+        for name, values in chosen_facets(context, convention).items()
+    ]
+    lists = {convention.k_key or "k": ("longest", "--k"), "task": ("task", "--task"), "seed": ("seed", "--seed")}
+    for key, (name, what) in lists.items():
+        if (numbers := numbers_of(given.get(name), what)) is not None:
             found.append(conditions.equal(key, *numbers))
-    if (groups := groups_of(group)) is not None:
+    if (groups := groups_of(given.get("group"))) is not None:
         found.append(conditions.matching("group", *groups))
     return found + [conditions.parse_where(text) for text in where or ()]
 
 
-def check_group_alone(group: object, *others: object) -> None:
-    """Refuse `--group` beside the options for what it says: K, the regime and LayerNorm."""
-    if group is not None and any(other is not None for other in others):
+_FLAGS = ("n_layers", "use_mlp", "length_mode", "final")
+"""The parameters that are called as the key that they are about."""
+
+
+def check_group_alone(group: object, context: typer.Context, convention: Convention, *others: object) -> None:
+    """Refuse `--group` beside the options for what it says: K and the facets."""
+    if group is not None and (any(other is not None for other in others) or chosen_facets(context, convention)):
         raise UsageError(
-            "--group says K, the regime and LayerNorm already",
+            f"--group says K and {' and '.join(facet.title for facet in convention.family_facets)} already",
             code="bad-usage",
-            fix="Leave out --k, --fixed and --layernorm.",
+            fix="Leave out --k and the options for these.",
         )
 
 
@@ -231,12 +325,6 @@ def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-RegimeText = Annotated[
-    str, typer.Option("--regime", metavar="LIST", help="dynamic, fixed or both.", rich_help_panel=_PANEL)
-]
-LayernormText = Annotated[
-    str, typer.Option("--layernorm", metavar="LIST", help="on, off or both.", rich_help_panel=_PANEL)
-]
 ALL = "all"
 
 
@@ -283,12 +371,11 @@ def named_groups(convention: Convention, group: Texts) -> list[str | None]:
 
 def selection_of(
     convention: Convention,
+    context: typer.Context,
     *,
     k: Texts = None,
     task: Texts = None,
     seed: Texts = None,
-    regime: str = ALL,
-    layernorm: str = ALL,
     group: Texts = None,
 ) -> selection.Selection:
     """The part of the grid that the options ask for.
@@ -296,12 +383,10 @@ def selection_of(
     Raises:
         UsageError: (`bad-range`, `bad-choice`) for a text that is none of these.
     """
-    regimes = {name: name for name in convention.families.regime_folders}
     return selection.Selection(
         groups=groups_of(group),
         k=numbers_of(k, "--k"),
         tasks=numbers_of(task, "--task"),
         seeds=numbers_of(seed, "--seed"),
-        regimes=selection.parse_choices(regime, regimes, "--regime"),
-        layernorm=selection.parse_choices(layernorm, {"on": True, "off": False}, "--layernorm"),
+        facets=chosen_facets(context, convention),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +10,15 @@ import typer
 from ckptman.cli.app import app, convention_for
 from ckptman.cli.options import (
     Conditions,
-    Fixed,
     GroupText,
     KText,
-    Layernorm,
     Layers,
     Mlp,
     Mode,
     Root,
     SeedText,
     TaskText,
+    WithFacets,
     conditions_of,
     tree_of,
 )
@@ -32,31 +30,21 @@ from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
 
 
-class What(StrEnum):
-    """The figures."""
-
-    GENERALIZATION = "generalization"
-    LAYERNORM = "layernorm"
-    DISTRIBUTION = "distribution"
-    LENGTHS = "lengths"
-    TOKENS = "tokens"
-    CURVES = "curves"
-
-
-@app.command("plot")
+@app.command("plot", cls=WithFacets)
 def _plot(
     context: typer.Context,
     what: Annotated[
-        What,
-        typer.Argument(metavar="WHAT", help="generalization, layernorm, distribution, lengths, tokens or curves."),
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="generalization, distribution, lengths, tokens, curves; or a facet of two values, to compare these.",
+        ),
     ],
     root: Root = None,
     n_layers: Layers = None,
     use_mlp: Mlp = None,
     longest: KText = None,
     length_mode: Mode = None,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,
@@ -89,15 +77,19 @@ def _plot(
     drawing.check_possible()
     tree = tree_of(context, root)
     convention = convention_for(context, tree)
-    conditions = conditions_of(
-        convention, where, longest=longest, task=task, seed=seed, group=group,
-        n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
-    )  # fmt: skip
+    known = data.figures_of(convention)
+    if what not in known:
+        raise UsageError(
+            f"there is no figure {what!r}{wording.did_you_mean(what, known)}",
+            code="no-figure",
+            fix=f"Figures are: {', '.join(known)}.",
+        )
+    conditions = conditions_of(convention, context, where)
     listed = list_checkpoints(tree, convention=convention, where=conditions)
     chosen = {item.row.path.rpartition("/")[0] for item in listed.checkpoints}
     found = statistics.count_tree(tree.absolute(), convention)
     runs = [run for run in found.inventory.runs if str(run.folder) in chosen]
-    figure = data.FIGURES[what](data.Selection.of(runs, found.convention, tree.absolute(), metric))
+    figure = known[what](data.Selection.of(runs, found.convention, tree.absolute(), metric))
     if figure is None:
         raise UsageError(
             f"there is nothing to draw: in {count_text(len(runs), 'run')}, nothing of {what} is measured",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ckptman.cli.tables import value_text
-from ckptman.rules import Convention, TrainConfig, placement, selection
+from ckptman.rules import Convention, TrainConfig, placement, selection, terms
 from ckptman.text import wording
 from ckptman.training import planning
 
@@ -132,10 +132,13 @@ def train_command(
         more: Other options, such as where the outputs go.
     """
     pattern = run.pattern
-    if pattern == placement.default_pattern(convention, layernorm=pattern.layernorm, regime=pattern.regime):
+    if pattern == placement.default_pattern(convention, pattern.facets) and pattern.holes == (terms.K,):
         words = ["--k", str(run.k), "--task", str(run.cell.task)]
-        words += ["--fixed"] if pattern.regime == "fixed" else []
-        words += [] if pattern.layernorm else ["--no-layernorm"]
+        first = placement.default_pattern(convention, {}).facets
+        for name, value in reversed(list(pattern.facets.items())):
+            said = convention.facets[name].find(value)
+            if first.get(name) != value and said is not None and said.option:
+                words.append(said.option)
     else:
         words = ["--group", run.group, "--task", str(run.cell.task)]
     recipe = {key: value for key, value in config.items() if key not in run.values}

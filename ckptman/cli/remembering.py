@@ -21,6 +21,7 @@ import msgspec
 import typer
 
 import ckptman
+from ckptman.cli.options import given_facets
 from ckptman.fs import cache, files
 from ckptman.rules import Convention
 from ckptman.tree import records
@@ -110,7 +111,7 @@ def _key(context: typer.Context, root: Path, convention: Convention, more: tuple
     rules = files.read_bytes(convention.source) if convention.source is not None else b""
     where = str(Path.cwd()), os.path.realpath(root)
     question = (
-        context.command_path, context.params, above, where, rules, convention.numbering, streams,
+        context.command_path, context.params, given_facets(context), above, where, rules, convention.numbering, streams,
         shutil.get_terminal_size(), environment, _program(), *more,
     )  # fmt: skip
     return hashlib.sha256(repr(question).encode("utf-8", "backslashreplace")).hexdigest()

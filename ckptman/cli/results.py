@@ -15,11 +15,9 @@ from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
     Conditions,
-    Fixed,
     GroupText,
     Json,
     KText,
-    Layernorm,
     Layers,
     Mlp,
     Mode,
@@ -27,6 +25,7 @@ from ckptman.cli.options import (
     SeedText,
     TaskText,
     Tree,
+    WithFacets,
     conditions_of,
     tree_of,
 )
@@ -53,7 +52,7 @@ Rows = list[list[Any]]
 """A head, and a row for each configuration; figures as numbers, None where there is none."""
 
 
-@app.command("results")
+@app.command("results", cls=WithFacets)
 def _results(
     context: typer.Context,
     directory: Tree = None,
@@ -62,8 +61,6 @@ def _results(
     use_mlp: Mlp = None,
     longest: KText = None,
     length_mode: Mode = None,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,
@@ -134,10 +131,7 @@ def _results(
         )
     root = tree_of(context, root, directory)
     convention = convention_for(context, root)
-    conditions = conditions_of(
-        convention, where, longest=longest, task=task, seed=seed, group=group,
-        n_layers=n_layers, use_mlp=use_mlp, length_mode=length_mode, fixed=fixed, layernorm=layernorm,
-    )  # fmt: skip
+    conditions = conditions_of(convention, context, where)
     with Remembered(context, root, convention):
         keys = [key for text in by or () for key in text.split(",")]
         found = results(

@@ -17,24 +17,22 @@ from rich.text import Text
 
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
-    ALL,
     DEFAULT_OUT,
     GroupText,
     Json,
     KText,
-    LayernormText,
     Numbering,
-    RegimeText,
     Root,
     SeedText,
     TaskText,
+    WithFacetLists,
     selection_of,
     tree_of,
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, plain, prose
-from ckptman.rules import Convention, GroupPattern
+from ckptman.rules import Convention, GroupPattern, placement, selection, terms
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
 from ckptman.text import UsageError
 from ckptman.tree import roots, standing
@@ -71,7 +69,7 @@ _MOST_LINES = 12
 """Runs named of each state; --verbose names all."""
 
 
-@app.command("status")
+@app.command("status", cls=WithFacetLists)
 def _status(
     context: typer.Context,
     directory: Annotated[
@@ -90,8 +88,6 @@ def _status(
     k: KText = None,
     task: TaskText = None,
     seed: SeedText = None,
-    regime: RegimeText = ALL,
-    layernorm: LayernormText = ALL,
     group: GroupText = None,
     numbering: Numbering = None,
     missing: Annotated[
@@ -130,12 +126,12 @@ def _status(
             fix="Name them with --out and --root; ckptman sweep --dry-run plans a grid of which nothing is trained.",
         )
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
-    selection = selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group)
+    asked = selection_of(convention, context, k=k, task=task, seed=seed, group=group)
     if watch:
-        _watch(lambda: grid_status.status(raw, tree, selection=selection, convention=convention), every, verbose)
+        _watch(lambda: grid_status.status(raw, tree, selection=asked, convention=convention), every, verbose)
         raise typer.Exit
     with Remembered(context, tree, convention) if raw is None and tree is not None else nullcontext():
-        found = grid_status.status(raw, tree, selection=selection, convention=convention)
+        found = grid_status.status(raw, tree, selection=asked, convention=convention)
         _answer(
             found, as_json=as_json, missing=missing, verbose=verbose, flags=_where_flags(out, numbering, context.obj)
         )
@@ -218,8 +214,8 @@ def _is_untouched(item: RunStanding) -> bool:
 
 
 def _title(pattern: GroupPattern, convention: Convention) -> str:
-    families = convention.families
-    return f"{families.layernorm_titles[pattern.layernorm]}, {families.regime_titles[pattern.regime]}"
+    families = placement.families_of(pattern, convention)
+    return placement.family_title(families[0], convention) if len(families) == 1 else pattern.title
 
 
 def _map(
@@ -229,20 +225,22 @@ def _map(
     title = plain(_title(pattern, convention), "bold")
     name = plain(f"  {pattern.pattern}", "dim")
     yield title + name if title.cell_len + name.cell_len <= room else title
-    cells: dict[tuple[int, str], dict[int, Text]] = {}
+    cells: dict[tuple[int, str], dict[str, Text]] = {}
     for item in items:
         run = item.run
         brief = " ".join(convention.axis(axis).brief(value) for axis, value in run.cell.values.items())
-        cell = cells.setdefault((run.cell.task, brief), {}).setdefault(run.k, Text())
+        cell = cells.setdefault((run.cell.task, brief), {}).setdefault(_column(run), Text())
         cell.append(signs[item.state], style=STYLES[item.state])
-    lengths = list(dict.fromkeys(item.run.k for item in items))
-    width = max(4, max(cell_len(cell.plain) for row in cells.values() for cell in row.values()) + 2)
+    lengths = list(dict.fromkeys(_column(item.run) for item in items))
+    marks = (cell_len(cell.plain) for row in cells.values() for cell in row.values())
+    width = max(4, *(cell_len(name) + 2 for name in lengths), max(marks) + 2)
     names = [f"{task:>3}  {brief}" for task, brief in cells]
     left = max(map(cell_len, names)) + 2
     most = max(1, (room - left + 2) // width)
     for start in range(0, len(lengths), most):
         shown = lengths[start : start + most]
-        head = "".join(f"{f'K {k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(shown))
+        of = f"{terms.K} " if tuple(pattern.holes) == (terms.K,) else ""
+        head = "".join(f"{f'{of}{k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(shown))
         yield plain(f"{'':<{left}}{head}".rstrip(), "dim")
         for called, row in zip(names, cells.values(), strict=True):
             line = plain(f"{called:<{left}}")
@@ -251,6 +249,11 @@ def _map(
                 line += cell + Text(" " * (width - cell_len(cell.plain)))
             line.rstrip()
             yield line
+
+
+def _column(run: selection.GridRun) -> str:
+    """What the group's name holds: `8`, or `64 32 16`."""
+    return " ".join(map(str, run.held.values()))
 
 
 def _legend(found: GridStatus, signs: dict[str, str], width: int) -> Text:

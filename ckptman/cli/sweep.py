@@ -18,18 +18,16 @@ from rich.live import Live
 from ckptman.cli import asking
 from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
-    ALL,
     DEFAULT_OUT,
     GroupText,
     Json,
     KText,
-    LayernormText,
     Numbering,
-    RegimeText,
     Root,
     SeedText,
     Set,
     TaskText,
+    WithFacetLists,
     selection_of,
     settings_of,
     tree_of,
@@ -74,14 +72,12 @@ class Executor(StrEnum):
     SLURM = "slurm"
 
 
-@app.command("sweep")
+@app.command("sweep", cls=WithFacetLists)
 def _sweep(
     context: typer.Context,
     k: KText = None,
     task: TaskText = None,
     seed: SeedText = None,
-    regime: RegimeText = ALL,
-    layernorm: LayernormText = ALL,
     group: GroupText = None,
     numbering: Numbering = None,
     out: Annotated[
@@ -214,7 +210,7 @@ def _sweep(
     tree = tree_of(context, root)  # what is complete there is not trained again
     plan = sweeping.plan_sweep(
         out,
-        selection=selection_of(convention, k=k, task=task, seed=seed, regime=regime, layernorm=layernorm, group=group),
+        selection=selection_of(convention, context, k=k, task=task, seed=seed, group=group),
         recipe=recipe,
         root=tree if root is not None or tree.is_dir() else None,
         convention=convention,
@@ -251,7 +247,7 @@ def _sweep(
     raise typer.Exit(1 if result.wrong else INTERRUPTED if result.interrupted else 0)
 
 
-def _asked(run: sweeping.SweepRun) -> tuple[terms.Grid, int, int]:
+def _asked(run: sweeping.SweepRun) -> tuple[terms.Grid, int | None, int]:
     return run.raw.convention.grids[run.grid.pattern.grid], run.grid.k, run.grid.seed
 
 

@@ -11,11 +11,9 @@ from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import (
-    Fixed,
     GroupText,
     Json,
     KText,
-    Layernorm,
     Layers,
     Mlp,
     Mode,
@@ -23,7 +21,9 @@ from ckptman.cli.options import (
     Root,
     Set,
     Texts,
+    WithFacets,
     check_group_alone,
+    chosen_facets,
     named_groups,
     numbers_of,
     settings_of,
@@ -31,7 +31,7 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
-from ckptman.rules import Convention, GroupPattern, TrainConfig, comparing, placement, terms
+from ckptman.rules import Convention, GroupPattern, comparing, placement, terms
 from ckptman.rules import grids as grid_rules
 from ckptman.text import UsageError
 from ckptman.tree import records
@@ -70,26 +70,33 @@ class _Family:
 
     of: _Grid
     pattern: GroupPattern
-    k: int | None
+    held: Mapping[str, terms.Scalar]
+    """What the group's name holds, as far as it is given."""
     name: str
     """The group's name; with `{K}` in it where K is not given."""
 
+    @property
+    def k(self) -> terms.Scalar:
+        return self.held.get(terms.K)
+
     def config(self, cell: grid_rules.Cell) -> dict[str, terms.Scalar]:
-        """Everything that the group and the cell decide; what follows from K is left out where K is not given."""
-        values = grid_rules.config_values(self.pattern, self.of.grid, self.k or 0, cell, self.of.convention)
-        if self.k is None:
-            by_k = {key for key, value in self.of.grid.regimes[self.of.regime].set.items() if value == "K"}
-            values = {k: v for k, v in values.items() if k not in by_k | {self.of.convention.families.k_config}}
-        return values
+        """Everything that the group and the cell decide; what follows from what is not given is left out."""
+        open_holes = set(self.pattern.holes) - self.held.keys()
+        by_hole = {key for key, value in self.of.grid.regimes[self.of.regime].set.items() if value in open_holes}
+        values = grid_rules.config_values(self.pattern, self.of.grid, self.held, cell, self.of.convention)
+        return {key: value for key, value in values.items() if key not in by_hole}
 
     def folder(self, cell: grid_rules.Cell) -> str:
         """The task folder, relative to the root."""
         convention = self.of.convention
-        top = placement.family_folder(self.pattern.layernorm, self.pattern.regime, convention)
-        return str(top / self.name / convention.folders.task(cell.task))
+        values = grid_rules.config_values(self.pattern, self.of.grid, self.held, cell, convention)
+        family = placement.family_of_values(self.pattern, values, convention)
+        if len(family) < len(convention.family_facets):
+            return self.name
+        return str(convention.folders.folder(tuple(family.values()), self.name, cell.task))
 
 
-@app.command("task")
+@app.command("task", cls=WithFacets)
 def _task(
     context: typer.Context,
     number: Annotated[int | None, typer.Argument(metavar="[ID]", help="A task id.", min=0)] = None,
@@ -98,8 +105,6 @@ def _task(
     use_mlp: Mlp = None,
     length_mode: Mode = None,
     longest: KText = None,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     group: GroupText = None,
     settings: Set = None,
     numbering: Numbering = None,
@@ -116,15 +121,16 @@ def _task(
     Example: ckptman task --layers 1 --no-mlp --mode mix
     """
     convention = convention_for(context, tree_of(context, root), numbering)
-    check_group_alone(group, longest, fixed, layernorm)
+    check_group_alone(group, context, convention, longest)
+    chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
     flags = {"n_layers": n_layers, "use_mlp": use_mlp, "length_mode": length_mode}
     asked = {key: value for key, value in flags.items() if value is not None}
     if number is not None and (asked or settings):
         raise _bad_usage("give a task id or a configuration, not both", "See: ckptman task --help")
     if (number, group, longest) == (None, None, None) and not asked and not settings:
-        _show_all(_grids(convention, fixed, layernorm), convention, as_json=as_json)
+        _show_all(_grids(convention, chosen), convention, as_json=as_json)
         return
-    families = _families(convention, group, longest, fixed=fixed is True, layernorm=layernorm is not False)
+    families = _families(convention, group, longest, chosen)
     asked |= settings_of(settings or (), families[0].of.axes)
     found = [
         (family, _cells_of_id(family, number) if number is not None else _cells_of_config(family, asked))
@@ -156,33 +162,30 @@ def _bad_usage(message: str, fix: str) -> UsageError:
     return UsageError(message, code="bad-usage", fix=fix)
 
 
-def _families(convention: Convention, group: Texts, longest: Texts, *, fixed: bool, layernorm: bool) -> list[_Family]:
+def _families(
+    convention: Convention, group: Texts, longest: Texts, chosen: Mapping[str, terms.Scalar]
+) -> list[_Family]:
     """The groups that are meant, by their names or by what they are made of."""
     families = []
     for name in named_groups(convention, group):
         if name is not None:
-            pattern, k = placement.parse_group(name, convention)
+            pattern, held = placement.parse_group(name, convention)
             of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
-            families.append(_Family(of, pattern, k, name))
+            families.append(_Family(of, pattern, held, name))
             continue
-        regime = "fixed" if fixed else "dynamic"
-        pattern = placement.default_pattern(convention, layernorm=layernorm, regime=regime)
-        of = _Grid(convention.grids[pattern.grid], regime, convention)
+        pattern = placement.default_pattern(convention, chosen)
+        of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
         lengths = numbers_of(longest, "--k") or (of.grid.k if longest else (None,))
         for each in lengths:
-            values = TrainConfig().to_dict() | {"K": "{K}" if each is None else each}
-            families.append(_Family(of, pattern, each, pattern.format(values)))
+            known = {} if each is None else {terms.K: each}
+            values = {hole: f"{{{hole}}}" for hole in pattern.holes} | known
+            families.append(_Family(of, pattern, known, pattern.format(values)))
     return families
 
 
-def _grids(convention: Convention, fixed: bool | None, layernorm: bool | None) -> list[_Grid]:
+def _grids(convention: Convention, chosen: Mapping[str, terms.Scalar]) -> list[_Grid]:
     """The regimes of grids that some group has, each once."""
-    wanted = [
-        pattern
-        for pattern in convention.groups
-        if (fixed is None or (pattern.regime == "fixed") == fixed)
-        and (layernorm is None or pattern.layernorm == layernorm)
-    ]
+    wanted = [pattern for pattern in convention.groups if placement.fits(pattern, chosen)]
     keys = dict.fromkeys((pattern.grid, pattern.regime) for pattern in wanted)
     return [_Grid(convention.grids[name], regime, convention) for name, regime in keys]
 
@@ -198,13 +201,13 @@ def _cells_of_id(family: _Family, number: int) -> tuple[grid_rules.Cell, ...]:
 
 def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[grid_rules.Cell, ...]:
     of = family.of
-    constants = {key: value for key, value in of.grid.regimes[of.regime].set.items() if value != "K"}
+    constants = {k: v for k, v in of.grid.regimes[of.regime].set.items() if v not in family.pattern.holes}
     found = tuple(cell for cell in of.cells if _fits({**constants, **cell.values}, asked))
     if not found:
         _print_grid(of, console(stderr=True))
         text = ", ".join(f"{key} = {value_text(value)}" for key, value in asked.items())
         raise UsageError(
-            f"no {of.regime} task of the grid {of.grid.name!r} has {text}",
+            f"no {grid_rules.regime_label(of.regime)}task of the grid {of.grid.name!r} has {text}",
             code="no-such-task",
             fix="See all of them with: ckptman task",
         )
@@ -232,7 +235,7 @@ def _show_all(grids: Sequence[_Grid], convention: Convention, *, as_json: bool) 
 def _print_grid(of: _Grid, out: Console) -> None:
     patterns = [p for p in of.convention.groups if (p.grid, p.regime) == (of.grid.name, of.regime)]
     out.print(
-        plain(f"{of.regime}", "bold")
+        plain(of.regime or of.grid.name, "bold")
         + plain(f", {of.convention.numbering} numbering: {', '.join(p.pattern for p in patterns)}")
     )
     titles = [of.convention.axis(axis).title for axis in of.axes]
@@ -274,7 +277,7 @@ def _print_ids(of: _Grid, found: Iterable[grid_rules.Cell]) -> None:
     out, talk = console(), console(stderr=True)
     for cell in found:
         talk.print(
-            plain(f"{of.regime} task {cell.task} ({of.convention.numbering} numbering): "
+            plain(f"{grid_rules.regime_label(of.regime)}task {cell.task} ({of.convention.numbering} numbering): "
                   f"{', '.join(_brief(of, cell))}", "dim")
         )  # fmt: skip
     for task in dict.fromkeys(cell.task for cell in found):
@@ -295,10 +298,16 @@ def _cell_json(of: _Grid, cell: grid_rules.Cell) -> dict[str, Any]:
     }
 
 
+def _family_of(family: _Family, cell: grid_rules.Cell) -> dict[str, terms.Scalar]:
+    convention = family.of.convention
+    values = grid_rules.config_values(family.pattern, family.of.grid, family.held, cell, convention)
+    return placement.family_of_values(family.pattern, values, convention)
+
+
 def _family_json(family: _Family, cell: grid_rules.Cell) -> dict[str, Any]:
     return {
         "config": family.config(cell),
-        "layernorm": family.pattern.layernorm,
+        **_family_of(family, cell),
         "k": family.k,
         "group": family.name,
         "folder": family.folder(cell),

@@ -19,16 +19,16 @@ from ckptman.cli import asking, completing
 from ckptman.cli.app import INTERRUPTED, app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import (
     DEFAULT_OUT,
-    Fixed,
     GroupText,
     Json,
     KText,
-    Layernorm,
     Numbering,
     Set,
     TaskText,
     Texts,
+    WithFacets,
     check_group_alone,
+    chosen_facets,
     named_groups,
     numbers_of,
     settings_of,
@@ -51,7 +51,7 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain, prose
-from ckptman.rules import Convention, TrainConfig, grids, placement, terms
+from ckptman.rules import Convention, TrainConfig, comparing, grids, placement, terms
 from ckptman.text import CkptmanError, UsageError, wording
 from ckptman.training import planning
 from ckptman.training import wandb as wandb_logging
@@ -66,14 +66,12 @@ _LINE_SECONDS = 30.0
 """Time between two lines of progress where stderr is no terminal, as in the log of a job."""
 
 
-@app.command("train")
+@app.command("train", cls=WithFacets)
 def _train(
     context: typer.Context,
     *,
     k: KText = None,
     task: TaskText,
-    fixed: Fixed = None,
-    layernorm: Layernorm = None,
     group: GroupText = None,
     seed: Annotated[
         list[str] | None,
@@ -148,13 +146,14 @@ def _train(
 
     Example: ckptman train --k 4 --task 3 --fixed --quick --wandb disabled
     """
-    check_group_alone(group, k, fixed, layernorm)
     mode = wandb_logging.check_mode(wandb)
     planning.check_device(device)
     convention = convention_for(context, out, numbering)
+    check_group_alone(group, context, convention, k)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
-    asked = _asked(convention, k, task, seed, group, fixed=bool(fixed), layernorm=layernorm is not False)
+    chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
+    asked = _asked(convention, k, task, seed, group, chosen)
     configs = [
         config for one in asked for config in planning.training_configs(convention, **one.options, recipe=recipe)
     ]
@@ -208,21 +207,21 @@ class _Asked:
     """A group and a task of it that are asked for."""
 
     grid: terms.Grid
-    k: int
+    k: int | None
     seeds: tuple[int, ...]
     options: dict[str, Any]
     """For `planning.training_configs`."""
 
 
 def _asked(
-    convention: Convention, k: Texts, task: Texts, seed: Texts, group: Texts, *, fixed: bool, layernorm: bool
+    convention: Convention, k: Texts, task: Texts, seed: Texts, group: Texts, chosen: Mapping[str, terms.Scalar]
 ) -> list[_Asked]:
     """Every group, or every K of the family, with every task and all seeds that are asked for."""
     found = []
     for name in named_groups(convention, group):
         if name is None:
-            pattern = placement.default_pattern(convention, layernorm=layernorm, regime="fixed" if fixed else "dynamic")
-            lengths = numbers_of(k, "--k")
+            pattern = placement.default_pattern(convention, chosen)
+            lengths: tuple[int | None, ...] | None = numbers_of(k, "--k")
             if lengths is None and k is None:
                 raise UsageError(
                     "K is not given",
@@ -230,15 +229,15 @@ def _asked(
                     fix="Give --k, the longest trained list, or a --group whose name has it.",
                 )
         else:
-            pattern, said = placement.parse_group(name, convention)
-            lengths = None if said is None else (said,)
+            pattern, held = placement.parse_group(name, convention)
+            lengths = (comparing.whole(held.get(terms.K)),)
         grid = convention.grids[pattern.grid]
         tasks = numbers_of(task, "--task")
         if tasks is None:
             tasks = tuple(range(grids.task_count(grid, pattern.regime, convention.numbering)))
         seeds = numbers_of(seed, "--seed") or (grid.seeds if seed else grid.seeds[:1])
         for length in lengths or grid.k:
-            family = {"k": length, "fixed": fixed, "layernorm": layernorm} if name is None else {"group": name}
+            family = {"k": length, "facets": chosen} if name is None else {"group": name}
             found += [_Asked(grid, length, seeds, {"task": one, "seeds": seeds, **family}) for one in tasks]
     return found
 

@@ -24,6 +24,7 @@ from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, folded, plain, size_text
 from ckptman.formats import refusals
 from ckptman.fs import locks
+from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 from ckptman.tree import Finding, findings, records
 
@@ -32,7 +33,6 @@ _LIST = "list"
 """What `--explain` takes for all codes."""
 _MOST_LINES = 10
 """Findings of one code shown for one folder; --json and --format github give all."""
-_TASK_LEVEL = 4
 """Levels of folders down to a task's, which is what findings are grouped by."""
 _STYLES = {findings.Severity.ERROR: "bold red", findings.Severity.WARNING: "yellow"}
 
@@ -170,7 +170,7 @@ def show(result: ValidationResult, out: Console, *, limited: bool = False) -> No
     """
     folders: dict[str, list[Finding]] = defaultdict(list)
     for item in result.findings:
-        folders[_folder_of(item)].append(item)
+        folders[_folder_of(item, result.convention)].append(item)
     explained: set[tuple[str, str]] = set()
     for folder in sorted(folders, key=lambda name: (not any(map(_is_error, folders[name])), name)):
         out.print(plain("the tree" if folder == "." else folder, "bold"))
@@ -195,8 +195,8 @@ def annotation(item: Finding, root: Path) -> str:
     return f"::{item.severity} file={_property(file)},title={_property(item.code)}::{_data(text)}"
 
 
-def _folder_of(item: Finding) -> str:
-    return str(PurePosixPath(*PurePosixPath(item.path).parts[:_TASK_LEVEL]))
+def _folder_of(item: Finding, convention: Convention) -> str:
+    return str(PurePosixPath(*PurePosixPath(item.path).parts[: convention.folders.depth - 1]))
 
 
 def _is_error(item: Finding) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ckptman.rules import Convention, GroupPattern, comparing, terms
+from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import markdown, wording
 from ckptman.tree import metrics
 from ckptman.tree import statistics as tree_statistics
@@ -26,27 +26,45 @@ _MOST_METRICS = 12
 MEASURED_BY = "Figures from W&B are the last that training logged, those from evaluation what `ckptman eval` found."
 
 
-def family_title(layernorm: bool, regime: str, convention: Convention) -> str:
+def family_title(family: terms.Family, convention: Convention) -> str:
     """A family for a heading: `With LayerNorm, dynamic training`."""
-    families = convention.families
-    return markdown.text(f"{families.layernorm_titles[layernorm]}, {families.regime_titles[regime]}")
+    return markdown.text(placement.family_title(family, convention) or "All runs")
 
 
 def regime_title(regime: str, convention: Convention) -> str:
-    """A regime for a heading: `Dynamic training`."""
-    title = convention.families.regime_titles[regime]
+    """A part of a grid for a heading: `Dynamic training`."""
+    values = (value for facet in convention.facets.values() for value in facet.values)
+    title = next((value.title for value in values if value.word == regime), regime or "All tasks")
     return markdown.text(title[:1].upper() + title[1:])
 
 
-def families(convention: Convention) -> list[tuple[bool, str]]:
-    """All families, in the convention's order."""
-    return [(layernorm, regime) for layernorm in convention.families.layernorm_folders
-            for regime in convention.families.regime_folders]  # fmt: skip
+def families(convention: Convention, found: Iterable[terms.Family] = ()) -> list[terms.Family]:
+    """All families that the convention knows, in its order, then those that were found."""
+    return list(dict.fromkeys((*placement.families(convention), *found)))
 
 
-def patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:
-    """The group patterns of a family."""
-    return [group for group in convention.groups if (group.layernorm, group.regime) == (layernorm, regime)]
+def families_of(statistics: tree_statistics.TreeStatistics) -> list[terms.Family]:
+    """All families of a tree, those without a run too."""
+    return families(statistics.convention, (configuration.family for configuration in statistics.configurations))
+
+
+def patterns_of(family: terms.Family, convention: Convention) -> list[GroupPattern]:
+    """The group patterns that may have groups of a family."""
+    return [p for p in convention.groups if cells_of(p, family, convention)]
+
+
+def cells_of(pattern: GroupPattern, family: terms.Family, convention: Convention) -> list[grids.Cell]:
+    """The cells of a pattern's grid that are of a family."""
+    named, grid = convention.folders.named(family), convention.grids[pattern.grid]
+    held = next(iter(grids.group_values(pattern, grid)), pattern.parse(pattern.example) or {})
+    return [
+        cell
+        for cell in grids.cells(grid, pattern.regime, convention.numbering)
+        if placement.family_of_values(
+            pattern, grids.config_values(pattern, grid, held, cell, convention), convention
+        ).items()
+        <= named.items()
+    ]
 
 
 def pattern_axes(pattern: GroupPattern, convention: Convention) -> tuple[str, ...]:
@@ -76,13 +94,17 @@ def brief(values: Mapping[str, Any], axes: Iterable[str], convention: Convention
 
 def trained(config: Mapping[str, Any], convention: Convention) -> str:
     """The lengths that a configuration trains on: `2–8`, or `4`."""
-    low, high = (config.get(key) for key in convention.families.fixed_when_equal)
+    if convention.trained_keys is None:
+        return NOTHING
+    low, high = (config.get(key) for key in convention.trained_keys)
     return markdown.text(low if low == high else f"{low}–{high}")
 
 
 def trained_by(pattern: GroupPattern, convention: Convention) -> str:
     """The lengths that the groups of a pattern train on, in terms of K."""
-    low_key = convention.families.fixed_when_equal[0]
+    if convention.trained_keys is None:
+        return NOTHING
+    low_key = convention.trained_keys[0]
     low = convention.grids[pattern.grid].regimes[pattern.regime].set.get(low_key)
     return "K only" if low == "K" else "up to K" if low is None else markdown.text(f"{low} to K")
 
@@ -149,14 +171,12 @@ def placeholders(pattern: str) -> str:
     return re.sub(r"\{(\w+)\}", r"<\1>", pattern)
 
 
-def ranked(statistics: tree_statistics.TreeStatistics) -> dict[tuple[bool, str], list[tree_statistics.Configuration]]:
+def ranked(statistics: tree_statistics.TreeStatistics) -> dict[terms.Family, list[tree_statistics.Configuration]]:
     """The measured configurations of each family, the best first, and last those trained on lengths of the test.
 
     Of two with one mean, the one with more runs comes first, then the one whose runs differ less, then path order.
     """
-    found: dict[tuple[bool, str], list[tree_statistics.Configuration]] = {
-        family: [] for family in families(statistics.convention)
-    }
+    found: dict[terms.Family, list[tree_statistics.Configuration]] = {family: [] for family in families_of(statistics)}
     for configuration in statistics.configurations:
         if configuration.generalization is not None:
             found[configuration.family].append(configuration)

@@ -40,12 +40,17 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
     groups, runs_in_all = [], 0
     for group in (group for group in convention.groups if group.grid == grid.name):
         combinations = len(grids.cells(grid, group.regime, convention.numbering))
-        runs = len(grid.k) * combinations * len(grid.seeds)
+        names = len(grids.group_values(group, grid))
+        runs = names * combinations * len(grid.seeds)
         runs_in_all += runs
-        groups.append([markdown.code(group.pattern), say.family_title(group.layernorm, group.regime, convention),
-                       markdown.code(f"{placement.family_folder(group.layernorm, group.regime, convention)}/"),
-                       say.trained_by(group, convention),
-                       f"{len(grid.k)} × {combinations} × {len(grid.seeds)} = {runs:,}"])  # fmt: skip
+        families = placement.families_of(group, convention)
+        groups.append([
+            markdown.code(group.pattern),
+            "; ".join(say.family_title(family, convention) for family in families) or say.NOTHING,
+            ", ".join(markdown.code(f"{placement.family_folder(family, convention)}/") for family in families),
+            say.trained_by(group, convention),
+            f"{names} × {combinations} × {len(grid.seeds)} = {runs:,}",
+        ])  # fmt: skip
     kinds = len(convention.prefixes)
     steps = " and ".join(
         f"{markdown.code(prefix.name)} ({markdown.text(prefix.title)})" for prefix in convention.prefixes
@@ -59,7 +64,7 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
         ),
         "\n".join(f"- {_formula(grid, regime, convention)}" for regime in grid.regimes),
         markdown.paragraph(
-            f"K is {', '.join(map(str, grid.k))}; seeds are {', '.join(map(str, grid.seeds))}; each run leaves "
+            f"{_across(grid)}; seeds are {', '.join(map(str, grid.seeds))}; each run leaves "
             f"{wording.count_text(kinds, 'file')}: {steps}."
         ),
         markdown.table(
@@ -67,6 +72,17 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
         ),
         f"In all {wording.count_text(runs_in_all, 'run')}, {wording.count_text(runs_in_all * kinds, 'file')}.",
     ]
+
+
+def _across(grid: convention_terms.Grid) -> str:
+    """What the names of a grid's groups go over: `K is 4, 6, 8`."""
+    return (
+        " or ".join(
+            ", ".join(f"{key} is {', '.join(map(str, values))}" for key, values in product.items())
+            for product in grid.across
+        )
+        or "the names of groups hold nothing"
+    )
 
 
 def _formula(grid: convention_terms.Grid, regime: str, convention: Convention) -> str:
@@ -104,7 +120,7 @@ def numberings(convention: Convention) -> str:
 
 
 def _grid_numberings(grid: convention_terms.Grid, convention: Convention) -> list[str]:
-    names = list(grid.numberings)
+    names = list(grid.numberings) or [convention.numbering]
     if len(names) == 1:
         return [f"Grid {markdown.code(grid.name)} has one numbering, {markdown.code(names[0])}."]
     listed = " and ".join(markdown.code(name) for name in names)

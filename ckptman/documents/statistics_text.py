@@ -121,8 +121,8 @@ def _storage(statistics: tree_statistics.TreeStatistics) -> str:
 def _by_group(statistics: tree_statistics.TreeStatistics) -> str:
     """Counted by the folders that files and runs lie in, so that `find` in a folder gives the same numbers."""
     convention = statistics.convention
-    titles = {placement.family_folder(*family, convention): say.family_title(*family, convention)
-              for family in say.families(convention)}  # fmt: skip
+    titles = {placement.family_folder(family, convention): say.family_title(family, convention)
+              for family in say.families_of(statistics)}  # fmt: skip
     groups: dict[PurePosixPath | None, Counter[str]] = defaultdict(Counter)
     for file in statistics.files:
         groups[placement.group_around(file.path, convention)].update(files=1, size=file.size)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
-from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement
+from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement, terms
 from ckptman.text import markdown, wording
 from ckptman.tree import contents, metrics, standing
 from ckptman.tree import statistics as tree_statistics
@@ -94,7 +94,7 @@ def _best(statistics: tree_statistics.TreeStatistics) -> str:
     for family, ranked in ranking.items():
         if ranked:
             among = f", the best {_BEST} of {len(ranked):,}" if len(ranked) > _BEST else ""
-            title = f"**{say.family_title(*family, convention)}**{among}:"
+            title = f"**{say.family_title(family, convention)}**{among}:"
             parts += [title, best_table(ranked[:_BEST], statistics)]
     return markdown.join(*parts)
 
@@ -127,7 +127,7 @@ def best_table(
         rows.append([
             say.OVERLAP if configuration.overlaps
             else say.STAR if place < stars and say.is_starred(configuration) else "",
-                *([say.family_title(*configuration.family, convention)] if family else []),
+                *([say.family_title(configuration.family, convention)] if family else []),
             say.trained(configuration.config, convention),
             *(say.axis_word(axis, configuration.config.get(axis), convention) for axis in axes),
             say.generalization(value),
@@ -145,7 +145,7 @@ def best_table(
 
 def _tells_apart(axis: str, configurations: list[tree_statistics.Configuration], convention: Convention) -> bool:
     """Whether an axis has a part in a family's task ids, or anyhow different values in its configurations."""
-    numbered = {a for c in configurations for p in say.patterns_of(*c.family, convention)
+    numbered = {a for c in configurations for p in say.patterns_of(c.family, convention)
                 for a in say.pattern_axes(p, convention)}  # fmt: skip
     return axis in numbered or len({repr(c.config.get(axis)) for c in configurations}) > 1
 
@@ -161,16 +161,16 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
     parts = ["## Tasks by family"]
     if statistics is not None:
         parts.append(markdown.paragraph(f"A column for each K, and in it a mark for each seed: {_LEGEND}."))
-    for layernorm, regime in say.families(convention):
-        folder = placement.family_folder(layernorm, regime, convention)
-        patterns = say.patterns_of(layernorm, regime, convention)
+    for family in say.families(convention) if statistics is None else say.families_of(statistics):
+        folder = placement.family_folder(family, convention)
+        patterns = say.patterns_of(family, convention)
         if statistics is not None and not any(statistics.expects(pattern.grid) for pattern in patterns):
             continue
-        parts.append(f"### {say.family_title(layernorm, regime, convention)}")
+        parts.append(f"### {say.family_title(family, convention)}")
         if not patterns:
             parts.append(f"In {markdown.code(f'{folder}/')}. The convention has no group pattern for this family.")
         for pattern in patterns if statistics is None else [p for p in patterns if statistics.expects(p.grid)]:
-            parts += _family_table(pattern, folder, statistics, convention)
+            parts += _family_table(pattern, family, statistics, convention)
     if statistics is not None:
         parts.append(_other_groups(statistics))
     return markdown.join(*parts)
@@ -178,16 +178,16 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
 
 def _family_table(
     pattern: GroupPattern,
-    folder: PurePosixPath,
+    family: terms.Family,
     statistics: tree_statistics.TreeStatistics | None,
     convention: Convention,
 ) -> list[str]:
-    grid = convention.grids[pattern.grid]
+    folder = placement.family_folder(family, convention)
     presence = _Presence(statistics, pattern) if statistics is not None else None
     groups = presence.groups if presence is not None else []
     axes = say.pattern_axes(pattern, convention)
     rows = []
-    for cell in grids.cells(grid, pattern.regime, convention.numbering):
+    for cell in say.cells_of(pattern, family, convention):
         row = [markdown.code(convention.folders.task(cell.task))]
         row += [say.axis_word(axis, cell.values[axis], convention) for axis in axes]
         row += [presence.marks(group, cell) for group in groups] if presence is not None else []
@@ -259,10 +259,10 @@ def _group_title(pattern: GroupPattern, group: str) -> str:
     return markdown.code(group) if k is None else f"K = {k}"
 
 
-def _only_k(pattern: GroupPattern, group: str) -> int | None:
+def _only_k(pattern: GroupPattern, group: str) -> terms.Scalar:
     """K, where the pattern holds nothing else."""
     values = pattern.parse(group) or {}
-    return values["K"] if set(values) == {"K"} else None
+    return values[terms.K] if set(values) == {terms.K} else None
 
 
 def _other_groups(statistics: tree_statistics.TreeStatistics) -> str:
@@ -280,7 +280,7 @@ def _other_groups(statistics: tree_statistics.TreeStatistics) -> str:
         settings.append(say.particulars(configuration, statistics))
         rows.append([
             markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
-            say.family_title(*configuration.family, convention),
+            say.family_title(configuration.family, convention),
             say.trained(first.config, convention),
             markdown.text(", ".join(filter(None, settings))),
             seeds,
@@ -374,9 +374,14 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
     pattern = placement.group_pattern(run.group, convention)
     assert pattern is not None  # it has a cell
     axes = say.pattern_axes(pattern, convention)
-    keys = [*axes, convention.families.layernorm_config, *convention.families.fixed_when_equal]
+    keys = [
+        *axes,
+        *(facet.config for facet in convention.family_facets if facet.config),
+        *(convention.trained_keys or ()),
+    ]
+    keys = list(dict.fromkeys(keys))
     condition = " and ".join(f"{key} == {grid_text.bare(run.config.get(key))}" for key in keys)
-    title = _lower(say.family_title(*configuration.family, convention))
+    title = _lower(say.family_title(configuration.family, convention))
     return markdown.join(
         markdown.paragraph(
             f"For example, {markdown.text(say.brief(run.config, axes, convention))} ({title}, K = "

@@ -55,30 +55,39 @@ class _Drawing:
         for configuration in statistics.configurations:
             self.configurations[configuration.folder].append(configuration)
         self.best = {ranked[0].folder: ranked[0] for ranked in say.ranked(statistics).values() if ranked}
-        self.layer_folders = list(dict.fromkeys(self.convention.families.layernorm_folders.values()))
         self.run_is_drawn = False
 
     def layers(self) -> list[_Node]:
         """The layout's own folders, in the convention's order."""
-        nodes: dict[str, _Node] = {}
-        for layernorm, regime in say.families(self.convention):
-            folder = placement.family_folder(layernorm, regime, self.convention)
+        layout = self.convention.folders
+        if layout.group_level == 1:
+            return self._groups(PurePosixPath())
+        top = _Node("")
+        for family in say.families_of(self.statistics):
+            folder = placement.family_folder(family, self.convention)
             if folder not in self.statistics.folders:
                 continue
-            title = self.convention.families.layernorm_titles[layernorm]
-            layer = nodes.setdefault(folder.parts[0], _Node(f"{folder.parts[0]}/", title))
-            title = self.convention.families.regime_titles[regime]
-            layer.children.append(_Node(f"{folder.name}/", title[:1].upper() + title[1:], self._groups(folder)))
-        return list(nodes.values())
+            named, node = layout.named(family), top
+            for level, name in enumerate(folder.parts):
+                title = ", ".join(facet.heading(named[facet.name]) for facet in layout.facets_of(level))
+                known = next((child for child in node.children if child.name == f"{name}/"), None)
+                if known is None:
+                    known = _Node(f"{name}/", title[:1].upper() + title[1:])
+                    node.children.append(known)
+                node = known
+            node.children = self._groups(folder)
+        return top.children
 
     def others(self) -> list[_Node]:
         """Folders at the top that are not of the layout."""
-        top = [folder for folder in self.below[PurePosixPath()] if folder.name not in self.layer_folders]
+        top = [folder for folder in self.below[PurePosixPath()] if self.convention.folders.parse(folder) is None]
         return [_Node(f"{wording.one_line(folder.name)}/", "not a part of the layout") for folder in top]
 
     def _groups(self, family: PurePosixPath) -> list[_Node]:
         groups = self.below[family]
-        shown = next((folder.parent for folder in self.best if folder.parent in groups), groups[0] if groups else None)
+        level = self.convention.folders.group_level
+        best = (PurePosixPath(*folder.parts[:level]) for folder in self.best)
+        shown = next((folder for folder in best if folder in groups), groups[0] if groups else None)
         nodes = []
         for group in groups:
             comment = self._group_comment(group)
@@ -92,7 +101,7 @@ class _Drawing:
         return nodes
 
     def _group_comment(self, group: PurePosixPath) -> str:
-        configurations = [c for task in self.below[group] for c in self.configurations[task]]
+        configurations = [c for task in self._task_folders(group) for c in self.configurations[task]]
         if not configurations:
             return ""
         trained = ", ".join(say.natural(say.trained(c.config, self.convention) for c in configurations))
@@ -101,8 +110,15 @@ class _Drawing:
             f"K = {trained}: {wording.count_text(tasks, 'task')}, {_counts(r for c in configurations for r in c.runs)}"
         )
 
+    def _task_folders(self, group: PurePosixPath) -> list[PurePosixPath]:
+        """The folders above those of the group's runs."""
+        found = [group]
+        for _ in range(self.convention.folders.depth - 1 - self.convention.folders.group_level):
+            found = [inner for folder in found for inner in self.below[folder]]
+        return found
+
     def _tasks(self, group: PurePosixPath) -> list[_Node]:
-        tasks = self.below[group]
+        tasks = self._task_folders(group)
         starred = [task for task in tasks if task in self.best]
         drawn = tasks if len(tasks) <= _MOST_TASKS else tasks[: _MOST_TASKS - 1]
         drawn = drawn + [task for task in starred if task not in drawn]

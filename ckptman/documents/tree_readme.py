@@ -260,7 +260,7 @@ def _example_files(
     """The last checkpoint of the best configuration of each family, or of its first one."""
     found = []
     ranking = say.ranked(statistics)
-    for family in say.families(statistics.convention):
+    for family in say.families_of(statistics):
         candidates = [*ranking[family], *(c for c in statistics.configurations if c.family == family)]
         files = [(c, run, file) for c in candidates for run in c.runs for file in reversed(run.files)]
         found += files[:1]
@@ -276,7 +276,7 @@ def _example(
     prefix = convention.prefix(file.kind or "")
     settings = markdown.text(say.brief(run.config, say.all_axes(convention), convention))
     facts = [
-        f"{say.family_title(*configuration.family, convention)}, K = {say.trained(run.config, convention)}",
+        f"{say.family_title(configuration.family, convention)}, K = {say.trained(run.config, convention)}",
         f"{settings}; seed {say.seeds_text([run.seed], convention)}",
     ]
     if prefix is not None and file.step is not None:

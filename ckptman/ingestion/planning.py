@@ -251,7 +251,7 @@ class _Planner:
             renumbered=tuple(
                 Renumbered(source=row.source, task=row.task, source_task=row.source_task)
                 for row in here
-                if row.source_task is not None and row.source_task != row.task
+                if row.source_task is not None and row.task is not None and row.source_task != row.task
             ),
             regrouped=tuple(
                 Regrouped(source=row.source, group=row.group, source_group=group)
@@ -324,7 +324,7 @@ class _Planner:
         rules, said = self.convention, record.source.group
         if said is None or said == row.group or placement.group_pattern(row.group, rules) is None:
             return None
-        families = {*rules.families.layernorm_folders.values(), *rules.families.regime_folders.values()}
+        families = {value.folder for facet in rules.family_facets for value in facet.values}
         is_group = placement.group_pattern(said, rules) is not None or said in PurePosixPath(row.source).parts
         return said if is_group and said not in families else None
 

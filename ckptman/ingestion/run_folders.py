@@ -86,7 +86,7 @@ class RunFolders:
         self._read_kept = read_kept
         self._kept: set[PurePosixPath] = set()
         """Files of the tree that were read, and found as run.json says."""
-        links = (e.path for e in tree.entries if e.kind == "symlink" and len(e.path.parts) <= records.RUN_LEVEL)
+        links = (e.path for e in tree.entries if e.kind == "symlink" and len(e.path.parts) <= convention.folders.depth)
         self._unknown = [*tree.unreadable, *((path, "it is a symbolic link, and none is followed") for path in links)]
         """Where runs may be that are not known."""
         self._no_files = {e.path for e in tree.entries if e.path.name == records.RUN_FILE and e.kind != "file"}
@@ -289,7 +289,7 @@ class RunFolders:
             slot.record = records.RunRecord(
                 run_id=new.attribution.run_id,
                 group=file.place.group,
-                family=records.Family(file.place.layernorm, file.place.regime),
+                family=file.place.family,
                 task=file.place.task,
                 seed=file.place.seed,
                 config=file.config,

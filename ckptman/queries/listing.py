@@ -47,7 +47,7 @@ class ListedCheckpoint:
     def fields(self) -> dict[str, Any]:
         """What conditions call the checkpoint's own values."""
         return {
-            **vars(self.row),
+            **self.row.fields,
             "final": self.final,
             "k": self.k,
             "gen_em": None if self.generalization is None else self.generalization.value,
@@ -230,7 +230,8 @@ def known_keys(convention: Convention) -> frozenset[str]:
     low, high = convention.generalization_k
     return frozenset(
         {
-            *(field.name for field in dataclasses.fields(records.CheckpointRow)),
+            *(field.name for field in dataclasses.fields(records.CheckpointRow) if field.name != "family"),
+            *(facet.name for facet in convention.family_facets),
             *("final", "k", "gen_em"),
             *(field.name for field in dataclasses.fields(TrainConfig)),
             *(key for name_field in convention.fields for key in name_field.config),
@@ -262,7 +263,7 @@ def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
     for run in runs:
         if run.record is None:
             continue
-        k = run.record.config.get(run.convention.families.k_config)
+        k = run.record.config.get(run.convention.k_key or "")
         for file in run.files:
             if file.entry is not None:
                 yield ListedCheckpoint(

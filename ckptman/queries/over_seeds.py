@@ -24,8 +24,6 @@ from ckptman.tree import records
 DEFAULT_METRIC = "gen_em"
 """A run's generalization, from 0 to 1."""
 
-_PLACE = ("layernorm", "regime", "group", "task")
-
 
 @dataclass(frozen=True)
 class Result:
@@ -165,8 +163,8 @@ def results(
 
 def thresholds(found: Results, least: float, convention: Convention) -> tuple[Threshold, ...]:
     """The smallest K at which the mean is at least `least`, for each configuration."""
-    k_key = convention.families.k_config
-    apart = {"group", "task", k_key, "k", "train_min_k", "block_size", *convention.ignored_keys}
+    k_key = convention.k_key or "k"
+    apart = {"group", "task", k_key, "k", "block_size", *convention.set_keys, *convention.ignored_keys}
     curves: dict[tuple[tuple[str, Any], ...], dict[int, float]] = {}
     for row in found.rows:
         k = row.settings.get(k_key)
@@ -184,8 +182,7 @@ def thresholds(found: Results, least: float, convention: Convention) -> tuple[Th
 
 def differences(found: Results, key: str, convention: Convention) -> tuple[Difference, ...]:
     """The rows that agree in all but one key, side by side; rows without a partner are left out."""
-    if key == convention.families.layernorm_config:
-        key = "layernorm"
+    key = next((facet.name for facet in convention.family_facets if facet.config == key), key)
     if found.rows and not any(key in row.settings for row in found.rows):
         raise UsageError(
             f"the results have no column {key!r}", code="unknown-key", fix=f"Columns are: {', '.join(found.by)}"
@@ -217,7 +214,9 @@ def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention
 def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     """What tells configurations apart: place, K, the axes, and whatever else differs where these agree."""
     first = [members[0] for members in groups]
-    shown = (*_PLACE[:3], convention.families.k_config, "task", *convention.axis_titles)
+    lengths = () if convention.k_key is None else (convention.k_key,)
+    facets = (facet.name for facet in convention.family_facets)
+    shown = (*facets, "group", *lengths, "task", *convention.axis_titles)
     alike: dict[object, list[ListedCheckpoint]] = {}
     for item in first:
         alike.setdefault(tuple(comparing.key_of(item.values.get(key)) for key in shown), []).append(item)

@@ -438,6 +438,11 @@ def _in_order(runs: Iterable[records.OverwrittenRun | None]) -> tuple[records.Ov
     return tuple(
         sorted(
             (run for run in runs if run is not None),
-            key=lambda run: (run.group, run.task, -1 if run.seed is None else run.seed, run.run_id),
+            key=lambda run: (
+                run.group,
+                -1 if run.task is None else run.task,
+                -1 if run.seed is None else run.seed,
+                run.run_id,
+            ),
         )
     )

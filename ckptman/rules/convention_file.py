@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckptman.rules import beside, inert
+from ckptman.rules import beside, comparing, inert, layout
+from ckptman.rules import facets as facet_rules
+from ckptman.rules.facets import Facet, FacetValue, Scalar
+from ckptman.rules.layout import Layout
 from ckptman.rules.naming import FIELD_TYPES, Naming
 from ckptman.rules.terms import (
     AxisTitle,
     CheckpointForm,
     CheckpointRules,
     Convention,
-    Families,
-    Folders,
     Grid,
     GroupPattern,
+    K,
     ModelRules,
     NameField,
     Prefix,
     RawLayout,
     Regime,
-    Scalar,
     Setting,
 )
 from ckptman.text import CkptmanError, ConfigurationError, RefusedError, strict_yaml
@@ -253,7 +254,9 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
     generalization = metrics.section("generalization")
     attribution = top.section("attribution")
     run = top.section("run")
-    grids = {key: _build_grid(key, value, place) for key, value, place in top.section("grids").each()}
+    facets = {key: _build_facet(key, value, place) for key, value, place in top.section("facets").each()}
+    grids = {key: _build_grid(key, value, place, facets) for key, value, place in top.section("grids").each()}
+    lengths = _Section(top.maybe("lengths", lambda v, _: v, {}), f"{where}.lengths")
     convention = Convention(
         title=top.get("title", _text),
         numbering=top.get("numbering", _text),
@@ -269,9 +272,11 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         beside=tuple(_build_beside(*item, run.get("seed", _text)) for item in top.section("beside").each()),
         seed_key=run.get("seed", _text),
         group_key=run.get("group", _text),
-        families=_build_families(top.section("families")),
-        folders=_build_folders(top.section("folders")),
-        groups=tuple(_build_group(*item, grids) for item in top.section("groups").each()),
+        facets=facets,
+        folders=_build_layout(top, facets),
+        trained_keys=lengths.maybe("trained", _two_texts, None),
+        tested_keys=lengths.maybe("tested", _two_texts, None),
+        groups=tuple(_build_group(*item, grids, facets) for item in top.section("groups").each()),
         grids=grids,
         axis_titles={key: _build_axis(value, place) for key, value, place in top.section("axes").each()},
         generalization_pattern=generalization.get("pattern", _text),
@@ -283,7 +288,7 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         },
         source=source,
     )
-    for section in (top, name, step, run, metrics, generalization, attribution):
+    for section in (top, name, step, run, metrics, generalization, attribution, lengths):
         section.done()
     if problem := _numbering_problem(convention):
         raise _bad(f"{where}: {problem}")
@@ -398,12 +403,14 @@ def _inert_name(value: Any, where: str) -> str:
 
 
 def _build_raw(section: _Section) -> RawLayout:
+    section.maybe("task", _text, "")  # the layout has it
     raw = RawLayout(
         saved_models=section.get("saved_models", _word),
         wandb=section.get("wandb", _word),
         state=section.get("state", _word),
         status=section.get("status", _word),
         metrics=section.get("metrics", _word),
+        inner=section.maybe("inner", _list_of(_word), ()),
         wandb_runs=section.get("wandb_runs", _list_of(_word)),
         wandb_ignored=section.get("wandb_ignored", _list_of(_word)),
     )
@@ -457,120 +464,186 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return _list_of(_text)(value, where) if isinstance(value, list) else (_text(value, where),)
 
 
-def _build_families(section: _Section) -> Families:
-    layernorm, regime = section.section("layernorm"), section.section("regime")
+def _two_texts(value: Any, where: str) -> tuple[str, str]:
+    return _pair(_list_of(_text)(value, where), where)
 
-    def two(owner: _Section, key: str, first: str, second: str) -> tuple[str, str]:
-        item = owner.section(key)
-        values = item.get(first, _text), item.get(second, _text)
-        item.done()
-        return values
 
-    folders = two(layernorm, "folders", "with", "without")
-    titles = two(layernorm, "titles", "with", "without")
-    regimes = "dynamic", "fixed"
-    families = Families(
-        layernorm_config=layernorm.get("config", _text),
-        layernorm_folders={True: folders[0], False: folders[1]},
-        layernorm_titles={True: titles[0], False: titles[1]},
-        k_config=regime.get("k", _text),
-        fixed_when_equal=_pair(regime.get("fixed_when_equal", _list_of(_text)), regime.where),
-        regime_folders=dict(zip(regimes, two(regime, "folders", *regimes), strict=True)),
-        regime_titles=dict(zip(regimes, two(regime, "titles", *regimes), strict=True)),
-    )
-    for item in (section, layernorm, regime):
-        item.done()
-    for level in (families.layernorm_folders, families.regime_folders):
-        names = [_word(name, section.where) for name in level.values()]
+def _build_facet(name: str, value: Any, where: str) -> Facet:
+    item = _Section(value, where)
+    title = item.maybe("title", _text, name)
+    config = item.maybe("config", _text, "") or None
+    values = []
+    for word, entry, place in _Section(item.maybe("values", lambda v, _: v, {}), f"{where}.values").each():
+        part = _Section(entry, place)
+        condition = part.maybe("when", _text, "")
+        when = facet_rules.parse_condition(condition) if condition else ()
+        if when is None:
+            raise _bad(f"{place}.when: {condition!r} is no condition such as `key == other_key and key > 3`")
+        if bool(when) is (config is not None):
+            raise _bad(f"{place}: " + ("a facet with a key needs no condition" if when else "its condition is missing"))
+        values.append(
+            FacetValue(
+                word=word,
+                value=part.get("is", _scalar) if "is" in part.value and config else word,
+                folder=part.maybe("folder", _word, "") or _word(word, place),
+                title=part.maybe("title", _text, word),
+                when=when,
+                option=part.maybe("option", _text, ""),
+            )
+        )
+        part.done()
+    facet = Facet(name=name, title=title, config=config, values=tuple(values))
+    if "absent" in item.value:
+        word = item.get("absent", _text)
+        known = {each.word: each.value for each in values}
+        if word not in known:
+            raise _bad(f"{where}.absent: there is no value {word!r}{_near(word, known)}")
+        facet = replace(facet, absent=known[word])
+    item.done()
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in (layout.GROUP, layout.TASK, layout.SEED):
+        raise _bad(f"{where}: {name!r} cannot be a facet's name")
+    if config is None and not values:
+        raise _bad(f"{where}: neither a key (`config`) nor values with conditions tell this facet")
+    for what, names in (("folder", [v.folder for v in values]), ("value", [repr(v.value) for v in values])):
         if len(set(names)) < len(names):
-            raise _bad(f"{section.where}: two folders of one level have one name, {names[0]!r}")
-    return families
+            raise _bad(f"{where}: two of its values have one {what}")
+    return facet
 
 
-def _build_folders(section: _Section) -> Folders:
-    task = section.section("task")
-    folders = Folders(
-        task_pattern=task.get("pattern", _text),
-        task_digits=task.get("digits", _whole),
-        run_pattern=section.get("run", _text),
+def _build_layout(top: _Section, facets: Mapping[str, Facet]) -> Layout:
+    where = f"{top.where}.tree"
+    levels = top.get("tree", _list_of(_text))
+    section = top.section("folders")
+    task = top.section("raw").maybe("task", _text, "")
+    if "task" in section.value:  # as version 0.1 says it
+        named = section.section("task")
+        digits = named.maybe("digits", _whole, 4)
+        if not 1 <= digits <= 9:
+            raise _bad(f"{named.where}.digits must be 1 to 9, not {digits}")
+        hole = f"{{{layout.TASK}}}"
+        old = next((level for level in levels if layout.holes_of(level) == [layout.TASK]), hole)
+        task = named.maybe("pattern", _text, layout.HOLE.sub(hole, old)).replace(hole, f"{hole[:-1]}:0{digits}d}}")
+        named.done()
+        levels = tuple(task if layout.holes_of(level) == [layout.TASK] else level for level in levels)
+    if "run" in section.value:
+        levels = (*levels[:-1], section.get("run", _text))
+    known = (layout.GROUP, layout.TASK, layout.SEED, *facets)
+    holes = [hole for level in levels for hole in layout.holes_of(level)]
+    for place, level in [(f"{where}[{index}]", level) for index, level in enumerate(levels)] + [
+        (f"{top.where}.raw.task", task)
+    ]:
+        _word(layout.HOLE.sub("0", level) or "0", place)
+        for hole in layout.holes_of(level):
+            if hole not in known:
+                raise _bad(f"{place}: there is no facet {hole!r}{_near(hole, known)}")
+    if task and layout.holes_of(task) != [layout.TASK]:
+        raise _bad(f"{top.where}.raw.task must hold {{task}} once, not {task!r}")
+    if len(set(holes)) < len(holes):
+        raise _bad(f"{where}: {next(h for h in holes if holes.count(h) > 1)!r} stands there twice")
+    if layout.GROUP not in holes or layout.SEED not in layout.holes_of(levels[-1]):
+        raise _bad(f"{where} must have a level with {{group}}, and {{seed}} in its last, the folder of a run")
+    for index, level in enumerate(levels):
+        if not layout.holes_of(level):
+            raise _bad(f"{where}[{index}]: {level!r} holds nothing in braces, so all runs would share it")
+        if len(layout.holes_of(level)) > 1 and {layout.GROUP, layout.TASK} & set(layout.holes_of(level)):
+            raise _bad(f"{where}[{index}]: group and task have a level of their own")
+    if layout.GROUP in holes and layout.TASK in holes and holes.index(layout.TASK) < holes.index(layout.GROUP):
+        raise _bad(f"{where}: the task's level lies below the group's")
+    found = Layout(
+        levels=levels,
+        facets=tuple(facets[hole] for hole in holes if hole in facets),
         unknown_seed=section.get("unknown_seed", _word),
         saved_wandb=section.get("saved_wandb", _word),
+        raw_task=task,
     )
-    task.done()
     section.done()
-    for key, pattern, hole in (
-        ("task.pattern", folders.task_pattern, "{task}"),
-        ("run", folders.run_pattern, "{seed}"),
-    ):
-        if pattern.count(hole) != 1:
-            raise _bad(f"{section.where}.{key} must hold {hole} once, not {pattern!r}")
-        _word(pattern.replace(hole, "0"), f"{section.where}.{key}")
-    if not 1 <= folders.task_digits <= 9:
-        raise _bad(f"{section.where}.task.digits must be 1 to 9, not {folders.task_digits}")
-    return folders
+    return found
 
 
-def _build_group(pattern: str, value: Any, where: str, grids: Mapping[str, Grid]) -> GroupPattern:
+def _near(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+
+
+def _build_group(
+    pattern: str, value: Any, where: str, grids: Mapping[str, Grid], facets: Mapping[str, Facet]
+) -> GroupPattern:
     item = _Section(value, where)
+    said: dict[str, Scalar] = {}
+    for name, facet in facets.items():
+        if name in item.value:
+            word = item.get(name, _scalar)
+            known = next((v for v in facet.values if comparing.same_value(v.value, word) or v.word == word), None)
+            if known is None and facet.values:
+                raise _bad(f"{where}.{name} must be one of {', '.join(v.word for v in facet.values)}, not {word!r}")
+            said[name] = word if known is None else known.value
+    grid = item.get("grid", _text)
+    if grid not in grids:
+        raise _bad(f"{where}.grid: there is no grid {grid!r}{_near(grid, grids)}")
+    regimes = grids[grid].regimes
+    regime = next((each for each in regimes if each in said.values()), "" if "" in regimes else None)
+    if regime is None:
+        raise _bad(f"{where}: grid {grid!r} has a part for each of {', '.join(regimes)}; say which this group is of")
     group = GroupPattern(
         pattern=pattern,
-        layernorm=item.get("layernorm", _flag),
-        regime=item.get("regime", _text),
-        grid=item.get("grid", _text),
+        facets=said,
+        grid=grid,
+        regime=regime,
         example=item.get("example", _text),
         title=item.maybe("title", _text, pattern),
     )
     item.done()
-    holes = re.findall(r"\{(\w*)\}", pattern)
-    if len(set(holes)) < len(holes) or not all(re.fullmatch(r"[A-Za-z]\w*", hole, re.ASCII) for hole in holes):
+    bare = re.sub(r"\{[A-Za-z]\w*(:word)?\}", "0", pattern)
+    if len(set(group.holes)) < len(group.holes) or "{" in bare:
         raise _bad(f"{where}: each {{…}} must hold one name, a different one each time")
-    if "K" not in holes:
-        raise _bad(f"{where}: the pattern must hold {{K}}, the longest trained list")
-    _word(re.sub(r"\{\w+\}", "0", pattern), where)
-    if group.grid not in grids:
-        raise _bad(f"{where}.grid: there is no grid {group.grid!r}; known are {', '.join(grids)}")
-    if group.regime not in grids[group.grid].regimes:
-        known = ", ".join(grids[group.grid].regimes)
-        raise _bad(f"{where}.regime must be one of the grid's, {known}; not {group.regime!r}")
+    _word(bare, where)
+    for hole in group.holes:
+        if hole in facets and facets[hole].config is None:
+            raise _bad(f"{where}: {{{hole}}} is a facet of conditions; a name holds keys, or facets of one key")
     parsed = group.parse(group.example)
     if parsed is None or group.format(parsed) != group.example:
         raise _bad(f"{where}: the example {group.example!r} is not of this pattern")
     return group
 
 
-def _build_grid(name: str, value: Any, where: str) -> Grid:
+def _build_grid(name: str, value: Any, where: str, facets: Mapping[str, Facet]) -> Grid:
     item = _Section(value, where)
     axes = {key: _list_of(_scalar)(values, place) for key, values, place in item.section("axes").each()}
-    regimes = {}
-    for regime, entry, place in item.section("regimes").each():
-        if regime not in ("dynamic", "fixed"):
-            raise _bad(f"{place}: a regime is dynamic or fixed")
-        part = _Section(entry, place)
-        settings = _Section(part.maybe("set", lambda v, _: v, {}), f"{place}.set")
-        regimes[regime] = Regime(
-            axes=part.get("axes", _list_of(_text)), set={key: _scalar(v, w) for key, v, w in settings.each()}
-        )
-        part.done()
-        for axis in regimes[regime].axes:
-            if axis not in axes:
-                raise _bad(f"{place}.axes: there is no axis {axis!r}; known are {', '.join(axes)}")
+    regimes: dict[str, Regime] = {}
+    if "regimes" in item.value:
+        for regime, entry, place in item.section("regimes").each():
+            part = _Section(entry, place)
+            regimes[regime] = Regime(axes=part.get("axes", _list_of(_text)), set=_build_set(part))
+            part.done()
+            for axis in regimes[regime].axes:
+                if axis not in axes:
+                    raise _bad(f"{place}.axes: there is no axis {axis!r}; known are {', '.join(axes)}")
+        words = {facet.name: [v.word for v in facet.values] for facet in facets.values() if facet.config is None}
+        if not any(set(regimes) <= set(known) for known in words.values()):
+            listed = "; ".join(f"{', '.join(known)} ({facet})" for facet, known in words.items())
+            raise _bad(f"{where}.regimes: {', '.join(regimes)} are not the values of one facet of conditions: {listed}")
+    else:
+        regimes[""] = Regime(axes=tuple(axes), set=_build_set(item))
     numberings: dict[str, dict[str, tuple[str, ...]]] = {}
-    for numbering, entry, place in item.section("numberings").each():
+    for numbering, entry, place in _Section(item.maybe("numberings", lambda v, _: v, {}), f"{where}.numberings").each():
         numberings[numbering] = {}
-        for regime, rule, rule_place in _Section(entry, place).each():
+        rules = _Section(entry, place)
+        parts = [("", rules, place)] if "" in regimes else [(k, _Section(v, w), w) for k, v, w in rules.each()]
+        for regime, part, rule_place in parts:
             if regime not in regimes:
                 raise _bad(f"{rule_place}: there is no regime {regime!r}")
-            part = _Section(rule, rule_place)
-            outside = part.get("outside", _list_of(_text))
+            outside = part.get("outside", _list_of(_text)) if "outside" in part.value else ()
             part.done()
-            if not set(outside) < set(regimes[regime].axes):
+            if outside and not set(outside) < set(regimes[regime].axes):
                 raise _bad(
                     f"{rule_place}.outside must name some, not all, of the axes {', '.join(regimes[regime].axes)}"
                 )
-            numberings[numbering][regime] = outside
+            if outside:
+                numberings[numbering][regime] = outside
     grid = Grid(
         name=name,
-        k=item.get("k", _list_of(_whole)),
+        across=_build_across(item),
         seeds=item.get("seeds", _list_of(_whole)),
         axes=axes,
         regimes=regimes,
@@ -578,6 +651,22 @@ def _build_grid(name: str, value: Any, where: str) -> Grid:
     )
     item.done()
     return grid
+
+
+def _build_set(section: _Section) -> dict[str, Scalar]:
+    settings = _Section(section.maybe("set", lambda v, _: v, {}), f"{section.where}.set")
+    return {key: _scalar(value, where) for key, value, where in settings.each()}
+
+
+def _build_across(item: _Section) -> tuple[Mapping[str, tuple[Scalar, ...]], ...]:
+    """What the names of groups go over; `k` stands in front of each product."""
+    lengths = item.get("k", _list_of(_whole)) if "k" in item.value else ()
+    products: list[dict[str, tuple[Scalar, ...]]] = []
+    for part in item.get("across", _list_of(_Section)) if "across" in item.value else ():
+        products.append({key: _list_of(_scalar)(values, place) for key, values, place in part.each()})
+    if not lengths:
+        return tuple(products)
+    return tuple({K: lengths, **product} for product in products or [{}])
 
 
 def _build_axis(value: Any, where: str) -> AxisTitle:
@@ -606,7 +695,7 @@ def _pair(values: tuple[T, ...], where: str) -> tuple[T, T]:
 def _numbering_problem(convention: Convention) -> str:
     """Which grid lacks the numbering in force; empty where none does."""
     for grid in convention.grids.values():
-        if convention.numbering not in grid.numberings:
+        if grid.numberings and convention.numbering not in grid.numberings:
             near = get_close_matches(convention.numbering, grid.numberings, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(grid.numberings)}"
             return f"grid {grid.name!r} has no numbering {convention.numbering!r}{hint}"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptman.rules import comparing
-from ckptman.rules.terms import Convention, Grid, GroupPattern, Scalar
+from ckptman.rules.facets import Scalar
+from ckptman.rules.terms import Convention, Grid, GroupPattern
 from ckptman.text import RefusedError, UsageError
 
 
@@ -23,10 +24,34 @@ class Cell:
     values: Mapping[str, Scalar]
 
 
+def group_values(
+    pattern: GroupPattern, grid: Grid, more: Mapping[str, Scalar] | None = None
+) -> tuple[dict[str, Scalar], ...]:
+    """What the names of a pattern's groups hold, for each group of the grid; none where the grid does not say it.
+
+    Args:
+        pattern: The pattern.
+        grid: Its grid.
+        more: Values of what the grid does not say.
+    """
+    found: dict[str, dict[str, Scalar]] = {}
+    fixed = {key: (value,) for key, value in (more or {}).items()}
+    for known in grid.across or ({},):
+        product = {**fixed, **known}
+        if all(hole in product for hole in pattern.holes):
+            for values in itertools.product(*(product[hole] for hole in pattern.holes)):
+                held = dict(zip(pattern.holes, values, strict=True))
+                found.setdefault(pattern.format(held), held)
+    return tuple(found.values())
+
+
 def group_names(convention: Convention) -> tuple[str, ...]:
-    """The groups of all grids, of those whose names hold nothing but K."""
-    there = [pattern for pattern in convention.groups if set(pattern.parse(pattern.example) or ()) == {"K"}]
-    return tuple(pattern.format({"K": k}) for pattern in there for k in convention.grids[pattern.grid].k)
+    """The groups of all grids."""
+    return tuple(
+        pattern.format(values)
+        for pattern in convention.groups
+        for values in group_values(pattern, convention.grids[pattern.grid])
+    )
 
 
 def cells(grid: Grid, regime: str, numbering: str) -> tuple[Cell, ...]:
@@ -62,7 +87,12 @@ def task_of(grid: Grid, regime: str, numbering: str, config: Mapping[str, Any]) 
 
 def outside(grid: Grid, regime: str, numbering: str) -> tuple[str, ...]:
     """The axes that have no part in the task id, so that their values share a task folder."""
-    return grid.numberings[numbering].get(regime, ())
+    return grid.numberings.get(numbering, {}).get(regime, ())
+
+
+def regime_label(regime: str) -> str:
+    """A part of a grid in front of `task`, for people: `dynamic `; empty for the only one."""
+    return f"{regime} " if regime else ""
 
 
 def cells_of_task(grid: Grid, regime: str, numbering: str, task: int) -> tuple[Cell, ...]:
@@ -75,19 +105,32 @@ def cells_of_task(grid: Grid, regime: str, numbering: str, task: int) -> tuple[C
     if not found:
         last = task_count(grid, regime, numbering) - 1
         raise UsageError(
-            f"there is no {regime} task {task} in the {numbering!r} numbering: its ids are 0 to {last}",
+            f"there is no {regime_label(regime)}task {task} in the {numbering!r} numbering: its ids are 0 to {last}",
             code="no-such-task",
             fix="See all of them with: ckptman task",
         )
     return found
 
 
-def config_values(group: GroupPattern, grid: Grid, k: int, cell: Cell, convention: Convention) -> dict[str, Scalar]:
-    """The configuration values that a group, K and a cell decide: axes, LayerNorm, and the trained lengths."""
-    families = convention.families
-    values: dict[str, Scalar] = {families.layernorm_config: group.layernorm, families.k_config: k, **cell.values}
+def config_values(
+    group: GroupPattern, grid: Grid, held: Mapping[str, Scalar], cell: Cell, convention: Convention
+) -> dict[str, Scalar]:
+    """The configuration values that a group, what its name holds, and a cell decide.
+
+    Args:
+        group: The pattern of the group.
+        grid: Its grid.
+        held: What the group's name holds.
+        cell: The task, and the values of its axes.
+        convention: Says which configuration keys are meant.
+    """
+    values: dict[str, Scalar] = {}
+    for name, value in {**group.facets, **held}.items():
+        if (key := convention.key_of(name)) is not None:
+            values[key] = value
+    values.update(cell.values)
     for key, value in grid.regimes[group.regime].set.items():
-        values[key] = k if value == "K" else value
+        values[key] = held.get(value, value) if isinstance(value, str) else value
     return values
 
 

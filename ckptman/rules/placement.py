@@ -1,18 +1,18 @@
-"""Where a checkpoint belongs in the tree: decided by the configuration inside the file.
-
-`<layernorm folder>/<regime folder>/<group>/<task folder>/<run folder>/<file>`
-"""
+"""Where a checkpoint belongs in the tree: decided by the configuration inside the file, by the convention's levels."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.rules import comparing
-from ckptman.rules.grids import group_names, outside, task_of
+from ckptman.rules.facets import Family, Scalar
+from ckptman.rules.grids import cells, config_values, group_names, group_values, outside, task_of
 from ckptman.rules.naming import naming_of
 from ckptman.rules.recipe import SEED_END
 from ckptman.rules.terms import Convention, GroupPattern
@@ -25,59 +25,82 @@ _Path = TypeVar("_Path", bound=PurePath)
 class Place:
     """The task folder a run belongs to, and what tells it apart from other runs of the same seed there."""
 
-    layernorm: bool
-    regime: str
+    family: Mapping[str, Scalar]
+    """The values of the facets that are levels of the tree, by name."""
     group: str
-    task: int
+    task: int | None
+    """None where the tree has no task folders."""
     seed: int | None
     notes: tuple[str, ...]
     """Values of axes outside the numbering, such as `mlp0`, for the run folder's name."""
     folder: PurePosixPath
-    """The task folder, relative to the root."""
+    """The task folder, relative to the root: all levels but the run's."""
 
     def run_folder(self, convention: Convention, *more: str) -> PurePosixPath:
         """The run's folder, relative to the root; `more` tells apart a second run of the same seed."""
-        return self.folder / convention.folders.run(self.seed, *self.notes, *more)
+        return self.folder / convention.folders.run(self.seed, *self.notes, *more, family=self.family)
 
     def root_of(self, folder: Path) -> Path | None:
         """The root of the tree in which `folder` is this task folder; None where it is another one."""
         wanted = self.folder.parts
-        return Path(*folder.parts[: -len(wanted)]) if folder.parts[-len(wanted) :] == wanted else None
+        end = len(folder.parts) - len(wanted)
+        return Path(*folder.parts[:end]) if folder.parts[end:] == wanted and end >= 0 else None
 
 
-@dataclass(frozen=True)
-class Levels:
-    """What the path of a folder of a tree says, level by level from the root; None for those it does not reach."""
-
-    layernorm: bool | None = None
-    regime: str | None = None
-    group: str | None = None
-    task: int | None = None
-    run: str | None = None
-    """The name of the run's folder."""
-
-
-def family_of(config: Mapping[str, Any], convention: Convention) -> tuple[bool, str]:
-    """The family of a configuration: with LayerNorm or not, and `dynamic` or `fixed`.
+def family_of(config: Mapping[str, Any], convention: Convention) -> Family:
+    """The family of a configuration: its value of each facet that is a level of the tree.
 
     Raises:
         RefusedError: (`no-family`) if the configuration lacks a key that decides it.
     """
-    families = convention.families
-    layernorm = comparing.flag(config.get(families.layernorm_config))
-    if layernorm is None:
-        raise _no_family(families.layernorm_config, config.get(families.layernorm_config), "true or false")
-    lengths = [comparing.whole(config.get(key)) for key in families.fixed_when_equal]
-    for key, length in zip(families.fixed_when_equal, lengths, strict=True):
-        if length is None:
-            raise _no_family(key, config.get(key), "a whole number")
-    return layernorm, "fixed" if lengths[0] == lengths[1] else "dynamic"
+    return tuple(facet.of(config) for facet in convention.family_facets)
 
 
-def family_folder(layernorm: bool, regime: str, convention: Convention) -> PurePosixPath:
-    """The folder of a family, relative to the root."""
-    families = convention.families
-    return PurePosixPath(families.layernorm_folders[layernorm], families.regime_folders[regime])
+def families(convention: Convention) -> tuple[Family, ...]:
+    """All families of the convention's values, in its order; those of facets that may have any value are left out."""
+    known = (tuple(value.value for value in facet.values) for facet in convention.family_facets)
+    return tuple(itertools.product(*known))
+
+
+def families_of(pattern: GroupPattern, convention: Convention) -> tuple[Family, ...]:
+    """The families that the groups of a pattern are of, as far as its facets and its grid tell, in their order."""
+    grid = convention.grids[pattern.grid]
+    found: dict[Family, None] = {}
+    for held in group_values(pattern, grid) or ({},):
+        for cell in cells(grid, pattern.regime, convention.numbering):
+            values = config_values(pattern, grid, held, cell, convention)
+            family = family_of_values(pattern, values, convention)
+            if len(family) == len(convention.family_facets):
+                found[tuple(family.values())] = None
+    known = families(convention)
+    return tuple(sorted(found, key=lambda family: known.index(family) if family in known else len(known)))
+
+
+def family_of_values(pattern: GroupPattern, values: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
+    """The family of a cell of the grid, by facet: what its pattern fixes, else what its values say, if they do."""
+    found: dict[str, Scalar] = {}
+    for facet in convention.family_facets:
+        if facet.name in pattern.facets:
+            found[facet.name] = pattern.facets[facet.name]
+        else:
+            with suppress(RefusedError):
+                found[facet.name] = facet.of(values)
+    return found
+
+
+def family_folder(family: Family, convention: Convention) -> PurePosixPath:
+    """The folder above the groups of a family, relative to the root."""
+    return convention.folders.family_folder(family)
+
+
+def family_title(family: Family, convention: Convention) -> str:
+    """A family for people: `With LayerNorm, dynamic training`."""
+    return ", ".join(facet.heading(value) for facet, value in zip(convention.family_facets, family, strict=True))
+
+
+def fits(pattern: GroupPattern, family: Mapping[str, Scalar]) -> bool:
+    """Whether a pattern's facets do not contradict these values."""
+    return all(comparing.same_value(family[name], value) for name, value in pattern.facets.items() if name in family)
 
 
 def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
@@ -85,8 +108,8 @@ def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
     return next((group for group in convention.groups if group.parse(name) is not None), None)
 
 
-def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | None]:
-    """The pattern that a group's name follows, and its K; None for a pattern without K.
+def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[str, int | str]]:
+    """The pattern that a group's name follows, and what the name holds.
 
     Raises:
         UsageError: (`unknown-group`) for a name of no known pattern.
@@ -100,19 +123,28 @@ def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, int | 
             code="unknown-group",
             fix=f"Known are: {', '.join(pattern.pattern for pattern in convention.groups)}",
         )
-    return pattern, parsed.get("K")
+    return pattern, parsed
 
 
-def default_pattern(convention: Convention, *, layernorm: bool, regime: str) -> GroupPattern:
-    """The first group pattern of a family, which is meant where no group is named.
+def default_pattern(convention: Convention, asked: Mapping[str, Scalar]) -> GroupPattern:
+    """The first group pattern that does not contradict the facets asked for; it is meant where no group is named.
 
     Raises:
         ConfigurationError: (`no-group`) if there is none.
     """
-    found = _patterns_of(layernorm, regime, convention)
-    if not found:
-        raise _no_group(ConfigurationError, layernorm, regime)
-    return found[0]
+    found = next((pattern for pattern in convention.groups if fits(pattern, asked)), None)
+    if found is None:
+        raise _no_group(ConfigurationError, asked, convention)
+    return found
+
+
+def facets_of(config: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
+    """The value of every facet that a configuration has one of."""
+    found = {}
+    for facet in convention.facets.values():
+        with suppress(RefusedError):
+            found[facet.name] = facet.of(config)
+    return found
 
 
 def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:
@@ -125,9 +157,10 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     Args:
         said: The group that the configuration or the source folder names, if any.
     """
-    layernorm, regime = family_of(config, convention)
-    mine = _patterns_of(layernorm, regime, convention)
-    values = {**config, "K": config.get(convention.families.k_config)}
+    family_of(config, convention)
+    facets = facets_of(config, convention)
+    mine = [pattern for pattern in convention.groups if fits(pattern, facets)]
+    values = {**config, **facets}
     for group in mine:
         parsed = group.parse(said or "")
         if parsed is not None and all(comparing.same_value(values.get(key), value) for key, value in parsed.items()):
@@ -135,8 +168,15 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     if said is not None and group_pattern(said, convention) not in mine:
         return _safe_folder(said), None
     if not mine:
-        raise _no_group(RefusedError, layernorm, regime)
-    return mine[0].format({key: comparing.canonical(value) for key, value in values.items()}), mine[0]
+        raise _no_group(RefusedError, facets, convention)
+    named = next((group for group in mine if all(hole in values for hole in group.holes)), mine[0])
+    if lacking := [hole for hole in named.holes if hole not in values]:
+        raise RefusedError(
+            f"the configuration has no {' and no '.join(lacking)}, which its group's name holds: {named.pattern}",
+            code="no-group",
+            fix="If the file's name says it, pass --trust name.",
+        )
+    return named.format({key: comparing.canonical(values[key]) for key in named.holes}), named
 
 
 def place_of(
@@ -156,79 +196,74 @@ def place_of(
     Raises:
         RefusedError: if the configuration does not say, or says something outside the grid.
     """
-    layernorm, regime = family_of(config, convention)
+    family = family_of(config, convention)
     group, pattern = group_of(config, source_group, convention)
     notes: tuple[str, ...] = ()
+    task: int | None = None
     if pattern is None:
-        if source_task is None:
+        task = source_task if convention.folders.has_tasks else None
+        if task is None and convention.folders.has_tasks:
             raise RefusedError(
                 f"the group {group!r} is of no known pattern, and the source folder has no task id",
                 code="no-task",
                 fix="Put the file into a task folder, or add a pattern for the group to ckptman.yaml.",
             )
-        task = source_task
     else:
         grid = convention.grids[pattern.grid]
-        task = task_of(grid, regime, convention.numbering, config)
+        task = task_of(grid, pattern.regime, convention.numbering, config)
         naming = naming_of(convention)
-        notes = tuple(naming.short(axis, config) for axis in outside(grid, regime, convention.numbering))
+        apart = outside(grid, pattern.regime, convention.numbering)
+        if not convention.folders.has_tasks:
+            task, apart = None, grid.regimes[pattern.regime].axes
+        notes = tuple(naming.short(axis, config) for axis in apart)
     seed = comparing.whole(config.get(convention.seed_key))
-    folder = family_folder(layernorm, regime, convention) / group / convention.folders.task(task)
     return Place(
-        layernorm=layernorm,
-        regime=regime,
+        family=convention.folders.named(family),
         group=group,
         task=task,
         seed=seed if seed is not None and 0 <= seed < SEED_END else None,
         notes=notes,
-        folder=folder,
+        folder=convention.folders.folder(family, group, task),
     )
-
-
-def levels_of(folder: PurePath, convention: Convention) -> Levels | None:
-    """What a folder's path, relative to the root of a tree, says; None where a name is not one of its level.
-
-    A group's folder may have any name; whether it is of a known pattern, `group_pattern` tells.
-    """
-    families, folders = convention.families, convention.folders
-    layernorm = {name: key for key, name in families.layernorm_folders.items()}
-    regime = {name: key for key, name in families.regime_folders.items()}
-    readers: tuple[Callable[[str], Any], ...] = (
-        layernorm.get,
-        regime.get,
-        str,
-        folders.parse_task,
-        lambda name: name if folders.is_run(name) else None,
-    )
-    if len(folder.parts) > len(readers):
-        return None
-    said = [read(name) for read, name in zip(readers, folder.parts, strict=False)]
-    return None if None in said else Levels(*said)
 
 
 def root_above(folder: Path, convention: Convention) -> Path | None:
     """The root of the innermost tree that an absolute folder lies in, told by its family's folders; None outside."""
     parts = folder.parts
+    depth = _telling_depth(convention)
     return next(
         (
             Path(*parts[:index])
-            for index in range(len(parts) - 2, 0, -1)
-            if levels_of(PurePath(*parts[index : index + 2]), convention) is not None
+            for index in range(len(parts) - depth, 0, -1)
+            if convention.folders.parse(PurePath(*parts[index : index + depth])) is not None
         ),
         None,
     )
 
 
+def _telling_depth(convention: Convention) -> int:
+    """How many levels tell a tree: those of its families, or, where a group may come first, all."""
+    above = convention.folders.group_level - 1
+    return above or convention.folders.depth
+
+
 def group_around(path: PurePosixPath, convention: Convention) -> PurePosixPath | None:
     """The group's folder in which a path of a tree, relative to its root, lies; None outside of any family."""
-    folder = PurePosixPath(*path.parts[:3])
-    levels = levels_of(folder, convention) if len(path.parts) > 3 else None
-    return folder if levels is not None else None
+    level = convention.folders.group_level
+    folder = PurePosixPath(*path.parts[:level])
+    known = len(path.parts) > level and convention.folders.parse(folder) is not None
+    return folder if known else None
 
 
 def group_folder_of(task_folder: _Path, convention: Convention) -> _Path:
     """The group's folder of a task folder; a folder that is no task folder stands for itself."""
     return task_folder if convention.folders.parse_task(task_folder.name) is None else task_folder.parent
+
+
+def above_run(folder: PurePosixPath, convention: Convention) -> PurePosixPath:
+    """The folder in which a run's lies; a folder that is no run's stands for itself."""
+    levels = convention.folders.parse(folder)
+    return folder.parent if levels is not None and levels.run is not None else folder
 
 
 def task_folder_of(path: _Path, convention: Convention) -> _Path | None:
@@ -242,17 +277,19 @@ def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None
     folder = task_folder_of(path.parent, convention)
     if folder is not None:
         return folder.parent.name or None, convention.folders.parse_task(folder.name), seed
+    if not convention.folders.raw_task:  # the folder that a run has for itself, whatever it is called
+        ignored = {convention.raw.saved_models, *convention.raw.inner}
+        inner = (p.name for p in path.parents if p.name not in ignored and not convention.folders.is_run(p.name))
+        return next(inner, None) or None, None, seed
     return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
 
 
-def _patterns_of(layernorm: bool, regime: str, convention: Convention) -> list[GroupPattern]:
-    """The group patterns of a family."""
-    return [group for group in convention.groups if (group.layernorm, group.regime) == (layernorm, regime)]
-
-
-def _no_group(kind: type[CkptmanError], layernorm: bool, regime: str) -> CkptmanError:
+def _no_group(kind: type[CkptmanError], facets: Mapping[str, Scalar], convention: Convention) -> CkptmanError:
+    said = ", ".join(
+        convention.facets[name].heading(value) for name, value in facets.items() if convention.facets[name].values
+    )
     return kind(
-        f"no group pattern of the convention is for {'with' if layernorm else 'without'} LayerNorm, {regime}",
+        f"no group pattern of the convention is for {said or 'such a configuration'}",
         code="no-group",
         fix="Add a group pattern for this family to ckptman.yaml.",
     )
@@ -274,11 +311,3 @@ def _safe_folder(name: str) -> str:
             "begin or end with white space.",
         )
     return name
-
-
-def _no_family(key: str, value: Any, wanted: str) -> RefusedError:
-    return RefusedError(
-        f"the configuration has {key} = {value!r} where {wanted} is needed to tell the family",
-        code="no-family",
-        fix="If the file's name says it, pass --trust name.",
-    )

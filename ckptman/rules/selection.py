@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ckptman.rules.grids import Cell, cells, config_values, group_names, task_count
-from ckptman.rules.terms import Convention, Grid, GroupPattern, Scalar
+from ckptman.rules import comparing, placement
+from ckptman.rules.facets import Scalar
+from ckptman.rules.grids import Cell, cells, config_values, group_names, group_values, task_count
+from ckptman.rules.terms import Convention, Grid, GroupPattern, K
 from ckptman.text import UsageError, wording
 
 _MOST_NUMBERS = 100_000
@@ -27,8 +29,8 @@ class Selection:
     tasks: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
     """Any, also such as are not on the grid."""
-    regimes: tuple[str, ...] | None = None
-    layernorm: tuple[bool, ...] | None = None
+    facets: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    """Values of facets, by name; a facet that is not there may have any."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,19 @@ class GridRun:
 
     pattern: GroupPattern
     group: str
-    k: int
+    held: Mapping[str, Scalar]
+    """What the group's name holds."""
+    family: Mapping[str, Scalar]
+    """The values of the facets that are levels of the tree, by name."""
     cell: Cell
     seed: int
     values: Mapping[str, Scalar]
     """The configuration values that the grid decides, the seed included."""
+
+    @property
+    def k(self) -> int | None:
+        """The longest trained list; None in a grid that is not about it."""
+        return comparing.whole(self.held.get(K))
 
     @property
     def key(self) -> tuple[str, tuple[tuple[str, Scalar], ...], int]:
@@ -125,13 +135,16 @@ def parse_choices(text: str, known: Mapping[str, Any], what: str) -> tuple[Any, 
 
 
 def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
-    """The group patterns of the families that are asked for, whose names hold nothing but K."""
-    there = [pattern for pattern in convention.groups if set(pattern.parse(pattern.example) or ()) == {"K"}]
+    """The group patterns that may have what is asked for, of those whose names the grid can write."""
+    there = [
+        pattern
+        for pattern in convention.groups
+        if all(hole == K or _holds(pattern, hole, convention) for hole in pattern.holes)
+    ]
     found = [
         pattern
         for pattern in there
-        if (asked.regimes is None or pattern.regime in asked.regimes)
-        and (asked.layernorm is None or pattern.layernorm in asked.layernorm)
+        if all(name not in pattern.facets or pattern.facets[name] in values for name, values in asked.facets.items())
     ]
     if not found:
         raise UsageError(
@@ -142,9 +155,30 @@ def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
     return found
 
 
+def _holds(pattern: GroupPattern, hole: str, convention: Convention) -> bool:
+    """Whether a grid says what stands in a group's name."""
+    return any(hole in product for product in convention.grids[pattern.grid].across)
+
+
+def _held(pattern: GroupPattern, asked: Selection, grid: Grid) -> Iterator[dict[str, Scalar]]:
+    """What the names of a pattern's groups hold, with the K that are asked for, on the grid or not."""
+    seen = set()
+    for held in group_values(pattern, grid if asked.k is None or grid.k else _with_k(grid, asked.k)):
+        for k in (held.get(K),) if asked.k is None or K not in pattern.holes else asked.k:
+            found = {**held, **({K: k} if K in pattern.holes else {})}
+            if (name := pattern.format(found)) not in seen:
+                seen.add(name)
+                yield found
+
+
+def _with_k(grid: Grid, lengths: tuple[int, ...]) -> Grid:
+    return replace(grid, across=tuple({**product, K: lengths} for product in grid.across or ({},)))
+
+
 def _check_group(name: str, patterns: list[GroupPattern], asked: Selection, convention: Convention) -> None:
     """A group that is asked for is on the grid, or has a K that is asked for."""
-    known = {*group_names(convention), *(p.format({"K": k}) for p in patterns for k in asked.k or ())}
+    known = {*group_names(convention)}
+    known |= {p.format(held) for p in patterns for held in _held(p, asked, convention.grids[p.grid])}
     if not any(fnmatchcase(group, name) for group in known):
         raise UsageError(
             f"there is no group {name}{wording.did_you_mean(name, known)}",
@@ -159,7 +193,7 @@ def _check_tasks(patterns: list[GroupPattern], asked: Selection, convention: Con
     counts = {p.regime: task_count(convention.grids[p.grid], p.regime, convention.numbering) for p in patterns}
     for task in asked.tasks or ():
         if task >= max(counts.values()):
-            ids = "; ".join(f"{regime}: 0 to {count - 1}" for regime, count in counts.items())
+            ids = "; ".join(f"{regime or 'tasks'}: 0 to {count - 1}" for regime, count in counts.items())
             raise UsageError(
                 f"there is no task {task} in the {convention.numbering!r} numbering ({ids})",
                 code="no-such-task",
@@ -169,19 +203,23 @@ def _check_tasks(patterns: list[GroupPattern], asked: Selection, convention: Con
 
 def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) -> Iterator[GridRun]:
     grid: Grid = convention.grids[pattern.grid]
-    for k in grid.k if asked.k is None else asked.k:
-        group = pattern.format({"K": k})
+    for held in _held(pattern, asked, grid):
+        group = pattern.format(held)
         if asked.groups is not None and not any(fnmatchcase(group, wanted) for wanted in asked.groups):
             continue
         for cell in cells(grid, pattern.regime, convention.numbering):
             if asked.tasks is not None and cell.task not in asked.tasks:
                 continue
-            values = config_values(pattern, grid, k, cell, convention)
+            values = config_values(pattern, grid, held, cell, convention)
+            family = placement.family_of_values(pattern, values, convention)
+            if not all(family.get(name) in wanted for name, wanted in asked.facets.items()):
+                continue
             for seed in grid.seeds if asked.seeds is None else asked.seeds:
                 yield GridRun(
                     pattern=pattern,
                     group=group,
-                    k=k,
+                    held=held,
+                    family=family,
                     cell=cell,
                     seed=seed,
                     values={**values, convention.seed_key: seed},

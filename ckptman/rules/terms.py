@@ -15,10 +15,21 @@ from typing import Any
 from ckptman.rules import comparing
 from ckptman.rules.beside import BesideRule as BesideRule
 from ckptman.rules.beside import Form as Form
+from ckptman.rules.facets import Facet as Facet
+from ckptman.rules.facets import FacetValue as FacetValue
+from ckptman.rules.facets import Family as Family
+from ckptman.rules.facets import Scalar as Scalar
 from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
+from ckptman.rules.layout import Layout
+from ckptman.rules.layout import Levels as Levels
 
-Scalar = str | int | float | bool | None
+K = "K"
+"""The facet that `--k` asks for: of a grid over lengths, the longest that is trained."""
+
+_HOLE = re.compile(r"\{([A-Za-z]\w*)(:word)?\}", re.ASCII)
+"""What a group's name holds: a whole number, or a word."""
+
 Setting = Scalar | tuple[Scalar, ...]
 
 
@@ -108,94 +119,51 @@ class RawLayout:
     state: str
     status: str
     metrics: str
+    inner: tuple[str, ...]
+    """Folders of a run's own, in which checkpoints may lie."""
     wandb_runs: tuple[str, ...]
     wandb_ignored: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Families:
-    """The two axes of a family, each a level of folders."""
-
-    layernorm_config: str
-    layernorm_folders: Mapping[bool, str]
-    layernorm_titles: Mapping[bool, str]
-    k_config: str
-    fixed_when_equal: tuple[str, str]
-    regime_folders: Mapping[str, str]
-    regime_titles: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Names of the task and run folders of the tree."""
-
-    task_pattern: str
-    task_digits: int
-    run_pattern: str
-    unknown_seed: str
-    saved_wandb: str
-
-    def task(self, task: int) -> str:
-        """The folder of a task id."""
-        return self.task_pattern.replace("{task}", f"{task:0{self.task_digits}d}")
-
-    def run(self, seed: int | None, *notes: str) -> str:
-        """The folder of a run; `notes` tell apart several runs of one task and seed."""
-        name = self.run_pattern.replace("{seed}", self.unknown_seed if seed is None else str(seed))
-        return "-".join((name, *notes))
-
-    def parse_task(self, name: str) -> int | None:
-        """The task id that a folder's name holds, or None for another folder."""
-        match = self._task_regex.fullmatch(name)
-        return int(match[1]) if match else None
-
-    def parse_run(self, name: str) -> int | None:
-        """The seed that a run folder's name holds, or None for another folder or an unknown seed."""
-        match = self._run_regex.fullmatch(name)
-        return int(match[1]) if match and match[1] != self.unknown_seed else None
-
-    def is_run(self, name: str) -> bool:
-        """Whether a folder's name is that of a run."""
-        return self._run_regex.fullmatch(name) is not None
-
-    @cached_property
-    def _task_regex(self) -> re.Pattern[str]:
-        before, after = self.task_pattern.split("{task}")
-        return re.compile(rf"{re.escape(before)}([0-9]{{{self.task_digits},9}}){re.escape(after)}")
-
-    @cached_property
-    def _run_regex(self) -> re.Pattern[str]:
-        before, after = self.run_pattern.split("{seed}")
-        seed = rf"([0-9]{{1,18}}|{re.escape(self.unknown_seed)})"
-        return re.compile(rf"{re.escape(before)}{seed}{re.escape(after)}(?:-[A-Za-z0-9_.-]+)?", re.ASCII)
-
-
-@dataclass(frozen=True)
 class GroupPattern:
-    """A W&B group that ckptman knows: its name's pattern, its family, and its grid."""
+    """A W&B group that ckptman knows: its name's pattern, what it says of its runs, and its grid."""
 
     pattern: str
-    layernorm: bool
-    regime: str
+    facets: Mapping[str, Scalar]
+    """The facets that all runs of such a group share, by name; it spans the others."""
     grid: str
+    regime: str
+    """The part of the grid that its tasks are of; see `Grid.regimes`."""
     example: str
     title: str
 
-    def parse(self, name: str) -> dict[str, int] | None:
-        """The whole numbers in a group's name (`K` and configuration keys), or None if the name is not of this kind."""
+    @cached_property
+    def holes(self) -> tuple[str, ...]:
+        """What its name holds: facets and configuration keys."""
+        return tuple(match[1] for match in _HOLE.finditer(self.pattern))
+
+    def parse(self, name: str) -> dict[str, int | str] | None:
+        """The values in a group's name (of facets and configuration keys), or None if it is not of this kind."""
         match = self._regex.fullmatch(name)
-        return {key: int(value) for key, value in match.groupdict().items()} if match else None
+        if match is None:
+            return None
+        words = {m[1] for m in _HOLE.finditer(self.pattern) if m[2]}
+        return {key: value if key in words else int(value) for key, value in match.groupdict().items()}
 
     def format(self, values: Mapping[str, Any]) -> str:
         """The group's name for these values."""
-        return re.sub(r"\{(\w+)\}", lambda m: str(values[m[1]]), self.pattern)
+        return _HOLE.sub(lambda m: str(values[m[1]]), self.pattern)
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        parts = re.split(r"\{(\w+)\}", self.pattern)
-        # A number without leading zeros, so that format(parse(name)) == name.
-        pieces = [re.escape(p) if i % 2 == 0 else rf"(?P<{p}>0|[1-9][0-9]{{0,8}})" for i, p in enumerate(parts)]
-        return re.compile("".join(pieces))
+        pieces, end = [], 0
+        for match in _HOLE.finditer(self.pattern):
+            # A number without leading zeros, so that format(parse(name)) == name.
+            value = "[A-Za-z0-9.]+" if match[2] else "0|[1-9][0-9]{0,8}"
+            pieces += [re.escape(self.pattern[end : match.start()]), f"(?P<{match[1]}>{value})"]
+            end = match.end()
+        return re.compile("".join((*pieces, re.escape(self.pattern[end:]))))
 
 
 @dataclass(frozen=True)
@@ -208,15 +176,23 @@ class Regime:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of runs: groups over K, tasks over the axes, seeds."""
+    """A grid of runs: groups over what their names hold, tasks over the axes, seeds."""
 
     name: str
-    k: tuple[int, ...]
+    across: tuple[Mapping[str, tuple[Scalar, ...]], ...]
+    """What the names of its groups go over, by facet or configuration key: a sum of products."""
     seeds: tuple[int, ...]
     axes: Mapping[str, tuple[Scalar, ...]]
     regimes: Mapping[str, Regime]
+    """By a value of the facet that tells them apart; the only one of a grid that has no such facet is ``."""
     numberings: Mapping[str, Mapping[str, tuple[str, ...]]]
     """For each numbering and regime, the axes that have no part in the task id."""
+
+    @property
+    def k(self) -> tuple[int, ...]:
+        """Every K that its groups go over; none where their names do not say it."""
+        found = (value for product in self.across for value in product.get(K, ()))
+        return tuple(dict.fromkeys(value for value in found if isinstance(value, int)))
 
 
 @dataclass(frozen=True)
@@ -257,8 +233,12 @@ class Convention:
     """The configuration key of a run's seed."""
     group_key: str
     """The configuration key of a run's W&B group."""
-    families: Families
-    folders: Folders
+    facets: Mapping[str, Facet]
+    folders: Layout
+    trained_keys: tuple[str, str] | None
+    """The configuration keys of the shortest and the longest trained length; None for models of one length."""
+    tested_keys: tuple[str, str] | None
+    """The same of the tested lengths."""
     groups: tuple[GroupPattern, ...]
     grids: Mapping[str, Grid]
     axis_titles: Mapping[str, AxisTitle]
@@ -270,6 +250,25 @@ class Convention:
     beside: tuple[BesideRule, ...] = ()
     """What lies beside checkpoints, those that count more first."""
     source: Path | None = None
+
+    @cached_property
+    def set_keys(self) -> frozenset[str]:
+        """The configuration keys that grids set besides their axes."""
+        return frozenset(key for grid in self.grids.values() for part in grid.regimes.values() for key in part.set)
+
+    @property
+    def family_facets(self) -> tuple[Facet, ...]:
+        """The facets that are levels of the tree; their values are a family."""
+        return self.folders.facets
+
+    @cached_property
+    def k_key(self) -> str | None:
+        """The configuration key of K; None where the convention has no such facet."""
+        return self.facets[K].config if K in self.facets else None
+
+    def key_of(self, name: str) -> str | None:
+        """The configuration key of a facet or a key; None for a facet that conditions decide."""
+        return self.facets[name].config if name in self.facets else name
 
     def axis(self, key: str) -> AxisTitle:
         """How to write the axis `key`; a plain rendering where the convention has none."""

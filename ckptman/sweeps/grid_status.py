@@ -71,7 +71,7 @@ class RunStanding:
         """The standing as a JSON object."""
         run = self.run
         return {
-            "group": run.group, "layernorm": run.pattern.layernorm, "regime": run.pattern.regime, "k": run.k,
+            "group": run.group, **run.family, "k": run.k,
             "task": run.cell.task, "values": dict(run.cell.values), "seed": run.seed,
             "state": self.state, "reason": self.reason, "log": self.log, "job": self.job, "run_id": self.run_id,
             "iters_done": self.iters_done, "max_iters": self.max_iters,

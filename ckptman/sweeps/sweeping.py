@@ -77,8 +77,7 @@ class SweepRun:
         """The run as a JSON object."""
         return {
             "group": self.grid.group,
-            "layernorm": self.grid.pattern.layernorm,
-            "regime": self.grid.pattern.regime,
+            **self.grid.family,
             "k": self.grid.k,
             "task": self.grid.cell.task,
             "values": dict(self.grid.cell.values),

@@ -143,6 +143,7 @@ def training_configs(
     task: int,
     fixed: bool = False,
     layernorm: bool = True,
+    facets: Mapping[str, terms.Scalar] | None = None,
     group: str | None = None,
     seeds: Sequence[int] | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -157,6 +158,7 @@ def training_configs(
         task: The task id.
         fixed: The fixed regime instead of the dynamic one.
         layernorm: With LayerNorm.
+        facets: Values of the convention's facets, in place of `fixed` and `layernorm`.
         group: A group, such as one of a grid in ckptman.yaml; it says K, the regime and LayerNorm. By default that of
             the first pattern for them.
         seeds: The seeds; by default the first of the grid, in the built-in one 1337.
@@ -168,10 +170,12 @@ def training_configs(
             the task decides; (`other-task`) where the values are those of another task or regime.
     """
     if group is not None:
-        pattern, k = placement.parse_group(group, convention)
+        pattern, held = placement.parse_group(group, convention)
     else:
-        pattern = placement.default_pattern(convention, layernorm=layernorm, regime="fixed" if fixed else "dynamic")
-    if k is None:
+        asked = {"layernorm": layernorm, "regime": "fixed" if fixed else "dynamic"}
+        pattern = placement.default_pattern(convention, asked if facets is None else facets)
+        held = {} if k is None else {terms.K: k}
+    if terms.K in pattern.holes and terms.K not in held:
         raise UsageError(
             "K is not given" if group is None else f"the name of the group {group!r} does not say K",
             code="bad-usage",
@@ -188,7 +192,7 @@ def training_configs(
     more = dict(recipe or {})
     configs = []
     for cell in found:
-        decided = grids.config_values(pattern, grid, k, cell, convention)
+        decided = grids.config_values(pattern, grid, held, cell, convention)
         if clash := sorted(decided.keys() & more.keys()):
             raise UsageError(
                 f"{', '.join(clash)} cannot be set beside {'--k' if group is None else '--group'} and --task, which "
@@ -199,9 +203,10 @@ def training_configs(
         for seed in seeds or grid.seeds[:1]:
             values = {**decided, **more, convention.seed_key: seed}
             config = TrainConfig.from_dict(values, strict=True)
-            mine = placement.family_of(config.to_dict(), convention) == (pattern.layernorm, pattern.regime)
+            facets = placement.facets_of(config.to_dict(), convention)
+            mine = placement.fits(pattern, facets)
             place = placement.place_of(config.to_dict(), convention, source_group=group if mine else None)
-            if (place.regime, place.task) != (pattern.regime, task):
+            if not mine or place.task not in (task, None):
                 raise _other_task(config, place, f"{pattern.regime} task {task}")
             configs.append(TrainConfig.from_dict({**config.to_dict(), convention.group_key: place.group}))
     return configs
@@ -209,11 +214,12 @@ def training_configs(
 
 def _other_task(config: TrainConfig, place: Place, asked: str) -> UsageError:
     """The refusal of what would be trained as another task than was asked for: with K = 2, 2..K is one length."""
+    regime = place.family.get("regime", "")
     return UsageError(
-        f"{asked} with K = {config.train_min_k}..{config.train_max_k} would be trained as {place.regime} task "
+        f"{asked} with K = {config.train_min_k}..{config.train_max_k} would be trained as {regime} task "
         f"{place.task}, in {place.group}",
         code="other-task",
-        fix=f"Choose another --k, or ask for --task {place.task}{' --fixed' if place.regime == 'fixed' else ''}.",
+        fix=f"Choose another --k, or ask for --task {place.task}{' --fixed' if regime == 'fixed' else ''}.",
     )
 
 

@@ -62,8 +62,7 @@ class RawRun:
         values = config.to_dict()
         said = values.get(convention.group_key)
         pattern = placement.group_pattern(said, convention) if isinstance(said, str) else None
-        family = None if pattern is None else (pattern.layernorm, pattern.regime)
-        known = family == placement.family_of(values, convention)
+        known = pattern is not None and placement.fits(pattern, placement.facets_of(values, convention))
         place = placement.place_of(values, convention, source_group=said if known else None)
         task_folder = out / place.group / convention.folders.task(place.task)
         folder = task_folder / place.run_folder(convention).name

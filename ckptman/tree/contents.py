@@ -129,10 +129,13 @@ class Run:
         return self.record.run_id if self.record is not None else None
 
     @cached_property
-    def family(self) -> tuple[bool, str] | None:
-        """With LayerNorm or not, and the regime; None where neither run.json nor the configuration tells."""
-        if self.record is not None and self.record.regime in self.convention.families.regime_folders:
-            return self.record.layernorm, self.record.regime
+    def family(self) -> terms.Family | None:
+        """Its value of each facet; None where neither run.json nor the configuration tells."""
+        levels = self.convention.family_facets
+        if self.record is not None and all(facet.name in self.record.family for facet in levels):
+            said = tuple(self.record.family[facet.name] for facet in levels)
+            if all(facet.knows(value) for facet, value in zip(levels, said, strict=True)):
+                return said
         try:
             return placement.family_of(self.config, self.convention)
         except RefusedError:
@@ -143,8 +146,9 @@ class Run:
         """As run.json says, else the folder of a group that it lies in, else the configuration; empty if none does."""
         if self.record is not None:
             return self.record.group
-        levels = placement.levels_of(PurePosixPath(*self.folder.parts[:4]), self.convention)
-        if levels is not None and levels.group is not None and levels.task is not None:
+        layout = self.convention.folders
+        levels = layout.parse(PurePosixPath(*self.folder.parts[: layout.depth - 1]))
+        if levels is not None and levels.group is not None and (levels.task is not None or not layout.has_tasks):
             return levels.group
         said = self.config.get(self.convention.group_key)
         try:
@@ -374,7 +378,7 @@ def cell_of(group: str, config: Mapping[str, Any], convention: Convention) -> Ce
         return None
     grid = convention.grids[pattern.grid]
     try:
-        if placement.family_of(config, convention) != (pattern.layernorm, pattern.regime):
+        if not placement.fits(pattern, convention.folders.named(placement.family_of(config, convention))):
             return None
         grids.task_of(grid, pattern.regime, convention.numbering, config)
     except RefusedError:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
-from ckptman.rules import Convention, placement
+from ckptman.rules import Convention
 from ckptman.text import RefusedError, UsageError, json_text, wording
 
 SCHEMA_VERSION = 1
@@ -34,8 +34,6 @@ REPORT = "report"
 OVERWRITTEN_FILE = "overwritten.json"
 """Beside a task's run folders: the runs of the task whose checkpoints no longer exist."""
 
-RUN_LEVEL = len(fields(placement.Levels))
-"""How many folders lead from the root to a run's."""
 _MOST_BYTES = 16 << 20  # far above any run.json; a larger one is not ours
 
 
@@ -119,15 +117,6 @@ class HistoryEntry:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Family:
-    """The family of a run."""
-
-    layernorm: bool
-    regime: str
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, kw_only=True)
 class BesideFile:
     """A file that lay beside the checkpoints, and what it gave."""
@@ -180,8 +169,10 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
     run_id: str | None = None
     group: str
-    family: Family
-    task: int
+    family: Mapping[str, Any]
+    """Its value of each facet that is a level of the tree."""
+    task: int | None
+    """None where the tree has no task folders."""
     seed: int | None = None
     config_source: str
     """`checkpoint`, `beside`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
@@ -202,16 +193,6 @@ class RunRecord:
     def added_keys(self) -> frozenset[str]:
         """The keys of its configuration that files beside the checkpoints added."""
         return frozenset(key for file in self.source.beside for key in file.keys)
-
-    @property
-    def layernorm(self) -> bool:
-        """Whether its family is with LayerNorm."""
-        return self.family.layernorm
-
-    @property
-    def regime(self) -> str:
-        """The regime of its family."""
-        return self.family.regime
 
     @property
     def source_paths(self) -> Iterator[tuple[str, SourceFile, CheckpointEntry]]:
@@ -237,7 +218,7 @@ class OverwrittenRun:
 
     run_id: str
     group: str
-    task: int
+    task: int | None
     seed: int | None = None
     source_task: int | None = None
     config: Mapping[str, Any]
@@ -286,7 +267,7 @@ class RefusedFile:
         """Whether the source is there, and the file no longer: then nothing stands for the run."""
         return os.path.isdir(self.root) and not os.path.lexists(os.path.join(self.root, self.path))  # noqa: PTH112, PTH118
 
-    def may_be_of(self, run_id: str | None, group: str, task: int, seed: int | None) -> bool:
+    def may_be_of(self, run_id: str | None, group: str, task: int | None, seed: int | None) -> bool:
         """Whether the file may be of a run."""
         if None not in (self.run_id, run_id):
             return self.run_id == run_id
@@ -608,9 +589,9 @@ class CheckpointRow:
     """Bytes."""
     run_id: str | None
     group: str
-    layernorm: bool
-    regime: str
-    task: int
+    family: Mapping[str, Any]
+    """The run's value of each facet that is a level of the tree."""
+    task: int | None
     source_task: int | None
     seed: int | None
     step: int
@@ -618,7 +599,15 @@ class CheckpointRow:
 
     def to_json(self) -> dict[str, Any]:
         """The row as a JSON object."""
-        return asdict(self)
+        return self.fields
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its values by name, each facet of the family as one."""
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            found.update(value if name == "family" else {name: value})
+        return found
 
 
 def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> CheckpointRow:
@@ -630,8 +619,7 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
         size=entry.size,
         run_id=record.run_id,
         group=record.group,
-        layernorm=record.layernorm,
-        regime=record.regime,
+        family=record.family,
         task=record.task,
         source_task=record.source.task,
         seed=record.seed,
@@ -704,5 +692,5 @@ def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:
 
 def _is_run_place(folder: PurePosixPath, convention: Convention) -> bool:
     """Whether a folder stands where a run's does: below a task folder, with a run's name."""
-    levels = placement.levels_of(folder, convention) if len(folder.parts) == RUN_LEVEL else None
+    levels = convention.folders.parse(folder)
     return levels is not None and levels.run is not None

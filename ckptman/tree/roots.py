@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 from ckptman.rules import Convention, Place, placement
 from ckptman.text import wording
+from ckptman.tree import records
 from ckptman.tree.contents import Inventory, Origin, Run
 from ckptman.tree.numbering import numberings
 
@@ -27,9 +29,25 @@ class WrongRoot:
 
 def is_tree_root(folder: Path, convention: Convention) -> bool:
     """Whether a folder looks like the root of a tree: it has the folder of a family. Nothing below is read."""
-    families = product(convention.families.layernorm_folders, convention.families.regime_folders)
-    # os.path's test is False in a folder that may not be entered, where pathlib's raises.
-    return any(os.path.isdir(folder / placement.family_folder(*family, convention)) for family in families)  # noqa: PTH112
+    # os.path's tests are False in a folder that may not be entered, where pathlib's raise.
+    if convention.folders.group_level > 1:
+        homes = {placement.family_folder(family, convention) for family in placement.families(convention)}
+        return any(os.path.isdir(folder / home) for home in homes)  # noqa: PTH112
+    return any(os.path.isfile(run / records.RUN_FILE) for run in _some_runs(folder, convention))  # noqa: PTH113
+
+
+def _some_runs(folder: Path, convention: Convention) -> Iterator[Path]:
+    """Folders where runs would lie, one in each folder that begins like a tree's."""
+    depth = convention.folders.depth
+    pending = [folder]
+    while pending:
+        here = pending.pop()
+        if len(here.parts) - len(folder.parts) == depth:
+            yield here
+            continue
+        with suppress(OSError), os.scandir(here) as items:
+            below = (here / item.name for item in items if item.is_dir(follow_symlinks=False))
+            pending += [each for each in below if convention.folders.parse(each.relative_to(folder)) is not None]
 
 
 def find_tree(folder: Path, convention: Convention) -> Path | None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.rules import Convention, GroupPattern, comparing, grids, placement
+from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import wording
 from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, take_inventory
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
@@ -49,8 +49,8 @@ class Configuration:
         return self.runs[0].config
 
     @property
-    def family(self) -> tuple[bool, str]:
-        """With LayerNorm or not, and the regime."""
+    def family(self) -> terms.Family:
+        """Its value of each facet that is a level of the tree."""
         family = self.runs[0].family
         assert family is not None  # a run without one is not counted
         return family
@@ -80,16 +80,18 @@ class Configuration:
     @property
     def overlaps(self) -> bool:
         """Whether it was trained on lengths that generalization is measured on."""
-        longest = comparing.whole(self.config.get(self.convention.families.k_config))
+        keys = self.convention.trained_keys
+        longest = None if keys is None else comparing.whole(self.config.get(keys[1]))
         return longest is not None and longest >= self.convention.generalization_k[0]
 
 
 @dataclass(frozen=True)
 class GridGroup:
-    """A group that a grid expects: one K of one pattern."""
+    """A group that a grid expects."""
 
     name: str
-    k: int
+    held: Mapping[str, terms.Scalar]
+    """What its name holds."""
     pattern: GroupPattern
 
 
@@ -211,7 +213,9 @@ class TreeStatistics:
         ignored = {*self.convention.ignored_keys, self.convention.seed_key}
         by_folder: dict[tuple[PurePosixPath, str], list[Run]] = defaultdict(list)
         for run in self.runs:
-            folder = placement.task_folder_of(run.folder, self.convention) or run.folder
+            folder = placement.task_folder_of(run.folder, self.convention) or placement.above_run(
+                run.folder, self.convention
+            )
             by_folder[folder, run.group].append(run)
         by_first: dict[tuple[PurePosixPath, str, int], list[Run]] = defaultdict(list)
         for (folder, group), held in by_folder.items():
@@ -281,23 +285,25 @@ def count_tree(root: Path, convention: Convention) -> TreeStatistics:
 
 
 def expected_groups(convention: Convention, found: Iterable[str] = ()) -> tuple[GridGroup, ...]:
-    """The groups that the convention's grids expect: for each pattern, one for each K.
+    """The groups that the convention's grids expect.
 
-    A pattern that holds more than K expects its grid for those values of the others that occur in `found`.
+    A pattern whose names hold more than the grid says expects its grid for those values of it that occur in `found`.
     """
     names = sorted(found, key=wording.natural_key)
     expected = {}
     for pattern in convention.groups:
-        others: dict[tuple[tuple[str, int], ...], None] = {}
-        if set(pattern.parse(pattern.example) or ()) == {"K"}:
+        grid = convention.grids[pattern.grid]
+        said = {key for product in grid.across for key in product}
+        others: dict[tuple[tuple[str, terms.Scalar], ...], None] = {}
+        if set(pattern.holes) <= said:
             others[()] = None
         for name in names:
             if (values := pattern.parse(name)) is not None:
-                others[tuple((key, value) for key, value in values.items() if key != "K")] = None
-        for k in convention.grids[pattern.grid].k:
-            for without_k in others:
-                name = pattern.format({**dict(without_k), "K": k})
-                expected[name] = GridGroup(name=name, k=k, pattern=pattern)
+                others[tuple((key, value) for key, value in values.items() if key not in said)] = None
+        for more in others:
+            for held in grids.group_values(pattern, grid, dict(more)):
+                name = pattern.format(held)
+                expected[name] = GridGroup(name=name, held=held, pattern=pattern)
     return tuple(expected.values())
 
 

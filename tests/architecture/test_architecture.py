@@ -279,7 +279,7 @@ def test_the_rules_of_faces_and_nouns_can_fail() -> None:
 def convention_words() -> set[str]:
     """Words that only the convention file may hold: folder names, group patterns, prefixes, tags of several letters."""
     rules = built_in()
-    folders = {*rules.families.layernorm_folders.values(), rules.folders.task_pattern}
+    folders = {value.folder for value in rules.facets["layernorm"].values} | {rules.folders.task_pattern}
     groups = {group.pattern.split("{")[0] for group in rules.groups}
     names = {example.split("_L")[0] for example in rules.name_examples}
     return folders | groups | names | {"task_", "seed_", "_npos", "trainK", "testK", "nodup", "iters{"}

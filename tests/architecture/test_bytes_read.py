@@ -80,7 +80,7 @@ def test_the_plan_of_a_sweep_reads_headers(tmp_path: Path) -> None:
     rules = built_in()
     run = RawRun.of(config(n_embd=WIDE), tmp_path, rules)
     files = [write_checkpoint(run.saved_models / name_of(run.config), run.config)]
-    one = Selection(k=(8,), tasks=(6,), regimes=("dynamic",), layernorm=(True,), seeds=(1337,))
+    one = Selection(k=(8,), tasks=(6,), seeds=(1337,), facets={"regime": ("dynamic",), "layernorm": (True,)})
 
     def plan() -> None:
         [planned] = plan_sweep(tmp_path, selection=one, recipe={"n_embd": WIDE}, convention=rules).runs

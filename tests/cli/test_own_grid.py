@@ -54,7 +54,7 @@ def test_a_sweep_trains_each_group_as_itself(own: Convention, tmp_path: Path) ->
 
 
 def test_a_missing_run_is_trained_by_the_command_that_status_prints(own: Convention, tmp_path: Path) -> None:
-    part = Selection(k=(8,), tasks=(1,), seeds=(2,), regimes=("dynamic",), layernorm=(True,))
+    part = Selection(k=(8,), tasks=(1,), seeds=(2,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     (tmp_path / "grid_outputs").mkdir()
     lines = commands(status("grid_outputs", selection=part, convention=own))
     assert lines == ["ckptman train --k 8 --task 1 --seed 2", "ckptman train --group decay_k8 --task 1 --seed 2"]

@@ -215,7 +215,9 @@ def test_a_recipe_as_options_and_back() -> None:
 
 
 def test_a_command_is_quoted_for_a_shell() -> None:
-    (asked,) = grid_runs(built_in(), Selection(k=(8,), tasks=(6,), seeds=(1,), layernorm=(True,), regimes=("dynamic",)))
+    (asked,) = grid_runs(
+        built_in(), Selection(k=(8,), tasks=(6,), seeds=(1,), facets={"regime": ("dynamic",), "layernorm": (True,)})
+    )
     command = train_command({}, asked, built_in(), ["--out", "a b;c"])
     assert command == "ckptman train --k 8 --task 6 --seed 1 --out 'a b;c'"
 

@@ -90,8 +90,7 @@ def test_the_options_of_train_reach_the_runs(here: Path, capsys: pytest.CaptureF
 def test_every_option_of_train_is_one_of_sweep() -> None:
     table: Any = typer.main.get_command(app)
     flags = {name: {o for p in table.commands[name].params for o in p.opts} for name in ("train", "sweep")}
-    # A sweep always resumes, and chooses families by --regime and --layernorm.
-    assert flags["train"] - flags["sweep"] == {"--fixed", "--resume"}
+    assert flags["train"] - flags["sweep"] == {"--resume"}, "a sweep always resumes"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +276,7 @@ def test_the_table_shows_what_matters_where_not_all_fits(tmp_path: Path, monkeyp
     table = SweepTable(found, Stop())
     table.update(found.runs[0], outcome("complete", iters_done=12))
     assert len(rendered(table)) == 1 + 3 + 1, "all three fit"
-    found = plan(tmp_path, Selection(k=(4,), regimes=("fixed",), layernorm=(True,)))
+    found = plan(tmp_path, Selection(k=(4,), facets={"regime": ("fixed",), "layernorm": (True,)}))
     table = SweepTable(found, Stop())
     table.update(found.runs[0], outcome("complete", iters_done=12))
     table.update(found.runs[11], progress(3))

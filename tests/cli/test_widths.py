@@ -86,7 +86,7 @@ def test_plans(root: Path, width: int, capsys: Capture, monkeypatch: pytest.Monk
 def test_the_live_table_of_a_sweep(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("LINES", "40")
-    found = plan(tmp_path, Selection(k=(16,), regimes=("fixed",), layernorm=(False,)))
+    found = plan(tmp_path, Selection(k=(16,), facets={"regime": ("fixed",), "layernorm": (False,)}))
     table = SweepTable(found, Stop())
     news = Progress(iters_done=12_345, iterations_per_second=18.25, loss=1.25, gen_em=0.987)
     table.update(found.runs[1], JobUpdate(index=1, state=TRAINING, progress=news))

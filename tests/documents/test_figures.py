@@ -22,6 +22,8 @@ Capture = pytest.CaptureFixture[str]
 VALUES = {1: 0.5, 2: 0.75, 3: 0.25}
 """Generalization of each seed, with LayerNorm; without, it is half of that."""
 
+FIGURES = data.figures_of(built_in())
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,7 +51,7 @@ def table(content: bytes) -> list[dict[str, str]]:
 
 
 def test_the_table_holds_each_run_with_mean_and_deviation_over_seeds(root: Path) -> None:
-    figure = data.FIGURES["generalization"](selection(root).with_layernorm(True))
+    figure = FIGURES["generalization"](selection(root).of_side(True))
     assert figure is not None
     rows = table(figure.csv())
     assert sorted((row["k"], row["seed"], float(row["value"])) for row in rows) == sorted(
@@ -61,33 +63,33 @@ def test_the_table_holds_each_run_with_mean_and_deviation_over_seeds(root: Path)
 
 
 def test_the_difference_is_that_of_both_sides(root: Path) -> None:
-    figure = data.FIGURES["layernorm"](selection(root))
+    figure = FIGURES["layernorm"](selection(root))
     assert figure is not None
     for row in table(figure.csv()):
         assert (float(row["with"]), float(row["without"]), float(row["difference"])) == (50.0, 25.0, 25.0)
-    assert data.FIGURES["layernorm"](selection(root).with_layernorm(True)) is None, "there is no other side"
+    assert FIGURES["layernorm"](selection(root).of_side(True)) is None, "there is no other side"
 
 
 def test_what_was_not_measured_is_no_figure(root: Path) -> None:
-    assert data.FIGURES["curves"](selection(root)) is None, "no run has a history"
-    drawn = {name for name, make in data.FIGURES.items() if make(selection(root)) is not None}
+    assert FIGURES["curves"](selection(root)) is None, "no run has a history"
+    drawn = {name for name, make in FIGURES.items() if make(selection(root)) is not None}
     assert drawn == {"generalization", "layernorm", "distribution", "lengths", "tokens"}
 
 
 @pytest.mark.parametrize("form", drawing.FORMATS)
 def test_the_same_figure_gives_the_same_bytes(root: Path, form: str) -> None:
-    figure = data.FIGURES["generalization"](selection(root))
+    figure = FIGURES["generalization"](selection(root))
     assert figure is not None
     first = drawing.draw(figure, form)
     assert first == drawing.draw(figure, form)
     assert len(first) > 5_000
-    other = data.FIGURES["tokens"](selection(root))
+    other = FIGURES["tokens"](selection(root))
     assert other is not None
     assert first != drawing.draw(other, form)
 
 
 def test_a_name_is_text(root: Path) -> None:
-    figure = data.FIGURES["generalization"](selection(root))
+    figure = FIGURES["generalization"](selection(root))
     assert figure is not None
     hostile = "$\\frac{</text><script>$ & <b>"
     named = data.Figure(figure.name, figure.kind, hostile, hostile, hostile, hostile, figure.rows, True, figure.series)

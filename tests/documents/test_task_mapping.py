@@ -47,7 +47,9 @@ def test_each_familys_table_has_every_cell_of_its_grid(numbering: str) -> None:
     text = section(task_mapping_text(rules), "Tasks by family")
     parts = text.split("\n### ")[1:]
     assert len(parts) == 4
-    for part, group in zip(parts, sorted(rules.groups, key=lambda g: (not g.layernorm, g.regime)), strict=True):
+    for part, group in zip(
+        parts, sorted(rules.groups, key=lambda g: (not g.facets["layernorm"], g.regime)), strict=True
+    ):
         wanted = [
             [rules.folders.task(cell.task), *(rules.axis(axis).word(value) for axis, value in cell.values.items())]
             for cell in cells(rules.grids["main"], group.regime, numbering)

@@ -12,7 +12,7 @@ from ckptman.rules import naming
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.placement import place_of
 from ckptman.tree.contents import CheckpointFile, Inventory, Origin, Run
-from ckptman.tree.records import AttributionNote, CheckpointEntry, Family, RunRecord, RunSource, SourceFile, TreeScan
+from ckptman.tree.records import AttributionNote, CheckpointEntry, RunRecord, RunSource, SourceFile, TreeScan
 from ckptman.tree.statistics import TreeStatistics
 from tests.helpers.raw import config
 
@@ -57,7 +57,7 @@ def runs_of_grid(seeds: int, metrics: Sequence[str], *, width: int = 8) -> Itera
                     entries.append(CheckpointEntry(name, prefix.name, step, chance.randrange(60_000, 120_000), digest,
                                                    SourceFile(path=name, size=1, mtime_ns=0, inode=0)))  # fmt: skip
                 record = RunRecord(
-                    run_id=f"{chance.randrange(36**8):08x}", group=group, family=Family(place.layernorm, place.regime),
+                    run_id=f"{chance.randrange(36**8):08x}", group=group, family=place.family,
                     task=place.task, seed=seed, config=values, config_source="checkpoint",
                     metrics={key: round(chance.random(), 2 if "exact" in key else 4) for key in metrics},
                     source=RunSource(root="/scratch/grid_outputs", group=group, task=place.task),

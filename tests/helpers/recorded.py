@@ -14,7 +14,6 @@ from ckptman.rules.terms import Convention
 from ckptman.tree.records import (
     AttributionNote,
     CheckpointEntry,
-    Family,
     LostSource,
     OverwrittenRun,
     RunRecord,
@@ -67,7 +66,7 @@ def add_run(
     record = RunRecord(
         run_id=run_id,
         group=place.group,
-        family=Family(place.layernorm, place.regime),
+        family=place.family,
         task=place.task,
         seed=place.seed,
         config=values,

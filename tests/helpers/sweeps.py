@@ -30,7 +30,7 @@ QUICKLY = [
     "--set", "n_embd=16", "--set", "test_max_k=18", "--wandb", "disabled", "--device", "cpu", "--threads", "1",
 ]  # fmt: skip
 """The options of such a recipe."""
-ONE = Selection(k=(4,), tasks=(3,), regimes=("fixed",), layernorm=(True,), seeds=(1337,))
+ONE = Selection(k=(4,), tasks=(3,), seeds=(1337,), facets={"regime": ("fixed",), "layernorm": (True,)})
 THREE = dataclasses.replace(ONE, seeds=(1337, 2337, 3337))
 HOW = How(device="cpu", threads=1, wandb="disabled")
 

@@ -73,7 +73,7 @@ def spoil(file: Path) -> None:
 
 
 def standings(root: Path, out: Path | None = None) -> dict[int | None, str]:
-    one = Selection(k=(8,), tasks=(6,), regimes=("dynamic",), layernorm=(True,))
+    one = Selection(k=(8,), tasks=(6,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     return {item.run.seed: item.state for item in grid_status.status(out, root, selection=one).runs}
 
 
@@ -134,7 +134,7 @@ def test_a_refused_file_of_an_unknown_seed_may_be_any_of_those_that_are_missing(
     assert standings(root) == {1337: "refused", 2337: "complete", 3337: "refused"}
     [message] = [item.message for item in validate(root).findings if item.code == "missing-seed"]
     assert f"; one of them may be {final}, which ingest refused: " in message
-    one = Selection(k=(8,), tasks=(6,), regimes=("dynamic",), layernorm=(True,))
+    one = Selection(k=(8,), tasks=(6,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     plan = plan_sweep(source, selection=one, recipe={"n_embd": 8})
     assert [run.todo for run in plan.runs] == ["refused", "complete", "refused"]
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from ckptman.rules.convention_file import built_in, load_convention
-from ckptman.rules.placement import Levels, levels_of, named_by_folders, place_of, root_above
+from ckptman.rules.layout import Levels
+from ckptman.rules.placement import named_by_folders, place_of, root_above
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import RefusedError
+
+DYNAMIC: dict[str, Any] = {"layernorm": True, "regime": "dynamic"}
 
 
 def config(**values: Any) -> dict[str, Any]:
@@ -99,11 +102,11 @@ def test_a_configuration_has_one_place_in_all_its_spellings(values: dict[str, An
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("", Levels()),
-        ("with_layernorm", Levels(layernorm=True)),
-        ("without_layernorm/fixed/any name", Levels(layernorm=False, regime="fixed", group="any name")),
-        ("with_layernorm/dynamic/g/task_0006", Levels(True, "dynamic", "g", 6)),
-        ("with_layernorm/dynamic/g/task_0006/seed_7-x", Levels(True, "dynamic", "g", 6, "seed_7-x")),
+        ("", Levels({})),
+        ("with_layernorm", Levels({"layernorm": True})),
+        ("without_layernorm/fixed/any name", Levels({"layernorm": False, "regime": "fixed"}, "any name")),
+        ("with_layernorm/dynamic/g/task_0006", Levels(DYNAMIC, "g", 6)),
+        ("with_layernorm/dynamic/g/task_0006/seed_7-x", Levels(DYNAMIC, "g", 6, "seed_7-x")),
         ("with_layernorm/dynamic/g/task_0006/seed_7/wandb", None),
         ("with_layernorm/dynamic/g/task_0006/runs", None),
         ("with_layernorm/dynamic/g/tasks", None),
@@ -112,7 +115,7 @@ def test_a_configuration_has_one_place_in_all_its_spellings(values: dict[str, An
     ],
 )
 def test_what_the_levels_of_a_tree_say(path: str, said: Levels | None) -> None:
-    assert levels_of(PurePosixPath(path), built_in()) == said
+    assert built_in().folders.parse(PurePosixPath(path)) == said
 
 
 def test_the_root_is_above_the_innermost_family() -> None:

@@ -29,14 +29,14 @@ def test_every_numbering_has_the_same_runs() -> None:
     [
         (Selection(k=(8,)), 72),
         (Selection(k=(5,)), 72),  # not on the grid
-        (Selection(regimes=("fixed",)), 7 * 4 * 3 * 2),
-        (Selection(layernorm=(True,)), 252),
+        (Selection(facets={"regime": ("fixed",)}), 7 * 4 * 3 * 2),
+        (Selection(facets={"layernorm": (True,)}), 252),
         (Selection(seeds=(1, 2)), 336),
         (Selection(k=(8,), tasks=(6,)), 6),  # the fixed regime has no task 6
         (Selection(k=(8,), tasks=(3,)), 12),
         (Selection(groups=("len_gen_k8",)), 24),
         (Selection(groups=("len_gen_k8", "len_gen_single_*"), k=(4, 8)), 24 + 2 * 2 * 12),
-        (Selection(k=(4, 8), tasks=(6,), seeds=(1337,), regimes=("dynamic",), layernorm=(False,)), 2),
+        (Selection(k=(4, 8), tasks=(6,), seeds=(1337,), facets={"regime": ("dynamic",), "layernorm": (False,)}), 2),
     ],
 )
 def test_a_part_of_the_grid(selection: Selection, count: int) -> None:
@@ -45,7 +45,7 @@ def test_a_part_of_the_grid(selection: Selection, count: int) -> None:
 
 def test_a_run_says_what_the_grid_decides() -> None:
     (run,) = grid_runs(
-        built_in(), Selection(k=(8,), tasks=(6,), seeds=(2337,), regimes=("dynamic",), layernorm=(True,))
+        built_in(), Selection(k=(8,), tasks=(6,), seeds=(2337,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     )
     assert (run.group, run.cell.task, run.seed) == ("len_gen_k8", 6, 2337)
     assert run.values == {
@@ -60,12 +60,12 @@ def test_a_task_that_no_regime_has_is_refused() -> None:
         grid_runs(built_in(), Selection(tasks=(8,)))
     assert caught.value.code == "no-such-task"
     with pytest.raises(UsageError, match="no task 6"):
-        grid_runs(built_in(), Selection(tasks=(6,), regimes=("fixed",)))
+        grid_runs(built_in(), Selection(tasks=(6,), facets={"regime": ("fixed",)}))
 
 
 def test_a_family_that_the_convention_lacks_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
-        grid_runs(built_in(), Selection(regimes=()))
+        grid_runs(built_in(), Selection(facets={"regime": ()}))
     assert caught.value.code == "nothing-selected"
 
 

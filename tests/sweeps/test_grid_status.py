@@ -26,7 +26,7 @@ from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
 from tests.helpers.trees import small_config, write_source
 
-SMALL = Selection(k=(4,), tasks=(3,), regimes=("fixed",), layernorm=(True,), seeds=(1337, 2337, 3337))
+SMALL = Selection(k=(4,), tasks=(3,), seeds=(1337, 2337, 3337), facets={"regime": ("fixed",), "layernorm": (True,)})
 """One configuration, three seeds: that of `small_config`."""
 
 
@@ -282,7 +282,9 @@ def test_a_tree_in_the_merged_numbering_has_the_same_cells(tmp_path: Path) -> No
     config: TrainConfig = small_config(train_min_k=2)
     out, root = write_source(tmp_path / "raw", [config]), tmp_path / "checkpoints"
     ingest(out, root, convention=merged, settle=0)
-    found = status(root=root, selection=Selection(k=(4,), regimes=("dynamic",), layernorm=(True,)), convention=merged)
+    found = status(
+        root=root, selection=Selection(k=(4,), facets={"regime": ("dynamic",), "layernorm": (True,)}), convention=merged
+    )
     (item,) = [item for item in found.runs if item.state == "complete"]
     assert item.run.cell.values == {"n_layers": 1, "use_mlp": False, "length_mode": "mix"}
     assert item.run.cell.task == 2

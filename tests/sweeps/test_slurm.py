@@ -39,9 +39,9 @@ RECIPE = {
     "max_iters": 300, "effective_batch_size": 128, "micro_batch_size": 128, "warmup_iters": 5, "ckpt_interval": 50,
     "eval_interval": 100, "eval_samples_per_length": 2, "curriculum_span_iters": 100,
 }  # fmt: skip
-TWELVE = Selection(k=(4,), tasks=(2, 3), layernorm=(True,))
+TWELVE = Selection(k=(4,), tasks=(2, 3), facets={"layernorm": (True,)})
 """Two tasks of each regime, three seeds."""
-FOUR = Selection(k=(4,), tasks=(6,), regimes=("dynamic",), seeds=(1, 2, 3, 4), layernorm=(True,))
+FOUR = Selection(k=(4,), tasks=(6,), seeds=(1, 2, 3, 4), facets={"regime": ("dynamic",), "layernorm": (True,)})
 ONE_CORE = How(device="cpu", threads=1, wandb="offline")
 OPTIONS = SlurmOptions(minutes=30, cores=1)
 
@@ -192,7 +192,7 @@ def test_two_sweeps_at_once_train_each_run_once(cluster: slurm.Cluster, tmp_path
 
 def test_a_job_whose_time_is_up_saves_and_goes_on(cluster: slurm.Cluster, tmp_path: Path) -> None:
     out = tmp_path / "grid_outputs"
-    selection = Selection(k=(4,), tasks=(6,), regimes=("dynamic",), seeds=(1,), layernorm=(True,))
+    selection = Selection(k=(4,), tasks=(6,), seeds=(1,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     result = submit(out, selection)
     run = result.runs[0]
     slurm.wait_for(partial(has_checkpoint, run), 120, "a checkpoint")
@@ -206,7 +206,7 @@ def test_a_job_whose_time_is_up_saves_and_goes_on(cluster: slurm.Cluster, tmp_pa
 
 def test_a_job_that_makes_room_for_another_saves_and_goes_on(cluster: slurm.Cluster, tmp_path: Path) -> None:
     out = tmp_path / "grid_outputs"
-    selection = Selection(k=(4,), tasks=(6,), regimes=("dynamic",), seeds=(1,), layernorm=(True,))
+    selection = Selection(k=(4,), tasks=(6,), seeds=(1,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     result = submit(out, selection)
     run = result.runs[0]
     slurm.wait_for(partial(has_checkpoint, run), 120, "a checkpoint")
@@ -219,7 +219,7 @@ def test_a_job_that_makes_room_for_another_saves_and_goes_on(cluster: slurm.Clus
 
 def test_a_cancelled_job_stays_cancelled(cluster: slurm.Cluster, tmp_path: Path) -> None:
     out = tmp_path / "grid_outputs"
-    selection = Selection(k=(4,), tasks=(6,), regimes=("dynamic",), seeds=(1,), layernorm=(True,))
+    selection = Selection(k=(4,), tasks=(6,), seeds=(1,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     result = submit(out, selection)
     run = result.runs[0]
     slurm.wait_for(partial(has_checkpoint, run), 120, "a checkpoint")

@@ -115,7 +115,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
         (ONE, {"iterations": 5}, "bad-config"),
         (ONE, {"max_iters": 0}, "bad-config"),
         (dataclasses.replace(ONE, k=(200,)), {}, "bad-config"),
-        (Selection(k=(2,), regimes=("dynamic",)), {}, "bad-config"),
+        (Selection(k=(2,), facets={"regime": ("dynamic",)}), {}, "bad-config"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(
@@ -428,7 +428,7 @@ def test_jobs_carry_the_labs_rules(tmp_path: Path) -> None:
     rules.write_text("title: ours\nnumbering: merged\nfolders: {task: {digits: 2}}\n")
     found = plan_sweep(
         tmp_path / "out",
-        selection=Selection(k=(4,), tasks=(2,), regimes=("dynamic",), layernorm=(True,), seeds=(1337,)),
+        selection=Selection(k=(4,), tasks=(2,), seeds=(1337,), facets={"regime": ("dynamic",), "layernorm": (True,)}),
         recipe=RECIPE,
         convention=load_convention(rules),
     )

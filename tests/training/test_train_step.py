@@ -105,7 +105,7 @@ def configurations() -> Iterator[tuple[str, TrainConfig]]:
     for group in rules.groups:
         grid = rules.grids[group.grid]
         for cell in cells(grid, group.regime, rules.numbering):
-            values: dict[str, Any] = dict(config_values(group, grid, 4, cell, rules))
+            values: dict[str, Any] = dict(config_values(group, grid, {"K": 4}, cell, rules))
             yield (
                 f"{group.pattern} task {cell.task}",
                 TrainConfig(**values, effective_batch_size=40, micro_batch_size=1),

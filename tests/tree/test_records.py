@@ -36,10 +36,10 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda doc: doc.update(task="6"), "Expected `int`, got `str` - at `$.task`"),
+        (lambda doc: doc.update(task="6"), "Expected `int | null`, got `str` - at `$.task`"),
         (lambda doc: doc.update(seed=True), "Expected `int | null`, got `bool` - at `$.seed`"),
         (lambda doc: doc.pop("config"), "missing required field `config`"),
-        (lambda doc: doc["family"].update(layernorm=1), "got `int` - at `$.family.layernorm`"),
+        (lambda doc: doc.update(family=[True]), "got `array` - at `$.family`"),
         (lambda doc: doc["checkpoints"][1].update(size="9"), "got `str` - at `$.checkpoints[1].size`"),
         (lambda doc: doc["checkpoints"][0].update(file="../x"), "is not a file name - at `$.checkpoints[0]`"),
         (lambda doc: doc["checkpoints"][0]["source"].pop("inode"), "at `$.checkpoints[0].source`"),
@@ -85,7 +85,7 @@ def test_a_list_of_overwritten_runs_keeps_what_a_newer_version_wrote(tmp_path: P
     before = json.loads(file.read_bytes())
     write_overwritten(file.parent, read_overwritten(file.parent))
     assert json.loads(file.read_bytes()) == before
-    edit_json(file, lambda doc: doc["runs"][1].update(task=None))
+    edit_json(file, lambda doc: doc["runs"][1].update(task="6"))
     with pytest.raises(RefusedError, match=r"at `\$.runs\[1\].task`"):
         read_overwritten(file.parent)
 

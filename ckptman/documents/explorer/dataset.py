@@ -11,7 +11,7 @@ from typing import Any
 from ckptman.documents import document_text as say
 from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
 from ckptman.documents.explorer.curves import curves
-from ckptman.rules import Convention, GroupPattern, grids, placement
+from ckptman.rules import Convention, GroupPattern, grids, placement, terms
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
@@ -128,7 +128,7 @@ def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
         },
         "ignored": sorted({*convention.ignored_keys, convention.seed_key}),
         "tested": list(convention.generalization_k),
-        "trained": list(convention.families.fixed_when_equal),
+        "trained": list(convention.trained_keys or ()),
         "pattern": convention.generalization_pattern,
         "deviation": convention.statistics,
     }  # fmt: skip
@@ -171,8 +171,9 @@ class _Cells:
             told |= {item.run.run_id for item in configuration.lost}
         for item in statistics.lost:
             if item.run.run_id not in told:
-                levels = placement.levels_of(item.folder, self.convention) or placement.Levels()
-                family = levels.layernorm, levels.regime
+                levels = self.convention.folders.parse(item.folder)
+                said = {} if levels is None else levels.facets
+                family = tuple(said.get(facet.name) for facet in self.convention.family_facets)
                 cell = self._cell(item.run.group, item.cell, item.run.config, item.folder, "", family)
                 cell.rows.append(_lost(item))
         self._add_missing()
@@ -191,9 +192,16 @@ class _Cells:
         config: Mapping[str, Any],
         folder: PurePosixPath,
         note: str = "",
-        family: tuple[bool | None, str | None] | None = None,
+        family: terms.Family | None = None,
     ) -> _Cell:
-        slot = self._slot(group, key, config, folder, note, family or (None, None))
+        slot = self._slot(
+            group,
+            key,
+            config,
+            folder,
+            note,
+            family if family is not None else (None,) * len(self.convention.family_facets),
+        )
         if slot not in self.by_slot:
             task = self.convention.folders.parse_task(folder.name)
             self.by_slot[slot] = _Cell(slot, group, task, str(folder))
@@ -206,19 +214,19 @@ class _Cells:
         config: Mapping[str, Any],
         folder: PurePosixPath,
         note: str,
-        family: tuple[bool | None, str | None],
+        family: terms.Family,
     ) -> _Slot:
         pattern = placement.group_pattern(group, self.convention) if key is not None else None
         if key is None or pattern is None:
             label = f"{say.tail(folder)}{f' ({note})' if note else ''}"
-            k = config.get(self.convention.families.k_config)
+            k = config.get(self.convention.k_key or "")
             return _Slot((1, *family), (str(folder), note), label, k if isinstance(k, int | str) else None)
         numbers = pattern.parse(group) or {}
-        others = tuple((name, value) for name, value in numbers.items() if name != "K")
+        others = tuple((name, value) for name, value in numbers.items() if name != terms.K)
         place = (*tree_statistics.cell_order(key, self.convention), note)
         values = dict(zip(say.pattern_axes(pattern, self.convention), key[1], strict=True))
         label = say.brief(values, values, self.convention) + (f", {note}" if note else "")
-        return _Slot((0, self.convention.groups.index(pattern), others), place, label, numbers.get("K"))
+        return _Slot((0, self.convention.groups.index(pattern), others), place, label, numbers.get(terms.K))
 
     def _here(self, run: contents.Run) -> _Row:
         convention = self.convention
@@ -264,9 +272,11 @@ class _Cells:
     ) -> None:
         convention = self.convention
         grid = convention.grids[group.pattern.grid]
-        config = grids.config_values(group.pattern, grid, group.k, cell, convention)
-        family = placement.family_folder(group.pattern.layernorm, group.pattern.regime, convention)
-        folder = PurePosixPath(family) / group.name / convention.folders.task(cell.task)
+        config = grids.config_values(group.pattern, grid, group.held, cell, convention)
+        family = placement.family_of_values(group.pattern, config, convention)
+        folder = PurePosixPath(group.name)
+        if len(family) == len(convention.family_facets):
+            folder = convention.folders.folder(tuple(family.values()), group.name, cell.task)
         home = self._cell(group.name, key, config, folder)
         home.rows += [_Row(_MISSING, home.folder, seed, config) for seed in seeds]
 
@@ -298,8 +308,7 @@ def _file(
 
 def _order(cell: _Cell, convention: Convention) -> tuple[Any, ...]:
     section, *rest = cell.slot.section
-    regimes = [*convention.families.regime_folders, None]
-    place = rest[0] if section == 0 else regimes.index(rest[1])
+    place = rest[0] if section == 0 else _family_order(tuple(rest), convention)
     k = cell.slot.k
     is_number = isinstance(k, int | float)
     names = tuple(wording.natural_key(part) if isinstance(part, str) else part for part in cell.slot.row)
@@ -342,17 +351,21 @@ def _map(cells: _Cells, room: Room) -> dict[str, Any]:
 def _title(section: tuple[Any, ...], convention: Convention) -> str:
     kind, *rest = section
     if kind:
-        return f"{_family(rest[0], rest[1], convention)}, outside of the grid"
+        return f"{_family(tuple(rest), convention)}, outside of the grid"
     pattern: GroupPattern = convention.groups[rest[0]]
     others = ", ".join(f"{name} = {value}" for name, value in rest[1])
-    return _family(pattern.layernorm, pattern.regime, convention) + (f", {others}" if others else "")
+    families = placement.families_of(pattern, convention)
+    title = _family(families[0], convention) if len(families) == 1 else pattern.title
+    return title + (f", {others}" if others else "")
 
 
-def _family(layernorm: bool | None, regime: str | None, convention: Convention) -> str:
-    families = convention.families
-    if layernorm is None or regime is None:
-        return "Of no family"
-    return f"{families.layernorm_titles[layernorm]}, {families.regime_titles[regime]}"
+def _family_order(family: terms.Family, convention: Convention) -> int:
+    known = placement.families(convention)
+    return known.index(family) if family in known else len(known)
+
+
+def _family(family: terms.Family, convention: Convention) -> str:
+    return "Of no family" if None in family else placement.family_title(family, convention) or "All runs"
 
 
 # --- runs and files ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ckptman.rules import Convention, comparing
+from ckptman.rules import Convention, comparing, terms
 from ckptman.text import RefusedError
 from ckptman.tree import contents, history, metrics
 
@@ -58,6 +58,10 @@ class Figure:
     """Whether values are shares, as percent."""
     series: tuple[str, ...] = ()
     """Every series, in order."""
+    sides: tuple[terms.FacetValue, ...] = ()
+    """The two values that are told apart by filled and hollow markers; none where there are not two."""
+    side: str = ""
+    """The column that has them."""
 
     def csv(self) -> bytes:
         """The table, as it lies beside the figure."""
@@ -74,11 +78,13 @@ class Shown:
 
     run: contents.Run
     record: Any
-    layernorm: bool
+    side: terms.Scalar
+    """Its value of the facet whose two values are told apart; None where there is no such facet."""
     row: str
     column: str
     series: str
-    k: int
+    k: int | None
+    """None in a convention without K."""
     order: tuple[Any, ...]
 
     @property
@@ -111,17 +117,21 @@ class Selection:
         shown = _Places(convention).shown(runs)
         return cls(tuple(sorted(shown, key=lambda item: item.order)), convention, root, metric)
 
-    def with_layernorm(self, layernorm: bool) -> Selection:
-        """Those with, or without, LayerNorm."""
-        runs = tuple(item for item in self.runs if item.layernorm is layernorm)
+    def of_side(self, side: terms.Scalar) -> Selection:
+        """Those with one value of the facet that has two."""
+        runs = tuple(item for item in self.runs if item.side == side)
         return Selection(runs, self.convention, self.root, self.metric, self.series)
 
     @property
     def which(self) -> str:
-        """What a title adds where all runs are with LayerNorm, or all without."""
-        titles = self.convention.families.layernorm_titles
-        sides = {item.layernorm for item in self.runs}
-        return f", {_lower(titles[next(iter(sides))])}" if len(sides) == 1 else ""
+        """What a title adds where all runs are of one side."""
+        sides = {item.side for item in self.runs}
+        return f", {lower(side_title(next(iter(sides)), self.convention))}" if len(sides) == 1 and self.is_sided else ""
+
+    @property
+    def is_sided(self) -> bool:
+        """Whether the convention has a facet of two values."""
+        return sided(self.convention) is not None
 
     @cached_property
     def series(self) -> tuple[str, ...]:
@@ -135,6 +145,17 @@ class Selection:
         if self.metric == GENERALIZATION:
             return shown.run.measured.value if shown.run.measured is not None else None
         return mean_of(shown.record.metrics, self.metric)
+
+
+def sided(convention: Convention) -> terms.Facet | None:
+    """The facet whose two values figures tell apart: the first level of the tree that has two values of a key."""
+    return next((f for f in convention.family_facets if f.config is not None and len(f.values) == 2), None)
+
+
+def side_title(side: terms.Scalar, convention: Convention) -> str:
+    """A value of that facet for people; empty where there is none."""
+    facet = sided(convention)
+    return "" if facet is None else facet.heading(side)
 
 
 def mean_of(values: Mapping[str, Any], pattern: str) -> float | None:
@@ -152,13 +173,15 @@ class _Places:
         rules = [(regime, rule) for grid in convention.grids.values() for regime, rule in grid.regimes.items()]
         axes = [axis for grid in convention.grids.values() for axis in grid.axes]
         shared = [axis for axis in dict.fromkeys(axes) if all(axis in rule.axes for _, rule in rules)]
-        self.panels = [axis for axis in shared if axis != convention.families.layernorm_config][:2]
+        apart = {facet.config for facet in convention.family_facets}
+        self.panels = [axis for axis in shared if axis not in apart][:2]
+        words = [value.word for facet in convention.family_facets for value in facet.values]
         self.series = {
             regime: tuple(dict.fromkeys(
                 axis for name, rule in rules if name == regime for axis in rule.axes
-                if axis not in self.panels and axis != convention.families.layernorm_config
+                if axis not in self.panels and axis not in apart
             ))
-            for regime in convention.families.regime_folders
+            for regime in dict.fromkeys([*words, *dict(rules), ""])
         }  # fmt: skip
         self.values = {axis: list(values) for grid in convention.grids.values() for axis, values in grid.axes.items()}
 
@@ -166,12 +189,17 @@ class _Places:
         """The runs that can be placed."""
         cells: dict[tuple[Any, ...], list[tuple[contents.Run, Any]]] = defaultdict(list)
         for run in runs:
-            k = run.config.get(self.convention.families.k_config)
-            if run.record is None or run.family is None or not run.files or not _is_int(k):
+            k_key = self.convention.k_key
+            k = None if k_key is None else run.config.get(k_key)
+            if run.record is None or run.family is None or not run.files or (k_key is not None and not _is_int(k)):
                 continue
-            axes = (*self.panels, *self.series[run.family[1]])
+            axes = (*self.panels, *self.series[self._regime(run)])
             cells[(run.family, k, *(_key(run.config.get(axis)) for axis in axes))].append((run, k))
         return [self._shown(run, k, keys) for cell in cells.values() for keys in [self._apart(cell)] for run, k in cell]
+
+    def _regime(self, run: contents.Run) -> str:
+        """The part of the grid that a run's family is of."""
+        return next((str(value) for value in run.family or () if self.series.get(str(value))), "")
 
     def _apart(self, cell: Sequence[tuple[contents.Run, Any]]) -> list[str]:
         """The keys in which runs differ that would otherwise be taken for seeds of one configuration."""
@@ -179,25 +207,34 @@ class _Places:
         first = cell[0][0].config
         return sorted({key for run, _ in cell for key in comparing.differing_keys(first, run.config, ignored)})
 
-    def _shown(self, run: contents.Run, k: int, apart: Sequence[str]) -> Shown:
+    def _shown(self, run: contents.Run, k: int | None, apart: Sequence[str]) -> Shown:
         assert run.family is not None
         assert run.record is not None  # it was placed
-        layernorm, regime = run.family
+        named, facet = self.convention.folders.named(run.family), sided(self.convention)
+        side = None if facet is None else named[facet.name]
+        sides = [] if facet is None else [value.value for value in facet.values]
+        regime = self._regime(run)
+        regimes = list(self.series)
         config = run.config
         row, column = (self._panel(config, self.panels[index : index + 1]) for index in (0, 1))
         words = [self.convention.axis(axis).word(config[axis]) for axis in self.series[regime] if axis in config]
-        words = [" ".join(words) or regime, *(f"{key} {_word(config.get(key))}" for key in apart)]
+        words = [" ".join(words) or self._fixed(run) or "all", *(f"{key} {_word(config.get(key))}" for key in apart)]
         order = (
-            not layernorm,
+            sides.index(side) if side in sides else len(sides),
             *(self._index(axis, config.get(axis)) for axis in self.panels),
             (
-                list(self.convention.families.regime_folders).index(regime),
+                regimes.index(regime) if regime else len(regimes),
                 *(self._index(axis, config.get(axis)) for axis in self.series[regime]),
                 *words[1:],
             ),
-            (k, run.seed is None, run.seed or 0, str(run.folder)),
+            (k or 0, run.seed is None, run.seed or 0, str(run.folder)),
         )
-        return Shown(run, run.record, layernorm, row, column, ", ".join(words), k, order)
+        return Shown(run, run.record, side, row, column, ", ".join(words), k, order)
+
+    def _fixed(self, run: contents.Run) -> str:
+        """The values of the facets that conditions decide, such as `fixed`."""
+        named = self.convention.folders.named(run.family or ())
+        return " ".join(str(named[facet.name]) for facet in self.convention.family_facets if facet.config is None)
 
     def _panel(self, config: Mapping[str, Any], axes: Sequence[str]) -> str:
         return ", ".join(
@@ -243,7 +280,9 @@ def _tokens(selection: Selection) -> Figure | None:
 def _over_k(
     selection: Selection, name: str, title: str, y: str, *, value: Callable[[Shown], float | None] | None = None
 ) -> Figure | None:
-    measured = [(item, found) for item in selection.runs if (found := (value or selection.value)(item)) is not None]
+    value = value or selection.value
+    runs = [item for item in selection.runs if item.k is not None]
+    measured = [(item, found) for item in runs if (found := value(item)) is not None]
     percent = _are_shares(found for _, found in measured)
     factor = _PERCENT if percent else 1.0
     groups: dict[tuple[Any, ...], list[float]] = defaultdict(list)
@@ -270,14 +309,19 @@ def _over_k(
     )  # fmt: skip
 
 
-def _layernorm(selection: Selection) -> Figure | None:
-    """With LayerNorm and without, and the difference, where both were measured."""
-    means: dict[tuple[Any, ...], dict[bool, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _versus(selection: Selection) -> Figure | None:
+    """With LayerNorm and without (or the two values of another facet), and the difference, where both were measured."""
+    facet = sided(selection.convention)
+    if facet is None:
+        return None
+    first_side, second_side = (value.value for value in facet.values)
+    means: dict[tuple[Any, ...], dict[terms.Scalar, list[float]]] = defaultdict(lambda: defaultdict(list))
     first: dict[tuple[Any, ...], Shown] = {}
+    words, titles = [value.word for value in facet.values], [value.title for value in facet.values]
     for item in selection.runs:
         key = item.row, item.column, item.series, item.k
-        if (value := selection.value(item)) is not None:
-            means[key][item.layernorm].append(value)
+        if item.k is not None and (value := selection.value(item)) is not None:
+            means[key][item.side].append(value)
             first.setdefault(key, item)
     if not any(len(found) == 2 for found in means.values()):
         return None
@@ -285,22 +329,22 @@ def _layernorm(selection: Selection) -> Figure | None:
     factor = _PERCENT if percent else 1.0
     rows = []
     for key, found in means.items():
-        on, off = (factor * fmean(found[side]) if found.get(side) else None for side in (True, False))
+        on, off = (factor * fmean(found[side]) if found.get(side) else None for side in (first_side, second_side))
         rows.append({
-            **first[key].settings, "with": _round(on), "without": _round(off),
+            **first[key].settings, words[0]: _round(on), words[1]: _round(off),
             "difference": None if on is None or off is None else _round(on - off),
-            "n_with": len(found.get(True, ())), "n_without": len(found.get(False, ())),
+            f"n_{words[0]}": len(found.get(first_side, ())), f"n_{words[1]}": len(found.get(second_side, ())),
         })  # fmt: skip
     low, high = selection.convention.generalization_k
     what = f"Exact match on\nK = {low}–{high}" if selection.metric == GENERALIZATION else selection.metric
     unit = (" (%)", "\n(points)") if percent else ("", "")
-    titles = selection.convention.families.layernorm_titles
     return Figure(
-        "layernorm", "versus", f"{titles[True]} and {_lower(titles[False])}",
-        f"Above, the mean over runs with LayerNorm (full line, filled markers) and without (dotted line, hollow "
-        f"markers); below, how much higher it is with LayerNorm{' in percentage points' if percent else ''}.",
+        facet.name, "versus", f"{titles[0]} and {lower(titles[1])}",
+        f"Above, the mean over runs {lower(titles[0])} (full line, filled markers) and {lower(titles[1])} (dotted "
+        f"line, hollow markers); below, how much higher it is {lower(titles[0])}"
+        f"{' in percentage points' if percent else ''}.",
         "Longest trained list K (numbers)", f"{what}{unit[0]}|Difference{unit[1]}",
-        tuple(rows), percent, selection.series,
+        tuple(rows), percent, selection.series, facet.values, facet.name,
     )  # fmt: skip
 
 
@@ -313,7 +357,7 @@ def _distribution(selection: Selection) -> Figure | None:
         outside = selection.value(item)
         if trained and outside is not None:
             rows.append({
-                **_settings(item, selection), "layernorm": item.layernorm, "trained": _round(_PERCENT * fmean(trained)),
+                **_settings(item, selection), **_side(item, selection), "trained": _round(_PERCENT * fmean(trained)),
                 "value": _round(_PERCENT * outside), **item.which,
             })  # fmt: skip
     if not rows or selection.metric != GENERALIZATION:
@@ -321,10 +365,11 @@ def _distribution(selection: Selection) -> Figure | None:
     low, high = selection.convention.generalization_k
     return Figure(
         "distribution", "scatter", "In distribution and out of it",
-        "Each marker is a run: exact match on the lengths it was trained on, and on longer lists. Filled is with "
-        "LayerNorm, hollow without. On the diagonal, both are equal.",
+        "Each marker is a run: exact match on the lengths it was trained on, and on longer lists. "
+        f"{_filled(selection.convention)}On the diagonal, both are equal.",
         "Exact match on the trained lengths (%)", f"Exact match on K = {low}–{high} (%)",
         tuple({**row, "row": "", "column": row["series"]} for row in rows), True, selection.series,
+        *((facet.values, facet.name) if (facet := sided(selection.convention)) is not None else ()),
     )  # fmt: skip
 
 
@@ -333,7 +378,7 @@ def _lengths(selection: Selection) -> Figure | None:
     cells: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     first: dict[tuple[Any, ...], Shown] = {}
     for item in selection.runs:
-        for k, value in _by_length(item, selection.convention).items():
+        for k, value in _by_length(item, selection.convention).items() if item.k is not None else ():
             cells[(*_cell(item), k)].append(value)
             first.setdefault((*_cell(item), k), item)
     rows = [
@@ -359,7 +404,8 @@ def _curves(selection: Selection) -> Figure | None:
     rows: list[Row] = []
     for item in selection.runs:
         for step, value in _curve(item, selection):
-            rows.append({**_settings(item, selection), "row": _panel_of(item, selection), "column": f"K = {item.k}",
+            column = "" if item.k is None else f"K = {item.k}"
+            rows.append({**_settings(item, selection), "row": _panel_of(item, selection), "column": column,
                          "step": step, "value": value, **item.which})  # fmt: skip
     if not rows:
         return None
@@ -374,18 +420,29 @@ def _curves(selection: Selection) -> Figure | None:
     )  # fmt: skip
 
 
-FIGURES: Mapping[str, Callable[[Selection], Figure | None]] = {
+_VERSUS = "versus"
+_FIGURES: Mapping[str, Callable[[Selection], Figure | None]] = {
     "generalization": _generalization,
-    "layernorm": _layernorm,
+    _VERSUS: _versus,
     "distribution": _distribution,
     "lengths": _lengths,
     "tokens": _tokens,
     "curves": _curves,
 }
-"""By name, what each figure shows of some runs; None where they have nothing of it."""
 
-BY_LAYERNORM = frozenset({"generalization", "lengths", "tokens", "curves"})
-"""Those that `report` draws apart for runs with LayerNorm and without."""
+
+def figures_of(convention: Convention) -> dict[str, Callable[[Selection], Figure | None]]:
+    """By name, what each figure shows of some runs; None where they have nothing of it.
+
+    The one that sets the two values of a facet against each other is called as the facet.
+    """
+    facet = sided(convention)
+    return {facet.name if name == _VERSUS and facet else name: make for name, make in _FIGURES.items()
+            if facet is not None or name != _VERSUS}  # fmt: skip
+
+
+BY_SIDE = frozenset({"generalization", "lengths", "tokens", "curves"})
+"""Those that `report` draws apart for the two values of that facet."""
 
 # --- what was measured ------------------------------------------------------------------------------------------------
 
@@ -439,20 +496,34 @@ def _curve(shown: Shown, selection: Selection) -> Iterator[tuple[int, float]]:
 
 
 def _trained(shown: Shown, convention: Convention) -> range:
-    low, high = (shown.record.config.get(key) for key in convention.families.fixed_when_equal)
+    low, high = (shown.record.config.get(key) for key in convention.trained_keys or ("", ""))
     return range(low, high + 1) if _is_int(low) and _is_int(high) else range(0)
 
 
 def _cell(shown: Shown) -> tuple[Any, ...]:
-    return shown.layernorm, shown.row, shown.column, shown.series, shown.k
+    return shown.side, shown.row, shown.column, shown.series, shown.k
 
 
 def _settings(shown: Shown, selection: Selection) -> Row:
-    """Panel, series and K; where there are runs with LayerNorm and without, these are told apart by the panel."""
-    titles = selection.convention.families.layernorm_titles
-    both = len({item.layernorm for item in selection.runs}) == 2
-    row = ", ".join(filter(None, (titles[shown.layernorm] if both else "", shown.row)))
+    """Panel, series and K; where there are runs of both sides, these are told apart by the panel."""
+    both = len({item.side for item in selection.runs}) == 2
+    title = side_title(shown.side, selection.convention) if both else ""
+    row = ", ".join(filter(None, (title, shown.row)))
     return {**shown.settings, "row": row}
+
+
+def _side(shown: Shown, selection: Selection) -> Row:
+    """The run's value of the facet that has two."""
+    facet = sided(selection.convention)
+    return {} if facet is None else {facet.name: shown.side}
+
+
+def _filled(convention: Convention) -> str:
+    facet = sided(convention)
+    if facet is None:
+        return ""
+    first, second = (lower(value.title) for value in facet.values)
+    return f"Filled is {first}, hollow {second}. "
 
 
 def _panel_of(shown: Shown, selection: Selection) -> str:
@@ -482,7 +553,8 @@ def _key(value: Any) -> object:
     return comparing.canonical(value)
 
 
-def _lower(title: str) -> str:
+def lower(title: str) -> str:
+    """A title within a sentence."""
     return title[:1].lower() + title[1:]
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
-from ckptman.documents.figures.data import THRESHOLD, Figure, Row
+from ckptman.documents.figures.data import THRESHOLD, Figure, Row, lower
 from ckptman.text import MachineError
 
 FORMATS = ("svg", "png", "pdf")
@@ -242,7 +242,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
         below.axhline(0, color=_FAINT, linewidth=1.0, zorder=1)
         for name, (color, marker, line) in _styles(figure).items():
             mine = sorted((row for row in _of_panel(figure, key) if row["series"] == name), key=lambda row: row["k"])
-            for side, filled in (("with", True), ("without", False)):
+            for side, filled in zip((value.word for value in figure.sides), (True, False), strict=True):
                 there = [row for row in mine if row[side] is not None]
                 above.plot(
                     [row["k"] + dodge[name] for row in there], [row[side] for row in there], color=color,
@@ -261,7 +261,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
                 axes.set_ylabel(title)
     _same_scale([above for above, _ in panels.values()], percent=figure.percent)
     _same_scale([below for _, below in panels.values()])
-    on, off = figure.title.lower().replace("layernorm", "LayerNorm").split(" and ")
+    on, off = (lower(value.title) for value in figure.sides)
     grey = {"color": _INK, "marker": "o", "markersize": 5}
     more = [(on, {**grey, "linestyle": "-"}), (off, {**grey, "linestyle": ":", "markerfacecolor": "white"})]
     _legend(canvas, figure, more)
@@ -275,9 +275,10 @@ def _scatter(canvas: Any, figure: Figure) -> None:
         axes.plot([0, 100], [0, 100], color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
         for row in _of_panel(figure, key):
             color, marker, _ = styles[row["series"]]
+            filled = not figure.sides or row[figure.side] == figure.sides[0].value
             axes.plot(
                 row["trained"], row["value"], marker, markeredgecolor=color, markersize=5, alpha=0.6,
-                markerfacecolor=color if row["layernorm"] else "none", markeredgewidth=1.0, clip_on=False,
+                markerfacecolor=color if filled else "none", markeredgewidth=1.0, clip_on=False,
             )  # fmt: skip
         room = max(100 - least, 5) * 0.08
         axes.set_xlim(min(least, 95) - room, 100 + room)
@@ -285,8 +286,9 @@ def _scatter(canvas: Any, figure: Figure) -> None:
     canvas.supylabel(figure.y, fontsize=11)
     grey = {"color": _INK, "marker": "o", "linestyle": "none"}
     more: list[tuple[str, Mapping[str, Any]]] = []
-    if len({row["layernorm"] for row in figure.rows}) == 2:
-        more = [("with LayerNorm", grey), ("without", {**grey, "markerfacecolor": "none"})]
+    if figure.sides and len({row[figure.side] for row in figure.rows}) == 2:
+        on, off = (lower(value.title) for value in figure.sides)
+        more = [(on, grey), (off, {**grey, "markerfacecolor": "none"})]
     more.append(("both equal", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0}))
     _legend(canvas, figure, more, series=False)
 

@@ -17,14 +17,11 @@ from ckptman.tree import statistics as tree_statistics
 
 _TITLES: Mapping[str, str] = {
     "generalization": "Generalization against the longest trained K",
-    "layernorm": "With LayerNorm and without, and the difference",
     "distribution": "In distribution and out of it",
     "lengths": "Exact match by test length",
     "tokens": "Token accuracy",
     "curves": "Learning curves",
 }
-_BEST = ("generalization", "layernorm")
-"""Those that the README shows; it links to the others."""
 _DIGEST = re.compile(r"data sha256:([0-9a-f]{64})")
 
 
@@ -37,12 +34,11 @@ class Drawn(NamedTuple):
 
 
 def names(convention: Convention) -> list[str]:
-    """The names of all figures that a tree can have, the best first; of each side of LayerNorm, with its folder's."""
-    sides = [convention.families.layernorm_folders[side] for side in (True, False)]
+    """The names of all figures that a tree can have, the best first; of each side of a facet, with its folder's."""
+    facet = data.sided(convention)
+    sides = [f"-{value.folder}" for value in facet.values] if facet is not None else [""]
     return [
-        name
-        for kind in data.FIGURES
-        for name in ([f"{kind}-{side}" for side in sides] if kind in data.BY_LAYERNORM else [kind])
+        f"{kind}{side}" for kind in data.figures_of(convention) for side in (sides if kind in data.BY_SIDE else [""])
     ]
 
 
@@ -50,11 +46,12 @@ def figures(statistics: tree_statistics.TreeStatistics) -> dict[str, data.Figure
     """By name, the figures of a tree: those of which anything was measured."""
     convention, root = statistics.convention, statistics.inventory.scan.root
     everything = data.Selection.of(statistics.inventory.runs, convention, root)
+    facet = data.sided(convention)
     found: dict[str, data.Figure | None] = {}
-    for kind, make in data.FIGURES.items():
-        if kind in data.BY_LAYERNORM:
-            for side, folder in convention.families.layernorm_folders.items():
-                found[f"{kind}-{folder}"] = make(everything.with_layernorm(side))
+    for kind, make in data.figures_of(convention).items():
+        if kind in data.BY_SIDE and facet is not None:
+            for side in facet.values:
+                found[f"{kind}-{side.folder}"] = make(everything.of_side(side.value))
         else:
             found[kind] = make(everything)
     return {name: figure for name in names(convention) if (figure := found.get(name)) is not None}
@@ -89,17 +86,27 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     here = [name for name in names(statistics.convention) if _read(root / records.REPORT / f"{name}.svg") is not None]
     if not here:
         return "No figures are drawn yet: `ckptman report` draws them where matplotlib is installed."
-    shown = [name for name in here if name.partition("-")[0] in _BEST]
-    images = [f"![{_title(name)}]({records.REPORT}/{name}.svg)" for name in shown]
-    more = ", ".join(f"[{_title(name)}]({records.REPORT}/{name}.svg)" for name in here if name not in shown)
+    facet = data.sided(statistics.convention)
+    best = {"generalization", "" if facet is None else facet.name}
+    shown = [name for name in here if name.partition("-")[0] in best]
+    images = [f"![{_title(name, statistics.convention)}]({records.REPORT}/{name}.svg)" for name in shown]
+    more = ", ".join(
+        f"[{_title(name, statistics.convention)}]({records.REPORT}/{name}.svg)" for name in here if name not in shown
+    )
     return markdown.join(*images, f"Further figures: {more}." if more else "",
                          "The table behind each figure lies beside it as CSV.")  # fmt: skip
 
 
-def _title(name: str) -> str:
-    kind, _, side = name.partition("-")
-    words = side.replace("_", " ").replace("layernorm", "LayerNorm")
-    return markdown.text(", ".join(filter(None, (_TITLES[kind], words))))
+def _title(name: str, convention: Convention) -> str:
+    kind, _, folder = name.partition("-")
+    facet = data.sided(convention)
+    if facet is None:
+        return markdown.text(_TITLES[kind])
+    side = next((data.lower(value.title) for value in facet.values if value.folder == folder), "")
+    if kind == facet.name:
+        first, second = (value.title for value in facet.values)
+        return markdown.text(f"{first} and {data.lower(second)}, and the difference")
+    return markdown.text(", ".join(filter(None, (_TITLES[kind], side))))
 
 
 def _read(path: Path) -> bytes | None:
