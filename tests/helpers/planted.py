@@ -219,10 +219,10 @@ def a_folder_nobody_may_look_into(root: Path, patch: MonkeyPatch) -> None:
 def a_record_nobody_may_read(root: Path, patch: MonkeyPatch) -> None:
     file, original, access = root / RUN / "run.json", files.read_bytes, os.access
 
-    def deny(path: Path) -> bytes:
+    def deny(path: Path, *more: Any) -> bytes:
         if path == file:
             raise PermissionError(13, "Permission denied")
-        return original(path)
+        return original(path, *more)
 
     patch.setattr(files, "read_bytes", deny)
     patch.setattr(os, "access", lambda path, mode: path != file and access(path, mode))
