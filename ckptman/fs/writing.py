@@ -133,7 +133,10 @@ def give_name(folder: int, temporary: str, destination: Path) -> None:
 
 def _one_file(folder: int, one: str, other: str) -> bool:
     first = os.stat(one, dir_fd=folder, follow_symlinks=False)
-    return os.path.samestat(first, os.stat(other, dir_fd=folder, follow_symlinks=False))
+    try:
+        return os.path.samestat(first, os.stat(other, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:  # it has gone since
+        return False
 
 
 def _rename_to_free_name(folder: int, temporary: str, destination: Path) -> None:
