@@ -420,7 +420,7 @@ def _build_raw(section: _Section) -> RawLayout:
 
 def _build_beside(pattern: str, value: Any, where: str, seed_key: str) -> beside.BesideRule:
     item = _Section(value, where)
-    if not all(part and set(part) > {"."} for part in pattern.split("/")):
+    if not all(set(part) - {"."} for part in pattern.split("/")):
         raise _bad(f"{where}: the pattern must be the path of a file below a folder, not {pattern!r}")
     if re.search(r"[{}]", pattern.replace(beside.STEM, "")):
         raise _bad(f"{where}: only {beside.STEM} may stand in braces, for the checkpoint's name without its suffix")

@@ -120,6 +120,10 @@ def raw_outputs(source: Path) -> None:
     broken = source / "len_gen_k8" / "task_0007"
     write_run(broken, config(12, seed=7), run_id="broken")
     next(broken.rglob("wandb-summary.json")).write_text("{")
+    inside = {key: value for key, value in config(14).to_dict().items() if key != "seed"}
+    file = write_checkpoint(source / "len_gen_k14" / "task_0006" / name_of(config(14)), config(14), train_config=inside)
+    file.with_suffix(".summary.json").write_text(json.dumps({"seed": 3, "metrics": {"loss": 0.5}}))
+    file.with_name("args.json").write_text(json.dumps({"n_layers": 9}))
 
 
 def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
