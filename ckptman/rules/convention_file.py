@@ -430,7 +430,7 @@ def _build_beside(pattern: str, value: Any, where: str, seed_key: str) -> beside
     paths = _Section(item.maybe("values", lambda v, _: v, {}), f"{where}.values")
     values = {key: _text(path, place) for key, path, place in paths.each()}
     if seed := item.maybe("seed", _text, ""):
-        values[seed_key] = seed
+        values.setdefault(seed_key, seed)
     rule = beside.BesideRule(
         pattern=pattern,
         form=form,
