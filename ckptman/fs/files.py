@@ -9,11 +9,12 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from ckptman.fs import faults
 
@@ -21,6 +22,13 @@ CHANGED = faults.CHANGED
 """Code of the refusal of a file that was written to while it was read."""
 _CHUNK = 1 << 20
 """Bytes read at a time: hashing gets no faster above 64 KiB, and 1 MiB keeps the progress smooth."""
+
+
+SYNC_THREADS = 8
+"""Requests to a disk at once."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,18 @@ def remove(path: Path) -> None:
         OSError: as unlink(2).
     """
     os.unlink(path)
+
+
+def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], threads: int = SYNC_THREADS) -> list[_R]:
+    """Do many things at once: disks and servers answer several requests in about the time of one.
+
+    Raises:
+        Exception: what the first of them raises that raises any; by then, all that was begun has ended.
+    """
+    if len(items) <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), threads)) as pool:
+        return list(pool.map(work, items))
 
 
 def close(descriptor: int) -> None:

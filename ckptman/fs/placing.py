@@ -27,28 +27,24 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Literal, NamedTuple, Self
 
 from ckptman.fs import faults, files, folders, writing
 from ckptman.fs.faults import TakenError as TakenError
 from ckptman.fs.faults import shown
+from ckptman.fs.writing import write_together as write_together
 from ckptman.text import CkptmanError, MachineError, RefusedError
 
 BATCH_SIZE = 64
 """Files at which a `Batch` is full: with up to three descriptors for each, it stays below a usual limit of 256."""
 
-_SYNC_THREADS = 8
-
 _FICLONE = 0x40049409
 """`FICLONE`, `_IOW(0x94, 9, int)` in linux/fs.h as x86, ARM and RISC-V encode it; elsewhere it fails, and we copy."""
-
-_T = TypeVar("_T")
 
 How = Literal["copied", "reflinked", "hard link", "symbolic link"]
 
@@ -243,9 +239,9 @@ class Batch:
         """
         try:
             staged = self._staged
-            _in_parallel(_Staged.sync, staged)
+            files.in_parallel(_Staged.sync, staged)
             refusals = [each.publish() for each in staged]
-            _in_parallel(folders.sync_folder, list(self._folders.items()))
+            files.in_parallel(folders.sync_folder, list(self._folders.items()))
             for each in staged:
                 each.remove_temporary()
             # Only now, after the last change to a link count: these states are those that stay.
@@ -439,17 +435,6 @@ def reflink(source: int, copy: int) -> bool:
         os.ftruncate(copy, 0)
         return False
     return True
-
-
-def _in_parallel(work: Callable[[_T], None], items: list[_T]) -> None:
-    """Wait for many things at once: disks and servers answer several requests in about the time of one."""
-    if len(items) <= 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(min(len(items), _SYNC_THREADS)) as pool:
-        for _ in pool.map(work, items):
-            pass
 
 
 def _link_error(error: OSError, source: Path, destination: Path) -> CkptmanError:

@@ -8,13 +8,13 @@ import ctypes
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from ckptman.fs import faults, files, folders
 from ckptman.fs.faults import shown
-from ckptman.text import MachineError
+from ckptman.text import MachineError, RefusedError
 
 _RENAME_NOREPLACE = 1
 """`RENAME_NOREPLACE` in linux/fs.h."""
@@ -52,35 +52,120 @@ def write_atomically(
             meanwhile; `unreadable`; `name-too-long`.
         MachineError: as `placing.Batch.stage`.
     """
+    [outcome] = write_together([(path, data)], replace=replace, root=root, check=check)
+    if isinstance(outcome, RefusedError):
+        raise outcome
+    return outcome
+
+
+def write_together(
+    items: Sequence[tuple[Path, bytes]],
+    *,
+    replace: bool,
+    root: Path | None = None,
+    check: Callable[[Path], object] | None = None,
+) -> list[bool | RefusedError]:
+    """As `write_atomically`, of many files: the disk is waited for once for `_MOST_TOGETHER` of them.
+
+    Returns:
+        For each file whether anything was written, or why it alone could not be.
+
+    Raises:
+        MachineError: as `placing.Batch.stage`. Each file is then as it was, or all of the new one.
+    """
+    found: list[bool | RefusedError] = []
+    for at in range(0, len(items), _MOST_TOGETHER):
+        found += _write_some(items[at : at + _MOST_TOGETHER], replace, root, check)
+    return found
+
+
+_MOST_TOGETHER = 64
+"""Two descriptors for each stay below a usual limit of 256."""
+
+
+def _write_some(
+    items: Sequence[tuple[Path, bytes]], replace: bool, root: Path | None, check: Callable[[Path], object] | None
+) -> list[bool | RefusedError]:
     with ExitStack() as cleanup:
-        folder = folders.open_folder(path.parent, root)
+        writes = [_Write(path, data, replace, root, check, cleanup) for path, data in items]
+        for write in writes:
+            write.take(write.prepare)
+        files.in_parallel(lambda write: write.take(write.sync), writes)
+        for write in writes:
+            write.take(write.name)
+        files.in_parallel(lambda write: write.take(write.sync_folder), writes)
+        return [write.refusal or write.is_written for write in writes]
+
+
+class _Write:
+    """A file that is being written."""
+
+    def __init__(
+        self,
+        path: Path,
+        data: bytes,
+        replace: bool,
+        root: Path | None,
+        check: Callable[[Path], object] | None,
+        cleanup: ExitStack,
+    ) -> None:
+        self._path, self._data, self._replace, self._root = path, data, replace, root
+        self._check, self._cleanup = check, cleanup
+        self.is_at_work, self.is_written = True, False
+        self.refusal: RefusedError | None = None
+        self._temporary = folders.temporary_name()
+        self._existing: os.stat_result | None = None
+        self._folder = self._fd = -1
+
+    def take(self, step: Callable[[], None]) -> None:
+        """Take the next step, unless the file is done, or could not take the one before."""
+        if self.is_at_work:
+            try:
+                step()
+            except RefusedError as error:
+                self.refusal, self.is_at_work = error, False
+
+    def prepare(self) -> None:
+        """Write all bytes under a temporary name, unless they are there."""
+        path, cleanup = self._path, self._cleanup
+        self._folder = folder = folders.open_folder(path.parent, self._root)
         cleanup.callback(files.close, folder)
-        existing = folders.stat_name(folder, path)
+        self._existing = existing = folders.stat_name(folder, path)
         if existing is not None:
             faults.check_regular(path, existing)
-            same = existing.st_size == len(data) and files.hash_file(path, folder=folder)[0]
-            if same == hashlib.sha256(data).hexdigest():
-                return False
-            if not replace:
+            same = existing.st_size == len(self._data) and files.hash_file(path, folder=folder)[0]
+            if same == hashlib.sha256(self._data).hexdigest():
+                self.is_at_work = False
+                return
+            if not self._replace:
                 raise faults.TakenError(path)
-        temporary = folders.temporary_name()
-        cleanup.callback(folders.discard, folder, temporary)  # before it exists, so that no interrupt can come between
+        cleanup.callback(folders.discard, folder, self._temporary)  # before it exists: no interrupt can come between
         with faults.writing(path):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
-            cleanup.callback(files.close, descriptor)
+            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+            cleanup.callback(files.close, self._fd)
             if existing is not None:
-                os.fchmod(descriptor, existing.st_mode & 0o777)
-            write_all(descriptor, memoryview(data))
-            os.fsync(descriptor)
-        if check is not None:
-            check(path.with_name(temporary))
-        with faults.writing(path):
-            if existing is None:
-                give_name(folder, temporary, path)
+                os.fchmod(self._fd, existing.st_mode & 0o777)
+            write_all(self._fd, memoryview(self._data))
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        with faults.writing(self._path):
+            os.fsync(self._fd)
+
+    def name(self) -> None:
+        """Give the file its name."""
+        if self._check is not None:
+            self._check(self._path.with_name(self._temporary))
+        with faults.writing(self._path):
+            if self._existing is None:
+                give_name(self._folder, self._temporary, self._path)
             else:
-                _replace(folder, temporary, path, files.FileState.from_stat(existing))
-        folders.sync_folder((path.parent, folder))
-    return True
+                _replace(self._folder, self._temporary, self._path, files.FileState.from_stat(self._existing))
+        self.is_written = True
+
+    def sync_folder(self) -> None:
+        """Wait until the name is on the disk."""
+        folders.sync_folder((self._path.parent, self._folder))
 
 
 def make_file(folder: int, path: Path, text: str) -> None:

@@ -392,28 +392,31 @@ class _Apply:
         """Write the `run.json` of each run whose files are all in place; for a move, let go of the sources."""
         ready = [work for work in self.at_work if work.all_staged and work.waiting == 0]
         self.at_work = [work for work in self.at_work if work not in ready]
-        for work in ready:
-            kept = tuple(e for e in work.run.record.checkpoints if e.file not in work.failed)
-            if not kept:
-                continue
-            wandb = tuple(dict.fromkeys((*work.run.record.wandb, *work.wandb)))
-            folder = self.plan.root / work.run.folder
-            curve = self._keep_curve(work.run)
-            try:
-                record = replace(work.run.record, checkpoints=kept, wandb=wandb, history=curve)
-                records.write_record(folder, record, root=self.plan.root)
-            except RefusedError as error:
-                self.failed.update(str(work.run.folder / entry.file) for entry in kept)
-                self._refuse(folder / records.RUN_FILE, error)
+        recorded = [(work, record) for work in ready if (record := self._record_of(work)) is not None]
+        root = self.plan.root
+        outcomes = records.write_records([(root / work.run.folder, record) for work, record in recorded], root=root)
+        for (work, record), outcome in zip(recorded, outcomes, strict=True):
+            folder = work.run.folder
+            if isinstance(outcome, RefusedError):
+                self.failed.update(str(folder / entry.file) for entry in record.checkpoints)
+                self._refuse(root / folder / records.RUN_FILE, outcome)
                 continue
             self.recorded_bytes += sum(item.size for item in work.run.placements)
             self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
                 for planned, placement in work.placed:
                     self._remove_source(planned, placement)
-                for folder in (item.source for item in work.run.placements if item.parts):
+                for source in (item.source for item in work.run.placements if item.parts):
                     with suppress(RefusedError):  # something else is in it
-                        moving.remove_empty_folder(folder.parent, PurePosixPath(folder.name))
+                        moving.remove_empty_folder(source.parent, PurePosixPath(source.name))
+
+    def _record_of(self, work: _RunAtWork) -> records.RunRecord | None:
+        """The record of a run whose files are in place; None where none of them is."""
+        kept = tuple(e for e in work.run.record.checkpoints if e.file not in work.failed)
+        if not kept:
+            return None
+        wandb = tuple(dict.fromkeys((*work.run.record.wandb, *work.wandb)))
+        return replace(work.run.record, checkpoints=kept, wandb=wandb, history=self._keep_curve(work.run))
 
     def _keep_curve(self, run: PlannedFolder) -> records.HistoryEntry | None:
         """Write a run's learning curve, where there is anything new of it."""

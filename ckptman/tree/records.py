@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ckptman.formats import containers, folder_bytes
-from ckptman.fs import FileState, write_atomically
+from ckptman.fs import FileState, placing, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention
@@ -491,6 +491,16 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
 def write_record(folder: Path, record: RunRecord, *, root: Path | None = None) -> bool:
     """Write the `run.json` of a run of the tree `root` atomically; False where it already says exactly this."""
     return _write(folder / RUN_FILE, record, root)
+
+
+def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> list[bool | RefusedError]:
+    """Write the `run.json` of many run folders of a tree, each atomically, and wait for the disk once for many.
+
+    Returns:
+        For each whether anything was written, or why it alone could not be.
+    """
+    files = [(folder / RUN_FILE, json_text.dump_json(json_text.document_of(record))) for folder, record in records]
+    return placing.write_together(files, replace=True, root=root)
 
 
 def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: Path | None = None) -> bool:
