@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -30,11 +31,34 @@ def make_folders(path: Path, root: Path) -> None:
         RefusedError: `symbolic-link` or `not-a-folder`, for what stands in the way; `name-too-long`.
         MachineError: as `placing.Batch.stage`.
     """
-    if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
-        raise UsageError(f"{shown(path)} is not below {shown(root)}", code="outside-root", fix="Name a folder in it.")
+    _check_below(path, root)
     _make_root(root)
     with faults.writing(path):
         files.close(descend(path, root, make=True))
+
+
+def make_all(paths: Iterable[Path], root: Path) -> None:
+    """As `make_folders`, of many: the disk is waited for once for each folder in which some are made.
+
+    Raises:
+        UsageError, RefusedError, MachineError: as `make_folders`.
+    """
+    made: dict[Path, int] = {}
+    _make_root(root)
+    try:
+        for path in paths:
+            _check_below(path, root)
+            with faults.writing(path):
+                files.close(descend(path, root, make=True, made=made))
+        files.in_parallel(sync_folder, list(made.items()))
+    finally:
+        for descriptor in made.values():
+            files.close(descriptor)
+
+
+def _check_below(path: Path, root: Path) -> None:
+    if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
+        raise UsageError(f"{shown(path)} is not below {shown(root)}", code="outside-root", fix="Name a folder in it.")
 
 
 def is_partial(name: str) -> bool:
@@ -125,8 +149,10 @@ def open_folder(path: Path, root: Path | None = None) -> int:
         return descend(path, path if root is None else root)
 
 
-def descend(path: Path, root: Path, *, make: bool = False) -> int:
+def descend(path: Path, root: Path, *, make: bool = False, made: dict[Path, int] | None = None) -> int:
     """As `open_folder`: open `root`, and from there each folder on the way in the one before, made where it is missing.
+
+    A folder in which one is made is synced, or entered into `made` with a descriptor, for the caller to do so.
 
     Raises:
         OSError: as open(2).
@@ -136,7 +162,7 @@ def descend(path: Path, root: Path, *, make: bool = False) -> int:
     try:
         for part in path.relative_to(root).parts:
             at = at / part
-            below = _enter_folder(descriptor, at, make=make)
+            below = _enter_folder(descriptor, at, make=make, made=made)
             files.close(descriptor)
             descriptor = below
     except BaseException:
@@ -158,11 +184,11 @@ def _make_root(root: Path) -> None:
             files.close(above)
 
 
-def _enter_folder(above: int, path: Path, *, make: bool) -> int:
+def _enter_folder(above: int, path: Path, *, make: bool, made: dict[Path, int] | None = None) -> int:
     """Open the folder `path`, which is directly in `above`; where it is missing, make it if that is wanted."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     if make and stat_name(above, path) is None:
-        _make_folder(above, path)
+        _make_folder(above, path, made)
     try:
         return os.open(path.name, flags, dir_fd=above)
     except OSError as error:
@@ -173,10 +199,14 @@ def _enter_folder(above: int, path: Path, *, make: bool) -> int:
         return os.open(path.name, flags, dir_fd=above)  # a link was there for a moment
 
 
-def _make_folder(above: int, path: Path) -> None:
+def _make_folder(above: int, path: Path, made: dict[Path, int] | None = None) -> None:
     with faults.writing(path), suppress(FileExistsError):
         os.mkdir(path.name, dir_fd=above)
-    sync_folder((path.parent, above))
+    if made is None:
+        sync_folder((path.parent, above))
+    elif path.parent not in made:
+        with faults.writing(path.parent):
+            made[path.parent] = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=above)
 
 
 def stat_name(folder: int, path: Path) -> os.stat_result | None:

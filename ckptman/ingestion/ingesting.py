@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -214,6 +216,7 @@ class _Apply:
         self.removed: list[Removal] = []
         self.histories: list[str] = []
         self.done_bytes = 0
+        self.counting = threading.Lock()
         self.synced_bytes = self.recorded_bytes = 0
         self.total_bytes = sum(p.size for run in plan.runs for p in run.placements)
         self.space = Space(0, 0)
@@ -229,8 +232,8 @@ class _Apply:
         try:
             with Batch(self.plan.root) as batch:
                 try:
-                    for planned in self.plan.runs:
-                        self._stage_run(batch, planned, with_wandb=with_wandb)
+                    for some in _together(self.plan.runs):
+                        self._place_runs(batch, some, with_wandb=with_wandb)
                 except MachineError:
                     with suppress(CkptmanError):
                         self._publish(batch)  # what was staged before the disk was full, say, is whole
@@ -276,19 +279,21 @@ class _Apply:
             warnings=_warnings(self.mode, self.plan),
         )
 
-    def _stage_run(self, batch: Batch, planned: PlannedFolder, *, with_wandb: bool) -> None:
-        work = _RunAtWork(planned)
-        folder = self.plan.root / planned.folder
-        if planned.placements:
-            make_folders(folder, self.plan.root)
-        self.at_work.append(work)
-        for placement in planned.placements:
-            self._stage(batch, work, placement, follow_symlinks=self.options.follow_symlinks)
-        if with_wandb:
-            for wandb_folder in planned.wandb_folders:
+    def _place_runs(self, batch: Batch, runs: Sequence[PlannedFolder], *, with_wandb: bool) -> None:
+        works = [_RunAtWork(run) for run in runs]
+        folders.make_all([self.plan.root / run.folder for run in runs if run.placements], self.plan.root)
+        self.at_work += works
+        wanted = [(work, item) for work in works for item in work.run.placements if not item.parts]
+        for at in range(0, len(wanted), placing.BATCH_SIZE):
+            self._stage(batch, wanted[at : at + placing.BATCH_SIZE], follow_symlinks=self.options.follow_symlinks)
+        for work in works:
+            for item in work.run.placements:
+                if item.parts:
+                    self._place_folder(work, item)
+            for wandb_folder in work.run.wandb_folders if with_wandb else ():
                 self._stage_wandb(batch, work, wandb_folder)
-        work.all_staged = True
-        self._finish_runs()
+            work.all_staged = True
+        self._publish(batch)
 
     def _place_folder(self, work: _RunAtWork, planned: FilePlacement) -> None:
         """Place a checkpoint that is a folder, before the next file is staged."""
@@ -307,25 +312,21 @@ class _Apply:
             work.placed.append((file, outcome))
         self.finished_files += 1
 
-    def _stage(self, batch: Batch, work: _RunAtWork, placement: FilePlacement, *, follow_symlinks: bool) -> None:
-        if placement.parts:
-            self._place_folder(work, placement)
-            return
-        try:
-            batch.stage(
-                placement.source,
-                self.plan.root / placement.destination,
-                self.mode,
-                expected=placement.state,
-                sha256_known=placement.sha256,
-                on_bytes=self._count,
-                follow_symlinks=follow_symlinks,
-            )
-        except RefusedError as error:
-            self._fail(work, placement, error)
-            return
-        work.waiting += 1
-        self.staged.append((work, placement))
+    def _stage(self, batch: Batch, files: Sequence[tuple[_RunAtWork, FilePlacement]], *, follow_symlinks: bool) -> None:
+        wanted = [
+            placing.Wanted(item.source, self.plan.root / item.destination, item.state, item.sha256, follow_symlinks)
+            for _, item in files
+        ]
+        outcomes = batch.stage_all(wanted, self.mode, on_bytes=self._count)
+        for (work, placement), error in zip(files, outcomes, strict=True):
+            if error is None:
+                work.waiting += 1
+                self.staged.append((work, placement))
+            elif isinstance(error, RefusedError):
+                self._fail(work, placement, error)
+        for error in outcomes:
+            if isinstance(error, MachineError):
+                raise error
         if batch.is_full:
             self._publish(batch)
 
@@ -353,7 +354,7 @@ class _Apply:
                 if placement is not None:
                     make_folders((self.plan.root / relative).parent, self.plan.root)
                     self.wandb_placed.append(str(relative))
-                    self._stage(batch, work, placement, follow_symlinks=False)
+                    self._stage(batch, [(work, placement)], follow_symlinks=False)
             except RefusedError as error:
                 self._refuse(path, error)
         work.wandb.append(str(kept))
@@ -527,8 +528,9 @@ class _Apply:
         return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)
 
     def _count(self, count: int) -> None:
-        self.done_bytes += count
-        self._tell("placing", self.done_bytes)
+        with self.counting:  # files are copied several at a time
+            self.done_bytes += count
+            self._tell("placing", self.done_bytes)
 
     def _synced(self, count: int) -> None:
         self.synced_bytes += count
@@ -537,6 +539,20 @@ class _Apply:
     def _tell(self, stage: str, done: int) -> None:
         if self.progress is not None and self.total_bytes:
             self.progress(stage, min(done, self.total_bytes), self.total_bytes)
+
+
+def _together(runs: Iterable[PlannedFolder]) -> Iterator[list[PlannedFolder]]:
+    """Runs whose files fit in one batch, or one run that has more."""
+    some: list[PlannedFolder] = []
+    count = 0
+    for run in runs:
+        if some and (count + len(run.placements) > placing.BATCH_SIZE or len(some) == placing.BATCH_SIZE):
+            yield some
+            some, count = [], 0
+        some.append(run)
+        count += len(run.placements)
+    if some:
+        yield some
 
 
 def _given(path: str | Path, what: str) -> Path:

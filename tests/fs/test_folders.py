@@ -21,15 +21,12 @@ from tests.helpers.failing_calls import (
     Injector,
     Stand,
     World,
-    as_working_folder,
     failing,
-    in_time,
     interrupting,
-    make_loop,
-    make_pipe,
     replace_everywhere,
     replace_os,
 )
+from tests.helpers.meddling import as_working_folder, in_time, make_loop, make_pipe
 from tests.helpers.placing import place_file
 
 

@@ -25,8 +25,8 @@ from tests.helpers.failing_calls import (
     order_of,
     replace_everywhere,
     replace_os,
-    rewrite,
 )
+from tests.helpers.meddling import rewrite
 from tests.helpers.placing import place_file
 
 HOW = {Mode.COPY: "copied", Mode.HARDLINK: "hard link", Mode.SYMLINK: "symbolic link", Mode.MOVE: "hard link"}

@@ -14,19 +14,8 @@ import pytest
 from ckptman.fs import FileState, Mode, moving
 from ckptman.fs.placing import Placement
 from ckptman.text.errors import RefusedError
-from tests.helpers.failing_calls import (
-    CONTENT,
-    SHA256,
-    World,
-    cut,
-    exchange,
-    failing,
-    grow,
-    lose,
-    replace_os,
-    rewrite,
-    rewrite_secretly,
-)
+from tests.helpers.failing_calls import CONTENT, SHA256, World, failing, replace_os
+from tests.helpers.meddling import cut, exchange, grow, lose, rewrite, rewrite_secretly
 from tests.helpers.placing import place_file
 
 

@@ -9,21 +9,10 @@ from pathlib import Path
 import pytest
 
 from ckptman.fs import FileState, folders, write_atomically
-from ckptman.fs.placing import TakenError
+from ckptman.fs.placing import TakenError, write_together
 from ckptman.text.errors import RefusedError
-from tests.helpers.failing_calls import (
-    CONTENT,
-    OTHER,
-    World,
-    exchange,
-    grow,
-    in_time,
-    lose,
-    make_link,
-    make_pipe,
-    nothing,
-    replace_os,
-)
+from tests.helpers.failing_calls import CONTENT, OTHER, World, order_of, replace_os
+from tests.helpers.meddling import exchange, grow, in_time, lose, make_link, make_pipe, nothing
 
 
 def test_a_new_document(world: World) -> None:
@@ -111,3 +100,26 @@ def test_a_document_that_appears_meanwhile_is_not_replaced(world: World, monkeyp
     with pytest.raises(TakenError):
         write_atomically(path, CONTENT, replace=True)
     assert path.read_bytes() == OTHER
+
+
+def test_many_files_are_written_together_and_one_that_cannot_be_keeps_no_other_from_it(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) / "run.json" for number in range(70)]
+    for path in paths:
+        path.parent.mkdir()
+    paths[0].write_bytes(CONTENT)
+    paths[1].write_bytes(OTHER)
+    paths[2].mkdir()
+    outcomes: list[bool | RefusedError] = []
+
+    def write() -> None:
+        outcomes.extend(write_together([(path, CONTENT) for path in paths], replace=True))
+
+    steps = order_of(write, of={"fsync", "link", "rename"})
+    assert outcomes[:2] == [False, True]
+    assert getattr(outcomes[2], "code", None) == "not-a-file"
+    assert outcomes[3:] == [True] * 67
+    assert {path.read_bytes() for path in paths if path.is_file()} == {CONTENT}
+    assert [path for path in tmp_path.rglob("*") if folders.is_partial(path.name)] == []
+    first = steps.index("rename")  # of the first 64, each is on the disk before any has a name
+    assert steps[:first].count("fsync") == 62
+    assert steps.count("fsync") == 2 * 68

@@ -9,9 +9,7 @@ import hashlib
 import inspect
 import os
 import shutil
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -312,6 +310,35 @@ def batching(world: World) -> Callable[[], None]:
     return act
 
 
+def batching_at_once(world: World) -> Callable[[], None]:
+    """Into new folders, several files at a time."""
+    names = [f"{folder}/{name}" for folder in ("one", "two") for name in ("c", "d")]
+    plan = [placing.Wanted(world.source(name.replace("/", "")), world.destination(name)) for name in names]
+    world.bystander()
+
+    def act() -> None:
+        folders.make_all([wanted.destination.parent for wanted in plan], world.tree)
+        with Batch() as batch:
+            missing = [wanted for wanted in plan if not is_there(wanted.destination)]
+            for outcome in (*batch.stage_all(missing, Mode.COPY), *batch.publish()):
+                if isinstance(outcome, CkptmanError):
+                    raise outcome
+
+    return act
+
+
+def writing_together(world: World) -> Callable[[], None]:
+    paths = [world.destination("c.json"), world.destination("d.json"), rewriting_path(world)]
+    world.source()
+
+    def act() -> None:
+        for outcome in placing.write_together([(path, CONTENT) for path in paths], replace=True):
+            if isinstance(outcome, RefusedError):
+                raise outcome
+
+    return act
+
+
 def placing_folder(mode: Mode) -> Act:
     def furnish(world: World) -> Callable[[], None]:
         sources = [world.source(name) for name in ("a.pt", "b.bin")]
@@ -334,10 +361,15 @@ def writing_one(world: World) -> Callable[[], None]:
     return lambda: void(write_atomically(path, CONTENT, replace=False))
 
 
-def rewriting(world: World) -> Callable[[], None]:
+def rewriting_path(world: World) -> Path:
     path = world.bystander("README.md")
     world.allowed[path].append(CONTENT)
     world.final[path] = CONTENT
+    return path
+
+
+def rewriting(world: World) -> Callable[[], None]:
+    path = rewriting_path(world)
     world.source()
     return lambda: void(write_atomically(path, CONTENT, replace=True))
 
@@ -356,6 +388,8 @@ ACTS: dict[str, Act] = {
     "move and remove the source": taking_the_source,
     "move within the tree": moving_within,
     "batch": batching,
+    "batch at once": batching_at_once,
+    "write together": writing_together,
     **{f"{mode.value} of a folder": placing_folder(mode) for mode in (Mode.COPY, Mode.HARDLINK, Mode.MOVE)},
     "write": writing_one,
     "rewrite": rewriting,
@@ -507,83 +541,3 @@ def order_of(deed: Callable[[], object], *, of: set[str]) -> list[str]:
 
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def nothing(path: Path) -> None:
-    """The control: a source that stays."""
-
-
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, 10)
-
-
-def rewrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(b"same size, other bytes")
-
-
-def rewrite_secretly(path: Path) -> None:
-    before = path.stat()
-    time.sleep(0.02)  # a tick of the kernel's clock
-    rewrite(path)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def exchange(path: Path) -> None:
-    twin = path.with_name("twin.pt")
-    twin.write_bytes(path.read_bytes())
-    os.utime(twin, ns=(10**18, 10**18))
-    twin.replace(path)
-
-
-def once(change: Callable[[Path], None], path: Path) -> Callable[[int], None]:
-    todo = [change]
-    return lambda _: todo.pop()(path) if todo else None
-
-
-@contextmanager
-def in_time(seconds: int = 5) -> Iterator[None]:
-    """Fail rather than wait for ever."""
-
-    def give_up(*_: object) -> None:
-        raise AssertionError("it waits")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def make_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_link(path: Path) -> None:
-    path.with_name("real.pt").write_bytes(CONTENT)
-    path.symlink_to("real.pt")
-
-
-def make_loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-@contextmanager
-def as_working_folder(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def lose(destination: Path) -> None:
-    destination.unlink()

@@ -212,7 +212,9 @@ def test_an_ingest_that_was_interrupted_is_completed(
     def stop(*args: object, **kwargs: object) -> None:
         raise MachineError("the power went", code="io-error", fix="Wait.")
 
-    name = "ckptman.fs.writing.give_folder_name" if at.startswith("before the f") else "ckptman.tree.records._write"
+    name = (
+        "ckptman.fs.writing.give_folder_name" if at.startswith("before the f") else "ckptman.tree.records.write_records"
+    )
     with monkeypatch.context() as patched:
         patched.setattr(name, stop)
         patched.setattr("ckptman.fs.folders.discard_tree", lambda *_: None)  # as where the process was killed
