@@ -112,7 +112,7 @@ def keys(ctx: typer.Context) -> Iterator[str]:
     from ckptman.tree import records
 
     row = (name for name in records.CheckpointRow.__dataclass_fields__ if name != "family")
-    facets = (facet.name for facet in convention_for(ctx, _tree(ctx)).family_facets)
+    facets = (facet.name for facet in convention_for(ctx, _tree(ctx)).told_facets)
     yield from (*TrainConfig.__dataclass_fields__, *row, *facets, "final", "k", "gen_em")
     for run in islice(_runs(_tree(ctx)), _MOST_RECORDS):
         yield from records.read_record(run).metrics

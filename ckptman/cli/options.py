@@ -202,9 +202,9 @@ def _convention_of(ctx: Any) -> Convention:
 
 
 def _facet_params(convention: Convention, *, lists: bool) -> list[Any]:
-    """An option for each facet that is a level of the tree, as Typer makes them."""
+    """An option for each facet that commands ask for, as Typer makes them."""
     made = {}
-    for facet in convention.family_facets:
+    for facet in convention.told_facets:
         words = [value.word for value in facet.values]
         options = [value.option for value in facet.values]
         kind: Any = list[str] | None
@@ -297,7 +297,7 @@ def check_group_alone(group: object, context: typer.Context, convention: Convent
     """Refuse `--group` beside the options for what it says: K and the facets."""
     if group is not None and (any(other is not None for other in others) or chosen_facets(context, convention)):
         raise UsageError(
-            f"--group says K and {' and '.join(facet.title for facet in convention.family_facets)} already",
+            f"--group says K and {' and '.join(facet.title for facet in convention.told_facets)} already",
             code="bad-usage",
             fix="Leave out --k and the options for these.",
         )

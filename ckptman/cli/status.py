@@ -215,7 +215,7 @@ def _is_untouched(item: RunStanding) -> bool:
 
 def _title(pattern: GroupPattern, convention: Convention) -> str:
     families = placement.families_of(pattern, convention)
-    return placement.family_title(families[0], convention) if len(families) == 1 else pattern.title
+    return (placement.family_title(families[0], convention) if len(families) == 1 else "") or pattern.title
 
 
 def _map(

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
-from ckptman.rules import Convention, TrainConfig, comparing, convention_file
+from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
@@ -42,12 +42,15 @@ class ListedCheckpoint:
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     """The run's last metrics."""
+    facets: Mapping[str, Any] = field(default_factory=dict)
+    """Its facets that are no levels of the tree, where they are known."""
 
     @cached_property
     def fields(self) -> dict[str, Any]:
         """What conditions call the checkpoint's own values."""
         return {
             **self.row.fields,
+            **{name: value for name, value in self.facets.items() if name not in self.row.family},
             "final": self.final,
             "k": self.k,
             "gen_em": None if self.generalization is None else self.generalization.value,
@@ -231,7 +234,7 @@ def known_keys(convention: Convention) -> frozenset[str]:
     return frozenset(
         {
             *(field.name for field in dataclasses.fields(records.CheckpointRow) if field.name != "family"),
-            *(facet.name for facet in convention.family_facets),
+            *(facet.name for facet in convention.told_facets),
             *("final", "k", "gen_em"),
             *(field.name for field in dataclasses.fields(TrainConfig)),
             *(key for name_field in convention.fields for key in name_field.config),
@@ -273,6 +276,7 @@ def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
                     generalization=run.measured,
                     config=run.record.config,
                     metrics=run.record.metrics,
+                    facets=placement.other_facets(run.record.config, run.convention),
                 )
 
 

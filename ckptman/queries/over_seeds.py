@@ -182,7 +182,7 @@ def thresholds(found: Results, least: float, convention: Convention) -> tuple[Th
 
 def differences(found: Results, key: str, convention: Convention) -> tuple[Difference, ...]:
     """The rows that agree in all but one key, side by side; rows without a partner are left out."""
-    key = next((facet.name for facet in convention.family_facets if facet.config == key), key)
+    key = next((facet.name for facet in convention.told_facets if facet.config == key), key)
     if found.rows and not any(key in row.settings for row in found.rows):
         raise UsageError(
             f"the results have no column {key!r}", code="unknown-key", fix=f"Columns are: {', '.join(found.by)}"
@@ -215,7 +215,7 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     """What tells configurations apart: place, K, the axes, and whatever else differs where these agree."""
     first = [members[0] for members in groups]
     lengths = () if convention.k_key is None else (convention.k_key,)
-    facets = (facet.name for facet in convention.family_facets)
+    facets = (facet.name for facet in convention.told_facets)
     shown = (*facets, "group", *lengths, "task", *convention.axis_titles)
     alike: dict[object, list[ListedCheckpoint]] = {}
     for item in first:

@@ -93,6 +93,17 @@ def family_folder(family: Family, convention: Convention) -> PurePosixPath:
     return convention.folders.family_folder(family)
 
 
+def family_folders(convention: Convention) -> tuple[PurePosixPath, ...] | None:
+    """Every folder that groups may lie in, relative to the root; None where any name may be one, or none is."""
+    layout = convention.folders
+    above = [facet for level in range(layout.group_level - 1) for facet in layout.facets_of(level)]
+    if not above or any(not facet.values for facet in above):
+        return None
+    known = {facet.name: [value.value for value in facet.values] for facet in above}
+    any_of = [known.get(facet.name, [None]) for facet in convention.family_facets]
+    return tuple(dict.fromkeys(family_folder(family, convention) for family in itertools.product(*any_of)))
+
+
 def family_title(family: Family, convention: Convention) -> str:
     """A family for people: `With LayerNorm, dynamic training`."""
     return ", ".join(facet.heading(value) for facet, value in zip(convention.family_facets, family, strict=True))
@@ -145,6 +156,13 @@ def facets_of(config: Mapping[str, Any], convention: Convention) -> dict[str, Sc
         with suppress(RefusedError):
             found[facet.name] = facet.of(config)
     return found
+
+
+def other_facets(config: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
+    """The value of each facet that commands tell and that is no level of the tree, where a configuration has one."""
+    told = convention.told_facets[len(convention.family_facets) :]
+    known = facets_of(config, convention) if told else {}
+    return {facet.name: known[facet.name] for facet in told if facet.name in known}
 
 
 def group_of(config: Mapping[str, Any], said: str | None, convention: Convention) -> tuple[str, GroupPattern | None]:

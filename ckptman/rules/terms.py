@@ -262,6 +262,12 @@ class Convention:
         return self.folders.facets
 
     @cached_property
+    def told_facets(self) -> tuple[Facet, ...]:
+        """The facets that commands tell and ask for: the levels of the tree, and all others whose values are known."""
+        others = (facet for facet in self.facets.values() if facet.values and facet not in self.family_facets)
+        return (*self.family_facets, *others)
+
+    @cached_property
     def k_key(self) -> str | None:
         """The configuration key of K; None where the convention has no such facet."""
         return self.facets[K].config if K in self.facets else None

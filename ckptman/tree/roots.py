@@ -30,14 +30,13 @@ class WrongRoot:
 def is_tree_root(folder: Path, convention: Convention) -> bool:
     """Whether a folder looks like the root of a tree: it has the folder of a family. Nothing below is read."""
     # os.path's tests are False in a folder that may not be entered, where pathlib's raise.
-    if convention.folders.group_level > 1:
-        homes = {placement.family_folder(family, convention) for family in placement.families(convention)}
+    if (homes := placement.family_folders(convention)) is not None:
         return any(os.path.isdir(folder / home) for home in homes)  # noqa: PTH112
     return any(os.path.isfile(run / records.RUN_FILE) for run in _some_runs(folder, convention))  # noqa: PTH113
 
 
 def _some_runs(folder: Path, convention: Convention) -> Iterator[Path]:
-    """Folders where runs would lie, one in each folder that begins like a tree's."""
+    """Folders where runs would lie, as far as folders are called as their levels."""
     depth = convention.folders.depth
     pending = [folder]
     while pending:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ckptman.rules import Convention, comparing, terms
+from ckptman.rules import Convention, comparing, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree import contents, history, metrics
 
@@ -148,8 +148,8 @@ class Selection:
 
 
 def sided(convention: Convention) -> terms.Facet | None:
-    """The facet whose two values figures tell apart: the first level of the tree that has two values of a key."""
-    return next((f for f in convention.family_facets if f.config is not None and len(f.values) == 2), None)
+    """The facet whose two values figures tell apart: the first one with two values of a key."""
+    return next((f for f in convention.told_facets if f.config is not None and len(f.values) == 2), None)
 
 
 def side_title(side: terms.Scalar, convention: Convention) -> str:
@@ -173,9 +173,9 @@ class _Places:
         rules = [(regime, rule) for grid in convention.grids.values() for regime, rule in grid.regimes.items()]
         axes = [axis for grid in convention.grids.values() for axis in grid.axes]
         shared = [axis for axis in dict.fromkeys(axes) if all(axis in rule.axes for _, rule in rules)]
-        apart = {facet.config for facet in convention.family_facets}
+        apart = {facet.config for facet in convention.told_facets}
         self.panels = [axis for axis in shared if axis not in apart][:2]
-        words = [value.word for facet in convention.family_facets for value in facet.values]
+        words = [value.word for facet in convention.told_facets for value in facet.values]
         self.series = {
             regime: tuple(dict.fromkeys(
                 axis for name, rule in rules if name == regime for axis in rule.axes
@@ -199,7 +199,9 @@ class _Places:
 
     def _regime(self, run: contents.Run) -> str:
         """The part of the grid that a run's family is of."""
-        return next((str(value) for value in run.family or () if self.series.get(str(value))), "")
+        facets = placement.facets_of(run.config, self.convention)
+        known = (facets.get(facet.name) for facet in self.convention.told_facets)
+        return next((str(value) for value in known if self.series.get(str(value))), "")
 
     def _apart(self, cell: Sequence[tuple[contents.Run, Any]]) -> list[str]:
         """The keys in which runs differ that would otherwise be taken for seeds of one configuration."""
@@ -210,8 +212,9 @@ class _Places:
     def _shown(self, run: contents.Run, k: int | None, apart: Sequence[str]) -> Shown:
         assert run.family is not None
         assert run.record is not None  # it was placed
-        named, facet = self.convention.folders.named(run.family), sided(self.convention)
-        side = None if facet is None else named[facet.name]
+        facet = sided(self.convention)
+        named = {**placement.facets_of(run.config, self.convention), **self.convention.folders.named(run.family)}
+        side = None if facet is None else named.get(facet.name)
         sides = [] if facet is None else [value.value for value in facet.values]
         regime = self._regime(run)
         regimes = list(self.series)
@@ -233,8 +236,9 @@ class _Places:
 
     def _fixed(self, run: contents.Run) -> str:
         """The values of the facets that conditions decide, such as `fixed`."""
-        named = self.convention.folders.named(run.family or ())
-        return " ".join(str(named[facet.name]) for facet in self.convention.family_facets if facet.config is None)
+        known = placement.facets_of(run.config, self.convention)
+        conditions = (facet.name for facet in self.convention.told_facets if facet.config is None)
+        return " ".join(str(known[name]) for name in conditions if name in known)
 
     def _panel(self, config: Mapping[str, Any], axes: Sequence[str]) -> str:
         return ", ".join(
