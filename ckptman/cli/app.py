@@ -103,6 +103,15 @@ def _options(
             help="Rules and settings; by default the nearest ckptman.yaml in the tree or above it.",
         ),
     ] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            "--convention",
+            envvar="CKPTMAN_CONVENTION",
+            metavar="NAME",
+            help="A convention that comes with ckptman, in place of a ckptman.yaml: ckptman config lists them.",
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the result, warnings and errors only: no progress, no advice.")
     ] = False,
@@ -115,6 +124,8 @@ def _options(
         raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
     from ckptman.rules import convention_file
 
+    if convention is not None:
+        config = _shipped(convention, config)
     context.obj = config
     file = config or convention_file.find_file(Path.cwd())
     if file is not None:
@@ -126,6 +137,24 @@ def _options(
         from ckptman.cli.here import show_here
 
         show_here(context)
+
+
+def _shipped(name: str, config: Path | None) -> Path:
+    """The file of a shipped convention."""
+    from ckptman.rules import convention_file
+
+    if config is not None:
+        raise UsageError("--convention and --config are two rules", code="bad-usage", fix="Give one of them.")
+    known = convention_file.shipped()
+    if name not in known:
+        from ckptman.text import wording
+
+        raise UsageError(
+            f"there is no convention {name!r}{wording.did_you_mean(name, known)}",
+            code="no-config",
+            fix=f"There are: {', '.join(known)}. A file of your own is named with --config.",
+        )
+    return known[name]
 
 
 def convention_for(context: typer.Context, root: Path, numbering: str | None = None) -> Convention:

@@ -11,6 +11,7 @@ from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Root, tree_of
 from ckptman.cli.tables import print_table, value_text
 from ckptman.cli.text import console, plain
+from ckptman.rules import convention_file
 from ckptman.tree import records
 
 
@@ -32,6 +33,7 @@ def _config(context: typer.Context, root: Root = None, as_json: Json = False) ->
         return
     out = console()
     out.print(plain(f"rules: {file}"))
+    out.print(plain(f"conventions to name with --convention: {', '.join(convention_file.shipped())}"))
     print_table(out, [("Setting", "Value", "From", "Of"), *rows], give=("-Of", "From", "Value"))
 
 

@@ -14,7 +14,7 @@ from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.progress import ByteProgress
 from ckptman.cli.text import console, count_text, plain, size_text
-from ckptman.fs import Mode
+from ckptman.fs import Mode, write_atomically
 from ckptman.ingestion import IngestResult, ingest
 from ckptman.raw import examination, overwritten, scanning
 from ckptman.rules import Convention, convention_file
@@ -91,13 +91,25 @@ def _ingest(
         )
     for message in result.warnings:
         warn(message)
+    kept = result.placed and not dry_run and _keep_rules(context, result.plan.root)
     if as_json:
         print_json(result.to_json())
     else:
         show(result, rules, console(), verbose=verbose)
+        if kept:
+            console(stderr=True).print(plain(f"{kept} says by which convention this tree is sorted", "dim"))
         if result.placed and not result.dry_run:
             _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
     raise typer.Exit(1 if result.refused else 0)
+
+
+def _keep_rules(context: typer.Context, root: Path) -> str:
+    """Write into a tree that no ckptman.yaml is for which shipped convention it is sorted by; its name, or empty."""
+    name = context.parent.params.get("convention") if context.parent is not None else None
+    if name is None or convention_file.find_file(root) is not None:
+        return ""
+    write_atomically(root / convention_file.FILE_NAME, f"extends: {name}\n".encode(), replace=False)
+    return convention_file.FILE_NAME
 
 
 def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool) -> None:

@@ -32,7 +32,7 @@ from ckptman.cli.options import (
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import clean, console, count_text, plain, prose
-from ckptman.rules import Convention, GroupPattern, placement, selection, terms
+from ckptman.rules import Convention, GroupPattern, convention_file, placement, selection, terms
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
 from ckptman.text import UsageError
 from ckptman.tree import roots, standing
@@ -240,8 +240,9 @@ def _map(
     for start in range(0, len(lengths), most):
         shown = lengths[start : start + most]
         of = f"{terms.K} " if tuple(pattern.holes) == (terms.K,) else ""
+        held = "" if of or not pattern.holes else f"{' '.join(pattern.holes)}:  "
         head = "".join(f"{f'{of}{k}' if i == 0 else k!s:<{width}}" for i, k in enumerate(shown))
-        yield plain(f"{'':<{left}}{head}".rstrip(), "dim")
+        yield plain(f"{held:>{left}}{head}".rstrip(), "dim")
         for called, row in zip(names, cells.values(), strict=True):
             line = plain(f"{called:<{left}}")
             for k in shown:
@@ -331,7 +332,10 @@ def _where_flags(out: Path | None, numbering: str | None, config: Path | None) -
     """The options of `train` that say where, and by which rules; only those that were given here."""
     flags = [] if out is None else ["--out", str(out)]
     flags += [] if numbering is None else ["--numbering", numbering]
-    if config is not None:
+    name = next((name for name, file in convention_file.shipped().items() if file == config), None)
+    if name is not None:
+        warn(f"the commands are for the convention {name}: put --convention {name} before train")
+    elif config is not None:
         warn(f"the commands are for the rules of {clean(config)}: put --config before train, or set CKPTMAN_CONFIG")
     return flags
 

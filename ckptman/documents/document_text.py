@@ -77,6 +77,21 @@ def all_axes(convention: Convention) -> list[str]:
     return list(dict.fromkeys(axis for grid in convention.grids.values() for axis in grid.axes))
 
 
+def each_group(convention: Convention) -> str:
+    """What tells the groups of the grids apart: `one K`, or `one combination of vocab_n, n_embd and K`."""
+    holes = list(dict.fromkeys(hole for pattern in convention.groups for hole in pattern.holes))
+    if not holes:
+        return "one name"
+    if len(holes) == 1:
+        return "one K, the longest trained list" if holes[0] == convention.k_hole else markdown.text(f"one {holes[0]}")
+    return markdown.text(f"one combination of {', '.join(holes[:-1])} and {holes[-1]}")
+
+
+def every_group(convention: Convention) -> str:
+    """What there is a group for: `each K`."""
+    return each_group(convention).partition(",")[0].replace("one", "each", 1)
+
+
 def axis_title(axis: str, convention: Convention) -> str:
     """An axis for the head of a table."""
     return markdown.text(convention.axis(axis).title)

@@ -19,7 +19,8 @@ def construction(convention: Convention) -> str:
         "## How the grid is built",
         markdown.paragraph(
             "A task id is the index, from 0, of a combination of values in the cross product of the axes; the last",
-            "axis varies fastest. There is a group for each K, a task for each combination, a run for each seed.",
+            f"axis varies fastest. There is a group for {say.every_group(convention)}, a task for each combination, a "
+            "run for each seed.",
         ),
     ]
     for grid in convention.grids.values():

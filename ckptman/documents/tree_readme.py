@@ -160,7 +160,7 @@ def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
         )
     parts = [
         markdown.paragraph(
-            "A group holds the runs for one K, the longest trained list; a task of it those with one combination of",
+            f"A group holds the runs for {say.each_group(convention)}; a task of it those with one combination of",
             f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
         )
     ]

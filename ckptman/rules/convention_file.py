@@ -38,6 +38,8 @@ from ckptman.text import CkptmanError, ConfigurationError, RefusedError, strict_
 
 FILE_NAME = "ckptman.yaml"
 BUILT_IN = Path(__file__).with_name("convention.yaml")
+SHIPPED = Path(__file__).with_name("conventions")
+_BUILT_IN_NAME = "built-in"
 
 T = TypeVar("T")
 
@@ -77,9 +79,7 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
         ConfigurationError: naming the file, the key and the nearest known one; (`unknown-numbering`) where a grid has
             no numbering `numbering`.
     """
-    document = _built_in_document()
-    if file is not None:
-        document = _merged(document, _read(file), str(file))
+    document = _built_in_document() if file is None else _extended(_read(file), str(file))
     convention = _build(document, str(file or BUILT_IN.name), file)
     if numbering is not None:
         convention = replace(convention, numbering=numbering)
@@ -123,6 +123,29 @@ def _read(file: Path) -> dict[str, Any]:
 @cache
 def _built_in_document() -> dict[str, Any]:
     return _read(BUILT_IN)
+
+
+def shipped() -> dict[str, Path]:
+    """The conventions that come with ckptman beside the built-in one, by name."""
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def _extended(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """A file's rules, laid over those that it extends: the built-in ones, or others that are shipped."""
+    document = dict(document)
+    name = _text(document.pop("extends", _BUILT_IN_NAME), f"{where}: extends")
+    known = shipped()
+    if name != _BUILT_IN_NAME and name not in known:
+        raise _bad(f"{where}: extends: there is no convention {name!r}{_near(name, (_BUILT_IN_NAME, *known))}")
+    base = _built_in_document() if name == _BUILT_IN_NAME else _extended(_read(known[name]), str(known[name]))
+    replaced = document.pop("replaces", [])
+    for section in _list_of(_text)(replaced, f"{where}: replaces") if replaced else ():
+        if section not in base:
+            raise _bad(f"{where}: replaces: there is no section {section!r}{_near(section, base)}")
+        if section not in document:
+            raise _bad(f"{where}: replaces: {section} is not said here; give what takes its place")
+    base = {key: value for key, value in base.items() if key not in replaced}
+    return dict(_merged(base, document, where))
 
 
 def _merged(base: Any, extension: Any, where: str) -> Any:

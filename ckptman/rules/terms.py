@@ -272,6 +272,11 @@ class Convention:
         """The configuration key of K; None where the convention has no such facet."""
         return self.facets[K].config if K in self.facets else None
 
+    @property
+    def k_hole(self) -> str:
+        """What stands for K in the name of a group; empty in a convention without one."""
+        return K if self.k_key is not None else ""
+
     def key_of(self, name: str) -> str | None:
         """The configuration key of a facet or a key; None for a facet that conditions decide."""
         return self.facets[name].config if name in self.facets else name
