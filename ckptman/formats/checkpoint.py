@@ -13,12 +13,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ckptman.formats import alike
 from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.bounded import Member
 from ckptman.formats.pickle_reader import read_pickle
@@ -159,9 +160,33 @@ def read_checkpoint(
 
 def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:
     """As `read_checkpoint`, of an archive that is open."""
-    pickled = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
+    data = archive.read(PICKLE, archive.size)
+    seed = alike.seed_of(data, rules)
+    if seed is not None and (known := alike.known(seed)) is not None:
+        info, storages = known
+        check_storages(archive, storages)
+        return replace(info, size=archive.size)
+    pickled = read_pickle(data, config_classes=rules.config_classes, inert=rules.inert)
     check_storages(archive, pickled.storages.values())
-    return describe(pickled, rules, archive)
+    source = _Watched(archive)
+    info = describe(pickled, rules, source)
+    if seed is not None and not source.was_read:
+        alike.learn(seed, rules, info, pickled.storages.values())
+    return info
+
+
+class _Watched:
+    """An archive, and whether anything but its pickle was read of it."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self.size = archive.size
+        self.was_read = False
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        """As `Archive.part`."""
+        self.was_read = True
+        return self._archive.part(name, start, size)
 
 
 def describe(pickled: Pickled, rules: terms.CheckpointRules, source: Source) -> CheckpointInfo:
