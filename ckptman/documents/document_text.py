@@ -89,7 +89,7 @@ def each_group(convention: Convention) -> str:
 
 def every_group(convention: Convention) -> str:
     """What there is a group for: `each K`."""
-    return each_group(convention).partition(",")[0].replace("one", "each", 1)
+    return each_group(convention).replace(", the longest trained list", "").replace("one", "each", 1)
 
 
 def axis_title(axis: str, convention: Convention) -> str:

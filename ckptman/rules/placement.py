@@ -29,7 +29,7 @@ class Place:
     """The values of the facets that are levels of the tree, by name."""
     group: str
     task: int | None
-    """None where the tree has no task folders."""
+    """None for a run of a group of no known pattern, where the source says none and the tree needs none."""
     seed: int | None
     notes: tuple[str, ...]
     """Values of axes outside the numbering, such as `mlp0`, for the run folder's name."""
@@ -219,7 +219,7 @@ def place_of(
     notes: tuple[str, ...] = ()
     task: int | None = None
     if pattern is None:
-        task = source_task if convention.folders.has_tasks else None
+        task = source_task
         if task is None and convention.folders.has_tasks:
             raise RefusedError(
                 f"the group {group!r} is of no known pattern, and the source folder has no task id",
@@ -232,7 +232,7 @@ def place_of(
         naming = naming_of(convention)
         apart = outside(grid, pattern.regime, convention.numbering)
         if not convention.folders.has_tasks:
-            task, apart = None, grid.regimes[pattern.regime].axes
+            apart = grid.regimes[pattern.regime].axes
         notes = tuple(naming.short(axis, config) for axis in apart)
     seed = comparing.whole(config.get(convention.seed_key))
     return Place(

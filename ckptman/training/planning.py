@@ -175,6 +175,12 @@ def training_configs(
         asked = {"layernorm": layernorm, "regime": "fixed" if fixed else "dynamic"}
         pattern = placement.default_pattern(convention, asked if facets is None else facets)
         held = {} if k is None else {terms.K: k}
+    if k is not None and group is None and terms.K not in pattern.holes:
+        raise UsageError(
+            f"the groups {pattern.pattern} are not told apart by K",
+            code="bad-usage",
+            fix="Name one with --group; ckptman task shows them.",
+        )
     if terms.K in pattern.holes and terms.K not in held:
         raise UsageError(
             "K is not given" if group is None else f"the name of the group {group!r} does not say K",

@@ -172,7 +172,7 @@ class RunRecord:
     family: Mapping[str, Any]
     """Its value of each facet that is a level of the tree."""
     task: int | None
-    """None where the tree has no task folders."""
+    """None where neither a grid nor the source says one."""
     seed: int | None = None
     config_source: str
     """`checkpoint`, `beside`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""

@@ -389,7 +389,7 @@ def test_a_record_that_cannot_be_read_or_written_is_a_warning(tree: Path, monkey
     assert warning.startswith(f"{broken} is evaluated, but not recorded: ")
     assert (broken.parent / "run.json").read_text() == "{"
 
-    def full(*_: object) -> bool:
+    def full(*_: object, **__: object) -> bool:
         raise MachineError("the disk is full", code="disk-full")
 
     monkeypatch.setattr("ckptman.tree.records.write_record", full)
