@@ -123,7 +123,7 @@ def _results(
 
     Example: ckptman results --threshold 0.95
 
-    Example: ckptman results --versus use_layernorm
+    Example: ckptman results --versus use_mlp
     """
     if sum((threshold is not None, versus is not None, as_csv)) > 1 or (as_csv and (as_json or by)):
         raise UsageError(

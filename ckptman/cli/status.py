@@ -104,7 +104,7 @@ def _status(
     is there, and cannot be used), failed, partial (it has no end yet), overwritten or missing. What is known comes from
     the raw outputs, the tree, or both. Exit status 1 means that runs have failed, or that files could not be used.
 
-    Example: ckptman status --k 8 --regime dynamic
+    Example: ckptman status --k 8 --regime fixed
 
     Example: ckptman status --k 8 --missing
     """

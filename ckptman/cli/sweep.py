@@ -186,7 +186,7 @@ def _sweep(
     up, or that has to make room for another, saves its run and goes into the queue again. ckptman status shows where
     they stand.
 
-    Example: ckptman sweep --k 4-16:2 --regime dynamic --layernorm on --dry-run
+    Example: ckptman sweep --k 4-16:2 --regime fixed --dry-run
 
     Example: ckptman sweep --k 8 --executor slurm --gpus 1 --time 1:00:00 --dry-run
     """

@@ -27,7 +27,7 @@ MEASURED_BY = "Figures from W&B are the last that training logged, those from ev
 
 
 def family_title(family: terms.Family, convention: Convention) -> str:
-    """A family for a heading: `With LayerNorm, dynamic training`."""
+    """A family for a heading: `With LayerNorm, fixed single-K training`."""
     return markdown.text(placement.family_title(family, convention) or "All runs")
 
 

@@ -1,6 +1,6 @@
 """What the runs of a tree reached: a row for each configuration, over its seeds.
 
-    results(root, where=[parse_where("regime == 'dynamic'")], metric="gen/K20/token_acc").rows
+    results(root, where=[parse_where("regime == 'fixed'")], metric="gen/K20/token_acc").rows
 
 A run counts once, by the metrics in its `run.json`, whether or not its checkpoints are listed one by one.
 """

@@ -51,7 +51,7 @@ Condition = tuple[Comparison, ...]
 
 
 def parse_condition(text: str) -> Condition | None:
-    """The comparisons in `train_min_k == train_max_k and n_layers > 1`; None for any other text."""
+    """The comparisons in `shortest == longest and n_layers > 1`; None for any other text."""
     found = []
     for part in re.split(r"\s+and\s+", text):
         match = _COMPARISON.fullmatch(part)

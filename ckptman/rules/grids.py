@@ -91,7 +91,7 @@ def outside(grid: Grid, regime: str, numbering: str) -> tuple[str, ...]:
 
 
 def regime_label(regime: str) -> str:
-    """A part of a grid in front of `task`, for people: `dynamic `; empty for the only one."""
+    """A part of a grid in front of `task`, for people, such as `fixed `; empty for the only one."""
     return f"{regime} " if regime else ""
 
 

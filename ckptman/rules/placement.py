@@ -105,7 +105,7 @@ def family_folders(convention: Convention) -> tuple[PurePosixPath, ...] | None:
 
 
 def family_title(family: Family, convention: Convention) -> str:
-    """A family for people: `With LayerNorm, dynamic training`."""
+    """A family for people: `With LayerNorm, fixed single-K training`."""
     return ", ".join(facet.heading(value) for facet, value in zip(convention.family_facets, family, strict=True))
 
 

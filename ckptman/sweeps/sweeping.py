@@ -314,7 +314,7 @@ def _config(run: selecting.GridRun, recipe: Mapping[str, Any], convention: Conve
         raise UsageError(
             f"{', '.join(clash)} cannot be set for a sweep: the grid decides it",
             code="set-by-the-task",
-            fix="Choose the runs with --k, --task, --seed, --regime, --layernorm and --group.",
+            fix="Choose the runs with --k, --task, --seed, --group and the options for facets.",
         )
     values = {**run.values, **recipe, convention.group_key: run.group}
     return TrainConfig.from_dict(values, strict=True)
