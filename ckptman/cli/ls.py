@@ -78,8 +78,8 @@ def _ls(
     A condition compares a key with a value by ==, !=, <, <=, >, >=; conditions are joined by and, or, not, and
     parentheses. Keys are those of the configuration (n_layers), of the run's metrics (gen/K17/exact_match_acc), and of
     a checkpoint itself: path, size, group, task, source_task, seed, run_id, kind, step, final, k, each facet of the
-    convention (regime), and gen_em, the run's generalization from 0 to 1. A value that was not measured fulfils no comparison; KEY is
-    missing asks for it.
+    convention (regime), and gen_em, the run's generalization from 0 to 1. A value that was not measured fulfils no
+    comparison; KEY is missing asks for it.
 
     Example: ckptman ls --final --where "gen_em >= 0.95 and n_layers == 1" --sort -gen_em
     """
