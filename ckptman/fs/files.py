@@ -27,6 +27,9 @@ _CHUNK = 1 << 20
 SYNC_THREADS = 8
 """Requests to a disk at once."""
 
+CORES = min(4, os.cpu_count() or 1)
+"""Threads that copy or hash: more would wait for the disk, or for each other."""
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 

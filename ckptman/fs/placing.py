@@ -43,8 +43,6 @@ from ckptman.text import CkptmanError, MachineError, RefusedError
 BATCH_SIZE = 64
 """Files at which a `Batch` is full: with up to three descriptors for each, it stays below a usual limit of 256."""
 
-_COPY_THREADS = min(4, os.cpu_count() or 1)
-
 _FICLONE = 0x40049409
 """`FICLONE`, `_IOW(0x94, 9, int)` in linux/fs.h as x86, ARM and RISC-V encode it; elsewhere it fails, and we copy."""
 
@@ -271,7 +269,7 @@ class Batch:
                 raise
             return None
 
-        return files.in_parallel(prepare, list(zip(wanted, begun, strict=True)), _COPY_THREADS)
+        return files.in_parallel(prepare, list(zip(wanted, begun, strict=True)), files.CORES)
 
     def publish(self) -> list[Placement | RefusedError]:
         """Give all staged files their final names, durably, and empty the batch.
