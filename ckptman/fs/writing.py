@@ -217,11 +217,11 @@ def give_name(folder: int, temporary: str, destination: Path) -> None:
 
 
 def _one_file(folder: int, one: str, other: str) -> bool:
-    first = os.stat(one, dir_fd=folder, follow_symlinks=False)
     try:
-        return os.path.samestat(first, os.stat(other, dir_fd=folder, follow_symlinks=False))
-    except FileNotFoundError:  # it has gone since
+        first, second = (os.stat(name, dir_fd=folder, follow_symlinks=False) for name in (one, other))
+    except FileNotFoundError:  # one has gone since
         return False
+    return os.path.samestat(first, second)
 
 
 def _rename_to_free_name(folder: int, temporary: str, destination: Path) -> None:
