@@ -39,8 +39,11 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
     wrong = dict(_wrong_records(inventory, files, convention))
     extra = (run for run in inventory.runs if run.origin is contents.Origin.EXTRA)
     strangers = {file.path: run.place.folder for run in extra if run.place is not None for file in run.files}
+    yield from _check_digests(inventory)
     for folder in inventory.scan.runs:
-        if folder.path in wrong:
+        if folder.record is not None and _is_changed(inventory.scan.root / folder.path / records.RUN_FILE):
+            yield finding("record-changed", folder.path / records.RUN_FILE, records.CHANGED)
+        elif folder.path in wrong:
             fix = "Move run.json out of the tree, and ingest the run's source again, which writes it anew."
             yield finding("config-disagrees", folder.path / records.RUN_FILE, _listed(wrong[folder.path]), fix)
         elif folder.record is not None:
@@ -64,6 +67,23 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         if run.folder not in wrong:
             yield from _check_place(run)
     yield from _check_duplicates(inventory)
+
+
+def _is_changed(file: Path) -> bool:
+    try:
+        return not records.is_as_written(file)
+    except OSError:
+        return False  # which is another matter
+
+
+def _check_digests(inventory: Inventory) -> Iterator[Finding]:
+    """The lists of a tree that were changed since ckptman wrote them."""
+    unusable = {path for path, _ in inventory.scan.unreadable}
+    for entry in inventory.scan.entries:
+        is_list = entry.path.name in (records.OVERWRITTEN_FILE, records.REFUSED_FILE) and entry.kind == "file"
+        is_list = is_list and entry.path not in unusable and not inventory.scan.is_kept(entry.path)
+        if is_list and _is_changed(inventory.scan.root / entry.path):
+            yield finding("record-changed", entry.path, records.CHANGED)
 
 
 def _wrong_records(

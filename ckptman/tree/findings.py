@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from ckptman.text import UsageError
+from ckptman.tree import records
 
 ALL = "all"
 """Selects every code, those that are off by default included."""
@@ -340,6 +341,13 @@ _TABLE = (
         "It was edited by hand, damaged, or written by a later version.",
         "If a newer ckptman wrote it, update ckptman. Otherwise move it out of the tree, and ingest the run's source "
         "again: a run folder without run.json is completed.",
+    ),
+    _error(
+        "record-changed",
+        "A run.json, overwritten.json or refused.json is not as ckptman wrote it.",
+        'A disk lost bits of it, or it was edited: the SHA-256 of its other lines is not the one on its line "digest". '
+        "No command writes to it, since its new digest would hide that.",
+        records.CHANGED_FIX,
     ),
     _error(
         "record-disagrees",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -490,7 +493,7 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
 
 def write_record(folder: Path, record: RunRecord, *, root: Path | None = None) -> bool:
     """Write the `run.json` of a run of the tree `root` atomically; False where it already says exactly this."""
-    return _write(folder / RUN_FILE, record, root)
+    return _write(folder / RUN_FILE, record, root, is_signed=True)
 
 
 def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> list[bool | RefusedError]:
@@ -499,8 +502,17 @@ def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> l
     Returns:
         For each whether anything was written, or why it alone could not be.
     """
-    files = [(folder / RUN_FILE, json_text.dump_json(json_text.document_of(record))) for folder, record in records]
-    return placing.write_together(files, replace=True, root=root)
+    outcomes: list[bool | RefusedError] = []
+    files = []
+    for folder, record in records:
+        try:
+            files.append((folder / RUN_FILE, _signed_bytes(folder / RUN_FILE, record)))
+        except RefusedError as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(False)
+    written = iter(placing.write_together(files, replace=True, root=root))
+    return [outcome if isinstance(outcome, RefusedError) else next(written) for outcome in outcomes]
 
 
 def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: Path | None = None) -> bool:
@@ -509,7 +521,26 @@ def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: P
         more = _read(folder / OVERWRITTEN_FILE, OverwrittenList).more
     except (OSError, ValueError):
         more = {}
-    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more), root)
+    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more), root, is_signed=True)
+
+
+def is_as_written(file: Path) -> bool:
+    """Whether a record has the digest of its other lines, or, where an older ckptman wrote it, none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    data = fs_files.read_bytes(file, _MOST_BYTES)
+    rest, count = _DIGEST_LINE.subn(b"", data)
+    if count:
+        return data == _signed(rest)
+    if _DIGEST_OTHERWISE.search(data) is not None:  # its name has lost a bit
+        return False
+    try:
+        document = json_text.load_json(data)
+    except (RecursionError, ValueError):
+        return True  # that it cannot be used is another matter
+    return not isinstance(document, dict) or _DIGEST not in document  # somebody laid it out anew
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -542,7 +573,7 @@ def write_refused(root: Path, files: tuple[RefusedFile, ...]) -> None:
     """Write a tree's list of refused files atomically; where there are none, there is no list."""
     path = root / REFUSED_FILE
     if files:
-        _write(path, RefusedList(files=files))
+        _write(path, RefusedList(files=files), root, is_signed=True)
     elif path.exists():
         fs_files.remove(path)
 
@@ -642,14 +673,52 @@ def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> 
 
 
 def _write(
-    file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics, root: Path | None = None
+    file: Path,
+    record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics,
+    root: Path | None = None,
+    *,
+    is_signed: bool = False,
 ) -> bool:
-    return write_atomically(file, json_text.dump_json(json_text.document_of(record)), replace=True, root=root)
+    data = _signed_bytes(file, record) if is_signed else json_text.dump_json(json_text.document_of(record))
+    return write_atomically(file, data, replace=True, root=root)
+
+
+def _signed_bytes(file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bytes:
+    """What to write to the file of a record.
+
+    Raises:
+        RefusedError: (`record-changed`) the one that is there was changed, which a new digest would hide.
+    """
+    with suppress(OSError):  # there is none, or none that can be read
+        if not is_as_written(file):
+            raise RefusedError(f"{file} {CHANGED}", code="record-changed", fix=CHANGED_FIX)
+    return _signed(json_text.dump_json(json_text.document_of(record)))
+
+
+CHANGED = "was changed since ckptman wrote it: it has not the SHA-256 that stands in it"
+CHANGED_FIX = (
+    "Bring it back from a backup; or move it out of the tree, and ingest the run's source again, which writes it anew "
+    'without what eval recorded in it. If it was edited on purpose, take its line with "digest" out.'
+)
+
+
+_DIGEST = "digest"
+"""The key of a record's digest, which stands on the line after `schema_version`."""
+_DIGEST_LINE = re.compile(rb'^ "digest": "[^"\n]*",\n', re.MULTILINE)
+_DIGEST_OTHERWISE = re.compile(rb'^ "[^"\n]*": "[0-9a-f]{64}",?$', re.MULTILINE)
+
+
+def _signed(data: bytes) -> bytes:
+    """A record with the SHA-256 of its lines on a line of its own."""
+    opening, version, *rest = data.split(b"\n", 2)
+    line = f' "{_DIGEST}": "{hashlib.sha256(data).hexdigest()}",'.encode()
+    return b"\n".join((opening, version, line, *rest))
 
 
 def _read(file: Path, kind: type[_T]) -> _T:
     document = _load_json(file)
     _check_version(document.get("schema_version") if isinstance(document, dict) else None)
+    document.pop(_DIGEST, None)
     return json_text.record_of(kind, document)
 
 

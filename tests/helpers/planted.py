@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from ckptman.documents.reporting import report
 from ckptman.fs import files
 from ckptman.rules.convention_file import load_convention
+from ckptman.tree.records import read_record, write_record
 from tests.helpers import contents
 from tests.helpers.raw import write_checkpoint
 from tests.helpers.trees import (
@@ -332,6 +333,13 @@ def a_run_that_was_not_placed_to_its_end(root: Path, _: MonkeyPatch) -> None:
 @fault("bad-record", f"{RUN}/run.json")
 def a_broken_record(root: Path, _: MonkeyPatch) -> None:
     (root / RUN / "run.json").write_text("{")
+
+
+@fault("record-changed", f"{RUN}/run.json", says="changed since ckptman wrote it")
+def a_record_that_lost_a_bit(root: Path, _: MonkeyPatch) -> None:
+    file = root / RUN / "run.json"
+    write_record(file.parent, replace(read_record(file.parent), run_id="abcd1234"))
+    file.write_bytes(file.read_bytes().replace(b"abcd1234", b"abcd1235"))
 
 
 @fault("bad-record", f"{TASK}/overwritten.json")

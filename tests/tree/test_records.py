@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,14 @@ from ckptman.rules.convention_file import built_in
 from ckptman.sweeps.grid_status import status
 from ckptman.text.errors import CkptmanError, RefusedError
 from ckptman.training.evaluation import Evaluation, EvaluationMode, forget, record_evaluation
-from ckptman.tree.records import read_overwritten, read_record, scan_tree, write_overwritten, write_record
+from ckptman.tree.records import (
+    is_as_written,
+    read_overwritten,
+    read_record,
+    scan_tree,
+    write_overwritten,
+    write_record,
+)
 from tests.helpers.raw import config, name_of, write_checkpoint
 from tests.helpers.recorded import add_overwritten, add_run
 from tests.helpers.trees import FINAL, RUN, edit_json, make_tree, small_config
@@ -68,6 +77,7 @@ def test_what_a_newer_version_wrote_is_let_pass_and_kept(run: Path) -> None:
     edit_json(run / "run.json", add)
     before = json.loads((run / "run.json").read_bytes())
     write_record(run, read_record(run))
+    edit_json(run / "run.json", lambda document: None)  # without the digest, which it has now
     assert json.loads((run / "run.json").read_bytes()) == before
 
 
@@ -84,10 +94,36 @@ def test_a_list_of_overwritten_runs_keeps_what_a_newer_version_wrote(tmp_path: P
     edit_json(file, lambda doc: (doc.update(newer=1), doc["runs"][1].update(newer=2)))
     before = json.loads(file.read_bytes())
     write_overwritten(file.parent, read_overwritten(file.parent))
+    edit_json(file, lambda document: None)
     assert json.loads(file.read_bytes()) == before
     edit_json(file, lambda doc: doc["runs"][1].update(task="6"))
     with pytest.raises(RefusedError, match=r"at `\$.runs\[1\].task`"):
         read_overwritten(file.parent)
+
+
+def test_a_record_has_the_digest_of_its_other_lines_and_is_not_written_over_if_it_has_not(run: Path) -> None:
+    file = run / "run.json"
+    record, data = read_record(run), file.read_bytes()
+    rest = b"".join(line for line in data.splitlines(keepends=True) if not line.startswith(b' "digest"'))
+    assert json.loads(data)["digest"] == hashlib.sha256(rest).hexdigest()
+    assert write_record(run, replace(record, run_id="new"))  # which renews it
+    assert is_as_written(file)
+    for changed in (
+        data.replace(b'"task": ', b'"task": 1'),
+        data.replace(b'"digest": "', b'"digest": "0'),
+        data.replace(b'"digest"', b'"dygest"'),
+        json.dumps(json.loads(data)).encode(),
+    ):
+        file.write_bytes(changed)
+        assert not is_as_written(file)
+        with pytest.raises(RefusedError) as caught:
+            write_record(run, record)
+        assert caught.value.code == "record-changed"
+        assert file.read_bytes() == changed
+    file.write_bytes(rest)  # as an older version wrote it, or one who meant it
+    assert is_as_written(file)
+    assert write_record(run, record)
+    assert file.read_bytes() == data
 
 
 def plant_newer(file: Path) -> None:
