@@ -21,7 +21,8 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
     """Check every checkpoint file by itself."""
     for file in inventory.files:
         yield from _check_readable(file, inventory.scan.root)
-        if file.name is None and file.path not in inventory.told:
+        is_kept = convention.keep_names and file.entry is not None
+        if file.name is None and file.path not in inventory.told and not is_kept:
             fix = _RENAME if file.entry is None else None
             yield finding("unknown-name", file.path, file.name_problem, fix)
     for run in inventory.runs:
@@ -57,7 +58,7 @@ def _check_name(file: contents.CheckpointFile, run: contents.Run, convention: Co
     inside = file.info.config or {}
     differences = [str(item) for item in naming.naming_of(convention).disagreements(file.name, inside)]
     done = file.info.iters_done
-    wrong_step = done is not None and done != file.name.step
+    wrong_step = None not in (done, file.name.step) and done != file.name.step
     if run.record is not None and run.record.config_source == contents.FROM_NAME:
         if wrong_step:
             differences.append(f"{file.name.step} iterations in the name and {done} in the file")
@@ -80,12 +81,14 @@ def _check_foreign(file: contents.CheckpointFile) -> Iterator[Finding]:
 def _check_recipe(
     file: contents.CheckpointFile, config: Mapping[str, Any], convention: Convention
 ) -> Iterator[Finding]:
-    if file.name is None or file.step is None:
+    prefix = convention.prefix(file.kind or "")
+    if prefix is None or file.step is None:
         return
-    prefix = file.name.prefix
     expected = prefix.expected_step(config)
     end = recipe.end_of_training(config, convention)
     saved = recipe.saved_by(config, convention)[prefix.name]
+    if prefix.early and expected is not None and file.step < expected:
+        return
     if expected is not None and saved is not None and file.step not in saved:
         more = "" if prefix.final else " (or a later multiple)"
         until = "" if prefix.final or end is None else f" and training ends after {end}"

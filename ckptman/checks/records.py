@@ -218,7 +218,8 @@ def _check_file(
         yield finding("wrong-hash", file.path, message)
     if file.size != entry.size or file.sha256 not in (None, entry.sha256):
         return  # what else it says is another file's
-    if file.name is not None and (entry.kind, entry.step) != (file.name.prefix.name, file.name.step):
+    said = (None, None) if file.name is None else (file.name.kind, file.name.step)
+    if any(one not in (None, other) for one, other in zip(said, (entry.kind, entry.step), strict=True)):
         message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
         yield finding("record-disagrees", file.path, message)
     if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:

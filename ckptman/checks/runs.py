@@ -243,7 +243,7 @@ def _check_attribution(run: contents.Run) -> Iterator[Finding]:
 
 def _check_whole(run: contents.Run, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
-    found = [(file.name.prefix.name, file.step) for file in run.files if file.name is not None]
+    found = [(file.kind or "", file.step) for file in run.files if file.name is not None]
     found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
     stands = standing.compare(run.config, found, convention)
     if not stands.kinds:
@@ -274,7 +274,7 @@ def _refused_finals(run: contents.Run, inventory: Inventory, convention: Convent
         with suppress(RefusedError):  # a name of no convention
             name = naming.naming_of(convention).parse(file.file)
             if (
-                name.prefix.final
+                name.is_final
                 and file.may_be_of(run.run_id, place.group, place.task, place.seed)
                 and not naming.naming_of(convention).disagreements(name, run.config)
             ):

@@ -131,7 +131,7 @@ def _cells(item: listing_of.ListedCheckpoint, axes: Sequence[str], convention: C
         ),
         NOTHING if row.seed is None else str(row.seed),
         row.kind,
-        str(row.step),
+        NOTHING if row.step is None else str(row.step),
         size_text(row.size),
         NOTHING if item.generalization is None else wording.percent(item.generalization.value),
         row.run_id or NOTHING,

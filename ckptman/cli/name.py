@@ -112,12 +112,17 @@ def _print_parsed(
     if not first:
         out.print()
     out.print(plain(PurePath(name).name, "bold"))
-    rows = [("Field", "Says", "Meaning"), (says.prefix.name, "", f"Kind of checkpoint: {says.prefix.title}")]
-    for field in convention.fields:
+    rows = [("Field", "Says", "Meaning")]
+    if says.prefix is not None:
+        rows.append((says.prefix.name, "", f"Kind of checkpoint: {says.prefix.title}"))
+    if says.scheme is not None:
+        rows += [(key, value_text(value), f"by the scheme {says.scheme.name}") for key, value in says.values.items()]
+    for field in convention.fields if says.scheme is None else ():
         if all(key in says.values for key in field.config):
             said = ", ".join(f"{key} = {value_text(says.values[key])}" for key in field.config)
             rows.append((field.tag, said, field.title))
-    rows.append((convention.step_tag, str(says.step), convention.step_title))
+    if says.step is not None:
+        rows.append((convention.step_tag, str(says.step), convention.step_title))
     print_table(out, rows, indent="  ")
 
 

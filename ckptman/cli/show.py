@@ -127,7 +127,7 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
     rows = [
         (
             entry.kind,
-            f"{entry.step:,}",
+            NOTHING if entry.step is None else f"{entry.step:,}",
             size_text(entry.size),
             "yes" if entry.file in run.here else "NOT THERE",
             f"folder of {count_text(len(entry.parts), 'file')}" if entry.parts else "file",
@@ -206,7 +206,8 @@ def _print_shown(shown: ShownCheckpoint, out: Console) -> None:
 
 def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
     info = shown.info
-    kind = "a checkpoint" if shown.name is None else f"{shown.name.prefix.name} ({shown.name.prefix.title})"
+    prefix = None if shown.name is None else shown.name.prefix
+    kind = "a checkpoint" if prefix is None else f"{prefix.name} ({prefix.title})"
     done = "iterations done not said" if info.iters_done is None else f"{info.iters_done:,} iterations done"
     compiled = ", saved from a compiled model" if info.compiled else ""
     facts = [

@@ -221,7 +221,9 @@ def _seen_values(
             parsed = naming.parse(name)
         except RefusedError:
             continue
-        seen["", "prefix"].add(parsed.prefix.name)
+        if parsed.scheme is not None:
+            continue
+        seen["", "prefix"].add(str(parsed.kind))
         seen["", "step"].add(str(parsed.step))
         for field in statistics.convention.fields:
             if field.config[0] in parsed.values:

@@ -189,10 +189,11 @@ def _loads(path: Path, info: CheckpointInfo, rules: Convention) -> Loads:
 def name_json(name: naming.CheckpointName) -> dict[str, Any]:
     """What a file name says, as a JSON object."""
     return {
-        "kind": name.prefix.name,
-        "final": name.prefix.final,
+        "kind": name.kind,
+        "final": name.is_final,
         "step": name.step,
         "config": dict(name.values),
+        "scheme": None if name.scheme is None else name.scheme.name,
     }
 
 

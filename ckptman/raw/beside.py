@@ -172,7 +172,7 @@ class Beside:
             owners: Who wrote the checkpoints.
             logged: The metrics that W&B has of the run.
         """
-        by_step = sorted(record.source_paths, key=lambda item: -item[2].step)
+        by_step = sorted(record.source_paths, key=lambda item: -(item[2].step or 0))
         here = [path for path in dict.fromkeys(Path(path) for path, _, _ in by_step) if path in self._found]
         # What a file said otherwise counts as long as it is there.
         notes = {note.path: replace(note, differs=() if here else note.differs) for note in record.source.beside}

@@ -38,7 +38,7 @@ class Examined:
     name: str
     """Its name in the tree."""
     kind: str
-    step: int
+    step: int | None
     config: Mapping[str, Any]
     config_source: str
     place: Place
@@ -78,6 +78,14 @@ def group_said(config: Mapping[str, Any], folder: str | None, convention: Conven
             fix=f"Put it into a folder <group>/{convention.folders.task(0)}: its group and its task.",
         )
     return group
+
+
+def _no_kind() -> RefusedError:
+    return RefusedError(
+        "the convention has no kind of checkpoint that it could be",
+        code="no-name",
+        fix="Add one to name.prefixes in ckptman.yaml.",
+    )
 
 
 _NO_CONFIG_FIX = {
@@ -125,6 +133,9 @@ class Examiner:
         config, config_source = self._config_of(file, info, beside)
         config, notes = self._completed(config, config_source, beside)
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
+        parsed = parsed.completed(info.iters_done, config, self._convention)
+        if parsed.prefix is None:
+            raise _no_kind()
         place = placement.place_of(
             config,
             self._convention,
@@ -219,13 +230,15 @@ class Examiner:
         try:
             parsed = self._naming.parse(name)
         except RefusedError as error:
+            if self._convention.keep_names:
+                return name, naming.CheckpointName(None, {}, None), config, config_source
             if self._trust is Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
                 return *self._name_from_config(info, config), config, config_source
             raise RefusedError(
                 error.message, code=error.code, fix="Rename it, or let the configuration inside name it: --trust config"
             ) from None
         differences = [str(difference) for difference in self._naming.disagreements(parsed, config)]
-        if info.iters_done is not None and parsed.step != info.iters_done:
+        if None not in (info.iters_done, parsed.step) and parsed.step != info.iters_done:
             tag = self._convention.step_tag
             differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
         if not differences:
@@ -252,7 +265,8 @@ class Examiner:
                 code="no-name",
                 fix="Rename it by the convention.",
             )
-        final = [p for p in self._convention.prefixes if p.final and p.expected_step(config) == info.iters_done]
-        prefix = (final or [p for p in self._convention.prefixes if not p.final])[0]
+        prefix = self._convention.kind_at(info.iters_done, config)
+        if prefix is None:
+            raise _no_kind()
         name = self._naming.name_for(config, prefix, info.iters_done)
         return name, self._naming.parse(name)

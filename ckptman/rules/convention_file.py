@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckptman.rules import beside, comparing, inert, layout
+from ckptman.rules import beside, comparing, inert, layout, schemes
 from ckptman.rules import facets as facet_rules
 from ckptman.rules.facets import Facet, FacetValue, Scalar
 from ckptman.rules.layout import Layout
@@ -270,9 +270,10 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
     if (version := top.get("version", _whole)) != 1:
         raise _bad(f"{where}: version {version} is not one this ckptman reads (it reads 1)")
     name = top.section("name")
-    fields = _build_fields(name.section("fields"))
+    fields = _build_fields(name.section("fields")) if "fields" in name.value else ()
     prefixes = tuple(_build_prefix(*item) for item in name.section("prefixes").each())
-    step = name.section("step")
+    step = name.section("step") if fields else _Section({"tag": "step", "title": "Steps done"}, f"{where}.name.step")
+    named = _Section(top.maybe("names", lambda v, _: v, {}), f"{where}.names")
     metrics = top.section("metrics")
     generalization = metrics.section("generalization")
     attribution = top.section("attribution")
@@ -288,7 +289,9 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         fields=fields,
         step_tag=step.get("tag", _word),
         step_title=step.get("title", _text),
-        name_examples=name.get("examples", _list_of(_text)),
+        name_examples=name.get("examples", _list_of(_text)) if fields else (),
+        schemes=tuple(_build_scheme(*item, [prefix.name for prefix in prefixes]) for item in named.each()),
+        keep_names=name.maybe("keep", _flag, False),
         checkpoint=_build_checkpoint(top.section("checkpoint")),
         model=_build_model(top.section("model")),
         raw=_build_raw(top.section("raw")),
@@ -366,13 +369,93 @@ def _build_prefix(name: str, value: Any, where: str) -> Prefix:
         name=name,
         title=item.maybe("title", _text, name),
         final=item.get("final", _flag),
-        step_config=item.get("step", _text),
+        step_config=item.maybe("step", _text, ""),
+        early=item.maybe("early", _flag, False),
         step_plus=item.maybe("plus", _whole, 0),
     )
     item.done()
     if not re.fullmatch(r"[A-Za-z0-9-]+", name, re.ASCII):
         raise _bad(f"{where}: a prefix is made of letters, digits and '-', not {name!r}")
     return prefix
+
+
+def _build_scheme(name: str, value: Any, where: str, kinds: list[str]) -> schemes.Scheme:
+    item = _Section(value, where)
+    template, pattern = item.maybe("template", _text, ""), item.maybe("pattern", _text, "")
+    if bool(template) is bool(pattern):
+        raise _bad(f"{where} must have a template or a pattern, one of them")
+    said = {
+        key: (entry, place)
+        for key, entry, place in _Section(item.maybe("fields", lambda v, _: v, {}), f"{where}.fields").each()
+    }
+    holes = _holes_of(template, pattern, where)
+    if unknown := next((key for key in said if key not in dict(holes)), None):
+        raise _bad(f"{where}.fields: there is no field {unknown!r}{_near(unknown, dict(holes))}")
+    own = [(hole, kind) for hole, kind in holes if hole not in (schemes.KIND, schemes.STEP)]
+    fields = {hole: _build_field(hole, kind, *said.get(hole, ({}, f"{where}.fields.{hole}"))) for hole, kind in own}
+    words = _Section(item.maybe("kinds", lambda v, _: v, {kind: kind for kind in kinds}), f"{where}.kinds")
+    named = {word: _one_of(kinds)(kind, place) for word, kind, place in words.each()}
+    scheme = schemes.Scheme(
+        name=name,
+        template=template,
+        pattern=pattern,
+        fields=fields,
+        kinds=named,
+        kind=item.get("kind", _one_of(kinds)) if "kind" in item.value else None,
+        examples=item.get("examples", _list_of(_text)),
+    )
+    item.done()
+    if scheme.kind is not None and schemes.KIND in dict(holes):
+        raise _bad(f"{where}.kind: the name says the kind already, in {{{schemes.KIND}}}")
+    return scheme
+
+
+def _holes_of(template: str, pattern: str, where: str) -> list[tuple[str, str]]:
+    """The fields of a scheme, with the types that a template gives."""
+    if pattern:
+        try:
+            names = list(re.compile(pattern, re.ASCII).groupindex)
+        except re.error as error:
+            raise _bad(f"{where}.pattern: {error}") from None
+        if schemes.is_slow(pattern):
+            raise _bad(f"{where}.pattern repeats what is repeated already, which may take forever")
+        return [(name, "text") for name in names]
+    try:
+        schemes.parts_of(template)
+    except ValueError as error:
+        raise _bad(f"{where}.template: {error}") from None
+    holes = schemes.holes_of(template)
+    if twice := next((hole for index, (hole, _) in enumerate(holes) if hole in dict(holes[:index])), None):
+        raise _bad(f"{where}.template: {{{twice}}} stands there twice")
+    return holes
+
+
+def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
+    item = _Section(value, where)
+    field = schemes.Field(
+        name=name,
+        type=item.maybe("type", _one_of(list(schemes.VALUES)), kind or "int") if not kind or kind == "text" else kind,
+        config=item.maybe("config", _text, name),
+        inverted=item.maybe("inverted", _flag, False),
+        words={
+            word: entry for word, entry, _ in _Section(item.maybe("words", lambda v, _: v, {}), f"{where}.words").each()
+        },
+    )
+    item.done()
+    if field.type not in schemes.VALUES:
+        raise _bad(f"{where}: there is no type {field.type!r}{_near(field.type, schemes.VALUES)}")
+    if field.inverted and field.type not in ("flag", "bool"):
+        raise _bad(f"{where}.inverted: only a flag or a bool can be inverted")
+    return field
+
+
+def _one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
+    def check(value: Any, where: str) -> str:
+        if value not in known:
+            raise _bad(f"{where}: there is no {value!r}{_near(str(value), known)}")
+        return str(value)
+
+    return check
 
 
 def _build_checkpoint(section: _Section) -> CheckpointRules:
@@ -735,3 +818,18 @@ def _check_examples(convention: Convention, where: str) -> None:
             raise _bad(f"{where}: name.examples: {error.message}") from error
         if again != example:
             raise _bad(f"{where}: name.examples: {example!r} comes back as {again!r}")
+    for scheme in convention.schemes:
+        for example in scheme.examples:
+            _check_scheme_example(example, scheme, naming, where)
+
+
+def _check_scheme_example(example: str, scheme: schemes.Scheme, naming: Naming, where: str) -> None:
+    place = f"{where}: names.{scheme.name}.examples"
+    if scheme.parse(example) is None:
+        raise _bad(f"{place}: {example!r} does not follow {scheme.shape}")
+    parsed = naming.parse(example)
+    if parsed.scheme is not scheme:
+        first = "the grammar of `name`" if parsed.scheme is None else parsed.scheme.name
+        raise _bad(f"{place}: {example!r} is taken for a name by {first}, which is tried before")
+    if scheme.template and (again := naming.format(parsed)) != example:
+        raise _bad(f"{place}: {example!r} comes back as {again!r}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ckptman.rules import comparing
-from ckptman.rules.terms import Convention, NameField, Prefix
+from ckptman.rules.terms import Convention, NameField, Prefix, Scheme
 from ckptman.text import RefusedError
 
 _WHOLE = "(?:0|[1-9][0-9]{0,17})"  # without leading zeros, so that a name has one spelling
@@ -34,11 +34,35 @@ _MOST_NOTES, _LONGEST_NOTE = 3, 40
 class CheckpointName:
     """What a checkpoint's file name says."""
 
-    prefix: Prefix
+    prefix: Prefix | None
+    """The kind; None where the name does not say it."""
     values: Mapping[str, Any]
     """Configuration values by their key; keys of optional fields that the name leaves out are absent."""
-    step: int
-    """Iterations done."""
+    step: int | None
+    """Iterations done; None where the name does not say it."""
+    scheme: Scheme | None = None
+    """The scheme that it follows; None for the grammar of fields."""
+
+    @property
+    def kind(self) -> str | None:
+        """The name of its kind."""
+        return None if self.prefix is None else self.prefix.name
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it says that it is of the end of training."""
+        return self.prefix is not None and self.prefix.final
+
+    def completed(self, step: int | None, config: Mapping[str, Any], convention: Convention) -> CheckpointName:
+        """The same, with what the file's inside adds: the step, and by it the kind.
+
+        Args:
+            step: Iterations done, as the file says.
+            config: Its configuration, which tells where training ends.
+            convention: Has the kinds.
+        """
+        step = step if self.step is None else self.step
+        return replace(self, step=step, prefix=self.prefix or convention.kind_at(step, config))
 
 
 @dataclass(frozen=True)
@@ -71,10 +95,16 @@ class Naming:
         pieces.append(f"_{self._step_tag}(?P<_step>{_WHOLE}){re.escape(self._suffix)}")
         self._pieces = pieces
         self._regex = re.compile("".join(pieces))
+        self._schemes = convention.schemes
+
+    @property
+    def patterns(self) -> list[str]:
+        """The forms of names, for people."""
+        return [*([self.pattern] if self._fields else ()), *(scheme.shape for scheme in self._schemes)]
 
     @property
     def pattern(self) -> str:
-        """The form of a name, for people: `{Prefix}_N{int}_…`."""
+        """The form of a name by the grammar of fields, for people: `{Prefix}_N{int}_…`."""
         parts = ["{Prefix}"]
         for field in self._fields:
             part = f"_{field.tag}{{{_shape(field)}}}"
@@ -87,8 +117,11 @@ class Naming:
         Raises:
             RefusedError: (`unknown-name`) telling where the name stops following the convention.
         """
-        match = self._regex.fullmatch(name)
+        match = self._regex.fullmatch(name) if self._fields else None
         if match is None:
+            for scheme in self._schemes:
+                if (said := scheme.parse(name)) is not None:
+                    return CheckpointName(self._prefixes.get(said.kind or ""), said.values, said.step, scheme)
             raise self._refusal(name)
         values: dict[str, Any] = {}
         for field in self._fields:
@@ -105,16 +138,35 @@ class Naming:
         Raises:
             RefusedError: (`no-name`) if a value is missing, or cannot stand in a name.
         """
-        return self.name_for(name.values, name.prefix, name.step)
+        if name.scheme is None and name.prefix is not None and name.step is not None:
+            return self.name_for(name.values, name.prefix, name.step)
+        made = None if name.scheme is None else name.scheme.format(name.values, name.kind, name.step)
+        if made is None:
+            raise _no_name(f"the scheme {name.scheme.name if name.scheme else ''!r} has no way back to a name")
+        return made
+
+    def names_for(self, config: Mapping[str, Any], prefix: Prefix, step: int) -> list[str]:
+        """Every name that a checkpoint of a run with this configuration may have, one for each scheme."""
+        made = [scheme.format(config, prefix.name, step) for scheme in self._schemes]
+        with suppress(RefusedError):
+            made.insert(0, self._by_grammar(config, prefix, step) if self._fields else None)
+        return [name for name in made if name is not None]
 
     def name_for(self, config: Mapping[str, Any], prefix: Prefix, step: int) -> str:
-        """The file name of a checkpoint of a run with this configuration.
+        """The file name of a checkpoint of a run with this configuration, by the first scheme that can write it.
 
         An optional field is written where the configuration has its key (with a value other than None).
 
         Raises:
             RefusedError: (`no-name`) if the configuration lacks a field, or has a value that cannot stand in a name.
         """
+        if made := self.names_for(config, prefix, step):
+            return made[0]
+        if self._fields:
+            return self._by_grammar(config, prefix, step)  # which says what it lacks
+        raise _no_name("no scheme of the convention can write a name of this configuration")
+
+    def _by_grammar(self, config: Mapping[str, Any], prefix: Prefix, step: int) -> str:
         parts = [prefix.name]
         for field in self._fields:
             if field.optional and any(config.get(key) is None for key in field.config):
@@ -124,6 +176,12 @@ class Naming:
 
     def disagreements(self, name: CheckpointName, config: Mapping[str, Any]) -> tuple[Disagreement, ...]:
         """Where a name and the configuration inside the file differ; keys that the configuration lacks do not count."""
+        if name.scheme is not None:
+            return tuple(
+                Disagreement(tag=name.scheme.name, key=key, in_name=said, in_config=config[key])
+                for key, said in name.values.items()
+                if key in config and not comparing.same_value(said, config[key])
+            )
         found = []
         for field in self._fields:
             for key in field.config:
@@ -170,7 +228,9 @@ class Naming:
         return text
 
     def _refusal(self, name: str, reason: str = "") -> RefusedError:
-        fix = f"Names have the form {self.pattern}"
+        fix = f"Names have the form {' or '.join(self.patterns)}"
+        if not self._fields:
+            reason = "it has none of the forms that the convention knows"
         return RefusedError(f"{name!r} does not follow the naming convention: {reason or self._explain(name)}",
                             code="unknown-name", fix=fix)  # fmt: skip
 
@@ -194,6 +254,10 @@ class Naming:
         else:
             wanted = f"_{self._step_tag}{{step}}{self._suffix}"
         return f"{rest!r} stands where {wanted} should"
+
+
+def _no_name(problem: str) -> RefusedError:
+    return RefusedError(problem, code="no-name", fix="Extend the names of the convention in ckptman.yaml.")
 
 
 @lru_cache(maxsize=8)

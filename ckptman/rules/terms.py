@@ -23,6 +23,7 @@ from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
 from ckptman.rules.layout import Layout
 from ckptman.rules.layout import Levels as Levels
+from ckptman.rules.schemes import Scheme as Scheme
 
 K = "K"
 """The facet that `--k` asks for: of a grid over lengths, the longest that is trained."""
@@ -55,7 +56,10 @@ class Prefix:
     title: str
     final: bool
     step_config: str
+    """The configuration key of the step; empty where no recipe says it."""
     step_plus: int
+    early: bool = False
+    """Training may end, and this be saved, before the step that the recipe says."""
 
     def expected_step(self, config: Mapping[str, Any]) -> int | None:
         """Iterations done when this kind is saved, by the recipe in `config`; None where the recipe does not say."""
@@ -226,6 +230,10 @@ class Convention:
     step_tag: str
     step_title: str
     name_examples: tuple[str, ...]
+    schemes: tuple[Scheme, ...]
+    """Further ways to name files, in the order in which they are tried."""
+    keep_names: bool
+    """A file whose configuration is known keeps a name that no scheme describes."""
     checkpoint: CheckpointRules
     model: ModelRules
     raw: RawLayout
@@ -284,6 +292,13 @@ class Convention:
     def axis(self, key: str) -> AxisTitle:
         """How to write the axis `key`; a plain rendering where the convention has none."""
         return self.axis_titles.get(key) or AxisTitle(title=key, short=f"{key} {{}}", on="On", off="Off")
+
+    def kind_at(self, step: int | None, config: Mapping[str, Any]) -> Prefix | None:
+        """The kind of a checkpoint that holds so many iterations of a run: of its end, or else one on the way."""
+        final = [prefix for prefix in self.prefixes if prefix.final]
+        ended = step is not None and any(prefix.expected_step(config) == step for prefix in final)
+        others = [prefix for prefix in self.prefixes if not prefix.final]
+        return next(iter(final if ended or not others else others), None)
 
     @cached_property
     def final_kinds(self) -> frozenset[str]:

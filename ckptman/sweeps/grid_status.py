@@ -284,7 +284,7 @@ def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact
         if saved.file.content not in in_tree:
             runs[saved.file.place.run_folder(raw.convention), saved.attribution.run_id].append(saved)
     for (_, run_id), held in sorted(runs.items(), key=lambda item: (item[0][0], item[0][1] or "")):
-        first = min(held, key=lambda saved: (saved.file.step, saved.file.name)).file  # of copies, the original
+        first = min(held, key=lambda saved: (saved.file.step or 0, saved.file.name)).file  # of copies, the original
         files = [(saved.file.kind, saved.file.step) for saved in held]
         place, folder = first.place, first.source.path.parent
         yield _of_files(place.group, first.config, place.seed, run_id, files, folder, raw.convention)
@@ -308,7 +308,7 @@ def _of_files(
     config: Mapping[str, Any],
     seed: int | None,
     run_id: str | None,
-    files: Sequence[tuple[str, int]],
+    files: Sequence[tuple[str, int | None]],
     path: Path,
     convention: Convention,
 ) -> _Fact:
@@ -319,7 +319,7 @@ def _of_files(
         state=COMPLETE if done else PARTIAL,
         path=str(path),
         run_id=run_id,
-        iters_done=max((step for _, step in files), default=None),
+        iters_done=max((step for _, step in files if step is not None), default=None),
         reason="" if done else "it has no final checkpoint",
     )
 
@@ -336,7 +336,7 @@ def _not_taken(
 
 def _of_refused(file: tree_records.RefusedFile, convention: Convention) -> _Fact:
     try:
-        is_end = naming.naming_of(convention).parse(file.file).prefix.final
+        is_end = naming.naming_of(convention).parse(file.file).is_final
     except RefusedError:
         is_end = False
     return _Fact(

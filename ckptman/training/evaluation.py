@@ -298,7 +298,7 @@ def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) 
 
 def _is_final(name: str, convention: Convention) -> bool:
     try:
-        return naming.naming_of(convention).parse(name).prefix.final
+        return naming.naming_of(convention).parse(name).is_final
     except RefusedError:
         return False
 

@@ -100,14 +100,14 @@ class CheckpointFile:
         """The prefix of its name, as run.json or the name says."""
         if self.entry is not None:
             return self.entry.kind
-        return None if self.name is None else self.name.prefix.name
+        return None if self.name is None else self.name.kind
 
     @property
     def step(self) -> int | None:
         """Iterations done: as the file says, else as its name or run.json says."""
         if self.info is not None and self.info.iters_done is not None:
             return self.info.iters_done
-        if self.name is not None:
+        if self.name is not None and self.name.step is not None:
             return self.name.step
         return None if self.entry is None else self.entry.step
 
@@ -241,7 +241,7 @@ class Inventory:
         It has to be of the size, the step and the configuration that run.json says, and where its bytes were read, of
         the same SHA-256. One that lost its suffix has to be of the size, and to begin with the name.
         """
-        missed: dict[tuple[int, int, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
+        missed: dict[tuple[int, int | None, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
         by_size: dict[int, list[PurePosixPath]] = defaultdict(list)
         for folder in self.scan.runs:
             if folder.record is not None:

@@ -89,7 +89,7 @@ class CheckpointEntry:
     """The name of the file, or of the folder."""
     kind: str
     """The name's prefix: `Checkpoint` or `Final`."""
-    step: int
+    step: int | None
     size: int
     sha256: str
     """Of a folder, that of the lines `<SHA-256>  <name>` of its files, by name."""
@@ -635,7 +635,7 @@ class CheckpointRow:
     task: int | None
     source_task: int | None
     seed: int | None
-    step: int
+    step: int | None
     kind: str
 
     def to_json(self) -> dict[str, Any]:

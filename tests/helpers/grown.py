@@ -32,7 +32,7 @@ def grow_tree(root: Path, runs: int, *, width: int = 8) -> Path:
         folder.mkdir(parents=True)
         entries = []
         for entry in run.record.checkpoints:
-            data = make(run, entry.kind, entry.step)
+            data = make(run, entry.kind, entry.step or 0)
             (folder / entry.file).write_bytes(data)
             state = (folder / entry.file).stat()
             source = SourceFile(path=f"{run.folder.name}/{entry.file}", size=len(data), mtime_ns=state.st_mtime_ns,
@@ -52,7 +52,7 @@ def grow_source(source: Path, runs: int, *, width: int = 8) -> Path:
         folder = source / run.folder.name / run.record.group / run.folder.parent.name / "saved_models"
         folder.mkdir(parents=True)
         for number, entry in enumerate(run.record.checkpoints):
-            (folder / entry.file).write_bytes(make(run, entry.kind, entry.step))
+            (folder / entry.file).write_bytes(make(run, entry.kind, entry.step or 0))
             os.utime(folder / entry.file, (START + number, START + number))
     return source
 

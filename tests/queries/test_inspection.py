@@ -69,7 +69,7 @@ def test_a_file_of_form_a_outside_of_any_tree(tmp_path: Path) -> None:
         "checkpoint",
     )
     assert shown.name is not None
-    assert (shown.name.prefix.name, shown.name.step, shown.name.values["n_layers"]) == ("Final", 40000, 2)
+    assert (shown.name.kind, shown.name.step, shown.name.values["n_layers"]) == ("Final", 40000, 2)
     assert str(shown.belongs_at) == "with_layernorm/dynamic/len_gen_k8/task_0000/seed_1337"
     assert shown.location.root is None
     assert shown.record is None

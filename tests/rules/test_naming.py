@@ -54,7 +54,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 def test_the_documented_name_says_what_the_document_says() -> None:
     parsed = NAMING.parse(SEED_NAME)
-    assert parsed.prefix.name == "Final"
+    assert parsed.kind == "Final"
     assert parsed.step == 40000
     assert parsed.values["n_layers"] == 1
     assert parsed.values["use_mlp"] is False
@@ -94,6 +94,8 @@ def test_a_disagreement_names_the_field() -> None:
 
 def test_other_spellings_of_a_value_are_no_disagreement() -> None:
     parsed = NAMING.parse(SEED_NAME)
+    assert parsed.prefix is not None
+    assert parsed.step is not None
     config = {**parsed.values, "use_mlp": 0, "n_layers": 1.0}
     assert NAMING.disagreements(parsed, config) == ()
     assert NAMING.name_for(config, parsed.prefix, parsed.step) == SEED_NAME

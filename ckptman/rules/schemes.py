@@ -1,0 +1,226 @@
+"""Naming schemes beside the grammar: templates and regular expressions with typed fields, each with a way back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from ckptman.rules import comparing
+
+KIND, STEP = "kind", "step"
+"""Holes that say what sort of checkpoint it is, and after how many iterations."""
+LONGEST_NAME = 255
+"""Bytes that a file's name has at most; a longer one is of no scheme."""
+_HOLE = re.compile(r"\{([A-Za-z_]\w*)(?::([a-z]+))?\}", re.ASCII)
+_PIECE = re.compile(r"\{[^{}]*\}|\[|\]|[^\[\]{}]+|.", re.DOTALL)
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_MOST_DENOMINATOR = 10_000
+_NESTED = re.compile(r"[+*}]\)*[+*{]|\([^()]*[+*][^()]*\)[+*{]")
+
+VALUES: Mapping[str, str] = {
+    "int": r"-?[0-9]{1,18}",
+    "flag": "[01]",
+    "bool": "True|False",
+    "float": _NUMBER,
+    "p": r"[0-9]+p[0-9]+",
+    "over": r"[0-9]+over[1-9][0-9]*",
+    "word": r"[A-Za-z0-9.]+",
+    "text": r"[^/]+?",
+    "list": r"[0-9]+(?:-[0-9]+)*",
+}
+"""How the values of each type are spelled: `p` is `0p01`, `over` is `8over1`, `list` is `25-50`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one hole of a scheme says."""
+
+    name: str
+    type: str
+    config: str
+    """The configuration key; one that no configuration has says nothing but itself."""
+    inverted: bool = False
+    words: Mapping[str, Any] = field(default_factory=dict)
+    """The values that words stand for; empty where the type tells."""
+
+    @property
+    def regex(self) -> str:
+        """What its value looks like."""
+        return "|".join(map(re.escape, sorted(self.words, key=len, reverse=True))) or VALUES[self.type]
+
+    def parse(self, text: str) -> Any:
+        """The value that a text stands for; None where it is none."""
+        if self.words:
+            return self.words[text]
+        match self.type:
+            case "int":
+                return int(text)
+            case "flag":
+                return (text == "1") != self.inverted
+            case "bool":
+                return (text == "True") != self.inverted
+            case "float" | "p":
+                return float(text.replace("p", "."))
+            case "over":
+                above, below = map(int, text.split("over"))
+                return above / below
+            case "list":
+                return list(map(int, text.split("-")))
+            case _:
+                return text
+
+    def format(self, value: Any) -> str | None:
+        """A value as names write it; None where its type is not the field's."""
+        if self.words:
+            return next((word for word, known in self.words.items() if comparing.same_value(known, value)), None)
+        text = _spelled(self, value)
+        if text is not None and text.endswith("p"):
+            text += "0"  # of a whole number
+        return text if text is not None and re.fullmatch(self.regex, text) else None
+
+
+def _spelled(field: Field, value: Any) -> str | None:
+    number = comparing.canonical(value) if not isinstance(value, bool) else None
+    is_number = isinstance(number, int | float)
+    match field.type:
+        case "int":
+            return str(number) if isinstance(number, int) else None
+        case "flag" | "bool":
+            flag = comparing.flag(value)
+            said = None if flag is None else flag != field.inverted
+            return None if said is None else str(said) if field.type == "bool" else str(int(said))
+        case "float":
+            return repr(value) if is_number else None
+        case "p":
+            return f"{float(value):.10f}".rstrip("0").replace(".", "p", 1) if is_number else None
+        case "over":
+            if not is_number:
+                return None
+            ratio = Fraction(float(value)).limit_denominator(_MOST_DENOMINATOR)
+            return f"{ratio.numerator}over{ratio.denominator}"
+        case "list":
+            return "-".join(map(str, value)) if isinstance(value, list | tuple) and value else None
+        case _:
+            return value if isinstance(value, str) else str(value) if is_number else None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a name says by one scheme."""
+
+    kind: str | None
+    values: Mapping[str, Any]
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to name files."""
+
+    name: str
+    template: str
+    """Empty for a scheme that is a regular expression alone, which has no way back."""
+    pattern: str
+    """A regular expression with a named group for each field; empty where the template tells."""
+    fields: Mapping[str, Field]
+    kinds: Mapping[str, str]
+    """The kind of checkpoint that each word of `{kind}` stands for."""
+    kind: str | None = None
+    """The kind of all its files; None where the name says it, or what is inside."""
+    examples: tuple[str, ...] = ()
+
+    def parse(self, name: str) -> Parsed | None:
+        """What a name says; None where it is of another scheme."""
+        if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+            return None
+        match = self._regex.fullmatch(name)
+        if match is None:
+            return None
+        said = {key: text for key, text in match.groupdict().items() if text is not None}
+        kind = self.kinds.get(said.pop(KIND, ""), self.kind)
+        step = said.pop(STEP, None)
+        values = {self.fields[key].config: self.fields[key].parse(text) for key, text in said.items()}
+        return Parsed(kind, values, None if step is None else int(step))
+
+    def format(self, config: Mapping[str, Any], kind: str | None, step: int | None) -> str | None:
+        """The name of a checkpoint; None where the scheme cannot write it."""
+        if not self.template or (self.kind is not None and kind not in (self.kind, None)):
+            return None
+        texts: dict[str, str | None] = {
+            KIND: next((word for word, known in self.kinds.items() if known == kind), None),
+            STEP: None if step is None else str(step),
+        }
+        for name, item in self.fields.items():
+            texts[name] = None if config.get(item.config) is None else item.format(config[item.config])
+        made = ""
+        for optional, piece in parts_of(self.template):
+            holes = [match[1] for match in _HOLE.finditer(piece)]
+            if any(texts.get(hole) is None for hole in holes):
+                if not optional:
+                    return None
+                continue
+            made += _HOLE.sub(lambda match: texts[match[1]] or "", piece)
+        return made
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        if self.pattern:
+            return re.compile(self.pattern, re.ASCII)
+        whole = ""
+        for optional, piece in parts_of(self.template):
+            text, end = "", 0
+            for match in _HOLE.finditer(piece):
+                text += re.escape(piece[end : match.start()]) + f"(?P<{match[1]}>{self._value(match[1])})"
+                end = match.end()
+            text += re.escape(piece[end:])
+            whole += f"(?:{text})?" if optional else text
+        return re.compile(whole, re.ASCII)
+
+    def _value(self, hole: str) -> str:
+        if hole == KIND:
+            return "|".join(map(re.escape, sorted(self.kinds, key=len, reverse=True)))
+        return "[0-9]{1,18}" if hole == STEP else self.fields[hole].regex
+
+    @property
+    def shape(self) -> str:
+        """Its names, for people."""
+        return self.template or self.pattern
+
+
+def holes_of(template: str) -> list[tuple[str, str]]:
+    """The holes of a template: names and types, `` where none is given."""
+    return [(match[1], match[2] or "") for match in _HOLE.finditer(template)]
+
+
+def parts_of(template: str) -> list[tuple[bool, str]]:
+    """The parts of a template, and whether each stands in brackets, so that it may be left out.
+
+    Raises:
+        ValueError: where brackets or braces do not pair.
+    """
+    parts: list[tuple[bool, str]] = []
+    optional = False
+    for piece in _PIECE.findall(template):
+        if piece in ("[", "]"):
+            if (piece == "[") is optional:
+                raise ValueError("its brackets do not pair")
+            optional = piece == "["
+            parts.append((optional, ""))
+        elif (len(piece) == 1 and piece in "{}") or (piece[0] == "{" and not _HOLE.fullmatch(piece)):
+            raise ValueError(f"{piece!r} is no hole such as {{key}} or {{key:type}}")
+        else:
+            if not parts:
+                parts.append((False, ""))
+            parts[-1] = (parts[-1][0], parts[-1][1] + piece)
+    if optional:
+        raise ValueError("its brackets do not pair")
+    return [part for part in parts if part[1]]
+
+
+def is_slow(pattern: str) -> bool:
+    """Whether a regular expression repeats what is itself repeated, which takes forever on some names."""
+    return _NESTED.search(re.sub(r"\\.|\[[^\]]*\]", "x", pattern).replace("(?P<", "(").replace("(?:", "(")) is not None
