@@ -183,7 +183,25 @@ def warn(message: str) -> None:
 
 def main() -> None:
     """Entry point of the `ckptman` program."""
+    _use_utf8()
     sys.exit(run(sys.argv[1:]))
+
+
+def _use_utf8() -> None:
+    """Begin anew with file names in UTF-8 where the locale has them otherwise, as POSIX does.
+
+    The same file would have another name in run.json and in documents by each locale. What is printed keeps its
+    encoding.
+    """
+    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or _UTF8 in os.environ:
+        return
+    encoding = f"{sys.stdout.encoding}:backslashreplace" if sys.stdout is not None else ""
+    os.environ.update({_UTF8: "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)})
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+_UTF8 = "CKPTMAN_BEGAN_ANEW"
+"""Variable by which it is seen that the second beginning is the second."""
 
 
 def run(arguments: list[str]) -> int:

@@ -94,7 +94,7 @@ def test_nothing_is_written_where_a_swapped_link_leads(mode: str, fast: Path) ->
 
 
 def test_opening_folders_by_path_would_be_found(fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_path(path: Path, root: Path, *, make: bool = False) -> int:
+    def by_path(path: Path, root: Path, *, make: bool = False, **_: Any) -> int:
         path.mkdir(parents=True, exist_ok=make) if make else None
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
