@@ -65,7 +65,13 @@ def flag(value: object) -> bool | None:
 
 def same_value(one: object, other: object) -> bool:
     """Whether two configuration values are spellings of one value."""
+    if one is other or (type(one) in _PLAIN and one == other):
+        return True
     return canonical(one) == canonical(other)
+
+
+_PLAIN = frozenset({bool, int, float, str})
+"""Types of which values that are equal in Python are spellings of one value; most values are of them, and equal."""
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
@@ -90,7 +96,7 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
 
     Those of one run may differ in keys that an older trainer did not know yet.
     """
-    if all(config is configs[0] for config in configs):
+    if all(config is configs[0] or _plainly_equal(config, configs[0]) for config in configs):
         return [0] * len(configs)
     bare = [{key: value for key, value in config.items() if key not in ignored} for config in configs]
     first: dict[str, int] = {}
@@ -102,6 +108,10 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
     for index in first.values():  # in their order: whoever is first is so to those that agree with it
         found[index] = min((i for i in distinct.agreeing(bare[index]) if found.get(i, index) == i), default=index)
     return [found[first[text]] for text in prints]
+
+
+def _plainly_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one == other and all(value is None or type(value) in _PLAIN for value in one.values())
 
 
 class ByConfiguration(Generic[_T]):

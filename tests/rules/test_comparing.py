@@ -96,3 +96,15 @@ def test_things_are_found_by_their_configuration_as_by_comparing_each() -> None:
     for sought in (*configs, {}, {"a": 2}, {"a": 1, "b": [1, 2], "c": None}):
         agreeing = [i for i, config in enumerate(configs) if not comparing.differing_keys(config, sought, ())]
         assert sorted(known.agreeing(sought)) == agreeing
+
+
+@pytest.mark.parametrize(
+    "one", [None, True, 1, 1.0, 0.5, math.nan, math.inf, "NaN", "1", [1], (1.0,), {"a": 1}, {"a": True}]
+)
+@pytest.mark.parametrize(
+    "other", [None, False, 1, 1.0, 0.5, math.nan, "Infinity", "NaN", "1", (1,), [True], {"a": 1.0}]
+)
+def test_what_is_seen_to_be_equal_at_a_glance_is_what_canonical_values_say(one: object, other: object) -> None:
+    assert comparing.same_value(one, other) == (comparing.canonical(one) == comparing.canonical(other))
+    alike = comparing.alike([{"key": one}, {"key": other}], ())
+    assert (alike == [0, 0]) == comparing.same_value(one, other)

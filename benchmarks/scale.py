@@ -1,0 +1,410 @@
+"""How long commands take on many checkpoints, each against a named tool on the same files, in turns.
+
+    python -m benchmarks.scale [JOB …] [--at FOLDER] [--scale 0.1] [--largest 100000] [--write]
+
+Trees and raw outputs are made by a generator (`tests/helpers/grown.py`): small files of real form, each with bytes of
+its own. A ratio is that of the medians of as many turns as the table says; each turn runs the tool, then ckptman, each
+in a process of its own, from its start to its end. Files are in memory by then (the page cache), so no disk is waited
+for but where something is synced. `--write` puts the table and the plot of linearity into benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from ckptman.fs import cache
+
+HERE: Final = Path(__file__).parent
+BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
+WIDTH: Final = 144
+"""Embedding of the large files: 0.96 MB each on average, over one and two layers, with and without MLP."""
+
+_READ_JSON: Final = """
+import json, os, sys
+for folder, _, names in os.walk(sys.argv[1]):
+    if "run.json" in names:
+        with open(os.path.join(folder, "run.json"), "rb") as file:
+            json.load(file)
+"""
+_LOAD_META: Final = """
+import os, sys, torch
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        if name.endswith(".pt"):
+            torch.load(os.path.join(folder, name), map_location="meta")
+"""
+
+
+@dataclass(frozen=True)
+class Took:
+    """What one process took."""
+
+    seconds: float
+    megabytes: float
+    """Most memory that was resident at once."""
+
+
+Command = Callable[[], Sequence[str]]
+"""Prepares a run, and gives its command."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    job: str
+    against: str
+    most: float
+    """The ratio that is aimed at."""
+    ours: Took
+    theirs: Took
+    turns: int
+    reason: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Our time by theirs."""
+        return self.ours.seconds / self.theirs.seconds
+
+
+@dataclass
+class Bench:
+    """The folder that all files are in, and how many there are of them."""
+
+    at: Path
+    scale: float
+    made: dict[str, Path] = field(default_factory=dict)
+
+    def files(self, count: int) -> int:
+        """So many files, by the scale."""
+        return max(20, int(count * self.scale))
+
+    def tree(self, files: int, width: int = 8) -> Path:
+        """A tree of so many files."""
+        return self._made("tree", files, width)
+
+    def source(self, files: int, width: int = 8) -> Path:
+        """Raw outputs of so many files."""
+        return self._made("source", files, width)
+
+    def _made(self, what: str, files: int, width: int) -> Path:
+        name = f"{what}-{files}-{width}"
+        if name not in self.made:
+            self.made[name] = self.at / name
+            # In a process of its own: the memory of this one would count as that of each that it starts.
+            make = (
+                f"from pathlib import Path; from tests.helpers.grown import grow_{what} as grow; "
+                f"grow(Path({str(self.made[name])!r}), {files // 2}, width={width})"
+            )
+            subprocess.run([sys.executable, "-c", make], check=True)
+            os.sync()
+            time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
+        return self.made[name]
+
+    def run(self, command: Sequence[str], *, cached: bool = False) -> Took:
+        """Run a command to its end."""
+        environment = {
+            **os.environ,
+            "CKPTMAN_FIGURES": "0",
+            "CKPTMAN_CACHE": str(self.at / "cache") if cached else "off",
+        }
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 1):
+            raise SystemExit(f"{command} ended with {process.returncode}")
+        return Took(seconds, usage.ru_maxrss / 1024)
+
+    def against(
+        self, job: str, tool: str, most: float, theirs: Command, ours: Command,
+        *, turns: int = 5, cached: bool = False, reason: str = "",
+    ) -> Row:  # fmt: skip
+        """Run both in turns."""
+        taken: list[tuple[Took, Took]] = []
+        for _ in range(turns):
+            taken.append((self.run(theirs(), cached=cached), self.run(ours(), cached=cached)))
+        return Row(job, tool, most, _median(two for _, two in taken), _median(one for one, _ in taken), turns, reason)
+
+
+def _median(taken: Iterable[Took]) -> Took:
+    found = list(taken)
+    return Took(median(took.seconds for took in found), max(took.megabytes for took in found))
+
+
+def ckptman(*arguments: str | Path) -> list[str]:
+    """A command line of ckptman."""
+    return [sys.executable, "-m", "ckptman", *map(str, arguments)]
+
+
+# --- the jobs ---------------------------------------------------------------------------------------------------------
+
+
+def copy(bench: Bench) -> Iterator[Row]:
+    """Ingest by copies."""
+    source = bench.source(bench.files(1000), WIDTH)
+    copied, tree = bench.at / "copied", bench.at / "ingested"
+    script = 'cp -a "$1" "$2" && find "$2" -type f -print0 | xargs -0 openssl dgst -sha256 && sync'
+
+    def fresh(folder: Path, command: list[str]) -> Command:
+        def prepare() -> list[str]:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.sync()
+            return command
+
+        return prepare
+
+    count = bench.files(1000)
+    yield bench.against(
+        f"ingest, copies of {count:,} files of {_size(source):.2f} MB", "cp -a; openssl dgst -sha256; sync", 0.9,
+        fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
+        fresh(tree, ckptman("ingest", source, "--root", tree)),
+        turns=3,
+        reason="bytes are read twice, to plan and to copy; 0.5 ms of Python for each header and 1 ms for each run.json",
+    )  # fmt: skip
+
+
+def links(bench: Bench) -> Iterator[Row]:
+    """Ingest by hard links, and again with nothing new."""
+    count = bench.files(10_000)
+    source, linked, tree = bench.source(count), bench.at / "linked", bench.at / "ingested-links"
+
+    def fresh(folder: Path, command: list[str]) -> Command:
+        def prepare() -> list[str]:
+            shutil.rmtree(folder, ignore_errors=True)
+            return command
+
+        return prepare
+
+    yield bench.against(
+        f"ingest --mode hardlink, {count:,} small files", "cp -al", 8,
+        fresh(linked, ["cp", "-al", str(source), str(linked)]),
+        fresh(tree, ckptman("ingest", source, "--root", tree, "--mode", "hardlink")),
+        turns=1,
+        reason="cp reads no byte, and syncs none; here each file is read, hashed and synced",
+    )  # fmt: skip
+    yield bench.against(
+        f"ingest again, nothing new, {count:,}", "rsync -a --dry-run", 2,
+        lambda: ["rsync", "-a", "--dry-run", f"{source}/", f"{linked}/"],
+        lambda: ckptman("ingest", source, "--root", tree, "--mode", "hardlink"),
+        turns=1,
+        reason="the plan is made anew in Python, run by run",
+    )  # fmt: skip
+
+
+def validate(bench: Bench) -> Iterator[Row]:
+    """The first time, warm, and every byte."""
+    count = bench.files(10_000)
+    tree = bench.tree(count)
+    yield bench.against(
+        f"validate, {count:,}, first time", 'torch.load(map_location="meta") of each', 1 / 20,
+        lambda: [sys.executable, "-c", _LOAD_META, str(tree)],
+        lambda: ckptman("validate", "--root", tree),
+        turns=1,
+        reason="about 1 ms a file of checks in Python, by one process",
+    )  # fmt: skip
+    bench.run(ckptman("validate", "--root", tree), cached=True)
+    yield bench.against(
+        f"validate, {count:,}, warm", "find -type f -printf '%s\\n'", 10,
+        lambda: ["find", str(tree), "-type", "f", "-printf", "%s\n"],
+        lambda: ckptman("validate", "--root", tree),
+        cached=True,
+    )  # fmt: skip
+    large = bench.tree(bench.files(1000), WIDTH)
+    script = 'find "$1" -name "*.pt" -print0 | xargs -0 openssl dgst -sha256'
+    yield bench.against(
+        f"validate --deep, {bench.files(1000):,} files of {_size(large):.2f} MB", "openssl dgst -sha256", 0.7,
+        lambda: ["sh", "-c", script, "sh", str(large)],
+        lambda: ckptman("validate", "--deep", "--root", large),
+        turns=3,
+        reason="openssl takes 0.8 ms for a file of this size, the other checks of a file 2 ms of Python",
+    )  # fmt: skip
+
+
+def questions(bench: Bench) -> Iterator[Row]:
+    """ls, and what is asked of an unchanged tree."""
+    runs = bench.files(10_000)
+    tree = bench.tree(2 * runs)
+    yield bench.against(
+        f"ls --json, {runs:,} runs", "json.load of each run.json", 1.5,
+        lambda: [sys.executable, "-c", _READ_JSON, str(tree)],
+        lambda: ckptman("ls", "--json", "--root", tree),
+        turns=3,
+        reason="0.4 s to start; folders, types and two lines for each run beside the parsing",
+    )  # fmt: skip
+    tree = bench.tree(bench.files(10_000))
+    for verb in ("results", "status", "report"):
+        bench.run(ckptman(verb, "--root", tree), cached=True)
+    time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
+    for verb in ("report", "validate"):
+        bench.run(ckptman(verb, "--root", tree), cached=True)
+    for verb in ("results", "status", "report"):
+        bench.run(ckptman(verb, "--root", tree), cached=True)  # the report has written documents
+        yield bench.against(
+            f"{verb}, {bench.files(10_000):,}, warm", "validate, warm", 1.5,
+            lambda: ckptman("validate", "--root", tree),
+            lambda verb=verb: ckptman(verb, "--root", tree),  # type: ignore[misc]
+            cached=True,
+        )  # fmt: skip
+
+
+JOBS: Final = {job.__name__: job for job in (copy, links, validate, questions)}
+
+
+def _size(folder: Path) -> float:
+    """Megabytes of a checkpoint, on average."""
+    sizes = [path.stat().st_size for path in folder.rglob("*.pt")]
+    return sum(sizes) / len(sizes) / 1e6
+
+
+# --- linearity --------------------------------------------------------------------------------------------------------
+
+VERBS: Final = (("validate", False), ("validate", True), ("ls", False), ("results", False), ("status", False))
+"""What is measured, and whether its answer is known."""
+
+Measured = dict[str, list[tuple[int, Took]]]
+
+
+def linearity(bench: Bench, largest: int) -> Measured:
+    """Each command at 1,000 files, 10,000 and so on."""
+    found: Measured = {}
+    size = 1000
+    while size <= largest:
+        tree = bench.tree(size)
+        for verb, warm in VERBS:
+            command = ckptman(verb, *(["--json"] if verb == "ls" else []), "--root", tree)
+            if warm:
+                bench.run(command, cached=True)
+            took = _median(bench.run(command, cached=warm) for _ in range(3 if size <= 10_000 or warm else 1))
+            found.setdefault(f"{verb}{' --json' * (verb == 'ls')}{', warm' * warm}", []).append((size, took))
+            print(
+                f"{verb:10}{'warm' * warm:6}{size:>8,} files{took.seconds:>9.2f} s{took.megabytes:>7.0f} MB", flush=True
+            )
+        size *= 10
+    return found
+
+
+def plot(found: Measured) -> str:
+    """Seconds by files, both by powers of ten, as SVG; the thin lines are of slope one."""
+    sizes = sorted({size for points in found.values() for size, _ in points})
+    seconds = [took.seconds for points in found.values() for _, took in points]
+    left, right = math.log10(sizes[0]), math.log10(sizes[-1])
+    low, high = math.floor(math.log10(min(seconds))), math.ceil(math.log10(max(seconds)))
+
+    def x(size: float) -> float:
+        return 60 + (math.log10(size) - left) / (right - left or 1) * 420
+
+    def y(value: float) -> float:
+        return 330 - (math.log10(value) - low) / (high - low or 1) * 300
+
+    colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 370" font-family="sans-serif" font-size="12">',
+             '<rect width="640" height="370" fill="white"/>']  # fmt: skip
+    for power in range(low, high + 1):
+        parts.append(f'<path d="M60 {y(10**power):.1f}H480" stroke="#ddd"/>'
+                     f'<text x="54" y="{y(10**power) + 4:.1f}" text-anchor="end">{10**power:g} s</text>')  # fmt: skip
+    for size in sizes:
+        parts.append(f'<text x="{x(size):.1f}" y="348" text-anchor="middle">{size:,}</text>')
+    parts.append('<text x="270" y="365" text-anchor="middle">checkpoints</text>')
+    labels = sorted(((y(points[-1][1].seconds), name) for name, points in found.items()), reverse=True)
+    at: dict[str, float] = {}
+    for wanted, name in labels:
+        at[name] = min([wanted, *(place - 14 for place in at.values())])
+    for (name, points), colour in zip(found.items(), colours, strict=False):
+        line = " ".join(f"{x(size):.1f},{y(took.seconds):.1f}" for size, took in points)
+        first = points[0][1].seconds
+        slope = f"M{x(sizes[0]):.1f} {y(first):.1f}L{x(sizes[-1]):.1f} {y(first * sizes[-1] / sizes[0]):.1f}"
+        parts.append(
+            f'<path d="{slope}" stroke="{colour}" stroke-width="0.5" stroke-dasharray="2 3" clip-path="inset(0)"/>'
+        )
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<circle cx="{x(size):.1f}" cy="{y(took.seconds):.1f}" r="3" fill="{colour}"/>' for size, took in points
+        ]
+        parts.append(f'<text x="490" y="{at[name] + 4:.1f}" fill="{colour}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """The rows as Markdown."""
+    lines = ["| job | against | target | measured | ours | theirs | turns | met |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        met = "yes" if row.ratio <= row.most else f"no: {row.reason}" if row.reason else "no"
+        lines.append(
+            f"| {row.job} | `{row.against}` | ≤ {row.most:g} × | {row.ratio:.2f} × | {row.ours.seconds:.2f} s, "
+            f"{row.ours.megabytes:.0f} MB | {row.theirs.seconds:.2f} s | {row.turns} | {met} |"
+        )
+    return lines
+
+
+def sizes_table(found: Measured) -> list[str]:
+    """Time and memory by size, and what ten times as many take."""
+    sizes = sorted({size for points in found.values() for size, _ in points})
+    lines = [
+        "| command | " + " | ".join(f"{size:,} files" for size in sizes) + " | last by the one before: time, memory |",
+        "|---|" + "---|" * (len(sizes) + 1),
+    ]
+    for name, points in found.items():
+        cells = [f"{took.seconds:.2f} s, {took.megabytes:.0f} MB" for _, took in points]
+        last = "–"
+        if len(points) > 1:
+            (_, before), (_, after) = points[-2:]
+            last = f"{after.seconds / before.seconds:.1f} ×, {after.megabytes / before.megabytes:.1f} ×"
+        lines.append(f"| {name} | {' | '.join(cells)} | {last} |")
+    return lines
+
+
+def main() -> int:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of: {', '.join(JOBS)}, linearity; all by default")
+    parser.add_argument("--at", type=Path, help="a folder on the disk to measure; by default a temporary one")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of files")
+    parser.add_argument("--largest", type=int, default=10_000, help="files of the largest tree of linearity")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
+    options = parser.parse_args()
+    jobs = options.jobs or [*JOBS, "linearity"]
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(dir=options.at) as folder:
+        bench = Bench(Path(folder), options.scale)
+        rows: list[Row] = []
+        for name in jobs:
+            for row in JOBS[name](bench) if name in JOBS else ():
+                rows.append(row)
+                print(table([row])[-1], flush=True)
+        if rows:
+            lines += table(rows)
+        if "linearity" in jobs:
+            found = linearity(bench, options.largest)
+            lines += ["", *sizes_table(found)]
+            if options.write:
+                (HERE / "linearity.svg").write_text(plot(found))
+                lines += ["", "![Seconds by number of checkpoints](linearity.svg)"]
+    machine = f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f} at the end"
+    lines += ["", f"By `python -m benchmarks.scale {' '.join(sys.argv[1:])}`; {machine}."]
+    print("\n".join(lines))
+    if options.write:
+        readme = HERE / "README.md"
+        before, _, rest = readme.read_text().partition(BEGIN)
+        readme.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{rest.partition(END)[2]}"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""With twice as many files, no verb makes more than twice the calls to the system, or reads more than twice as much."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import ckptman
+from ckptman.cli.app import run
+from ckptman.fs import cache, placing
+from ckptman.queries.listing import Summary, json_lines
+from ckptman.rules.convention_file import built_in
+from tests.helpers.bytes_read import bytes_read
+from tests.helpers.grown import grow_source, grow_tree
+
+SIZES = (12, 24)
+"""Runs, of two files each."""
+CALLS = (
+    "open", "close", "read", "pread", "preadv", "write", "stat", "lstat", "fstat", "scandir", "listdir", "mkdir",
+    "link", "unlink", "rename", "fsync", "utime", "readlink", "symlink",
+)  # fmt: skip
+"""Functions of `os`; each is one call to the system, or a few."""
+
+
+@contextmanager
+def counted_calls() -> Iterator[Counter[str]]:
+    found: Counter[str] = Counter()
+
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            found[name] += 1
+            return real(*arguments, **more)
+
+        return call
+
+    replaced = {name: counted(name, getattr(os, name)) for name in CALLS}
+    opened = counted("open", io.open)
+    with (
+        mock.patch.dict(vars(os), replaced),
+        mock.patch.object(io, "open", opened),
+        mock.patch("builtins.open", opened),
+    ):
+        yield found
+
+
+def costs(work: Callable[[], object]) -> Counter[str]:
+    """How often each call is made, and how many bytes are read."""
+    with bytes_read() as read, counted_calls() as calls:
+        work()
+    calls["bytes"] = sum(count for name, count in read.items() if not name.endswith((".py", ".pyc", ".so")))
+    return calls
+
+
+def growing(work: Callable[[int], object]) -> list[str]:
+    """What takes more than twice as much for twice as many files."""
+    work_of = {size: costs(lambda size=size: work(size)) for size in SIZES}  # type: ignore[misc]
+    few, many = (work_of[size] for size in SIZES)
+    # What is done once, whatever the number, counts in both.
+    return [f"{name}: {few[name]} and {many[name]}" for name in many if many[name] > 2.1 * few[name] + 2]
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    made = tmp_path_factory.mktemp("trees")
+    return {size: grow_tree(made / str(size), size) for size in SIZES}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    made = tmp_path_factory.mktemp("sources")
+    return {size: grow_source(made / str(size), size) for size in SIZES}
+
+
+@pytest.fixture(autouse=True)
+def no_reflinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "reflink", lambda source, copy: False)
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "validate": ckptman.validate,
+    "validate --deep": lambda root: ckptman.validate(root, deep=True),
+    "ls": ckptman.list_checkpoints,
+    "ls --json": lambda root: list(json_lines(root, built_in(), Summary(root))),
+    "results": ckptman.results,
+    "report --check": lambda root: ckptman.report(root, check=True),
+    "status": lambda root: ckptman.status(None, root),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_a_verb_makes_as_many_calls_for_each_file(verb: Callable[[Path], object], trees: dict[int, Path]) -> None:
+    assert growing(lambda size: verb(trees[size])) == []
+
+
+@pytest.mark.parametrize("mode", ["copy", "hardlink"])
+def test_an_ingest_makes_as_many_calls_for_each_file(mode: str, sources: dict[int, Path], tmp_path: Path) -> None:
+    for _ in range(2):  # the second time, there is nothing new
+        assert growing(lambda size: ckptman.ingest(sources[size], tmp_path / str(size), mode=mode)) == []
+
+
+def test_a_plan_makes_as_many_calls_for_each_file(sources: dict[int, Path], tmp_path: Path) -> None:
+    assert growing(lambda size: ckptman.ingest(sources[size], tmp_path / str(size), dry_run=True)) == []
+
+
+def test_a_known_answer_looks_at_each_entry_once_and_opens_none(
+    trees: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SETTLED_NS", -(10**15))
+    root = trees[SIZES[0]]
+    folders = [path for path in (root, *root.rglob("*")) if path.is_dir()]
+    run(["validate", "--root", str(root)])
+    first = capsys.readouterr().out
+    opened: list[str] = []
+    monkeypatch.setattr(os, "open", lambda path, *_, **__: opened.append(str(path)))
+    with counted_calls() as calls:
+        run(["validate", "--root", str(root)])
+    package = [
+        path for path in Path(ckptman.__file__).parent.rglob("*") if path.is_dir() and "__pycache__" not in path.parts
+    ]
+    assert capsys.readouterr().out == first
+    assert calls["scandir"] == len(folders) + len(package) + 1
+    assert [path for path in opened if path.startswith(str(root))] == []
+
+
+def test_a_walk_through_all_files_for_each_is_found(trees: dict[int, Path]) -> None:
+    def walk(size: int) -> None:
+        files = list(trees[size].rglob("*.pt"))
+        for _ in files:
+            for file in files:
+                os.stat(file)  # noqa: PTH116
+
+    [found] = growing(walk)
+    assert found.startswith("stat: ")
+
+
+def test_a_second_reading_of_all_for_each_is_found(trees: dict[int, Path]) -> None:
+    def read(size: int) -> None:
+        files = list(trees[size].rglob("run.json"))
+        for _ in files:
+            for file in files:
+                file.read_bytes()
+
+    assert any(found.startswith("bytes: ") for found in growing(read))
