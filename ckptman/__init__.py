@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ckptman.ingestion.assigning import assign as assign
     from ckptman.ingestion.ingesting import IngestResult as IngestResult
     from ckptman.ingestion.ingesting import ingest as ingest
+    from ckptman.ingestion.migrating import MigrateResult as MigrateResult
+    from ckptman.ingestion.migrating import migrate as migrate
     from ckptman.queries.inspection import ShownCheckpoint as ShownCheckpoint
     from ckptman.queries.inspection import show as show
     from ckptman.queries.listing import Listing as Listing
@@ -90,6 +92,7 @@ _HOMES = {
     "IngestResult": "ingestion.ingesting",
     "Listing": "queries.listing",
     "MachineError": "text.errors",
+    "MigrateResult": "ingestion.migrating",
     "RefusedError": "text.errors",
     "ReportResult": "documents.reporting",
     "Results": "queries.over_seeds",
@@ -115,6 +118,7 @@ _HOMES = {
     "load_convention": "rules.convention_file",
     "load_weights": "training.loading",
     "mark_safe": "training.marking",
+    "migrate": "ingestion.migrating",
     "plan_sweep": "sweeps.sweeping",
     "read_checkpoint": "formats.checkpoint",
     "report": "documents.reporting",

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.checks.places import lies_in_place
 from ckptman.checks.validation import ValidationResult
 from ckptman.formats import folder_bytes
 from ckptman.fs import files, moving
@@ -184,7 +183,7 @@ def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: C
 
 def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:
     """The folder that the run should have; None where it has a right one."""
-    if run.place is None or lies_in_place(run.folder, run.place, convention):
+    if run.place is None or run.place.is_at(run.folder, convention):
         return None
     return run.place.run_folder(convention)
 

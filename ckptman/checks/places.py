@@ -1,18 +1,8 @@
-"""Where a run lies, and where it should."""
+"""Where things lie, as findings tell of them."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-
-from ckptman.rules import Convention, Place
-
-
-def lies_in_place(folder: PurePosixPath, place: Place, convention: Convention) -> bool:
-    """Whether a run folder is the one of its place, or one beside it that tells apart a second run."""
-    expected = place.run_folder(convention)
-    return folder.parent == expected.parent and (
-        folder.name == expected.name or folder.name.startswith(f"{expected.name}-")
-    )
 
 
 def apart(one: PurePosixPath, other: PurePosixPath) -> tuple[PurePosixPath, PurePosixPath]:

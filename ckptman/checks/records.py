@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.checks.places import apart, lies_in_place
+from ckptman.checks.places import apart
 from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError, wording
@@ -122,7 +122,7 @@ def _belongs(
         )
     except RefusedError:
         return False
-    return lies_in_place(folder, place, convention)
+    return place.is_at(folder, convention)
 
 
 def _check_entries(folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from ckptman.checks.places import apart, lies_in_place
+from ckptman.checks.places import apart
 from ckptman.rules import Convention, Place, comparing, naming, placement
 from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
@@ -161,7 +161,7 @@ def _check_run_folder(
         run.folder.parent != place.folder or not convention.folders.is_run(run.folder.name)
     ):
         return  # files directly in a task folder, or deeper than any run
-    if not lies_in_place(run.folder, place, convention):
+    if not place.is_at(run.folder, convention):
         expected = place.run_folder(convention)
         message = f"by its configuration, {_which_files([run])} belongs in {expected}"
         yield finding("wrong-run-folder", run.folder, message, _right_folder(expected, inventory))

@@ -150,6 +150,9 @@ def _check_documents(root: Path, stale_documents: Callable[[Path], Iterable[str]
 
 
 def _findings(inventory: Inventory, *, given: Convention, fitting: Convention) -> Iterator[Finding]:
+    if records.is_migrating(inventory.scan.root):
+        yield finding("unfinished-migration", ".", "runs lie in places of two conventions")
+        return
     if not inventory.files:
         yield finding("empty-tree", ".", "there is no checkpoint below this folder")
     yield from check_records(inventory, fitting)

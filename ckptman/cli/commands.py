@@ -21,6 +21,7 @@ COMMANDS = {
     "status": Command("status", "Show where the whole grid stands."),
     "ingest": Command("ingest", "Sort raw outputs into the tree."),
     "assign": Command("assign", "Say which run wrote checkpoints of a tree, where no file says it."),
+    "migrate": Command("migrate", "Bring a tree to what its convention says now: places, names and run.json."),
     "validate": Command("validate", "Check a tree: names, places, run.json, shapes, steps, seeds, strays."),
     "report": Command(
         "report", "Write TASK_MAPPING.md and README.md of a tree, and with --html a page to look at all of it."
@@ -46,7 +47,7 @@ COMMANDS = {
 """By name, in the order in which they are listed."""
 
 
-GOES_ON = frozenset({"train", "sweep", "ingest", "eval"})
+GOES_ON = frozenset({"train", "sweep", "ingest", "eval", "migrate"})
 """Those that, interrupted and called again, do not begin anew."""
 
 

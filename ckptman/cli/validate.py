@@ -142,6 +142,7 @@ def _validate(
         result, steps = check(), None
         if fix:
             with locks.lock_tree(root):
+                records.require_no_migration(root)
                 steps = mending.plan_mending(result)
                 if steps and not dry_run:
                     steps = mending.mend(root, steps)

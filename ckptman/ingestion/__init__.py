@@ -1,4 +1,5 @@
 """ingest: match raw outputs against the tree, as a plan; then apply the plan. assign: what a person says of a run.
+migrate: move the tree to what another convention says.
 
 Promises: the plan that `--dry-run` prints is the plan that is applied; nothing is overwritten; what is
 refused is named.
@@ -7,7 +8,9 @@ May not be done here: reading raw outputs or the tree by other means than `raw` 
 
 from __future__ import annotations
 
+from ckptman.ingestion import journals
 from ckptman.ingestion.assigning import AssignResult, assign
 from ckptman.ingestion.ingesting import IngestResult, ingest
+from ckptman.ingestion.migrating import MigrateResult, migrate
 
-__all__ = ["AssignResult", "IngestResult", "assign", "ingest"]
+__all__ = ["AssignResult", "IngestResult", "MigrateResult", "assign", "ingest", "journals", "migrate"]

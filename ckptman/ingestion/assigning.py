@@ -100,6 +100,7 @@ def assign(
         raise UsageError(f"{run_id!r} is no W&B run id", code="bad-run-id", fix="W&B shows it in the run's address.")
     tree = _tree_of(target, rules) if root is None else Path(root).absolute()
     with locks.lock_tree(tree):
+        records.require_no_migration(tree)
         plan = _Plan(tree, target, run_id, seed, rules)
         plan.check()
         result = plan.result(dry_run=dry_run)

@@ -148,6 +148,7 @@ def make_plan(
     Raises:
         UsageError: if the source does not exist, or the tree is sorted by another numbering (`other-numbering`).
     """
+    tree_records.require_no_migration(root)
     tree = tree_records.scan_tree(root, convention, missing_ok=True)
     numbering.require_numbering(tree, convention)
     raw = outputs.RawOutputs(

@@ -40,6 +40,11 @@ class Place:
         """The run's folder, relative to the root; `more` tells apart a second run of the same seed."""
         return self.folder / convention.folders.run(self.seed, *self.notes, *more, family=self.family)
 
+    def is_at(self, folder: PurePosixPath, convention: Convention) -> bool:
+        """Whether a run folder is the one of this place, or one beside it that tells apart a second run."""
+        expected = self.run_folder(convention)
+        return folder.parent == expected.parent and f"{folder.name}-".startswith(f"{expected.name}-")
+
     def root_of(self, folder: Path) -> Path | None:
         """The root of the tree in which `folder` is this task folder; None where it is another one."""
         wanted = self.folder.parts

@@ -364,6 +364,13 @@ _TABLE = (
         "brings the right one.",
     ),
     _error(
+        "unfinished-migration",
+        "A migration of the tree was interrupted.",
+        "ckptman migrate was killed, so that runs lie in places of two conventions. Nothing is lost: what is to be "
+        "done is written down in the tree. Nothing else is checked until then.",
+        "Let it go on: ckptman migrate. Or take it back: ckptman migrate --undo",
+    ),
+    _error(
         "missing-file",
         "A file that run.json lists is not there.",
         "It was deleted, renamed or moved away after it was ingested.",

@@ -26,6 +26,10 @@ TRASH = ".ckptman-trash"
 """Folder at the root for what `validate --fix` took out of the tree; nothing in it belongs to the tree."""
 ASSIGNED = "assigned"
 """`AttributionNote.code` where a person said which run it is, and `RunRecord.config_source` where the seed too."""
+MIGRATIONS = ".ckptman-migrations"
+"""Folder at the root for what `migrate` writes down, and keeps; nothing in it belongs to the tree."""
+JOURNAL, MIGRATION_DONE = "journal.json", "done"
+"""What each migration keeps, and its state when nothing is left to do."""
 REFUSED_FILE = "refused.json"
 """At the root: the files that the last ingest of each source did not take, and what is known of their runs."""
 FROM_BESIDE = "beside"
@@ -450,7 +454,7 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
         return ScannedFolder(folder, (), None, (), (), ((folder, error.strerror or str(error)),), None, is_kept)
     for item in found:
         path = folder / item.name
-        if path.parts == (TRASH,):
+        if path.parts in ((TRASH,), (MIGRATIONS,)):
             continue
         named = item.name.endswith(suffix)
         try:
@@ -615,6 +619,40 @@ def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> R
         if is_newer
         else "Repair it; or move it away and ingest the source again: what is missing is written anew.",
     )
+
+
+def migrations(root: Path) -> list[PurePosixPath]:
+    """The folders of the tree's migrations, relative to the root, in their order."""
+    home = root / MIGRATIONS
+    names = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
+    # One without a journal was interrupted before anything was done.
+    return [PurePosixPath(MIGRATIONS, name) for name in names if name.isdecimal() and (home / name / JOURNAL).is_file()]
+
+
+def is_migrating(root: Path) -> bool:
+    """Whether a migration of the tree was interrupted, so that its runs lie in places of two conventions."""
+    for folder in migrations(root):
+        try:
+            document = json_text.load_json(fs_files.read_bytes(root / folder / JOURNAL))
+        except (OSError, ValueError, RecursionError):
+            return True  # what cannot be read does not say that it is done
+        if not isinstance(document, dict) or document.get("state") != MIGRATION_DONE:
+            return True
+    return False
+
+
+def require_no_migration(root: Path) -> None:
+    """See to it that no migration was interrupted.
+
+    Raises:
+        RefusedError: (`unfinished-migration`) if one was.
+    """
+    if is_migrating(root):
+        raise RefusedError(
+            f"a migration of {root} was interrupted: its runs lie in places of two conventions",
+            code="unfinished-migration",
+            fix="Let it go on: ckptman migrate. Or take it back: ckptman migrate --undo",
+        )
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,12 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     for file in root.rglob("overwritten.json"):
         yield "overwritten.json", json.loads(file.read_text())
 
+    shutil.copytree(root, folder / "migrated")
+    yield "ckptman migrate --json", call("migrate", folder / "migrated", "--numbering", "merged", "--yes")
+    yield "journal.json", json.loads(next((folder / "migrated").rglob("journal.json")).read_text())
+    edit_record(next((folder / "migrated").rglob("run.json")).parent, config={"n_layers": 9})
+    yield "ckptman migrate --json", call("migrate", folder / "migrated", "--dry-run")
+
     edit_record(final.parent, attribution={"code": "none", "evidence": "", "candidates": ["a", "b"]})
     moved = call("assign", final, "--run", "b")
     yield "ckptman assign --json", moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -430,6 +431,13 @@ def a_file_beside_it_that_says_otherwise(root: Path, _: MonkeyPatch) -> None:
         ]
 
     edit_json(root / RUN / "run.json", add)
+
+
+@fault("unfinished-migration", ".", says="two conventions")
+def a_migration_that_was_interrupted(root: Path, _: MonkeyPatch) -> None:
+    journal = root / ".ckptman-migrations" / "0001" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    journal.write_text(json.dumps({"schema_version": 1, "state": "begun", "date": "", "runs": [], "steps": []}))
 
 
 @fault("missing-final", RUN, says="has only: Checkpoint")
