@@ -350,16 +350,21 @@ class _Plan:
     ) -> records.CheckpointEntry:
         """A checkpoint as the convention calls it: as it is, as an earlier migration found it, or anew."""
         same = (other.file for item in earlier for other in item.record.checkpoints if other.sha256 == entry.sha256)
+        kind = self.convention.prefix(entry.kind) or self.convention.kind_at(entry.step, record.config)
+        kept_kind = entry.kind if kind is None else kind.name
         for name in (entry.file, *same):
             with suppress(RefusedError):
                 parsed = self.naming.parse(name)
-                if parsed.step == entry.step and not self.naming.disagreements(parsed, record.config):
-                    return replace(entry, file=name, kind=parsed.prefix.name)
-        kind = self.convention.prefix(entry.kind)
-        if kind is None:
-            known = self.convention.prefixes
-            final = [item for item in known if item.final and item.expected_step(record.config) == entry.step]
-            kind = (final or [item for item in known if not item.final] or [*known])[0]
+                if parsed.step in (None, entry.step) and not self.naming.disagreements(parsed, record.config):
+                    return replace(entry, file=name, kind=parsed.kind or kept_kind)
+        if self.convention.keep_names:
+            return replace(entry, kind=kept_kind)
+        if kind is None or entry.step is None:
+            raise RefusedError(
+                f"{entry.file} is named by no rule of the convention, and its kind or step is not known",
+                code="no-name",
+                fix="Let the convention keep such names (name.keep), or describe them.",
+            )
         return replace(entry, file=self.naming.name_for(record.config, kind, entry.step), kind=kind.name)
 
     # --- what earlier migrations know
@@ -397,10 +402,9 @@ class _Plan:
 
     def _record_at(self, path: PurePosixPath) -> records.RunRecord | None:
         """A run.json that an earlier migration kept; None where a later one brought it back."""
-        try:
-            return json_text.record_of(records.RunRecord, json_text.load_json(files.read_bytes(self.root / path)))
-        except (OSError, ValueError, RecursionError):
-            return None
+        with suppress(RefusedError):
+            return records.read_record((self.root / path).parent, path.name)
+        return None
 
     # --- lists of runs without files
 
@@ -419,10 +423,10 @@ class _Plan:
             except RefusedError as error:
                 self._refuse(path, error)
                 return
-            old[path] = _bytes_of(records.OverwrittenList(runs=runs))
+            old[path] = records.signed(records.OverwrittenList(runs=runs))
         for folder, held in new.items():
             path = folder / records.OVERWRITTEN_FILE
-            data = _bytes_of(records.OverwrittenList(runs=tuple(held[name] for name in sorted(held))))
+            data = records.signed(records.OverwrittenList(runs=tuple(held[name] for name in sorted(held))))
             if old.pop(path, None) != data:
                 yield str(path) if path in listed else "", path, data
         for path in old:
@@ -444,7 +448,7 @@ class _Plan:
                 item = replace(item, group=place.group, task=place.task)
             found.append(item)
         if tuple(found) != listed:
-            yield str(path), path, _bytes_of(records.RefusedList(files=tuple(found)))
+            yield str(path), path, records.signed(records.RefusedList(files=tuple(found)))
 
     # --- the steps
 
@@ -561,14 +565,18 @@ class _Plan:
         here = {name for name in change.names if (self.root / before / name).exists()}
         ways = [(after / old, after / new) for old, new in change.names.items() if old != new and old in here]
         steps += self._chained(ways, folder / "aside" / f"files{index}", things, at=before)
-        data = _bytes_of(change.record)
-        sha256, kept = hashlib.sha256(data).hexdigest(), None
+        kept = None
         if change.record != change.old:
+            if not records.is_as_written(self.root / before / records.RUN_FILE):
+                raise RefusedError(
+                    f"{before / records.RUN_FILE} {records.CHANGED}", code="record-changed", fix=records.CHANGED_FIX
+                )
             kept = folder / "kept" / f"{index}.json"
             single(after / records.RUN_FILE, kept, before / records.RUN_FILE)
             if change.kept is None:
-                new = folder / "new" / f"{index}.json"
-                write_atomically(self.root / new, data, replace=True, root=self.root)
+                new = folder / "new" / str(index) / records.RUN_FILE
+                make_folders((self.root / new).parent, self.root)
+                records.write_record((self.root / new).parent, change.record, root=self.root)
             else:
                 new = change.kept
             sha256 = files.hash_file(self.root / new)[0]
@@ -586,10 +594,6 @@ class _Plan:
             record_sha256=sha256,
             kept=None if kept is None else str(kept),
         )
-
-
-def _bytes_of(record: Any) -> bytes:
-    return json_text.dump_json(json_text.document_of(record))
 
 
 # --- carrying it out --------------------------------------------------------------------------------------------------

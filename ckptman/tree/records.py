@@ -528,6 +528,11 @@ def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: P
     return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more), root, is_signed=True)
 
 
+def signed(record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bytes:
+    """A record as its file holds it, with its digest."""
+    return _signed(json_text.dump_json(json_text.document_of(record)))
+
+
 def is_as_written(file: Path) -> bool:
     """Whether a record has the digest of its other lines, or, where an older ckptman wrote it, none.
 
@@ -547,16 +552,16 @@ def is_as_written(file: Path) -> bool:
     return not isinstance(document, dict) or _DIGEST not in document  # somebody laid it out anew
 
 
-def read_record(folder: Path) -> RunRecord:
-    """Read a run folder's `run.json`.
+def read_record(folder: Path, name: str = RUN_FILE) -> RunRecord:
+    """Read a run folder's `run.json`, or one that is kept under another name.
 
     Raises:
         RefusedError: (`bad-record`) if it is missing, unreadable or not a run record.
     """
-    record, error = _read_record(folder / RUN_FILE)
+    record, error = _read_record(folder / name)
     if record is None:
         reason = "is missing" if error is None else _reason(error)
-        raise bad_record(folder / RUN_FILE, reason, is_newer=isinstance(error, NewerRecordError))
+        raise bad_record(folder / name, reason, is_newer=isinstance(error, NewerRecordError))
     return record
 
 
@@ -730,7 +735,7 @@ def _signed_bytes(file: Path, record: RunRecord | OverwrittenList | RefusedList 
     with suppress(OSError):  # there is none, or none that can be read
         if not is_as_written(file):
             raise RefusedError(f"{file} {CHANGED}", code="record-changed", fix=CHANGED_FIX)
-    return _signed(json_text.dump_json(json_text.document_of(record)))
+    return signed(record)
 
 
 CHANGED = "was changed since ckptman wrote it: it has not the SHA-256 that stands in it"
