@@ -196,13 +196,18 @@ def links(bench: Bench) -> Iterator[Row]:
         turns=1,
         reason="cp reads no byte, and syncs none; here each file is read, hashed and synced",
     )  # fmt: skip
-    yield bench.against(
-        f"ingest again, nothing new, {count:,}", "rsync -a --dry-run", 2,
-        lambda: ["rsync", "-a", "--dry-run", f"{source}/", f"{linked}/"],
-        lambda: ckptman("ingest", source, "--root", tree, "--mode", "hardlink"),
-        turns=1,
-        reason="the plan is made anew in Python, run by run",
-    )  # fmt: skip
+    for what, cached, turns in (("the first time", False, 1), ("and once more", True, 5)):
+        if cached:
+            time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
+            bench.run(ckptman("ingest", source, "--root", tree, "--mode", "hardlink"), cached=True)
+        yield bench.against(
+            f"ingest again, nothing new, {what}, {count:,}", "rsync -a --dry-run", 2,
+            lambda: ["rsync", "-a", "--dry-run", f"{source}/", f"{linked}/"],
+            lambda: ckptman("ingest", source, "--root", tree, "--mode", "hardlink"),
+            turns=turns,
+            cached=cached,
+            reason="the plan is made anew in Python, run by run",
+        )  # fmt: skip
 
 
 def validate(bench: Bench) -> Iterator[Row]:

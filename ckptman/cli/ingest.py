@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,12 @@ from rich.console import Console
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.progress import ByteProgress
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.fs import Mode, write_atomically
 from ckptman.ingestion import IngestResult, ingest
 from ckptman.raw import examination, overwritten, scanning
-from ckptman.rules import Convention, convention_file
+from ckptman.rules import Convention, convention_file, placement
 from ckptman.text import wording
 from ckptman.tree import records
 
@@ -75,32 +77,51 @@ def _ingest(
     """
     root = tree_of(context, root)
     rules = convention_for(context, root, numbering)
-    with ByteProgress() as progress:
-        result = ingest(
-            source,
-            root,
-            convention=rules,
-            mode=mode,
-            trust=trust,
-            settle=settle,
-            checksum=checksum,
-            follow_symlinks=follow_symlinks,
-            with_wandb=with_wandb,
-            dry_run=dry_run,
-            progress=progress,
-        )
-    for message in result.warnings:
-        warn(message)
-    kept = result.placed and not dry_run and _keep_rules(context, result.plan.root)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show(result, rules, console(), verbose=verbose)
-        if kept:
-            console(stderr=True).print(plain(f"{kept} says by which convention this tree is sorted", "dim"))
-        if result.placed and not result.dry_run:
-            _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
-    raise typer.Exit(1 if result.refused else 0)
+    with _remembered(context, source, root, rules) as answer:
+        with ByteProgress() as progress:
+            result = ingest(
+                source,
+                root,
+                convention=rules,
+                mode=mode,
+                trust=trust,
+                settle=settle,
+                checksum=checksum,
+                follow_symlinks=follow_symlinks,
+                with_wandb=with_wandb,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        if answer is not None:  # free space and what may be being written change without a file of these
+            answer.may_be_kept = not (result.placed or result.deferred)
+        for message in result.warnings:
+            warn(message)
+        kept = result.placed and not dry_run and _keep_rules(context, result.plan.root)
+        if as_json:
+            print_json(result.to_json())
+        else:
+            show(result, rules, console(), verbose=verbose)
+            if kept:
+                console(stderr=True).print(plain(f"{kept} says by which convention this tree is sorted", "dim"))
+            if result.placed and not result.dry_run:
+                _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
+        raise typer.Exit(1 if result.refused else 0)
+
+
+def _remembered(
+    context: typer.Context, given_source: str, root: Path, rules: Convention
+) -> AbstractContextManager[Remembered | None]:
+    """An ingest with nothing to do is a question, where all that it hangs on lies in the source and in the tree."""
+    given, source = context.params, Path(given_source)
+    reads_more = given["as_json"] or given["checksum"] or given["follow_symlinks"] or given["mode"] == Mode.MOVE
+    if (
+        reads_more
+        or not given_source
+        or not source.is_dir()
+        or placement.task_folder_of(source.resolve(), rules) is not None
+    ):
+        return nullcontext()
+    return Remembered(context, root, rules, source=source)
 
 
 def _keep_rules(context: typer.Context, root: Path) -> str:

@@ -59,15 +59,26 @@ class Remembered:
     An answer is kept if the command ends by `typer.Exit`, and `may_be_kept` is still set.
     """
 
-    def __init__(self, context: typer.Context, root: Path, convention: Convention, *more: object) -> None:
+    def __init__(
+        self, context: typer.Context, root: Path, convention: Convention, *more: object, source: Path | None = None
+    ) -> None:
+        """`source`: another folder that the answer hangs on; `more`: whatever else."""
         self.may_be_kept = True
         self._root = root
+        self._source = source
         self._parts: list[tuple[bool, str]] = []
         self._key = ""
         self._state: cache.FolderState | None = None
         if cache.folder() is not None:
             self._key = _key(context, root, convention, more)
-            self._state = cache.folder_state(root, without=_ELSEWHERE)
+            self._state = self._look()
+
+    def _look(self) -> cache.FolderState | None:
+        tree = cache.folder_state(self._root, without=_ELSEWHERE)
+        if tree is None or self._source is None:
+            return tree
+        source = cache.folder_state(self._source)
+        return source and cache.FolderState(f"{tree.digest} {source.digest}", max(tree.newest_ns, source.newest_ns))
 
     def __enter__(self) -> Remembered:
         if self._state is None:
@@ -85,12 +96,10 @@ class Remembered:
     ) -> Literal[False]:
         if self._state is not None:
             sys.stdout, sys.stderr = self._streams
-            if isinstance(error, typer.Exit) and self.may_be_kept:
-                now = cache.folder_state(self._root, without=_ELSEWHERE)
-                if now == self._state:
-                    with suppress(UnicodeEncodeError):  # a name that is no text
-                        value = msgspec.json.encode(_Answer(self._parts, error.exit_code))
-                        cache.keep(self._key, self._state, value, since_ns=self._began)
+            if isinstance(error, typer.Exit) and self.may_be_kept and self._look() == self._state:
+                with suppress(UnicodeEncodeError):  # a name that is no text
+                    value = msgspec.json.encode(_Answer(self._parts, error.exit_code))
+                    cache.keep(self._key, self._state, value, since_ns=self._began)
         return False
 
 

@@ -222,9 +222,9 @@ class Beside:
     # --- finding ------------------------------------------------------------------------------------------------------
 
     def _find(self, file: SourceCheckpoint) -> Iterator[tuple[terms.BesideRule, Path]]:
+        stem, folders = file.path.name.removesuffix(self._convention.checkpoint.suffix), self._folders(file)
         for rule in self._convention.beside:
-            stem = file.path.name.removesuffix(self._convention.checkpoint.suffix)
-            for folder in self._folders(file)[: rule.up + 1]:
+            for folder in folders[: rule.up + 1]:
                 if found := list(self._matching(folder, rule.parts(stem)))[:_MOST_FILES]:
                     yield from ((rule, path) for path in reversed(found))  # what was begun later counts more
                     break

@@ -11,7 +11,7 @@ import pytest
 
 from ckptman.cli.app import run
 from ckptman.fs import cache
-from tests.helpers.trees import FINAL, RUN, copy, make_good_tree
+from tests.helpers.trees import FINAL, RUN, copy, make_good_tree, small_config, write_source
 
 
 class Answer(NamedTuple):
@@ -129,3 +129,22 @@ def test_what_tells_of_files_elsewhere_is_looked_up_again(ask: Ask, root: Path) 
     (root / "refused.json").write_text('{"schema_version": 1, "files": []}')
     for _ in range(2):
         assert ask("status").opened > 0
+
+
+def test_an_ingest_with_nothing_to_do_is_remembered_until_the_source_or_the_tree_changes(
+    ask: Ask, root: Path, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "grid_outputs", [small_config(seed=9), small_config(seed=10)])
+    assert "placed 4 checkpoints" in ask("ingest", str(source)).out
+    again = ask("ingest", str(source))
+    assert "nothing to place" in again.out
+    assert again.opened > 0
+    assert ask("ingest", str(source)) == again._replace(opened=0)
+    assert ask("ingest", str(source), "--checksum").opened > 0
+    assert ask("ingest", str(source), "--json").opened > 0
+    write_source(source / "more", [small_config(seed=11)])
+    assert "placed 2 checkpoints" in ask("ingest", str(source)).out
+    ask("ingest", str(source))
+    [file] = root.rglob("seed_9/Final*")
+    file.unlink()
+    assert "placed 1 checkpoint" in ask("ingest", str(source)).out
