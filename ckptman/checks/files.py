@@ -81,7 +81,7 @@ def _check_foreign(file: contents.CheckpointFile) -> Iterator[Finding]:
 def _check_recipe(
     file: contents.CheckpointFile, config: Mapping[str, Any], convention: Convention
 ) -> Iterator[Finding]:
-    prefix = convention.prefix(file.kind or "")
+    prefix = (file.name.prefix if file.name is not None else None) or convention.prefix(file.kind or "")
     if prefix is None or file.step is None:
         return
     expected = prefix.expected_step(config)

@@ -207,7 +207,10 @@ def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterat
             overlaps[run.place.folder.parent, trained[1], *tested] += 1
         elif run.measured is not None:
             continue  # on those of the convention, by an evaluation
-        elif tested != convention.generalization_k and placement.group_pattern(run.place.group, convention) is not None:
+        elif (
+            convention.metric.fixed not in (None, tested)
+            and placement.group_pattern(run.place.group, convention) is not None
+        ):
             others[run.place.folder.parent, *tested] += 1
     for (group, longest, low, high), count in sorted(overlaps.items()):
         yield finding(
@@ -216,7 +219,7 @@ def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterat
             f"{wording.count_text(count, 'run')} trained on lengths up to {longest}, and tested on {low} to {high}",
         )
     for (group, low, high), count in sorted(others.items()):
-        first, last = convention.generalization_k
+        first, last = convention.metric.fixed or (low, high)
         yield finding(
             "other-test-lengths",
             group,
@@ -243,7 +246,7 @@ def _check_attribution(run: contents.Run) -> Iterator[Finding]:
 
 def _check_whole(run: contents.Run, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
-    found = [(file.kind or "", file.step) for file in run.files if file.name is not None]
+    found = [(file.name.kind or file.kind or "", file.step) for file in run.files if file.name is not None]
     found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
     stands = standing.compare(run.config, found, convention)
     if not stands.kinds:

@@ -37,6 +37,7 @@ from ckptman.queries import list_checkpoints
 from ckptman.queries import listing as listing_of
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
+from ckptman.tree import metrics
 
 
 @app.command("ls", cls=WithFacets)
@@ -133,7 +134,7 @@ def _cells(item: listing_of.ListedCheckpoint, axes: Sequence[str], convention: C
         row.kind,
         NOTHING if row.step is None else str(row.step),
         size_text(row.size),
-        NOTHING if item.generalization is None else wording.percent(item.generalization.value),
+        NOTHING if item.generalization is None else metrics.value_text(item.generalization.value, convention),
         row.run_id or NOTHING,
     ]
 

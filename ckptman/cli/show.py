@@ -257,6 +257,8 @@ def _run_facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
 
 def measured_text(value: metrics.Measured) -> str:
     """A run's generalization with where it is from, its samples and its interval."""
+    if value.interval is None:
+        return f"{value.value:.4g} ({value.source})"
     low, high = map(wording.percent, value.interval)
     lists = count_text(value.samples, "list")
     return f"{wording.percent(value.value)} ({value.source}, {lists} of each length, 95 % interval {low} to {high})"

@@ -124,8 +124,10 @@ def trained_by(pattern: GroupPattern, convention: Convention) -> str:
     return "K only" if low == "K" else "up to K" if low is None else markdown.text(f"{low} to K")
 
 
-def generalization(value: metrics.Generalization) -> str:
+def generalization(value: metrics.Generalization, convention: Convention) -> str:
     """A configuration's generalization: `97.9 % ± 2.4`."""
+    if not convention.metric.share:
+        return f"{value.mean:.4g}" + ("" if value.deviation is None else f" ± {value.deviation:.2g}")
     mean = wording.percent(value.mean)
     if value.deviation is None:
         return mean
@@ -143,9 +145,9 @@ def interval(configuration: tree_statistics.Configuration) -> str:
 
 def nothing_ranked(statistics: tree_statistics.TreeStatistics) -> tuple[str, str]:
     """Why no configuration can be ranked, and which metrics there are instead."""
-    low, high = statistics.convention.generalization_k
-    pattern = markdown.code(statistics.convention.generalization_pattern)
-    why = f"No run here has a finite value of {pattern} for each K from {low} to {high}, logged or evaluated."
+    metric = statistics.convention.metric
+    each = f" for each K from {metric.low} to {metric.high}" if metric.span else ""
+    why = f"No run here has a finite value of {markdown.code(metric.pattern)}{each}, logged or evaluated."
     return f"{why} `ckptman eval` measures it, where a model can read such lengths.", other_metrics(statistics)
 
 
@@ -170,13 +172,16 @@ def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:
 
 def generalization_title(convention: Convention) -> str:
     """What generalization is measured by, for the head of a table."""
-    low, high = convention.generalization_k
-    return f"Exact match, K = {low}–{high}"
+    return markdown.text(convention.metric.heading)
 
 
 def exact_match(convention: Convention) -> str:
     """What generalization is measured by, in a sentence."""
-    low, high = convention.generalization_k
+    metric = convention.metric
+    if metric.fixed is None:
+        title = markdown.text(metric.title[:1].lower() + metric.title[1:])
+        return f"{'mean ' if metric.span else ''}{title} ({markdown.code(metric.pattern)})"
+    low, high = metric.fixed
     return (f"mean exact match on lists of {low} to {high} numbers (the share of lists with each number predicted "
             "right from the correct ones before it)")  # fmt: skip
 
@@ -200,6 +205,8 @@ def ranked(statistics: tree_statistics.TreeStatistics) -> dict[terms.Family, lis
 
 def is_starred(configuration: tree_statistics.Configuration) -> bool:
     """Whether being the best of its family means something: tested on new lengths only, and above chance."""
+    if not configuration.convention.metric.share:
+        return configuration.generalization is not None and configuration.generalization.runs > 1
     return not configuration.overlaps and configuration.interval is not None and configuration.interval[0] > _CHANCE
 
 
@@ -208,7 +215,7 @@ def _rank(configuration: tree_statistics.Configuration) -> tuple[Any, ...]:
     assert value is not None  # only measured ones are ranked
     return (
         configuration.overlaps,
-        -value.mean,
+        value.mean if configuration.convention.metric.lower_is_better else -value.mean,
         -value.runs,
         value.deviation or 0.0,
         wording.path_key(configuration.folder),

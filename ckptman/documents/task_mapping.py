@@ -130,11 +130,11 @@ def best_table(
                 *([say.family_title(configuration.family, convention)] if family else []),
             say.trained(configuration.config, convention),
             *(say.axis_word(axis, configuration.config.get(axis), convention) for axis in axes),
-            say.generalization(value),
+            say.generalization(value, convention),
             " of ".join(map(str, sorted({value.runs, len(configuration.runs)}))),
             " and ".join(_measured_by(configuration)),
             say.interval(configuration),
-            say.NOTHING if logged is None else f"{say.generalization(logged)} (n = {logged.runs})",
+            say.NOTHING if logged is None else f"{say.generalization(logged, convention)} (n = {logged.runs})",
             markdown.link(markdown.code(say.tail(configuration.folder)), configuration.folder, folder=True),
         ])  # fmt: skip
     if any(told_apart):
@@ -419,7 +419,8 @@ def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
             "tasks wrote files of the same names over them. What is here of them are their W&B records.",
             "The generalization that these logged is in the means over all W&B runs, and in no other."
             if any(
-                metrics.from_metrics(item.run.metrics, statistics.convention) is not None for item in statistics.lost
+                metrics.from_metrics(item.run.metrics, item.run.config, statistics.convention) is not None
+                for item in statistics.lost
             )
             else "",
         ),
@@ -439,11 +440,10 @@ def _lost_row(
     told: list[str] = []
     by: list[str] = []
     for item in items:
-        value = metrics.from_metrics(item.run.metrics, convention)
+        value = metrics.from_metrics(item.run.metrics, item.run.config, convention)
         seed = say.seeds_text([item.run.seed], convention)
-        told.append(
-            f"{seed} ({markdown.code(item.run.run_id)}{'' if value is None else f', {wording.percent(value)}'})"
-        )
+        reached = "" if value is None else f", {metrics.value_text(value, convention)}"
+        told.append(f"{seed} ({markdown.code(item.run.run_id)}{reached})")
         by += item.run.overwritten_by
     names = ", ".join(map(markdown.code, dict.fromkeys(by))) or "an unknown run"
     where = markdown.link(markdown.code(say.tail(folder)), folder, folder=True)

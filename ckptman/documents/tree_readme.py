@@ -17,7 +17,7 @@ from ckptman.documents.tree_drawing import draw_tree
 from ckptman.rules import Convention, convention_file, grids, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
-from ckptman.tree import contents, records
+from ckptman.tree import contents, metrics, records
 from ckptman.tree import statistics as tree_statistics
 
 README = "README.md"
@@ -284,7 +284,10 @@ def _example(
     if prefix is not None and file.step is not None:
         facts.append(f"{markdown.text(prefix.title[:1].upper() + prefix.title[1:])}, {file.step:,} iterations")
     if run.measured is not None and prefix is not None and prefix.final:
-        facts.append(f"Generalization {wording.percent(run.measured.value)} ({markdown.text(run.measured.source)})")
+        facts.append(
+            f"Generalization {metrics.value_text(run.measured.value, convention)} "
+            f"({markdown.text(run.measured.source)})"
+        )
     facts.append(f"In {markdown.link(markdown.code(f'{file.path.parent}/'), file.path.parent, folder=True)}")
     return [markdown.fenced("", wording.one_line(file.path.name)), "\n".join(f"- {fact}" for fact in facts)]
 

@@ -230,7 +230,6 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
 
 def known_keys(convention: Convention) -> frozenset[str]:
     """Keys that a condition may ask for in any tree, an empty one too."""
-    low, high = convention.generalization_k
     return frozenset(
         {
             *(field.name for field in dataclasses.fields(records.CheckpointRow) if field.name != "family"),
@@ -238,7 +237,8 @@ def known_keys(convention: Convention) -> frozenset[str]:
             *("final", "k", "gen_em"),
             *(field.name for field in dataclasses.fields(TrainConfig)),
             *(key for name_field in convention.fields for key in name_field.config),
-            *(convention.generalization_pattern.replace("{k}", str(k)) for k in range(low, high + 1)),
+            *(key for metric in convention.metrics.values() for key in metric.keys({})),
+            *convention.metrics,
         }
     )
 

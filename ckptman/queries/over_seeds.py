@@ -19,7 +19,7 @@ from ckptman.queries.conditions import Where, check_key
 from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints
 from ckptman.rules import Convention, comparing, convention_file
 from ckptman.text import UsageError, json_text
-from ckptman.tree import records
+from ckptman.tree import metrics, records
 
 DEFAULT_METRIC = "gen_em"
 """A run's generalization, from 0 to 1."""
@@ -143,7 +143,7 @@ def results(
     rows = [item.values for item in runs]
     for key in by:
         check_key(key, rows, known_keys(convention))
-    if runs and metric != DEFAULT_METRIC and not any(_matching(item, metric) for item in runs):
+    if runs and metric != DEFAULT_METRIC and not any(_matching(item, metric, convention) for item in runs):
         there_are = sorted({key for item in runs for key in item.metrics})
         raise UsageError(
             f"no run has a metric {metric!r}",
@@ -154,7 +154,7 @@ def results(
     for item in runs:
         groups.setdefault(_group_key(item, by, convention), []).append(item)
     columns = tuple(by) or _columns(groups.values(), convention)
-    found = [_result(members, columns, metric, population=population) for members in groups.values()]
+    found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
     found.sort(key=lambda row: [_order(value) for value in row.settings.values()])
     return Results(
         root=listing.root, metric=metric, by=columns, population=population, rows=tuple(found), listing=listing
@@ -195,10 +195,13 @@ def differences(found: Results, key: str, convention: Convention) -> tuple[Diffe
     return tuple(Difference(dict(rest), means) for rest, means in pairs.items() if len(means) > 1)
 
 
-def _matching(item: ListedCheckpoint, metric: str) -> list[float]:
+def _matching(item: ListedCheckpoint, metric: str, convention: Convention) -> list[float]:
     """The run's values of a metric."""
     if metric == DEFAULT_METRIC:
         return [] if item.generalization is None else [item.generalization.value]
+    if (named := convention.metrics.get(metric)) is not None:
+        value = metrics.from_metrics(item.metrics, item.config, convention, named)
+        return [] if value is None else [value]
     keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
     values = [item.metrics.get(key) for key in keys]
     return [value for value in values if isinstance(value, int | float) and abs(value) <= sys.float_info.max]
@@ -228,8 +231,10 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     return (*shown, *sorted(more))
 
 
-def _result(members: list[ListedCheckpoint], columns: Sequence[str], metric: str, *, population: bool) -> Result:
-    measured = [(item.row.seed, fmean(values)) for item in members if (values := _matching(item, metric))]
+def _result(
+    members: list[ListedCheckpoint], columns: Sequence[str], metric: str, convention: Convention, *, population: bool
+) -> Result:
+    measured = [(item.row.seed, fmean(values)) for item in members if (values := _matching(item, metric, convention))]
     return Result(
         settings={key: members[0].values.get(key) for key in columns},
         values=tuple(sorted(measured, key=lambda pair: _order(pair[0]))),

@@ -113,7 +113,7 @@ def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan) 
 
 def _by_k(record: records.RunRecord, convention: Convention) -> Iterator[tuple[int, float]]:
     """Of every length that the run was tested on, trained ones too."""
-    before, _, after = convention.generalization_pattern.partition("{k}")
+    before, _, after = convention.metric.pattern.partition("{k}")
     for key, value in record.metrics.items():
         middle = key.removeprefix(before).removesuffix(after)
         is_of_length = key == f"{before}{middle}{after}" and middle.isdecimal() and len(middle) < 9

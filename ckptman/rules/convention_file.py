@@ -18,6 +18,7 @@ from ckptman.rules import beside, comparing, inert, layout, schemes
 from ckptman.rules import facets as facet_rules
 from ckptman.rules.facets import Facet, FacetValue, Scalar
 from ckptman.rules.layout import Layout
+from ckptman.rules.measures import Metric
 from ckptman.rules.naming import FIELD_TYPES, Naming
 from ckptman.rules.terms import (
     AxisTitle,
@@ -274,8 +275,8 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
     prefixes = tuple(_build_prefix(*item) for item in name.section("prefixes").each())
     step = name.section("step") if fields else _Section({"tag": "step", "title": "Steps done"}, f"{where}.name.step")
     named = _Section(top.maybe("names", lambda v, _: v, {}), f"{where}.names")
-    metrics = top.section("metrics")
-    generalization = metrics.section("generalization")
+    metrics = [metric for item in top.section("metrics").each() for metric in _build_metrics(*item)]
+    chosen = [metric for metric, is_default in metrics if is_default] or [metric for metric, _ in metrics[:1]]
     attribution = top.section("attribution")
     run = top.section("run")
     facets = {key: _build_facet(key, value, place) for key, value, place in top.section("facets").each()}
@@ -305,8 +306,8 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         groups=tuple(_build_group(*item, grids, facets) for item in top.section("groups").each()),
         grids=grids,
         axis_titles={key: _build_axis(value, place) for key, value, place in top.section("axes").each()},
-        generalization_pattern=generalization.get("pattern", _text),
-        generalization_k=_pair(generalization.get("k", _list_of(_whole)), generalization.where),
+        metrics={metric.name: metric for metric, _ in metrics},
+        metric=_only_one(chosen, f"{where}.metrics"),
         ignored_keys=frozenset(attribution.get("ignored", _list_of(_text))),
         settings={
             key: _setting(value, place)
@@ -314,7 +315,9 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         },
         source=source,
     )
-    for section in (top, name, step, run, metrics, generalization, attribution, lengths):
+    if not fields:
+        name.asked.update(("step", "examples"))  # of a grammar that was taken away
+    for section in (top, name, step, run, attribution, lengths):
         section.done()
     if problem := _numbering_problem(convention):
         raise _bad(f"{where}: {problem}")
@@ -787,6 +790,41 @@ def _build_axis(value: Any, where: str) -> AxisTitle:
     words.done()
     item.done()
     return axis
+
+
+def _build_metrics(name: str, value: Any, where: str) -> list[tuple[Metric, bool]]:
+    """A metric and its buckets, and whether it is the default."""
+    item = _Section(value, where)
+    pattern = item.get("pattern", _text)
+    low, high = _pair(item.get("k", _list_of(_bound)), f"{where}.k") if "k" in item.value else (None, None)
+    metric = Metric(
+        name=name,
+        title=item.maybe("title", _text, name.replace("_", " ")),
+        pattern=pattern,
+        low=low,
+        high=high,
+        share=item.maybe("share", _flag, True),
+        lower_is_better=item.maybe("lower_is_better", _flag, False),
+    )
+    found = [(metric, item.maybe("default", _flag, False))]
+    for bucket, bounds, place in _Section(item.maybe("buckets", lambda v, _: v, {}), f"{where}.buckets").each():
+        first, last = _pair(_list_of(_bound)(bounds, place), place)
+        found.append((replace(metric, name=f"{name}.{bucket}", low=first, high=last), False))
+    item.done()
+    if ("{k}" in pattern) is (low is None):
+        raise _bad(f"{where}: k: [first, last] goes with a pattern that holds {{k}}, and with no other")
+    return found
+
+
+def _bound(value: Any, where: str) -> int | str:
+    """A length, or the configuration key that says it."""
+    return value if isinstance(value, str) and value else _whole(value, where)
+
+
+def _only_one(metrics: list[Metric], where: str) -> Metric:
+    if len(metrics) != 1:
+        raise _bad(f"{where}: " + ("there must be one" if not metrics else "several say default: true, where one may"))
+    return metrics[0]
 
 
 def _pair(values: tuple[T, ...], where: str) -> tuple[T, T]:

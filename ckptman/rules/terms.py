@@ -23,6 +23,7 @@ from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
 from ckptman.rules.layout import Layout
 from ckptman.rules.layout import Levels as Levels
+from ckptman.rules.measures import Metric as Metric
 from ckptman.rules.schemes import Scheme as Scheme
 
 K = "K"
@@ -250,8 +251,9 @@ class Convention:
     groups: tuple[GroupPattern, ...]
     grids: Mapping[str, Grid]
     axis_titles: Mapping[str, AxisTitle]
-    generalization_pattern: str
-    generalization_k: tuple[int, int]
+    metrics: Mapping[str, Metric]
+    metric: Metric
+    """The one that runs are ranked by: their generalization."""
     ignored_keys: frozenset[str]
     settings: Mapping[str, Setting]
     """Defaults for command-line options."""

@@ -215,7 +215,13 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     rules = convention or convention_file.built_in()
-    low, high = rules.generalization_k
+    if k is None and rules.metric.fixed is None:
+        raise UsageError(
+            f"the convention's metric {rules.metric.name} has no lengths that are the same for all runs",
+            code="bad-samples",
+            fix="Name the lengths to evaluate with --k.",
+        )
+    low, high = rules.metric.fixed or (1, 0)
     lengths = sorted(set(range(low, high + 1) if k is None else k))
     if not lengths or lengths[0] < 1 or samples < 1:
         raise UsageError(
@@ -379,8 +385,12 @@ class _Work:
         for entry in reversed(record.evaluations):
             if all(entry.get(key) == value for key, value in wanted.items()):
                 with suppress(KeyError, TypeError, ValueError, AttributeError):
-                    return Evaluation.of_record(str(file), entry, self.rules.generalization_k)
+                    return Evaluation.of_record(str(file), entry, self._tested(record.config))
         return None
+
+    def _tested(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """The lengths whose mean is the generalization: the convention's, or else all that are evaluated."""
+        return self.rules.metric.bounds(config) or (self.lengths[0], self.lengths[-1])
 
     def _evaluate(self, file: Path, counter: _Counter) -> Evaluation:
         model, info = load(file, device=self.device, convention=self.rules)
@@ -408,7 +418,7 @@ class _Work:
             samples=self.samples,
             seed=self.seed,
             by_k=by_k,
-            generalization_k=self.rules.generalization_k,
+            generalization_k=self._tested(info.config or {}),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

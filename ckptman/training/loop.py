@@ -348,7 +348,7 @@ class _Training:
 
     @property
     def _gen_em(self) -> float | None:
-        return tree_metrics.from_metrics(self._metrics, self._run.convention)
+        return tree_metrics.from_metrics(self._metrics, self._run.config.to_dict(), self._run.convention)
 
     @property
     def _speed(self) -> float | None:

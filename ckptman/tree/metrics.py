@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
 
-from ckptman.rules import Convention, TrainConfig
+from ckptman.rules import Convention, TrainConfig, terms
+from ckptman.text import wording
 from ckptman.tree.records import RunRecord
 
 TEACHER_FORCED = "teacher-forced"
@@ -36,8 +37,10 @@ class Measured:
     them in the run's own folder."""
     samples: int
     """Lists of each length."""
-    interval: tuple[float, float]
-    """95 % Wilson score interval, from the lists of all lengths together."""
+    lists: int
+    """Lists of all lengths together."""
+    interval: tuple[float, float] | None
+    """95 % Wilson score interval, from the lists of all lengths together; None for what is no share."""
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,45 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
     Of the teacher-forced evaluations of the final checkpoint and the metrics that training logged last, the one with
     the most samples counts; of several, the newest.
     """
-    low, high = convention.generalization_k
     finals = [entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds]
     found = [
         (_samples(item.get("samples")), float(item["gen_em"]), "evaluation")
         for item in record.evaluations
-        if item.get("mode") == TEACHER_FORCED and item.get("file") in finals and _is_number(item.get("gen_em"))
+        if convention.metric.share
+        and item.get("mode") == TEACHER_FORCED
+        and item.get("file") in finals
+        and _is_number(item.get("gen_em"))
     ]
-    logged = from_metrics(record.metrics, convention)
+    logged = from_metrics(record.metrics, record.config, convention)
     if logged is not None:
         default = TrainConfig.__dataclass_fields__[_LOGGED_SAMPLES].default
         found.insert(0, (_samples(record.config.get(_LOGGED_SAMPLES, default)), logged, record.metrics_source or "W&B"))
     if not found:
         return None
     samples, value, source = max(reversed(found), key=lambda item: item[0])
-    lists = samples * (high + 1 - low)
-    return Measured(value, source, samples, wilson_interval(round(min(max(value, 0.0), 1.0) * lists), lists))
+    lists = samples * max(1, len(convention.metric.keys(record.config)))
+    interval = wilson_interval(round(min(max(value, 0.0), 1.0) * lists), lists) if convention.metric.share else None
+    return Measured(value, source, samples, lists, interval)
 
 
-def from_metrics(metrics: Mapping[str, Any], convention: Convention) -> float | None:
-    """Mean over the tested lengths of the convention's metric; None where one is missing or not a finite number."""
-    low, high = convention.generalization_k
-    values: list[Any] = [metrics.get(convention.generalization_pattern.replace("{k}", str(k)))
-                         for k in range(low, high + 1)]  # fmt: skip
-    return fmean(values) if all(map(_is_number, values)) else None
+def from_metrics(
+    metrics: Mapping[str, Any], config: Mapping[str, Any], convention: Convention, metric: terms.Metric | None = None
+) -> float | None:
+    """Mean over the tested lengths of a metric; None where one is missing or not a finite number.
+
+    Args:
+        metrics: What was logged.
+        config: The configuration, which may say the lengths.
+        convention: Has the metrics.
+        metric: By default, that of the convention by which runs are ranked.
+    """
+    values: list[Any] = [metrics.get(key) for key in (metric or convention.metric).keys(config)]
+    return fmean(values) if values and all(map(_is_number, values)) else None
+
+
+def value_text(value: float, convention: Convention) -> str:
+    """A value of the metric that runs are ranked by, for people: a share as `97.9 %`, anything else as a number."""
+    return wording.percent(value) if convention.metric.share else f"{value:.4g}"
 
 
 def over_runs(values: Iterable[float], convention: Convention) -> Generalization | None:

@@ -63,17 +63,16 @@ class Configuration:
     @cached_property
     def logged(self) -> Generalization | None:
         """The same over all its W&B runs, overwritten ones included, by what they logged; None where none did."""
-        found = [run.record.metrics for run in self.runs if run.record is not None]
-        found += [item.run.metrics for item in self.lost]
-        values = (from_metrics(item, self.convention) for item in found)
+        found = [(run.record.metrics, run.record.config) for run in self.runs if run.record is not None]
+        found += [(item.run.metrics, item.run.config) for item in self.lost]
+        values = (from_metrics(*item, self.convention) for item in found)
         return over_runs((value for value in values if value is not None), self.convention)
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the exact match, from the lists of all measured runs together; None where none is."""
-        low, high = self.convention.generalization_k
-        known = [run.measured for run in self.runs if run.measured is not None]
-        lists = [item.samples * (high + 1 - low) for item in known]
+        known = [run.measured for run in self.runs if run.measured is not None and run.measured.interval is not None]
+        lists = [item.lists for item in known]
         right = sum(round(min(max(item.value, 0.0), 1.0) * n) for item, n in zip(known, lists, strict=True))
         return wilson_interval(right, sum(lists)) if known else None
 
@@ -82,7 +81,8 @@ class Configuration:
         """Whether it was trained on lengths that generalization is measured on."""
         keys = self.convention.trained_keys
         longest = None if keys is None else comparing.whole(self.config.get(keys[1]))
-        return longest is not None and longest >= self.convention.generalization_k[0]
+        bounds = self.convention.metric.bounds(self.config)
+        return longest is not None and bounds is not None and longest >= bounds[0]
 
 
 @dataclass(frozen=True)

@@ -306,8 +306,8 @@ def test_what_is_no_finite_number_does_not_win(tmp_path: Path, value: object) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_no_mean_is_taken_of_what_is_not_finite(value: float) -> None:
-    assert from_metrics(gen_metrics(0.5), built_in()) == 0.5
-    assert from_metrics({**gen_metrics(0.5), "gen/K20/exact_match_acc": value}, built_in()) is None
+    assert from_metrics(gen_metrics(0.5), {}, built_in()) == 0.5
+    assert from_metrics({**gen_metrics(0.5), "gen/K20/exact_match_acc": value}, {}, built_in()) is None
 
 
 def test_a_metric_that_is_missing_is_not_zero(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_mutated_files_never_fail_and_never_take_long(tmp_path: Path) -> None:
         whole += not run.problems
         assert run.run_id
         json.dumps([run.config, run.summary, run.problems, run.group, run.spans], ensure_ascii=False).encode()
-        from_metrics(run.summary, built_in())
+        from_metrics(run.summary, run.config, built_in())
         assert merge_requeued([run]) == [run] or any(v != v for v in run.summary.values())
     assert 0 < whole < 900
     assert slowest < 0.1

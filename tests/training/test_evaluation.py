@@ -313,6 +313,7 @@ def test_an_evaluation_with_few_samples_does_not_take_the_place_of_one_with_many
     def shown() -> tuple[str, int]:
         value = measured(read_record(file.parent), built_in())
         assert value is not None
+        assert value.interval is not None
         assert value.interval[0] <= value.value <= value.interval[1]
         return value.source, value.samples
 

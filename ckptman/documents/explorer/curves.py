@@ -77,7 +77,7 @@ def _thinned(steps: Sequence[int]) -> list[int]:
 
 def _by_length(columns: Mapping[str, Sequence[Any]], convention: Convention) -> dict[str, Sequence[Any]]:
     """The columns; of metrics measured at each length their mean, called as `results --metric` calls it."""
-    stem = convention.generalization_pattern.split("{k}")[0].rpartition("/")[2]
+    stem = convention.metric.pattern.split("{k}")[0].rpartition("/")[2]
     length = re.compile(rf"(.*?{re.escape(stem)})[0-9]+(/.*|$)")
     found: dict[str, Sequence[Any]] = {}
     alike: dict[str, list[Sequence[Any]]] = defaultdict(list)
@@ -102,5 +102,5 @@ def _short(value: Any) -> float | None:
 
 def _rank(name: str, convention: Convention) -> tuple[Any, ...]:
     """Generalization first, then what else is measured so, then losses, then the rest."""
-    wanted = convention.generalization_pattern.replace("{k}", "*")
+    wanted = convention.metric.pattern.replace("{k}", "*")
     return name != wanted, not name.endswith(wanted.rpartition("/")[2]), "loss" not in name, name

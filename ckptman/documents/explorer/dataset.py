@@ -127,9 +127,10 @@ def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
             for axis in axes
         },
         "ignored": sorted({*convention.ignored_keys, convention.seed_key}),
-        "tested": list(convention.generalization_k),
+        "tested": list(convention.metric.fixed or ()),
+        "metric": convention.metric.heading,
         "trained": list(convention.trained_keys or ()),
-        "pattern": convention.generalization_pattern,
+        "pattern": convention.metric.pattern,
         "deviation": convention.statistics,
     }  # fmt: skip
 
@@ -237,7 +238,7 @@ class _Cells:
         more: dict[str, Any] = {"size": sum(file.size for file in run.files), "files": len(run.files),
                                 "recorded": run.record is not None, "lacks": _lacks(stands, convention)}  # fmt: skip
         if run.measured is not None:
-            low, high = run.measured.interval
+            low, high = run.measured.interval or (None, None)
             more |= {"generalization": brief(run.measured.value), "from": run.measured.source,
                      "samples": run.measured.samples, "low": brief(low), "high": brief(high)}  # fmt: skip
         metrics: Mapping[str, Any] = {}
@@ -429,8 +430,7 @@ def _setting(config: Mapping[str, Any], key: str) -> Any:
 def _metrics(runs: Sequence[_Row], convention: Convention) -> Iterator[tuple[str, dict[str, Any]]]:
     """The columns of the metrics that are numbers: those that generalization is made of first, W&B's own last."""
     counts = Counter(key for row in runs for key in row.metrics)
-    low, high = convention.generalization_k
-    first = {convention.generalization_pattern.replace("{k}", str(k)) for k in range(low, high + 1)}
+    first = {key for row in runs[:1] for key in convention.metric.keys(row.config)}
     for key in sorted(counts, key=lambda key: (key not in first, key.startswith("_"), wording.natural_key(key))):
         values = [brief(row.metrics.get(key)) for row in runs]
         if any(value is not None for value in values):

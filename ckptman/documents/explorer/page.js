@@ -545,7 +545,7 @@
   }
 
   const metricTitle = () => (metric === COMPLETENESS ? "Completeness" : metric === "gen_em" ? genTitle() : metric);
-  const genTitle = () => `Generalization: exact match, K ${data.tested.join("–")}`;
+  const genTitle = () => `Generalization: ${data.metric}`;
 
   function legend(low, high) {
     const field = fields.get(metric);

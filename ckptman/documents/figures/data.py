@@ -12,7 +12,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -257,20 +257,32 @@ class _Places:
 def _generalization(selection: Selection) -> Figure | None:
     """Against the training K: a dot a run, mean and deviation over the runs of a configuration."""
     if selection.metric == GENERALIZATION:
-        low, high = selection.convention.generalization_k
-        return _over_k(
-            selection, "generalization", f"Generalization to K = {low}–{high}", f"Exact match on K = {low}–{high} (%)"
-        )
+        metric = selection.convention.metric
+        title = f"Generalization to {metric.span}" if metric.span else metric.title
+        return _over_k(selection, "generalization", title, _metric_title(selection) + (" (%)" if metric.share else ""))
     return _over_k(selection, "generalization", selection.metric, selection.metric)
+
+
+def _metric_title(selection: Selection) -> str:
+    """What is drawn, for an axis: `Exact match on K = 17–32`."""
+    metric = selection.convention.metric
+    return (
+        " on ".join(filter(None, (metric.title, metric.span)))
+        if selection.metric == GENERALIZATION
+        else selection.metric
+    )
 
 
 def _tokens(selection: Selection) -> Figure | None:
     """The share of right positions in place of that of right lists."""
-    low, high = selection.convention.generalization_k
-    pattern = selection.convention.generalization_pattern.rpartition("/")[0] + f"/{_TOKENS}"
-    names = [pattern.replace("{k}", str(k)) for k in range(low, high + 1)]
+    metric = selection.convention.metric
+    beside = replace(metric, pattern=metric.pattern.rpartition("/")[0] + f"/{_TOKENS}")
 
     def value(shown: Shown) -> float | None:
+        names, bounds = beside.keys(shown.record.config), metric.bounds(shown.record.config)
+        if not names or bounds is None:
+            return None
+        low, high = bounds
         known = [_finite(shown.record.metrics.get(name)) for name in names]
         if None not in known:
             return fmean(item for item in known if item is not None)
@@ -278,7 +290,7 @@ def _tokens(selection: Selection) -> Figure | None:
         return fmean(measured[k] for k in range(low, high + 1)) if all(
             k in measured for k in range(low, high + 1)) else None  # fmt: skip
 
-    return _over_k(selection, "tokens", "Token accuracy", f"Token accuracy on K = {low}–{high} (%)", value=value)
+    return _over_k(selection, "tokens", "Token accuracy", f"Token accuracy on {metric.span} (%)", value=value)
 
 
 def _over_k(
@@ -339,8 +351,7 @@ def _versus(selection: Selection) -> Figure | None:
             "difference": None if on is None or off is None else _round(on - off),
             f"n_{words[0]}": len(found.get(first_side, ())), f"n_{words[1]}": len(found.get(second_side, ())),
         })  # fmt: skip
-    low, high = selection.convention.generalization_k
-    what = f"Exact match on\nK = {low}–{high}" if selection.metric == GENERALIZATION else selection.metric
+    what = _metric_title(selection).replace(" on ", " on\n", 1)
     unit = (" (%)", "\n(points)") if percent else ("", "")
     return Figure(
         facet.name, "versus", f"{titles[0]} and {lower(titles[1])}",
@@ -364,14 +375,13 @@ def _distribution(selection: Selection) -> Figure | None:
                 **_settings(item, selection), **_side(item, selection), "trained": _round(_PERCENT * fmean(trained)),
                 "value": _round(_PERCENT * outside), **item.which,
             })  # fmt: skip
-    if not rows or selection.metric != GENERALIZATION:
+    if not rows or selection.metric != GENERALIZATION or not selection.convention.metric.share:
         return None
-    low, high = selection.convention.generalization_k
     return Figure(
         "distribution", "scatter", "In distribution and out of it",
         "Each marker is a run: exact match on the lengths it was trained on, and on longer lists. "
         f"{_filled(selection.convention)}On the diagonal, both are equal.",
-        "Exact match on the trained lengths (%)", f"Exact match on K = {low}–{high} (%)",
+        "Exact match on the trained lengths (%)", f"{_metric_title(selection)} (%)",
         tuple({**row, "row": "", "column": row["series"]} for row in rows), True, selection.series,
         *((facet.values, facet.name) if (facet := sided(selection.convention)) is not None else ()),
     )  # fmt: skip
@@ -415,8 +425,7 @@ def _curves(selection: Selection) -> Figure | None:
         return None
     percent = _are_shares(row["value"] for row in rows)
     rows = [{**row, "value": _round((_PERCENT if percent else 1.0) * row["value"])} for row in rows]
-    low, high = selection.convention.generalization_k
-    what = f"Exact match on K = {low}–{high}" if selection.metric == GENERALIZATION else selection.metric
+    what = _metric_title(selection)
     return Figure(
         "curves", "curves", "Learning curves" + selection.which,
         "One line for each run, the seeds of a configuration in one colour; a column for each training K.",
@@ -453,7 +462,9 @@ BY_SIDE = frozenset({"generalization", "lengths", "tokens", "curves"})
 
 def _by_length(shown: Shown, convention: Convention) -> dict[int, float]:
     """Exact match by test length, under whatever name the trained and the tested lengths were logged."""
-    ending = re.escape(convention.generalization_pattern.partition("{k}")[2])
+    if "{k}" not in convention.metric.pattern:
+        return {}
+    ending = re.escape(convention.metric.pattern.partition("{k}")[2])
     found: dict[int, float] = {}
     for name, value in shown.record.metrics.items():
         match = re.fullmatch(rf"\D*(\d{{1,6}}){ending}", name)
@@ -487,7 +498,7 @@ def _curve(shown: Shown, selection: Selection) -> Iterator[tuple[int, float]]:
     for index, step in enumerate(curve.steps):
         row = {name: values[index] for name, values in curve.columns.items() if values[index] is not None}
         if selection.metric == GENERALIZATION:
-            value = metrics.from_metrics(row, selection.convention)
+            value = metrics.from_metrics(row, shown.record.config, selection.convention)
             value = _finite(row.get(GENERALIZATION)) if value is None else value  # as other trainers log it
         else:
             value = mean_of(row, selection.metric)

@@ -1,0 +1,58 @@
+"""Metrics as a convention declares them: which keys of what was logged make a run's value, and over which lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptman.rules import comparing
+
+LENGTH = "{k}"
+"""Stands in a pattern for a length."""
+_MOST_LENGTHS = 100_000
+Bound = int | str | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric."""
+
+    name: str
+    title: str
+    pattern: str
+    """The key that it is logged under; with `{k}` in it, one key for each length."""
+    low: Bound = None
+    """The first length and the last: numbers, or configuration keys; None where the pattern holds no length."""
+    high: Bound = None
+    share: bool = True
+    """Whether values are shares, from 0 to 1."""
+    lower_is_better: bool = False
+
+    def bounds(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
+        """The first and the last length for a run with this configuration; None where it does not say."""
+        low, high = (comparing.whole(config.get(b)) if isinstance(b, str) else b for b in (self.low, self.high))
+        known = low is not None and high is not None and 0 <= high - low < _MOST_LENGTHS
+        return (low, high) if known and low is not None and high is not None else None
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """The first and the last length where they are the same for all runs."""
+        return self.bounds({})
+
+    def keys(self, config: Mapping[str, Any]) -> list[str]:
+        """The keys whose mean is the value; none where the configuration does not say the lengths."""
+        if LENGTH not in self.pattern:
+            return [self.pattern]
+        bounds = self.bounds(config)
+        return [] if bounds is None else [self.pattern.replace(LENGTH, str(k)) for k in range(bounds[0], bounds[1] + 1)]
+
+    @property
+    def span(self) -> str:
+        """Its lengths, for people: `K = 17–32`; empty where there are none."""
+        return "" if LENGTH not in self.pattern else f"K = {self.low}–{self.high}"
+
+    @property
+    def heading(self) -> str:
+        """Its title with its lengths."""
+        return ", ".join(filter(None, (self.title, self.span)))
