@@ -234,7 +234,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _bug(error, arguments)
     if status == INTERRUPTED:
-        goes_on = any(word in commands.GOES_ON for word in arguments)
+        invoked = next((word for word in arguments if word in commands.COMMANDS), "")
+        goes_on = invoked in commands.GOES_ON
         _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
     return status
 
@@ -283,10 +284,7 @@ def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> d
                 fix="Settings are defaults for options, such as `mode: hardlink` for --mode.",
             )
     called = options.get(str(context.invoked_subcommand), {})
-    for (
-        key,
-        value,
-    ) in settings.items():  # of other commands too: a wrong one is found before it is needed
+    for key, value in settings.items():  # of other commands too: a wrong one is found before it is needed
         takers = [called[key]] if key in called else [names[key] for names in options.values() if key in names]
         problems = [_problem_of(context, option, value) for option in takers]
         if all(problems):

@@ -23,9 +23,9 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.text import console, count_text, plain
-from ckptman.documents import data, drawing
+from ckptman.documents import Curves, data, drawing
 from ckptman.fs import write_atomically
-from ckptman.queries import list_checkpoints
+from ckptman.queries import list_checkpoints, over_seeds
 from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
 
@@ -51,7 +51,7 @@ def _plot(
     where: Conditions = None,
     metric: Annotated[
         str, typer.Option("--metric", metavar="KEY", help="Another metric; with *, the mean of all that match.")
-    ] = data.GENERALIZATION,
+    ] = over_seeds.DEFAULT_METRIC,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf. [default: WHAT.svg]"),
@@ -89,7 +89,8 @@ def _plot(
     chosen = {item.row.path.rpartition("/")[0] for item in listed.checkpoints}
     found = statistics.count_tree(tree.absolute(), convention)
     runs = [run for run in found.inventory.runs if str(run.folder) in chosen]
-    figure = known[what](data.Selection.of(runs, found.convention, tree.absolute(), metric))
+    curves = Curves(tree.absolute(), found.convention)
+    figure = known[what](data.Selection.of(runs, found.convention, curves, metric))
     if figure is None:
         raise UsageError(
             f"there is nothing to draw: in {count_text(len(runs), 'run')}, nothing of {what} is measured",

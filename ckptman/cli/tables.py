@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
-from ckptman.cli.text import clean
+from ckptman.cli.text import clean, fits
 
 NOTHING = "–"
 """What a table shows where there is no value."""
@@ -35,8 +34,8 @@ def print_table(
         indent: What each line begins with.
         give: See `table_lines`.
     """
-    fits = out.is_terminal or "COLUMNS" in os.environ
-    head, *lines = table_lines(rows, right, room=out.width - len(indent) if fits else None, give=give)
+    room = out.width - len(indent) if fits(out.file) else None
+    head, *lines = table_lines(rows, right, room=room, give=give)
     out.out(indent + head, style="bold", highlight=False)
     if lines:  # at once, since a call for each line would take a second for ten thousand
         out.out("\n".join(indent + line for line in lines), highlight=False)

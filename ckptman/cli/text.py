@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ckptman.text import wording
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
 __all__ = [
-    "be_quiet", "clean", "console", "count_text", "folded", "is_quiet", "plain", "prose", "say_refused", "size_text",
+    "be_quiet", "clean", "console", "count_text", "fits", "folded", "plain", "prose", "say_refused", "size_text",
 ]  # fmt: skip
 
 _PIPED_WIDTH = 200
@@ -39,9 +39,9 @@ def be_quiet(asked: bool) -> None:
     _quiet = asked
 
 
-def is_quiet() -> bool:
-    """Whether only results, warnings and errors are wanted."""
-    return _quiet
+def fits(stream: IO[str]) -> bool:
+    """Whether what is printed there is to fit a width: that of a terminal, or the one that COLUMNS says."""
+    return stream.isatty() or "COLUMNS" in os.environ
 
 
 def console(*, stderr: bool = False, urgent: bool = False) -> Console:
@@ -53,7 +53,7 @@ def console(*, stderr: bool = False, urgent: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    fixed = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    fixed = None if fits(stream) else _PIPED_WIDTH
     silent = stderr and _quiet and not urgent
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed, quiet=silent)
 
@@ -70,7 +70,7 @@ def folded(text: str, out: Console, indent: int) -> list[str]:
 
     Paths are not cut, so that they can be copied.
     """
-    if not (out.is_terminal or "COLUMNS" in os.environ):
+    if not fits(out.file):
         return [text]
     width = max(out.width - indent, _NARROWEST)
     return textwrap.wrap(wording.one_line(text), width, break_long_words=False, break_on_hyphens=False) or [""]

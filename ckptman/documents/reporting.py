@@ -14,6 +14,7 @@ from typing import Any
 from ckptman.documents import explorer
 from ckptman.documents.figures import drawing
 from ckptman.documents.figures import files as figure_files
+from ckptman.documents.learning_curves import Curves
 from ckptman.documents.marked_blocks import decode, find_blocks
 from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
@@ -158,9 +159,12 @@ def report(
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
         statistics = tree_statistics.count_tree(root, rules)
         _require_tree(statistics)
-        drawn = _figures(root, statistics, check=check, png=png) if figures else ()
+        has_page = html is not None or (root / explorer.EXPLORER).is_file()
+        is_shown = has_page and len(statistics.runs) <= explorer.MOST_RUNS
+        curves = Curves(root, statistics.convention, whole=is_shown)
+        drawn = _figures(root, statistics, curves, check=check, png=png) if figures else ()
         result = _report(root, statistics, check=check)
-        page = _explorer(root, statistics, html, check, find)
+        page = _explorer(root, statistics, curves, html, check, find) if has_page else ()
         return replace(result, documents=result.documents + drawn + page)
 
 
@@ -275,12 +279,14 @@ def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bo
     return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
 
 
-def _figures(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bool, png: bool) -> tuple[Document, ...]:
+def _figures(
+    root: Path, statistics: tree_statistics.TreeStatistics, curves: Curves, *, check: bool, png: bool
+) -> tuple[Document, ...]:
     """The figures, each drawn where its table is another one than it was drawn from."""
     if not check:
         drawing.check_possible()
     found = []
-    for name, figure in figure_files.figures(statistics).items():
+    for name, figure in figure_files.figures(statistics, curves).items():
         path = f"{records.REPORT}/{name}.svg"
         if not figure_files.stale(root, name, figure, png=png):
             found.append(Document(path, State.UNCHANGED, is_page=True))
@@ -299,12 +305,15 @@ def _figures(root: Path, statistics: tree_statistics.TreeStatistics, *, check: b
 
 
 def _explorer(
-    root: Path, statistics: tree_statistics.TreeStatistics, html: str | Path | None, check: bool, find: Finder | None
+    root: Path,
+    statistics: tree_statistics.TreeStatistics,
+    curves: Curves,
+    html: str | Path | None,
+    check: bool,
+    find: Finder | None,
 ) -> tuple[Document, ...]:
-    """The explorer, where one is wanted or there already."""
+    """The explorer."""
     home = root / explorer.EXPLORER
-    if html is None and not home.is_file():
-        return ()
     file = Path(html) if html else home
     if file == home and not check:
         try:
@@ -315,7 +324,7 @@ def _explorer(
     written = _document(
         file,
         check,
-        lambda _: explorer.page(statistics, found, root, file),
+        lambda _: explorer.page(statistics, found, curves, file),
         root=root if file == home else None,
         whole=True,
         same=explorer.same_content,

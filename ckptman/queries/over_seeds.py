@@ -7,7 +7,6 @@ A run counts once, by the metrics in its `run.json`, whether or not its checkpoi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -203,8 +202,8 @@ def _matching(item: ListedCheckpoint, metric: str, convention: Convention) -> li
         value = metrics.from_metrics(item.metrics, item.config, convention, named)
         return [] if value is None else [value]
     keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
-    values = [item.metrics.get(key) for key in keys]
-    return [value for value in values if isinstance(value, int | float) and abs(value) <= sys.float_info.max]
+    values = (metrics.finite(item.metrics.get(key)) for key in keys)
+    return [value for value in values if value is not None]
 
 
 def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention) -> object:

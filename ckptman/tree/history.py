@@ -153,6 +153,14 @@ def read(folder: Path) -> History | None:
         ) from error
 
 
+def usable(folder: Path) -> History | None:
+    """As `read`; None for one that cannot be read too, of which `validate` tells."""
+    try:
+        return read(folder)
+    except RefusedError:
+        return None
+
+
 def _number(text: str) -> Number | None:
     if not text:
         return None

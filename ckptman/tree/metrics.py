@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev, stdev
@@ -21,6 +20,10 @@ _LOGGED_SAMPLES = "eval_samples_per_length"
 
 _MOST_SAMPLES = 1 << 40
 """More than anybody has tested on."""
+
+_LARGEST = 1e100
+"""What is further from zero was not measured: half floats, whole floats and their sums end long before. Its square is a
+number still."""
 
 CONFIDENCE = 0.95
 """Confidence level of every interval."""
@@ -66,7 +69,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
         if convention.metric.share
         and item.get("mode") == TEACHER_FORCED
         and item.get("file") in finals
-        and _is_number(item.get("gen_em"))
+        and finite(item.get("gen_em")) is not None
     ]
     logged = from_metrics(record.metrics, record.config, convention)
     if logged is not None:
@@ -91,8 +94,15 @@ def from_metrics(
         convention: Has the metrics.
         metric: By default, that of the convention by which runs are ranked.
     """
-    values: list[Any] = [metrics.get(key) for key in (metric or convention.metric).keys(config)]
-    return fmean(values) if values and all(map(_is_number, values)) else None
+    values = [finite(metrics.get(key)) for key in (metric or convention.metric).keys(config)]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def finite(value: object) -> float | None:
+    """A value that can be reckoned with, as a number; None for any other: a flag, NaN, an integer beyond all floats."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return float(value) if good and isinstance(value, int | float) else None
 
 
 def value_text(value: float, convention: Convention) -> str:
@@ -136,7 +146,3 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
 def _samples(value: object) -> int:
     number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST_SAMPLES
     return value if number and isinstance(value, int) else 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

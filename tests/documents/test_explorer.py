@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,13 +17,14 @@ from ckptman.checks.validation import validate
 from ckptman.documents.explorer import EXPLORER, page, same_content
 from ckptman.documents.explorer.columns import Room, brief, column, fitting
 from ckptman.documents.explorer.curves import curves
-from ckptman.documents.explorer.dataset import dataset
+from ckptman.documents.explorer.dataset import SIZE, dataset
+from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import State, report
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import UsageError
 from ckptman.tree import history
-from ckptman.tree.findings import finding
-from ckptman.tree.statistics import count_tree
+from ckptman.tree.findings import Finding, finding
+from ckptman.tree.statistics import TreeStatistics, count_tree
 from tests.helpers.many_runs import many_runs
 from tests.helpers.raw import config, gen_metrics, snapshot
 from tests.helpers.recorded import add_overwritten, add_run
@@ -135,7 +137,8 @@ def test_what_report_draws_is_no_stray_and_anything_else_is(root: Path) -> None:
 
 
 def test_a_page_compressed_otherwise_is_the_same_and_any_other_is_not(root: Path) -> None:
-    text = page(count_tree(root, load_convention()), (), root, root / EXPLORER)
+    rules = load_convention()
+    text = page(count_tree(root, rules), (), Curves(root, rules), root / EXPLORER)
     packed = re.findall(r'id="data">([^<]*)<', text)[0]
     raw = zlib.decompress(base64.b64decode(packed))
     other = text.replace(packed, base64.b64encode(zlib.compress(raw, 1)).decode())
@@ -150,10 +153,14 @@ def test_a_page_compressed_otherwise_is_the_same_and_any_other_is_not(root: Path
 # --- the data ---------------------------------------------------------------------------------------------------------
 
 
+def shown(tree: TreeStatistics, found: Sequence[Finding] = (), *, size: int = SIZE) -> dict[str, Any]:
+    return dataset(tree, found, Curves(tree.inventory.scan.root, tree.convention), size=size)
+
+
 def test_every_run_that_the_grid_expects_has_a_row(root: Path) -> None:
     add_run(root, config(seed=2337), run_id="half", kinds=("Checkpoint",))
     add_overwritten(root, config(seed=3337), metrics=gen_metrics(0.25))
-    document = dataset(count_tree(root, load_convention()), ())
+    document = shown(count_tree(root, load_convention()))
     found = rows(document)
     states = [row["state"] for row in found]
     assert len(found) == document["counts"]["expected"] == 504
@@ -170,7 +177,7 @@ def test_what_no_grid_describes_has_a_place_too(root: Path) -> None:
     strange = add_run(root, config(8, n_layers=2), run_id="odd")
     edit_json(strange / "run.json", lambda doc: doc.update(group="mine"))
     (strange / "unknown.pt").write_bytes(b"x")
-    document = dataset(count_tree(root, load_convention()), ())
+    document = shown(count_tree(root, load_convention()))
     assert document["sections"][-1]["title"] == "With LayerNorm, dynamic training, outside of the grid"
     last = rows(document)[-1]
     assert (last["state"], last["cell"], last["folder"]) == ("unreadable", -1, str(strange.relative_to(root)))
@@ -178,22 +185,22 @@ def test_what_no_grid_describes_has_a_place_too(root: Path) -> None:
 
 def test_files_that_are_gone_stand_beside_those_that_are_there(root: Path) -> None:
     next(root.rglob("Final*")).unlink()
-    document = dataset(count_tree(root, load_convention()), ())
+    document = shown(count_tree(root, load_convention()))
     files = document["files"]
     assert values(files["columns"]["there"], files["count"]) == [True, False]
 
 
 def test_findings_beyond_counting_are_left_out(root: Path) -> None:
     found = [finding("missing-seed", f"some/{number}", "it lacks seeds") for number in range(20_003)]
-    document = dataset(count_tree(root, load_convention()), found)
+    document = shown(count_tree(root, load_convention()), found)
     assert (len(document["findings"]), document["left_out"]) == (20_000, ["3 findings"])
 
 
 def test_a_large_tree_leaves_out_the_least_and_says_so() -> None:
     tree = many_runs(300)
-    whole = dataset(tree, ())
+    whole = shown(tree)
     assert whole["left_out"] == []
-    tight = dataset(tree, (), size=40_000)
+    tight = shown(tree, size=40_000)
     size = len(zlib.compress(json.dumps(tight).encode(), 9))
     assert size < 42_000
     assert tight["left_out"][0] == "all but the first 16 digits of each SHA-256"
@@ -212,7 +219,8 @@ def test_curves_are_means_over_lengths_in_as_many_points_as_are_drawn(tmp_path: 
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / history.HISTORY_FILE).write_bytes(b"no curve")
     folders = [None, PurePosixPath("run"), PurePosixPath("bad"), PurePosixPath("none")]
-    found, left_out = curves(tmp_path, folders, load_convention(), Room(100_000))
+    source = Curves(tmp_path, load_convention())
+    found, left_out = curves(source, folders, load_convention(), Room(100_000))
     assert (left_out, found["at"]) == ([], [None, 0, None, None])
     (steps,) = found["steps"]
     assert len(steps) <= 160
@@ -221,8 +229,8 @@ def test_curves_are_means_over_lengths_in_as_many_points_as_are_drawn(tmp_path: 
     drawn = dict(zip(steps, found["values"]["gen/K*/exact_match_acc"][1], strict=True))
     assert drawn[1000] == 0.75
     assert found["values"]["train/loss"][1][-2:] == [2.0, None]
-    assert curves(tmp_path, folders, load_convention(), Room(0)) == ({}, list(found["values"]))
-    assert curves(tmp_path, [PurePosixPath("run")] * 5001, load_convention(), Room(100)) == ({}, ["all"])
+    assert curves(source, folders, load_convention(), Room(0)) == ({}, list(found["values"]))
+    assert curves(source, [PurePosixPath("run")] * 5001, load_convention(), Room(100)) == ({}, ["all"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ckptman.documents.explorer import EXPLORER, page
+from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import report
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
@@ -327,7 +328,8 @@ def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Hear
 def write_many(folder: Path, number: int, metrics: Sequence[str] = METRICS) -> Path:
     file = folder / "tree" / EXPLORER
     file.parent.mkdir(parents=True)
-    file.write_text(page(many_runs(number, metrics), (), folder / "tree", file))
+    tree = many_runs(number, metrics)
+    file.write_text(page(tree, (), Curves(folder / "tree", tree.convention), file))
     return file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,12 +11,15 @@ from statistics import fmean, stdev
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.documents import data, drawing
+from ckptman.documents import Curves, data, drawing
+from ckptman.documents.figures import files as figure_files
 from ckptman.documents.reporting import State, report, stale
+from ckptman.ingestion import ingest
 from ckptman.rules import Convention
 from ckptman.rules.convention_file import built_in
-from ckptman.tree import statistics
-from tests.helpers.raw import config
+from ckptman.text import MachineError
+from ckptman.tree import history, statistics
+from tests.helpers.raw import config, gen_metrics, write_run
 from tests.helpers.recorded import add_run
 
 Capture = pytest.CaptureFixture[str]
@@ -43,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def selection(root: Path, convention: Convention | None = None) -> data.Selection:
     found = statistics.count_tree(root, convention or built_in())
-    return data.Selection.of(found.inventory.runs, found.convention, root)
+    return data.Selection.of(found.inventory.runs, found.convention, Curves(root, found.convention))
 
 
 def table(content: bytes) -> list[dict[str, str]]:
@@ -128,6 +132,66 @@ def test_without_matplotlib_the_report_is_as_it_was(
     assert not (tmp_path / "report").exists()
     assert run(["report", str(tmp_path), "--figures"]) == 3
     assert "matplotlib, which is not installed" in capsys.readouterr().err
+
+
+def test_a_matplotlib_that_cannot_be_imported_is_told_and_leaves_no_file(
+    root: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(tmp_path, config(), metrics=gen_metrics(0.5))
+
+    def broken(name: str) -> object:
+        raise ImportError(f"{name}: libfreetype.so.6 is not there")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert run(["report", str(tmp_path), "--figures"]) == 3
+    err = capsys.readouterr().err
+    assert "cannot be imported: ImportError: matplotlib.figure: libfreetype.so.6 is not there" in err
+    assert "--no-figures" in err
+    figure = FIGURES["generalization"](selection(root))
+    assert figure is not None
+    with pytest.raises(MachineError, match="libfreetype"):
+        figure_files.draw("generalization", figure, png=True)
+    assert list(tmp_path.rglob("*.csv")) == []
+    monkeypatch.undo()
+    assert run(["report", str(tmp_path), "--figures"]) == 0
+    assert list(tmp_path.rglob("*.csv"))
+
+
+@pytest.mark.parametrize("key", ["gen/K17/token_acc", "gen/K17/exact_match_acc"])
+@pytest.mark.parametrize(
+    ("value", "is_drawn"), [(10**400, False), (1e308, False), (1, True)], ids=["400 digits", "1e308", "1"]
+)
+def test_a_number_beyond_all_measuring_is_not_drawn(
+    key: str, value: float, is_drawn: bool, tmp_path: Path, capsys: Capture
+) -> None:
+    measured = gen_metrics(0.5) | {f"gen/K{k}/token_acc": 1.0 for k in range(17, 33)} | {key: value}
+    add_run(tmp_path, config(), metrics=measured)
+    assert run(["report", str(tmp_path), "--figures", "--html"]) == 0, capsys.readouterr().err
+    name = "tokens" if "token" in key else "generalization"
+    assert (tmp_path / f"report/{name}-with_layernorm.csv").is_file() is is_drawn
+    for command in (["results"], ["results", "--metric", "gen/K*/token_acc"], ["validate"], ["status"]):
+        capsys.readouterr()
+        assert run([*command, "--root", str(tmp_path)]) in (0, 1)
+        assert "fault" not in capsys.readouterr().err
+
+
+def test_a_report_reads_each_history_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, root = tmp_path / "raw", tmp_path / "checkpoints"
+    curve = {step: gen_metrics(step / 1000) for step in (250, 500)}
+    write_run(raw / "len_gen_k6" / "task_0", config(), run_id="abcd1234", curve=curve)
+    ingest(raw, root=root, convention=built_in())
+    read = history.read
+    asked: list[Path] = []
+
+    def noted(folder: Path) -> history.History | None:
+        asked.append(folder)
+        return read(folder)
+
+    monkeypatch.setattr(history, "read", noted)
+    report(root, figures=True, html="")
+    assert len(asked) == len(set(asked)) == 1
+    names = {path.name for path in (root / "report").iterdir()}
+    assert {"curves-with_layernorm.svg", "explorer.html"} <= names
 
 
 # --- plot -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from ckptman.documents import document_text as say
 from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
 from ckptman.documents.explorer.curves import curves
+from ckptman.documents.learning_curves import Curves
 from ckptman.rules import Convention, GroupPattern, grids, placement, terms
 from ckptman.text import json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
@@ -80,13 +81,14 @@ _DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size"
 
 
 def dataset(
-    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], *, size: int = SIZE
+    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], source: Curves, *, size: int = SIZE
 ) -> dict[str, Any]:
     """The document that the page shows.
 
     Args:
         statistics: What is in the tree.
         found: Findings about it.
+        source: The learning curves of its runs.
         size: How many bytes it may take, compressed. What has no room is named in `left_out`.
     """
     room = Room(size)
@@ -99,7 +101,7 @@ def dataset(
         **_words(statistics),
         "counts": _counts(statistics),
         **_map(cells, room),
-        **_runs(cells, room, left_out),
+        **_runs(cells, source, room, left_out),
         "findings": shown,
         "codes": {
             code: [findings.KINDS[code].severity.value, findings.KINDS[code].meaning]
@@ -372,7 +374,7 @@ def _family(family: terms.Family, convention: Convention) -> str:
 # --- runs and files ---------------------------------------------------------------------------------------------------
 
 
-def _runs(cells: _Cells, room: Room, left_out: list[str]) -> dict[str, Any]:
+def _runs(cells: _Cells, source: Curves, room: Room, left_out: list[str]) -> dict[str, Any]:
     rows = [(index, row) for index, cell in enumerate(cells.cells) for row in cell.rows]
     rows += [(-1, row) for row in cells.unreadable]
     runs = [row for _, row in rows]
@@ -391,7 +393,7 @@ def _runs(cells: _Cells, room: Room, left_out: list[str]) -> dict[str, Any]:
     document["metrics"], no_metrics = fitting(_metrics(runs, cells.convention), room)
     left_out += [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
     folders = [PurePosixPath(row.folder) if row.has_curve else None for row in runs]
-    drawn, no_curves = curves(cells.statistics.inventory.scan.root, folders, cells.convention, room)
+    drawn, no_curves = curves(source, folders, cells.convention, room)
     left_out += [f"learning curve {name}" for name in no_curves]
     if short:
         left_out.insert(0, f"all but the first {_DIGITS} digits of each SHA-256")

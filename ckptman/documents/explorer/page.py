@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ckptman.documents.explorer.columns import compact
 from ckptman.documents.explorer.dataset import SIZE, dataset
+from ckptman.documents.learning_curves import Curves
 from ckptman.tree import Finding, records
 from ckptman.tree import statistics as tree_statistics
 
@@ -25,18 +26,23 @@ _MOST_BYTES = 256 << 20  # of data: far above what any page holds
 
 
 def page(
-    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], root: Path, file: Path, *, size: int = SIZE
+    statistics: tree_statistics.TreeStatistics,
+    found: Sequence[Finding],
+    curves: Curves,
+    file: Path,
+    *,
+    size: int = SIZE,
 ) -> str:
     """The explorer of a tree as one HTML document.
 
     Args:
         statistics: What is in the tree.
         found: Findings about it.
-        root: The tree.
+        curves: The learning curves of its runs.
         file: Where the page will be. It leads from there to the checkpoints, so a tree and its page can be moved.
         size: How many bytes its data may take, compressed.
     """
-    document = dataset(statistics, found, size=size) | {"up": os.path.relpath(root, file.parent)}
+    document = dataset(statistics, found, curves, size=size) | {"up": os.path.relpath(curves.root, file.parent)}
     packed = base64.b64encode(zlib.compress(compact(document).encode("ascii"), 6)).decode("ascii")
     before, after = _template()
     return f"{before}{packed}{after}"

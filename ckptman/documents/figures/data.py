@@ -1,6 +1,6 @@
 """What the figures show: for each a table of everything that is drawn, and how its columns are to be seen.
 
-figure = data.FIGURES["generalization"](data.Selection.of(runs, convention))     # None where nothing is measured
+figure = data.FIGURES["generalization"](data.Selection.of(runs, convention, curves))   # None where there is nothing
 figure.csv()
 """
 
@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ckptman.documents.learning_curves import GENERALIZATION, Curves, mean_of
 from ckptman.rules import Convention, comparing, placement, terms
-from ckptman.text import RefusedError
-from ckptman.tree import contents, history, metrics
+from ckptman.tree import contents, metrics
 
 THRESHOLD = 95.0
 """Exact match, in percent, from which a configuration is said to generalize."""
-
-GENERALIZATION = "gen_em"
-"""The metric that stands for a run's generalization."""
 
 _TOKENS = "token_acc"
 """What the trainers call the share of right positions, beside the metric of the generalization."""
 
 _PERCENT = 100.0
-_MOST_POINTS = 50
-"""Points of a learning curve that are drawn; of longer ones, evenly spaced ones."""
-
 Row = dict[str, Any]
 
 
@@ -104,23 +95,23 @@ class Selection:
 
     runs: tuple[Shown, ...]
     convention: Convention
-    root: Path
+    curves: Curves
     metric: str = GENERALIZATION
     known: tuple[str, ...] = ()
     """Every series of what this is a part of, so that a series looks alike in all of its figures."""
 
     @classmethod
     def of(
-        cls, runs: Iterable[contents.Run], convention: Convention, root: Path, metric: str = GENERALIZATION
+        cls, runs: Iterable[contents.Run], convention: Convention, curves: Curves, metric: str = GENERALIZATION
     ) -> Selection:
         """Put every run that has a record, a K and a family into its panel and series."""
         shown = _Places(convention).shown(runs)
-        return cls(tuple(sorted(shown, key=lambda item: item.order)), convention, root, metric)
+        return cls(tuple(sorted(shown, key=lambda item: item.order)), convention, curves, metric)
 
     def of_side(self, side: terms.Scalar) -> Selection:
         """Those with one value of the facet that has two."""
         runs = tuple(item for item in self.runs if item.side == side)
-        return Selection(runs, self.convention, self.root, self.metric, self.series)
+        return Selection(runs, self.convention, self.curves, self.metric, self.series)
 
     @property
     def which(self) -> str:
@@ -156,13 +147,6 @@ def side_title(side: terms.Scalar, convention: Convention) -> str:
     """A value of that facet for people; empty where there is none."""
     facet = sided(convention)
     return "" if facet is None else facet.heading(side)
-
-
-def mean_of(values: Mapping[str, Any], pattern: str) -> float | None:
-    """A metric of a run; with `*` in it, the mean over all that match."""
-    names = [name for name in values if fnmatchcase(name, pattern)] if "*" in pattern else [pattern]
-    known = [value for name in names if (value := _finite(values.get(name))) is not None]
-    return fmean(known) if known else None
 
 
 class _Places:
@@ -283,7 +267,7 @@ def _tokens(selection: Selection) -> Figure | None:
         if not names or bounds is None:
             return None
         low, high = bounds
-        known = [_finite(shown.record.metrics.get(name)) for name in names]
+        known = [metrics.finite(shown.record.metrics.get(name)) for name in names]
         if None not in known:
             return fmean(item for item in known if item is not None)
         measured = _evaluated(shown, "token_accuracy")
@@ -417,7 +401,9 @@ def _curves(selection: Selection) -> Figure | None:
     """Learning curves, a line a run."""
     rows: list[Row] = []
     for item in selection.runs:
-        for step, value in _curve(item, selection):
+        if item.record.history is None:
+            continue
+        for step, value in selection.curves.points(item.run.folder, item.record.config, selection.metric):
             column = "" if item.k is None else f"K = {item.k}"
             rows.append({**_settings(item, selection), "row": _panel_of(item, selection), "column": column,
                          "step": step, "value": value, **item.which})  # fmt: skip
@@ -468,7 +454,7 @@ def _by_length(shown: Shown, convention: Convention) -> dict[int, float]:
     found: dict[int, float] = {}
     for name, value in shown.record.metrics.items():
         match = re.fullmatch(rf"\D*(\d{{1,6}}){ending}", name)
-        if match and (number := _finite(value)) is not None:
+        if match and (number := metrics.finite(value)) is not None:
             found[int(match[1])] = number
     return dict(sorted(found.items())) or _evaluated(shown, "exact_match")
 
@@ -481,33 +467,8 @@ def _evaluated(shown: Shown, what: str) -> dict[int, float]:
     return {
         int(k): value
         for k, row in best["by_k"].items()
-        if k.isdecimal() and isinstance(row, dict) and (value := _finite(row.get(what))) is not None
+        if k.isdecimal() and isinstance(row, dict) and (value := metrics.finite(row.get(what))) is not None
     }
-
-
-def _curve(shown: Shown, selection: Selection) -> Iterator[tuple[int, float]]:
-    if shown.record.history is None:
-        return
-    try:
-        curve = history.read(selection.root / shown.run.folder)
-    except RefusedError:  # `validate` tells of it
-        return
-    if curve is None:
-        return
-    points = []
-    for index, step in enumerate(curve.steps):
-        row = {name: values[index] for name, values in curve.columns.items() if values[index] is not None}
-        if selection.metric == GENERALIZATION:
-            value = metrics.from_metrics(row, shown.record.config, selection.convention)
-            value = _finite(row.get(GENERALIZATION)) if value is None else value  # as other trainers log it
-        else:
-            value = mean_of(row, selection.metric)
-        if value is not None:
-            points.append((step, value))
-    if len(points) > 1:  # a single value is no curve
-        every = math.ceil(len(points) / _MOST_POINTS)
-        yield from points[:-1:every]
-        yield points[-1]
 
 
 def _trained(shown: Shown, convention: Convention) -> range:
@@ -548,11 +509,6 @@ def _panel_of(shown: Shown, selection: Selection) -> str:
 
 def _are_shares(values: Iterable[float]) -> bool:
     return all(0 <= value <= 1 for value in values)
-
-
-def _finite(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
 
 
 def _round(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ Colours are those of Okabe and Ito, which the colour-blind tell apart; each seri
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,14 +48,21 @@ def check_possible() -> None:
     """See to it that figures can be drawn.
 
     Raises:
-        MachineError: (`no-matplotlib`).
+        MachineError: (`no-matplotlib`) it is not installed, or cannot be imported.
     """
-    if not is_possible():
-        raise MachineError(
-            "figures are drawn by matplotlib, which is not installed",
-            code="no-matplotlib",
-            fix="Install it with: python -m pip install matplotlib",
-        )
+    wrong = "is not installed"
+    if is_possible():
+        try:
+            importlib.import_module("matplotlib.figure")
+        except Exception as error:  # of a broken installation, any: of numpy's, of a shared library's
+            wrong = f"cannot be imported: {type(error).__name__}: {error}"
+        else:
+            return
+    raise MachineError(
+        f"figures are drawn by matplotlib, which {wrong}",
+        code="no-matplotlib",
+        fix="Install it with: python -m pip install --force-reinstall matplotlib. Without figures: report --no-figures",
+    )
 
 
 def draw(figure: Figure, form: str = "svg", *, note: str = "") -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from ckptman.documents.figures import data, drawing
+from ckptman.documents.learning_curves import Curves
 from ckptman.fs import files
 from ckptman.rules import Convention
 from ckptman.text import RefusedError, markdown
@@ -42,10 +43,10 @@ def names(convention: Convention) -> list[str]:
     ]
 
 
-def figures(statistics: tree_statistics.TreeStatistics) -> dict[str, data.Figure]:
+def figures(statistics: tree_statistics.TreeStatistics, curves: Curves) -> dict[str, data.Figure]:
     """By name, the figures of a tree: those of which anything was measured."""
-    convention, root = statistics.convention, statistics.inventory.scan.root
-    everything = data.Selection.of(statistics.inventory.runs, convention, root)
+    convention = statistics.convention
+    everything = data.Selection.of(statistics.inventory.runs, convention, curves)
     facet = data.sided(convention)
     found: dict[str, data.Figure | None] = {}
     for kind, make in data.figures_of(convention).items():
@@ -59,25 +60,26 @@ def figures(statistics: tree_statistics.TreeStatistics) -> dict[str, data.Figure
 
 def stale(root: Path, name: str, figure: data.Figure, *, png: bool) -> bool:
     """Whether the files of a figure are missing, or drawn from another table."""
-    digest = hashlib.sha256(figure.csv()).hexdigest()
+    table = figure.csv()
+    digest = hashlib.sha256(table).hexdigest()
     there = _read(root / records.REPORT / f"{name}.svg")
     match = None if there is None else _DIGEST.search(there.decode("utf-8", "replace"))
-    if match is None or match[1] != digest or _read(root / records.REPORT / f"{name}.csv") != figure.csv():
+    if match is None or match[1] != digest or _read(root / records.REPORT / f"{name}.csv") != table:
         return True
     return png and _read(root / records.REPORT / f"{name}.png") is None
 
 
-def draw(name: str, figure: data.Figure, *, png: bool) -> Iterator[Drawn]:
-    """The files of a figure.
+def draw(name: str, figure: data.Figure, *, png: bool) -> list[Drawn]:
+    """The files of a figure, in the order in which they are written: the SVG last, as it says that all is there.
 
     Raises:
         MachineError: (`no-matplotlib`).
     """
     table = figure.csv()
     note = f"data sha256:{hashlib.sha256(table).hexdigest()}"
-    yield Drawn(f"{records.REPORT}/{name}.csv", table)
-    for form in ("png", "svg") if png else ("svg",):  # the SVG last: it says that all is drawn
-        yield Drawn(f"{records.REPORT}/{name}.{form}", drawing.draw(figure, form, note=note))
+    forms = ("png", "svg") if png else ("svg",)
+    images = [Drawn(f"{records.REPORT}/{name}.{form}", drawing.draw(figure, form, note=note)) for form in forms]
+    return [Drawn(f"{records.REPORT}/{name}.csv", table), *images]
 
 
 def text(statistics: tree_statistics.TreeStatistics) -> str:
