@@ -22,6 +22,11 @@ BEGUN, DONE, UNDOING = "begun", records.MIGRATION_DONE, "undoing"
 _MOST_BYTES = 256 << 20
 
 
+def _check_path(path: str) -> None:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{path!r} is no path in the tree")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One rename."""
@@ -33,6 +38,10 @@ class Step:
     """Relative to the root."""
     new: str
 
+    def __post_init__(self) -> None:
+        _check_path(self.old)
+        _check_path(self.new)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
@@ -40,6 +49,10 @@ class Moved:
 
     old: str
     new: str
+
+    def __post_init__(self) -> None:
+        _check_path(self.old)
+        _check_path(self.new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,10 @@ class MigratedRun:
     """Of its new run.json."""
     kept: str | None
     """Where its old run.json is kept; None where that is the new one."""
+
+    def __post_init__(self) -> None:
+        for path in (self.old, self.new, self.kept or ""):
+            _check_path(path)
 
 
 @dataclass(frozen=True, kw_only=True)

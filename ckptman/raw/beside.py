@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import WandbIndex
 from ckptman.raw.wandb_runs import flat_summary
 from ckptman.rules import Convention, comparing, naming, placement, terms
-from ckptman.text import RefusedError, strict_yaml
+from ckptman.text import RefusedError, strict_yaml, wording
 from ckptman.tree import history, records
 
 MAX_VALUES, MAX_TEXT, MAX_BITS = 100_000, 1 << 20, 1 << 13
@@ -121,7 +121,10 @@ class Beside:
         self._wandb = wandb
         self._convention = convention
         self._naming = naming.naming_of(convention)
-        self._names: dict[Path, tuple[str, ...]] = {}
+        self._names: dict[Path, frozenset[str]] = {}
+        self._of_folder: dict[Path, tuple[list[Path], dict[terms.BesideRule, list[Path]]]] = {}
+        """By folder, those that are looked into for its checkpoints, and what is found there for all of them."""
+        self._called_so: dict[tuple[Path, str], list[str]] = {}
         self._read: dict[tuple[Path, str], Reading | None] = {}
         self.problems: list[Problem] = []
         self._found = {file.path: tuple(self._find(file)) for file in checkpoints}
@@ -178,12 +181,15 @@ class Beside:
         notes = {note.path: replace(note, differs=() if here else note.differs) for note in record.source.beside}
         metrics: dict[str, Any] = {}
         curves: dict[Path, int] = {}
+        checked: dict[Path, bool] = {}
         for checkpoint in here:
             evidence, found = self.of(checkpoint, tables=True), dict[str, Any]()
             differing = evidence.differing_from(record.config, self._convention.ignored_keys)
             for order, reading in enumerate(evidence.readings):
                 path, gave = reading.path, set[str]()
-                if self._is_of_others(record, path, owners):
+                if path not in checked:
+                    checked[path] = self._is_of_others(record, path, owners)
+                if checked[path]:
                     self.leave(path, "checkpoints of several runs lie there")
                     continue
                 differs = differing.get(path, ())
@@ -222,38 +228,56 @@ class Beside:
     # --- finding ------------------------------------------------------------------------------------------------------
 
     def _find(self, file: SourceCheckpoint) -> Iterator[tuple[terms.BesideRule, Path]]:
-        stem, folders = file.path.name.removesuffix(self._convention.checkpoint.suffix), self._folders(file)
+        stem = file.path.name.removesuffix(self._convention.checkpoint.suffix)
+        home = file.path if file.is_folder else file.path.parent
+        if home not in self._of_folder:
+            folders = self._folders(home, file.path.parent)
+            shared = {rule: self._nearest(rule, folders, "") for rule in self._convention.beside if not rule.is_named}
+            self._of_folder[home] = folders, shared
+        folders, shared = self._of_folder[home]
         for rule in self._convention.beside:
-            for folder in folders[: rule.up + 1]:
-                if found := list(self._matching(folder, rule.parts(stem)))[:_MOST_FILES]:
-                    yield from ((rule, path) for path in reversed(found))  # what was begun later counts more
-                    break
+            found = self._nearest(rule, folders, stem) if rule.is_named else shared[rule]
+            yield from ((rule, path) for path in found)
 
-    def _folders(self, file: SourceCheckpoint) -> list[Path]:
-        """The folders in which something can lie that tells of a checkpoint, the nearest first."""
-        end = placement.task_folder_of(file.path.parent, self._convention)
-        folders = [file.path] if file.is_folder else []
-        for folder in file.path.parents:
-            folders.append(folder)
-            if folder in (end, self._root):
-                break
+    def _nearest(self, rule: terms.BesideRule, folders: Sequence[Path], stem: str) -> list[Path]:
+        """The files of a sort in the nearest folder that has any; what was begun later, by its name, counts more."""
+        parts = rule.parts(stem)
+        found = (list(islice(self._matching(folder, parts), _MOST_FILES)) for folder in folders[: rule.up + 1])
+        return next((paths[::-1] for paths in found if paths), [])
+
+    def _folders(self, home: Path, above: Path) -> list[Path]:
+        """The folders in which something can lie that tells of a checkpoint, the nearest first.
+
+        Args:
+            home: The checkpoint's folder, or the checkpoint if it is one.
+            above: The folder that it lies in.
+        """
+        end = placement.task_folder_of(above, self._convention)
+        folders = [home]
+        while folders[-1] not in (end, self._root) and folders[-1] != folders[-1].parent:
+            folders.append(folders[-1].parent)
         return folders
 
-    def _matching(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-        if not parts:
-            return
+    def _matching(self, folder: Path, parts: Sequence[str | re.Pattern[str]]) -> Iterator[Path]:
         first, *rest = parts
-        names = self._listed(folder)
-        for name in (name for name in names if fnmatchcase(name, first)) if "*" in first else (first,):
-            if name in names:
-                yield from self._matching(folder / name, rest) if rest else (folder / name,)
+        for name in self._called(folder, first):
+            yield from self._matching(folder / name, rest) if rest else (folder / name,)
 
-    def _listed(self, folder: Path) -> tuple[str, ...]:
+    def _called(self, folder: Path, part: str | re.Pattern[str]) -> Sequence[str]:
+        """What is called so in a folder, in natural order."""
+        if isinstance(part, str):
+            return (part,) if part in self._listed(folder) else ()
+        if (folder, part.pattern) not in self._called_so:
+            found = (name for name in self._listed(folder) if part.fullmatch(name))
+            self._called_so[folder, part.pattern] = sorted(found, key=wording.natural_key)
+        return self._called_so[folder, part.pattern]
+
+    def _listed(self, folder: Path) -> frozenset[str]:
         if folder not in self._names:
             try:
-                self._names[folder] = tuple(sorted(os.listdir(folder)))  # noqa: PTH208 (names are all that is asked for)
+                self._names[folder] = frozenset(os.listdir(folder))  # noqa: PTH208 (names are all that is asked for)
             except OSError:
-                self._names[folder] = ()
+                self._names[folder] = frozenset()
         return self._names[folder]
 
     def _why_several(self, path: Path, finders: Sequence[SourceCheckpoint], *, is_named: bool) -> str:

@@ -42,7 +42,7 @@ def form_of(pattern: str) -> Form | None:
     return Form.YAML if suffix == "yml" else next((form for form in Form if form == suffix), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BesideRule:
     """One sort of file. Paths into it are keys joined by dots; `.` is all of it."""
 
@@ -69,9 +69,13 @@ class BesideRule:
         """Whether it is named for one checkpoint."""
         return STEM in self.pattern
 
-    def parts(self, stem: str) -> tuple[str, ...]:
-        """The names of its folders and its own, for a checkpoint of this name; `*` is left in them."""
-        return tuple(part.replace(STEM, stem) for part in self.pattern.split("/"))
+    def parts(self, stem: str) -> list[str | re.Pattern[str]]:
+        """What its folders and it are called for a checkpoint of this name: each by its name, or by a pattern."""
+        parts = ([piece.replace(STEM, stem) for piece in part.split("*")] for part in self.pattern.split("/"))
+        return [
+            pieces[0] if len(pieces) == 1 else re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
+            for pieces in parts
+        ]
 
     def is_of(self, path: PurePath) -> bool:
         """Whether a file is of this sort, by its path."""

@@ -381,6 +381,23 @@ def test_a_process_that_is_killed_loses_nothing(tree: Path, count: int) -> None:
     assert migrate(tree, convention=MERGED).runs == ()
 
 
+@pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "a/../../outside"])
+def test_a_journal_that_leads_out_of_the_tree_is_refused(tree: Path, path: str) -> None:
+    outside = tree.parent / "outside"
+    outside.write_text("mine")
+    journal = migrate(tree, convention=MERGED).map
+    assert journal is not None
+    document = json.loads((tree / journal).read_text())
+    good = json.dumps(document)
+    document["steps"][0]["new"] = path
+    (tree / journal).write_text(json.dumps(document))
+    with pytest.raises(RefusedError, match="no path in the tree"):
+        migrate(tree, undo=True)
+    assert outside.read_text() == "mine"
+    (tree / journal).write_text(good)
+    migrate(tree, undo=True)
+
+
 def test_a_copy_of_a_tree_can_be_taken_back(tree: Path, tmp_path: Path) -> None:
     """Where inodes are others, the paths tell."""
     before = {key: value[:2] for key, value in held(tree).items()}

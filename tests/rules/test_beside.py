@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePath
 
 import pytest
@@ -50,7 +51,11 @@ def test_a_file_is_of_a_sort_by_its_path() -> None:
     assert rule.is_of(PurePath("logs/x.1.csv"))
     assert not rule.is_of(PurePath("/a/b/x.1.csv"))
     assert not rule.is_of(PurePath("/a/mylogs/x.1.csv"))
-    assert rule.parts("Final") == ("logs", "Final.*.csv")
+    folder, name = rule.parts("Final[1]*")
+    assert folder == "logs"
+    assert isinstance(name, re.Pattern)
+    assert name.fullmatch("Final[1]*.7.csv")
+    assert not name.fullmatch("Final1x.7.csv")
 
 
 @pytest.mark.parametrize(
