@@ -115,6 +115,7 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
         ("lies in", str(run.folder)),
         ("attribution", f"{record.attribution.code}: {record.attribution.evidence}"),
         ("source", record.source.root),
+        *_beside(record),
         ("generalization", "not measured" if run.generalization is None else measured_text(run.generalization)),
     ]
     if not first:
@@ -251,8 +252,15 @@ def _run_facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         ("run", f"{record.run_id or 'unknown'}, {seed}"),
         ("attribution", f"{record.attribution.code}: {record.attribution.evidence}{candidates}"),
         ("source", source),
+        *_beside(record),
         ("generalization", "not measured" if value is None else measured_text(value)),
     ]
+
+
+def _beside(record: records.RunRecord) -> list[tuple[str, str]]:
+    """What lay beside the run's checkpoints, and what it gave."""
+    told = [f"{file.path} ({', '.join((*file.gave, *file.keys)) or 'not used'})" for file in record.source.beside]
+    return [("beside it", ", ".join(told))] if told else []
 
 
 def measured_text(value: metrics.Measured) -> str:

@@ -91,10 +91,11 @@ class Evidence:
     def differing_from(self, config: Mapping[str, Any], ignored: Collection[str]) -> dict[Path, tuple[str, ...]]:
         """The files whose configuration says otherwise, and how."""
         found = {}
+        held = _flat(config, ignored)
         for reading in self.readings:
-            said = {**reading.config, **reading.values}
-            if keys := comparing.differing_keys(said, config, ignored):
-                shown = [f"{key} is {_shown(said[key])}, and {_shown(config[key])} in force" for key in keys]
+            said = _flat({**reading.config, **reading.values}, ignored)
+            if keys := comparing.differing_keys(said, held, ()):
+                shown = [f"{key} is {_shown(said[key])}, and {_shown(held[key])} in force" for key in keys]
                 found[reading.path] = tuple(shown[:_MOST_DIFFERENCES])
         return found
 
@@ -357,6 +358,19 @@ def _mapping_of(value: Any) -> dict[str, Any]:
         with suppress(RefusedError):
             level[last] = strict_yaml.load_yaml(text, key, error=RefusedError)
     return found
+
+
+def _flat(config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """A configuration by the paths of its values: sections are compared key by key, since one may have only a part."""
+    flat: dict[str, Any] = {}
+    pending = [(str(key), value) for key, value in config.items() if key not in ignored]
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, Mapping) and value:
+            pending += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        else:
+            flat[key] = value
+    return flat
 
 
 def _last(curve: history.History) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ckptman.checks.validation import validate
+from ckptman.cli.app import run
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.rules import Convention
 from ckptman.rules.convention_file import load_convention
@@ -99,6 +100,18 @@ def test_the_configuration_inside_counts_more_and_other_ones_are_findings(source
     assert validate(root, select=["sources-disagree"]).findings == ()
 
 
+def test_sections_are_compared_key_by_key(tmp_path: Path, source: Path, root: Path) -> None:
+    bare(task(source))
+    bs.write_yaml(task(source) / ".hydra/config.yaml", {"model": SETTINGS.to_dict(), "seed": 5})
+    bs.write_yaml(task(source) / ".hydra/overrides.yaml", ["model.n_layers=1", "seed=5"])
+    rules = lab(tmp_path, "beside: {.hydra/config.yaml: {config: [., model]}}")
+    assert problems(ingest(source, root, convention=rules)) == []
+    assert (record(root).seed, record(root).config["n_layers"]) == (5, 1)
+    bs.write_yaml(task(source) / ".hydra/overrides.yaml", ["model.n_layers=2", "seed=5"])
+    (told,) = problems(ingest(source, root, convention=rules))
+    assert told == "overrides.yaml: it says otherwise than what counts more: model.n_layers is 2, and 1 in force"
+
+
 def csv_file(folder: Path) -> None:
     (folder / "metrics.csv").write_text(bs.csv_logger(ROWS).replace("epoch,", "").replace("\n0,", "\n"))
 
@@ -132,6 +145,16 @@ def test_metrics_and_learning_curve_are_those_that_lie_beside(
     assert ingest(source, root).histories == ()
     assert snapshot(root) == before
     assert {item.code for item in validate(root, deep=True).findings} <= UNFINISHED
+
+
+def test_show_says_what_is_from_where(source: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = bare(task(source))
+    bs.write_yaml(task(source) / "hparams.yaml", SETTINGS.to_dict())
+    ingest(source, root)
+    assert run(["show", str(root / RUN / file.name)]) == 0
+    assert "len_gen_k8/task_0006/hparams.yaml (config)" in capsys.readouterr().out
+    assert run(["show", str(root / RUN)]) == 0
+    assert "len_gen_k8/task_0006/hparams.yaml (config)" in capsys.readouterr().out
 
 
 def test_what_was_logged_since_is_brought(source: Path, root: Path) -> None:
@@ -191,10 +214,10 @@ def test_two_seeds_beside_a_file_are_both_kept_and_one_is_the_runs(tmp_path: Pat
     result = ingest(source, root, convention=rules, trust="config")
     assert (codes(result), problems(result)) == ([], [])
     found = [read_record(file.parent) for file in sorted(root.rglob("run.json"))]
-    assert [(run.seed, run.config["dseed"], run.config["iseed"], run.metrics["test.em"]) for run in found] == [
+    assert [(item.seed, item.config["dseed"], item.config["iseed"], item.metrics["test.em"]) for item in found] == [
         (1337, 1337, 1338, 0.669), (1337, 1337, 1339, 0.6695), (2337, 2337, 1338, 0.669),
     ]  # fmt: skip
-    assert {(run.config_source, run.metrics_source) for run in found} == {("beside", "beside")}
+    assert {(item.config_source, item.metrics_source) for item in found} == {("beside", "beside")}
     assert found[0].source.beside[0].keys == ("dseed", "iseed")
     assert "config-disagrees" not in {item.code for item in validate(root, convention=rules).findings}
 
