@@ -148,7 +148,9 @@ def nothing_ranked(statistics: tree_statistics.TreeStatistics) -> tuple[str, str
     metric = statistics.convention.metric
     each = f" for each K from {metric.low} to {metric.high}" if metric.span else ""
     why = f"No run here has a finite value of {markdown.code(metric.pattern)}{each}, logged or evaluated."
-    return f"{why} `ckptman eval` measures it, where a model can read such lengths.", other_metrics(statistics)
+    if metric.fixed is not None and metric.share:
+        why += " `ckptman eval` measures it, where a model can read such lengths."
+    return why, other_metrics(statistics)
 
 
 def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:

@@ -91,7 +91,7 @@ class _Drawing:
         nodes = []
         for group in groups:
             comment = self._group_comment(group)
-            tasks = self._tasks(group) if group == shown else []
+            tasks = self._below(group) if group == shown else []
             nodes.append(_Node(f"{wording.one_line(group.name)}/", comment, tasks))
         if len(nodes) > _MOST_GROUPS:
             rest = [node for node in nodes[_MOST_GROUPS - 1 :] if not node.children]
@@ -104,11 +104,18 @@ class _Drawing:
         configurations = [c for task in self._task_folders(group) for c in self.configurations[task]]
         if not configurations:
             return ""
+        counts = _counts(r for c in configurations for r in c.runs)
+        if self.convention.folders.has_tasks:
+            counts = f"{wording.count_text(len({c.folder for c in configurations}), 'task')}, {counts}"
+        if self.convention.trained_keys is None:
+            return counts
         trained = ", ".join(say.natural(say.trained(c.config, self.convention) for c in configurations))
-        tasks = len({c.folder for c in configurations})
-        return (
-            f"K = {trained}: {wording.count_text(tasks, 'task')}, {_counts(r for c in configurations for r in c.runs)}"
-        )
+        return f"K = {trained}: {counts}"
+
+    def _below(self, group: PurePosixPath) -> list[_Node]:
+        """The task folders of a group; its runs, where tasks have no folders."""
+        layout = self.convention.folders
+        return self._task_contents(group) if layout.depth - 1 == layout.group_level else self._tasks(group)
 
     def _task_folders(self, group: PurePosixPath) -> list[PurePosixPath]:
         """The folders above those of the group's runs."""
@@ -144,7 +151,8 @@ class _Drawing:
             parts.append(" / ".join(wording.one_line(brief) for brief in briefs))
         seeds = {run.seed for configuration in configurations for run in configuration.runs}
         noun = "seed" if len(seeds) == 1 else "seeds"
-        return f"{', '.join(filter(None, parts))}: {noun} {say.seeds_text(seeds, self.convention)}"
+        said = ", ".join(filter(None, parts))
+        return f"{said}{': ' if said else ''}{noun} {say.seeds_text(seeds, self.convention)}"
 
     def _star(self, task: PurePosixPath) -> str:
         """The mark of the best configuration; which one it is, where the folder has several."""

@@ -69,6 +69,10 @@ class Slot:
     problem: RefusedError | None = None
     """Why its run.json, which is there, cannot be used: then nothing may be written here."""
 
+    def called(self, content: str) -> str | None:
+        """The name under which it has these bytes."""
+        return next((name for name, held in self.files.items() if held == content), None)
+
     @property
     def is_completed(self) -> bool:
         """Whether its files were in the tree without a run.json, which it gets now."""
@@ -141,7 +145,7 @@ class RunFolders:
 
     def holds(self, file: examination.Examined) -> bool:
         """Whether the tree has the file's bytes, in a folder of its run."""
-        return any(slot.files.get(file.name) == file.content for slot in self._slots_of(file))
+        return any(file.content in slot.files.values() for slot in self._slots_of(file))
 
     def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
@@ -159,6 +163,10 @@ class RunFolders:
             if slot.problem is not None:
                 continue
             held = slot.files.get(file.name, "")
+            if held == "" and (name := slot.called(file.content)) is not None and self._is_run_of(slot, new):
+                self.check_kept(slot.folder, name)
+                self._add_duplicate(slot, file, name)
+                return
             if held is None:  # placed by an ingest that did not get to its run.json
                 held = folder_bytes.hash_any(self._tree.root / slot.folder / file.name)
                 slot.files[file.name] = held
@@ -167,7 +175,7 @@ class RunFolders:
                     return
             if held == file.content:
                 self.check_kept(slot.folder, file.name)
-                self._add_duplicate(slot, file)
+                self._add_duplicate(slot, file, file.name)
                 slot.learnt[file.name] = new.attribution
                 return
             if held == "" and self._is_run_of(slot, new):
@@ -313,15 +321,15 @@ class RunFolders:
             slot.record = replace(slot.record, checkpoints=tuple(ordered), source=source)
         self.new.append((slot.folder, entry))
 
-    def _add_duplicate(self, slot: Slot, file: examination.Examined) -> None:
-        """Remember a second source of bytes that are there already."""
+    def _add_duplicate(self, slot: Slot, file: examination.Examined, name: str) -> None:
+        """Remember a second source of bytes that are there already, under this name."""
         record = slot.record
         assert record is not None  # the file is in it
-        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / file.name)))
+        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / name)))
         source = self._source_file(file, record)
         entries = []
         for entry in record.checkpoints:
-            if entry.file == file.name:
+            if entry.file == name:
                 if (entry.source.root, entry.source.path) == (source.root, source.path):
                     entry = replace(entry, source=source)  # the same file, touched
                 else:

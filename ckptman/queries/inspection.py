@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from ckptman.checks import check_files, check_records, check_runs
 from ckptman.formats import CheckpointInfo, architecture, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming, placement
 from ckptman.text import RefusedError, json_text
-from ckptman.tree import Finding, Inventory, contents, finding, metrics, records
+from ckptman.tree import Finding, Inventory, contents, finding, history, metrics, records
 
 _MOST_LISTED = 8
 """Missing files that are named."""
@@ -217,7 +218,11 @@ def _read_folder(path: Path, info: CheckpointInfo, location: Location) -> record
         except RefusedError as error:
             told = error.message.removeprefix(f"{folder / records.RUN_FILE} cannot be used: ")
             problem = told if location.root is not None else None  # elsewhere it may be another program's
-    return records.RunFolder(path=location.folder, record=record, problem=problem, files={path.name: info.size})
+    files = {path.name: info.size}
+    if record is not None and record.history is not None:
+        with suppress(OSError):
+            files[history.HISTORY_FILE] = (folder / history.HISTORY_FILE).stat().st_size
+    return records.RunFolder(path=location.folder, record=record, problem=problem, files=files)
 
 
 def _config_source(run: contents.Run, file: contents.CheckpointFile) -> str:

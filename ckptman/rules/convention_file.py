@@ -440,6 +440,7 @@ def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
         type=item.maybe("type", _one_of(list(schemes.VALUES)), kind or "int") if not kind or kind == "text" else kind,
         config=item.maybe("config", _text, name),
         inverted=item.maybe("inverted", _flag, False),
+        unused=item.maybe("unused", _flag, False),
         words={
             word: entry for word, entry, _ in _Section(item.maybe("words", lambda v, _: v, {}), f"{where}.words").each()
         },

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -42,6 +43,8 @@ class CheckpointName:
     """Iterations done; None where the name does not say it."""
     scheme: Scheme | None = None
     """The scheme that it follows; None for the grammar of fields."""
+    unused: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What it says that is no part of the configuration."""
 
     @property
     def kind(self) -> str | None:
@@ -121,7 +124,8 @@ class Naming:
         if match is None:
             for scheme in self._schemes:
                 if (said := scheme.parse(name)) is not None:
-                    return CheckpointName(self._prefixes.get(said.kind or ""), said.values, said.step, scheme)
+                    prefix = self._prefixes.get(said.kind or "")
+                    return CheckpointName(prefix, said.values, said.step, scheme, said.unused)
             raise self._refusal(name)
         values: dict[str, Any] = {}
         for field in self._fields:
@@ -140,7 +144,7 @@ class Naming:
         """
         if name.scheme is None and name.prefix is not None and name.step is not None:
             return self.name_for(name.values, name.prefix, name.step)
-        made = None if name.scheme is None else name.scheme.format(name.values, name.kind, name.step)
+        made = None if name.scheme is None else name.scheme.format({**name.values, **name.unused}, name.kind, name.step)
         if made is None:
             raise _no_name(f"the scheme {name.scheme.name if name.scheme else ''!r} has no way back to a name")
         return made

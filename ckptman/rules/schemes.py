@@ -44,6 +44,8 @@ class Field:
     config: str
     """The configuration key; one that no configuration has says nothing but itself."""
     inverted: bool = False
+    unused: bool = False
+    """It is no part of the configuration: a time, or an epoch."""
     words: Mapping[str, Any] = field(default_factory=dict)
     """The values that words stand for; empty where the type tells."""
 
@@ -115,6 +117,8 @@ class Parsed:
     kind: str | None
     values: Mapping[str, Any]
     step: int | None
+    unused: Mapping[str, Any]
+    """What is no part of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,10 @@ class Scheme:
         said = {key: text for key, text in match.groupdict().items() if text is not None}
         kind = self.kinds.get(said.pop(KIND, ""), self.kind)
         step = said.pop(STEP, None)
-        values = {self.fields[key].config: self.fields[key].parse(text) for key, text in said.items()}
-        return Parsed(kind, values, None if step is None else int(step))
+        held = [(self.fields[key], self.fields[key].parse(text)) for key, text in said.items()]
+        values = {field.config: value for field, value in held if not field.unused}
+        unused = {field.config: value for field, value in held if field.unused}
+        return Parsed(kind, values, None if step is None else int(step), unused)
 
     def format(self, config: Mapping[str, Any], kind: str | None, step: int | None) -> str | None:
         """The name of a checkpoint; None where the scheme cannot write it."""

@@ -141,6 +141,12 @@ def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
         for pattern in convention.groups
         if all(hole == K or _holds(pattern, hole, convention) for hole in pattern.holes)
     ]
+    if not convention.groups:
+        raise UsageError(
+            "the convention describes no grid, so nothing is known of runs that are not there",
+            code="nothing-selected",
+            fix="See what is there with: ckptman ls",
+        )
     found = [
         pattern
         for pattern in there
