@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -75,14 +75,16 @@ class Curves:
     def _thin(self, curve: history.History | None) -> Thinned | None:
         if curve is None:
             return None
-        stride = -(-len(curve.steps) // _POINTS)
-        kept = range((len(curve.steps) - 1) % stride, len(curve.steps), stride) if stride else range(0)  # the last too
-        columns = {
-            name: [_short(values[place]) for place in kept]
-            for name, values in _by_length(curve.columns, self._convention).items()
-            if not _counts(values, curve.steps)
-        }
-        return Thinned(tuple(curve.steps[place] for place in kept), columns)
+        columns = _by_length(curve.columns, self._convention)
+        kept = _kept(curve.steps, columns.values())
+        return Thinned(
+            tuple(curve.steps[place] for place in kept),
+            {
+                name: [_short(values[place]) for place in kept]
+                for name, values in columns.items()
+                if not _counts(values, curve.steps)
+            },
+        )
 
 
 def mean_of(values: Mapping[str, Any], pattern: str) -> float | None:
@@ -90,6 +92,19 @@ def mean_of(values: Mapping[str, Any], pattern: str) -> float | None:
     names = [name for name in values if fnmatchcase(name, pattern)] if "*" in pattern else [pattern]
     known = [value for name in names if (value := metrics.finite(values.get(name))) is not None]
     return fmean(known) if known else None
+
+
+def _kept(steps: Sequence[int], columns: Collection[Sequence[Any]]) -> list[int]:
+    """The places of so many steps as are shown: of each stretch the one at which most was logged, or the last of these.
+
+    Between two evaluations the loss alone may be logged, and far more often.
+    """
+    stride = max(1, -(-len(steps) // _POINTS))
+    ends = range((len(steps) - 1) % stride, len(steps), stride)
+    if stride == 1:
+        return list(ends)
+    logged = [sum(value is not None for value in row) for row in zip(*columns, strict=True)] or [0] * len(steps)
+    return [max(range(max(0, end - stride + 1), end + 1), key=lambda place: (logged[place], place)) for end in ends]
 
 
 def _counts(values: Sequence[Any], steps: Sequence[int]) -> bool:

@@ -348,7 +348,8 @@ class _Planner:
             record = replace(record, source=source)
         record, curves = self.raw.refreshed(record)
         slot.record = record
-        self._note_curve(slot, record, (*(run.history if run is not None else ()), *curves))
+        logs = (*self.raw.curves_of(record), *(run.history if run is not None else ()), *curves)
+        self._note_curve(slot, record, logs)
 
     def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
         """Note the files to read the run's learning curve from, unless it was read from them as they are."""

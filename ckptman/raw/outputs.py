@@ -364,11 +364,23 @@ class RawOutputs:
         run = self.wandb.by_id.get(run_id or "")
         if run is not None and run.summary and not comparing.differing_keys(run.config, config, ignored):
             return Metrics(run.summary, None)
+        left = next((left for _, left in self._left_by_training(config, files)), None)
+        return Metrics({}, None) if left is None else Metrics(left.metrics, records.FROM_TRAINING)
+
+    def curves_of(self, record: records.RunRecord) -> list[Path]:
+        """The learning curves that training left in the run's own folder."""
+        files = (Path(path) for path, _, _ in record.source_paths)
+        curves = (folder / history.HISTORY_FILE for folder, _ in self._left_by_training(record.config, files))
+        return [curve for curve in curves if curve.is_file()]
+
+    def _left_by_training(
+        self, config: Mapping[str, Any], files: Iterable[Path]
+    ) -> Iterator[tuple[Path, records.TrainingMetrics]]:
+        """The own folders of the run of these checkpoints, with the metrics in them."""
         for folder in dict.fromkeys(path.parent.parent for path in files):
             left = records.read_training_metrics(folder / self.convention.raw.metrics)
-            if left is not None and comparing.same_configuration(left.config, config, ignored):
-                return Metrics(left.metrics, records.FROM_TRAINING)
-        return Metrics({}, None)
+            if left is not None and comparing.same_configuration(left.config, config, self.convention.ignored_keys):
+                yield folder, left
 
     def refreshed(self, record: records.RunRecord) -> tuple[records.RunRecord, tuple[Path, ...]]:
         """A run with the metrics that are here now, once all files are read; and the files beside its checkpoints that

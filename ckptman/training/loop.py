@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ckptman.fs import files
+from ckptman.fs import files, write_atomically
 from ckptman.rules import TrainConfig, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths, train_metrics
@@ -36,8 +36,8 @@ from ckptman.training.train_step import (
     plain_loss_and_backward,
 )
 from ckptman.training.wandb import WandbLogger, WandbMode
+from ckptman.tree import history, records
 from ckptman.tree import metrics as tree_metrics
-from ckptman.tree import records
 
 STATE_SECONDS = 60.0
 """Time between two states: as much work as a run that is killed loses at most."""
@@ -155,7 +155,7 @@ class _Training:
         self._logger: WandbLogger | None = None
         self._last: StepResult | None = None
         self._metrics: dict[str, float] = {}
-        self._logged = self._logged_before()
+        self._logged, self._rows = self._logged_before()
         self._began = self._saved_at = self._told_at = self._shown_at = time.monotonic()
         self._began_with = self.iters_done
 
@@ -263,20 +263,20 @@ class _Training:
         self._metrics = evaluate_lengths(self._model, self._config, iters_done=self.iters_done)
         return self._metrics
 
-    def _logged_before(self) -> dict[str, Any]:
-        """The last value of each metric that the processes before this one logged."""
+    def _logged_before(self) -> tuple[dict[str, Any], dict[int, dict[str, history.Number]]]:
+        """What the processes before this one logged up to here: the last value of each metric, and all by step."""
         before = records.read_training_metrics(self._run.metrics_file)
         config = self._config.to_dict()
-        if (
-            before is None
-            or before.iters_done > self.iters_done
-            or differing(before.config, config, self._run.convention)
-        ):
-            return {}
-        return dict(before.metrics)
+        if before is None or differing(before.config, config, self._run.convention):
+            return {}, {}
+        curve = history.usable(self._run.folder)
+        rows = {} if curve is None else {step: row for step, row in curve.rows().items() if step <= self.iters_done}
+        return dict(before.metrics) if before.iters_done <= self.iters_done else {}, rows
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         self._logged |= metrics
+        if metrics:
+            self._rows.setdefault(self.iters_done, {}).update(metrics)
         if metrics and self._logger is not None:
             try:
                 self._logger.log(metrics, step=self.iters_done)
@@ -294,6 +294,11 @@ class _Training:
     def _write_metrics(self) -> None:
         left = records.TrainingMetrics(iters_done=self.iters_done, config=self._config.to_dict(), metrics=self._logged)
         records.write_training_metrics(self._run.metrics_file, left)
+        try:
+            curve = history.of_rows(self._rows)
+        except RefusedError:  # it is longer than any that is kept: what is written by now stays
+            return
+        write_atomically(self._run.history_file, history.dump(curve), replace=True)
 
     def _save_checkpoint(self, path: Path) -> None:
         self._check_finite()

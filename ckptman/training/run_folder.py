@@ -18,6 +18,7 @@ from ckptman.fs import files, locks, make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
 from ckptman.text import MachineError, RefusedError, json_text
 from ckptman.training.progress import COMPLETE, RUNNING, RunStatus
+from ckptman.tree import history
 
 LOCK_FILE = ".training.lock"
 """Locked by the process that trains the run, and removed by it; one that a killed process left is free."""
@@ -98,6 +99,11 @@ class RawRun:
     def metrics_file(self) -> Path:
         """The file with the last value of each metric, whatever is logged to W&B."""
         return self.folder / self.convention.raw.metrics
+
+    @property
+    def history_file(self) -> Path:
+        """The file with what was logged on the way."""
+        return self.folder / history.HISTORY_FILE
 
     @property
     def final(self) -> Path:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ckptman.checks import validate
 from ckptman.ingestion import ingest
 from ckptman.rules.convention_file import built_in
-from ckptman.tree import metrics, records
+from ckptman.tree import history, metrics, records
 from tests.helpers.ingested import RUN, task
 from tests.helpers.raw import START, config, gen_metrics, name_of, write_checkpoint, write_run
 
@@ -31,6 +32,24 @@ def test_ingest_takes_them_if_they_are_of_the_same_configuration(
     assert (record.run_id, record.metrics_source) == (None, None if taken is None else "training")
     found = metrics.measured(record, built_in())
     assert (found.value, found.source) == (0.75, "training") if found is not None else taken is None
+
+
+@pytest.mark.parametrize(("seed", "taken"), [(1337, True), (2337, False)])
+def test_ingest_keeps_the_learning_curve_beside_them(source: Path, root: Path, seed: int, taken: bool) -> None:
+    folder = task(source) / "seed_1337"
+    write_checkpoint(folder / "saved_models" / name_of(config()), config())
+    leave(folder, 0.75, seed)
+    curve = history.of_rows({250: gen_metrics(0.25), 500: gen_metrics(0.75)})
+    (folder / history.HISTORY_FILE).write_bytes(history.dump(curve))
+    ingest(source, root)
+    assert history.read(root / RUN) == (curve if taken else None)
+    assert "bad-history" not in {item.code for item in validate(root, convention=built_in()).findings}
+    if taken:
+        longer = history.of_rows({**curve.rows(), 750: gen_metrics(1.0)})
+        (folder / history.HISTORY_FILE).write_bytes(history.dump(longer))
+        assert ingest(source, root).histories == (f"{RUN}/{history.HISTORY_FILE}",)
+        assert history.read(root / RUN) == longer
+        assert ingest(source, root).histories == ()
 
 
 def test_a_later_ingest_takes_the_newer_ones_and_wandb_goes_before(source: Path, root: Path) -> None:

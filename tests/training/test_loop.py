@@ -29,7 +29,7 @@ from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
 from ckptman.training.train_step import loss_and_backward
 from ckptman.training.wandb import WandbMode
-from ckptman.tree import records
+from ckptman.tree import history, records
 from tests.helpers.short_runs import documents, in_child, raw_run, same, short_config, without_run_id
 
 CPU = Computing(torch.device("cpu"))
@@ -371,12 +371,37 @@ def test_metrics_are_kept_in_the_run_folder_over_resumes(tmp_path: Path, often: 
     part = records.read_training_metrics(run.metrics_file)
     assert part is not None
     assert (part.iters_done, part.metrics["iter"]) == (8, 7)
+    begun = history.read(run.folder)
+    assert begun is not None
+    assert begun.steps[-1] <= 8
     train_run(run, CPU)
     one, other = (records.read_training_metrics(each.metrics_file) for each in (run, whole))
     assert one == other
     assert one is not None
     assert (one.iters_done, one.metrics["iter"]) == (12, 12)
     assert {"test/K4/exact_match_acc", "gen/K6/exact_match_acc", "train/loss", "lr"} <= one.metrics.keys()
+    assert run.history_file.read_bytes() == whole.history_file.read_bytes()
+    curve = history.read(run.folder)
+    assert curve is not None
+    assert curve.rows()[12].items() <= one.metrics.items()
+    assert len(curve.curve("gen/K6/exact_match_acc")) > len(begun.curve("gen/K6/exact_match_acc")) > 1
+
+
+def test_a_run_that_goes_on_from_an_older_state_has_the_curve_of_one_that_never_stopped(
+    tmp_path: Path, often: None
+) -> None:
+    whole, run, stop = raw_run(tmp_path / "whole"), raw_run(tmp_path / "stopped"), Stop()
+    train_run(whole, CPU)
+    train_run(run, CPU, progress=lambda progress: stop.request() if progress.iters_done == 4 else None, stop=stop)
+    state, stop = run.state.read_bytes(), Stop()
+    train_run(run, CPU, progress=lambda progress: stop.request() if progress.iters_done == 8 else None, stop=stop)
+    run.state.write_bytes(state)
+    for file in run.saved_models.iterdir():
+        file.unlink()
+    rows = history.of_rows({step: {"train/loss": -1.0} for step in (5, 8)})
+    run.history_file.write_bytes(history.dump(history.merged([history.read(run.folder) or rows, rows])))
+    assert train_run(run, CPU).resumed_from == 4
+    assert run.history_file.read_bytes() == whole.history_file.read_bytes()
 
 
 W_AND_B = """
