@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_OF_THE_MACHINE = (*_FULL, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ETIMEDOUT)
+"""Failures of calls to the system that are no fault of the program's."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -230,7 +232,11 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
             return _unwritable_output(error)
-        return _bug(error, arguments)
+        if error.errno not in _OF_THE_MACHINE:
+            return _bug(error, arguments)
+        where = "" if error.filename is None else f" ({error.filename})"
+        _print_error(f"the command ended early: {error.strerror}{where}", "Check the disk, then do it again.")
+        return 3
     except Exception as error:
         return _bug(error, arguments)
     if status == INTERRUPTED:

@@ -88,6 +88,16 @@ def writing(path: Path) -> Iterator[None]:
         raise destination_error(error, path) from error
 
 
+def machine_error(error: OSError, what: str) -> MachineError:
+    """The error to raise where a call to the system fails that need not."""
+    where = "" if error.filename is None else f" ({shown(Path(os.fsdecode(error.filename)))})"
+    return MachineError(
+        f"{what}: {reason_of(error)}{where}",
+        code="io-error",
+        fix="Check the disk, or the network it is on, then do it again.",
+    )
+
+
 _FREE_SPACE = "Free space there, then do it again; what is placed stays."
 
 _OTHER_ROOT = "Choose a root that you may write to, or have this one opened to you."

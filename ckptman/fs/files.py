@@ -256,5 +256,23 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def calls_of(what: str) -> Iterator[None]:
+    """Errors of the system in this block that nothing else names end `what`, as faults of the machine.
+
+    Raises:
+        MachineError: `io-error`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise faults.machine_error(error, what) from error
+
+
+def fail(error: OSError) -> None:
+    """For `os.walk`, which passes over what cannot be listed: that is not to be taken for empty."""
+    raise error
+
+
 def ignore(count: int) -> None:
     """Report progress to nobody."""

@@ -160,9 +160,22 @@ def ingest(
     rules = convention or convention_file.built_in()
     source, root = _given(source, "source"), _given(root, "root")
     options = IngestOptions(Mode(mode), examination.Trust(trust), settle, checksum, follow_symlinks)
+    with files.calls_of("the ingest ended early"):
+        return _ingest(source, root, rules, options, with_wandb=with_wandb, dry_run=dry_run, progress=progress)
+
+
+def _ingest(
+    source: Path,
+    root: Path,
+    rules: Convention,
+    options: IngestOptions,
+    *,
+    with_wandb: bool,
+    dry_run: bool,
+    progress: contents.Progress | None,
+) -> IngestResult:
     _check_root(root)
     _check_apart(source, root)
-
     if dry_run:
         made = make_plan(source, root, rules, options, progress=progress)
         return IngestResult(
@@ -214,6 +227,10 @@ class _Apply:
         self.failed: set[str] = set()
         self.wandb_placed: list[str] = []
         self.removed: list[Removal] = []
+        self.wandb_moved: list[tuple[FilePlacement, placing.Placement]] = []
+        """W&B files that were placed."""
+        self.wandb_kept: list[tuple[Path, Path]] = []
+        """W&B files that the tree had, and where."""
         self.histories: list[str] = []
         self.done_bytes = 0
         self.counting = threading.Lock()
@@ -245,6 +262,7 @@ class _Apply:
             self._write_refused()
             for removal in self.plan.removals:
                 self._remove_known(removal)
+            self._let_go_of_wandb()
         except MachineError as error:
             count = sum(len(run.placements) for run in self.plan.runs)
             raise MachineError(
@@ -252,6 +270,18 @@ class _Apply:
                 code=error.code,
                 fix=f"{error.fix} The next ingest goes on where this one stopped.".strip(),
             ) from error
+
+    def _let_go_of_wandb(self) -> None:
+        """Take the W&B files away that a move placed, once no file is left at the source of which they may tell."""
+        if self.mode is not Mode.MOVE or self.refused or self.deferred:
+            return
+        for planned, placement in self.wandb_moved:
+            self._remove_source(planned, placement)
+        for path, kept in self.wandb_kept:
+            sha256, state = files.hash_file(path)
+            if files.hash_file(kept)[0] == sha256:
+                planned = FilePlacement(path, state, sha256, PurePosixPath(kept.relative_to(self.plan.root)))
+                self._remove_source(planned, placing.Placement(sha256, state.size, state, "copied"))
 
     def _remove_leftovers(self) -> None:
         """Remove what an ingest that was killed has left in the folders of the plan."""
@@ -334,9 +364,16 @@ class _Apply:
         """Bring a W&B folder's files beside the checkpoints; files that are there already stay."""
         kept = PurePosixPath(self.convention.folders.saved_wandb, source.name)
         target = work.run.folder / kept
-        files = list(_regular_files(source))
+        try:
+            files = list(_regular_files(source))
+            written = [path.stat().st_mtime for path in files]
+        except OSError as error:
+            message = f"{self._relative(source)} cannot be read: {error.strerror}"
+            fix = "See to it that you may read it and that its disk is well, and ingest again."
+            self._refuse(source, RefusedError(message, code="unreadable", fix=fix))
+            return
         now = time.time()
-        if any(abs(now - path.stat().st_mtime) < self.options.settle for path in files):
+        if any(abs(now - mtime) < self.options.settle for mtime in written):
             self.deferred.append(
                 scanning.Refusal(
                     source=self._relative(source),
@@ -351,7 +388,9 @@ class _Apply:
             relative = target / path.relative_to(source)
             try:
                 placement = self._wandb_placement(path, relative)
-                if placement is not None:
+                if placement is None:
+                    self.wandb_kept.append((path, self.plan.root / relative))
+                else:
                     make_folders((self.plan.root / relative).parent, self.plan.root)
                     self.wandb_placed.append(str(relative))
                     self._stage(batch, [(work, placement)], follow_symlinks=False)
@@ -406,7 +445,10 @@ class _Apply:
             self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
                 for planned, placement in work.placed:
-                    self._remove_source(planned, placement)
+                    if self._is_wandb(work, planned):
+                        self.wandb_moved.append((planned, placement))
+                    else:
+                        self._remove_source(planned, placement)
                 for source in (item.source for item in work.run.placements if item.parts):
                     with suppress(RefusedError):  # something else is in it
                         moving.remove_empty_folder(source.parent, PurePosixPath(source.name))
@@ -511,7 +553,8 @@ class _Apply:
             self._refuse(self.plan.root / records.REFUSED_FILE, error)
 
     def _is_wandb(self, work: _RunAtWork, placement: FilePlacement) -> bool:
-        return placement.destination.parent != work.run.folder
+        first, *_ = placement.destination.relative_to(work.run.folder).parts
+        return first == self.convention.folders.saved_wandb
 
     def _fail(self, work: _RunAtWork, placement: FilePlacement, error: RefusedError) -> None:
         if not self._is_wandb(work, placement):
@@ -623,7 +666,7 @@ def _check_apart(source: Path, root: Path) -> None:
 def _regular_files(folder: Path) -> list[Path]:
     """The regular files below a folder, links not followed."""
     found: list[Path] = []
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder, onerror=fs_files.fail):
         paths = (Path(parent, name) for name in names)
         found.extend(path for path in paths if path.is_file() and not path.is_symlink())
     return sorted(found)

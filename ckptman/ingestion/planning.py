@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -357,8 +356,12 @@ class _Planner:
         root = str(self.raw.root)
         sources = []
         for file in files:
-            with suppress(RefusedError):  # it has gone meanwhile
+            try:
                 state = FileState.of(file, follow_symlinks=self.options.follow_symlinks)
+            except RefusedError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):  # it has gone meanwhile
+                    self.raw.refuse(self.raw.relative(file), error)
+            else:
                 sources.append(
                     tree_records.SourceFile(
                         root=None if record.source.root == root else root,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptman.formats import containers, folder_bytes
-from ckptman.fs import FileState, folders
+from ckptman.fs import FileState, files, folders
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import contents
@@ -134,7 +134,7 @@ def is_one_checkpoint(folder: Path, convention: Convention) -> bool:
 
 
 def _names_below(folder: Path) -> Iterator[str]:
-    for at, below, names in os.walk(folder):
+    for at, below, names in os.walk(folder, onerror=files.fail):
         if Path(at) == folder:
             below[:] = [name for name in below if not containers.has_own_folder(folder / name)]
         yield from (*names, *below)
@@ -174,6 +174,9 @@ class _Walk:
                     continue
                 with os.scandir(folder) as listing:
                     found = sorted(listing, key=lambda item: item.name)
+                is_run = self._is_wandb_run(folder, {item.name for item in found})
+                may_be_one = not is_run and folder.parent not in self.wandb
+                is_checkpoint = may_be_one and is_one_checkpoint(folder, self.convention)
             except OSError as error:
                 self._note_unread(folder)
                 self._refuse(
@@ -184,10 +187,10 @@ class _Walk:
                     "folder",
                 )
                 continue
-            if self._is_wandb_run(folder, {item.name for item in found}):
+            if is_run:
                 self.wandb.append(folder)
                 found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
-            elif folder.parent not in self.wandb and is_one_checkpoint(folder, self.convention):
+            elif is_checkpoint:
                 self._checkpoint_folder(folder)
                 found = [item for item in found if containers.has_own_folder(Path(item.path))]
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))

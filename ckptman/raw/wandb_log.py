@@ -175,8 +175,13 @@ def open_regular(path: Path, *, follow_symlinks: bool = False) -> BinaryIO:
         raise _unreadable(path, failure) from failure
     except ValueError as failure:  # a NUL in the path
         raise RefusedError(f"{path!r}: {failure}", code="unreadable", fix="Check the path.") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as failure:
+        files.close(descriptor)
+        raise _unreadable(path, failure) from failure
+    if not is_file:
+        files.close(descriptor)
         raise _not_a_file(path)
     return os.fdopen(descriptor, "rb")
 

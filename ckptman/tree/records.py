@@ -315,6 +315,8 @@ class RunFolder:
     """The regular files directly in the folder and their sizes in bytes."""
     is_newer: bool = False
     """Whether `run.json` cannot be used since a newer ckptman wrote it."""
+    is_unread: bool = False
+    """Whether `run.json` is there and could not be read, so that nothing is known of what it says."""
 
 
 @dataclass(frozen=True)
@@ -489,6 +491,7 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
         problem=None if failure is None else _reason(failure),
         files=files,
         is_newer=isinstance(failure, NewerRecordError),
+        is_unread=isinstance(failure, OSError),
     )
     return ScannedFolder(
         folder, tuple(entries), run if is_run else None, overwritten, refused, tuple(unreadable), kept_wandb, is_kept

@@ -17,7 +17,7 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, placement,
 from ckptman.text import wording
 from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, take_inventory
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
-from ckptman.tree.records import REPORT, OverwrittenRun
+from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun
 from ckptman.tree.standing import Extent
 
 
@@ -193,9 +193,10 @@ class TreeStatistics:
 
     @property
     def unreadable(self) -> tuple[PurePosixPath, ...]:
-        """Folders that could not be listed, and lists of overwritten runs that could not be read."""
+        """Folders that could not be listed, and records that could not be read."""
         scan = self.inventory.scan
-        return _natural(path for path, _ in scan.unreadable if not scan.is_kept(path))
+        unread = (run.path / RUN_FILE for run in scan.runs if run.is_unread)
+        return _natural([*(path for path, _ in scan.unreadable if not scan.is_kept(path)), *unread])
 
     @property
     def finished(self) -> tuple[Run, ...]:

@@ -7,6 +7,7 @@ a path or a descriptor, whoever calls it, reads of streams and listings of folde
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import posix
@@ -15,9 +16,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pytest
+
+from ckptman.text.errors import CkptmanError
 
 _NO_FILES = frozenset({
     "fspath", "getpid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getcwd", "getcwdb", "urandom",
@@ -174,7 +177,7 @@ class Fault:
 
 
 FAULTS = {
-    "EIO": Fault(raising(errno.EIO)),
+    "EIO": Fault(raising(errno.EIO), lambda name: name != "close"),  # which closes all the same
     "EIO, though done": Fault(raising_late, lambda name: name not in ("scandir", "readv")),
     "ENOSPC": Fault(raising(errno.ENOSPC), _changes),
     "EMFILE": Fault(raising(errno.EMFILE), lambda name: name in ("open", "open+", "scandir", "listdir")),
@@ -195,3 +198,73 @@ def signals_all_the_time(seconds: float = 0.0003) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# --- each call in turn ------------------------------------------------------------------------------------------------
+
+
+class Trial(Protocol):
+    """Something to do, and what must be so afterwards."""
+
+    def furnish(self) -> None:
+        """Make the place in which it is done, anew."""
+
+    def act(self) -> bool:
+        """Do it; whether it says that all is done."""
+
+    def check(self, *, done: bool) -> None:
+        """See to it that what must be so whatever happened is so; and if all is done, that it is."""
+
+    def check_again(self) -> None:
+        """Do it again, undisturbed, and see to it that all is as if nothing had happened."""
+
+
+def disturb_each_call(trial: Trial, fault: Fault, *, first: int = 1, every: int = 1) -> int:
+    """Let each call of a trial meet the fault in turn (or every so many of them); returns how many cases there were."""
+    trial.furnish()
+    with between(Disturbance()) as undisturbed:
+        assert trial.act()
+    eligible = [nth for nth, name in enumerate(undisturbed.calls, 1) if fault.of(name)]
+    cases = eligible[first % every :: every]
+    for nth in cases:
+        trial.furnish()
+        try:
+            done = _killed_at(trial, nth, fault) if fault.kills else _disturbed_at(trial, nth, fault)
+            trial.check(done=done)
+            trial.check_again()
+        except AssertionError as violation:
+            violation.add_note(
+                f"call {nth} of {len(undisturbed.calls)}: {undisturbed.calls[max(0, nth - 4) : nth + 2]}"
+            )
+            raise
+    return len(cases)
+
+
+def _disturbed_at(trial: Trial, nth: int, fault: Fault) -> bool:
+    try:
+        with between(Disturbance(nth, fault.act)):
+            return trial.act()
+    except OSError:  # the command line says that it is the machine's (`cli.app.run`)
+        return False
+    except CkptmanError as error:
+        said = error
+    assert said.message.isprintable(), "the message holds control characters"
+    assert said.fix, "it does not say what to do"
+    return False
+
+
+def _killed_at(trial: Trial, nth: int, fault: Fault) -> bool:
+    child = os.fork()
+    if child == 0:
+        try:
+            with between(Disturbance(nth, fault.act)):
+                trial.act()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    return False
+
+
+def slice_of(*words: str) -> int:
+    """Where a slice begins: elsewhere for each kind of trial."""
+    return int(hashlib.sha256(" ".join(words).encode()).hexdigest(), 16) % 1000

@@ -1,0 +1,44 @@
+"""Every call of a report, of an evaluation's record and of a training's save is disturbed in turn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.disturbed import FAULTS
+from tests.helpers.faulty_writes import TRIALS
+from tests.helpers.promises import caught, tried
+from tests.helpers.slices import SLICES
+
+PROMISE = "report, eval and a training's save, disturbed at any call: each file as it was, or as it will be"
+
+
+def sweep(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.helpers.faulty_writes", *words],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", TRIALS)
+@pytest.mark.parametrize("fault", FAULTS if SLICES >= 10 else ["EIO", "SIGKILL before"])
+def test_each_file_is_as_it_was_or_as_it_will_be(trial: str, fault: str) -> None:
+    with tried(PROMISE) as counted:
+        done = sweep(trial, fault, "1" if SLICES >= 10 else "3")
+        assert done.returncode == 0, done.stderr[-3000:]
+        counted.cases = int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", ["report", "eval"])
+def test_writing_over_what_is_there_would_be_found(trial: str) -> None:
+    with caught(PROMISE):
+        done = sweep(trial, "SIGKILL before", "1", "control")
+        assert "AssertionError" in done.stderr, done.stderr[-1000:]
