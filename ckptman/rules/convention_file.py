@@ -702,8 +702,11 @@ def _build_group(
         regime=regime,
         example=item.get("example", _text),
         title=item.maybe("title", _text, pattern),
+        was=item.maybe("was", _texts, ()),
     )
     item.done()
+    if wrong := [former for former in group.was if re.search(r"[{}]", re.sub(r"\{\w+(:word)?\}", "", former))]:
+        raise _bad(f"{where}.was: {{…}} must hold one name, in {wrong[0]!r}")
     bare = re.sub(r"\{[A-Za-z]\w*(:word)?\}", "0", pattern)
     if len(set(group.holes)) < len(group.holes) or "{" in bare:
         raise _bad(f"{where}: each {{…}} must hold one name, a different one each time")

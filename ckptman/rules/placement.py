@@ -175,7 +175,7 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
 
     A name of a pattern of the configuration's family is kept only if it says what the configuration says; otherwise
     family and K give the name. Any other name is kept as it is: an experiment called like a group of another family is
-    one of its own.
+    one of its own. A name that groups of a pattern had before (`was`) is one of that pattern.
 
     Args:
         said: The group that the configuration or the source folder names, if any.
@@ -188,8 +188,10 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
         parsed = group.parse(said or "")
         if parsed is not None and all(comparing.same_value(values.get(key), value) for key, value in parsed.items()):
             return str(said), group
-    if said is not None and group_pattern(said, convention) not in mine:
+    renamed = [group for group in mine if said is not None and group.was_called(said)]
+    if said is not None and not renamed and group_pattern(said, convention) not in mine:
         return _safe_folder(said), None
+    mine = renamed or mine
     if not mine:
         raise _no_group(RefusedError, facets, convention)
     named = next((group for group in mine if all(hole in values for hole in group.holes)), mine[0])

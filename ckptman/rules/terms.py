@@ -142,6 +142,17 @@ class GroupPattern:
     """The part of the grid that its tasks are of; see `Grid.regimes`."""
     example: str
     title: str
+    was: tuple[str, ...] = ()
+    """Patterns of the names that its runs give their group, from before it was called so."""
+
+    def was_called(self, name: str) -> bool:
+        """Whether a group of this name is, by now, one of this pattern."""
+        return any(pattern.fullmatch(name) for pattern in self._former)
+
+    @cached_property
+    def _former(self) -> list[re.Pattern[str]]:
+        pieces = (map(re.escape, re.split(r"\{\w+(?::word)?\}", pattern)) for pattern in self.was)
+        return [re.compile("[A-Za-z0-9.]+".join(each)) for each in pieces]
 
     @cached_property
     def holes(self) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ import pytest
 
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.layout import Levels
-from ckptman.rules.placement import named_by_folders, place_of, root_above
+from ckptman.rules.placement import group_of, named_by_folders, place_of, root_above
 from ckptman.rules.recipe import TrainConfig
-from ckptman.text.errors import RefusedError
+from ckptman.text.errors import ConfigurationError, RefusedError
 
 DYNAMIC: dict[str, Any] = {"layernorm": True, "regime": "dynamic"}
 
@@ -138,3 +138,23 @@ def test_the_root_is_above_the_innermost_family() -> None:
 )
 def test_what_the_folders_around_a_file_say(path: str, names: tuple[str | None, int | None, int | None]) -> None:
     assert named_by_folders(PurePosixPath(path), built_in()) == names
+
+
+def test_a_group_that_was_renamed_is_known_by_what_its_runs_call_it(tmp_path: Path) -> None:
+    file = tmp_path / "ckptman.yaml"
+    text = """
+groups:
+  "len_gen_k{K}": null
+  "dynamic_k{K}": {layernorm: true, regime: dynamic, grid: main, example: dynamic_k8%s}
+"""
+    values = config()
+    file.write_text(text % ', was: ["len_gen_k{K}", old]')
+    renamed = load_convention(file)
+    assert group_of(values, "len_gen_k8", renamed)[0] == "dynamic_k8"
+    assert group_of(values, "old", renamed)[0] == "dynamic_k8"
+    assert group_of(values, "older", renamed) == ("older", None)
+    file.write_text(text % "")
+    assert group_of(values, "len_gen_k8", load_convention(file)) == ("len_gen_k8", None)
+    file.write_text(text % ', was: "len_gen_k{8}x{"')
+    with pytest.raises(ConfigurationError, match="must hold one name"):
+        load_convention(file)
