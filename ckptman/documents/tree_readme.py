@@ -204,10 +204,25 @@ def _naming(statistics: tree_statistics.TreeStatistics) -> str:
     )
     rows.append([*step])
     return markdown.join(
-        markdown.fenced("", naming.pattern),
-        "" if not any(field.optional for field in convention.fields) else "What stands in brackets may be left out.",
-        markdown.table(["Field", "Meaning", "Written as", "Here"], rows),
-        markdown.paragraph("The seed is not in a name: the run's folder has it."),
+        markdown.fenced("", naming.pattern) if convention.fields else "",
+        "What stands in brackets may be left out." if any(field.optional for field in convention.fields) else "",
+        markdown.table(["Field", "Meaning", "Written as", "Here"], rows) if convention.fields else "",
+        _schemes(convention, seen),
+        "A file whose configuration is known keeps any other name." if convention.keep_names else "",
+        markdown.paragraph("The seed is not in a name: the run's folder has it.") if convention.fields else "",
+    )
+
+
+def _schemes(convention: Convention, seen: Mapping[tuple[str, str], set[str]]) -> str:
+    """The further forms of names."""
+    if not convention.schemes:
+        return ""
+    rows = [
+        [markdown.text(s.name), markdown.code(s.shape), str(len(seen["scheme", s.name]))] for s in convention.schemes
+    ]
+    return markdown.join(
+        "Names of other forms:" if convention.fields else "Names have these forms:",
+        markdown.table(["Called", "Form", "Names here"], rows, right=(2,)),
     )
 
 
@@ -222,6 +237,7 @@ def _seen_values(
         except RefusedError:
             continue
         if parsed.scheme is not None:
+            seen["scheme", parsed.scheme.name].add(name)
             continue
         seen["", "prefix"].add(str(parsed.kind))
         seen["", "step"].add(str(parsed.step))
