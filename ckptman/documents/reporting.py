@@ -143,6 +143,7 @@ def report(
         png: Each of them as PNG too.
 
     Raises:
+        RefusedError: (`unfinished-migration`) where a migration was interrupted.
         UsageError: (`no-folder`) where the explorer's folder does not exist; (`no-tree`) where there is no folder
             `root`, or nothing of a tree in it; (`wrong-root`) where it is
             no tree's root, but lies in a tree or above one, or holds checkpoints that are not sorted;
@@ -151,6 +152,7 @@ def report(
             matplotlib is not installed (`no-matplotlib`).
     """
     root = Path(root).absolute()
+    records.require_no_migration(root)
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
     if html:
         html = Path(html).absolute()

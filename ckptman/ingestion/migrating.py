@@ -463,7 +463,17 @@ class _Plan:
             if entry.path not in soft and entry.path not in going and going.isdisjoint(entry.path.parents)
         }
         above_static = {above for path in static for above in path.parents}
+        counts = Counter(new for _, new in ways)
         for old, new in ways:
+            if counts[new] > 1:
+                self._refuse(
+                    old,
+                    RefusedError(
+                        f"{counts[new]} runs belong into {new}, and nothing tells them apart",
+                        code="taken",
+                        fix="See which of them are copies: ckptman validate --deep; and move these out of the tree.",
+                    ),
+                )
             files_above = [above for above in new.parents if static.get(above, "folder") != "folder"]
             if new in static or new in above_static or files_above:
                 there = files_above[0] if files_above else new

@@ -499,7 +499,13 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
 
 
 def write_record(folder: Path, record: RunRecord, *, root: Path | None = None) -> bool:
-    """Write the `run.json` of a run of the tree `root` atomically; False where it already says exactly this."""
+    """Write the `run.json` of a run of the tree `root` atomically; False where it already says exactly this.
+
+    Raises:
+        RefusedError: (`unfinished-migration`) an interrupted migration has the new record of the run already.
+    """
+    if root is not None:
+        require_no_migration(root)
     return _write(folder / RUN_FILE, record, root, is_signed=True)
 
 
@@ -650,14 +656,15 @@ def is_migrating(root: Path) -> bool:
 
 
 def require_no_migration(root: Path) -> None:
-    """See to it that no migration was interrupted.
+    """See to it that no migration was interrupted, of a tree or of one that a folder lies in.
 
     Raises:
         RefusedError: (`unfinished-migration`) if one was.
     """
-    if is_migrating(root):
+    # In a tree of two conventions, where the root is cannot be told by the folders' names.
+    if (at := next((above for above in (root, *root.parents) if is_migrating(above)), None)) is not None:
         raise RefusedError(
-            f"a migration of {root} was interrupted: its runs lie in places of two conventions",
+            f"a migration of {at} was interrupted: its runs lie in places of two conventions",
             code="unfinished-migration",
             fix="Let it go on: ckptman migrate. Or take it back: ckptman migrate --undo",
         )

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 
 from ckptman.checks.validation import validate
+from ckptman.documents.reporting import report
 from ckptman.fs import moving
+from ckptman.ingestion.assigning import assign
 from ckptman.ingestion.ingesting import ingest
 from ckptman.ingestion.migrating import MigrateResult, migrate
 from ckptman.rules import Convention
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text import RefusedError
-from ckptman.tree.records import MIGRATIONS, read_record
+from ckptman.tree.records import MIGRATIONS, read_record, read_refused, write_record
 from tests.helpers import trees
 from tests.helpers.raw import START, config, write_run
 
@@ -407,6 +409,52 @@ def test_a_process_that_is_killed_loses_nothing(tree: Path, count: int) -> None:
     whole = subprocess.run([sys.executable, "-c", _KILLED_AFTER, tree, "999"], check=False)
     assert whole.returncode == 0
     assert migrate(tree, convention=MERGED).runs == ()
+
+
+def test_nothing_writes_into_a_tree_between_two_conventions(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = next(tree.rglob("seed_1337"))
+    with killed_after(9, monkeypatch), pytest.raises(_Killed):
+        migrate(tree, convention=MERGED)
+    before = held(tree)
+    record = read_record(next(tree.rglob("seed_*")))
+    for write in (
+        lambda: write_record(run, record, root=tree),
+        lambda: write_record(run, record, root=run),  # as eval does where it does not know the tree
+        lambda: report(tree),
+        lambda: assign(next(tree.rglob("seed_*")), "abc", root=tree),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            write()
+        assert caught.value.code == "unfinished-migration"
+    assert held(tree) == before
+    migrate(tree, convention=MERGED)
+    assert report(tree, convention=MERGED) is not None
+
+
+def test_copies_of_a_run_that_nothing_tells_apart_are_refused(tree: Path) -> None:
+    run = next(tree.rglob("seed_1337"))
+    for count in range(5):
+        shutil.copytree(run, run.with_name(f"seed_1337-copy{count}"))
+    result = migrate(tree, convention=MERGED)
+    assert refused(result) == ["taken"]
+    assert "nothing tells them apart" in result.problems[0].message
+    for copy in run.parent.glob("*-copy*"):
+        shutil.rmtree(copy)
+    assert migrate(tree, convention=MERGED).problems == ()
+
+
+def test_refused_files_are_remembered_under_their_new_group(tmp_path: Path) -> None:
+    source, root = tmp_path / "grid_outputs", tmp_path / "checkpoints"
+    files = write_run(source / "len_gen_k4" / "task_0006", config(4, use_mlp=True), run_id="abc")
+    files[-1].write_bytes(b"damaged")
+    os.utime(files[-1], (START, START))
+    ingest(source, root, settle=0)
+    before = held(root)
+    assert migrate(root, convention=MERGED).problems == ()
+    (file,) = read_refused(root)
+    assert (file.group, file.task) == ("len_gen_k4", 2)
+    migrate(root, undo=True)
+    assert held(root) == before
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "a/../../outside"])
