@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +31,13 @@ from ckptman.cli.options import (
     conditions_of,
     tree_of,
 )
-from ckptman.cli.tables import NOTHING, print_table
+from ckptman.cli.rows import FORMATS, Format, print_rows
+from ckptman.cli.tables import NOTHING, print_table, value_text
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import conditions as where_conditions
 from ckptman.queries import list_checkpoints
 from ckptman.queries import listing as listing_of
-from ckptman.rules import Convention
+from ckptman.rules import Convention, terms
 from ckptman.text import UsageError, wording
 from ckptman.tree import metrics
 
@@ -68,6 +70,16 @@ def _ls(
             autocompletion=completing.keys,
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns", metavar="KEY,…", help="Show these keys, as they are.", autocompletion=completing.keys
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="List the first N of them alone.")
+    ] = None,
+    output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help=FORMATS)] = Format.TABLE,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Print bare paths, each ended by a zero byte, as for xargs -0.")
@@ -82,36 +94,61 @@ def _ls(
     convention (regime), and gen_em, the run's generalization from 0 to 1. A value that was not measured fulfils no
     comparison; KEY is missing asks for it.
 
+    Example: ckptman ls --columns n_layers,seed,gen_em --format csv
+
     Example: ckptman ls --final --where "gen_em >= 0.95 and n_layers == 1" --sort -gen_em
     """
-    if as_json and (paths or null):
-        raise UsageError("--json and --paths are two outputs", code="bad-usage", fix="Give one of them.")
+    output = Format.JSON if as_json and output is Format.TABLE else output
+    if sum((as_json or output is not Format.TABLE, paths or null)) > 1 or (as_json and output is not Format.JSON):
+        raise UsageError("--json, --format and --paths ask for two outputs", code="bad-usage", fix="Give one of them.")
+    if (paths or null) and columns:
+        raise UsageError("--paths has no columns", code="bad-usage", fix="Leave out --columns, or --paths.")
+    keys = [key for text in columns or () for key in text.split(",")]
     root = tree_of(context, root, directory)
     convention = convention_for(context, root)
     conditions = conditions_of(convention, context, where)
-    if as_json and not conditions and sort is None:
+    as_json = output is Format.JSON and not keys
+    if as_json and not conditions and sort is None and limit is None:
         found = listing_of.Summary(root)
         for line in listing_of.json_lines(root, convention, found):
             sys.stdout.write(line.decode("ascii"))
         _tell(found, ())
         raise typer.Exit(0 if found.complete else 1)
     listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
+    for key in keys:
+        where_conditions.check_key(
+            key, (item.values for item in listing.checkpoints), listing_of.known_keys(convention)
+        )
+    listing = replace(listing, checkpoints=listing.checkpoints[:limit])
     if as_json:
         print_json(listing.to_json())
     elif paths or null:
         _print_paths(listing, end=b"\0" if null else b"\n")
+    elif output is not Format.TABLE or keys:
+        keys = keys or _keys(convention)
+        print_rows([keys, *([item.values.get(key) for key in keys] for item in listing.checkpoints)], output)
     elif listing.checkpoints:
         _print_table(listing, convention, console())
     _tell(listing.summary, conditions, listing.unmatched)
     raise typer.Exit(0 if listing.complete else 1)
 
 
+def _keys(convention: Convention) -> list[str]:
+    """The columns of a file: what the table shows, and where the file lies."""
+    facets = (facet.name for facet in convention.told_facets)
+    lengths = () if convention.k_key is None else ("k",)
+    own = ("seed", "kind", "step", "size", "gen_em", "run_id")
+    return list(dict.fromkeys(("path", *facets, "group", "task", *lengths, *convention.axis_titles, *own)))
+
+
 def _print_table(listing: listing_of.Listing, convention: Convention, out: Console) -> None:
     axes = tuple(convention.axis_titles)
-    titles = [convention.axis(axis).title for axis in axes]
+    facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
+                                                                   listing.checkpoints))  # fmt: skip
+    titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
     head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Run"]
     numbers = {"Task", "Seed", "Step", "Size", "Gen. (run)"}
-    rows = [head, *(_cells(item, axes, convention) for item in listing.checkpoints)]
+    rows = [head, *(_cells(item, facets, axes, convention) for item in listing.checkpoints)]
     print_table(
         out,
         rows,
@@ -120,12 +157,15 @@ def _print_table(listing: listing_of.Listing, convention: Convention, out: Conso
     )
 
 
-def _cells(item: listing_of.ListedCheckpoint, axes: Sequence[str], convention: Convention) -> list[str]:
+def _cells(
+    item: listing_of.ListedCheckpoint, facets: Sequence[terms.Facet], axes: Sequence[str], convention: Convention
+) -> list[str]:
     row = item.row
     values = (item.config.get(axis) for axis in axes)
     return [
         row.group,
         NOTHING if row.task is None else str(row.task),
+        *(value_text(item.facets[facet.name]) if facet.name in item.facets else NOTHING for facet in facets),
         *(
             NOTHING if value is None else convention.axis(axis).word(value)
             for axis, value in zip(axes, values, strict=True)
@@ -169,7 +209,7 @@ def _tell(
         talk.print(plain(f"  See: ckptman validate --root {listing.root}"))
     if listing.checkpoints:
         shown = count_text(listing.checkpoints, "checkpoint")
-        if conditions:
+        if conditions or listing.checkpoints < listing.total:
             shown = f"{listing.checkpoints:,} of {count_text(listing.total, 'checkpoint')}"
         talk.print(plain(f"{shown}, {count_text(listing.runs, 'run')}, {size_text(listing.size)}", "dim"))
         return

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,26 +25,12 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.remembering import Remembered
-from ckptman.cli.tables import NOTHING, print_table, value_text
+from ckptman.cli.rows import FORMATS, Format, Rows, print_rows
+from ckptman.cli.tables import value_text
 from ckptman.cli.text import console, count_text, plain
 from ckptman.queries import Results, over_seeds, results
 from ckptman.rules import Convention
-from ckptman.text import UsageError, json_text, markdown
-from ckptman.tree import records
-
-
-class Format(StrEnum):
-    """How the rows are written."""
-
-    TABLE = "table"
-    CSV = "csv"
-    TSV = "tsv"
-    MD = "md"
-    JSON = "json"
-
-
-Rows = list[list[Any]]
-"""A head, and a row for each configuration; figures as numbers, None where there is none."""
+from ckptman.text import UsageError
 
 
 @app.command("results", cls=WithFacets)
@@ -104,12 +85,13 @@ def _results(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help="table, csv, tsv, md or json.")] = (
-        Format.TABLE
-    ),
+    output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help=FORMATS)] = (Format.TABLE),
     as_csv: Annotated[
         bool,
-        typer.Option("--csv", help="The lab's summary.csv: its columns, its deviation (of the population)."),
+        typer.Option(
+            "--csv",
+            help="The lab's summary.csv: the convention's `summary`, deviation of the population.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -140,19 +122,20 @@ def _results(
             where=conditions,
             metric=metric,
             by=keys,
+            summary=as_csv,
             population=as_csv or (convention.statistics == "population" if population is None else population),
         )
         output = Format.JSON if as_json else Format.CSV if as_csv else output
         if output is Format.JSON and threshold is None and versus is None:
             print_json(found.to_json())
         elif as_csv:
-            _print(_lab_rows(found), Format.CSV)
+            print_rows(_summary_rows(found), Format.CSV)
         elif threshold is not None:
-            _print(_threshold_rows(found, threshold, convention), output)
+            print_rows(_threshold_rows(found, threshold, convention), output)
         elif versus is not None:
-            _print(_versus_rows(found, versus, convention), output)
+            print_rows(_versus_rows(found, versus, convention), output)
         else:
-            _print(_rows(found), output)
+            print_rows(_rows(found), output)
         _tell(found)
         raise typer.Exit(0 if found.listing.complete else 1)
 
@@ -179,51 +162,10 @@ def _versus_rows(found: Results, key: str, convention: Convention) -> Rows:
     return [head, *([*row.settings.values(), *mean, row.difference] for row, mean in zip(rows, means, strict=True))]
 
 
-def _lab_rows(found: Results) -> Rows:
+def _summary_rows(found: Results) -> Rows:
     """The rows of the lab's summary.csv."""
-    head = ["n_layers", "use_mlp", "use_layernorm", "length_mode", "training", "train_max_k",
-            "mean_gen_em", "std_gen_em", "n_runs"]  # fmt: skip
-    rows = []
-    for row in found.rows:
-        said: Mapping[str, Any] = row.settings
-        regime = said.get("regime")
-        mode = "fixed" if regime == "fixed" else said.get("length_mode")
-        rows.append([said.get("n_layers"), said.get("use_mlp"), said.get("layernorm"), mode, regime,
-                     said.get("train_max_k"), row.mean, row.deviation, row.runs])  # fmt: skip
-    return [head, *rows]
-
-
-def _print(rows: Rows, output: Format) -> None:
-    head, *body = rows
-    if output is Format.JSON:
-        print_json(
-            {
-                "schema_version": records.SCHEMA_VERSION,
-                "rows": [json_text.jsonable(dict(zip(head, row, strict=True))) for row in body],
-            }
-        )
-    elif output in (Format.CSV, Format.TSV):
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="," if output is Format.CSV else "\t", lineterminator="\n")
-        writer.writerows([head, *body])
-        sys.stdout.write(text.getvalue())
-    elif output is Format.MD:
-        sys.stdout.write(markdown.table(head, [[markdown.text(_cell(cell)) for cell in row] for row in body]) + "\n")
-    elif body:
-        numbers = [index for index in range(len(head)) if any(_is_number(row[index]) for row in body)]
-        print_table(console(), [_shown(head), *([_cell(cell) for cell in row] for row in body)], numbers)
-
-
-def _shown(head: Sequence[str]) -> list[str]:
-    return [str(cell) for cell in head]
-
-
-def _cell(value: Any) -> str:
-    return NOTHING if value is None else f"{value:.4f}" if isinstance(value, float) else value_text(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    head = [*found.by, "mean_gen_em", "std_gen_em", "n_runs"]
+    return [head, *([*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows)]
 
 
 def _tell(found: Results) -> None:
@@ -236,5 +178,8 @@ def _tell(found: Results) -> None:
     measured = sum(row.runs for row in found.rows)
     unmeasured = sum(row.unmeasured for row in found.rows)
     kind = "population" if found.population else "sample"
+    pooled = sorted({key for row in found.rows for key in row.pooled})
+    if pooled:
+        warn(f"rows are over configurations that differ in what is no column: {', '.join(pooled)}")
     rest = f"; in {count_text(unmeasured, 'further run')} it was not measured" if unmeasured else ""
     talk.print(plain(f"{found.metric} over {count_text(measured, 'run')}, deviation of the {kind}{rest}", "dim"))

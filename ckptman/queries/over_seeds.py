@@ -8,7 +8,7 @@ A run counts once, by the metrics in its `run.json`, whether or not its checkpoi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
@@ -36,6 +36,8 @@ class Result:
     """Further runs of the configuration, in which the metric was not measured."""
     population: bool
     """Whether `deviation` is that of the population of these runs, instead of the sample's."""
+    pooled: tuple[str, ...] = ()
+    """In a summary, the configuration keys in which the runs differ, seeds and columns apart."""
 
     @property
     def runs(self) -> int:
@@ -120,6 +122,7 @@ def results(
     where: Sequence[Where] = (),
     metric: str = DEFAULT_METRIC,
     by: Sequence[str] = (),
+    summary: bool = False,
     population: bool = False,
 ) -> Results:
     """Mean and deviation of a metric over the runs of each configuration.
@@ -130,6 +133,7 @@ def results(
         where: Conditions on the runs, as for `list_checkpoints`.
         metric: `gen_em`, or a key of the runs' metrics; with `*` in it, a run's value is the mean over all that match.
         by: Keys to group the runs by; by default each configuration is a row of its own.
+        summary: Group the runs by the columns of the convention's `summary` instead.
         population: Give the population's standard deviation, as the lab publishes it, instead of the sample's.
 
     Raises:
@@ -151,9 +155,15 @@ def results(
         )
     groups: dict[object, list[ListedCheckpoint]] = {}
     for item in runs:
-        groups.setdefault(_group_key(item, by, convention), []).append(item)
-    columns = tuple(by) or _columns(groups.values(), convention)
+        groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
+    columns = tuple(by) or (() if summary else _columns(groups.values(), convention))
     found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
+    if summary:
+        columns = tuple(convention.summary)
+        found = [
+            replace(row, settings=_summarized(members[0], convention), pooled=_pooled(members, convention))
+            for row, members in zip(found, groups.values(), strict=True)
+        ]
     found.sort(key=lambda row: [_order(value) for value in row.settings.values()])
     return Results(
         root=listing.root, metric=metric, by=columns, population=population, rows=tuple(found), listing=listing
@@ -206,11 +216,36 @@ def _matching(item: ListedCheckpoint, metric: str, convention: Convention) -> li
     return [value for value in values if value is not None]
 
 
-def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention) -> object:
+def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention, *, summary: bool) -> object:
+    if summary:
+        return tuple(map(comparing.key_of, _summarized(item, convention).values()))
     if by:
         return tuple(comparing.key_of(item.values.get(key)) for key in by)
     ignored = convention.ignored_keys | {"seed"}
     return item.row.group, item.row.task, comparing.fingerprint(item.config, ignored)
+
+
+def _summarized(item: ListedCheckpoint, convention: Convention) -> dict[str, Any]:
+    """A run's value of each column of the summary; of an axis that its part of the grid lacks, that part's name."""
+    facets = {facet.name: item.values.get(facet.name) for facet in convention.told_facets}
+    axes = {axis for grid in convention.grids.values() for axis in grid.axes}
+    parts = [(value, grid.regimes[str(value)]) for grid in convention.grids.values() for value in facets.values()
+             if str(value) in grid.regimes]  # fmt: skip
+    found = {}
+    for column, key in convention.summary.items():
+        found[column] = facets.get(key, item.values.get(key))
+        if key in axes and key not in facets and parts and not any(key in part.axes for _, part in parts):
+            found[column] = parts[0][0]
+    return found
+
+
+def _pooled(members: Sequence[ListedCheckpoint], convention: Convention) -> tuple[str, ...]:
+    """The keys in which the runs of one row of a summary differ."""
+    told = {key for facet in convention.told_facets for key in facet.keys} | set(convention.summary.values())
+    ignored = convention.ignored_keys | told | {convention.seed_key}
+    first = members[0].config
+    differing = {key for item in members[1:] for key in comparing.differing_keys(first, item.config, ignored)}
+    return tuple(sorted(differing))
 
 
 def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:

@@ -313,6 +313,10 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
             key: _setting(value, place)
             for key, value, place in _Section(top.maybe("settings", lambda v, _: v, {}), f"{where}.settings").each()
         },
+        summary={
+            key: _text(value, place)
+            for key, value, place in _Section(top.maybe("summary", lambda v, _: v, {}), f"{where}.summary").each()
+        },
         source=source,
     )
     if not fields:

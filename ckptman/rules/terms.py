@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,8 @@ class Convention:
     """Defaults for command-line options."""
     beside: tuple[BesideRule, ...] = ()
     """What lies beside checkpoints, those that count more first."""
+    summary: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the table that `results --csv` writes, and of each the facet or the key that it tells."""
     source: Path | None = None
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -35,6 +36,53 @@ def listed(tree: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> l
     assert run(["ls", "--root", str(tree), "--json", *arguments]) == 0
     rows: list[Row] = json.loads(capsys.readouterr().out)["checkpoints"]
     return rows
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def test_columns_forms_and_a_limit_are_chosen(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = listed(tree, capsys)
+    assert run(["ls", "--root", str(tree), "--columns", "path,n_layers,k", "--format", "csv", "--limit", "3"]) == 0
+    out, err = capsys.readouterr()
+    expected = [[row["path"], str(row["config"]["n_layers"]), str(row["k"])] for row in whole[:3]]
+    assert list(csv.reader(io.StringIO(out))) == [["path", "n_layers", "k"], *expected]
+    assert f"3 of {len(whole)} checkpoints" in err
+    assert [row["path"] for row in listed(tree, capsys, "--limit", "2")] == [row["path"] for row in whole[:2]]
+    assert run(["ls", "--root", str(tree), "--columns", "seed", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == [{"seed": row["seed"]} for row in whole]
+    assert run(["ls", "--root", str(tree), "--columns", "n_layers"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "n_layers"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--columns", "nlayers"], "did you mean 'n_layers'?"),
+        (["--paths", "--format", "csv"], "two outputs"),
+        (["--paths", "--columns", "seed"], "--paths has no columns"),
+        (["--limit", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_columns_that_there_are_not_are_told(
+    tree: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert run(["ls", "--root", str(tree), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert not out
+
+
+def test_a_facet_of_the_trees_own_convention_is_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = make_listed_tree(tmp_path)
+    assert run(["ls", "--root", str(tree)]) == 0
+    assert "Depth" not in capsys.readouterr().out
+    facet = "{title: Depth, values: {deep: {when: n_layers > 1}, flat: {when: n_layers == 1}}}"
+    (tree / "ckptman.yaml").write_text(f"facets: {{depth: {facet}}}\n")
+    assert run(["ls", "--root", str(tree), "--layers", "1"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "Depth" in head
+    assert all("flat" in row and "deep" not in row for row in rows)
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from statistics import mean, pstdev, stdev
 
@@ -15,6 +16,7 @@ from ckptman.queries.over_seeds import differences, results, thresholds
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from tests.helpers.raw import config, gen_metrics
+from tests.helpers.recorded import add_run
 from tests.helpers.trees import edit_record, make_tree
 
 VALUES = {
@@ -68,6 +70,55 @@ def test_the_labs_table_is_that_of_a_few_lines_over_ls(tree: Path, capsys: pytes
         assert float(row["mean_gen_em"]) == pytest.approx(mean(values), abs=1e-12)
         assert float(row["std_gen_em"]) == pytest.approx(pstdev(values), abs=1e-12)
         assert int(row["n_runs"]) == len(values)
+
+
+def summaries(root: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    assert run(["results", "--csv", "--root", str(root)]) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_keys_that_are_no_column_split_no_row_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (rate, mode) in enumerate([(1e-3, "mix"), (3e-3, "mix"), (1e-3, "curriculum")]):
+        made = config(4, seed=number, learning_rate=rate, length_mode=mode, train_min_k=4, wandb_group=f"mine{number}")
+        add_run(tmp_path, made, run_id=f"run{number}", metrics=gen_metrics(number / 4))
+    assert run(["results", "--csv", "--root", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["length_mode"], row["training"], row["n_runs"], row["mean_gen_em"]) == ("fixed", "fixed", "3", "0.25")
+    assert "differ in what is no column: learning_rate" in err
+    (tmp_path / "ckptman.yaml").write_text("summary: {rate: learning_rate}\n")
+    rows = summaries(tmp_path, capsys)
+    assert [(row["rate"], row["n_runs"]) for row in rows] == [("0.001", "2"), ("0.003", "1")]
+    assert list(rows[0])[:3] == ["n_layers", "use_mlp", "use_layernorm"]
+    assert run(["results", "--csv", "--root", str(tmp_path)]) == 0
+    assert "no column" not in capsys.readouterr().err, "the control"
+
+
+def test_a_table_of_any_form_holds_the_same(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = {}
+    for name, sign in (("csv", ","), ("tsv", "\t")):
+        assert run(["results", "--by", "n_layers,k", "--format", name, "--root", str(tree)]) == 0
+        tables[name] = list(csv.reader(io.StringIO(capsys.readouterr().out), delimiter=sign))
+    assert tables["csv"] == tables["tsv"]
+    assert run(["results", "--by", "n_layers,k", "--threshold", "0.9", "--format", "json", "--root", str(tree)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]
+
+
+def test_without_pyarrow_the_way_to_install_it_is_said(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run(["results", "--format", "parquet", "--root", str(tree)]) == 3
+    assert "python -m pip install pyarrow" in capsys.readouterr().err
+
+
+def test_parquet_holds_what_csv_does(tree: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run(["ls", "--format", "parquet", "--root", str(tree)]) == 0
+    found = parquet.read_table(io.BytesIO(capfdbinary.readouterr().out)).to_pylist()
+    assert run(["ls", "--format", "csv", "--root", str(tree)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfdbinary.readouterr().out.decode())))
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in found] == rows
 
 
 def test_the_deviation_is_the_samples_unless_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
