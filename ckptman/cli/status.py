@@ -305,6 +305,9 @@ def _tell(found: GridStatus) -> None:
         warn(f"{item.source}: {item.message} [{item.code}]")
     if len(found.refused) > _MOST_LINES:
         warn(f"… and {len(found.refused) - _MOST_LINES:,} more files like these (--json names all)")
+    for cell, files, runs in found.surely_missing[:_MOST_LINES]:
+        talk.print(plain(f"{cell}: {count_text(files, 'refused file')} of unknown seed, {runs} runs without a final "
+                         f"checkpoint: at least {runs - files} of them missing"))  # fmt: skip
     if found.outside:
         talk.print(plain(f"{count_text(len(found.outside), 'run')} outside of the grid, such as {found.outside[0]}"))
     if found.gaps:

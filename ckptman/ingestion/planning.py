@@ -415,14 +415,20 @@ class _Planner:
 
         if PurePosixPath(tree_records.REFUSED_FILE) in self.unreadable:
             return None
-        others = [f for f in self.tree.refused if not Path(f.root, f.path).is_relative_to(self.raw.root)]
         mine = self.raw.refused_files()
+        seen = {(file.root, file.path) for file in mine}
+        others = [f for f in self.tree.refused if (f.root, f.path) not in seen and not self._is_read(f)]
         found = [
             file
             for file in (*others, *mine)
             if not is_taken(file) or (file in mine and file.code != outputs.PASSED_OVER)
         ]
         return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
+
+    def _is_read(self, file: tree_records.RefusedFile) -> bool:
+        """Whether this ingest has read a file that was refused before, if it is there, so that it is no longer."""
+        path = Path(file.root, file.path)
+        return path.is_relative_to(self.raw.root) and (file.is_gone or path.exists())
 
     def _overwritten_lists(
         self, found: Iterable[tree_records.OverwrittenRun]

@@ -60,6 +60,8 @@ class RunStanding:
     """Its whole configuration, where a checkpoint or a record tells."""
     is_end: bool = True
     """Whether what was refused would be its end."""
+    of_unknown_seed: str = ""
+    """The refused file, which may be of this run or of another seed of its cell."""
 
     @property
     def is_gap(self) -> bool:
@@ -100,6 +102,20 @@ class GridStatus:
         """How many runs are in each state."""
         found = Counter(item.state for item in self.runs)
         return {state: found[state] for state in STATES}
+
+    @property
+    def surely_missing(self) -> tuple[tuple[str, int, int], ...]:
+        """Cells with refused files of unknown seed: which, how many files, and how many runs may be one of them.
+
+        Each file is of one run at most, so where there are more runs than files, the rest is missing.
+        """
+        cells: dict[str, tuple[set[str], int]] = {}
+        for item in self.runs:
+            if item.state == REFUSED and item.of_unknown_seed:
+                brief = " ".join(map(str, item.run.cell.values.values()))
+                files, runs = cells.get(name := f"{item.run.group} task {item.run.cell.task} ({brief})", (set(), 0))
+                cells[name] = files | {item.of_unknown_seed}, runs + 1
+        return tuple((name, len(files), runs) for name, (files, runs) in cells.items() if runs > len(files))
 
     @property
     def gaps(self) -> tuple[RunStanding, ...]:
@@ -157,8 +173,9 @@ def standings(
     for fact in _facts(raw_outputs, scan, convention):
         key = _key(fact, convention)
         if fact.state == REFUSED and key[-1] is None:  # nobody knows which of the seeds it is
+            maybe = replace(fact, reason=f"it may be {fact.reason}; of which seed that is, nothing says")
             for other in [other for other in expected if other[:-1] == key[:-1]]:
-                told[other].append(fact.standing(expected[other]))
+                told[other].append(replace(maybe.standing(expected[other]), of_unknown_seed=fact.reason))
         elif key in expected:
             told[key].append(fact.standing(expected[key]))
         elif key not in known:

@@ -271,8 +271,20 @@ class RefusedFile:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the source is there, and the file no longer: then nothing stands for the run."""
-        return os.path.isdir(self.root) and not os.path.lexists(os.path.join(self.root, self.path))  # noqa: PTH112, PTH118
+        """Whether the source is there, and the file no longer: then nothing stands for the run.
+
+        An empty folder above the one that held it may be a place where nothing is mounted, and says nothing.
+        """
+        file = Path(self.root, self.path)
+        if os.path.lexists(file):
+            return False
+        above = next((folder for folder in file.parents if os.path.isdir(folder)), None)  # noqa: PTH112
+        if above is None or not above.is_relative_to(self.root):
+            return False
+        try:
+            return above == file.parent or bool(os.listdir(above))  # noqa: PTH208
+        except OSError:
+            return False
 
     def may_be_of(self, run_id: str | None, group: str, task: int | None, seed: int | None) -> bool:
         """Whether the file may be of a run."""

@@ -137,6 +137,28 @@ def test_a_refused_file_of_an_unknown_seed_may_be_any_of_those_that_are_missing(
     one = Selection(k=(8,), tasks=(6,), facets={"regime": ("dynamic",), "layernorm": (True,)})
     plan = plan_sweep(source, selection=one, recipe={"n_embd": 8})
     assert [run.todo for run in plan.runs] == ["refused", "complete", "refused"]
+    found = grid_status.status(None, root, selection=one)
+    assert all("it may be" in item.reason for item in found.runs if item.state == "refused")
+    assert [(files, runs) for _, files, runs in found.surely_missing] == [(1, 2)], "one file is of one run at most"
+    other = write_checkpoint(task(source) / "saved_models" / "more" / name_of(config()), config())
+    spoil(other)
+    ingest(source, root, settle=0)
+    assert grid_status.status(None, root, selection=one).surely_missing == (), "two files may be of both"
+
+
+def test_an_empty_folder_in_place_of_a_source_takes_nothing_back(source: Path, root: Path) -> None:
+    final = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")[1]
+    spoil(final)
+    ingest(source, root, settle=0)
+    away = source.rename(source.with_name("away"))
+    source.mkdir()  # as where nothing is mounted
+    ingest(source, root, settle=0)
+    assert standings(root)[1337] == "refused"
+    source.rmdir()
+    away.rename(source)
+    final.unlink()
+    ingest(source, root, settle=0)
+    assert standings(root)[1337] == "partial", "it is known to be gone"
 
 
 def test_a_refused_checkpoint_on_the_way_does_not_hide_that_the_end_is_missing(source: Path, root: Path) -> None:
