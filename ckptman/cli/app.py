@@ -7,6 +7,7 @@ the program or the machine, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -209,6 +210,7 @@ _UTF8 = "CKPTMAN_BEGAN_ANEW"
 def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit status. Every error ends here."""
     _prepare_streams()
+    gc.set_threshold(100_000, 50, 100)  # large trees are many objects without cycles, which it walks in vain
     # Threads of torch that wait spin by default, and so take the cores from another training in the next terminal.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

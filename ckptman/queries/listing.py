@@ -218,7 +218,7 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
             summary.not_listed += _not_listed(inventory, convention)
             runs = inventory.runs
         values = b""
-        for item in sorted(_listed(runs), key=lambda item: wording.natural_key(item.row.path)):
+        for item in sorted(_listed(runs), key=lambda item: wording.natural_key(item.row.path.rpartition("/")[2])):
             values = values or item.line_of_values()  # a folder holds one run
             summary.count(item)
             yield separator + item.to_line(values)

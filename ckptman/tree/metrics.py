@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
 
@@ -133,7 +134,7 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
     """
     if trials < 1 or not 0 <= successes <= trials or not 0 < confidence < 1:
         raise ValueError(f"no interval for {successes} of {trials} at a confidence of {confidence}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = _quantile((1 + confidence) / 2)
     p = successes / trials
     center = p + z * z / (2 * trials)
     half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2)
@@ -141,6 +142,11 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
     low = (center - half) / scale if successes else 0.0  # exact at the ends, free of rounding
     high = (center + half) / scale if successes < trials else 1.0
     return low, high
+
+
+@lru_cache(maxsize=8)
+def _quantile(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
 
 
 def _samples(value: object) -> int:
