@@ -89,7 +89,7 @@ def validate(
     select: Collection[str] = (),
     ignore: Collection[str] = (),
     progress: contents.Progress | None = None,
-    stale_documents: Callable[[Path], Iterable[str]] | None = None,
+    stale_documents: Callable[[records.TreeScan], Iterable[str]] | None = None,
     witness: Witness | None = None,
 ) -> ValidationResult:
     """Check a tree, whether ckptman sorted it or somebody else did.
@@ -121,7 +121,7 @@ def validate(
     inventory = inventory.placed_by(fitting)
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:
-        found += _check_documents(root, stale_documents)
+        found += _check_documents(inventory.scan, stale_documents)
     if witness is not None:
         found += check_weights(inventory, fitting, witness)
     kept = {item for item in found if item.code in codes}
@@ -138,12 +138,14 @@ def validate(
     )
 
 
-def _check_documents(root: Path, stale_documents: Callable[[Path], Iterable[str]]) -> Iterator[Finding]:
+def _check_documents(
+    scan: records.TreeScan, stale_documents: Callable[[records.TreeScan], Iterable[str]]
+) -> Iterator[Finding]:
     """Documents that are there and out of date; a tree without any is not the worse for it."""
     try:
-        for name in stale_documents(root):
-            if (root / name).exists():
-                fix = f"Bring it up to date with: ckptman report --root {wording.shell_word(root)}"
+        for name in stale_documents(scan):
+            if (scan.root / name).exists():
+                fix = f"Bring it up to date with: ckptman report --root {wording.shell_word(scan.root)}"
                 yield finding("stale-document", name, "it does not say what the tree holds now", fix)
     except MachineError as error:
         yield finding("unreadable", ".", error.message)

@@ -170,10 +170,11 @@ def report(
         return replace(result, documents=result.documents + drawn + page)
 
 
-def stale(root: str | Path, convention: Convention) -> list[str]:
+def stale(tree: str | Path | records.TreeScan, convention: Convention) -> list[str]:
     """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
-    root = Path(root).absolute()
-    return list(_report(root, tree_statistics.count_tree(root, convention), check=True).stale)
+    scan = tree if isinstance(tree, records.TreeScan) else records.scan_tree(Path(tree), convention)
+    scan = replace(scan, root=scan.root.absolute())
+    return list(_report(scan.root, tree_statistics.count_scan(scan, convention), check=True).stale)
 
 
 def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
+from sys import intern
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -114,6 +115,8 @@ def _shaper(kind: Hashable) -> _Shaper | None:
     record = next((each for each in (kind, *arguments) if dataclasses.is_dataclass(each)), None)
     if record is not None:
         return _record_shaper(record)
+    if get_origin(kind) is Mapping:  # many records have the same keys: one text for each
+        return lambda value: {intern(key): item for key, item in value.items()} if isinstance(value, dict) else value
     if float in (kind, *arguments):
         return lambda value: float(value) if value in _NO_NUMBERS else value
     return None

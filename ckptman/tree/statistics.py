@@ -15,9 +15,9 @@ from typing import Any
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import wording
-from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, take_inventory
+from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, inventory_of, take_inventory
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
-from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun
+from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, TreeScan
 from ckptman.tree.standing import Extent
 
 
@@ -283,6 +283,11 @@ def count_tree(root: Path, convention: Convention) -> TreeStatistics:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
     return TreeStatistics(take_inventory(root, convention, Depth.UNRECORDED), convention)
+
+
+def count_scan(scan: TreeScan, convention: Convention) -> TreeStatistics:
+    """Count what is in a tree that was scanned already."""
+    return TreeStatistics(inventory_of(scan, convention, Depth.UNRECORDED), convention)
 
 
 def expected_groups(convention: Convention, found: Iterable[str] = ()) -> tuple[GridGroup, ...]:
