@@ -23,8 +23,14 @@ test: $(READY)  ## Run all tests
 quick: $(READY)  ## Run the tests that take no more than seconds
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-faults: $(READY)  ## Try five times as much at random as the tests do: 100,000 mutations of each container
-	CKPTMAN_SLICES=10 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow tests/formats tests/documents/test_explorer_page.py
+FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py tests/ingestion/test_swapped_folders.py \
+	tests/training/test_disturbed_writes.py tests/checks/test_rot.py tests/fs/test_promise.py tests/cli/test_locales.py tests/cli/test_limits.py \
+	tests/formats tests/raw/test_beside.py tests/raw/test_tensorboard.py tests/documents/test_explorer_page.py
+
+faults: $(READY)  ## Break every promise in every way, ten times what the tests do, and print a table of them
+	rm -f .faults
+	CKPTMAN_SLICES=10 CKPTMAN_FAULTS_TABLE=$(CURDIR)/.faults $(BIN)/python -m pytest -n auto --dist load $(FAULTS); \
+	status=$$?; $(BIN)/python -m tests.helpers.promises .faults && exit $$status
 
 check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ def remove_partials(folder: Path, root: Path | None = None) -> list[str]:
         for name in names:
             found = stat_name(descriptor, folder / name)
             if found is not None and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                with faults.writing(folder / name):
+                with faults.writing(folder / name), suppress(FileNotFoundError):  # its process may be removing it too
                     if stat.S_ISDIR(found.st_mode):
                         _remove_tree(descriptor, name)
                     else:

@@ -26,6 +26,7 @@ from ckptman.formats.refusals import REFUSALS
 from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
 from tests.helpers.mutations import mutated
+from tests.helpers.promises import HOSTILE_FILES, tried
 from tests.helpers.slices import SLICES
 
 CLASSES = ("__main__.TrainConfig",)
@@ -528,4 +529,5 @@ def test_mutations() -> None:
 
 @pytest.mark.slow
 def test_10_000_mutations_a_slice() -> None:
-    check_mutations(10_000 * SLICES, 2)
+    with tried(HOSTILE_FILES, 10_000 * SLICES):
+        check_mutations(10_000 * SLICES, 2)

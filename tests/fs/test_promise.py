@@ -34,13 +34,17 @@ from tests.helpers.failing_calls import (
     system_calls,
 )
 from tests.helpers.placing import place_file
+from tests.helpers.promises import caught, tried
+
+PROMISE = "A file placed, moved or written: at no call a half file at a final name, nothing replaced, nothing lost"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_the_promise_holds_whichever_call_fails(kind: str, name: str, fault: str, fast_folder: Path) -> None:
-    with machine(kind):
-        assert fail_each_call(ACTS[name], FAULTS[fault], fast_folder) >= 10
+    with tried(PROMISE) as trial, machine(kind):
+        trial.cases = fail_each_call(ACTS[name], FAULTS[fault], fast_folder)
+        assert trial.cases >= 10
 
 
 def test_the_promise_holds_wherever_the_process_ends(fast_folder: Path) -> None:
@@ -54,6 +58,8 @@ def test_the_promise_holds_wherever_the_process_ends(fast_folder: Path) -> None:
     )
     assert process.returncode == 0, process.stdout + process.stderr
     counts = [int(line.split()[0]) for line in process.stdout.splitlines()]
+    with tried(PROMISE, sum(counts)):
+        pass
     assert len(counts) == len(CASES)
     assert min(counts) >= 5
 
@@ -106,7 +112,7 @@ def copy_after_removing(source: Path, destination: Path, mode: Mode, **_: object
     ],
 )
 def test_the_sweep_finds_what_breaks_the_promise(act: Act, fault: str, found: str, fast_folder: Path) -> None:
-    with pytest.raises(AssertionError, match=found):
+    with caught(PROMISE), pytest.raises(AssertionError, match=found):
         fail_each_call(act, FAULTS[fault], fast_folder)
 
 

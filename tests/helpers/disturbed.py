@@ -225,7 +225,7 @@ def disturb_each_call(trial: Trial, fault: Fault, *, first: int = 1, every: int 
     with between(Disturbance()) as undisturbed:
         assert trial.act()
     eligible = [nth for nth, name in enumerate(undisturbed.calls, 1) if fault.of(name)]
-    cases = eligible[first % every :: every]
+    cases = eligible[first % min(every, len(eligible)) :: every]
     for nth in cases:
         trial.furnish()
         try:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+HOSTILE_FILES = "Hostile checkpoints, mutated: nothing is run, every error is our own, in time and memory"
+ONE_READER = "A mutated archive: torch reads what ckptman reads, or it is refused"
+
 _TABLE = "CKPTMAN_FAULTS_TABLE"
 """Variable that names the file in which the tests note what they tried; without it, nothing is noted."""
 
