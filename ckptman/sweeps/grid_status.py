@@ -60,8 +60,8 @@ class RunStanding:
     """Its whole configuration, where a checkpoint or a record tells."""
     is_end: bool = True
     """Whether what was refused would be its end."""
-    of_unknown_seed: str = ""
-    """The refused file, which may be of this run or of another seed of its cell."""
+    of_unknown_seed: frozenset[str] = frozenset()
+    """The refused files that may be of this run or of another seed of its cell."""
 
     @property
     def is_gap(self) -> bool:
@@ -109,12 +109,14 @@ class GridStatus:
 
         Each file is of one run at most, so where there are more runs than files, the rest is missing.
         """
-        cells: dict[str, tuple[set[str], int]] = {}
+        cells: dict[str, tuple[frozenset[str], int]] = {}
         for item in self.runs:
             if item.state == REFUSED and item.of_unknown_seed:
                 brief = " ".join(map(str, item.run.cell.values.values()))
-                files, runs = cells.get(name := f"{item.run.group} task {item.run.cell.task} ({brief})", (set(), 0))
-                cells[name] = files | {item.of_unknown_seed}, runs + 1
+                files, runs = cells.get(
+                    name := f"{item.run.group} task {item.run.cell.task} ({brief})", (frozenset(), 0)
+                )
+                cells[name] = files | item.of_unknown_seed, runs + 1
         return tuple((name, len(files), runs) for name, (files, runs) in cells.items() if runs > len(files))
 
     @property
@@ -175,7 +177,7 @@ def standings(
         if fact.state == REFUSED and key[-1] is None:  # nobody knows which of the seeds it is
             maybe = replace(fact, reason=f"it may be {fact.reason}; of which seed that is, nothing says")
             for other in [other for other in expected if other[:-1] == key[:-1]]:
-                told[other].append(replace(maybe.standing(expected[other]), of_unknown_seed=fact.reason))
+                told[other].append(replace(maybe.standing(expected[other]), of_unknown_seed=frozenset({fact.reason})))
         elif key in expected:
             told[key].append(fact.standing(expected[key]))
         elif key not in known:
@@ -505,6 +507,7 @@ def _together(run: selecting.GridRun, own: RunStanding | None, told: Iterable[Ru
             job=best.job or other.job,
             iterations_per_second=best.iterations_per_second or other.iterations_per_second,
             config=best.config or other.config,
+            of_unknown_seed=best.of_unknown_seed | other.of_unknown_seed,
         )
     return best
 
