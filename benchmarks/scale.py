@@ -27,7 +27,6 @@ from typing import Final
 from ckptman.fs import cache
 
 HERE: Final = Path(__file__).parent
-BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
 WIDTH: Final = 144
 """Embedding of the large files: 0.96 MB each on average, over one and two layers, with and without MLP."""
 
@@ -173,7 +172,7 @@ def copy(bench: Bench) -> Iterator[Row]:
         fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
         fresh(tree, ckptman("ingest", source, "--root", tree)),
         turns=3,
-        reason="bytes are read twice, to plan and to copy; 0.5 ms of Python for each header and 1 ms for each run.json",
+        reason="bytes are read twice, to plan and to copy; headers, records and folders are handled in Python",
     )  # fmt: skip
 
 
@@ -219,7 +218,7 @@ def validate(bench: Bench) -> Iterator[Row]:
         lambda: [sys.executable, "-c", _LOAD_META, str(tree)],
         lambda: ckptman("validate", "--root", tree),
         turns=1,
-        reason="about 1 ms a file of checks in Python, by one process",
+        reason="of each kind of pickle two are interpreted, and all checks are Python in one process",
     )  # fmt: skip
     bench.run(ckptman("validate", "--root", tree), cached=True)
     yield bench.against(
@@ -235,7 +234,7 @@ def validate(bench: Bench) -> Iterator[Row]:
         lambda: ["sh", "-c", script, "sh", str(large)],
         lambda: ckptman("validate", "--deep", "--root", large),
         turns=3,
-        reason="openssl takes 0.8 ms for a file of this size, the other checks of a file 2 ms of Python",
+        reason="the other checks of a file take longer than to hash a megabyte",
     )  # fmt: skip
 
 
@@ -248,7 +247,7 @@ def questions(bench: Bench) -> Iterator[Row]:
         lambda: [sys.executable, "-c", _READ_JSON, str(tree)],
         lambda: ckptman("ls", "--json", "--root", tree),
         turns=3,
-        reason="0.4 s to start; folders, types and two lines for each run beside the parsing",
+        reason="start, folders, types, and two lines for each run beside the parsing",
     )  # fmt: skip
     tree = bench.tree(bench.files(10_000))
     for verb in ("results", "status", "report"):
@@ -385,7 +384,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
     options = parser.parse_args()
     jobs = options.jobs or [*JOBS, "linearity"]
-    lines: list[str] = []
+    blocks: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory(dir=options.at) as folder:
         bench = Bench(Path(folder), options.scale)
         rows: list[Row] = []
@@ -394,20 +393,25 @@ def main() -> int:
                 rows.append(row)
                 print(table([row])[-1], flush=True)
         if rows:
-            lines += table(rows)
+            blocks["jobs"] = table(rows)
         if "linearity" in jobs:
             found = linearity(bench, options.largest)
-            lines += ["", *sizes_table(found)]
+            blocks["linearity"] = sizes_table(found)
             if options.write:
                 (HERE / "linearity.svg").write_text(plot(found))
-                lines += ["", "![Seconds by number of checkpoints](linearity.svg)"]
+                blocks["linearity"] += ["", "![Seconds by number of checkpoints](linearity.svg)"]
     machine = f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f} at the end"
-    lines += ["", f"By `python -m benchmarks.scale {' '.join(sys.argv[1:])}`; {machine}."]
-    print("\n".join(lines))
+    words = [*options.jobs, *([f"--scale {options.scale:g}"] if options.scale != 1 else [])]
+    words += [f"--largest {options.largest}"] if "linearity" in jobs else []
+    said = f"By `{' '.join(['python -m benchmarks.scale', *words])}`; {machine}."
+    readme = (HERE / "README.md").read_text()
+    for name, lines in blocks.items():
+        print("\n".join(["", *lines, "", said]))
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, _, rest = readme.partition(begin)
+        readme = "\n".join([f"{before}{begin}", "", *lines, "", said, "", f"{end}{rest.partition(end)[2]}"])
     if options.write:
-        readme = HERE / "README.md"
-        before, _, rest = readme.read_text().partition(BEGIN)
-        readme.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{rest.partition(END)[2]}"]))
+        (HERE / "README.md").write_text(readme)
     return 0
 
 
