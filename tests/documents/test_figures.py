@@ -80,6 +80,40 @@ def test_what_was_not_measured_is_no_figure(root: Path) -> None:
     assert drawn == {"generalization", "layernorm", "distribution", "lengths", "tokens"}
 
 
+def curves_of(seeds: tuple[int, ...], series: tuple[str, ...] = ("fixed",)) -> data.Figure:
+    rows = tuple(
+        {"row": "", "column": "K = 4", "series": name, "k": 4, "step": step, "value": 1.0, "seed": seed,
+         "run": f"{name}{seed}"}
+        for name in series for seed in seeds for step in (250, 39_250)
+    )  # fmt: skip
+    return data.Figure("curves", "curves", "Curves", "", "Iterations", "Exact match (%)", rows, True, series)
+
+
+def texts(figure: data.Figure, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A figure as SVG whose texts are text."""
+    monkeypatch.setitem(drawing._LOOK, "svg.fonttype", "none")
+    return drawing.draw(figure).decode()
+
+
+def test_seeds_of_one_series_are_told_apart_and_the_axis_ends_at_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = texts(curves_of((1337, 2337)), monkeypatch)
+    assert all(f">{text}<" in one for text in ("fixed, seed 1337", "fixed, seed 2337", "20k", "40k"))
+    several = texts(curves_of((1337, 2337), ("fixed", "mix")), monkeypatch)
+    assert "seed 1337" not in several
+    assert ">mix<" in several
+
+
+@pytest.mark.parametrize(("longest", "is_marked"), [(16, False), (17, True)])
+def test_the_heat_map_explains_the_mark_where_there_is_one(
+    longest: int, is_marked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tuple(
+        {"row": "mix", "column": "", "series": "mix", "k": longest, "test_k": k, "mean": 50.0} for k in (17, 18)
+    )
+    figure = data.Figure("lengths", "heat", "Lengths", "", "Test length K", "K", rows, True, ("mix",))
+    assert ("end of the trained lengths" in texts(figure, monkeypatch)) is is_marked
+
+
 @pytest.mark.parametrize("form", drawing.FORMATS)
 def test_the_same_figure_gives_the_same_bytes(root: Path, form: str) -> None:
     figure = FIGURES["generalization"](selection(root))

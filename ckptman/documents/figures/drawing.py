@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -37,6 +38,12 @@ _LOOK: Any = {
     "text.parse_math": False,  # a `$` in a name is one
 }  # fmt: skip
 _INK, _FAINT = "#333333", "#777777"
+_AROUND, _BELOW = 1.4, 0.85
+"""Inches above and below the panels together, for the title and the legend; and below alone."""
+_LEAST_HEIGHT = 2.4
+"""Inches of all panels together: of a single one, its axis has a title."""
+_LETTER = 0.085
+"""Inches of a letter of the legend and of titles of axes, on an average."""
 
 
 def is_possible() -> bool:
@@ -120,7 +127,8 @@ def _panels(
     rows = list(dict.fromkeys(row["row"] for row in figure.rows))
     columns = list(dict.fromkeys(row["column"] for row in figure.rows))
     filled = {(row["row"], row["column"]) for row in figure.rows}
-    canvas.set_size_inches(max(5.4, 1.0 + size[0] * len(columns)), 1.4 + size[1] * len(rows) * parts)
+    height = max(_LEAST_HEIGHT, size[1] * len(rows) * parts)
+    canvas.set_size_inches(max(5.4, 1.0 + size[0] * len(columns)), _AROUND + height)
     heights = [(1.0, 0.75)[part] for _ in rows for part in range(parts)]
     axes = canvas.subplots(len(rows) * parts, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     found = {}
@@ -145,6 +153,14 @@ def _panels(
                     one.remove()
     canvas.suptitle(figure.title, x=0.01, ha="left", fontweight="bold", color=_INK)
     return found
+
+
+def _title_rows(canvas: Any, title: str) -> None:
+    """The title of all vertical axes: beside the panels, folded where it is longer than they are."""
+    height = canvas.get_figheight()
+    letters = int((height - _AROUND) / _LETTER)
+    middle = (_BELOW + (height - _AROUND) / 2) / height
+    canvas.supylabel("\n".join(textwrap.wrap(title, letters)), fontsize=11, y=middle)
 
 
 def _of_panel(figure: Figure, key: tuple[str, str]) -> list[Row]:
@@ -174,10 +190,10 @@ def _legend(
     ] + [Line2D([], [], label=label, **style) for label, style in more]
     if handles:
         longest = max(len(str(handle.get_label())) for handle in handles)
-        fitting = max(1, int(canvas.get_figwidth() // (0.8 + 0.085 * longest)))
+        columns = min(len(handles), max(1, int(canvas.get_figwidth() // (0.8 + _LETTER * longest))))
         canvas.legend(
-            handles=handles, loc="outside lower center", ncol=min(len(handles), fitting), handlelength=3,
-            title=figure.x, title_fontsize=11,
+            handles=[handle for column in range(columns) for handle in handles[column::columns]],  # read in lines
+            loc="outside lower center", ncol=columns, handlelength=3, title=figure.x, title_fontsize=11,
         )  # fmt: skip
     else:
         canvas.supxlabel(figure.x, fontsize=11)
@@ -237,7 +253,7 @@ def _lines(canvas: Any, figure: Figure) -> None:
             )  # fmt: skip
         _k_axis(axes, ks)
     _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
-    canvas.supylabel(figure.y, fontsize=11)
+    _title_rows(canvas, figure.y)
     more = [(f"{THRESHOLD:g} %", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0})]
     _legend(canvas, figure, more if figure.percent else ())
 
@@ -276,6 +292,8 @@ def _versus(canvas: Any, figure: Figure) -> None:
 
 
 def _scatter(canvas: Any, figure: Figure) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     panels = _panels(canvas, figure, size=(2.5, 2.6))
     styles = _styles(figure)
     least = min(row["trained"] for row in figure.rows)
@@ -290,8 +308,9 @@ def _scatter(canvas: Any, figure: Figure) -> None:
             )  # fmt: skip
         room = max(100 - least, 5) * 0.08
         axes.set_xlim(min(least, 95) - room, 100 + room)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     _same_scale([axes for (axes,) in panels.values()], percent=True)
-    canvas.supylabel(figure.y, fontsize=11)
+    _title_rows(canvas, figure.y)
     grey = {"color": _INK, "marker": "o", "linestyle": "none"}
     more: list[tuple[str, Mapping[str, Any]]] = []
     if figure.sides and len({row[figure.side] for row in figure.rows}) == 2:
@@ -311,6 +330,7 @@ def _heat(canvas: Any, figure: Figure) -> None:
     panels = _panels(canvas, figure, size=(1.75, max(1.3, 0.6 + 0.17 * len(ks))), titles=False)
     colors = matplotlib.colormaps["cividis"].with_extremes(bad="white")
     image = None
+    is_marked = False
     for key, (axes,) in panels.items():
         grid = np.full((len(ks), len(tested)), np.nan)
         for row in _of_panel(figure, key):
@@ -319,33 +339,51 @@ def _heat(canvas: Any, figure: Figure) -> None:
         for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
             x, y = tested.index(k) + 0.5, ks.index(k)
             axes.plot([x, x], [y - 0.5, y + 0.5], color="#D55E00", linewidth=2.0, solid_capstyle="butt")
+            is_marked = True
         axes.grid(visible=False)
         axes.set_yticks(range(len(ks)), [str(k) for k in ks])
         shown = sorted({0, len(tested) // 2, len(tested) - 1})
         axes.set_xticks(shown, [str(tested[index]) for index in shown])
-    canvas.supylabel(figure.y, fontsize=11)
+    _title_rows(canvas, figure.y)
     every = [axes for (axes,) in panels.values()]
     canvas.colorbar(image, ax=every, label="Exact match (%)", ticks=[0, 25, 50, 75, 100], aspect=30)
-    _legend(canvas, figure, [("end of the trained lengths", {"color": "#D55E00", "linewidth": 2.0})], series=False)
+    mark = ("end of the trained lengths", {"color": "#D55E00", "linewidth": 2.0})
+    _legend(canvas, figure, [mark] if is_marked else [], series=False)
 
 
 def _curve_lines(canvas: Any, figure: Figure) -> None:
+    """Seeds are told apart where there is but one series of them: else a colour is a series."""
+    from matplotlib.ticker import MaxNLocator
+
+    seeds = list(
+        dict.fromkeys(
+            row["seed"] for row in sorted(figure.rows, key=lambda row: (row["seed"] is None, row["seed"] or 0))
+        )
+    )
+    by_seed = len({row["series"] for row in figure.rows}) == 1 and 1 < len(seeds) <= len(_STYLES)
+    styles = dict(zip(seeds, _STYLES, strict=False)) if by_seed else _styles(figure)
     panels = _panels(canvas, figure, size=(1.3, 1.45), titles=False)
     most = max(row["step"] for row in figure.rows)
+    ticks = MaxNLocator(2, steps=[1, 2, 4, 5, 6, 8, 10]).tick_values(0, most)
     for key, (axes,) in panels.items():
         rows = _of_panel(figure, key)
-        for name, (color, _, line) in _styles(figure).items():
-            for run in dict.fromkeys(row["run"] for row in rows if row["series"] == name):
+        for name, (color, _, line) in styles.items():
+            for run in dict.fromkeys(row["run"] for row in rows if row["seed" if by_seed else "series"] == name):
                 mine = [row for row in rows if row["run"] == run]
                 axes.plot(
                     [row["step"] for row in mine], [row["value"] for row in mine],
                     color=color, linestyle=line, linewidth=1.1, alpha=0.85,
                 )  # fmt: skip
-        axes.set_xlim(0, most)
-        axes.set_xticks([0, most / 2], ["0", f"{most / 2000:.0f}k" if most > 2000 else f"{most / 2:g}"])
+        axes.set_xlim(0, ticks[-1])
+        axes.set_xticks(ticks, [f"{tick / 1000:g}k" if most > 2000 and tick else f"{tick:g}" for tick in ticks])
+        for label in axes.get_xticklabels()[-1:]:
+            label.set_horizontalalignment("right")  # away from the next panel
     _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
-    canvas.supylabel(figure.y, fontsize=11)
-    _legend(canvas, figure, markers=False)
+    _title_rows(canvas, figure.y)
+    series = figure.rows[0]["series"]
+    more = [(f"{series}, seed {'unknown' if seed is None else seed}", {"color": color, "linestyle": line})
+            for seed, (color, _, line) in styles.items()] if by_seed else []  # fmt: skip
+    _legend(canvas, figure, more, series=not by_seed, markers=False)
 
 
 _DRAWING = {"lines": _lines, "versus": _versus, "scatter": _scatter, "heat": _heat, "curves": _curve_lines}
