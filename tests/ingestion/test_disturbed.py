@@ -35,7 +35,7 @@ ALL = SLICES >= 10
 @pytest.mark.parametrize("fault", FAULTS if ALL else ["EIO", "SIGKILL before"])
 def test_an_ingest_that_is_disturbed_at_any_call(mode: str, wandb: str, fault: str) -> None:
     with tried(PROMISE) as trial:
-        done = sweep("ingest", mode, wandb, fault, "2" if ALL else "41")
+        done = sweep("ingest", mode, wandb, fault, "3" if ALL else "41")
         assert done.returncode == 0, done.stderr[-3000:]
         trial.cases = int(done.stdout)
         assert trial.cases > 0
