@@ -67,6 +67,12 @@ def tree_of(context: typer.Context, root: Path | None, directory: Path | None = 
     return Path(DEFAULT_ROOT) if found is None else Path() if found == here else found
 
 
+def tree_there(context: typer.Context, root: Path | None) -> Path | None:
+    """The tree as `tree_of` gives it; None where none is named and none is there."""
+    tree = tree_of(context, root)
+    return tree if root is not None or tree.is_dir() else None
+
+
 Numbering = Annotated[
     str | None,
     typer.Option(
@@ -280,9 +286,11 @@ def conditions_of(
         conditions.equal(name, *(v for v in values if v is not None))
         for name, values in chosen_facets(context, convention).items()
     ]
-    lists = {convention.k_key or "k": ("longest", "--k"), "task": ("task", "--task"), "seed": ("seed", "--seed")}
-    for key, (name, what) in lists.items():
-        if (numbers := numbers_of(given.get(name), what)) is not None:
+    lists = (
+        (convention.k_key or "k", "longest", "--k", 1), ("task", "task", "--task", 0), ("seed", "seed", "--seed", 0)
+    )  # fmt: skip
+    for key, name, what, least in lists:
+        if (numbers := numbers_of(given.get(name), what, least=least)) is not None:
             found.append(conditions.equal(key, *numbers))
     if (groups := groups_of(given.get("group"))) is not None:
         found.append(conditions.matching("group", *groups))
@@ -328,16 +336,17 @@ def settings_of(texts: Iterable[str], known: Iterable[str]) -> dict[str, Any]:
 ALL = "all"
 
 
-def numbers_of(texts: Texts, what: str) -> tuple[int, ...] | None:
-    """The whole numbers that an option asks for, each once; None for all.
+def numbers_of(texts: Texts, what: str, *, least: int = 0) -> tuple[int, ...] | None:
+    """The whole numbers that an option asks for, each once and none below `least`; None for all.
 
     Raises:
         UsageError: (`bad-range`) for a text that is no list of them.
     """
     lists = [selection.parse_numbers(text, what) for text in texts or ()]
-    if what == "--k" and any(0 in numbers for numbers in lists if numbers):
-        raise UsageError("--k: a list has at least one number, not 0", code="bad-range", fix="Write 8, or 4-16:2.")
     found = [numbers for numbers in lists if numbers is not None]
+    if (lowest := min(chain(*found), default=least)) < least:
+        message = f"{what}: a number of at least {least} is wanted, not {lowest}"
+        raise UsageError(message, code="bad-range", fix="Write 8, or 4-16:2.")
     return tuple(dict.fromkeys(chain(*found))) if found and len(found) == len(lists) else None
 
 
@@ -385,7 +394,7 @@ def selection_of(
     """
     return selection.Selection(
         groups=groups_of(group),
-        k=numbers_of(k, "--k"),
+        k=numbers_of(k, "--k", least=1),
         tasks=numbers_of(task, "--task"),
         seeds=numbers_of(seed, "--seed"),
         facets=chosen_facets(context, convention),

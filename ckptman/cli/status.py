@@ -28,6 +28,7 @@ from ckptman.cli.options import (
     WithFacetLists,
     selection_of,
     tree_of,
+    tree_there,
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.remembering import Remembered
@@ -358,8 +359,7 @@ def _places(
             )
         return directory, root
     raw = Path(DEFAULT_OUT) if out is None and Path(DEFAULT_OUT).is_dir() else out
-    tree = tree_of(context, root)
-    return raw, tree if root is not None or tree.is_dir() else None
+    return raw, tree_there(context, root)
 
 
 def _signs() -> dict[str, str]:

@@ -30,7 +30,7 @@ from ckptman.cli.options import (
     WithFacetLists,
     selection_of,
     settings_of,
-    tree_of,
+    tree_there,
 )
 from ckptman.cli.recipe import (
     Batch,
@@ -207,12 +207,11 @@ def _sweep(
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
-    tree = tree_of(context, root)  # what is complete there is not trained again
     plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, context, k=k, task=task, seed=seed, group=group),
         recipe=recipe,
-        root=tree if root is not None or tree.is_dir() else None,
+        root=tree_there(context, root),  # what is complete there is not trained again
         convention=convention,
     )
     parallel = parallelism if executor is Executor.SLURM else sweeping.share(max(1, len(plan.wanted)), jobs, how)[0]

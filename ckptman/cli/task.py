@@ -175,7 +175,7 @@ def _families(
             continue
         pattern = placement.default_pattern(convention, chosen)
         of = _Grid(convention.grids[pattern.grid], pattern.regime, convention)
-        lengths = numbers_of(longest, "--k") or (of.grid.k if longest else (None,))
+        lengths = numbers_of(longest, "--k", least=1) or (of.grid.k if longest else (None,))
         for each in lengths:
             known = {} if each is None else {terms.K: each}
             values = {hole: f"{{{hole}}}" for hole in pattern.holes} | known

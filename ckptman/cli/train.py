@@ -221,7 +221,7 @@ def _asked(
     for name in named_groups(convention, group):
         if name is None:
             pattern = placement.default_pattern(convention, chosen)
-            lengths: tuple[int | None, ...] | None = numbers_of(k, "--k")
+            lengths: tuple[int | None, ...] | None = numbers_of(k, "--k", least=1)
             if lengths is None and k is None:
                 raise UsageError(
                     "K is not given",

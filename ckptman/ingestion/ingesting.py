@@ -27,7 +27,6 @@ from ckptman.fs import (
     probing,
     write_atomically,
 )
-from ckptman.fs import files as fs_files
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import examination, histories, outputs, scanning
@@ -276,12 +275,12 @@ class _Apply:
         if self.mode is not Mode.MOVE or self.refused or self.deferred:
             return
         for planned, placement in self.wandb_moved:
-            self._remove_source(planned, placement)
+            self._remove_placed(planned, placement)
         for path, kept in self.wandb_kept:
             sha256, state = files.hash_file(path)
             if files.hash_file(kept)[0] == sha256:
                 planned = FilePlacement(path, state, sha256, PurePosixPath(kept.relative_to(self.plan.root)))
-                self._remove_source(planned, placing.Placement(sha256, state.size, state, "copied"))
+                self._remove_placed(planned, placing.Placement(sha256, state.size, state, "copied"))
 
     def _remove_leftovers(self) -> None:
         """Remove what an ingest that was killed has left in the folders of the plan."""
@@ -448,7 +447,7 @@ class _Apply:
                     if self._is_wandb(work, planned):
                         self.wandb_moved.append((planned, placement))
                     else:
-                        self._remove_source(planned, placement)
+                        self._remove_placed(planned, placement)
                 for source in (item.source for item in work.run.placements if item.parts):
                     with suppress(RefusedError):  # something else is in it
                         moving.remove_empty_folder(source.parent, PurePosixPath(source.name))
@@ -490,17 +489,18 @@ class _Apply:
             sources=run.curve_sources,
         )
 
-    def _remove_source(self, planned: FilePlacement, placement: placing.Placement) -> None:
+    def _remove_placed(self, planned: FilePlacement, placement: placing.Placement) -> None:
+        self._remove_source(planned.source, placement, planned.destination)
+
+    def _remove_source(self, path: Path, placement: placing.Placement, kept: PurePosixPath | str) -> bool:
+        """Take a source file away whose bytes the tree has; whether it is gone."""
+        root, follow = self.plan.root, self.options.follow_symlinks
         try:
-            moving.remove_source(
-                planned.source,
-                placement,
-                self.plan.root / planned.destination,
-                root=self.plan.root,
-                follow_symlinks=self.options.follow_symlinks,
-            )
+            moving.remove_source(path, placement, root / kept, root=root, follow_symlinks=follow)
         except RefusedError as error:
-            self._refuse(planned.source, error)
+            self._refuse(path, error)
+            return False
+        return True
 
     def _remove_known(self, removal: Removal) -> None:
         """Take away a source file whose bytes the tree had already, or got from another source file."""
@@ -510,17 +510,7 @@ class _Apply:
             self._remove_known_folder(removal)
             return
         placement = placing.Placement(removal.sha256, removal.state.size, removal.state, "copied")
-        try:
-            moving.remove_source(
-                removal.path,
-                placement,
-                self.plan.root / removal.same_as,
-                root=self.plan.root,
-                follow_symlinks=self.options.follow_symlinks,
-            )
-        except RefusedError as error:
-            self._refuse(removal.path, error)
-        else:
+        if self._remove_source(removal.path, placement, removal.same_as):
             self.removed.append(removal)
 
     def _remove_known_folder(self, removal: Removal) -> None:
@@ -565,7 +555,7 @@ class _Apply:
     def _refuse(self, path: Path, error: RefusedError) -> None:
         message = error.message.removeprefix(f"{path} ")  # `source` names it already
         refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=message, fix=error.fix)
-        (self.deferred if error.code == fs_files.CHANGED else self.refused).append(refusal)
+        (self.deferred if error.code == files.CHANGED else self.refused).append(refusal)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)
@@ -666,7 +656,7 @@ def _check_apart(source: Path, root: Path) -> None:
 def _regular_files(folder: Path) -> list[Path]:
     """The regular files below a folder, links not followed."""
     found: list[Path] = []
-    for parent, _, names in os.walk(folder, onerror=fs_files.fail):
+    for parent, _, names in os.walk(folder, onerror=files.fail):
         paths = (Path(parent, name) for name in names)
         found.extend(path for path in paths if path.is_file() and not path.is_symlink())
     return sorted(found)

@@ -186,10 +186,10 @@ class _Planner:
 
     def place_all(self, progress: contents.Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
-        files = self.raw.read(self._owner_of_known, progress=progress)
-        self.folders.tell_apart(saved.file for saved in files)
+        read = self.raw.read(self._owner_of_known, progress=progress)
+        self.folders.tell_apart(saved.file for saved in read)
         # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
-        for saved in sorted(files, key=lambda saved: not self.folders.holds(saved.file)):
+        for saved in sorted(read, key=lambda saved: not self.folders.holds(saved.file)):
             file = saved.file
             self.read[file.source.relative] = file.source.path, file.state, file.content
             if file.unused_configs:
@@ -341,9 +341,9 @@ class _Planner:
             taken.add(record.run_id)
         run = self.raw.wandb.by_id.get(record.run_id or "")
         if run is not None:
-            folders = self.raw.wandb_folders(run)
+            wandb = self.raw.wandb_folders(run)
             same_root = record.source.root == str(self.raw.root)
-            source = replace(record.source, wandb=folders) if folders and same_root else record.source
+            source = replace(record.source, wandb=wandb) if wandb and same_root else record.source
             record = replace(record, source=source)
         record, curves = self.raw.refreshed(record)
         slot.record = record
@@ -352,10 +352,10 @@ class _Planner:
 
     def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
         """Note the files to read the run's learning curve from, unless it was read from them as they are."""
-        files = (*([slot.kept_curve] if slot.kept_curve is not None else ()), *logs)
+        wanted = (*([slot.kept_curve] if slot.kept_curve is not None else ()), *logs)
         root = str(self.raw.root)
         sources = []
-        for file in files:
+        for file in wanted:
             try:
                 state = FileState.of(file, follow_symlinks=self.options.follow_symlinks)
             except RefusedError as error:
