@@ -9,9 +9,10 @@ import typer
 
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Root, tree_of
-from ckptman.cli.tables import print_table, value_text
+from ckptman.cli.tables import print_table
 from ckptman.cli.text import console, plain
 from ckptman.rules import convention_file
+from ckptman.text import wording
 from ckptman.tree import records
 
 
@@ -59,4 +60,4 @@ def _settings(context: typer.Context) -> list[tuple[str, str, str, str]]:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value_text(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else wording.value_text(value)

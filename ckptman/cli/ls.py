@@ -32,7 +32,7 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.rows import FORMATS, Format, print_rows
-from ckptman.cli.tables import NOTHING, print_table, value_text
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import conditions as where_conditions
 from ckptman.queries import list_checkpoints
@@ -165,7 +165,7 @@ def _cells(
     return [
         row.group,
         NOTHING if row.task is None else str(row.task),
-        *(value_text(item.facets[facet.name]) if facet.name in item.facets else NOTHING for facet in facets),
+        *(wording.value_text(item.facets[facet.name]) if facet.name in item.facets else NOTHING for facet in facets),
         *(
             NOTHING if value is None else convention.axis(axis).word(value)
             for axis, value in zip(axes, values, strict=True)

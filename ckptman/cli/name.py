@@ -10,12 +10,12 @@ from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, K, Layers, Mlp, Mode, Root, Set, WithFacets, chosen_facets, settings_of, tree_of
-from ckptman.cli.tables import print_table, value_text
+from ckptman.cli.tables import print_table
 from ckptman.cli.text import console, plain
 from ckptman.queries import name_json
 from ckptman.rules import Convention, TrainConfig, placement, terms
 from ckptman.rules import naming as naming_rules
-from ckptman.text import RefusedError, UsageError
+from ckptman.text import RefusedError, UsageError, wording
 from ckptman.tree import records
 
 
@@ -116,10 +116,12 @@ def _print_parsed(
     if says.prefix is not None:
         rows.append((says.prefix.name, "", f"Kind of checkpoint: {says.prefix.title}"))
     if says.scheme is not None:
-        rows += [(key, value_text(value), f"by the scheme {says.scheme.name}") for key, value in says.values.items()]
+        rows += [
+            (key, wording.value_text(value), f"by the scheme {says.scheme.name}") for key, value in says.values.items()
+        ]
     for field in convention.fields if says.scheme is None else ():
         if all(key in says.values for key in field.config):
-            said = ", ".join(f"{key} = {value_text(says.values[key])}" for key in field.config)
+            said = ", ".join(f"{key} = {wording.value_text(says.values[key])}" for key in field.config)
             rows.append((field.tag, said, field.title))
     if says.step is not None:
         rows.append((convention.step_tag, str(says.step), convention.step_title))

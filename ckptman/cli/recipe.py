@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli.tables import value_text
 from ckptman.rules import Convention, TrainConfig, placement, selection, terms
 from ckptman.text import wording
 from ckptman.training import planning
@@ -115,7 +114,7 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
     for option in RECIPE.values():
         key = option.keys[0]
         if key in values and values[key] != _PUBLISHED[key]:
-            flags += [option.flag, value_text(values[key])]
+            flags += [option.flag, wording.value_text(values[key])]
     return flags
 
 

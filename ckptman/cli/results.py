@@ -26,11 +26,10 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.rows import FORMATS, Format, Rows, print_rows
-from ckptman.cli.tables import value_text
 from ckptman.cli.text import console, count_text, plain
 from ckptman.queries import Results, over_seeds, results
 from ckptman.rules import Convention
-from ckptman.text import UsageError
+from ckptman.text import UsageError, wording
 
 
 @app.command("results", cls=WithFacets)
@@ -157,7 +156,7 @@ def _versus_rows(found: Results, key: str, convention: Convention) -> Rows:
     if not rows:
         return [[key]]
     values = sorted({value for row in rows for value in row.means}, key=str)
-    head = [*rows[0].settings, *(f"{key} {value_text(value)}" for value in values), "difference"]
+    head = [*rows[0].settings, *(f"{key} {wording.value_text(value)}" for value in values), "difference"]
     means = [[row.means[value].mean if value in row.means else None for value in values] for row in rows]
     return [head, *([*row.settings.values(), *mean, row.difference] for row, mean in zip(rows, means, strict=True))]
 

@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from ckptman.cli.app import print_json
-from ckptman.cli.tables import NOTHING, print_table, value_text
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console
-from ckptman.text import MachineError, UsageError, json_text, markdown
+from ckptman.text import MachineError, UsageError, json_text, markdown, wording
 from ckptman.tree import records
 
 
@@ -75,7 +75,7 @@ def _write_parquet(head: list[str], body: Rows) -> None:
         try:
             columns[name] = arrow.array(values)
         except (arrow.ArrowException, OverflowError):  # a column of several types, or of numbers beyond 64 bits
-            columns[name] = arrow.array([None if value is None else value_text(value) for value in values])
+            columns[name] = arrow.array([None if value is None else wording.value_text(value) for value in values])
     data = io.BytesIO()
     parquet.write_table(arrow.table(columns), data)
     sys.stdout.flush()
@@ -85,7 +85,7 @@ def _write_parquet(head: list[str], body: Rows) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
-    return NOTHING if value is None else value_text(value)
+    return NOTHING if value is None else wording.value_text(value)
 
 
 def _is_number(value: Any) -> bool:

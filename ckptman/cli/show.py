@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, tree_of
-from ckptman.cli.tables import NOTHING, print_table, value_text
+from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused, size_text
 from ckptman.formats import OptimizerInfo, show_path
 from ckptman.queries import ShownCheckpoint, run_inspection, show
@@ -287,12 +287,12 @@ def _print_config(shown: ShownCheckpoint, out: Console) -> None:
 
 def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:
     key, value = item
-    text = value_text(value)
+    text = wording.value_text(value)
     if len(text) > _MOST_SHOWN:
         text = f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
     if key not in _RECIPE or comparing.same_value(value, _RECIPE[key]):
         return "", key, text
-    return "*", key, f"{text}  (recipe: {value_text(_RECIPE[key])})"
+    return "*", key, f"{text}  (recipe: {wording.value_text(_RECIPE[key])})"
 
 
 def _print_tensors(shown: ShownCheckpoint, out: Console) -> None:
@@ -336,4 +336,4 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else value_text(value)
+    return f"{value:.6g}" if isinstance(value, float) else wording.value_text(value)

@@ -106,8 +106,3 @@ def _last(text: str, width: int) -> str:
     while cell_len(text) > width:
         text = text[max(1, (cell_len(text) - width) // 2) :]
     return text
-
-
-def value_text(value: object) -> str:
-    """A configuration value as tables write it."""
-    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)

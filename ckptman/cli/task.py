@@ -29,11 +29,11 @@ from ckptman.cli.options import (
     settings_of,
     tree_of,
 )
-from ckptman.cli.tables import print_table, value_text
+from ckptman.cli.tables import print_table
 from ckptman.cli.text import console, plain
 from ckptman.rules import Convention, GroupPattern, comparing, placement, terms
 from ckptman.rules import grids as grid_rules
-from ckptman.text import UsageError
+from ckptman.text import UsageError, wording
 from ckptman.tree import records
 
 
@@ -205,7 +205,7 @@ def _cells_of_config(family: _Family, asked: Mapping[str, Any]) -> tuple[grid_ru
     found = tuple(cell for cell in of.cells if _fits({**constants, **cell.values}, asked))
     if not found:
         _print_grid(of, console(stderr=True))
-        text = ", ".join(f"{key} = {value_text(value)}" for key, value in asked.items())
+        text = ", ".join(f"{key} = {wording.value_text(value)}" for key, value in asked.items())
         raise UsageError(
             f"no {grid_rules.regime_label(of.regime)}task of the grid {of.grid.name!r} has {text}",
             code="no-such-task",
@@ -263,7 +263,7 @@ def _show_task(family: _Family, found: Sequence[grid_rules.Cell], out: Console) 
     for label, fact in facts:
         out.print(plain(f"  {label:<{width}}  ", "dim") + plain(fact))
     configs = [family.config(cell) for cell in found]
-    columns = [[value_text(config[key]) for config in configs] for key in configs[0]]
+    columns = [[wording.value_text(config[key]) for config in configs] for key in configs[0]]
     head = ["Key", *(["Value"] if len(found) == 1 else [", ".join(_brief(of, cell)) for cell in found])]
     print_table(out, [head, *([key, *values] for key, values in zip(configs[0], columns, strict=True))], indent="  ")
 

@@ -42,6 +42,11 @@ def size_text(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}"
 
 
+def value_text(value: object) -> str:
+    """A configuration value as tables and figures write it."""
+    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+
+
 def count_text(count: int, noun: str, plural: str | None = None) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -18,6 +18,7 @@ from typing import Any
 
 from ckptman.documents.learning_curves import GENERALIZATION, Curves, mean_of
 from ckptman.rules import Convention, comparing, placement, terms
+from ckptman.text import wording
 from ckptman.tree import contents, metrics
 
 THRESHOLD = 95.0
@@ -205,7 +206,10 @@ class _Places:
         config = run.config
         row, column = (self._panel(config, self.panels[index : index + 1]) for index in (0, 1))
         words = [self.convention.axis(axis).word(config[axis]) for axis in self.series[regime] if axis in config]
-        words = [" ".join(words) or self._fixed(run) or "all", *(f"{key} {_word(config.get(key))}" for key in apart)]
+        words = [
+            " ".join(words) or self._fixed(run) or "all",
+            *(f"{key} {wording.value_text(config.get(key))}" for key in apart),
+        ]
         order = (
             sides.index(side) if side in sides else len(sides),
             *(self._index(axis, config.get(axis)) for axis in self.panels),
@@ -527,7 +531,3 @@ def _key(value: Any) -> object:
 def lower(title: str) -> str:
     """A title within a sentence."""
     return title[:1].lower() + title[1:]
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
