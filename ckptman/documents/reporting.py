@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import unified_diff
@@ -174,7 +174,18 @@ def stale(tree: str | Path | records.TreeScan, convention: Convention) -> list[s
     """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
     scan = tree if isinstance(tree, records.TreeScan) else records.scan_tree(Path(tree), convention)
     scan = replace(scan, root=scan.root.absolute())
-    return list(_report(scan.root, tree_statistics.count_scan(scan, convention), check=True).stale)
+    statistics = tree_statistics.count_scan(scan, convention)
+    return [*_report(scan.root, statistics, check=True).stale, *_stale_explorer(scan.root, statistics)]
+
+
+def _stale_explorer(root: Path, statistics: tree_statistics.TreeStatistics) -> Iterator[str]:
+    """The explorer's name, where there is one that does not say what the tree holds."""
+    try:
+        page = _read(root / explorer.EXPLORER)
+    except RefusedError:
+        return  # no page of ours
+    if page is not None and not explorer.tells_of(page.decode("utf-8", "replace"), statistics):
+        yield explorer.EXPLORER
 
 
 def report_convention(file: str | Path, *, convention: Convention | None = None, check: bool = False) -> ReportResult:

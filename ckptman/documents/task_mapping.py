@@ -160,7 +160,10 @@ def _measured_by(configuration: tree_statistics.Configuration) -> list[str]:
 def _families(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
     parts = ["## Tasks by family"]
     if statistics is not None:
-        parts.append(markdown.paragraph(f"A column for each K, and in it a mark for each seed: {_LEGEND}."))
+        parts.append(markdown.paragraph(
+            f"A column for each K, and in it a mark for each seed: {_LEGEND}. Below it, where anything was measured,",
+            f"the mean ± {convention.statistics} standard deviation of the runs that are here of each configuration."
+        ))  # fmt: skip
     for family in say.families(convention) if statistics is None else say.families_of(statistics):
         folder = placement.family_folder(family, convention)
         patterns = say.patterns_of(family, convention)
@@ -183,7 +186,7 @@ def _family_table(
     convention: Convention,
 ) -> list[str]:
     folder = placement.family_folder(family, convention)
-    presence = _Presence(statistics, pattern) if statistics is not None else None
+    presence = _Presence(statistics, pattern, family) if statistics is not None else None
     groups = presence.groups if presence is not None else []
     axes = say.pattern_axes(pattern, convention)
     rows = []
@@ -196,15 +199,17 @@ def _family_table(
                *(_group_title(pattern, group) for group in groups)]  # fmt: skip
     lengths = say.trained_by(pattern, convention)
     where = f"Groups {markdown.code(pattern.pattern)} in {markdown.code(f'{folder}/')}; trained lengths: {lengths}."
-    return [where, markdown.table(headers, rows), presence.notes() if presence is not None else ""]
+    tables = [presence.notes(), presence.results()] if presence is not None else []
+    return [where, markdown.table(headers, rows), *tables]
 
 
 class _Presence:
     """What is there of the groups of one pattern."""
 
-    def __init__(self, statistics: tree_statistics.TreeStatistics, pattern: GroupPattern) -> None:
+    def __init__(self, statistics: tree_statistics.TreeStatistics, pattern: GroupPattern, family: terms.Family) -> None:
+        self.statistics = statistics
         self.convention = statistics.convention
-        self.pattern = pattern
+        self.pattern, self.family = pattern, family
         self.axes = say.pattern_axes(pattern, self.convention)
         self.runs = [run for run in statistics.runs if self._is_mine(run.group, run.cell)]
         self.lost = [item for item in statistics.lost if self._is_mine(item.run.group, item.cell)]
@@ -232,6 +237,27 @@ class _Presence:
             if mark in marks:
                 return mark
         return standing.OVERWRITTEN if slot in self.lost_slots else _NOTHING
+
+    def results(self) -> str:
+        """What each configuration reached: the table of marks with values in their place; empty where there is none."""
+        found: dict[Any, list[str]] = defaultdict(list)
+        for configuration in self.statistics.configurations:
+            first, value = configuration.runs[0], configuration.generalization
+            if value is not None and self._is_mine(first.group, first.cell):
+                found[first.cell].append(f"{say.generalization(value, self.convention)} ({value.runs})")
+        groups = [group for group in self.groups if any(key[0] == group for key in found)]
+        rows = []
+        for cell in say.cells_of(self.pattern, self.family, self.convention) if groups else ():
+            values = tuple(cell.values[axis] for axis in self.axes)
+            rows.append([
+                markdown.code(self.convention.folders.task(cell.task)),
+                *(say.axis_word(axis, cell.values[axis], self.convention) for axis in self.axes),
+                *("; ".join(found.get((group, values), ())) or _NOTHING for group in groups),
+            ])  # fmt: skip
+        headers = ["Task", *(say.axis_title(axis, self.convention) for axis in self.axes),
+                   *(_group_title(self.pattern, group) for group in groups)]  # fmt: skip
+        return markdown.join(f"{say.generalization_title(self.convention)}, and of how many runs:",
+                             markdown.table(headers, rows)) if rows else ""  # fmt: skip
 
     def notes(self) -> str:
         """Which seeds the marks stand for, and what the table does not show."""

@@ -19,8 +19,8 @@ from ckptman.documents.explorer.columns import Room, brief, column, fitting
 from ckptman.documents.explorer.curves import curves
 from ckptman.documents.explorer.dataset import SIZE, dataset
 from ckptman.documents.learning_curves import Curves
-from ckptman.documents.reporting import State, report
-from ckptman.rules.convention_file import load_convention
+from ckptman.documents.reporting import State, report, stale
+from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import UsageError
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
@@ -255,3 +255,20 @@ def test_what_does_not_fit_takes_no_room() -> None:
     room = Room(100)
     kept, left_out = fitting([("a", {"each": list(range(1000))}), ("b", {"all": 1})], room)
     assert (list(kept), left_out) == (["b"], ["a"])
+
+
+def test_an_explorer_that_says_what_the_tree_no_longer_holds_is_stale(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    for seed in (1337, 2337):
+        add_run(root, config(8, seed=seed, wandb_group="len_gen_k8"), run_id=f"r{seed}")
+    report(root)
+    assert stale(root, built_in()) == [], "a tree without an explorer is not the worse for it"
+    report(root, html="")
+    assert stale(root, built_in()) == []
+    add_run(root, config(8, seed=3337, wandb_group="len_gen_k8"), run_id="r3337")
+    report(root, html=tmp_path / "elsewhere.html")
+    assert EXPLORER in stale(root, built_in())
+    report(root, html="")
+    assert stale(root, built_in()) == []
+    (root / EXPLORER).write_text("somebody's page")
+    assert stale(root, built_in()) == [EXPLORER]

@@ -416,3 +416,19 @@ def test_the_same_tree_gives_the_same_bytes_wherever_it_is(tmp_path: Path) -> No
             add_run(root, config(seed=seed), run_id=f"r{seed}", metrics=gen_metrics(0.5))
     assert document(tmp_path / "one") == document(tmp_path / "two" / "deeper")
     assert str(tmp_path) not in document(tmp_path / "one")
+
+
+def test_what_each_configuration_reached_stands_in_place_of_the_marks(tmp_path: Path) -> None:
+    for seed, share in ((1337, 0.5), (2337, 0.75)):
+        add_run(tmp_path, config(8, n_layers=1, use_mlp=False, seed=seed, wandb_group="len_gen_k8"),
+                run_id=f"r{seed}", metrics=gen_metrics(share))  # fmt: skip
+    add_run(tmp_path, config(8, n_layers=2, use_mlp=False, wandb_group="len_gen_k8"), run_id="unmeasured")
+    text = section(document(tmp_path), "Tasks by family")
+    marks, reached = rows(text, "task_0006", "1", "Off", "mix")[:2]
+    assert (len(marks), reached[4:]) == (len(reached), ["62.5 % ± 17.7 (2)"])
+    assert [row[4:] for row in rows(text, "task_0002", "2", "Off", "mix")[:2]][1] == ["·"]
+
+
+def test_a_family_of_which_nothing_was_measured_has_no_table_of_values(tmp_path: Path) -> None:
+    add_run(tmp_path, config(8, wandb_group="len_gen_k8"), run_id="unmeasured")
+    assert "of how many runs:" not in document(tmp_path)

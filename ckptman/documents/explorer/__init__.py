@@ -8,6 +8,6 @@ May not be done here: writing the file (`documents.reporting`), or checking the 
 from __future__ import annotations
 
 from ckptman.documents.explorer.curves import MOST_RUNS
-from ckptman.documents.explorer.page import EXPLORER, page, same_content
+from ckptman.documents.explorer.page import EXPLORER, page, same_content, tells_of
 
-__all__ = ["EXPLORER", "MOST_RUNS", "page", "same_content"]
+__all__ = ["EXPLORER", "MOST_RUNS", "page", "same_content", "tells_of"]

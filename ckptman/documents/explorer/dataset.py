@@ -81,14 +81,14 @@ _DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size"
 
 
 def dataset(
-    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], source: Curves, *, size: int = SIZE
+    statistics: tree_statistics.TreeStatistics, found: Sequence[Finding], source: Curves | None, *, size: int = SIZE
 ) -> dict[str, Any]:
     """The document that the page shows.
 
     Args:
         statistics: What is in the tree.
         found: Findings about it.
-        source: The learning curves of its runs.
+        source: The learning curves of its runs; without them, none are read and none are shown.
         size: How many bytes it may take, compressed. What has no room is named in `left_out`.
     """
     room = Room(size)
@@ -374,7 +374,7 @@ def _family(family: terms.Family, convention: Convention) -> str:
 # --- runs and files ---------------------------------------------------------------------------------------------------
 
 
-def _runs(cells: _Cells, source: Curves, room: Room, left_out: list[str]) -> dict[str, Any]:
+def _runs(cells: _Cells, source: Curves | None, room: Room, left_out: list[str]) -> dict[str, Any]:
     rows = [(index, row) for index, cell in enumerate(cells.cells) for row in cell.rows]
     rows += [(-1, row) for row in cells.unreadable]
     runs = [row for _, row in rows]
@@ -393,7 +393,7 @@ def _runs(cells: _Cells, source: Curves, room: Room, left_out: list[str]) -> dic
     document["metrics"], no_metrics = fitting(_metrics(runs, cells.convention), room)
     left_out += [f"configuration key {key}" for key in no_config] + [f"metric {key}" for key in no_metrics]
     folders = [PurePosixPath(row.folder) if row.has_curve else None for row in runs]
-    drawn, no_curves = curves(source, folders, cells.convention, room)
+    drawn, no_curves = ({}, []) if source is None else curves(source, folders, cells.convention, room)
     left_out += [f"learning curve {name}" for name in no_curves]
     if short:
         left_out.insert(0, f"all but the first {_DIGITS} digits of each SHA-256")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 import zlib
@@ -51,6 +52,24 @@ def page(
 def same_content(one: str, other: str) -> bool:
     """Whether two pages are the same but for how their data are compressed, which is not the same everywhere."""
     return _DATA.sub(r"\1", one) == _DATA.sub(r"\1", other) and _data(one) == _data(other)
+
+
+def tells_of(text: str, statistics: tree_statistics.TreeStatistics) -> bool:
+    """Whether a page says what a tree holds now; its findings and curves, which take long to make, are not looked at.
+
+    Of a page that had no room for all of the tree, only the numbers of runs and files are.
+    """
+    data = _data(text)
+    try:
+        said = json.loads(data or b"null")
+        now = json.loads(compact(dataset(statistics, (), None)))
+        keys = ("counts",) if said["left_out"] else ("counts", *_COMPARED)
+        return all(said[key] == now[key] for key in keys)
+    except (ValueError, TypeError, LookupError, RecursionError):  # no page of ours, or of another version
+        return False
+
+
+_COMPARED = ("sections", "cells", "runs", "files")
 
 
 def _data(text: str) -> bytes | None:
