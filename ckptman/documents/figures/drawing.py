@@ -178,13 +178,17 @@ def _legend(
     *,
     series: bool = True,
     markers: bool = True,
+    lines: bool = True,
 ) -> None:
-    """One legend for all panels, below them; the title of their horizontal axis stands over it."""
+    """One legend for all panels, below them; the title of their horizontal axis stands over it.
+
+    `markers` and `lines` say which of these tell the series apart.
+    """
     from matplotlib.lines import Line2D
 
     present = {row["series"] for row in figure.rows} if series else ()
     handles = [
-        Line2D([], [], color=color, marker=marker if markers else "", linestyle=line, label=name)
+        Line2D([], [], color=color, marker=marker if markers else "", linestyle=line if lines else "", label=name)
         for name, (color, marker, line) in _styles(figure).items()
         if name in present
     ] + [Line2D([], [], label=label, **style) for label, style in more]
@@ -248,8 +252,9 @@ def _lines(canvas: Any, figure: Figure) -> None:
             )  # fmt: skip
             axes.errorbar(
                 [k + dodge[name] for k in means], [row["mean"] for row in means.values()],
-                yerr=[row["deviation"] or 0 for row in means.values()], color=color, marker=marker, linestyle=line,
-                elinewidth=1.0, capsize=2, zorder=3, markeredgecolor="white", markeredgewidth=0.6,
+                yerr=[float("nan") if (of := row["deviation"]) is None else of for row in means.values()],
+                color=color, marker=marker, linestyle=line, elinewidth=1.0, capsize=2, zorder=3,
+                markeredgecolor="white", markeredgewidth=0.6,
             )  # fmt: skip
         _k_axis(axes, ks)
     _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
@@ -264,7 +269,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
     dodge = _dodge(figure, ks)
     for key, (above, below) in panels.items():
         below.axhline(0, color=_FAINT, linewidth=1.0, zorder=1)
-        for name, (color, marker, line) in _styles(figure).items():
+        for name, (color, marker, _) in _styles(figure).items():  # a line's dots say which side it is, and no series
             mine = sorted((row for row in _of_panel(figure, key) if row["series"] == name), key=lambda row: row["k"])
             for side, filled in zip((value.word for value in figure.sides), (True, False), strict=True):
                 there = [row for row in mine if row[side] is not None]
@@ -276,7 +281,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
             both = [row for row in mine if row["difference"] is not None]
             below.plot(
                 [row["k"] + dodge[name] for row in both], [row["difference"] for row in both],
-                color=color, marker=marker, linestyle=line, markersize=5,
+                color=color, marker=marker, linestyle="-", markersize=5,
             )  # fmt: skip
         for axes in (above, below):
             _k_axis(axes, ks)
@@ -288,7 +293,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
     on, off = (lower(value.title) for value in figure.sides)
     grey = {"color": _INK, "marker": "o", "markersize": 5}
     more = [(on, {**grey, "linestyle": "-"}), (off, {**grey, "linestyle": ":", "markerfacecolor": "white"})]
-    _legend(canvas, figure, more)
+    _legend(canvas, figure, more, lines=False)
 
 
 def _scatter(canvas: Any, figure: Figure) -> None:
