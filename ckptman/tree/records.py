@@ -650,9 +650,11 @@ def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> R
 def migrations(root: Path) -> list[PurePosixPath]:
     """The folders of the tree's migrations, relative to the root, in their order."""
     home = root / MIGRATIONS
-    names = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
+    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
+    names = sorted(os.listdir(home)) if os.path.isdir(home) else []  # noqa: PTH112, PTH208
     # One without a journal was interrupted before anything was done.
-    return [PurePosixPath(MIGRATIONS, name) for name in names if name.isdecimal() and (home / name / JOURNAL).is_file()]
+    known = (name for name in names if name.isdecimal() and os.path.isfile(home / name / JOURNAL))  # noqa: PTH113
+    return [PurePosixPath(MIGRATIONS, name) for name in known]
 
 
 def is_migrating(root: Path) -> bool:
