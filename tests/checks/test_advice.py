@@ -20,6 +20,7 @@ from ckptman.checks.validation import ValidationResult
 from ckptman.documents.reporting import report
 from ckptman.fs import folders as fs_folders
 from ckptman.ingestion.ingesting import ingest
+from ckptman.ingestion.migrating import migrate
 from ckptman.raw.examination import Trust
 from ckptman.rules.convention_file import load_convention
 from ckptman.rules.recipe import TrainConfig
@@ -30,7 +31,7 @@ from tests.helpers.raw import START, log_of, write_run
 from tests.helpers.trees import FINAL, RUN, TASK, edit_record, good_configs, write_source
 from tests.helpers.validated import check
 
-_REWRITTEN = {"run.json", "overwritten.json", "README.md", "TASK_MAPPING.md", "ckptman.yaml"}
+_REWRITTEN = {"journal.json", "run.json", "overwritten.json", "README.md", "TASK_MAPPING.md", "ckptman.yaml"}
 """Files that ckptman may write anew; and a partial one is ckptman's own copy of a file that is at the source."""
 
 
@@ -99,6 +100,10 @@ def _fix(it: Follower, _: Finding, __: re.Match[str]) -> None:
 
 def _report(it: Follower, _: Finding, __: re.Match[str]) -> None:
     report(it.root, convention=load_convention(it.root / "ckptman.yaml"))
+
+
+def _migrate(it: Follower, _: Finding, __: re.Match[str]) -> None:
+    migrate(it.root, convention=load_convention(it.root / "ckptman.yaml"))
 
 
 def _number(it: Follower, _: Finding, found: re.Match[str]) -> None:
@@ -210,6 +215,7 @@ def _list_classes(it: Follower, item: Finding, _: re.Match[str]) -> None:
 _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = [
     (r"ckptman validate --fix", _fix),
     (r"ckptman report", _report),
+    (r"Let it go on: ckptman migrate", _migrate),
     (r"write `(numbering: \w+)` into", _number),
     (r"ckptman validate --root (\S+)", _look_elsewhere),
     (r"ckptman ingest (THIS|/\S+) --root NEW", _sort_anew),
