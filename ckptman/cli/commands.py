@@ -19,6 +19,7 @@ COMMANDS = {
     "train": Command("train", "Train the runs of one or more tasks: one for each group or K, task and seed."),
     "sweep": Command("sweep", "Train many runs of the grid: by default all of it, by the published recipe."),
     "status": Command("status", "Show where the whole grid stands."),
+    "learn": Command("learn", "Propose a convention for the checkpoints of a folder."),
     "ingest": Command("ingest", "Sort raw outputs into the tree."),
     "assign": Command("assign", "Say which run wrote checkpoints of a tree, where no file says it."),
     "migrate": Command("migrate", "Bring a tree to what its convention says now: places, names and run.json."),

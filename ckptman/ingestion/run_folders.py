@@ -313,7 +313,7 @@ class RunFolders:
             )
         else:
             kept = [other for other in slot.record.checkpoints if other.file != entry.file]
-            ordered = sorted((*kept, entry), key=lambda item: (item.step, item.file))
+            ordered = sorted((*kept, entry), key=lambda item: (item.step is None, item.step or 0, item.file))
             source = slot.record.source
             if source.root == self._source_root:
                 told = {note.path: note for note in (*file.beside, *source.beside)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "attribution",
     "beside",
+    "documents",
     "examination",
     "histories",
     "outputs",

@@ -37,6 +37,16 @@ def read(path: Path, form: terms.Form) -> Any:
         ) from None
 
 
+def first_line(path: Path) -> str:
+    """The first line of a table.
+
+    Raises:
+        RefusedError: as `read`.
+    """
+    with open_regular(path) as stream:
+        return stream.readline(1_000_000).decode("utf-8-sig", "replace").rstrip("\r\n")
+
+
 def at(value: Any, path: str) -> Any:
     """What stands at a path; None where nothing does. A key may have dots in it itself."""
     if path == ".":

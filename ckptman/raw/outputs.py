@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ckptman.fs import files
 from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
-from ckptman.raw.beside import Beside, Problem
+from ckptman.raw.beside import Beside, Evidence, Problem
 from ckptman.raw.examination import Examined, Examiner, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
@@ -366,6 +366,10 @@ class RawOutputs:
             return Metrics(run.summary, None)
         left = next((left for _, left in self._left_by_training(config, files)), None)
         return Metrics({}, None) if left is None else Metrics(left.metrics, records.FROM_TRAINING)
+
+    def beside(self, checkpoint: Path) -> Evidence:
+        """What lies beside a checkpoint, histories too."""
+        return self._beside.of(checkpoint, tables=True)
 
     def curves_of(self, record: records.RunRecord) -> list[Path]:
         """The learning curves that training left in the run's own folder."""

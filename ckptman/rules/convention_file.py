@@ -80,8 +80,9 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
         ConfigurationError: naming the file, the key and the nearest known one; (`unknown-numbering`) where a grid has
             no numbering `numbering`.
     """
-    document = _built_in_document() if file is None else _extended(_read(file), str(file))
-    convention = _build(document, str(file or BUILT_IN.name), file)
+    where = str(file or BUILT_IN.name)
+    document = _built_in_document() if file is None else _extended(_read(file), where)
+    convention = _build(document, where, file)
     if numbering is not None:
         convention = replace(convention, numbering=numbering)
         if problem := _numbering_problem(convention):
@@ -90,7 +91,22 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
                 code="unknown-numbering",
                 fix="Correct --numbering, or CKPTMAN_NUMBERING, or `numbering` among the settings of the ckptman.yaml.",
             )
-    _check_examples(convention, str(file or BUILT_IN.name))
+    _check_examples(convention, where)
+    return convention
+
+
+def convention_of(text: str, where: str) -> Convention:
+    """The convention that a text says, as if it were a `ckptman.yaml`.
+
+    Args:
+        text: What the file would hold.
+        where: What to call it in errors.
+
+    Raises:
+        ConfigurationError: as `load_convention`.
+    """
+    convention = _build(_extended(_document(text.encode(), where), where), where, None)
+    _check_examples(convention, where)
     return convention
 
 
@@ -110,14 +126,18 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"cannot read {file}: {error.strerror}", code="config-unreadable", fix="Check the path and its permissions."
         ) from error
+    return _document(data, str(file))
+
+
+def _document(data: bytes, where: str) -> dict[str, Any]:
     try:
-        document = strict_yaml.load_yaml(data, str(file))
+        document = strict_yaml.load_yaml(data, where)
     except CkptmanError as error:
         raise ConfigurationError(error.message, code="config-syntax", fix=error.fix) from error
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise _bad(f"{file} must be a mapping of keys to values, not a {type(document).__name__}")
+        raise _bad(f"{where} must be a mapping of keys to values, not a {type(document).__name__}")
     return document
 
 

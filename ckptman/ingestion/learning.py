@@ -1,0 +1,396 @@
+"""`learn`: propose a convention for the checkpoints of a folder, from their names, configurations and folders.
+
+The proposal is loaded and tried on the folder itself: what it parses, places and attributes is counted, not estimated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ckptman.ingestion import learnt_fields, learnt_layout, learnt_names, learnt_sources, learnt_text
+from ckptman.raw import attribution, outputs, scanning
+from ckptman.rules import Convention, convention_file, naming
+from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
+from ckptman.tree import contents, records
+
+MOST_READ = 4000
+"""Files whose insides are read; the names of all are looked at."""
+_PROPOSAL = "the proposed convention"
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Files that do not fit the proposal in one way."""
+
+    what: str
+    """`name`, `place` or `run`."""
+    why: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A proposed convention, and how it fares."""
+
+    source: Path
+    text: str
+    """What to write into a `ckptman.yaml`."""
+    files: int
+    """Checkpoints there are."""
+    parsed: int
+    """Those whose name the proposal reads."""
+    read: int
+    """Those whose insides were looked at."""
+    placed: int
+    attributed: int
+    """Those whose run is known: the one of W&B, or, where W&B recorded none, one with a configuration."""
+    wandb_runs: int
+    misfits: tuple[Misfit, ...]
+    findings: tuple[str, ...]
+    """What was learnt, for people."""
+    passed_over: int = 0
+    fitting: tuple[str, ...] = ()
+    """Shipped conventions that read every name and place every file too."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether all files fit."""
+        return self.parsed == self.files and self.placed == self.attributed == self.read
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `ckptman learn --json` prints."""
+        return {
+            "schema_version": records.SCHEMA_VERSION,
+            "source": str(self.source),
+            "files": self.files,
+            "parsed": self.parsed,
+            "read": self.read,
+            "placed": self.placed,
+            "attributed": self.attributed,
+            "wandb_runs": self.wandb_runs,
+            "passed_over": self.passed_over,
+            "findings": list(self.findings),
+            "misfits": [{"what": m.what, "why": m.why, "files": list(m.files)} for m in self.misfits],
+            "shipped": list(self.fitting),
+            "convention": self.text,
+        }
+
+
+def learn(source: str | Path, *, progress: contents.Progress | None = None) -> Learnt:
+    """Propose a convention for the checkpoints below a folder. Nothing is written.
+
+    Args:
+        source: The folder.
+        progress: Called with `reading`, and the bytes.
+
+    Raises:
+        UsageError: (`no-checkpoints`) if there is none.
+    """
+    folder = Path(source)
+    suffix = _suffix_of(folder)
+    outline = _outline(folder, suffix)
+    explored = _read(folder, outline, progress)
+    files = explored.scan.checkpoints
+    names = [_stem(file.path.name, suffix) for file in files]
+    read = {saved.file.source.path: saved for saved in explored.files}
+    evidence = []
+    for file, name in zip(files, names, strict=True):
+        saved = read.get(file.path)
+        config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key)
+        at = str(PurePosixPath(file.relative).parent)
+        evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
+    schemes, _ = schemes_of(evidence)
+    sources = learnt_sources.sources_of(explored, outline)
+    plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources)
+    text, convention, schemes = _written(folder, suffix, schemes, evidence, plan, sources)
+    return _measured(folder, text, convention, explored, plan, sources, schemes, evidence, suffix)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _suffix_of(folder: Path) -> str:
+    """What most checkpoints of a folder end in."""
+    built_in = convention_file.built_in()
+    scan = scanning.scan_source(folder, built_in)
+    known = sorted({built_in.checkpoint.suffix, *built_in.checkpoint.other_suffixes}, key=len, reverse=True)
+    counts: Counter[str] = Counter({built_in.checkpoint.suffix: len(scan.checkpoints)})
+    for name in scan.passed_over:
+        counts.update([next((suffix for suffix in known if name.endswith(suffix)), "")])
+    del counts[""]
+    if not counts.total():
+        raise UsageError(
+            f"no checkpoint was found below {folder}",
+            code="no-checkpoints",
+            fix=f"Name the folder that holds them; their names end in {', '.join(known)}.",
+        )
+    return max(counts, key=lambda suffix: (counts[suffix], -known.index(suffix)))
+
+
+def _outline(folder: Path, suffix: str) -> Convention:
+    """A convention under which every file is read, and nothing is made of its name."""
+    document = {**_frame(suffix), "names": {"any": {"pattern": "(?P<text>.+)", "fields": {"text": {"unused": True}},
+                                                    "examples": [f"x{suffix}"]}}}  # fmt: skip
+    plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
+    if found := learnt_sources.unknown_sidecars(scanning.scan_source(folder, plain), plain):
+        document["beside"] = found
+        plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
+    return plain
+
+
+def _frame(suffix: str) -> dict[str, Any]:
+    return {
+        "title": "learnt",
+        "replaces": ["name", "facets", "tree", "groups", "grids", "metrics", "axes"],
+        "name": {"keep": True, "prefixes": {"Checkpoint": {"title": "checkpoint", "final": False}}},
+        **({} if suffix == ".pt" else {"checkpoint": {"suffix": suffix}}),
+        "facets": {},
+        "tree": ["{group}", convention_file.built_in().folders.run_pattern],
+        "raw": {"task": None},
+        "lengths": None,
+        "groups": {},
+        "grids": {},
+        "axes": {},
+        "metrics": {"loss": {"pattern": "val_loss", "share": False, "lower_is_better": True}},
+    }
+
+
+def _read(folder: Path, rules: Convention, progress: contents.Progress | None) -> outputs.RawOutputs:
+    raw = outputs.RawOutputs(folder, rules, whole=False, settle=0)
+    every = raw.scan.checkpoints
+    if len(every) > MOST_READ:
+        chosen = {every[index * len(every) // MOST_READ].path for index in range(MOST_READ)}
+        raw.scan = replace(raw.scan, checkpoints=tuple(file for file in every if file.path in chosen))
+    raw.read(progress=progress)
+    raw.scan = replace(raw.scan, checkpoints=every)
+    return raw
+
+
+def _stem(name: str, suffix: str) -> str:
+    return name.removesuffix(suffix)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fields.Scheme], list[int]]:
+    """The schemes of names, and the indices of files that are of none."""
+    whole = _uncut(files)
+    sequences = [
+        learnt_names.chunks_of(learnt_names.lex(file.name, kept)) for file, kept in zip(files, whole, strict=True)
+    ]
+    nothing = not any(file.config for file in files)
+    found, strange, used = [], list[int](), set[str]()
+    for cluster in learnt_names.cluster(sequences):
+        shape = learnt_names.shape_of(cluster)
+        scheme = learnt_fields.understand("", shape, files, nothing)
+        if not learnt_fields.is_supported(scheme, files, has_config=not nothing):
+            strange += shape.names
+            continue
+        base = learnt_fields.scheme_name(scheme)
+        name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, 999))) if n not in used)
+        used.add(name)
+        found.append(learnt_fields.renamed(scheme, name))
+    return sorted(found, key=_looseness), strange
+
+
+def _looseness(scheme: learnt_fields.Scheme) -> tuple[int, int]:
+    """How easily a scheme takes the names of another: those with free texts come last, the fuller ones first."""
+    free = sum(scheme.named(slot).type == "text" and not scheme.named(slot).words for slot in scheme.shape.slots)
+    return free, -len(scheme.shape.columns)
+
+
+def _uncut(files: Sequence[learnt_fields.Evidence]) -> list[list[str]]:
+    """For each file, the texts of its configuration that its name holds and that would be cut in it, for they have
+    separators or numbers in them; and what others of the same key say."""
+    held = [
+        {
+            key: text
+            for key, text in file.config.items()
+            if isinstance(text, str) and len(text) > 1 and text in file.name
+        }
+        for file in files
+    ]
+    keys = {key for texts in held for key, text in texts.items() if not text.isalpha()}
+    return [list({text for key, text in texts.items() if key in keys}) for texts in held]
+
+
+# --- the proposal -----------------------------------------------------------------------------------------------------
+
+
+def _written(
+    folder: Path,
+    suffix: str,
+    schemes: Sequence[learnt_fields.Scheme],
+    evidence: Sequence[learnt_fields.Evidence],
+    plan: learnt_layout.Plan,
+    sources: learnt_sources.Sources,
+) -> tuple[str, Convention, list[learnt_fields.Scheme]]:
+    """The text, as a convention that loads: what its own checks refuse is taken out of it."""
+    kept = list(schemes)
+    for _ in range(3 * len(schemes) + 2):
+        text = _text(folder, suffix, kept, evidence, plan, sources)
+        try:
+            return text, convention_file.convention_of(text, _PROPOSAL), kept
+        except ConfigurationError as error:
+            match = re.search(r"names\.(\w+)", error.message)
+            name = match[1] if match else ""
+            at = next((index for index, scheme in enumerate(kept) if scheme.name == name), None)
+            if at is None:
+                raise
+            if not kept[at].is_pattern and "comes back" in error.message:
+                kept[at] = replace(kept[at], is_pattern=True)
+            elif "is taken for a name by" in error.message and at:
+                kept.insert(0, kept.pop(at))
+                if _text(folder, suffix, kept, evidence, plan, sources) == text:
+                    kept.pop(0)
+            else:
+                kept.pop(at)
+    raise AssertionError("each round takes something out")
+
+
+def _text(
+    folder: Path,
+    suffix: str,
+    schemes: Sequence[learnt_fields.Scheme],
+    evidence: Sequence[learnt_fields.Evidence],
+    plan: learnt_layout.Plan,
+    sources: learnt_sources.Sources,
+) -> str:
+    document = _frame(suffix)
+    document["title"] = f"learnt from {folder.resolve().name}"
+    document["name"]["prefixes"] = plan.prefixes
+    document = {key: value for key, value in document.items() if key not in plan.sections} | dict(plan.sections)
+    document |= sources.sections
+    names = {
+        scheme.name: learnt_text.scheme_section(scheme, suffix, learnt_fields.example_names(scheme, evidence))
+        for scheme in schemes
+    }
+    order = ("title", "replaces", "name", "names", "checkpoint", "run", "facets", "tree", "raw", "lengths", "groups",
+             "grids", "axes", "metrics", "beside")  # fmt: skip
+    full = {**document, **({"names": names} if names else {})}
+    comments = {**_COMMENTS, **plan.comments, **sources.comments}
+    ordered = {key: full[key] for key in order if key in full}
+    return learnt_text.text_of(ordered, comments, _HEADING)
+
+
+_HEADING = (
+    "Proposed by ckptman learn, from the files alone. Read it, correct it, put it beside the tree as ckptman.yaml.\n"
+    "It lays down what is said here, and takes the rest from the built-in convention."
+)
+_COMMENTS: Mapping[str, str] = {
+    "name": "Kinds of checkpoints; a file keeps its own name where no scheme describes it.",
+    "names": "How files are called: {hole} is a value of the configuration, what stands in [ ] may be left out.",
+    "checkpoint": "What checkpoints end in.",
+    "facets": "What a configuration is, in one word.",
+    "tree": "The folders of the tree.",
+    "groups": "Groups of runs, by the names of their folders.",
+    "grids": "What is varied: groups go over `across`, task ids number the axes (the last varies fastest).",
+    "metrics": "What runs are judged by.",
+    "beside": "Files beside checkpoints that tell of their runs.",
+}
+
+
+# --- how it fares -----------------------------------------------------------------------------------------------------
+
+
+def _measured(
+    folder: Path,
+    text: str,
+    rules: Convention,
+    explored: outputs.RawOutputs,
+    plan: learnt_layout.Plan,
+    sources: learnt_sources.Sources,
+    schemes: Sequence[learnt_fields.Scheme],
+    evidence: Sequence[learnt_fields.Evidence],
+    suffix: str,
+) -> Learnt:
+    misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
+    parsed, _ = _names_read(rules, explored.scan.checkpoints, suffix, misfits)
+    tried = _read(folder, rules, None)
+    for refusal in (*tried.refused, *tried.deferred):
+        misfits["place", _without_values(f"{refusal.message} [{refusal.code}]")].append(refusal.source)
+    has_wandb = bool(tried.wandb.runs)
+    attributed = 0
+    for saved in tried.files:
+        found = saved.attribution
+        known = found.run_id is not None if has_wandb else bool(saved.file.config)
+        attributed += known
+        if not known:
+            why = "several W&B runs could have written it" if found.code == attribution.AMBIGUOUS else (
+                "no W&B run has its configuration" if has_wandb else "nothing says its configuration")  # fmt: skip
+            misfits["run", why].append(saved.file.source.relative)
+    read = min(len(tried.scan.checkpoints), MOST_READ)
+    return Learnt(
+        source=explored.root,
+        text=text,
+        files=len(tried.scan.checkpoints),
+        parsed=parsed,
+        read=read,
+        placed=len(tried.files),
+        attributed=attributed,
+        wandb_runs=len(tried.wandb.runs),
+        misfits=tuple(Misfit(what, why, tuple(files)) for (what, why), files in sorted(
+            misfits.items(), key=lambda item: (item[0][0], -len(item[1])))),
+        findings=(*_told(schemes, evidence), *plan.findings, *sources.findings),
+        passed_over=len(tried.scan.passed_over),
+        fitting=_shipped(explored.scan.checkpoints, suffix),
+    )  # fmt: skip
+
+
+def _names_read(
+    rules: Convention,
+    files: Iterable[scanning.SourceCheckpoint],
+    suffix: str,
+    misfits: dict[tuple[str, str], list[str]],
+) -> tuple[int, int]:
+    known, parsed, total = naming.naming_of(rules), 0, 0
+    for file in files:
+        name, total = file.path.name, total + 1
+        try:
+            known.parse(name + (suffix if file.is_folder and not name.endswith(suffix) else ""))
+            parsed += 1
+        except RefusedError:
+            misfits["name", "of no scheme that several names share"].append(file.relative)
+    return parsed, total
+
+
+def _shipped(files: Sequence[scanning.SourceCheckpoint], suffix: str) -> tuple[str, ...]:
+    """The conventions that come with ckptman and read all names."""
+    found = []
+    known: list[tuple[str, Path | None]] = [("", None), *convention_file.shipped().items()]
+    for name, path in known:
+        rules = convention_file.load_convention(path)
+        if rules.checkpoint.suffix != suffix:
+            continue
+        with suppress(RefusedError):
+            for file in files:
+                stem = file.path.name
+                naming.naming_of(rules).parse(stem + (suffix if file.is_folder and not stem.endswith(suffix) else ""))
+            found.append(name or "built-in")
+    return tuple(found)
+
+
+def _without_values(message: str) -> str:
+    """A message without what is different from file to file, so that those that are alike are told once."""
+    return wording.one_line(re.sub(r"'[^']*'", "'…'", message))
+
+
+def _told(schemes: Sequence[learnt_fields.Scheme], evidence: Sequence[learnt_fields.Evidence]) -> list[str]:
+    """What was learnt of the names."""
+    lines = []
+    for scheme in schemes:
+        files = wording.count_text(len(scheme.shape.names), "file")
+        named = [scheme.named(slot) for slot in scheme.shape.slots]
+        known = [f"{f.hole}" for f in named if f.key is not None]
+        others = [f.hole for f in named if f.key is None and f.hole not in ("kind", "step")]
+        said = f"names {scheme.name}: {files}, such as {evidence[scheme.shape.names[0]].name}"
+        lines.append(said + (f"; keys of the configuration: {', '.join(known)}" if known else "")
+                     + (f"; of no key: {', '.join(others)}" if others else ""))  # fmt: skip
+    return lines

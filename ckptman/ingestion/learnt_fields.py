@@ -1,0 +1,442 @@
+"""What the places in names mean: which configuration key each is, how it is spelled, and which tell kind and step.
+
+A place is a key where all files agree. How likely that is by chance decides how much its tag must resemble the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from fractions import Fraction
+from typing import Any
+
+from ckptman.ingestion.learnt_names import Shape, Slot, kind_of, spelled
+from ckptman.rules import comparing
+
+STEP_TAGS = (
+    "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
+    "updates", "batches", "ckpt", "checkpoint", "snapshot", "tokens", "epoch", "ep", "e",
+)  # fmt: skip
+"""What stands in front of a step, the surest first."""
+_PROGRESS = re.compile(r"epoch|^ep$|loss|acc|metric|score|ppl|bleu|f1|time|date|stamp|hash|sha|index", re.IGNORECASE)
+"""What stands in front of a value that belongs to one checkpoint, not to its run."""
+_MEANT = {
+    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "l": "n_layers layers num_layers n_layer depth",
+    "h": "n_heads num_heads n_head heads", "d": "n_embd d_model dim hidden_size embed_dim",
+    "e": "n_embd embed_dim d_model", "n": "vocab_n vocab_size vocab", "v": "vocab_n vocab_size vocab",
+    "k": "block_size k seq_len", "s": "seed", "sd": "seed", "rng": "seed", "ep": "epochs epoch", "do": "dropout",
+    "width": "n_embd d_model hidden_size", "depth": "n_layers n_layer num_layers", "bsz": "batch_size",
+    "nl": "n_layers", "nh": "n_heads", "wu": "warmup", "t": "temperature", "dp": "dropout", "opt": "optimizer",
+    "ds": "dataset data", "arch": "model architecture", "hid": "hidden_size", "emb": "n_embd embed_dim",
+    "ctx": "block_size",
+}  # fmt: skip
+_NEGATIONS = ("without", "no", "not", "non", "dis")
+_ALL, _MOST_WRONG = 50, 0.02
+"""Of this many files, so many may disagree with what all others say: they are named by mistake, and reported."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the file of a name."""
+
+    name: str
+    """Without the suffix."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    """As it says inside."""
+    folder: str = "."
+
+
+@dataclass(frozen=True)
+class Field:
+    """One place of a scheme, understood."""
+
+    slot: Slot
+    hole: str
+    type: str
+    key: str | None = None
+    """None where no configuration has it."""
+    inverted: bool = False
+    unused: bool = False
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A scheme, understood."""
+
+    name: str
+    shape: Shape
+    fields: Mapping[int, Field]
+    """By the id of the slot."""
+    kinds: Mapping[str, str]
+    """Words of `{kind}` and what they mean."""
+    kind: str | None
+    is_pattern: bool
+    """Whether values are spelled in a way that cannot be written again, so that only a regular expression will do."""
+
+    def named(self, slot: Slot) -> Field:
+        """The field of a slot."""
+        return self.fields[id(slot)]
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _words_of(name: str) -> list[str]:
+    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name)]
+
+
+def likeness(tag: str, key: str) -> float:
+    """How much a tag resembles a configuration key, from 0 to 1."""
+    low, plain = re.sub(r"[\W_]", "", tag).lower(), re.sub(r"[\W_]", "", key.rpartition(".")[2]).lower()
+    if not low:
+        return 0.0
+    if low == plain:
+        return 1.0
+    parts, mine = _words_of(key.rpartition(".")[2]), _words_of(tag)
+    if key.lower() in (meant := _MEANT.get(low, "").split()):
+        return 0.92 - 0.02 * meant.index(key.lower())
+    if len(parts) > 1 and low == "".join(part[0] for part in parts):
+        return 0.95
+    bare = next((low[len(no) :] for no in _NEGATIONS if low.startswith(no) and len(low) > len(no)), None)
+    mine = [word for word in mine if word not in _NEGATIONS] or mine
+    if bare is not None and len(mine) == 1:
+        mine = [bare]
+    parts = [part for part in parts if part not in _NEGATIONS] or parts
+    each = [max(_part_likeness(word, part) for part in parts) for word in mine] if parts else [0.0]
+    whole = sum(each) / len(each) - 0.02 * max(0, len(parts) - len(mine))
+    ratio = SequenceMatcher(None, low, plain).ratio() if len(low) > 2 else 0.0
+    return max(0.0, min(0.9, whole), ratio * 0.7)
+
+
+def _part_likeness(word: str, part: str) -> float:
+    if word == part or word.rstrip("s") == part.rstrip("s"):
+        return 0.9
+    if part.startswith(word):
+        return 0.6 + 0.3 * len(word) / len(part)
+    if len(part) >= 3 and word.startswith(part):
+        return 0.6
+    if len(part) >= 3 and word.endswith(part):
+        return 0.55
+    if len(word) >= 2 and word in part:
+        return 0.5
+    letters = iter(part)
+    if word[0] == part[0] and all(letter in letters for letter in word):
+        return 0.5
+    return 0.35 if len(word) == 1 and part.endswith(word) else 0.0
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Match:
+    slot: Slot
+    key: str
+    type: str
+    inverted: bool
+    words: Mapping[str, Any]
+    distinct: int
+    like: float
+
+    @property
+    def weight(self) -> tuple[float, float]:
+        return min(self.distinct, 3) + 2 * self.like, self.like
+
+
+def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | None:
+    """Whether a slot says a key, by the texts and values of all files that have both."""
+    like = likeness(slot.tag, key)
+    texts = {text for text, _ in pairs}
+    values = {comparing.key_of(value) for _, value in pairs}
+    is_flag = all(isinstance(value, bool) for _, value in pairs)
+    allowed = max(0, int(len(pairs) * _MOST_WRONG)) if len(pairs) >= _ALL else 0
+    for kind, inverted in _ways(texts, is_flag=is_flag):
+        said = {text: _value(kind, text, inverted=inverted) for text in texts}
+        wrong = sum(not comparing.same_value(said[text], value) for text, value in pairs)
+        if wrong <= allowed:
+            distinct = min(len(texts), len(values))
+            found = _Match(slot, key, kind, inverted, {}, distinct, like)
+            return found if _is_likely(found, len(pairs)) else None
+    if slot.sort in ("word", "text", "#") and 2 <= len(texts) <= 8 and len(values) == len(texts):
+        words = dict(pairs)
+        meant = {comparing.key_of(value): text for text, value in pairs}
+        one_to_one = all(comparing.same_value(words[text], value) for text, value in pairs) and all(
+            meant[comparing.key_of(value)] == text for text, value in pairs
+        )
+        plain = all(isinstance(value, str | int | float | bool) for value in words.values())
+        found = _Match(slot, key, "text", inverted=False, words=words, distinct=len(texts), like=like * 0.8)
+        resembling = max((likeness(text, str(value)) for text, value in words.items()), default=0)
+        if slot.sort != "#" and one_to_one and plain and (like >= 0.4 or resembling >= 0.5):
+            return found
+    return None
+
+
+def _ways(texts: Iterable[str], *, is_flag: bool) -> list[tuple[str, bool]]:
+    """The types that all texts may be of, and whether inverted."""
+    common: list[str] | None = None
+    for text in texts:
+        kinds = [kind for kind, _ in spelled(text)]
+        common = kinds if common is None else [kind for kind in common if kind in kinds]
+    ways = [(kind, False) for kind in common or () if (kind in ("flag", "bool")) is is_flag]
+    return ways + ([(kind, True) for kind, _ in ways] if is_flag else [])
+
+
+def _value(kind: str, text: str, *, inverted: bool = False) -> Any:
+    value = dict(spelled(text))[kind]
+    return (not value) if inverted else value
+
+
+def _is_likely(match: _Match, files: int) -> bool:
+    """Whether an agreement is more than chance."""
+    if match.inverted and match.distinct < 2:
+        no = any(match.slot.tag.lower().startswith(word) for word in _NEGATIONS)
+        return no and match.like >= 0.45
+    if match.distinct >= 3:
+        return True
+    if match.distinct == 2:
+        return match.like >= 0.3 or files >= 12
+    return match.like >= 0.45
+
+
+def best_type(texts: Iterable[str]) -> str:
+    """The narrowest type that all texts are of."""
+    ways = [kind for kind, _ in _ways(texts, is_flag=False)]
+    flags = [kind for kind, _ in _ways(texts, is_flag=True)]
+    return "bool" if "bool" in flags else ways[0] if ways else "text"
+
+
+def comes_back(kind: str, text: str) -> bool:
+    """Whether a template writes a text again, letter for letter."""
+    if kind in ("int", "list"):
+        return all(str(int(item)) == item for item in text.split("-") if item)
+    if kind == "float":
+        return repr(float(text)) == text
+    if kind == "p":
+        made = f"{float(text.replace('p', '.')):.10f}".rstrip("0").replace(".", "p", 1)
+        return (made + "0" if made.endswith("p") else made) == text
+    if kind == "over":
+        above, below = map(int, text.split("over"))
+        ratio = Fraction(above / below).limit_denominator(10_000)
+        return (ratio.numerator, ratio.denominator) == (above, below)
+    return True
+
+
+# --- a scheme ---------------------------------------------------------------------------------------------------------
+
+
+def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothing: bool) -> Scheme:
+    """Find out what each place of a scheme means.
+
+    Args:
+        name: What to call the scheme.
+        shape: Its columns.
+        files: What is known of all files, by the indices of the shape.
+        keys_of_nothing: No file has a configuration, so that tags name the keys.
+    """
+    slots = shape.slots
+    kind_slot, kinds = _kind_slot(slots)
+    kind = None if kind_slot else _constant_kind(shape)
+    matches = _assigned([slot for slot in slots if slot is not kind_slot], files)
+    step_slot = _step_slot([slot for slot in slots if slot is not kind_slot], files, matches)
+    taken = {"kind", "step"}
+    known_keys = {key for index in shape.names for key in files[index].config}
+    fields: dict[int, Field] = {}
+    for slot in slots:
+        if slot is kind_slot:
+            made = Field(slot, "kind", "word")
+        elif slot is step_slot:
+            made = Field(slot, "step", "int")
+        elif (match := matches.get(id(slot))) is not None:
+            hole = _hole(match.key, taken)
+            made = Field(slot, hole, match.type, match.key, match.inverted, words=match.words)
+        else:
+            made = _unmatched(slot, taken, known_keys, files, has_config=not keys_of_nothing)
+        taken.add(made.hole)
+        fields[id(slot)] = made
+    plain = all(
+        comes_back(made.type, text)
+        for made in fields.values() if not made.words and made.hole != "kind" for text in made.slot.texts.values()
+    )  # fmt: skip
+    return Scheme(name, shape, fields, kinds, kind, is_pattern=not plain)
+
+
+def _kind_slot(slots: Sequence[Slot]) -> tuple[Slot | None, dict[str, str]]:
+    for slot in reversed(slots):
+        words = set(slot.texts.values())
+        kinds = {word: kind_of(word) for word in words}
+        if slot.sort == "word" and words and None not in kinds.values():
+            return slot, {word: str(kind) for word, kind in sorted(kinds.items())}
+    return None, {}
+
+
+def _constant_kind(shape: Shape) -> str | None:
+    literal = " ".join(
+        part for optional, parts in shape.columns for part in parts if isinstance(part, str) and not optional
+    )
+    kinds = [kind for word in re.findall(r"[^\W0-9_]+", literal) if (kind := kind_of(word))]
+    return next((kind for kind in kinds if kind != "Checkpoint"), kinds[0] if kinds else None)
+
+
+def _assigned(slots: Sequence[Slot], files: Sequence[Evidence]) -> dict[int, _Match]:
+    """The key of each slot that is one: those with the fewest choices first, then the best."""
+    found: dict[int, list[_Match]] = {}
+    for slot in slots:
+        pairs: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        for index, text in slot.texts.items():
+            for key, value in files[index].config.items():
+                if isinstance(value, str | int | float | list | tuple) and value != "":
+                    pairs[key].append((text, value))
+        most = max(map(len, pairs.values()), default=0)
+        matches = [m for key, held in pairs.items() if len(held) * 2 >= most and (m := _match(slot, key, held))]
+        if matches:
+            found[id(slot)] = matches
+    return _best_together(found)
+
+
+def _best_together(found: Mapping[int, Sequence[_Match]]) -> dict[int, _Match]:
+    """One key for each slot, none twice, so that all together resemble most: greedily, then by exchanges."""
+    every = sorted((m for all_ in found.values() for m in all_), key=lambda m: (m.weight, m.key), reverse=True)
+    chosen: dict[int, _Match] = {}
+    owners: dict[str, int] = {}
+    for match in every:
+        if id(match.slot) not in chosen and match.key not in owners:
+            chosen[id(match.slot)] = match
+            owners[match.key] = id(match.slot)
+
+    def worth(at: int) -> float:
+        return chosen[at].weight[0] if at in chosen else 0.0
+
+    for _ in range(4 * len(found)):
+        best: tuple[float, _Match, _Match | None] | None = None
+        for match in every:  # a slot takes a key, and the slot that had it takes its best other one
+            mine, owner = id(match.slot), owners.get(match.key)
+            if owner == mine:
+                continue
+            freed = chosen[mine].key if mine in chosen else None
+            others = found[owner] if owner is not None else ()
+            other = max((m for m in others if m.key != match.key and (m.key not in owners or m.key == freed)),
+                        key=lambda m: m.weight, default=None)  # fmt: skip
+            before = worth(mine) + (0.0 if owner is None else worth(owner))
+            gain = match.weight[0] + (0.0 if other is None else other.weight[0]) - before
+            if gain > 1e-9 and (best is None or gain > best[0]):
+                best = gain, match, other
+        if best is None:
+            break
+        _, match, other = best
+        if (old := chosen.pop(id(match.slot), None)) is not None:
+            del owners[old.key]
+        if (loser := owners.pop(match.key, None)) is not None:
+            del chosen[loser]
+        for new in (match, other):
+            if new is not None:
+                chosen[id(new.slot)] = new
+                owners[new.key] = id(new.slot)
+    return chosen
+
+
+def _tag(slot: Slot) -> str:
+    return re.sub(r"[\W_]", "", slot.tag).lower()
+
+
+def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, _Match]) -> Slot | None:
+    numbers = [slot for slot in slots if all(re.fullmatch("[0-9]{1,18}", text) for text in slot.texts.values())]
+    agreeing, denied = [], set()
+    for slot in numbers:
+        known = [(int(text), files[i].step) for i, text in slot.texts.items() if files[i].step is not None]
+        wrong = sum(mine != inside for mine, inside in known)
+        if known and wrong <= (len(known) * _MOST_WRONG if len(known) >= _ALL else 0):
+            agreeing.append((len({mine for mine, _ in known}), slot))
+        elif known:
+            denied.add(id(slot))
+    rank = {tag: index for index, tag in enumerate(STEP_TAGS)}
+    if agreeing:
+        best = min(agreeing, key=lambda item: (rank.get(_tag(item[1]), len(rank)), -item[0]))
+        if best[0] > 1 or _tag(best[1]) in rank:
+            return best[1]
+    free = [slot for slot in numbers if id(slot) not in denied and id(slot) not in matches]
+    told = [slot for slot in free if _tag(slot) in rank and (len(_tag(slot)) > 1 or slot is slots[-1])]
+    if told:
+        return min(told, key=lambda slot: rank[_tag(slot)])
+    for slot in reversed(free):  # a number behind no word of its own that grows by equal steps
+        values = sorted({int(text) for text in slot.texts.values()})
+        if not _tag(slot) or kind_of(slot.tag) or _tag(slot) in ("model", "weights", "net", "state"):
+            gap = values[-1] - values[-2] if len(values) > 1 else 0
+            if gap >= 1 and all(value % gap == values[0] % gap for value in values):
+                return slot
+    return None
+
+
+def _unmatched(
+    slot: Slot, taken: Iterable[str], known_keys: Iterable[str], files: Sequence[Evidence], *, has_config: bool
+) -> Field:
+    texts = list(slot.texts.values())
+    kind = {"time": "float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) else "text", "text": "text"}.get(
+        slot.sort
+    )
+    kind = kind or ("text" if slot.sort == "word" and not all(t.isascii() for t in texts) else best_type(texts))
+    if kind == "int" and any(len(text) > 1 and text.startswith("0") for text in texts):
+        kind = "text"  # a number of an order, with zeros in front
+    seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int" and not has_config
+    name = "seed" if seeds else slot.tag or {"time": "time", "word": "word", "text": "text"}.get(slot.sort, "number")
+    blocked = {*taken, *known_keys} if has_config else set(taken)
+    unused = slot.sort == "time" or bool(_PROGRESS.search(slot.tag)) or (has_config and _varies(slot, files))
+    return Field(slot, _hole(name, blocked), kind, unused=unused)
+
+
+def _varies(slot: Slot, files: Sequence[Evidence]) -> bool:
+    """Whether files of one configuration in one folder have several values there."""
+    seen: dict[tuple[str, str], str] = {}
+    for index, text in slot.texts.items():
+        if files[index].config:
+            key = files[index].folder, comparing.fingerprint(files[index].config, ())
+            if seen.setdefault(key, text) != text:
+                return True
+    return False
+
+
+def _hole(name: str, taken: Iterable[str]) -> str:
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name).strip("_") or "value"
+    plain = plain if plain[0].isalpha() else f"n{plain}"
+    used = set(taken)
+    return next(hole for hole in (plain, *(f"{plain}_{n}" for n in ("in_name", *range(2, 99)))) if hole not in used)
+
+
+def example_names(scheme: Scheme, files: Sequence[Evidence], most: int = 2) -> list[str]:
+    """Names that show all parts of a scheme: the fullest one first, then the barest."""
+
+    def fullness(index: int) -> int:
+        return sum(index in slot.texts for slot in scheme.shape.slots)
+
+    ordered = sorted(scheme.shape.names, key=lambda index: (-fullness(index), files[index].name))
+    return list(dict.fromkeys([files[ordered[0]].name, files[ordered[-1]].name]))[:most]
+
+
+def renamed(scheme: Scheme, name: str) -> Scheme:
+    """The same under another name."""
+    return replace(scheme, name=name)
+
+
+def is_supported(scheme: Scheme, files: Sequence[Evidence], *, has_config: bool) -> bool:
+    """Whether a scheme is more than one odd name: several files have it, or what it says is known from elsewhere."""
+    names = {files[index].name for index in scheme.shape.names}
+    fields = [scheme.named(slot) for slot in scheme.shape.slots]
+    known = sum(made.key is not None for made in fields) + any(made.hole == "step" for made in fields)
+    says_kind = scheme.kind is not None or bool(scheme.kinds)
+    if len(scheme.shape.columns) == 1 and not fields:  # one word
+        return says_kind or len(scheme.shape.names) > 2
+    if len(names) > 1 and fields:
+        return True
+    tagged = sum(bool(made.slot.tag) and made.slot.sort in ("#", "bool") for made in fields)
+    return says_kind or known >= 2 or len(scheme.shape.names) > 2 or (not has_config and tagged >= 2)
+
+
+def scheme_name(scheme: Scheme) -> str:
+    """What to call a scheme: its first word that says something."""
+    literal = [part for _, parts in scheme.shape.columns for part in parts if isinstance(part, str)]
+    words = [word.lower() for part in literal for word in re.findall(r"[A-Za-z]{3,}", part)]
+    return next((word for word in words if kind_of(word) is None), words[0] if words else "plain")

@@ -1,0 +1,136 @@
+"""What folders and configurations say of an experiment: kinds, groups, task ids and their numbering, axes, facets."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from ckptman.ingestion.learnt_fields import Evidence, Scheme
+from ckptman.ingestion.learnt_names import kind_of
+from ckptman.ingestion.learnt_sources import Sources
+from ckptman.raw import outputs
+from ckptman.rules import Convention, comparing
+
+_ENDS = re.compile(
+    r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
+)
+_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to say of them in a convention."""
+
+    prefixes: Mapping[str, Any]
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    comments: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+
+def layout_of(
+    raw: outputs.RawOutputs,
+    evidence: Sequence[Evidence],
+    schemes: Sequence[Scheme],
+    outline: Convention,
+    sources: Sources,
+) -> Plan:
+    """Kinds, folders, groups and grids."""
+    prefixes = _prefixes(evidence, schemes)
+    sections: dict[str, Any] = {}
+    findings: list[str] = []
+    inner = {outline.raw.saved_models, *outline.raw.inner}
+    folders = [_outer(raw.root.name, file.relative, inner) for file in raw.scan.checkpoints]
+    if (task := task_pattern(folders, sources.seeds)) is not None:
+        sections["raw"] = {"task": task}
+        sections["tree"] = ["{group}", task, outline.folders.run_pattern]
+        findings.append(f"task folders: {task}, in folders that name their groups")
+    return Plan(prefixes, sections, {}, tuple(findings))
+
+
+def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:
+    """The folders around a file, from the source inwards, without those that every run has."""
+    parts = [root, *PurePosixPath(relative).parent.parts]
+    while len(parts) > 1 and parts[-1] in inner:
+        parts.pop()
+    return tuple(parts)
+
+
+def task_pattern(folders: Sequence[tuple[str, ...]], seeds: Sequence[int]) -> str | None:
+    """The template of task folders, if nearly all files lie in one: a word and a number, below a folder of a group."""
+    ends: Counter[str] = Counter()
+    digits: dict[str, set[tuple[int, bool]]] = defaultdict(set)
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for parts in folders:
+        match = re.fullmatch(r"(.*?[A-Za-z][_-]?|[A-Za-z]+)([0-9]{1,9})", parts[-1], re.ASCII)
+        if len(parts) > 1 and match:
+            ends[match[1]] += 1
+            digits[match[1]].add((len(match[2]), match[2].startswith("0") and len(match[2]) > 1))
+            numbers[match[1]].add(int(match[2]))
+    for word, count in ends.most_common(1):
+        plain = re.sub("[^a-z]", "", word.lower())
+        if count < _SHARE * len(folders) or plain in ("seed", "s") or numbers[word] <= set(seeds):
+            return None
+        widths = {width for width, _ in digits[word]}
+        padded = any(zero for _, zero in digits[word])
+        if padded and len(widths) > 1:
+            return None
+        return f"{word}{{task:0{next(iter(widths))}d}}" if padded else f"{word}{{task}}"
+    return None
+
+
+def _prefixes(evidence: Sequence[Evidence], schemes: Sequence[Scheme]) -> dict[str, Any]:
+    """The kinds of checkpoints: those of the names, and where they are written."""
+    by_kind: dict[str, list[Evidence]] = defaultdict(list)
+    for scheme in schemes:
+        kind_slot = next((slot for slot in scheme.shape.slots if scheme.named(slot).hole == "kind"), None)
+        step_slot = next((slot for slot in scheme.shape.slots if scheme.named(slot).hole == "step"), None)
+        for index in scheme.shape.names:
+            word = None if kind_slot is None else kind_slot.texts.get(index)
+            kind = scheme.kind if word is None else kind_of(word)
+            said = evidence[index]
+            text = None if step_slot is None else step_slot.texts.get(index)
+            if text is not None:
+                said = Evidence(said.name, said.config, int(text), said.folder)
+            by_kind[kind or ""].append(said)
+    found: dict[str, Any] = {}
+    for kind in sorted(set(by_kind) - {""}, key=["Final", "Best", "Last", "Checkpoint", "Initial"].index):
+        found[kind] = {"title": _TITLES[kind], "final": kind == "Final"}
+        if kind == "Final":
+            found[kind] |= _end(by_kind[kind])
+    if "Final" not in found and (ended := _end([*by_kind[""], *by_kind["Checkpoint"]], share=0.0)):
+        found = {"Final": {"title": _TITLES["Final"], "final": True, **ended}, **found}
+    if "Checkpoint" not in found:
+        found["Checkpoint"] = {"title": _TITLES["Checkpoint"], "final": False}
+    return found
+
+
+_TITLES = {"Final": "end of training", "Best": "best so far", "Last": "the newest", "Checkpoint": "on the way",
+           "Initial": "before training"}  # fmt: skip
+
+
+def _end(files: Sequence[Evidence], share: float = 0.5) -> dict[str, Any]:
+    """The key of the step at which training ends, where steps follow it."""
+    known = [file for file in files if file.step is not None]
+    if not known:
+        return {}
+    ends: Counter[str] = Counter()
+    beyond: set[str] = set()
+    for file in known:
+        for key, value in file.config.items():
+            number = comparing.whole(value) if _ENDS.search(key) else None
+            if number is not None and file.step is not None:
+                ends[key] += number == file.step
+                if file.step > number:
+                    beyond.add(key)
+    usable = [
+        key for key, count in ends.items() if count > share * len(known) - (share == 0) and count and key not in beyond
+    ]
+    if not usable:
+        return {}
+    best = max(usable, key=lambda key: (ends[key], -len(key)))
+    early = {} if ends[best] == len(known) or share == 0 else {"early": True}
+    return {"step": best, **early}

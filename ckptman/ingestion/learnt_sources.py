@@ -1,0 +1,275 @@
+"""Where runs say what they are: files beside checkpoints, W&B, seeds; and by what metrics they are judged."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ckptman.raw import documents, outputs, scanning
+from ckptman.rules import Convention, comparing, convention_file, terms
+from ckptman.text import RefusedError
+
+_CONFIG_PATHS = ("config", "train_config", "cfg", "args", "hparams", "hyperparameters", "hyper_parameters", "params",
+                 "configuration", "settings")  # fmt: skip
+_METRIC_PATHS = ("metrics", "results", "summary", "final_metrics", "scores", "evaluation", "eval")
+_STEP_NAMES = ("step", "global_step", "iters_done", "iter", "iteration", "iterations", "iters", "it")
+_OF_METRICS = re.compile(r"metric|result|summar|eval|score|stats", re.IGNORECASE)
+_NO_METRICS = re.compile(
+    r"^_|(^|[/_.])(lr|learning_rate|iter|iters|iters_done|iteration|step|steps|global_step|epoch|epochs|time|runtime"
+    r"|timestamp|K_mean|K_min|K_max|seed|grad_norm|total_flos)$|per_second|sum$"
+)
+_GOOD = ("exact_match", "acc", "em", "f1", "bleu", "auc", "score", "reward", "return", "success", "map", "iou")
+_BAD = ("loss", "ppl", "perplexity", "err", "error", "nll", "mse", "mae", "fid", "wer")
+_WHERE = ("gen", "test", "val", "valid", "eval")
+_MOST_LOOKED_AT, _MOST_METRICS = 400, 5
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What to say of them in a convention."""
+
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    comments: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    seed_key: str = "seed"
+    seeds: tuple[int, ...] = ()
+
+
+# --- files beside checkpoints -----------------------------------------------------------------------------------------
+
+
+def unknown_sidecars(scan: scanning.SourceScan, rules: Convention) -> dict[str, Any]:
+    """Files beside checkpoints that the convention does not know yet, as entries of `beside`."""
+    suffix = rules.checkpoint.suffix
+    found: dict[str, list[Path]] = defaultdict(list)
+    every = scan.checkpoints
+    chosen = [every[index * len(every) // _MOST_LOOKED_AT] for index in range(_MOST_LOOKED_AT)]
+    folders: dict[Path, list[str]] = {}
+    for file in every if len(every) <= _MOST_LOOKED_AT else chosen:
+        stem = file.path.name.removesuffix(suffix)
+        home = file.path if file.is_folder else file.path.parent
+        above = [home.parent] if home.name in (rules.raw.saved_models, *rules.raw.inner) else []
+        for folder in (home, *above):
+            if folder not in folders:
+                with suppress(OSError):
+                    folders[folder] = sorted(os.listdir(folder))  # noqa: PTH208 (names are all that is asked for)
+            for name in folders.get(folder, ()):
+                form = re.search(r"\.(json|ya?ml|jsonl|csv)$", name)
+                if not form or any(rule.is_of(folder / name) for rule in rules.beside if not rule.is_named):
+                    continue
+                named = name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
+                pattern = f"{{stem}}{name[len(stem) :]}" if named else name
+                known = any(rule.is_named and rule.pattern == pattern for rule in rules.beside)
+                if not known and name not in ("run.json", "overwritten.json", "refused.json"):
+                    found[pattern].append(folder / name)
+    stems = {file.path.name.removesuffix(suffix) for file in every}
+    entries: dict[str, Any] = {}
+    for pattern, paths in sorted(found.items()):
+        of_another = any(pattern.startswith(stem) for stem in stems if len(stem) > 3)
+        if re.search(r"[{}*]", pattern.replace("{stem}", "")) or of_another:
+            continue
+        if (entry := _entry(paths[0])) is not None:
+            entries[pattern] = entry
+    return entries
+
+
+def _entry(path: Path) -> dict[str, Any] | None:
+    """What a file seems to say where."""
+    form = next((form for form in terms.Form if path.name.endswith(f".{form}")), terms.Form.YAML)
+    if form.is_table:
+        return _table_entry(path, form)
+    try:
+        document = documents.read(path, form)
+    except RefusedError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    entry: dict[str, Any] = {}
+    inner = [key for key in _CONFIG_PATHS if isinstance(document.get(key), dict)]
+    metrics = [key for key in _METRIC_PATHS if isinstance(document.get(key), dict)]
+    if inner:
+        entry["config"] = inner[0] if len(inner) == 1 else inner
+    elif (
+        not metrics
+        and not _OF_METRICS.search(path.name)
+        and any(not isinstance(v, dict | list) for v in document.values())
+    ):
+        entry["config"] = "."
+    if metrics:
+        entry["metrics"] = metrics[0] if len(metrics) == 1 else metrics
+    elif _OF_METRICS.search(path.name) and any(isinstance(v, int | float) for v in document.values()) and not inner:
+        entry["metrics"] = "."
+    if entry.get("config") != "." and isinstance(document.get("seed"), int):
+        entry["seed"] = "seed"
+    return entry or None
+
+
+def _table_entry(path: Path, form: terms.Form) -> dict[str, Any] | None:
+    with suppress(RefusedError):
+        first = documents.first_line(path)
+        columns = re.findall(r'"([^"]+)"\s*:', first) if form is terms.Form.LINES else first.split(",")
+        if step := next((name for name in (*_STEP_NAMES, "epoch") if name in columns), None):
+            return {} if step == "step" else {"history_step": step}
+    return None
+
+
+def configuration(saved: outputs.SavedFile, raw: outputs.RawOutputs, seed_key: str) -> Mapping[str, Any]:
+    """The configuration of a file; empty where nothing but its name says it."""
+    if saved.file.config_source != "name":
+        return saved.file.config
+    near = next((list(runs) for runs in raw.wandb.beside(saved.file.source.path)), [])
+    shared: dict[str, Any] = dict(near[0].config) if near else {}
+    for run in near[1:]:
+        shared = {k: v for k, v in shared.items() if k in run.config and comparing.same_value(v, run.config[k])}
+    return shared
+
+
+# --- seeds and metrics ------------------------------------------------------------------------------------------------
+
+
+def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
+    """Sidecars, seeds and metrics, as sections of a convention."""
+    sections: dict[str, Any] = {}
+    findings: list[str] = []
+    found: Counter[str] = Counter()
+    runs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    for saved in raw.files:
+        readings = raw.beside(saved.file.source.path).readings
+        found.update({reading.rule.pattern for reading in readings})
+        beside = next((reading.metrics for reading in readings if reading.metrics), {})
+        if values := {**saved.metrics.values, **beside}:
+            runs.append((saved.file.config, values))
+    known = {rule.pattern for rule in convention_file.built_in().beside}
+    new = {rule.pattern: _said(rule) for rule in outline.beside if rule.pattern in found and rule.pattern not in known}
+    if new:
+        sections["beside"] = new
+    for pattern, count in sorted(found.items()):
+        findings.append(f"beside checkpoints: {pattern} (of {count} files)")
+    configs = [saved.file.config for saved in raw.files]
+    configs += [run.config for run in raw.wandb.runs]
+    runs += [(run.config, run.summary) for run in raw.wandb.runs if run.summary]
+    seed_key, seeds = _seeds(configs)
+    if seed_key != "seed":
+        sections["run"] = {"seed": seed_key}
+    if seeds:
+        findings.append(f"seeds, by {seed_key}: {', '.join(map(str, seeds[:12]))}{' …' if len(seeds) > 12 else ''}")
+    if metrics := _metrics(runs):
+        sections["metrics"] = metrics
+        findings += [f"metric {name}: {said['pattern']}" + (f" for k in {said['k'][0]}..{said['k'][1]}" if "k" in said
+                     else "") for name, said in metrics.items()]  # fmt: skip
+    forms = Counter(saved.file.config_source for saved in raw.files)
+    findings += [
+        f"configuration from {'nowhere but the name' if w == 'name' else w}: {n} files" for w, n in forms.items()
+    ]
+    return Sources(sections, {}, tuple(findings), seed_key, seeds)
+
+
+def _said(rule: terms.BesideRule) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if rule.config:
+        said["config"] = rule.config[0] if len(rule.config) == 1 else list(rule.config)
+    if rule.metrics:
+        said["metrics"] = rule.metrics[0] if len(rule.metrics) == 1 else list(rule.metrics)
+    if rule.values:
+        said["values"] = dict(rule.values)
+    if rule.history_step != "step":
+        said["history_step"] = rule.history_step
+    return said
+
+
+def _seeds(configs: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[int, ...]]:
+    """The key of the seed, and its values."""
+    values: dict[str, set[int]] = defaultdict(set)
+    count: Counter[str] = Counter()
+    for config in configs:
+        for key, value in config.items():
+            if "seed" in key.lower() and (number := comparing.whole(value)) is not None:
+                values[key].add(number)
+                count[key] += 1
+    if not values:
+        return "seed", ()
+    best = max(values, key=lambda key: (key == "seed", count[key], len(values[key]), -len(key), key))
+    return best, tuple(sorted(values[best]))
+
+
+def _metrics(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """The metrics worth declaring: the best first, which is the default."""
+    kinds: dict[str, list[tuple[Mapping[str, Any], set[int], list[float]]]] = defaultdict(list)
+    for config, values in runs:
+        by_pattern: dict[str, tuple[set[int], list[float]]] = defaultdict(lambda: (set(), []))
+        for key, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or _NO_METRICS.search(key):
+                continue
+            numbers = re.findall(r"(?<![0-9.])[0-9]+(?![0-9.])", key)
+            pattern = re.sub(r"(?<![0-9.])[0-9]+(?![0-9.])", "{k}", key) if len(numbers) == 1 else key
+            if "{" in key or not re.search(r"(?:^|[/_.=KkNn-]|len|length)\{k\}", pattern):
+                pattern = key
+            by_pattern[pattern][1].append(float(value))
+            if "{k}" in pattern:
+                by_pattern[pattern][0].add(int(numbers[0]))
+        for pattern, (lengths, numbers_) in by_pattern.items():
+            kinds[pattern].append((config, lengths, numbers_))
+    made: dict[str, Any] = {}
+    ranked = sorted(kinds, key=lambda pattern: (-_rank(pattern), -len(kinds[pattern]), pattern))
+    for pattern in ranked[:_MOST_METRICS] if ranked and _rank(ranked[0]) > 0 else ranked[:2]:
+        seen = kinds[pattern]
+        entry: dict[str, Any] = {"pattern": pattern}
+        if "{k}" in pattern:
+            bounds = _bounds([(config, lengths) for config, lengths, _ in seen])
+            if bounds is None:
+                continue
+            entry["k"] = bounds
+        if not all(0 <= value <= 1 for _, _, numbers_ in seen for value in numbers_):
+            entry["share"] = False
+        low = _last_part(pattern)
+        if any(word in low for word in _BAD):
+            entry |= {"share": False, "lower_is_better": True}
+        name = re.sub(r"_*\{k\}_*|[^A-Za-z0-9]+", "_", re.sub(r"(?<![A-Za-z])[A-Za-z]?\{k\}", "", pattern)).strip("_")
+        made[name.lower() or "metric"] = entry
+    return made
+
+
+def _last_part(pattern: str) -> str:
+    return re.split(r"[/.]", pattern.lower())[-1]
+
+
+def _rank(pattern: str) -> float:
+    words = set(re.split(r"[^a-z0-9]+", pattern.lower()))
+    low = _last_part(pattern)
+    good = next(
+        (1 - 0.05 * index for index, word in enumerate(_GOOD) if word in words or (len(word) > 2 and word in low)), 0
+    )
+    bad = 0.3 if any(word in low for word in _BAD) else 0.0
+    held_out = 1.0 if any(word in pattern.lower() for word in _WHERE) else -1.0 if "train" in words else 0.0
+    return (good or bad) + held_out + 0.1 * ("{k}" in pattern) - 0.1 * ("tf" in words)
+
+
+def _bounds(runs: Iterable[tuple[Mapping[str, Any], set[int]]]) -> list[int | str] | None:
+    """The first and the last length: keys of the configuration where they follow it, or numbers."""
+    held = [(config, lengths) for config, lengths in runs if lengths]
+    whole = [(c, s) for c, s in held if len(s) == max(s) - min(s) + 1]
+    if len(whole) < 0.9 * len(held) or not whole:
+        return None
+    found: list[int | str] = []
+    for at in (min, max):
+        ends = {at(lengths) for _, lengths in whole}
+        keys = [
+            key for key in whole[0][0]
+            if all(comparing.whole(config.get(key)) == at(lengths) for config, lengths in whole)
+        ]  # fmt: skip
+        word = ("min", "low", "from") if at is min else ("max", "high", "to")
+        keys.sort(key=lambda key: (not any(w in key.lower() for w in word), "test" not in key, len(key), key))
+        named = [key for key in keys if any(w in key.lower() for w in word)]
+        if len(ends) == 1 and not named:
+            found.append(next(iter(ends)))
+        elif keys:
+            found.append(keys[0])
+        else:
+            return None
+    return found
