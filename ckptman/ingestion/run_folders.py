@@ -69,9 +69,10 @@ class Slot:
     problem: RefusedError | None = None
     """Why its run.json, which is there, cannot be used: then nothing may be written here."""
 
-    def called(self, content: str) -> str | None:
-        """The name under which it has these bytes."""
-        return next((name for name, held in self.files.items() if held == content), None)
+    def called(self, content: str, kind: str) -> str | None:
+        """The name under which it has these bytes as a checkpoint of this kind: the last one may be the end, too."""
+        entries = () if self.record is None else self.record.checkpoints
+        return next((e.file for e in entries if (e.kind, self.files.get(e.file)) == (kind, content)), None)
 
     @property
     def is_completed(self) -> bool:
@@ -145,7 +146,11 @@ class RunFolders:
 
     def holds(self, file: examination.Examined) -> bool:
         """Whether the tree has the file's bytes, in a folder of its run."""
-        return any(file.content in slot.files.values() for slot in self._slots_of(file))
+        slots = self._slots_of(file)
+        return any(
+            slot.files.get(file.name) == file.content or slot.called(file.content, file.kind) is not None
+            for slot in slots
+        )
 
     def take(self, new: outputs.SavedFile) -> None:
         """Give a new file its run folder: the one of its run if there is one, else a new one.
@@ -163,7 +168,7 @@ class RunFolders:
             if slot.problem is not None:
                 continue
             held = slot.files.get(file.name, "")
-            if held == "" and (name := slot.called(file.content)) is not None and self._is_run_of(slot, new):
+            if held == "" and (name := slot.called(file.content, file.kind)) is not None and self._is_run_of(slot, new):
                 self.check_kept(slot.folder, name)
                 self._add_duplicate(slot, file, name)
                 return

@@ -62,6 +62,7 @@ def test_a_name_says_its_configuration(capsys: pytest.CaptureFixture[str]) -> No
                 "test_max_k": 32,
                 "allow_duplicates": False,
             },
+            "scheme": None,
         },
     }
 
