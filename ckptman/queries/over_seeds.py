@@ -173,7 +173,11 @@ def results(
 def thresholds(found: Results, least: float, convention: Convention) -> tuple[Threshold, ...]:
     """The smallest K at which the mean is at least `least`, for each configuration."""
     k_key = convention.k_key or "k"
-    apart = {"group", "task", k_key, "k", "block_size", *convention.set_keys, *convention.ignored_keys}
+    axes = {
+        axis for grid in convention.grids.values() for axis in grid.axes
+    }  # one that a part sets is told all the same
+    follows = convention.set_keys - axes
+    apart = {"group", "task", k_key, "k", "block_size", *follows, *convention.ignored_keys}
     curves: dict[tuple[tuple[str, Any], ...], dict[int, float]] = {}
     for row in found.rows:
         k = row.settings.get(k_key)
