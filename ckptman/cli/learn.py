@@ -18,7 +18,12 @@ from ckptman.ingestion import learning
 from ckptman.text import UsageError, wording
 
 _MOST_FILES, _MOST_LINES = 3, 12
-_WHAT = {"name": "names not read", "place": "files not placed", "run": "files of no known run"}
+_WHAT = {
+    "name": "names not read",
+    "place": "files not placed",
+    "task": "files in a task folder that the numbering does not give",
+    "run": "files of no known run",
+}
 
 
 @app.command("learn")

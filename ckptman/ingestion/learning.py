@@ -107,9 +107,22 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
         evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
     schemes, _ = schemes_of(evidence)
     sources = learnt_sources.sources_of(explored, outline)
-    plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources)
-    text, convention, schemes = _written(folder, suffix, schemes, evidence, plan, sources)
-    return _measured(folder, text, convention, explored, plan, sources, schemes, evidence, suffix)
+    best: Learnt | None = None
+    for with_grids in (True, False):  # without, where the files do not fit into what seemed to be their grid
+        plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources, with_grids=with_grids)
+        try:
+            text, convention, kept = _written(folder, suffix, schemes, evidence, plan, sources)
+        except ConfigurationError:
+            if with_grids:
+                continue
+            raise
+        found = _measured(folder, text, convention, explored, plan, sources, kept, evidence, suffix)
+        if best is None or found.placed > best.placed:
+            best = found
+        if best.placed == best.read:
+            break
+    assert best is not None
+    return best
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -316,6 +329,10 @@ def _measured(
     tried = _read(folder, rules, None)
     for refusal in (*tried.refused, *tried.deferred):
         misfits["place", _without_values(f"{refusal.message} [{refusal.code}]")].append(refusal.source)
+    for saved in tried.files:
+        place, said = saved.file.place, saved.file.source
+        if None not in (said.task, place.task) and said.task != place.task:
+            misfits["task", f"their configuration is that of another task of {place.group}"].append(said.relative)
     has_wandb = bool(tried.wandb.runs)
     attributed = 0
     for saved in tried.files:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from ckptman.ingestion import learnt_grid
 from ckptman.ingestion.learnt_fields import Evidence, Scheme
 from ckptman.ingestion.learnt_names import kind_of
 from ckptman.ingestion.learnt_sources import Sources
-from ckptman.raw import outputs
+from ckptman.raw import outputs, scanning
 from ckptman.rules import Convention, comparing
 
 _ENDS = re.compile(
@@ -37,6 +38,8 @@ def layout_of(
     schemes: Sequence[Scheme],
     outline: Convention,
     sources: Sources,
+    *,
+    with_grids: bool = True,
 ) -> Plan:
     """Kinds, folders, groups and grids."""
     prefixes = _prefixes(evidence, schemes)
@@ -44,11 +47,48 @@ def layout_of(
     findings: list[str] = []
     inner = {outline.raw.saved_models, *outline.raw.inner}
     folders = [_outer(raw.root.name, file.relative, inner) for file in raw.scan.checkpoints]
-    if (task := task_pattern(folders, sources.seeds)) is not None:
+    task = task_pattern(folders, sources.seeds)
+    if task is not None:
         sections["raw"] = {"task": task}
         sections["tree"] = ["{group}", task, outline.folders.run_pattern]
         findings.append(f"task folders: {task}, in folders that name their groups")
+    if with_grids:
+        named = {field.key for scheme in schemes for field in scheme.fields.values() if field.key is not None}
+        grids = learnt_grid.grids_of(
+            _runs(raw, evidence, folders, outline, task),
+            named,
+            outline.ignored_keys,
+            sources.seed_key,
+            outline.folders.run_pattern,
+            task,
+        )
+        sections |= grids.sections
+        findings += grids.findings
     return Plan(prefixes, sections, {}, tuple(findings))
+
+
+def _runs(
+    raw: outputs.RawOutputs,
+    evidence: Sequence[Evidence],
+    folders: Sequence[tuple[str, ...]],
+    outline: Convention,
+    task: str | None,
+) -> list[learnt_grid.Run]:
+    """The files and the W&B runs, by their groups and task folders."""
+    inner = {outline.raw.saved_models, *outline.raw.inner}
+    places = [(parts, said.config) for parts, said in zip(folders, evidence, strict=True)]
+    for run in raw.wandb.runs:
+        home = scanning.wandb_home(run.folders[0], outline)
+        if home.is_relative_to(raw.root):
+            places.append((_outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner), run.config))
+    found = []
+    for parts, config in places:
+        number = re.search("[0-9]+$", parts[-1]) if task is not None else None
+        group = parts[-2] if number and len(parts) > 1 else parts[-1]
+        said = config.get(outline.group_key)
+        found.append(learnt_grid.Run(said if isinstance(said, str) and said else group,
+                                     int(number[0]) if number else None, config))  # fmt: skip
+    return found
 
 
 def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:
