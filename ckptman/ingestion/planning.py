@@ -285,7 +285,7 @@ class _Planner:
         for folder, entry in self.folders.new:
             row = tree_records.row_of(folder, records[folder], entry)
             (placed if (folder, entry.file) in to_place else unchanged).append(row)
-        for folder, entry, file in self.unchanged:
+        for folder, entry, file in (*self.unchanged, *self.folders.moved):
             unchanged.append(replace(tree_records.row_of(folder, records[folder], entry), source=file.relative))
         return tuple(sorted(placed, key=lambda row: row.path)), tuple(sorted(unchanged, key=lambda row: row.path))
 

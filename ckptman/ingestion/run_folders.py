@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from ckptman.formats import folder_bytes
 from ckptman.fs import FileState
 from ckptman.raw import attribution as attributing
-from ckptman.raw import examination, outputs
+from ckptman.raw import examination, outputs, scanning
 from ckptman.rules import Convention, comparing, naming
 from ckptman.text import RefusedError
 from ckptman.tree import history, records
@@ -101,6 +102,8 @@ class RunFolders:
             self._enter(self._slot(run))
         self._of_said_seed = [slot for slot in self if slot.record and slot.record.config_source == records.ASSIGNED]
         self.duplicates: list[Duplicate] = []
+        self.moved: list[tuple[PurePosixPath, records.CheckpointEntry, scanning.SourceCheckpoint]] = []
+        """Files that were placed from a source of another root, at the same place in it."""
         self._telling: dict[tuple[PurePosixPath, int | None], set[str]] = {}
         """By task folder and seed, the keys in which the configurations of its runs differ."""
         self.new: list[tuple[PurePosixPath, records.CheckpointEntry]] = []
@@ -326,12 +329,22 @@ class RunFolders:
             slot.record = replace(slot.record, checkpoints=tuple(ordered), source=source)
         self.new.append((slot.folder, entry))
 
+    def _is_anywhere(self, record: records.RunRecord, entry: records.CheckpointEntry) -> bool:
+        """Whether a file that run.json names as the source of a checkpoint is there; else the source lies elsewhere."""
+        paths = (Path(path) for path, _, of in record.source_paths if of is entry)
+        return any(os.path.lexists(path) for path in paths)
+
     def _add_duplicate(self, slot: Slot, file: examination.Examined, name: str) -> None:
         """Remember a second source of bytes that are there already, under this name."""
         record = slot.record
         assert record is not None  # the file is in it
-        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / name)))
         source = self._source_file(file, record)
+        known = next(entry for entry in record.checkpoints if entry.file == name)
+        same_place = any(source.path == other.path for other in (known.source, *known.duplicates))
+        if same_place and source.root is not None and not self._is_anywhere(record, known):
+            self.moved.append((slot.folder, known, file.source))
+            return
+        self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / name)))
         entries = []
         for entry in record.checkpoints:
             if entry.file == name:

@@ -196,3 +196,20 @@ def test_a_list_that_cannot_be_used_stays_and_is_told_of(source: Path, root: Pat
     ingest(source, root, settle=0)
     assert (root / "refused.json").read_text() == "{"
     assert [item.code for item in validate(root).findings if item.path == "refused.json"] == ["bad-record"]
+
+
+@pytest.mark.parametrize("keep_times", [True, False])
+def test_a_source_that_lies_elsewhere_now_changes_no_record(
+    source: Path, root: Path, tmp_path: Path, keep_times: bool
+) -> None:
+    write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
+    ingest(source, root, settle=0)
+    before = {file: file.read_bytes() for file in root.rglob("run.json")}
+    copied = shutil.copy2 if keep_times else shutil.copyfile
+    elsewhere = Path(shutil.copytree(source, tmp_path / "other disk", copy_function=copied))
+    shutil.rmtree(source)
+    plan = ingest(elsewhere, root, settle=0).plan
+    assert (len(plan.unchanged), plan.placed, plan.duplicates) == (2, (), ())
+    assert {file: file.read_bytes() for file in root.rglob("run.json")} == before
+    (elsewhere / "len_gen_k8").rename(elsewhere / "copy")  # the control: another place within the source is told of
+    assert len(ingest(elsewhere, root, settle=0).plan.duplicates) == 2
