@@ -424,7 +424,7 @@ def check_mutations(path: Path, count: int, seed: int) -> None:
         else:
             code = None
             json.dumps([info.config, info.model_config, info.other_keys], allow_nan=False)
-        assert time.thread_time() - start < 0.1
+        assert time.thread_time() - start < 0.5
         codes.add(code)
     assert codes >= {None, "unsafe-pickle", "broken-pickle", "cut-pickle", "bad-tensor", "foreign"}
     assert codes <= {None, *REFUSALS}

@@ -495,7 +495,7 @@ def check_mutations(count: int, seed: int) -> None:
         data = mutated(originals[number % len(originals)], draw)
         start = time.thread_time()
         code = code_of(data)
-        assert time.thread_time() - start < 0.1, data
+        assert time.thread_time() - start < 0.5, data
         assert code is None or code in REFUSALS
         refused += code is not None
         if code is None:
