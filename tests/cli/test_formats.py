@@ -151,6 +151,7 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     for file in root.rglob("overwritten.json"):
         yield "overwritten.json", json.loads(file.read_text())
 
+    yield "ckptman learn --json", call("learn", source)
     shutil.copytree(root, folder / "migrated")
     yield "ckptman migrate --json", call("migrate", folder / "migrated", "--numbering", "merged", "--yes")
     yield "journal.json", json.loads(next((folder / "migrated").rglob("journal.json")).read_text())
