@@ -13,7 +13,7 @@ from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
 from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement, terms
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, metrics, standing
+from ckptman.tree import contents, metrics, records, standing
 from ckptman.tree import statistics as tree_statistics
 
 GENERATED = "<!-- ckptman:generated"
@@ -22,6 +22,8 @@ GENERATED = "<!-- ckptman:generated"
 _BEST = 5
 """Configurations of a family that the quick reference shows."""
 
+_MOST_REFUSED = 50
+"""Refused files that are listed."""
 _MOST_LISTED = 10
 """Folders listed in a note."""
 
@@ -47,7 +49,8 @@ def task_mapping_text(convention: Convention, statistics: tree_statistics.TreeSt
                 _families(convention, statistics),
                 _where(statistics) if statistics is not None else "",
                 *_grid(convention, statistics),
-                _overwritten(statistics) if statistics is not None else "") + "\n"  # fmt: skip
+                _overwritten(statistics) if statistics is not None else "",
+                _refused(statistics) if statistics is not None else "") + "\n"  # fmt: skip
 
 
 def _introduction(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
@@ -451,6 +454,33 @@ def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
             else "",
         ),
         markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
+    )
+
+
+def _refused(statistics: tree_statistics.TreeStatistics) -> str:
+    """The files that ingest did not take: what they may be is neither missing nor lost."""
+    refused = statistics.inventory.scan.refused
+    if not refused:
+        return ""
+    rows = [
+        [
+            markdown.code(str(PurePosixPath(file.root, file.path))),
+            markdown.text(file.group or say.NOTHING),
+            say.NOTHING if file.task is None else str(file.task),
+            say.seeds_text([file.seed], statistics.convention),
+            f"{markdown.text(file.message)} [{markdown.code(file.code)}]",
+        ]
+        for file in refused[:_MOST_REFUSED]
+    ]
+    more = f"{len(refused) - _MOST_REFUSED:,} more are in {markdown.code(records.REFUSED_FILE)}."
+    return markdown.join(
+        "## Refused files",
+        markdown.paragraph(
+            f"{wording.count_text(len(refused), 'file')} that ingest did not take, as far as it is known of which run.",
+            "Such a run is not called missing or overwritten; `ckptman ingest` takes a file once it is mended.",
+        ),
+        markdown.table(["File", "Group", "Task", "Seed", "Why"], rows),
+        more if len(refused) > _MOST_REFUSED else "",
     )
 
 

@@ -101,6 +101,7 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
     counted.append(wording.count_text(len(statistics.configurations), "configuration"))
     complete = sum(count.complete for count in statistics.grid_counts)
     expected = sum(count.runs_expected for count in statistics.grid_counts)
+    refused = statistics.inventory.scan.refused
     whose = "its" if len(statistics.lost) == 1 else "their"
     gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {whose} checkpoints"
     return markdown.paragraph(
@@ -111,6 +112,10 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
         if any(map(statistics.expects, statistics.convention.grids))
         else "",
         f"{gone} to later runs that overwrote them." if statistics.lost else "",
+        f"{wording.count_text(len(refused), 'file')} {'was' if len(refused) == 1 else 'were'} refused: {_MAPPING_LINK} "
+        "says which, and why."
+        if refused
+        else "",
     )
 
 

@@ -19,11 +19,13 @@ import ckptman.cli.ls
 import ckptman.cli.task  # noqa: F401  (registers the command that the document names)
 from ckptman.cli.app import run as ckptman_run
 from ckptman.documents.task_mapping import task_mapping_text
+from ckptman.ingestion import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.grids import cells
 from ckptman.rules.terms import Convention
 from ckptman.tree.metrics import from_metrics
-from tests.helpers.raw import config, gen_metrics, write_checkpoint
+from ckptman.tree.statistics import count_tree
+from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
 from tests.helpers.recorded import add_overwritten, add_run
 from tests.helpers.task_mappings import best, document, rows, section
 
@@ -432,3 +434,17 @@ def test_what_each_configuration_reached_stands_in_place_of_the_marks(tmp_path: 
 def test_a_family_of_which_nothing_was_measured_has_no_table_of_values(tmp_path: Path) -> None:
     add_run(tmp_path, config(8, wandb_group="len_gen_k8"), run_id="unmeasured")
     assert "of how many runs:" not in document(tmp_path)
+
+
+def test_refused_files_are_named_with_what_is_known_of_them(tmp_path: Path) -> None:
+    source, root = tmp_path / "raw", tmp_path / "checkpoints"
+    write_run(source / "len_gen_k8" / "task_0006", config(), run_id="good1234")
+    ingest(source, root, settle=0)
+    assert "## Refused files" not in task_mapping_text(built_in(), count_tree(root, built_in()))
+    source = tmp_path / "more"
+    [file] = write_run(source / "len_gen_k8" / "task_0006", config(seed=2337), run_id="bad12345", files=("Final",))
+    file.write_bytes(b"| <b>no checkpoint</b>")
+    ingest(source, root, settle=0)
+    text = task_mapping_text(built_in(), count_tree(root, built_in()))
+    [row] = [line for line in section(text, "Refused files").splitlines() if file.name in line]
+    assert "| len_gen_k8 | 6    | 2337 |" in row
