@@ -74,7 +74,8 @@ def _grid(convention: Convention, statistics: tree_statistics.TreeStatistics | N
         return []
     groups = tuple(group for group in convention.groups if group.grid in expected)
     rules = replace(convention, grids=expected, groups=groups)
-    return [grid_text.construction(rules), grid_text.numberings(rules), grid_text.decoding(rules)]
+    decoding = [grid_text.decoding(rules)] if convention.folders.has_tasks else []  # of the names of task folders
+    return [grid_text.construction(rules), grid_text.numberings(rules), *decoding]
 
 
 # --- the best configurations ------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def _outline(folder: Path, suffix: str) -> Convention:
 def _frame(suffix: str) -> dict[str, Any]:
     return {
         "title": "learnt",
-        "replaces": ["name", "facets", "tree", "groups", "grids", "metrics", "axes"],
+        "replaces": ["name", "facets", "tree", "groups", "grids", "metrics"],
         "name": {"keep": True, "prefixes": {"Checkpoint": {"title": "checkpoint", "final": False}}},
         **({} if suffix == ".pt" else {"checkpoint": {"suffix": suffix}}),
         "facets": {},
@@ -169,7 +169,6 @@ def _frame(suffix: str) -> dict[str, Any]:
         "lengths": None,
         "groups": {},
         "grids": {},
-        "axes": {},
         "metrics": {"loss": {"pattern": "val_loss", "share": False, "lower_is_better": True}},
     }
 
@@ -201,7 +200,7 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
     nothing = not any(file.config for file in files)
     found, strange, used = [], list[int](), set[str]()
     for cluster in learnt_names.cluster(sequences):
-        shape = learnt_names.shape_of(cluster)
+        shape = learnt_fields.split_words(learnt_names.shape_of(cluster), files)
         scheme = learnt_fields.understand("", shape, files, nothing)
         if not learnt_fields.is_supported(scheme, files, has_config=not nothing):
             strange += shape.names
@@ -286,10 +285,12 @@ def _text(
         for scheme in schemes
     }
     order = ("title", "replaces", "name", "names", "checkpoint", "run", "facets", "tree", "raw", "lengths", "groups",
-             "grids", "axes", "metrics", "beside")  # fmt: skip
+             "grids", "metrics", "beside")  # fmt: skip
     full = {**document, **({"names": names} if names else {})}
-    comments = {**_COMMENTS, **plan.comments, **sources.comments}
     ordered = {key: full[key] for key in order if key in full}
+    comments = {key: text for key, text in _COMMENTS.items() if ordered.get(key)}
+    if "metrics" not in sources.sections:
+        comments["metrics"] = "No metric was found: say here by which one runs are judged."
     return learnt_text.text_of(ordered, comments, _HEADING)
 
 

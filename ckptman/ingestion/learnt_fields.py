@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from fractions import Fraction
 from typing import Any
 
-from ckptman.ingestion.learnt_names import Shape, Slot, kind_of, spelled
+from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of, spelled
 from ckptman.rules import comparing
 
 STEP_TAGS = (
@@ -109,6 +109,9 @@ def likeness(tag: str, key: str) -> float:
     parts = [part for part in parts if part not in _NEGATIONS] or parts
     each = [max(_part_likeness(word, part) for part in parts) for word in mine] if parts else [0.0]
     whole = sum(each) / len(each) - 0.02 * max(0, len(parts) - len(mine))
+    letters = iter(plain)
+    if 2 <= len(low) <= 4 and low[0] == plain[0] and all(letter in letters for letter in low):
+        whole = max(whole, 0.5)
     ratio = SequenceMatcher(None, low, plain).ratio() if len(low) > 2 else 0.0
     return max(0.0, min(0.9, whole), ratio * 0.7)
 
@@ -160,6 +163,8 @@ def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | N
         wrong = sum(not comparing.same_value(said[text], value) for text, value in pairs)
         if wrong <= allowed:
             distinct = min(len(texts), len(values))
+            if all(len(text) >= 3 and not text[0].isdigit() for text in texts):
+                distinct += 2  # words are not the same by chance
             found = _Match(slot, key, kind, inverted, {}, distinct, like)
             return found if _is_likely(found, len(pairs)) else None
     if slot.sort in ("word", "text", "#") and 2 <= len(texts) <= 8 and len(values) == len(texts):
@@ -381,10 +386,15 @@ def _unmatched(
     kind = kind or ("text" if slot.sort == "word" and not all(t.isascii() for t in texts) else best_type(texts))
     if kind == "int" and any(len(text) > 1 and text.startswith("0") for text in texts):
         kind = "text"  # a number of an order, with zeros in front
-    seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int" and not has_config
+    seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int"
+    seeds = seeds and not any("seed" in key.lower() for key in known_keys) and "seed" not in taken
     name = "seed" if seeds else slot.tag or {"time": "time", "word": "word", "text": "text"}.get(slot.sort, "number")
     blocked = {*taken, *known_keys} if has_config else set(taken)
-    unused = slot.sort == "time" or bool(_PROGRESS.search(slot.tag)) or (has_config and _varies(slot, files))
+    unused = (
+        (not seeds and slot.sort == "time")
+        or (not seeds and bool(_PROGRESS.search(slot.tag)))
+        or (has_config and _varies(slot, files))
+    )
     return Field(slot, _hole(name, blocked), kind, unused=unused)
 
 
@@ -426,7 +436,7 @@ def is_supported(scheme: Scheme, files: Sequence[Evidence], *, has_config: bool)
     names = {files[index].name for index in scheme.shape.names}
     fields = [scheme.named(slot) for slot in scheme.shape.slots]
     known = sum(made.key is not None for made in fields) + any(made.hole == "step" for made in fields)
-    says_kind = scheme.kind is not None or bool(scheme.kinds)
+    says_kind = (scheme.kind is not None or bool(scheme.kinds)) and len(scheme.shape.columns) <= 2
     if len(scheme.shape.columns) == 1 and not fields:  # one word
         return says_kind or len(scheme.shape.names) > 2
     if len(names) > 1 and fields:
@@ -436,7 +446,29 @@ def is_supported(scheme: Scheme, files: Sequence[Evidence], *, has_config: bool)
 
 
 def scheme_name(scheme: Scheme) -> str:
-    """What to call a scheme: its first word that says something."""
-    literal = [part for _, parts in scheme.shape.columns for part in parts if isinstance(part, str)]
-    words = [word.lower() for part in literal for word in re.findall(r"[A-Za-z]{3,}", part)]
-    return next((word for word in words if kind_of(word) is None), words[0] if words else "plain")
+    """What to call a scheme: the word that its names begin with, if that says something."""
+    first = scheme.shape.columns[0][1][0] if scheme.shape.columns and scheme.shape.columns[0][1] else ""
+    is_word = isinstance(first, str) and re.fullmatch(r"[A-Za-z]{3,}", first)
+    return first.lower() if isinstance(first, str) and is_word and kind_of(first) is None else "files"
+
+
+def split_words(shape: Shape, files: Sequence[Evidence]) -> Shape:
+    """The same, where a word that all names have ends in a value of the configuration, such as `mix` in `lenmix`."""
+    columns = []
+    for optional, parts in shape.columns:
+        made: list[Part] = []
+        for part in parts:
+            made += _split_word(part, shape.names, files) if isinstance(part, str) and not optional else [part]
+        columns.append((optional, made))
+    return Shape(columns, shape.names)
+
+
+def _split_word(word: str, names: Sequence[int], files: Sequence[Evidence]) -> list[Part]:
+    for key, value in files[names[0]].config.items():
+        if not isinstance(value, str) or len(value) < 3 or not value.isalpha() or not word.isalpha():
+            continue
+        tag = word.removesuffix(value)
+        if tag != word and tag and likeness(tag, key) >= 0.4 and all(
+            comparing.same_value(files[index].config.get(key), value) for index in names):  # fmt: skip
+            return [tag, Slot(tag, dict.fromkeys(names, value), "word")]
+    return [word]

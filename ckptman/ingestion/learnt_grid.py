@@ -75,8 +75,15 @@ class Grids:
     findings: tuple[str, ...] = ()
 
 
-def grids_of(runs: Sequence[Run], named: Iterable[str], ignored: Iterable[str], seed_key: str, run_level: str,
-             task_level: str | None) -> Grids:  # fmt: skip
+def grids_of(
+    runs: Sequence[Run],
+    named: Iterable[str],
+    ignored: Iterable[str],
+    seed_key: str,
+    seeds: Sequence[int],
+    run_level: str,
+    task_level: str | None,
+) -> Grids:
     """Facets, groups and grids.
 
     Args:
@@ -84,6 +91,7 @@ def grids_of(runs: Sequence[Run], named: Iterable[str], ignored: Iterable[str], 
         named: Configuration keys that file names state.
         ignored: Keys that say where and how a run was computed.
         seed_key: The key of the seed.
+        seeds: All seeds.
         run_level: The template of run folders.
         task_level: That of task folders; None where there are none.
     """
@@ -98,7 +106,10 @@ def grids_of(runs: Sequence[Run], named: Iterable[str], ignored: Iterable[str], 
     sections: dict[str, Any] = {}
     lengths = any("K" in pattern.holes for pattern in patterns)
     said = {facet.name: facet.section for facet in facets}
-    made = _made(known, patterns, facets, named, ignored, seed_key, with_tasks=task_level is not None)
+    with_tasks = task_level is not None
+    made = (
+        _made(known, patterns, facets, named, ignored, seed_key, with_tasks=with_tasks) if seeds or with_tasks else None
+    )
     levels = [f"{{{facet.name}}}" for facet in facets] + ["{group}"]
     if made is None:
         if task_level is not None:
@@ -108,6 +119,8 @@ def grids_of(runs: Sequence[Run], named: Iterable[str], ignored: Iterable[str], 
         groups, grids, lines = made
         sections |= {"groups": groups, "grids": grids}
         findings += lines
+        for grid in grids.values():
+            grid["seeds"] = grid["seeds"] or list(seeds) or [0]
         levels += [task_level] if task_level is not None else []
         if lengths:
             key = next(pattern.holes["K"] for pattern in patterns if "K" in pattern.holes)
@@ -312,9 +325,8 @@ def _sections(
         held = [values for pattern in patterns for values in pattern.held.values()]
         if any(held):
             grid["across"] = _across(held)
-        grid["seeds"] = sorted({s for run in runs if (s := comparing.whole(run.config.get(seed_key))) is not None}) or [
-            0
-        ]
+        seeds = {comparing.whole(run.config.get(seed_key)) for run in runs}
+        grid["seeds"] = sorted(seed for seed in seeds if seed is not None)
         grid["axes"] = {key: list(values) for key, values in numbering.axes.items()}
         holes = {hole: key for pattern in patterns for hole, key in pattern.holes.items()}
         if said := _set(runs, patterns, holes, numbering, named - ignored):

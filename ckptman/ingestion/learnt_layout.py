@@ -47,24 +47,37 @@ def layout_of(
     findings: list[str] = []
     inner = {outline.raw.saved_models, *outline.raw.inner}
     folders = [_outer(raw.root.name, file.relative, inner) for file in raw.scan.checkpoints]
-    task = task_pattern(folders, sources.seeds)
+    seed_word, by_folder = _seed_folders(folders)
+    run_level = f"{seed_word}{{seed}}" if seed_word else outline.folders.run_pattern
+    if by_folder:
+        folders = [parts[:-1] for parts in folders]
+        findings.append(f"seed folders: {run_level}")
+    seeds = tuple(sorted({*sources.seeds, *by_folder}))
+    task = task_pattern(folders)
     if task is not None:
         sections["raw"] = {"task": task}
-        sections["tree"] = ["{group}", task, outline.folders.run_pattern]
         findings.append(f"task folders: {task}, in folders that name their groups")
+    if task is not None or by_folder:
+        sections["tree"] = ["{group}", *([task] if task else []), run_level]
     if with_grids:
         named = {field.key for scheme in schemes for field in scheme.fields.values() if field.key is not None}
-        grids = learnt_grid.grids_of(
-            _runs(raw, evidence, folders, outline, task),
-            named,
-            outline.ignored_keys,
-            sources.seed_key,
-            outline.folders.run_pattern,
-            task,
-        )
+        runs = _runs(raw, evidence, folders, outline, task)
+        grids = learnt_grid.grids_of(runs, named, outline.ignored_keys, sources.seed_key, seeds, run_level, task)
         sections |= grids.sections
         findings += grids.findings
     return Plan(prefixes, sections, {}, tuple(findings))
+
+
+def _seed_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, set[int]]:
+    """What stands in front of the seed in the folders of runs, and the seeds; empty where they are of no seeds."""
+    found = [re.fullmatch(r"((?:seed|s|rng)[_.-]?)([0-9]{1,18})", parts[-1], re.IGNORECASE) for parts in folders]
+    words = Counter(match[1] for match in found if match)
+    if not words or min(map(len, folders)) < 2 or max(words.values()) < _SHARE * len(folders):
+        return "", set()
+    word = words.most_common(1)[0][0]
+    if any(match and match[2] != str(int(match[2])) for match in found):
+        return "", set()
+    return word, {int(match[2]) for match in found if match and match[1] == word}
 
 
 def _runs(
@@ -80,7 +93,8 @@ def _runs(
     for run in raw.wandb.runs:
         home = scanning.wandb_home(run.folders[0], outline)
         if home.is_relative_to(raw.root):
-            places.append((_outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner), run.config))
+            parts = _outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner)
+            places.append((parts[:-1] if _seed_folders([parts])[1] else parts, run.config))
     found = []
     for parts, config in places:
         number = re.search("[0-9]+$", parts[-1]) if task is not None else None
@@ -99,20 +113,18 @@ def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def task_pattern(folders: Sequence[tuple[str, ...]], seeds: Sequence[int]) -> str | None:
+def task_pattern(folders: Sequence[tuple[str, ...]]) -> str | None:
     """The template of task folders, if nearly all files lie in one: a word and a number, below a folder of a group."""
     ends: Counter[str] = Counter()
     digits: dict[str, set[tuple[int, bool]]] = defaultdict(set)
-    numbers: dict[str, set[int]] = defaultdict(set)
     for parts in folders:
         match = re.fullmatch(r"(.*?[A-Za-z][_-]?|[A-Za-z]+)([0-9]{1,9})", parts[-1], re.ASCII)
         if len(parts) > 1 and match:
             ends[match[1]] += 1
             digits[match[1]].add((len(match[2]), match[2].startswith("0") and len(match[2]) > 1))
-            numbers[match[1]].add(int(match[2]))
     for word, count in ends.most_common(1):
         plain = re.sub("[^a-z]", "", word.lower())
-        if count < _SHARE * len(folders) or plain in ("seed", "s") or numbers[word] <= set(seeds):
+        if count < _SHARE * len(folders) or plain in ("seed", "s"):
             return None
         widths = {width for width, _ in digits[word]}
         padded = any(zero for _, zero in digits[word])

@@ -18,15 +18,17 @@ _TIME = (
 )
 _LEXER = re.compile(
     rf"(?P<time>(?<![0-9])(?:{_TIME})(?![0-9]))"
+    r"|(?P<list>(?<=[A-Za-z])[0-9]+(?:-[0-9]+)+(?![0-9A-Za-z.]))"
     r"|(?P<over>[0-9]+over[1-9][0-9]*)"
-    r"|(?P<p>[0-9]+p[0-9]+(?![A-Za-z]))"
-    r"|(?P<float>(?:(?<=[=:])-)?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e-?[0-9]+)(?![A-Za-z]))"
+    r"|(?P<p>[0-9]+p[0-9]+(?![A-Za-z0-9]))"
+    r"|(?P<float>(?:(?<=[=:])-)?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e-?[0-9]+)(?![A-Za-z0-9]))"
     r"|(?P<int>(?:(?<=[=:])-)?[0-9]+)"
     r"|(?P<bool>True|False)(?![a-z])"
     r"|(?P<word>[^\W0-9_]+?(?=(?:True|False)(?![a-z])|[\W0-9_]|$))"
     r"|(?P<sep>[\W_]+?(?=[^\W_]|(?<=[=:])-[0-9]|$))"
 )
-NUMBERS = ("int", "float", "p", "over")
+_WITHOUT_LISTS = re.compile(_LEXER.pattern.replace("(?P<list>", "(?P<list>(?!)"))
+NUMBERS = ("int", "float", "p", "over", "list")
 """Kinds of tokens that stand in one place for one another."""
 _NUMBER, _WORD, _TEXT = "#", "word", "text"
 
@@ -96,13 +98,14 @@ def lex(name: str, whole: Iterable[str] = ()) -> list[Token]:
     """The tokens of a name; the texts of `whole`, known from elsewhere, are not cut."""
     tokens: list[Token] = []
     known = "|".join(map(re.escape, sorted(whole, key=len, reverse=True)))
+    lists = not re.search("-[A-Za-z]", name)  # where a word follows it, it separates fields
     pieces = re.split(rf"(?<![^\W_])({known})(?![^\W_])", name) if known else [name]
     for index, piece in enumerate(pieces):
         if index % 2:
             tokens.append(Token(_TEXT, piece))
         else:
             end = 0
-            for match in _LEXER.finditer(piece):
+            for match in (_LEXER if lists else _WITHOUT_LISTS).finditer(piece):
                 assert match.start() == end, piece
                 end = match.end()
                 tokens.append(Token(str(match.lastgroup), match[0]))
@@ -210,6 +213,8 @@ def _likeness(chunk: Chunk, column: Column) -> float:
     if chunk.shape in column.shapes:
         return 3.0
     other = next(iter(column.chunks.values()))
+    if chunk.shape != other.shape and chunk.before.strip() in ("=", ":"):
+        return 1.0
     if chunk.sorts != other.sorts:
         both = (chunk.text, other.text)
         kinds = [kind_of(text.rstrip("0123456789")) for text in both]
@@ -288,7 +293,33 @@ def shape_of(found: Cluster) -> Shape:
         columns.append((optional, [part for part in parts if part]))
         only = [part for part in parts if part != column.before]
         tag = only[0] if len(only) == 1 and isinstance(only[0], str) else ""
-    return Shape(columns, sorted(found.names))
+    return Shape(_told_by_what_follows(columns), sorted(found.names))
+
+
+def _told_by_what_follows(columns: list[tuple[bool, list[Part]]]) -> list[tuple[bool, list[Part]]]:
+    """`with` and `without` are about the words behind them."""
+    every = [part for _, parts in columns for part in parts]
+    tags: dict[int, str] = {}
+    for at, part in enumerate(every):
+        if isinstance(part, Slot) and part.sort == _WORD and negated(set(part.texts.values())):
+            words: list[str] = []
+            for other in every[at + 1 :]:
+                if not isinstance(other, str) or (words and other == "_"):
+                    break
+                words += re.findall(r"[^\W0-9_]+", other)
+            if words and not any(word in text for word in words for text in part.texts.values()) and max(
+                map(len, set(part.texts.values()))) <= len("without"):  # fmt: skip
+                tags[id(part)] = "_".join(words)
+    return [
+        (
+            optional,
+            [
+                replace(part, tag=tags[id(part)]) if isinstance(part, Slot) and id(part) in tags else part
+                for part in parts
+            ],
+        )
+        for optional, parts in columns
+    ]
 
 
 def _parts(column: Column, tag: str) -> list[Part]:
@@ -316,10 +347,10 @@ def _words(texts: dict[int, str], before: str) -> list[Part]:
     known = sorted(set(texts.values()))
     if len(known) == 1:
         return [known[0]]
-    if all(kind_of(word) for word in known) or negated(known) is not None:
-        return [Slot(before, texts, _WORD)]
     start = common_start(known)
     end = common_start([word[::-1] for word in known])[::-1]
+    if all(kind_of(word) for word in known) or negated(known) is not None:
+        return [Slot(end if negated(known) and len(end) >= 3 else before, texts, _WORD)]
     if len(start) >= 3 and all(len(word) - len(start) >= 2 for word in known):
         return [start, Slot(start, {index: text[len(start) :] for index, text in texts.items()}, _WORD)]
     if len(end) >= 3 and all(len(word) - len(end) >= 2 for word in known):
@@ -334,7 +365,7 @@ def _mixed(chunks: dict[int, Chunk], tag: str) -> list[Part]:
     if all(match is not None and kind_of(match[1]) for match in cut.values()):
         kinds = {index: match[1] for index, match in cut.items() if match}
         steps = {index: match[2] for index, match in cut.items() if match and match[2]}
-        return [Slot(tag, kinds, _WORD), Slot("", steps, _NUMBER)]
+        return [Slot(tag, kinds, _WORD), Slot("ckpt", steps, _NUMBER)]
     start = common_start(list(texts.values())).rstrip("0123456789")
     rest = {index: text[len(start) :] for index, text in texts.items()}
     if not start or not all(rest.values()):

@@ -80,7 +80,7 @@ class Field:
         if self.words:
             return next((word for word, known in self.words.items() if comparing.same_value(known, value)), None)
         text = _spelled(self, value)
-        if text is not None and text.endswith("p"):
+        if text is not None and self.type == "p" and text.endswith("p"):
             text += "0"  # of a whole number
         return text if text is not None and re.fullmatch(self.regex, text) else None
 
