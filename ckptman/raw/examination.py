@@ -14,7 +14,7 @@ from ckptman.fs import FileState, files
 from ckptman.raw.beside import Beside, Evidence, Reading
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
-from ckptman.rules import Convention, Place, naming, placement
+from ckptman.rules import Convention, Place, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
@@ -247,7 +247,7 @@ class Examiner:
         if not differences:
             return name, parsed, config, config_source
         if self._trust is Trust.CONFIG:
-            return *self._name_from_config(info, config), config, config_source
+            return *self._name_from_config(info, config, parsed.scheme), config, config_source
         if self._trust is Trust.NAME:
             return name, parsed, {**config, **parsed.values}, "name"
         raise RefusedError(
@@ -261,7 +261,10 @@ class Examiner:
         suffix = self._convention.checkpoint.suffix
         return file.path.name + (suffix if file.is_folder and not file.path.name.endswith(suffix) else "")
 
-    def _name_from_config(self, info: CheckpointInfo, config: Mapping[str, Any]) -> tuple[str, naming.CheckpointName]:
+    def _name_from_config(
+        self, info: CheckpointInfo, config: Mapping[str, Any], scheme: terms.Scheme | None = None
+    ) -> tuple[str, naming.CheckpointName]:
+        """The name that a configuration gives; by the scheme that the file's own name follows, if that can write it."""
         if info.iters_done is None:
             raise RefusedError(
                 "it does not say how many iterations it holds, so its configuration cannot name it",
@@ -271,5 +274,7 @@ class Examiner:
         prefix = self._convention.kind_at(info.iters_done, config)
         if prefix is None:
             raise _no_kind()
+        if scheme is not None and (made := scheme.format(config, prefix.name, info.iters_done)) is not None:
+            return made, self._naming.parse(made)
         name = self._naming.name_for(config, prefix, info.iters_done)
         return name, self._naming.parse(name)

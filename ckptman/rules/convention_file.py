@@ -432,6 +432,10 @@ def _build_scheme(name: str, value: Any, where: str, kinds: list[str]) -> scheme
         examples=item.get("examples", _list_of(_text)),
     )
     item.done()
+    if template and schemes.texts_of(fields.values()) > schemes.MOST_TEXTS:
+        raise _bad(
+            f"{where}.template has more than {schemes.MOST_TEXTS} fields of any text; give them a type, or words"
+        )
     if scheme.kind is not None and schemes.KIND in dict(holes):
         raise _bad(f"{where}.kind: the name says the kind already, in {{{schemes.KIND}}}")
     return scheme

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -19,7 +19,12 @@ _HOLE = re.compile(r"\{([A-Za-z_]\w*)(?::([a-z]+))?\}", re.ASCII)
 _PIECE = re.compile(r"\{[^{}]*\}|\[|\]|[^\[\]{}]+|.", re.DOTALL)
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _MOST_DENOMINATOR = 10_000
-_NESTED = re.compile(r"[+*}]\)*[+*{]|\([^()]*[+*][^()]*\)[+*{]")
+_REPEATED = re.compile(r"\)[+*{]|[+*}][+*{]")
+"""A group that is repeated, or a repetition of a repetition, once escapes and sets of characters are taken out."""
+_MOST_FREE = 12
+"""Repeated characters in a regular expression."""
+MOST_TEXTS = 3
+"""Fields of a template that may hold any text: more of them can be matched in too many ways."""
 
 VALUES: Mapping[str, str] = {
     "int": r"-?[0-9]{1,18}",
@@ -228,5 +233,12 @@ def parts_of(template: str) -> list[tuple[bool, str]]:
 
 
 def is_slow(pattern: str) -> bool:
-    """Whether a regular expression repeats what is itself repeated, which takes forever on some names."""
-    return _NESTED.search(re.sub(r"\\.|\[[^\]]*\]", "x", pattern).replace("(?P<", "(").replace("(?:", "(")) is not None
+    """Whether a regular expression may take forever on some names: it repeats a group, or has many free parts."""
+    bare = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)
+    free = re.findall(r"(?:x|\.)[+*]", bare)
+    return _REPEATED.search(bare) is not None or len(free) > _MOST_FREE
+
+
+def texts_of(fields: Iterable[Field]) -> int:
+    """How many fields may hold any text."""
+    return sum(field.type == "text" and not field.words for field in fields)

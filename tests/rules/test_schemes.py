@@ -97,6 +97,7 @@ SCHEME = 'names: {mine: {template: "%s", examples: [%s]}}\n'
         ('names: {mine: {template: "m_{kind}.pt", kind: Final, examples: [m_Final.pt]}}\n', "says the kind already"),
         ('names: {mine: {pattern: "(?P<a>(x+)+)", examples: [x]}}\n', "may take forever"),
         ('names: {mine: {pattern: "(?P<a>x", examples: [x]}}\n', "names.mine.pattern"),
+        (SCHEME % ("{a:text}-{b:text}-{c:text}-{d:text}.pt", "a-b-c-d.pt"), "more than 3 fields of any text"),
         (
             'names: {a: {template: "m_{x:text}.pt", examples: [m_1.pt]},'
             ' b: {template: "m_{lr}.pt", examples: [m_2.pt]}}\n',
@@ -112,6 +113,10 @@ def test_what_is_wrong_is_named(rules: str, told: str, tmp_path: Path) -> None:
 
 def test_a_pattern_of_repeated_repetitions_is_slow_and_others_are_not() -> None:
     assert is_slow("(a+)+")
+    assert is_slow("(x|x)*y")
+    assert is_slow("(x|xx)+y")
+    assert is_slow("(?:x|x?)*")
+    assert is_slow("(?:(?:x+)y?)+")
     assert is_slow("(?:a*b)*")
     assert not is_slow(r"(?P<date>[0-9]{4}-[0-9]+)_(?P<rest>[^/]+)\.pt")
 
