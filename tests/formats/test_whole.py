@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,16 +28,20 @@ RULES = built_in().checkpoint
 def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """The bytes that were read from files by position, as all checkpoints are, since this was asked last."""
     read = 0
-    preadv, pread = os.preadv, os.pread
+    preadv, pread, lock = os.preadv, os.pread, threading.Lock()
 
     def counting_preadv(fd: int, buffers: Sequence[memoryview], at: int) -> int:
         nonlocal read
-        read += (got := preadv(fd, buffers, at))
+        got = preadv(fd, buffers, at)
+        with lock:  # several files are read at a time
+            read += got
         return got
 
     def counting_pread(fd: int, size: int, at: int) -> bytes:
         nonlocal read
-        read += len(got := pread(fd, size, at))
+        got = pread(fd, size, at)
+        with lock:
+            read += len(got)
         return got
 
     monkeypatch.setattr(os, "preadv", counting_preadv)

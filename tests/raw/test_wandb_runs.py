@@ -343,7 +343,7 @@ def test_mutated_files_never_fail_and_never_take_long(tmp_path: Path) -> None:
         from_metrics(run.summary, run.config, built_in())
         assert merge_requeued([run]) == [run] or any(v != v for v in run.summary.values())
     assert 0 < whole < 900
-    assert slowest < 0.1
+    assert slowest < 0.5
 
 
 def _mutated(rng: random.Random, data: bytes) -> bytes:
