@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
