@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.helpers.raw import config, snapshot
 from tests.helpers.recorded import add_run
 
 
-class WriteTrial:
+class WriteTrial(ABC):
     """A tree in which one thing is written."""
 
     def __init__(self, home: Path) -> None:
@@ -46,8 +47,9 @@ class WriteTrial:
         shutil.rmtree(self.place, ignore_errors=True)
         shutil.copytree(self.template, self.place)
 
+    @abstractmethod
     def act(self) -> bool:
-        raise NotImplementedError
+        """Write; whether it was done."""
 
     def check(self, *, done: bool) -> None:
         """Every file is as it was, or as it will be; temporary ones are known as such."""
