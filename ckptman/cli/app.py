@@ -176,7 +176,7 @@ def print_json(document: Any) -> None:
 
 def next_step(command: str) -> None:
     """Say on stderr which command comes next in the work."""
-    console(stderr=True).print(plain(f"Next: {command}", "dim"))
+    console(stderr=True).print(plain(f"Next: {command}", "dim"), soft_wrap=True)
 
 
 def warn(message: str) -> None:

@@ -26,7 +26,7 @@ def _config(context: typer.Context, root: Root = None, as_json: Json = False) ->
     Example: ckptman config
     """
     convention = convention_for(context, tree_of(context, root))
-    rows = sorted(_settings(context))
+    rows = sorted(_settings(context, {"root": str(tree_of(context, root)), "numbering": convention.numbering}))
     file = "the built-in rules" if convention.source is None else str(convention.source)
     if as_json:
         settings = [dict(zip(("setting", "value", "source", "commands"), row, strict=True)) for row in rows]
@@ -35,11 +35,15 @@ def _config(context: typer.Context, root: Root = None, as_json: Json = False) ->
     out = console()
     out.print(plain(f"rules: {file}"))
     out.print(plain(f"conventions to name with --convention: {', '.join(convention_file.shipped())}"))
-    print_table(out, [("Setting", "Value", "From", "Of"), *rows], give=("-Of", "From", "Value"))
+    print_table(out, [("Setting", "Value", "From", "Of"), *rows])
 
 
-def _settings(context: typer.Context) -> list[tuple[str, str, str, str]]:
-    """Each option that the environment or a file can set: its name, its value, where that is from, its commands."""
+def _settings(context: typer.Context, resolved: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    """Each option that the environment or a file can set: its name, its value, where that is from, its commands.
+
+    Args:
+        resolved: What the defaults that are worked out come to.
+    """
     group: Any = context.parent.command if context.parent is not None else None
     found: dict[tuple[str, str, str], list[str]] = {}
     given = context.parent.default_map or {} if context.parent is not None else {}
@@ -55,6 +59,8 @@ def _settings(context: typer.Context) -> list[tuple[str, str, str, str]]:
                 value, source = _shown(in_file), "ckptman.yaml, settings"
             else:
                 value, source = _shown(option.get_default(context)), "the default"
+            if value == "none" and str(option.name) in resolved:
+                value = resolved[str(option.name)]
             found.setdefault((str(option.name), value, source), []).append(command)
     return [(*key, ", ".join(names)) for key, names in found.items()]
 

@@ -9,7 +9,7 @@ import typer
 
 from ckptman.cli.app import app, print_json
 from ckptman.cli.options import Json
-from ckptman.cli.text import console, folded, plain
+from ckptman.cli.text import console, plain
 from ckptman.sweeps import doctor
 from ckptman.tree import records
 
@@ -40,6 +40,5 @@ def _doctor(
         for item in found:
             head = f"{_SIGNS[item.state]:<5}{item.what:<{width + 2}}"
             text = f"{item.found}: {item.follows}" if item.follows else item.found
-            for index, line in enumerate(folded(text, out, len(head))):
-                out.print(plain(" " * len(head) if index else head, _STYLES[item.state]) + plain(line))
+            out.print(plain(head, _STYLES[item.state]) + plain(text))
     raise typer.Exit(1 if any(item.state == doctor.BAD for item in found) else 0)

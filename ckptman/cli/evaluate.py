@@ -172,7 +172,7 @@ def show(result: evaluating.EvaluationResult, out: Console) -> None:
     if len(result.evaluations) > 1:
         out.print(plain(f"{count_text(len(result.evaluations), 'checkpoint')}, {_mode_text(result.evaluations[0])}"))
         rows = [(_mean_text(evaluation), evaluation.path) for evaluation in result.evaluations]
-        print_table(out, [("Mean exact match", "Checkpoint"), *rows], give=("Checkpoint",))
+        print_table(out, [("Mean exact match", "Checkpoint"), *rows])
 
 
 def _show_one(evaluation: evaluating.Evaluation, out: Console) -> None:

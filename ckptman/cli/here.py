@@ -23,7 +23,11 @@ def show_here(context: typer.Context) -> None:
     for line in _what(found):
         out.print(plain(line, "bold"))
     for command, why in _next(found):
-        out.print(plain(f"  {command}") + plain(f"  # {why}", "dim"))
+        both = plain(f"  {command}") + plain(f"  # {why}", "dim")
+        fitting = both.cell_len <= out.width
+        out.print(both if fitting else plain(f"  {command}"), soft_wrap=True)
+        if not fitting:
+            out.print(plain(f"    # {why}", "dim"))
     out.print(plain("All commands: ckptman --help", "dim"))
 
 

@@ -239,7 +239,7 @@ def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> Non
     if rules.numbering != told:
         file = wording.shell_word(root / convention_file.FILE_NAME)
         out.print(plain(f"Next: write `numbering: {rules.numbering}` into {file}, by which the tree is sorted", "dim"))
-    out.print(plain(f"Next: ckptman validate --root {wording.shell_word(root)}", "dim"))
+    out.print(plain(f"Next: ckptman validate --root {wording.shell_word(root)}", "dim"), soft_wrap=True)
 
 
 def _why_nothing(result: IngestResult) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from ckptman.cli.app import app, next_step, print_json
 from ckptman.cli.options import Json
 from ckptman.cli.progress import ByteProgress
-from ckptman.cli.text import console, count_text, folded, plain
+from ckptman.cli.text import console, count_text, plain
 from ckptman.fs import write_atomically
 from ckptman.ingestion import learning
 from ckptman.text import UsageError, wording
@@ -101,5 +101,4 @@ def _misfits(out: Console, misfits: list[learning.Misfit], what: str) -> None:
 
 
 def _item(out: Console, text: str, style: str = "") -> None:
-    for number, line in enumerate(folded(text, out, 4)):
-        out.print(plain(("    " if number else "  ") + line, style))
+    out.print(plain(f"  {text}", style))

@@ -126,7 +126,7 @@ def _show(result: ReportResult, out: Console, *, diff: bool) -> None:
             out.print(plain(f"  {document.refusal.message} [{document.refusal.code}] {document.refusal.fix}"))
         if diff:
             for line in document.diff().splitlines():
-                out.print(plain(clean(line), _diff_style(line)))
+                out.print(plain(clean(line), _diff_style(line)), soft_wrap=True)
     found = result.statistics
     if found is not None:
         out.print(

@@ -134,7 +134,7 @@ def _results(
         elif versus is not None:
             print_rows(_versus_rows(found, versus, convention), output)
         else:
-            print_rows(_rows(found), output)
+            print_rows(_rows(found), output, give=() if keys else _said_twice(found, convention))
         _tell(found)
         raise typer.Exit(0 if found.listing.complete else 1)
 
@@ -142,6 +142,15 @@ def _results(
 def _rows(found: Results) -> Rows:
     head = [*found.by, "mean", "deviation", "n"]
     return [head, *([*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows)]
+
+
+def _said_twice(found: Results, convention: Convention) -> list[str]:
+    """What gives way in a narrow table: a group's name says its facets and K, and a task's number its axes."""
+    if not {"group", "task"} <= set(found.by):
+        return []
+    of_groups = [*(facet.name for facet in convention.told_facets), *filter(None, [convention.k_key])]
+    of_tasks = [key for key in reversed(found.by) if key not in (*of_groups, "group", "task")]
+    return [*(f"-{key}" for key in of_groups), "group", *(f"-{key}" for key in of_tasks)]
 
 
 def _threshold_rows(found: Results, least: float, convention: Convention) -> Rows:

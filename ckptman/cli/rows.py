@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -33,8 +34,13 @@ Rows = list[list[Any]]
 """A head, and a row for each thing; figures as numbers, None where there is none."""
 
 
-def print_rows(rows: Rows, output: Format) -> None:
+def print_rows(rows: Rows, output: Format, *, give: Sequence[str] = ()) -> None:
     """Print rows; the first one is their heading.
+
+    Args:
+        rows: The heading, and the rows.
+        output: The form.
+        give: What gives way in a table, see `tables.table_lines`.
 
     Raises:
         UsageError: (`terminal`) for Parquet, which is no text, on a terminal.
@@ -55,7 +61,8 @@ def print_rows(rows: Rows, output: Format) -> None:
         _write_parquet([str(name) for name in head], body)
     elif body:
         numbers = [index for index in range(len(head)) if any(_is_number(row[index]) for row in body)]
-        print_table(console(), [list(map(str, head)), *([_cell(cell) for cell in row] for row in body)], numbers)
+        shown = [list(map(str, head)), *([_cell(cell) for cell in row] for row in body)]
+        print_table(console(), shown, numbers, give=give)
 
 
 def _write_parquet(head: list[str], body: Rows) -> None:

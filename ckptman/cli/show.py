@@ -136,9 +136,7 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
         )
         for entry in record.checkpoints
     ]
-    print_table(
-        out, [("Kind", "Step", "Size", "Here", "What", "Name"), *rows], right=(1, 2), indent="  ", give=("Name",)
-    )
+    print_table(out, [("Kind", "Step", "Size", "Here", "What", "Name"), *rows], right=(1, 2), indent="  ")
     out.print()
     out.print(plain(f"metrics by K, from {record.metrics_source or 'W&B'}" if run.by_k else "no metrics by K", "bold"))
     if run.by_k:
@@ -149,13 +147,13 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
     if record.evaluations:
         measured = [_evaluation_row(item) for item in record.evaluations]
         titles = ("Mode", "Lists", "Seed", "K", "Generalization", "File")
-        print_table(out, [titles, *measured], right=(1, 2), indent="  ", give=("File",))
+        print_table(out, [titles, *measured], right=(1, 2), indent="  ")
     out.print()
     out.print(
         plain("configuration", "bold")
         + plain(f", from: {record.config_source}; * differs from the published recipe", "dim")
     )
-    print_table(out, [("", "Key", "Value"), *map(_config_row, record.config.items())], indent="  ", give=("Value",))
+    print_table(out, [("", "Key", "Value"), *map(_config_row, record.config.items())], indent="  ")
 
 
 def _evaluation_row(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -282,7 +280,7 @@ def _print_config(shown: ShownCheckpoint, out: Console) -> None:
         plain("configuration", "bold")
         + plain(f", from the {shown.config_source}{inside}; * differs from the published recipe", "dim")
     )
-    print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ", give=("Value",))
+    print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ")
 
 
 def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:
@@ -303,7 +301,7 @@ def _print_tensors(shown: ShownCheckpoint, out: Console) -> None:
         + plain(f", {info.parameters:,} parameters (tied weights counted once)", "dim")
     )
     rows = [(t.name, " × ".join(map(str, t.shape)) or "scalar", t.dtype) for t in info.tensors]
-    print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ", give=("Name",))
+    print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ")
     out.print()
     out.print(plain("optimizer", "bold") + plain(f" {_optimizer_text(info.optimizer)}"))
 

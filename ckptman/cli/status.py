@@ -32,7 +32,7 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.recipe import common_recipe, flags_of, train_command
 from ckptman.cli.remembering import Remembered
-from ckptman.cli.text import clean, console, count_text, plain, prose
+from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import Convention, GroupPattern, convention_file, placement, selection, terms
 from ckptman.sweeps import GridStatus, RunStanding, grid_status
 from ckptman.text import UsageError
@@ -195,7 +195,7 @@ def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
     if empty:
         titles = "; ".join(_title(pattern, found.convention) for pattern, _ in empty)
         waiting = sum(len(items) for _, items in empty)
-        prose(out, f"nothing yet ({count_text(waiting, 'run')}, --verbose shows them): {titles}", "dim")
+        out.print(plain(f"nothing yet ({count_text(waiting, 'run')}, --verbose shows them): {titles}", "dim"))
         out.print()
     out.print(_legend(found, signs, out.width))
     seeds = list(dict.fromkeys(str(item.run.seed) for item in found.runs))
@@ -323,7 +323,9 @@ def _tell_recipe(found: GridStatus) -> None:
     """Say on stderr with which recipe the commands are, where it is not the published one."""
     flags = flags_of(_shared_recipe(found))
     if flags:
-        console(stderr=True).print(plain(f"with the recipe that the other runs share: {' '.join(flags)}"))
+        console(stderr=True).print(
+            plain(f"with the recipe that the other runs share: {' '.join(flags)}"), soft_wrap=True
+        )
 
 
 def _shared_recipe(found: GridStatus) -> dict[str, object]:

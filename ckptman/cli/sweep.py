@@ -49,7 +49,7 @@ from ckptman.cli.recipe import (
     recipe_of,
 )
 from ckptman.cli.tables import NOTHING, print_table, table_lines
-from ckptman.cli.text import console, count_text, plain, prose
+from ckptman.cli.text import console, count_text, plain
 from ckptman.rules import TrainConfig, terms
 from ckptman.rules import recipe as recipe_rules
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
@@ -255,15 +255,15 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
     counts = ", ".join(f"{count:,} {_WORDS[todo]}" for todo, count in plan.counts.items() if count)
     out.print(plain(f"{count_text(len(plan.runs), 'run')}: ", "bold") + plain(counts))
     if plan.wanted:
-        prose(out, _recipe_text(plan.wanted[0].raw.config))
-        prose(out, _estimate_text(plan, parallel))
+        out.print(plain(_recipe_text(plan.wanted[0].raw.config)))
+        out.print(plain(_estimate_text(plan, parallel)))
         out.print(plain(f"outputs go to {plan.out}"))
     told = [run for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
     told.sort(key=lambda run: run.todo is not sweeping.Todo.REFUSED)  # what is wrong first, else in the grid's order
     rows = [(run.raw.label, _todo_text(run)) for run in told]
     shown = rows if verbose else rows[:_MOST_LINES]
     if shown:
-        print_table(out, [("Run", "Plan"), *shown], indent="  ", give=("Plan",))
+        print_table(out, [("Run", "Plan"), *shown], indent="  ")
     if len(shown) < len(rows):
         out.print(plain(f"  … and {len(rows) - len(shown):,} more (--verbose names all, --json too)"))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
+from ckptman.cli import folding
 from ckptman.cli.text import clean, fits
 
 NOTHING = "–"
 """What a table shows where there is no value."""
 
+
+_TEXT = 22
+"""Columns that are left at least for a last column whose cells are folded."""
 
 _SHORTEST = 10
 """Columns that a shortened cell keeps."""
@@ -25,7 +30,10 @@ def print_table(
     indent: str = "",
     give: Sequence[str] = (),
 ) -> None:
-    """Print rows as a table; the first one is its heading. A pipe gets all of it, a terminal what fits.
+    """Print rows as a table; the first one is its heading. A pipe gets each row in a line.
+
+    On a terminal columns give way, then headings are folded; what still has no room goes onto further lines: the texts
+    of the last column under themselves, or else whole columns.
 
     Args:
         out: Where to.
@@ -35,10 +43,11 @@ def print_table(
         give: See `table_lines`.
     """
     room = out.width - len(indent) if fits(out.file) else None
-    head, *lines = table_lines(rows, right, room=room, give=give)
-    out.out(indent + head, style="bold", highlight=False)
+    heads, lines = _laid_out(rows, right, room, give, spread=True)
+    for head in heads:
+        out.out(indent + head, style="bold", highlight=False)
     if lines:  # at once, since a call for each line would take a second for ten thousand
-        out.out("\n".join(indent + line for line in lines), highlight=False)
+        out.out(indent + "\n".join(lines).replace("\n", f"\n{indent}"), highlight=False)
 
 
 def table_lines(
@@ -53,38 +62,114 @@ def table_lines(
         give: What gives way where that is too little, the first one first: the heading of a column whose cells are
             shortened in their middle, or, after a minus, of one that is left out. All others are never cut.
     """
+    heads, lines = _laid_out(rows, right, room, give, spread=False)
+    return heads + lines
+
+
+def _laid_out(
+    rows: Sequence[Sequence[str]], right: Iterable[int], room: int | None, give: Sequence[str], *, spread: bool
+) -> tuple[list[str], list[str]]:
+    """The lines of the heading and of the rows; with `spread`, what has no room yet goes onto further lines."""
     cells = [[cell if cell.isascii() and cell.isprintable() else clean(cell) for cell in row] for row in rows]
     lengths = [[cell_len(cell) for cell in row] for row in cells]
     widths = [max(column) for column in zip(*lengths, strict=True)]
     shown = list(range(len(widths)))
+    heads = [[cell] for cell in cells[0]]
+    parts = [shown]
     if room is not None:
         _fit(widths, shown, cells[0], room, give)
     to_right = frozenset(right)
-    lines = []
-    for row, taken in zip(cells, lengths, strict=True):
+    hang = 0
+    if room is not None and spread and not _fold_heads(heads, widths, shown, lengths, room):
+        hang = _taken(widths, shown[:-1]) + 2
+        wide = sum(any(cell_len(word) > room - hang for word in row[shown[-1]].split()) for row in cells[1:])
+        if shown[-1] in to_right or room - hang < _TEXT or wide * 10 > len(cells):
+            hang, parts = 0, _bands(widths, shown, room)
+
+    def line(part: Sequence[int], row: Sequence[str]) -> str:
         padded = []
-        for index in shown:
-            cell, length = row[index], taken[index]
+        for index in part:
+            cell = row[index]
+            length = len(cell) if cell.isascii() else cell_len(cell)
             if length > widths[index]:
                 cell = shortened(cell, widths[index])
                 length = cell_len(cell)
             fill = " " * (widths[index] - length)
             padded.append(fill + cell if index in to_right else cell + fill)
-        lines.append("  ".join(padded).rstrip())
-    return lines
+        return ("" if part is parts[0] else "    ") + "  ".join(padded).rstrip()
+
+    most = [max(len(heads[index]) for index in part) if part else 1 for part in parts]
+    above = [
+        line(part, ["" if number < high - len(head) else head[number - high + len(head)] for head in heads])
+        for part, high in zip(parts, most, strict=True)
+        for number in range(high)
+    ]
+    below = [line(part, row) for row in cells[1:] for part in parts]
+    if room is not None and (hang or len(parts) > 1):
+        below = [folding.folded(text, room, hang or 6) for text in below]
+    return above, below
+
+
+def _taken(widths: Sequence[int], shown: Sequence[int]) -> int:
+    """Columns of the screen that a line takes."""
+    return sum(widths[index] for index in shown) + 2 * (len(shown) - 1)
 
 
 def _fit(widths: list[int], shown: list[int], head: Sequence[str], room: int, give: Sequence[str]) -> None:
     """Take from `widths` and leave columns out of `shown` until a line has room, or nothing more can give way."""
     for item in give:
         title = item.removeprefix("-")
-        over = sum(widths[index] for index in shown) + 2 * (len(shown) - 1) - room
+        over = _taken(widths, shown) - room
         if over <= 0 or title not in head or (index := head.index(title)) not in shown:
             continue
         if item != title:
             shown.remove(index)
         else:
             widths[index] = max(min(widths[index], max(_SHORTEST, cell_len(title))), widths[index] - over)
+
+
+def _fold_heads(
+    heads: list[list[str]], widths: list[int], shown: Sequence[int], lengths: Sequence[Sequence[int]], room: int
+) -> bool:
+    """Whether a line has room, once headings that are wider than what is below them are folded, the widest first.
+
+    They fold between words, and where that is too little, at underscores. Where it all is too little, none is folded.
+    """
+    if _taken(widths, shown) <= room:
+        return True
+    folded, narrower = list(heads), list(widths)
+    for pattern in ("[^ ]+", "[^ _]+_?|_"):
+        words = {index: re.findall(pattern, heads[index][0]) for index in shown}
+        least = {index: max(1, *(row[index] for row in lengths[1:]), *map(cell_len, words[index])) for index in shown}
+        for index in sorted(shown, key=lambda index: least[index] - widths[index]):
+            if least[index] < narrower[index]:
+                narrower[index] = least[index]
+                folded[index] = _lines_of(words[index], least[index])
+            if _taken(narrower, shown) <= room:
+                heads[:], widths[:] = folded, narrower
+                return True
+    return False
+
+
+def _lines_of(words: Iterable[str], width: int) -> list[str]:
+    lines = [""]
+    for word in words:
+        joined = lines[-1] + ("" if not lines[-1] or lines[-1].endswith("_") else " ") + word
+        if lines[-1] and cell_len(joined) > width:
+            lines.append(word)
+        else:
+            lines[-1] = joined
+    return lines
+
+
+def _bands(widths: Sequence[int], shown: Sequence[int], room: int) -> list[list[int]]:
+    """The columns, in as many lines as they need, those after the first one indented."""
+    parts: list[list[int]] = [[]]
+    for index in shown:
+        if parts[-1] and _taken(widths, [*parts[-1], index]) > room - (4 if len(parts) > 1 else 0):
+            parts.append([])
+        parts[-1].append(index)
+    return parts
 
 
 def shortened(text: str, width: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING
 
@@ -17,15 +16,12 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
 __all__ = [
-    "be_quiet", "clean", "console", "count_text", "fits", "folded", "plain", "prose", "say_refused", "size_text",
+    "be_quiet", "clean", "console", "count_text", "fits", "plain", "say_refused", "size_text",
 ]  # fmt: skip
 
 _PIPED_WIDTH = 200
 """Columns where the output is no terminal: wide, so that a path in a pipe is not cut."""
 
-
-_NARROWEST = 40
-"""Columns that a folded text has at least."""
 
 _MOST_REFUSED = 12
 """Refused files of a kind that are named."""
@@ -47,15 +43,17 @@ def fits(stream: IO[str]) -> bool:
 def console(*, stderr: bool = False, urgent: bool = False) -> Console:
     """A console for the result (stdout) or for talk (stderr). NO_COLOR and COLUMNS are respected.
 
+    Sentences fold between their words where there is somebody to read them: a pipe gets one long line. What is pasted,
+    such as a command, is printed with `soft_wrap=True`.
+
     Args:
         urgent: For a warning or an error, which --quiet does not leave out.
     """
-    from rich.console import Console
+    from ckptman.cli.folding import FoldingConsole
 
-    stream = sys.stderr if stderr else sys.stdout
-    fixed = None if fits(stream) else _PIPED_WIDTH
+    folds = fits(sys.stderr if stderr else sys.stdout)
     silent = stderr and _quiet and not urgent
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=fixed, quiet=silent)
+    return FoldingConsole(folds=folds, stderr=stderr, width=None if folds else _PIPED_WIDTH, quiet=silent)
 
 
 def plain(text: object, style: str = "") -> Text:
@@ -63,22 +61,6 @@ def plain(text: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text.assemble((wording.one_line(text), style))  # so that what is added to it does not take over its style
-
-
-def folded(text: str, out: Console, indent: int) -> list[str]:
-    """A text in lines that fit beside an indent, where there is somebody to read them: a pipe gets one long line.
-
-    Paths are not cut, so that they can be copied.
-    """
-    if not fits(out.file):
-        return [text]
-    width = max(out.width - indent, _NARROWEST)
-    return textwrap.wrap(wording.one_line(text), width, break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def prose(out: Console, text: object, style: str = "") -> None:
-    """Print a sentence, folded between its words where the terminal is narrow; not for commands that are pasted."""
-    out.print(plain(text, style), soft_wrap=False)
 
 
 def say_refused(items: Iterable[tuple[str, str, str]], *, verbose: bool = False) -> None:

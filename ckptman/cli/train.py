@@ -50,7 +50,7 @@ from ckptman.cli.recipe import (
     recipe_of,
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
-from ckptman.cli.text import clean, console, count_text, plain, prose
+from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import Convention, TrainConfig, comparing, grids, placement, terms
 from ckptman.text import CkptmanError, UsageError, wording
 from ckptman.training import planning
@@ -245,9 +245,10 @@ def _asked(
 def show_plan(plan: planning.TrainPlan, out: Console, *, dry_run: bool = False) -> None:
     """Print what will be trained, and where it goes."""
     if plan.runs:
-        prose(out, _recipe_text([run.run.config for run in plan.runs]))
-    rows = [(run.run.label, _action_text(run), str(run.run.folder)) for run in plan.runs]
-    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows], give=("Folder", "-Folder"))
+        out.print(plain(_recipe_text([run.run.config for run in plan.runs])))
+        out.print(plain(f"outputs go to {plan.out}"))
+    rows = [(run.run.label, _action_text(run), str(run.run.folder.relative_to(plan.out))) for run in plan.runs]
+    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows])
 
 
 def show(result: runs.TrainResult, out: Console, *, verbose: bool = False) -> None:

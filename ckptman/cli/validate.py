@@ -21,7 +21,7 @@ from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.remembering import Remembered
-from ckptman.cli.text import clean, console, count_text, folded, plain, size_text
+from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.formats import refusals
 from ckptman.fs import locks
 from ckptman.rules import Convention
@@ -153,7 +153,7 @@ def _validate(
         elif output_format is Format.GITHUB:
             out = console()
             for item in result.findings:
-                out.print(Text(annotation(item, root)))
+                out.print(Text(annotation(item, root)), soft_wrap=True)
         else:
             if steps is not None:
                 _show_steps(steps, console(), dry_run=dry_run)
@@ -214,12 +214,10 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
             continue
         inside = "" if item.path == folder else f"{PurePosixPath(item.path).relative_to(folder)}: "
         head = plain(f"  {item.severity:<7}  ", _STYLES[item.severity]) + plain(f"{item.code:<{width}}  ")
-        for index, line in enumerate(folded(f"{inside}{item.message}", out, len(head))):
-            out.print((plain(" " * len(head)) if index else head) + plain(line))
+        out.print(head + plain(f"{inside}{item.message}"))
         if item.fix and (item.code, item.fix) not in explained:
             explained.add((item.code, item.fix))
-            for line in folded(f"Fix: {item.fix}", out, len(head)):
-                out.print(plain(f"{'':<{len(head)}}{line}", "dim"))
+            out.print(plain(f"{'':<{len(head)}}Fix: {item.fix}", "dim"))
     for code, count in shown.items():
         if count > _MOST_LINES:
             out.print(plain(f"  … and {count - _MOST_LINES:,} more {code} (--json names all)", "dim"))
@@ -234,10 +232,7 @@ def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> No
         return
     codes = ", ".join(f"{count:,} × {code}" for code, count in result.by_code.items())
     counts = f"{count_text(result.errors, 'error')}, {count_text(result.warnings, 'warning')}"
-    first, *more = folded(f"{counts} in {what}; {how}: {codes}", out, 0)
-    out.print(plain(counts, "bold") + plain(first.removeprefix(counts)))
-    for line in more:
-        out.print(plain(line))
+    out.print(plain(counts, "bold") + plain(f" in {what}; {how}: {codes}"))
     out.print(plain(f"What a code means: ckptman validate --explain {next(iter(result.by_code))}", "dim"))
 
 

@@ -68,7 +68,7 @@ def show(result: witnessing.WitnessResult, out: Console) -> None:
         rows.append((_seed_text(item), _chance_text(item.p_value), _trained_text(item), item.initialization or NOTHING,
                      str(run + 1), item.path))  # fmt: skip
     print_table(
-        out, [("Seed", "By chance", "Weights", "Drawn", "Run", "File"), *rows], right=(0, 1, 4), give=("-Drawn", "File")
+        out, [("Seed", "By chance", "Weights", "Drawn", "Run", "File"), *rows], right=(0, 1, 4), give=("-Drawn",)
     )
     runs = "files with one number in the column Run are of one run"
     out.print(plain(f"{count_text(result.seeds, 'seed')} tried; {runs}", "dim"))

@@ -23,7 +23,8 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert "6 iterations of 8 samples" in printed.err
-    assert str(tmp_path / "len_gen_single_k4/task_0003/seed_1337") in printed.err  # told first
+    assert f"outputs go to {tmp_path}\n" in printed.err  # told first
+    assert "  len_gen_single_k4/task_0003/seed_1337\n" in printed.err
     head, row, where = printed.out.splitlines()
     assert head.split() == ["Exact", "match", "K", "4", "K", "17–32"]
     assert row.startswith("len_gen_single_k4 task 3 seed 1337  complete ")
