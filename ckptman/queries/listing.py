@@ -259,7 +259,8 @@ def _whole_run(folder: records.ScannedFolder, convention: Convention) -> content
         return None
     files = tuple(contents.CheckpointFile(here[name].path, here[name].size, entry) for name, entry in listed.items())
     record = folder.run.record
-    return contents.Run(folder.path, contents.Origin.RECORDED, record, record.config, files, convention)
+    config = convention.lifted(record.config)
+    return contents.Run(folder.path, contents.Origin.RECORDED, record, config, files, convention)
 
 
 def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
@@ -274,7 +275,7 @@ def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
                     final=file.entry.kind in run.convention.final_kinds,
                     k=comparing.whole(k),
                     generalization=run.measured,
-                    config=run.record.config,
+                    config=run.config,
                     metrics=run.record.metrics,
                     facets=placement.other_facets(run.record.config, run.convention),
                 )

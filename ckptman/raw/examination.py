@@ -134,7 +134,7 @@ class Examiner:
         config, notes = self._completed(config, config_source, beside)
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
         key = self._convention.seed_key
-        if key not in config and (seed := parsed.values.get(key, file.seed)) is not None:
+        if key not in self._convention.lifted(config) and (seed := parsed.values.get(key, file.seed)) is not None:
             config = {**config, key: seed}
         parsed = parsed.completed(info.iters_done, config, self._convention)
         if parsed.prefix is None:

@@ -52,6 +52,15 @@ def key_of(value: object) -> Hashable:
     return found if isinstance(found, int | float | str | None) else repr(found)
 
 
+def at(config: Mapping[str, Any], path: str) -> Any:
+    """The value of a key, or of one in sections, such as `optim.lr`; None where there is none."""
+    if path in config or "." not in path:
+        return config.get(path)
+    first, _, rest = path.partition(".")
+    inner = config.get(first)
+    return at(inner, rest) if isinstance(inner, Mapping) else None
+
+
 def whole(value: object) -> int | None:
     """A whole number in any of its spellings; None for anything else, a flag too."""
     number = None if isinstance(value, bool) else canonical(value)

@@ -21,6 +21,7 @@ from ckptman.rules.layout import Layout
 from ckptman.rules.measures import Metric
 from ckptman.rules.naming import FIELD_TYPES, Naming
 from ckptman.rules.terms import (
+    GROUP_HOLE,
     AxisTitle,
     CheckpointForm,
     CheckpointRules,
@@ -418,8 +419,12 @@ def _build_scheme(name: str, value: Any, where: str, kinds: list[str]) -> scheme
     holes = _holes_of(template, pattern, where)
     if unknown := next((key for key in said if key not in dict(holes)), None):
         raise _bad(f"{where}.fields: there is no field {unknown!r}{_near(unknown, dict(holes))}")
-    own = [(hole, kind) for hole, kind in holes if hole not in (schemes.KIND, schemes.STEP)]
-    fields = {hole: _build_field(hole, kind, *said.get(hole, ({}, f"{where}.fields.{hole}"))) for hole, kind in own}
+    fields = {
+        hole: _build_field(hole, kind, *said.get(hole, ({}, f"{where}.fields.{hole}")))
+        for hole, kind in holes
+        if hole != schemes.KIND
+    }
+    step = fields.pop(schemes.STEP, schemes.Scheme.step)
     words = _Section(item.maybe("kinds", lambda v, _: v, {kind: kind for kind in kinds}), f"{where}.kinds")
     named = {word: _one_of(kinds)(kind, place) for word, kind, place in words.each()}
     scheme = schemes.Scheme(
@@ -428,6 +433,7 @@ def _build_scheme(name: str, value: Any, where: str, kinds: list[str]) -> scheme
         pattern=pattern,
         fields=fields,
         kinds=named,
+        step=step,
         kind=item.get("kind", _one_of(kinds)) if "kind" in item.value else None,
         examples=item.get("examples", _list_of(_text)),
     )
@@ -450,7 +456,7 @@ def _holes_of(template: str, pattern: str, where: str) -> list[tuple[str, str]]:
             raise _bad(f"{where}.pattern: {error}") from None
         if schemes.is_slow(pattern):
             raise _bad(f"{where}.pattern repeats what is repeated already, which may take forever")
-        return [(name, "text") for name in names]
+        return [(name, "int" if name == schemes.STEP else "text") for name in names]
     try:
         schemes.parts_of(template)
     except ValueError as error:
@@ -465,7 +471,7 @@ def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
     item = _Section(value, where)
     field = schemes.Field(
         name=name,
-        type=item.maybe("type", _one_of(list(schemes.VALUES)), kind or "int") if not kind or kind == "text" else kind,
+        type=item.maybe("type", _field_type, kind or "int") if kind in ("", "text") else kind,
         config=item.maybe("config", _text, name),
         inverted=item.maybe("inverted", _flag, False),
         unused=item.maybe("unused", _flag, False),
@@ -474,11 +480,18 @@ def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
         },
     )
     item.done()
-    if field.type not in schemes.VALUES:
-        raise _bad(f"{where}: there is no type {field.type!r}{_near(field.type, schemes.VALUES)}")
+    _field_type(field.type, where)
     if field.inverted and field.type not in ("flag", "bool"):
         raise _bad(f"{where}.inverted: only a flag or a bool can be inverted")
+    if name == schemes.STEP and field.type in ("flag", "bool", "list", "time", "word", "text"):
+        raise _bad(f"{where}: a step is a number, of the type int, 06d, kM or so, not {field.type}")
     return field
+
+
+def _field_type(value: Any, where: str) -> str:
+    if schemes.regex_of(_text(value, where)) is None:
+        raise _bad(f"{where}: there is no type {value!r}{_near(value, [*schemes.VALUES, '06d', '.2f', '.0e', 'kM'])}")
+    return str(value)
 
 
 def _one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
@@ -733,12 +746,14 @@ def _build_group(
         was=item.maybe("was", _texts, ()),
     )
     item.done()
-    if wrong := [former for former in group.was if re.search(r"[{}]", re.sub(r"\{\w+(:word)?\}", "", former))]:
+    if wrong := [former for former in group.was if re.search(r"[{}]", GROUP_HOLE.sub("", former))]:
         raise _bad(f"{where}.was: {{…}} must hold one name, in {wrong[0]!r}")
-    bare = re.sub(r"\{[A-Za-z]\w*(:word)?\}", "0", pattern)
+    for _, kind in GROUP_HOLE.findall(pattern):
+        _field_type(kind or "int", where)
+    bare = GROUP_HOLE.sub("0", pattern)
     if len(set(group.holes)) < len(group.holes) or "{" in bare:
         raise _bad(f"{where}: each {{…}} must hold one name, a different one each time")
-    _word(bare, where)
+    _word(re.sub("[,=+@]", "_", bare), where)
     for hole in group.holes:
         if hole in facets and facets[hole].config is None:
             raise _bad(f"{where}: {{{hole}}} is a facet of conditions; a name holds keys, or facets of one key")

@@ -31,7 +31,9 @@ class Metric:
 
     def bounds(self, config: Mapping[str, Any]) -> tuple[int, int] | None:
         """The first and the last length for a run with this configuration; None where it does not say."""
-        low, high = (comparing.whole(config.get(b)) if isinstance(b, str) else b for b in (self.low, self.high))
+        low, high = (
+            comparing.whole(comparing.at(config, b)) if isinstance(b, str) else b for b in (self.low, self.high)
+        )
         known = low is not None and high is not None and 0 <= high - low < _MOST_LENGTHS
         return (low, high) if known and low is not None and high is not None else None
 

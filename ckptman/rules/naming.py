@@ -99,6 +99,7 @@ class Naming:
         self._pieces = pieces
         self._regex = re.compile("".join(pieces))
         self._schemes = convention.schemes
+        self._lifted = convention.lifted
 
     @property
     def patterns(self) -> list[str]:
@@ -151,6 +152,7 @@ class Naming:
 
     def names_for(self, config: Mapping[str, Any], prefix: Prefix, step: int) -> list[str]:
         """Every name that a checkpoint of a run with this configuration may have, one for each scheme."""
+        config = self._lifted(config)
         made = [scheme.format(config, prefix.name, step) for scheme in self._schemes]
         with suppress(RefusedError):
             made.insert(0, self._by_grammar(config, prefix, step) if self._fields else None)
@@ -181,6 +183,7 @@ class Naming:
     def disagreements(self, name: CheckpointName, config: Mapping[str, Any]) -> tuple[Disagreement, ...]:
         """Where a name and the configuration inside the file differ; keys that the configuration lacks do not count."""
         if name.scheme is not None:
+            config = self._lifted(config)
             return tuple(
                 Disagreement(tag=name.scheme.name, key=key, in_name=said, in_config=config[key])
                 for key, said in name.values.items()

@@ -58,7 +58,8 @@ def family_of(config: Mapping[str, Any], convention: Convention) -> Family:
     Raises:
         RefusedError: (`no-family`) if the configuration lacks a key that decides it.
     """
-    return tuple(facet.of(config) for facet in convention.family_facets)
+    known = convention.lifted(config)
+    return tuple(facet.of(known) for facet in convention.family_facets)
 
 
 def families(convention: Convention) -> tuple[Family, ...]:
@@ -124,7 +125,7 @@ def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
     return next((group for group in convention.groups if group.parse(name) is not None), None)
 
 
-def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[str, int | str]]:
+def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[str, Any]]:
     """The pattern that a group's name follows, and what the name holds.
 
     Raises:
@@ -156,10 +157,10 @@ def default_pattern(convention: Convention, asked: Mapping[str, Scalar]) -> Grou
 
 def facets_of(config: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
     """The value of every facet that a configuration has one of."""
-    found = {}
+    found, known = {}, convention.lifted(config)
     for facet in convention.facets.values():
         with suppress(RefusedError):
-            found[facet.name] = facet.of(config)
+            found[facet.name] = facet.of(known)
     return found
 
 
@@ -183,7 +184,7 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     family_of(config, convention)
     facets = facets_of(config, convention)
     mine = [pattern for pattern in convention.groups if fits(pattern, facets)]
-    values = {**config, **facets}
+    values = {**convention.lifted(config), **facets}
     for group in mine:
         parsed = group.parse(said or "")
         if parsed is not None and all(comparing.same_value(values.get(key), value) for key, value in parsed.items()):
@@ -221,6 +222,7 @@ def place_of(
     Raises:
         RefusedError: if the configuration does not say, or says something outside the grid.
     """
+    config = convention.lifted(config)
     family = family_of(config, convention)
     group, pattern = group_of(config, source_group, convention)
     notes: tuple[str, ...] = ()

@@ -15,9 +15,14 @@ KIND, STEP = "kind", "step"
 """Holes that say what sort of checkpoint it is, and after how many iterations."""
 LONGEST_NAME = 255
 """Bytes that a file's name has at most; a longer one is of no scheme."""
-_HOLE = re.compile(r"\{([A-Za-z_]\w*)(?::([a-z]+))?\}", re.ASCII)
+_HOLE = re.compile(r"\{([A-Za-z_]\w*)(?::([A-Za-z0-9.]+))?\}", re.ASCII)
 _PIECE = re.compile(r"\{[^{}]*\}|\[|\]|[^\[\]{}]+|.", re.DOTALL)
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+TIME = (
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T_-][0-9]{2}[-:.]?[0-9]{2}(?:[-:.]?[0-9]{2})?)?"
+    r"|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:[0-2][0-9]|3[01])(?:[-_T]?[0-9]{4}(?:[0-9]{2})?)?"
+    r"|[A-Z][a-z]{2}[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}"
+)
 _MOST_DENOMINATOR = 10_000
 _REPEATED = re.compile(r"\)[+*{]|[+*}][+*{]")
 """A group that is repeated, or a repetition of a repetition, once escapes and sets of characters are taken out."""
@@ -31,13 +36,36 @@ VALUES: Mapping[str, str] = {
     "flag": "[01]",
     "bool": "True|False",
     "float": _NUMBER,
-    "p": r"[0-9]+p[0-9]+",
+    "g": _NUMBER,
+    "sci": r"-?[0-9](?:\.[0-9]+)?[eE]-?[0-9]{1,3}",
+    "p": r"-?[0-9]+p[0-9]+",
+    "gp": r"-?[0-9]+(?:p[0-9]+)?(?:e[+-]?[0-9]+)?",
     "over": r"[0-9]+over[1-9][0-9]*",
+    "time": TIME,
     "word": r"[A-Za-z0-9.]+",
     "text": r"[^/]+?",
     "list": r"[0-9]+(?:-[0-9]+)*",
 }
-"""How the values of each type are spelled: `p` is `0p01`, `over` is `8over1`, `list` is `25-50`."""
+"""How the values of each type are spelled: `sci` is `3e-4`, `p` is `0p01`, `over` is `8over1`, `list` is `25-50`; `g`
+and `gp` are as short as they can be."""
+_PADDED, _DIGITS = re.compile("0([1-9][0-9]?)d"), re.compile(r"\.([0-9]{1,2})([ef])")
+_UNITS: Mapping[str, float] = {"k": 1e3, "m": 1e6, "b": 1e9}
+_WITH_UNIT = re.compile("[kK]?[mM]?[bB]?")
+
+
+def regex_of(kind: str) -> str | None:
+    """What values of a type look like; None if there is no such type.
+
+    Besides those of `VALUES` there are Python's formats of numbers, `06d`, `.2f`, `.0e`; and units: `kM` writes `10k`.
+    """
+    if kind in VALUES:
+        return VALUES[kind]
+    if padded := _PADDED.fullmatch(kind):
+        return f"[0-9]{{{padded[1]},18}}"
+    if digits := _DIGITS.fullmatch(kind):
+        part = rf"\.[0-9]{{{digits[1]}}}" if int(digits[1]) else ""
+        return f"-?[0-9]+{part}" if digits[2] == "f" else f"-?[0-9]{part}e[+-][0-9]{{2,3}}"
+    return rf"[0-9]+(?:\.[0-9]+)?[{kind}]?" if kind and _WITH_UNIT.fullmatch(kind) else None
 
 
 @dataclass(frozen=True)
@@ -54,65 +82,97 @@ class Field:
     words: Mapping[str, Any] = field(default_factory=dict)
     """The values that words stand for; empty where the type tells."""
 
-    @property
+    @cached_property
     def regex(self) -> str:
-        """What its value looks like."""
-        return "|".join(map(re.escape, sorted(self.words, key=len, reverse=True))) or VALUES[self.type]
+        """What its value looks like: one of its words, or, where it has a type besides, of that."""
+        ways = list(map(re.escape, sorted(self.words, key=len, reverse=True)))
+        return "|".join(ways if ways and self.type == "text" else [*ways, regex_of(self.type) or ""])
 
     def parse(self, text: str) -> Any:
-        """The value that a text stands for; None where it is none."""
-        if self.words:
+        """The value that a text of it stands for."""
+        if text in self.words:
             return self.words[text]
         match self.type:
             case "int":
                 return int(text)
+            case "word" | "text" | "time":
+                return text
             case "flag":
                 return (text == "1") != self.inverted
             case "bool":
                 return (text == "True") != self.inverted
-            case "float" | "p":
-                return float(text.replace("p", "."))
             case "over":
                 above, below = map(int, text.split("over"))
                 return above / below
             case "list":
                 return list(map(int, text.split("-")))
-            case _:
-                return text
+            case kind if kind.endswith("d"):
+                return int(text)
+        unit = _UNITS.get(text[-1].lower())
+        number = float(text.replace("p", ".")) if unit is None else float(text[:-1]) * unit
+        is_whole = _WITH_UNIT.fullmatch(self.type) and number.is_integer()
+        return int(number) if is_whole else number
 
     def format(self, value: Any) -> str | None:
         """A value as names write it; None where its type is not the field's."""
-        if self.words:
-            return next((word for word, known in self.words.items() if comparing.same_value(known, value)), None)
-        text = _spelled(self, value)
+        for word, known in self.words.items():
+            if comparing.same_value(known, value):
+                return word
+        text = None if self.words and self.type == "text" else _spelled(self, value)
         if text is not None and self.type == "p" and text.endswith("p"):
             text += "0"  # of a whole number
         return text if text is not None and re.fullmatch(self.regex, text) else None
 
 
 def _spelled(field: Field, value: Any) -> str | None:
-    number = comparing.canonical(value) if not isinstance(value, bool) else None
-    is_number = isinstance(number, int | float)
     match field.type:
-        case "int":
-            return str(number) if isinstance(number, int) else None
         case "flag" | "bool":
             flag = comparing.flag(value)
             said = None if flag is None else flag != field.inverted
             return None if said is None else str(said) if field.type == "bool" else str(int(said))
-        case "float":
-            return repr(value) if is_number else None
-        case "p":
-            return f"{float(value):.10f}".rstrip("0").replace(".", "p", 1) if is_number else None
-        case "over":
-            if not is_number:
-                return None
-            ratio = Fraction(float(value)).limit_denominator(_MOST_DENOMINATOR)
-            return f"{ratio.numerator}over{ratio.denominator}"
         case "list":
             return "-".join(map(str, value)) if isinstance(value, list | tuple) and value else None
-        case _:
-            return value if isinstance(value, str) else str(value) if is_number else None
+        case "word" | "text" | "time" if isinstance(value, str):
+            return value
+    number = comparing.canonical(value) if not isinstance(value, bool) else None
+    return _number(field.type, value, number) if isinstance(number, int | float) else None
+
+
+def _number(kind: str, value: Any, number: float) -> str | None:
+    """A number as a type spells it.
+
+    Args:
+        kind: The type.
+        value: The number as it was given.
+        number: The same, whole ones as an `int`.
+    """
+    match kind:
+        case "int":
+            return str(number) if isinstance(number, int) else None
+        case "float":
+            return repr(value)
+        case "g":
+            return f"{number:g}"
+        case "gp":
+            return f"{number:g}".replace(".", "p")
+        case "p":
+            return f"{float(value):.10f}".rstrip("0").replace(".", "p", 1)
+        case "sci":
+            above, _, exponent = (
+                f"{number!r}".partition("e") if "e" in repr(number) else f"{number:.15e}".partition("e")
+            )
+            return f"{float(above):.12g}e{int(exponent)}"
+        case "over":
+            ratio = Fraction(float(value)).limit_denominator(_MOST_DENOMINATOR)
+            return f"{ratio.numerator}over{ratio.denominator}"
+        case "word" | "text" | "time":
+            return str(value)
+    if kind.endswith("d"):
+        return f"{number:{kind}}" if isinstance(number, int) else None
+    if kind.endswith(("e", "f")):
+        return f"{number:{kind}}"
+    unit = next((unit for unit in reversed(kind) if number >= _UNITS[unit.lower()]), "")
+    return f"{number / _UNITS[unit.lower()]:.12g}{unit}" if unit else str(number)
 
 
 @dataclass(frozen=True)
@@ -138,6 +198,8 @@ class Scheme:
     fields: Mapping[str, Field]
     kinds: Mapping[str, str]
     """The kind of checkpoint that each word of `{kind}` stands for."""
+    step: Field = Field(STEP, "int", STEP)
+    """How the step is spelled."""
     kind: str | None = None
     """The kind of all its files; None where the name says it, or what is inside."""
     examples: tuple[str, ...] = ()
@@ -155,7 +217,7 @@ class Scheme:
         held = [(self.fields[key], self.fields[key].parse(text)) for key, text in said.items()]
         values = {field.config: value for field, value in held if not field.unused}
         unused = {field.config: value for field, value in held if field.unused}
-        return Parsed(kind, values, None if step is None else int(step), unused)
+        return Parsed(kind, values, None if step is None else self.step.parse(step), unused)
 
     def format(self, config: Mapping[str, Any], kind: str | None, step: int | None) -> str | None:
         """The name of a checkpoint; None where the scheme cannot write it."""
@@ -163,7 +225,7 @@ class Scheme:
             return None
         texts: dict[str, str | None] = {
             KIND: next((word for word, known in self.kinds.items() if known == kind), None),
-            STEP: None if step is None else str(step),
+            STEP: None if step is None else self.step.format(step),
         }
         for name, item in self.fields.items():
             texts[name] = None if config.get(item.config) is None else item.format(config[item.config])
@@ -194,7 +256,7 @@ class Scheme:
     def _value(self, hole: str) -> str:
         if hole == KIND:
             return "|".join(map(re.escape, sorted(self.kinds, key=len, reverse=True)))
-        return "[0-9]{1,18}" if hole == STEP else self.fields[hole].regex
+        return (self.step if hole == STEP else self.fields[hole]).regex
 
     @property
     def shape(self) -> str:

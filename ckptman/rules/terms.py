@@ -24,13 +24,14 @@ from ckptman.rules.inert import reaches_system as reaches_system
 from ckptman.rules.layout import Layout
 from ckptman.rules.layout import Levels as Levels
 from ckptman.rules.measures import Metric as Metric
+from ckptman.rules.schemes import Field, regex_of
 from ckptman.rules.schemes import Scheme as Scheme
 
 K = "K"
 """The facet that `--k` asks for: of a grid over lengths, the longest that is trained."""
 
-_HOLE = re.compile(r"\{([A-Za-z]\w*)(:word)?\}", re.ASCII)
-"""What a group's name holds: a whole number, or a word."""
+GROUP_HOLE = re.compile(r"\{([A-Za-z]\w*)(?::([A-Za-z0-9.]+))?\}", re.ASCII)
+"""What a group's name holds: a whole number, or a value of a type, as names of files do."""
 
 Setting = Scalar | tuple[Scalar, ...]
 
@@ -64,7 +65,7 @@ class Prefix:
 
     def expected_step(self, config: Mapping[str, Any]) -> int | None:
         """Iterations done when this kind is saved, by the recipe in `config`; None where the recipe does not say."""
-        value = comparing.whole(config.get(self.step_config))
+        value = comparing.whole(comparing.at(config, self.step_config))
         return None if value is None else value + self.step_plus
 
 
@@ -151,35 +152,42 @@ class GroupPattern:
 
     @cached_property
     def _former(self) -> list[re.Pattern[str]]:
-        pieces = (map(re.escape, re.split(r"\{\w+(?::word)?\}", pattern)) for pattern in self.was)
-        return [re.compile("[A-Za-z0-9.]+".join(each)) for each in pieces]
+        return [_group_regex(pattern, named=False) for pattern in self.was]
 
     @cached_property
     def holes(self) -> tuple[str, ...]:
         """What its name holds: facets and configuration keys."""
-        return tuple(match[1] for match in _HOLE.finditer(self.pattern))
+        return tuple(match[1] for match in GROUP_HOLE.finditer(self.pattern))
 
-    def parse(self, name: str) -> dict[str, int | str] | None:
+    @cached_property
+    def _fields(self) -> Mapping[str, Field]:
+        return {m[1]: Field(m[1], m[2] or "int", m[1]) for m in GROUP_HOLE.finditer(self.pattern)}
+
+    def parse(self, name: str) -> dict[str, Any] | None:
         """The values in a group's name (of facets and configuration keys), or None if it is not of this kind."""
         match = self._regex.fullmatch(name)
         if match is None:
             return None
-        words = {m[1] for m in _HOLE.finditer(self.pattern) if m[2]}
-        return {key: value if key in words else int(value) for key, value in match.groupdict().items()}
+        return {key: self._fields[key].parse(text) for key, text in match.groupdict().items()}
 
     def format(self, values: Mapping[str, Any]) -> str:
         """The group's name for these values."""
-        return _HOLE.sub(lambda m: str(values[m[1]]), self.pattern)
+        texts = {key: field.format(values[key]) for key, field in self._fields.items()}
+        return GROUP_HOLE.sub(lambda m: texts[m[1]] or str(values[m[1]]), self.pattern)
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        pieces, end = [], 0
-        for match in _HOLE.finditer(self.pattern):
-            # A number without leading zeros, so that format(parse(name)) == name.
-            value = "[A-Za-z0-9.]+" if match[2] else "0|[1-9][0-9]{0,8}"
-            pieces += [re.escape(self.pattern[end : match.start()]), f"(?P<{match[1]}>{value})"]
-            end = match.end()
-        return re.compile("".join((*pieces, re.escape(self.pattern[end:]))))
+        return _group_regex(self.pattern, named=True)
+
+
+def _group_regex(pattern: str, *, named: bool) -> re.Pattern[str]:
+    pieces, end = [], 0
+    for match in GROUP_HOLE.finditer(pattern):
+        # A number without leading zeros, so that format(parse(name)) == name.
+        value = regex_of(match[2] or "") or ("0|[1-9][0-9]{0,8}" if named else "[A-Za-z0-9.]+")
+        pieces += [re.escape(pattern[end : match.start()]), f"({f'?P<{match[1]}>' if named else '?:'}{value})"]
+        end = match.end()
+    return re.compile("".join((*pieces, re.escape(pattern[end:]))))
 
 
 @dataclass(frozen=True)
@@ -279,6 +287,22 @@ class Convention:
         """The configuration keys that grids set besides their axes."""
         return frozenset(key for grid in self.grids.values() for part in grid.regimes.values() for key in part.set)
 
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """The keys that it names in sections of a configuration, such as `optim.lr`."""
+        grids = [key for grid in self.grids.values() for key in (*grid.axes, *(k for p in grid.across for k in p))]
+        named = [field.config for scheme in self.schemes for field in scheme.fields.values()]
+        facets = [key for facet in self.facets.values() for key in facet.keys]
+        others = [self.seed_key, self.group_key, *(prefix.step_config for prefix in self.prefixes)]
+        lengths = [*(self.trained_keys or ()), *(self.tested_keys or ())]
+        every = [*grids, *self.set_keys, *named, *facets, *others, *lengths]
+        return tuple(dict.fromkeys(key for key in every if "." in key))
+
+    def lifted(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A configuration with what the convention names in its sections under the paths of that: `optim.lr`."""
+        found = {path: value for path in self._paths if (value := comparing.at(config, path)) is not None}
+        return {**config, **found} if found else config
+
     @property
     def family_facets(self) -> tuple[Facet, ...]:
         """The facets that are levels of the tree; their values are a family."""
@@ -310,7 +334,7 @@ class Convention:
 
     def kind_at(self, step: int | None, config: Mapping[str, Any]) -> Prefix | None:
         """The kind of a checkpoint that holds so many iterations of a run: of its end, or else one on the way."""
-        final = [prefix for prefix in self.prefixes if prefix.final]
+        final, config = [prefix for prefix in self.prefixes if prefix.final], self.lifted(config)
         ended = step is not None and any(prefix.expected_step(config) == step for prefix in final)
         others = [prefix for prefix in self.prefixes if not prefix.final]
         return next(iter(final if ended or not others else others), None)

@@ -403,8 +403,9 @@ def _key(fact: _Fact, convention: Convention) -> _Key:
     """What tells the grid's runs apart, as `selection.GridRun.key`; that of no run where the group is not its own."""
     pattern = placement.group_pattern(fact.group, convention)
     axes = () if pattern is None else convention.grids[pattern.grid].regimes[pattern.regime].axes
-    values = tuple((axis, comparing.key_of(fact.config.get(axis))) for axis in sorted(axes))
-    return fact.group, values, comparing.key_of(fact.config.get(convention.seed_key))
+    config = convention.lifted(fact.config)
+    values = tuple((axis, comparing.key_of(config.get(axis))) for axis in sorted(axes))
+    return fact.group, values, comparing.key_of(config.get(convention.seed_key))
 
 
 # --- what a run says of itself ----------------------------------------------------------------------------------------

@@ -490,10 +490,10 @@ def _runs_of_folder(
         order = {entry.file: at for at, entry in enumerate(record.checkpoints)}
         held = sorted(members.pop(own, ()), key=lambda file: order.get(file.path.name, len(order)))
         config = next((config for file, config in known if held and file is held[0]), record.config)
-        yield Run(folder, Origin.RECORDED, record, config, tuple(held), convention)
+        yield Run(folder, Origin.RECORDED, record, convention.lifted(config), tuple(held), convention)
     origin = Origin.LOOSE if record is None else Origin.EXTRA
     for group, held in members.items():
-        yield Run(folder, origin, None, configs[group], tuple(held), convention)
+        yield Run(folder, origin, None, convention.lifted(configs[group]), tuple(held), convention)
 
 
 def _config_in_force(file: CheckpointFile, record: RunRecord | None) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,26 @@ class Experiment:
     """By kind of checkpoint."""
     folder: Callable[[Config], str] = lambda config: "."
     end: str = "max_iters"
+    beside: str = "{stem}.summary.json"
+    """Where the configuration lies that is beside a file: relative to its folder."""
+    sections: Mapping[str, str] = field(default_factory=dict)
+    """The sections of the configuration that keys stand in; the others stand in none."""
+
+    in_part: bool = False
+    """Only half of the runs, spread over all values."""
+
+    def written(self, config: Config) -> Config:
+        """A configuration as it is written."""
+        made: Config = {}
+        for key, value in config.items():
+            (made.setdefault(self.sections[key], {}) if key in self.sections else made)[key] = value
+        return made
 
     def configs(self) -> Iterator[Config]:
         """The configuration of each run."""
-        for values in itertools.product(*self.axes.values()):
+        for number, values in enumerate(itertools.product(*self.axes.values())):
+            if self.in_part and number * 7 % 4 >= 2:
+                continue
             last = max(step for steps in self.steps.values() for step in steps)
             yield {**self.fixed, **dict(zip(self.axes, values, strict=True)), self.end: last}
 
@@ -191,10 +207,14 @@ def make(out: Path, experiment: Experiment, where: str, *, shuffled: str = "") -
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = {"layer.weight": torch.full((2, 2), float(number))}
         if where == "inside":
-            torch.save({"model": weights, "optimizer": None, "config": config, "iter_num": step}, path)
+            written = experiment.written(config)
+            torch.save({"model": weights, "optimizer": None, "config": written, "iter_num": step}, path)
         else:
             torch.save(weights, path)
         if where == "beside":
-            path.with_name(f"{path.stem}.summary.json").write_text(json.dumps({"config": config}))
+            beside = path.parent / experiment.beside.format(stem=path.stem)
+            beside.parent.mkdir(exist_ok=True)
+            written = experiment.written(config)
+            beside.write_text(json.dumps({"config": written} if "summary" in beside.name else written))
         made.append(path.relative_to(out).as_posix())
     return made

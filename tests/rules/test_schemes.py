@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptman.rules import convention_file
 from ckptman.rules.convention_file import load_convention
 from ckptman.rules.naming import Naming, naming_of
 from ckptman.rules.schemes import Field, is_slow, parts_of
@@ -47,13 +49,44 @@ def test_the_grammar_is_tried_first_and_schemes_in_their_order(tmp_path: Path) -
         ("int", "12", 12), ("flag", "0", False), ("bool", "True", True), ("float", "1e-06", 1e-06),
         ("float", "1767672172.78", 1767672172.78), ("p", "0p01", 0.01), ("p", "3p0", 3.0), ("over", "8over1", 8.0),
         ("over", "1over4", 0.25), ("word", "mix", "mix"), ("text", "with-pos-embedding", "with-pos-embedding"),
-        ("list", "25-50", [25, 50]),
+        ("list", "25-50", [25, 50]), ("06d", "000500", 500), ("02d", "1234567", 1234567), (".2f", "0.10", 0.1),
+        (".0e", "3e-04", 3e-4), (".1e", "2.5e+03", 2500.0), ("g", "1e-05", 1e-5), ("g", "128", 128.0),
+        ("sci", "1e-4", 1e-4), ("sci", "2.5e-3", 0.0025), ("sci", "3e-12", 3e-12), ("gp", "0p1", 0.1), ("gp", "0", 0.0),
+        ("kM", "10k", 10_000), ("kM", "1.5M", 1_500_000), ("kM", "500", 500), ("k", "1500k", 1_500_000),
+        ("K", "2.5K", 2500), ("float", "-0.5", -0.5), ("time", "2024-05-01_12-30-05", "2024-05-01_12-30-05"),
+        ("time", "20240501-123005", "20240501-123005"),
     ],
 )  # fmt: skip
 def test_a_spelling_has_a_way_back(kind: str, text: str, value: Any) -> None:
     field = Field(name="x", type=kind, config="x")
     assert field.parse(text) == value
     assert field.format(value) == text
+
+
+def test_words_stand_beside_a_type_for_what_it_does_not_write_so() -> None:
+    field = Field("x", "float", "x", words={"1e-3": 0.001})
+    for text, value in (("1e-3", 0.001), ("0.01", 0.01)):
+        assert re.fullmatch(field.regex, text)
+        assert (field.parse(text), field.format(value)) == (value, text)
+    only = Field("x", "text", "x", words={"a": 1})
+    assert not re.fullmatch(only.regex, "b")
+    assert only.format(2) is None
+
+
+def test_keys_in_sections_are_named_by_their_path() -> None:
+    rules = convention_file.convention_of(
+        "replaces: [name]\nname: {prefixes: {Final: {final: true, step: train.steps}}}\n"
+        'names: {m: {template: "m_{lr:sci}_{step:06d}.pt", fields: {lr: {config: optim.lr}},'
+        " examples: [m_1e-4_000500.pt]}}\n",
+        "it",
+    )
+    config = {"optim": {"lr": 1e-4}, "train": {"steps": 500}}
+    names = naming_of(rules)
+    said = names.parse("m_1e-4_000500.pt")
+    assert names.name_for(config, rules.prefixes[0], 500) == "m_1e-4_000500.pt"
+    assert names.disagreements(said, config) == ()
+    assert [str(item.in_config) for item in names.disagreements(said, {"optim": {"lr": 0.5}})] == ["0.5"]
+    assert said.completed(None, config, rules).is_final
 
 
 @given(st.integers(1, 10**6), st.integers(1, 200), st.floats(0, 100).map(lambda x: round(x, 4)))
@@ -89,6 +122,8 @@ SCHEME = 'names: {mine: {template: "%s", examples: [%s]}}\n'
         ("names: {mine: {examples: [x.pt]}}\n", "a template or a pattern"),
         (SCHEME % ("m_{lr:flaot}.pt", "m_1.pt"), "did you mean 'float'"),
         (SCHEME % ("m_{lr:p}.pt", "m_1.pt"), "does not follow"),
+        (SCHEME % ("m_{lr:04x}.pt", "m_1.pt"), "there is no type '04x'"),
+        (SCHEME % ("m_{step:word}.pt", "m_1.pt"), "a step is a number"),
         (SCHEME % ("m_{lr:float}.pt", "m_0.10.pt"), "comes back as 'm_0.1.pt'"),
         (SCHEME % ("m_{lr}_{lr}.pt", "m_1_1.pt"), "stands there twice"),
         (SCHEME % ("m_[{lr}.pt", "m_1.pt"), "brackets do not pair"),
