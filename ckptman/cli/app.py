@@ -123,6 +123,7 @@ def _options(
     ] = False,
 ) -> None:
     text.be_quiet(quiet)
+    text.be_verbose(False)
     if config is not None and not config.is_file():
         raise UsageError(f"there is no file {config}", code="no-config", fix="Give --config an existing ckptman.yaml.")
     from ckptman.rules import convention_file

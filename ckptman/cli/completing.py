@@ -33,11 +33,12 @@ def _last_of_list(known: Callable[[typer.Context], Iterable[str]]) -> _Completio
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         head, comma, last = incomplete.rpartition(",")
+        minus = "-" if last.startswith("-") else ""  # of a key to sort by
         try:
-            names = [name for name in dict.fromkeys(known(ctx)) if name.startswith(last)]
+            names = [name for name in dict.fromkeys(known(ctx)) if name.startswith(last.removeprefix("-"))]
         except Exception:
             return []
-        return [head + comma + name for name in sorted(names, key=wording.natural_key)]
+        return [head + comma + minus + name for name in sorted(names, key=wording.natural_key)]
 
     complete.__doc__ = known.__doc__
     return complete

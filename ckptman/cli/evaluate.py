@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json, warn
-from ckptman.cli.options import Json, numbers_of
+from ckptman.cli.options import Json, Verbose, numbers_of
 from ckptman.cli.progress import SampleProgress
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused
@@ -68,6 +68,7 @@ def _eval(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be measured, or forgotten, and change nothing.")
     ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Measure how well checkpoints sort lists of random numbers.

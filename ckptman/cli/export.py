@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Json
+from ckptman.cli.options import Json, Verbose
 from ckptman.cli.text import console, plain, say_refused, size_text
 
 
@@ -21,6 +21,7 @@ def _export(
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Leave out the optimizer and all that is not known.")
     ] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Write copies of checkpoints that anybody can read without ckptman.

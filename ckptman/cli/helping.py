@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
+from ckptman.cli import text
+
 _EXAMPLE = "Example: "
+
+
+@cache
+def _quiet() -> Any:
+    """The option --quiet, as Typer makes it."""
+
+    def holder(
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", expose_value=False, callback=_be_quiet, help="No progress, no advice.")
+        ] = False,
+    ) -> None:
+        pass
+
+    program = typer.Typer(add_completion=False)
+    program.command()(holder)
+    command: Any = typer.main.get_command(program)
+    return command.params[0]
+
+
+def _be_quiet(asked: bool) -> None:
+    if asked:
+        text.be_quiet(True)
 
 
 def widest() -> int:
@@ -19,13 +45,28 @@ def widest() -> int:
 class Helped(typer.core.TyperCommand):
     """A command whose help is laid out so."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters; --quiet may stand behind the command as well as before it."""
+        params = super().get_params(ctx)
+        return [*params[:-1], _quiet(), *params[-1:]]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What the shell is offered; a minus behind an option that takes a value begins the value: `--sort -gen_em`."""
+        words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
+        before = words[-2] if len(words) > 1 and words[-1] == incomplete else ""
+        for param in self.get_params(ctx):
+            takes = before in param.opts and not getattr(param, "is_flag", False)
+            if takes and incomplete.startswith("-") and not incomplete.startswith("--"):
+                return param.shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the command does, then its examples, which are never wrapped: a part of one is another command."""
-        paragraphs = [" ".join(text.split()) for text in inspect.cleandoc(self.help or "").split("\n\n")]
+        paragraphs = [" ".join(part.split()) for part in inspect.cleandoc(self.help or "").split("\n\n")]
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text("\n\n".join(text for text in paragraphs if not text.startswith(_EXAMPLE)))
-        examples = [text.removeprefix(_EXAMPLE) for text in paragraphs if text.startswith(_EXAMPLE)]
+            formatter.write_text("\n\n".join(part for part in paragraphs if not part.startswith(_EXAMPLE)))
+        examples = [part.removeprefix(_EXAMPLE) for part in paragraphs if part.startswith(_EXAMPLE)]
         if examples:
             with formatter.section("Examples"):
                 for example in examples:
@@ -38,11 +79,11 @@ class Helped(typer.core.TyperCommand):
             record = param.get_help_record(ctx)
             if record is None:
                 continue
-            names, text = record
+            names, said = record
             if param.param_type_name == "argument":
-                panels["Arguments"].append((names.partition(" <")[0], text))  # the metavar says the type already
+                panels["Arguments"].append((names.partition(" <")[0], said))  # the metavar says the type already
             else:
-                panels.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append((names, text))
+                panels.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append((names, said))
         general = panels.pop("Options")
         for title, records in (*panels.items(), ("Options", general)):
             if records:

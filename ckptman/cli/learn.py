@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, next_step, print_json
-from ckptman.cli.options import Json
+from ckptman.cli.options import Json, Verbose
 from ckptman.cli.progress import ByteProgress
-from ckptman.cli.text import console, count_text, plain
+from ckptman.cli.text import console, count_text, named, plain
 from ckptman.fs import write_atomically
 from ckptman.ingestion import learning
 from ckptman.text import UsageError, wording
@@ -33,6 +33,7 @@ def _learn(
         Path | None,
         typer.Option("--write", metavar="FILE", help="Write the convention there, if nothing is there yet."),
     ] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Propose a convention for the checkpoints of a folder.
@@ -92,12 +93,13 @@ def _misfits(out: Console, misfits: list[learning.Misfit], what: str) -> None:
     if not misfits:
         return
     out.print(plain(f"{what}: {sum(len(misfit.files) for misfit in misfits):,}", "yellow"))
-    for misfit in misfits[:_MOST_LINES]:
-        shown = ", ".join(misfit.files[:_MOST_FILES])
-        more = len(misfit.files) - _MOST_FILES
-        _item(out, f"{misfit.why}: {shown}" + (f" and {more:,} more" if more > 0 else ""))
-    if len(misfits) > _MOST_LINES:
-        _item(out, f"… and {len(misfits) - _MOST_LINES} more reasons (--json names all)")
+    shown = named(misfits, _MOST_LINES)
+    for misfit in shown:
+        files = named(misfit.files, _MOST_FILES)
+        more = len(misfit.files) - len(files)
+        _item(out, f"{misfit.why}: {', '.join(files)}" + (f" and {more:,} more" if more > 0 else ""))
+    if len(misfits) > len(shown):
+        _item(out, f"… and {len(misfits) - len(shown)} more reasons (--verbose names all, --json too)")
 
 
 def _item(out: Console, text: str, style: str = "") -> None:

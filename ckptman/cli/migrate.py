@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, next_step, print_json
-from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
+from ckptman.cli.options import Json, Numbering, Root, Tree, Verbose, tree_of
 from ckptman.cli.progress import StageProgress
-from ckptman.cli.text import console, count_text, plain
+from ckptman.cli.text import console, count_text, named, plain
 from ckptman.ingestion import MigrateResult, journals, migrate
 from ckptman.text import UsageError, wording
 
 _MOST_LINES = 10
-"""Moves that are shown; --json gives all."""
+"""Moves that are shown, unless all are asked for."""
 
 
 @app.command("migrate")
@@ -31,6 +31,7 @@ def _migrate(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last migration back.")] = False,
     numbering: Numbering = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Bring a tree to what its convention says now: places, names and run.json.
@@ -85,11 +86,14 @@ def _show(result: MigrateResult, *, whole: bool = True) -> None:
     out = console()
     if result.problems:
         out.print(plain("nothing is moved: the convention has no place for all runs", "bold red"))
-        for item in result.problems[:_MOST_LINES]:
+        shown = named(result.problems, _MOST_LINES)
+        for item in shown:
             out.print(plain(f"  {item.code}  {item.path}: {item.message}"))
             out.print(plain(f"    Fix: {item.fix}", "dim"))
-        if len(result.problems) > _MOST_LINES:
-            out.print(plain(f"  … and {len(result.problems) - _MOST_LINES:,} more; --json gives all", "dim"))
+        if len(result.problems) > len(shown):
+            out.print(
+                plain(f"  … and {len(result.problems) - len(shown):,} more (--verbose names all, --json too)", "dim")
+            )
         return
     if not result.runs:
         out.print(plain(f"{count_text(result.staying, 'run')}: all as the convention says"))
@@ -114,19 +118,25 @@ def _show(result: MigrateResult, *, whole: bool = True) -> None:
 def _moves(out: Console, moves: Sequence[journals.Moved]) -> None:
     """Where folders go, below the folder that the old and the new place share."""
     above = ""
-    for item in moves[:_MOST_LINES]:
+    shown = named(moves, _MOST_LINES)
+    for item in shown:
         shared = os.path.commonpath([os.path.dirname(item.old), os.path.dirname(item.new)])  # noqa: PTH120
         if not f"{shared}/".startswith(f"{above}/"):
             above = shared
             out.print(plain(f"  {above}/"))
         old, new = (os.path.relpath(path, above or ".") for path in (item.old, item.new))
         out.print(plain(f"    {old} → {new}"))
-    if len(moves) > _MOST_LINES:
-        out.print(plain(f"    … and {len(moves) - _MOST_LINES:,} more; --json gives all", "dim"))
+    if len(moves) > len(shown):
+        _more(out, len(moves) - len(shown))
 
 
 def _lines(out: Console, lines: Sequence[str]) -> None:
-    for line in lines[:_MOST_LINES]:
+    shown = named(lines, _MOST_LINES)
+    for line in shown:
         out.print(plain(f"  {line}"))
-    if len(lines) > _MOST_LINES:
-        out.print(plain(f"  … and {len(lines) - _MOST_LINES:,} more; --json gives all", "dim"))
+    if len(lines) > len(shown):
+        _more(out, len(lines) - len(shown))
+
+
+def _more(out: Console, count: int) -> None:
+    out.print(plain(f"  … and {count:,} more (--verbose names all, --json too)", "dim"))

@@ -9,7 +9,20 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Json, K, Layers, Mlp, Mode, Root, Set, WithFacets, chosen_facets, settings_of, tree_of
+from ckptman.cli.options import (
+    Json,
+    KText,
+    Layers,
+    Mlp,
+    Mode,
+    Root,
+    Set,
+    WithFacets,
+    chosen_facets,
+    numbers_of,
+    settings_of,
+    tree_of,
+)
 from ckptman.cli.tables import print_table
 from ckptman.cli.text import console, plain
 from ckptman.queries import name_json
@@ -30,7 +43,7 @@ def _name(
     n_layers: Layers = None,
     use_mlp: Mlp = None,
     length_mode: Mode = None,
-    longest: K = None,
+    longest: KText = None,
     step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="Iterations done.")] = None,
     final: Annotated[
         bool | None, typer.Option("--final/--checkpoint", help="Of the end of training, or on the way.")
@@ -51,12 +64,11 @@ def _name(
         "n_layers": n_layers,
         "use_mlp": use_mlp,
         "length_mode": length_mode,
-        convention.k_key or "k": longest,
     }
     chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
     flags |= {key: value for name, value in chosen.items() if (key := convention.key_of(name)) is not None}
     given = {key: value for key, value in flags.items() if value is not None}
-    more = (*chosen.values(), step, final, settings)
+    more = (*chosen.values(), longest, step, final, settings)
     if not to_format:
         if given or any(value is not None for value in more) or not names:
             raise UsageError(
@@ -68,12 +80,23 @@ def _name(
         return
     if names:
         raise UsageError("--format takes no file names", code="bad-usage", fix="Leave them out, or leave out --format.")
-    config = _config(convention, given, settings or [], chosen)
-    name = _format(convention, config, step, final=final)
+    formatted = []
+    for k in numbers_of(longest, "--k", least=1) or (_every_k(convention) if longest else (None,)):
+        held = {} if k is None else {convention.k_key or "k": k}
+        formatted.append(
+            _format(convention, _config(convention, given | held, settings or [], chosen), step, final=final)
+        )
     if as_json:
-        print_json(_document([_parsed_json(name, naming_rules.naming_of(convention).parse(name))], []))
+        naming = naming_rules.naming_of(convention)
+        print_json(_document([_parsed_json(name, naming.parse(name)) for name in formatted], []))
     else:
-        console().print(plain(name))
+        for name in formatted:
+            console().print(plain(name), soft_wrap=True)
+
+
+def _every_k(convention: Convention) -> tuple[int, ...]:
+    """Each K of a grid."""
+    return tuple(dict.fromkeys(k for grid in convention.grids.values() for k in grid.k))
 
 
 # --- parsing ----------------------------------------------------------------------------------------------------------

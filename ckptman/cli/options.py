@@ -13,6 +13,7 @@ import typer
 
 from ckptman.cli import completing, helping
 from ckptman.cli.app import convention_for
+from ckptman.cli.text import be_verbose
 from ckptman.queries import conditions
 from ckptman.rules import Convention, convention_file, grids, selection, terms
 from ckptman.text import ConfigurationError, UsageError, strict_yaml, wording
@@ -77,6 +78,12 @@ Numbering = Annotated[
     str | None,
     typer.Option(
         "--numbering", envvar="CKPTMAN_NUMBERING", metavar="NAME", help="Numbering of the tasks: full or merged."
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", callback=be_verbose, help="Name all; otherwise, of each kind, only the first are named."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Json, Numbering, Root, tree_of
+from ckptman.cli.options import Json, Numbering, Root, Verbose, tree_of
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused, size_text
 from ckptman.formats import OptimizerInfo, show_path
@@ -40,6 +40,7 @@ def _show(
     ],
     root: Root = None,
     numbering: Numbering = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Show what a checkpoint file is, without executing anything in it and without loading a tensor; or a run.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from ckptman.text import wording
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imported where they are used: --help needs none of them
 clean, count_text, size_text = wording.one_line, wording.count_text, wording.size_text
 
 __all__ = [
-    "be_quiet", "clean", "console", "count_text", "fits", "plain", "say_refused", "size_text",
+    "be_quiet", "be_verbose", "clean", "console", "count_text", "fits", "named", "plain", "say_refused", "size_text",
 ]  # fmt: skip
 
 _PIPED_WIDTH = 200
@@ -27,12 +27,27 @@ _MOST_REFUSED = 12
 """Refused files of a kind that are named."""
 
 _quiet = False
+_verbose = False
+
+_Item = TypeVar("_Item")
 
 
 def be_quiet(asked: bool) -> None:
     """Leave out from now on what is neither a result nor a warning or an error, or print it again."""
     global _quiet
     _quiet = asked
+
+
+def be_verbose(asked: bool) -> bool:
+    """Name from now on all things of a kind, or the first ones alone; the answer is what was asked."""
+    global _verbose
+    _verbose = asked
+    return asked
+
+
+def named(items: Sequence[_Item], most: int) -> Sequence[_Item]:
+    """As many of the items as are named: all of them, where that was asked for."""
+    return items if _verbose else items[:most]
 
 
 def fits(stream: IO[str]) -> bool:
@@ -63,22 +78,21 @@ def plain(text: object, style: str = "") -> Text:
     return Text.assemble((wording.one_line(text), style))  # so that what is added to it does not take over its style
 
 
-def say_refused(items: Iterable[tuple[str, str, str]], *, verbose: bool = False) -> None:
+def say_refused(items: Iterable[tuple[str, str, str]]) -> None:
     """Tell on stderr what was refused, why, and, once for all that are alike, what to do.
 
     Args:
         items: The message, the code and the fix of each.
-        verbose: Tell all; else as many of each kind as one reads.
     """
     talk = console(stderr=True)
     kinds: dict[tuple[str, str], list[str]] = {}
     for message, code, fix in items:
         kinds.setdefault((code, fix), []).append(message)
     for (code, fix), messages in kinds.items():
-        shown = messages if verbose else messages[:_MOST_REFUSED]
+        shown = named(messages, _MOST_REFUSED)
         for message in shown:
             talk.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
         if len(shown) < len(messages):
-            talk.print(plain(f"  … and {len(messages) - len(shown):,} more {code} (--json names all)"))
+            talk.print(plain(f"  … and {len(messages) - len(shown):,} more {code} (--verbose names all, --json too)"))
         if fix:
             talk.print(plain(f"  {fix}"))

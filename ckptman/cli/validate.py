@@ -18,10 +18,10 @@ from rich.text import Text
 from ckptman.checks import Testimony, ValidationResult, mending, validate
 from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for, next_step, print_json
-from ckptman.cli.options import Json, Numbering, Root, Tree, tree_of
+from ckptman.cli.options import Json, Numbering, Root, Tree, Verbose, tree_of
 from ckptman.cli.progress import StageProgress
 from ckptman.cli.remembering import Remembered
-from ckptman.cli.text import clean, console, count_text, plain, size_text
+from ckptman.cli.text import clean, console, count_text, named, plain, size_text
 from ckptman.formats import refusals
 from ckptman.fs import locks
 from ckptman.rules import Convention
@@ -93,6 +93,7 @@ def _validate(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --fix: only print what it would do.")] = False,
     numbering: Numbering = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Check a tree: names, places, run.json, shapes, steps, seeds, strays.
@@ -208,9 +209,10 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
     """The findings of one folder. What to do is said once, for the first that it is the same for."""
     width = max(len(item.code) for item in items)
     shown: dict[str, int] = defaultdict(int)
+    most = len(named(items, _MOST_LINES))
     for item in items:
         shown[item.code] += 1
-        if shown[item.code] > _MOST_LINES:
+        if shown[item.code] > most:
             continue
         inside = "" if item.path == folder else f"{PurePosixPath(item.path).relative_to(folder)}: "
         head = plain(f"  {item.severity:<7}  ", _STYLES[item.severity]) + plain(f"{item.code:<{width}}  ")
@@ -219,8 +221,8 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
             explained.add((item.code, item.fix))
             out.print(plain(f"{'':<{len(head)}}Fix: {item.fix}", "dim"))
     for code, count in shown.items():
-        if count > _MOST_LINES:
-            out.print(plain(f"  … and {count - _MOST_LINES:,} more {code} (--json names all)", "dim"))
+        if count > most:
+            out.print(plain(f"  … and {count - most:,} more {code} (--verbose names all, --json too)", "dim"))
 
 
 def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> None:

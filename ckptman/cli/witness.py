@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json
-from ckptman.cli.options import Json
+from ckptman.cli.options import Json, Verbose
 from ckptman.cli.progress import DrawProgress
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused
@@ -28,6 +28,7 @@ def _witness(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="LIST", help="Seeds to try: 0-9999, or 1337,2337; or all of the grid's.")
     ] = "all",
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Ask the weights themselves which seed drew them, which files are of one run, and whether they were trained.

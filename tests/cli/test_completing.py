@@ -44,6 +44,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ckptman validate --explain cut", {"cut", "cut-pickle"}),
         ("ckptman validate --select no-", {"no-record"}),
         ("ckptman ls --sort n_l", {"n_layers"}),
+        ("ckptman ls --sort -gen_e", {"-gen_em"}),
         ("ckptman results --metric gen/K3", {"gen/K32/exact_match_acc"}),
         ("ckptman ls --where use_m", {"use_mlp"}),
     ],

@@ -122,8 +122,25 @@ def test_quiet_leaves_the_result_and_the_errors(
     assert quiet.out == loud.out
     assert "2 checkpoints" in loud.err
     assert quiet.err == ""
+    assert run(["ls", "-q"]) == 0
+    assert capsys.readouterr() == quiet, "it may stand behind the command"
     assert run(["-q", "ls", "--root", "nowhere"]) == 2
     assert "no tree at nowhere" in capsys.readouterr().err
+
+
+def test_verbose_names_all_that_was_refused(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"Final_{number}.pt" for number in range(14)]
+    for name in names:
+        Path(name).write_bytes(b"")
+    assert run(["show", *names]) == 1
+    few = capsys.readouterr().err
+    assert few.count("REFUSED") == 12
+    assert "… and 2 more empty (--verbose names all, --json too)" in few
+    assert run(["show", "-v", *names]) == 1
+    assert capsys.readouterr().err.count("REFUSED") == 14
+    assert run(["show", *names]) == 1
+    assert capsys.readouterr().err == few
 
 
 def test_a_wrong_value_of_the_environment_is_said_to_come_from_there(

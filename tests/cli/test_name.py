@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,14 @@ def test_without_options_the_name_is_the_published_recipes(capsys: pytest.Captur
 def test_a_configuration_gives_its_name(capsys: pytest.CaptureFixture[str], arguments: list[str], name: str) -> None:
     assert formatted(capsys, *arguments) == name
     assert document(capsys, "--format", *arguments)["names"] == document(capsys, name)["names"]
+
+
+def test_several_k_give_several_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["name", "--format", "--k", "6,8", "--k", "10-14:4"]) == 0
+    found = capsys.readouterr().out.splitlines()
+    assert [re.findall("trainK2to([0-9]+)_", name) for name in found] == [["6"], ["8"], ["10"], ["14"]]
+    assert run(["name", "--format", "--k", "8"]) == 0
+    assert capsys.readouterr().out.splitlines() == [found[1]]
 
 
 def test_format_of_what_parse_says_is_the_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,8 @@ def test_many_findings_of_one_kind_are_cut_short(command: Command, root: Path) -
         (root / FIXED / "task_0000" / f"empty-{number:02d}").mkdir()
     done = command("--root", root)
     assert done.out.count("warning  empty-folder") == 10
-    assert "… and 4 more empty-folder (--json names all)" in done.out
+    assert "… and 4 more empty-folder (--verbose names all, --json too)" in done.out
+    assert command("--root", root, "-v").out.count("warning  empty-folder") == 14
     assert "14 × empty-folder" in done.out
     assert len(json.loads(command("--root", root, "--json").out)["findings"]) == 14
 
