@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -84,6 +86,13 @@ def _results(
             show_default=False,
         ),
     ] = None,
+    all_runs: Annotated[
+        bool,
+        typer.Option(
+            "--all-runs",
+            help="Over all W&B runs too, by what each logged: those that were overwritten, repeated, or left no file.",
+        ),
+    ] = False,
     output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help=FORMATS)] = (Format.TABLE),
     as_csv: Annotated[
         bool,
@@ -96,7 +105,8 @@ def _results(
 ) -> None:
     """Show what each configuration reached: mean and deviation over its seeds.
 
-    Each run of the tree counts once. Conditions and keys are those of ckptman ls.
+    Each run of the tree counts once. Conditions and keys are those of ckptman ls. With --all-runs, the other tables
+    (--threshold, --versus, --csv) are over all W&B runs.
 
     Example: ckptman results --no-mlp --layers 1
 
@@ -105,6 +115,8 @@ def _results(
     Example: ckptman results --threshold 0.95
 
     Example: ckptman results --versus use_mlp
+
+    Example: ckptman results --all-runs --population
     """
     if sum((threshold is not None, versus is not None, as_csv)) > 1 or (as_csv and (as_json or by)):
         raise UsageError(
@@ -123,16 +135,18 @@ def _results(
             by=keys,
             summary=as_csv,
             population=as_csv or (convention.statistics == "population" if population is None else population),
+            all_runs=all_runs,
         )
+        over = replace(found, rows=tuple(row.over_all for row in found.rows)) if all_runs else found
         output = Format.JSON if as_json else Format.CSV if as_csv else output
         if output is Format.JSON and threshold is None and versus is None:
             print_json(found.to_json())
         elif as_csv:
-            print_rows(_summary_rows(found), Format.CSV)
+            print_rows(_summary_rows(over), Format.CSV)
         elif threshold is not None:
-            print_rows(_threshold_rows(found, threshold, convention), output)
+            print_rows(_threshold_rows(over, threshold, convention), output)
         elif versus is not None:
-            print_rows(_versus_rows(found, versus, convention), output)
+            print_rows(_versus_rows(over, versus, convention), output)
         else:
             print_rows(_rows(found), output, give=() if keys else _said_twice(found, convention))
         _tell(found)
@@ -141,7 +155,12 @@ def _results(
 
 def _rows(found: Results) -> Rows:
     head = [*found.by, "mean", "deviation", "n"]
-    return [head, *([*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows)]
+    rows = [[*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows]
+    if any(row.logged for row in found.rows):
+        head += ["mean of all", "deviation of all", "n of all"]
+        over = (row.over_all for row in found.rows)
+        rows = [[*row, all_.mean, all_.deviation, all_.runs] for row, all_ in zip(rows, over, strict=True)]
+    return [head, *rows]
 
 
 def _said_twice(found: Results, convention: Convention) -> list[str]:
@@ -189,5 +208,18 @@ def _tell(found: Results) -> None:
     pooled = sorted({key for row in found.rows for key in row.pooled})
     if pooled:
         warn(f"rows are over configurations that differ in what is no column: {', '.join(pooled)}")
+    if logged := [run for row in found.rows for run in row.logged]:
+        _tell_of_all(logged)
     rest = f"; in {count_text(unmeasured, 'further run')} it was not measured" if unmeasured else ""
     talk.print(plain(f"{found.metric} over {count_text(measured, 'run')}, deviation of the {kind}{rest}", "dim"))
+
+
+def _tell_of_all(logged: Sequence[over_seeds.LoggedRun]) -> None:
+    """Say on stderr how many W&B runs there are, and which of them left no file."""
+    gone = [run.run_id or "" for run in logged if not run.has_files]
+    named = f" ({', '.join(gone[:_MOST_RUNS])}{', …' if len(gone) > _MOST_RUNS else ''})" if gone else ""
+    of_all = f"all: {count_text(sum(run.value is not None for run in logged), 'W&B run')} by what they logged"
+    console(stderr=True).print(plain(f"{of_all}; of {len(gone):,} no file is here{named}", "dim"))
+
+
+_MOST_RUNS = 8

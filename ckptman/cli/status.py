@@ -41,7 +41,7 @@ from ckptman.tree import roots, standing
 SIGNS = {
     grid_status.COMPLETE: standing.MARKS[standing.Extent.COMPLETE],
     grid_status.RUNNING: "▶",
-    grid_status.REFUSED: "!",
+    grid_status.REFUSED: standing.REFUSED,
     grid_status.FAILED: "✗",
     grid_status.PARTIAL: standing.MARKS[standing.Extent.ON_THE_WAY],
     grid_status.OVERWRITTEN: standing.OVERWRITTEN,
@@ -50,7 +50,7 @@ SIGNS = {
 LETTERS = {
     grid_status.COMPLETE: "C",
     grid_status.RUNNING: "R",
-    grid_status.REFUSED: "!",
+    grid_status.REFUSED: standing.REFUSED,
     grid_status.FAILED: "F",
     grid_status.PARTIAL: "p",
     grid_status.OVERWRITTEN: "o",

@@ -44,6 +44,8 @@ def _totals(statistics: tree_statistics.TreeStatistics) -> str:
         ["Configurations", f"{len(statistics.configurations):,}"],
         ["Overwritten runs", f"{len(statistics.lost):,}"],
     ]
+    if statistics.without_files:
+        rows.append(["Other W&B runs without a file here", f"{len(statistics.without_files):,}"])
     return markdown.table(["", "In this tree"], rows)
 
 
@@ -155,26 +157,34 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
     counts = [count for count in statistics.grid_counts if count.groups and statistics.expects(count.pattern.grid)]
     if not counts:
         return "Nothing here is of a grid of the naming convention."
-    rows = [
-        [markdown.code(c.pattern.pattern), _product(c), f"{c.runs_expected:,}", f"{c.complete:,}", f"{c.partial:,}",
-         f"{c.overwritten:,}", f"{c.missing:,}", f"{c.files:,} of {c.files_expected:,}"]
-        for c in counts
-    ]  # fmt: skip
+    columns: dict[str, Callable[[tree_statistics.GridCount], int]] = {
+        "Runs": lambda c: c.runs_expected,
+        "Complete": lambda c: c.complete,
+        "Partial": lambda c: c.partial,
+        "Refused": lambda c: c.refused,
+        "Overwritten": lambda c: c.overwritten,
+        "Missing": lambda c: c.missing,
+    }
+    is_refused = any(c.refused for c in counts)
+    if not is_refused:
+        del columns["Refused"]
 
-    def total(get: Callable[[tree_statistics.GridCount], int]) -> str:
-        return f"{sum(map(get, counts)):,}"
+    def row(title: str, product: str, of: Sequence[tree_statistics.GridCount]) -> list[str]:
+        figures = [f"{sum(map(get, of)):,}" for get in columns.values()]
+        found = f"{sum(c.files for c in of):,} of {sum(c.files_expected for c in of):,}"
+        return [title, product, *figures, found]
 
-    rows.append(["**In all**", "", total(lambda c: c.runs_expected), total(lambda c: c.complete),
-                 total(lambda c: c.partial), total(lambda c: c.overwritten), total(lambda c: c.missing),
-                 f"{total(lambda c: c.files)} of {total(lambda c: c.files_expected)}"])  # fmt: skip
+    rows = [row(markdown.code(c.pattern.pattern), _product(c), [c]) for c in counts]
+    rows.append(row("**In all**", "", counts))
     outside = statistics.outside_grid
     return markdown.join(
         markdown.paragraph(
             "What the grid of the naming convention has, and what is here of it. A run is partial where some of its",
             "checkpoints are missing.",
+            "It is refused where `ingest` did not take one that is at the source." if is_refused else "",
         ),
-        markdown.table(["Groups", "K × combinations × seeds × files", "Runs", "Complete", "Partial", "Overwritten",
-               "Missing", "Files found"], rows, right=range(2, 8)),
+        markdown.table(["Groups", "K × combinations × seeds × files", *columns, "Files found"], rows,
+                       right=range(2, len(columns) + 3)),
         markdown.paragraph(
             f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another K or "
             "seed, of a",

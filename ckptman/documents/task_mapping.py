@@ -32,7 +32,8 @@ _COMPLETE, _ONLY_FINAL, _NO_FINAL, _NOTHING = (_MARKS[extent] for extent in stan
 
 _LEGEND = (
     f"{_COMPLETE} all its checkpoints are here, {_NO_FINAL} the final one is missing, {_ONLY_FINAL} only others are "
-    f"missing, {standing.OVERWRITTEN} overwritten by a later run, {_NOTHING} nothing"
+    f"missing, {standing.REFUSED} a file of it was refused, {standing.OVERWRITTEN} overwritten by a later run, "
+    f"{_NOTHING} nothing"
 )
 
 
@@ -50,6 +51,7 @@ def task_mapping_text(convention: Convention, statistics: tree_statistics.TreeSt
                 _where(statistics) if statistics is not None else "",
                 *_grid(convention, statistics),
                 _overwritten(statistics) if statistics is not None else "",
+                _without_files(statistics) if statistics is not None else "",
                 _refused(statistics) if statistics is not None else "") + "\n"  # fmt: skip
 
 
@@ -237,6 +239,8 @@ class _Presence:
 
     def _mark(self, slot: Any) -> str:
         marks = {_mark(run) for run in self.by_slot.get(slot, ())} - {_NOTHING}
+        if slot in self.statistics.refused_slots and _COMPLETE not in marks:
+            return standing.REFUSED
         for mark in (_COMPLETE, _ONLY_FINAL, _NO_FINAL):
             if mark in marks:
                 return mark
@@ -429,33 +433,63 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
 def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
     if not statistics.lost:
         return ""
-    by_task: dict[tuple[PurePosixPath, object], list[tree_statistics.Lost]] = defaultdict(list)
-    for item in statistics.lost:
-        by_task[item.folder, _lost_configuration(item, statistics.convention)].append(item)
-    briefs = {key: say.brief(items[0].run.config, say.all_axes(statistics.convention), statistics.convention)
-              for key, items in by_task.items()}  # fmt: skip
-    rows = []
-    for key, items in by_task.items():
-        alike = [by_task[other][0].run.config for other, brief in briefs.items()
-                 if other != key and (other[0], brief) == (key[0], briefs[key])]  # fmt: skip
-        told = say.telling(items[0].run.config, alike, statistics.convention)
-        title = ", ".join(filter(None, (briefs[key], told)))
-        rows.append(_lost_row(key[0], items, title, statistics.convention))
     count = len(statistics.lost)
     return markdown.join(
         "## Overwritten runs",
         markdown.paragraph(
             f"Of {wording.count_text(count, 'run')} no checkpoint was at the source any more: later runs of the same",
             "tasks wrote files of the same names over them. What is here of them are their W&B records.",
-            "The generalization that these logged is in the means over all W&B runs, and in no other."
-            if any(
-                metrics.from_metrics(item.run.metrics, item.run.config, statistics.convention) is not None
-                for item in statistics.lost
-            )
-            else "",
+            _counted(statistics.lost, statistics.convention),
         ),
-        markdown.table(["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"], rows),
+        markdown.table(
+            ["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"],
+            _lost_rows(statistics.lost, statistics),
+        ),
     )
+
+
+def _without_files(statistics: tree_statistics.TreeStatistics) -> str:
+    """The W&B runs of which no file is known to be, though none was written over theirs."""
+    if not statistics.without_files:
+        return ""
+    count = len(statistics.without_files)
+    return markdown.join(
+        "## W&B runs without a checkpoint",
+        markdown.paragraph(
+            f"Of {wording.count_text(count, 'further W&B run')} no file here is known to be: it left none, or none was",
+            "taken, or it is not known which of several runs wrote one.",
+            _counted(statistics.without_files, statistics.convention),
+        ),
+        markdown.table(
+            ["Folder", "Configuration", "Seed (W&B run, generalization)"],
+            [row[:-1] for row in _lost_rows(statistics.without_files, statistics)],
+        ),
+    )
+
+
+def _counted(items: Sequence[tree_statistics.Lost], convention: Convention) -> str:
+    """In which figures runs without files are."""
+    values = (metrics.from_metrics(item.run.metrics, item.run.config, convention) for item in items)
+    if all(value is None for value in values):
+        return ""
+    return "The generalization that these logged is in the means over all W&B runs, and in no other."
+
+
+def _lost_rows(items: Sequence[tree_statistics.Lost], statistics: tree_statistics.TreeStatistics) -> list[list[str]]:
+    """A row for each configuration of each task."""
+    by_task: dict[tuple[PurePosixPath, object], list[tree_statistics.Lost]] = defaultdict(list)
+    for item in items:
+        by_task[item.folder, _lost_configuration(item, statistics.convention)].append(item)
+    briefs = {key: say.brief(held[0].run.config, say.all_axes(statistics.convention), statistics.convention)
+              for key, held in by_task.items()}  # fmt: skip
+    rows = []
+    for key, held in by_task.items():
+        alike = [by_task[other][0].run.config for other, brief in briefs.items()
+                 if other != key and (other[0], brief) == (key[0], briefs[key])]  # fmt: skip
+        told = say.telling(held[0].run.config, alike, statistics.convention)
+        title = ", ".join(filter(None, (briefs[key], told)))
+        rows.append(_lost_row(key[0], held, title, statistics.convention))
+    return rows
 
 
 def _refused(statistics: tree_statistics.TreeStatistics) -> str:

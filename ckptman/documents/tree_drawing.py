@@ -141,7 +141,7 @@ class _Drawing:
     def _task_comment(self, task: PurePosixPath) -> str:
         configurations = self.configurations[task]
         if not configurations:
-            return "nothing left" if self._was_overwritten(task) else ""
+            return "nothing left" if self._has_list(task) else ""
         parts = []
         for axis in say.all_axes(self.convention):
             here = [c.config[axis] for c in configurations if c.config.get(axis) is not None]
@@ -162,8 +162,8 @@ class _Drawing:
         which = say.brief(self.best[task].config, say.all_axes(self.convention), self.convention) if many else ""
         return f" {say.STAR} {wording.one_line(which)}".rstrip()
 
-    def _was_overwritten(self, task: PurePosixPath) -> bool:
-        return any(lost.folder == task for lost in self.statistics.lost)
+    def _has_list(self, task: PurePosixPath) -> bool:
+        return any(lost.folder == task for lost in (*self.statistics.lost, *self.statistics.without_files))
 
     def _task_contents(self, task: PurePosixPath) -> list[_Node]:
         """The run folders of a task, the first with its files; or the files of a task folder sorted by hand."""
@@ -180,8 +180,8 @@ class _Drawing:
         if direct:
             nodes += self._file_nodes(file for run in direct for file in run.files)
             self.run_is_drawn = True
-        if self._was_overwritten(task):
-            nodes.append(_Node(records.OVERWRITTEN_FILE, "the runs whose checkpoints were overwritten"))
+        if self._has_list(task):
+            nodes.append(_Node(records.OVERWRITTEN_FILE, "the W&B runs of which no checkpoint is here"))
         return nodes
 
     def _files(self, run: contents.Run) -> list[_Node]:

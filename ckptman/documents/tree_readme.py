@@ -112,6 +112,9 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
         if any(map(statistics.expects, statistics.convention.grids))
         else "",
         f"{gone} to later runs that overwrote them." if statistics.lost else "",
+        f"Of {wording.count_text(len(statistics.without_files), 'further W&B run')} no file here is known to be."
+        if statistics.without_files
+        else "",
         f"{wording.count_text(len(refused), 'file')} {'was' if len(refused) == 1 else 'were'} refused: {_MAPPING_LINK} "
         "says which, and why."
         if refused
@@ -131,9 +134,9 @@ def _structure(statistics: tree_statistics.TreeStatistics) -> str:
         markdown.paragraph(
             f"The configuration inside a checkpoint decides where it lies. A run's "
             f"{markdown.code(records.RUN_FILE)} tells all that is known of the run.",
-            f"{markdown.code(records.OVERWRITTEN_FILE)} in a task's folder tells which of its runs lost their "
-            "checkpoints to later ones."
-            if statistics.lost
+            f"{markdown.code(records.OVERWRITTEN_FILE)} in a task's folder tells which of its W&B runs have no "
+            "checkpoint here: mostly since later ones overwrote them."
+            if statistics.lost or statistics.without_files
             else "",
         ),
     )

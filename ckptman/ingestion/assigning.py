@@ -195,7 +195,7 @@ class _Plan:
         """All records of the run: in the tree, of overwritten runs, and at the source, where that is still there."""
         others = (record for at, record in self.scan.records if at != self.old)
         found = [_Known(record.config, record.metrics) for record in others if record.run_id == self.run_id]
-        for runs in self.scan.overwritten.values():
+        for runs in (*self.scan.overwritten.values(), *self.scan.without_files.values()):
             found += [_Known(run.config, run.metrics) for run in runs if run.run_id == self.run_id]
         at_source = [run for folder in self._task_folders() for run in self._wandb(folder)]
         for run in wandb_runs.merge_requeued(at_source):

@@ -255,9 +255,8 @@ class _Apply:
                         self._publish(batch)  # what was staged before the disk was full, say, is whole
                     raise
                 self._publish(batch)
-            for folder, runs in self.plan.overwritten_lists.items():
-                if (self.plan.root / folder).is_dir():
-                    self._write_overwritten(self.plan.root / folder, runs)
+            for folder, listed in self.plan.overwritten_lists.items():
+                self._write_overwritten(self.plan.root / folder, listed)
             self._write_refused()
             for removal in self.plan.removals:
                 self._remove_known(removal)
@@ -528,9 +527,10 @@ class _Apply:
         else:
             self.removed.append(removal)
 
-    def _write_overwritten(self, folder: Path, runs: tuple[records.OverwrittenRun, ...]) -> None:
+    def _write_overwritten(self, folder: Path, listed: records.OverwrittenList) -> None:
         try:
-            records.write_overwritten(folder, runs, root=self.plan.root)
+            make_folders(folder, root=self.plan.root)
+            records.write_overwritten(folder, listed, root=self.plan.root)
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
 

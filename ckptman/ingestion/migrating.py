@@ -410,23 +410,27 @@ class _Plan:
 
     def _lists(self) -> Iterator[tuple[str, PurePosixPath | None, bytes]]:
         """The lists that change: the old one, or empty; the new one's place; and its content."""
-        new: dict[PurePosixPath, dict[str, records.OverwrittenRun]] = defaultdict(dict)
+        new: dict[PurePosixPath, tuple[dict[str, records.OverwrittenRun], ...]] = defaultdict(lambda: ({}, {}))
         old: dict[PurePosixPath, bytes] = {}
         listed = [entry.path for entry in self.scan.entries if entry.path.name == records.OVERWRITTEN_FILE]
         for path in (path for path in listed if not self.scan.is_kept(path)):
             try:
-                runs = records.read_overwritten(self.root / path.parent)
-                for run in runs:
-                    task = run.task if run.source_task is None else run.source_task
-                    place = placement.place_of(run.config, self.convention, source_group=run.group, source_task=task)
-                    new[place.folder][run.run_id] = replace(run, group=place.group, task=place.task)
+                held = records.read_overwritten(self.root / path.parent)
+                for kind, runs in enumerate((held.runs, held.without_files)):
+                    for run in runs:
+                        task = run.task if run.source_task is None else run.source_task
+                        place = placement.place_of(
+                            run.config, self.convention, source_group=run.group, source_task=task
+                        )
+                        new[place.folder][kind][run.run_id] = replace(run, group=place.group, task=place.task)
             except RefusedError as error:
                 self._refuse(path, error)
                 return
-            old[path] = records.signed(records.OverwrittenList(runs=runs))
-        for folder, held in new.items():
+            old[path] = records.signed(replace(held, more={}))
+        for folder, kinds in new.items():
             path = folder / records.OVERWRITTEN_FILE
-            data = records.signed(records.OverwrittenList(runs=tuple(held[name] for name in sorted(held))))
+            found, others = (tuple(runs[name] for name in sorted(runs)) for runs in kinds)
+            data = records.signed(records.OverwrittenList(runs=found, without_files=others))
             if old.pop(path, None) != data:
                 yield str(path) if path in listed else "", path, data
         for path in old:

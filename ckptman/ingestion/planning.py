@@ -104,8 +104,8 @@ class Plan:
     """What of the files beside checkpoints is not used, or says otherwise than something that counts more."""
     ambiguous: tuple[tree_records.CheckpointRow, ...]
     """Checkpoints that more than one W&B run could have written."""
-    overwritten_lists: Mapping[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]
-    """By task folder, what its list of overwritten runs will hold, where that changes."""
+    overwritten_lists: Mapping[PurePosixPath, tree_records.OverwrittenList]
+    """By task folder, what its list of runs without checkpoints will hold, where that changes."""
     passed_over: tuple[str, ...]
     """Other files and folders of the source that look like checkpoints, by their names."""
     resolved: tuple[PurePosixPath, ...]
@@ -237,7 +237,7 @@ class _Planner:
         here = sorted([*placed, *unchanged], key=lambda row: row.source)
         duplicates = tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source))
         lost = self.raw.lost(records.values())
-        overwritten_lists = self._overwritten_lists(lost.overwritten)
+        overwritten_lists = self._overwritten_lists(lost, {record.run_id for record in records.values()})
         removals = self._removals(unchanged, duplicates) if self.options.mode is Mode.MOVE else ()
         return Plan(
             source=self.raw.root,
@@ -431,30 +431,41 @@ class _Planner:
         return path.is_relative_to(self.raw.root) and (file.is_gone or path.exists())
 
     def _overwritten_lists(
-        self, found: Iterable[tree_records.OverwrittenRun]
-    ) -> dict[PurePosixPath, tuple[tree_records.OverwrittenRun, ...]]:
-        by_folder: dict[PurePosixPath, dict[str, tree_records.OverwrittenRun]] = defaultdict(dict)
-        for run in found:
-            place = placement.place_of(run.config, self.convention, source_group=run.group, source_task=run.task)
-            by_folder[place.folder][run.run_id] = run
+        self, lost: outputs.LostRuns, present: Collection[str | None]
+    ) -> dict[PurePosixPath, tree_records.OverwrittenList]:
+        """What the lists of runs without checkpoints will hold, where that changes; `present` are in the tree."""
+        found: dict[PurePosixPath, dict[str, tree_records.OverwrittenRun]] = defaultdict(dict)
+        logged: dict[PurePosixPath, dict[str, tree_records.OverwrittenRun]] = defaultdict(dict)
+        for runs, by_folder in ((lost.overwritten, found), (lost.logged, logged)):
+            for run in runs:
+                place = placement.place_of(run.config, self.convention, source_group=run.group, source_task=run.task)
+                by_folder[place.folder][run.run_id] = run
+        listed = {folder for folder, known in self.tree.lists.items() if known.without_files}
         lists = {}
-        for folder, runs in sorted(by_folder.items()):
+        for folder in sorted({*found, *logged, *listed}):
             try:
                 self.folders.require_readable(folder)
-                known = {run.run_id: run for run in self._listed(folder)}
+                known = self._list_of(folder)
             except RefusedError as error:
                 self.raw.refuse(str(folder / tree_records.OVERWRITTEN_FILE), error)
                 continue
-            merged = {**known, **runs}
-            if merged != known:
-                lists[folder] = tuple(merged[run_id] for run_id in sorted(merged))
+            overwritten = {run.run_id: run for run in known.runs} | found[folder]
+            others = {run.run_id: run for run in known.without_files} | logged[folder]
+            others = {name: run for name, run in others.items() if name not in present and name not in overwritten}
+            merged = replace(known, runs=_by_id(overwritten), without_files=_by_id(others))
+            if merged != replace(known, runs=_by_id({run.run_id: run for run in known.runs})):
+                lists[folder] = merged
         return lists
 
-    def _listed(self, folder: PurePosixPath) -> tuple[tree_records.OverwrittenRun, ...]:
-        """The overwritten runs that the tree lists for a task folder; RefusedError if its list cannot be used."""
+    def _list_of(self, folder: PurePosixPath) -> tree_records.OverwrittenList:
+        """What the tree says of a task's runs without checkpoints; RefusedError if its list cannot be used."""
         if folder / tree_records.OVERWRITTEN_FILE in self.unreadable:
             return tree_records.read_overwritten(self.tree.root / folder)  # which says why
-        return self.tree.overwritten.get(folder, ())
+        return self.tree.lists.get(folder, tree_records.OverwrittenList())
+
+
+def _by_id(runs: Mapping[str, tree_records.OverwrittenRun]) -> tuple[tree_records.OverwrittenRun, ...]:
+    return tuple(runs[run_id] for run_id in sorted(runs))
 
 
 def _record_of(

@@ -45,6 +45,11 @@ class ListedCheckpoint:
     facets: Mapping[str, Any] = field(default_factory=dict)
     """Its facets that are no levels of the tree, where they are known."""
 
+    @property
+    def has_file(self) -> bool:
+        """Whether there is one; not for the W&B runs of `Listing.without_files`."""
+        return bool(self.row.sha256)
+
     @cached_property
     def fields(self) -> dict[str, Any]:
         """What conditions call the checkpoint's own values."""
@@ -124,6 +129,8 @@ class Listing:
     not_listed: tuple[Finding, ...]
     """Checkpoints of the tree that could not be listed, and what could not be read."""
     unmatched: tuple[Unmatched, ...]
+    without_files: tuple[ListedCheckpoint, ...] = ()
+    """The W&B runs without a checkpoint, overwritten or not, that fulfil the conditions."""
 
     @property
     def summary(self) -> Summary:
@@ -193,6 +200,11 @@ def list_checkpoints(
             Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
             for condition in where
             if rows and not any(condition.matches(row) for row in rows)
+        ),
+        without_files=tuple(
+            item
+            for item in _without_files(inventory.scan, convention)
+            if all(condition.matches(item.values) for condition in where)
         ),
     )
 
@@ -279,6 +291,26 @@ def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
                     metrics=run.record.metrics,
                     facets=placement.other_facets(run.record.config, run.convention),
                 )
+
+
+def _without_files(scan: records.TreeScan, convention: Convention) -> Iterator[ListedCheckpoint]:
+    """The W&B runs without a checkpoint, as checkpoints that are nowhere."""
+    for listed in (scan.overwritten, scan.without_files):
+        for folder, run in ((folder, run) for folder, runs in listed.items() for run in runs):
+            levels = convention.folders.parse(folder)
+            yield ListedCheckpoint(
+                row=records.CheckpointRow(
+                    source="", path=str(folder / records.OVERWRITTEN_FILE), sha256="", size=0, run_id=run.run_id,
+                    group=run.group, family={} if levels is None else levels.facets, task=run.task,
+                    source_task=run.source_task, seed=run.seed, step=None, kind="",
+                ),
+                final=False,
+                k=comparing.whole(run.config.get(convention.k_key or "")),
+                generalization=None,
+                config=run.config,
+                metrics=run.metrics,
+                facets=placement.other_facets(run.config, convention),
+            )  # fmt: skip
 
 
 def _not_listed(inventory: Inventory, convention: Convention) -> Iterator[Finding]:

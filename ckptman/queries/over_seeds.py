@@ -2,12 +2,14 @@
 
     results(root, where=[parse_where("regime == 'fixed'")], metric="gen/K20/token_acc").rows
 
-A run counts once, by the metrics in its `run.json`, whether or not its checkpoints are listed one by one.
+A run counts once, by the metrics in its `run.json`, whether or not its checkpoints are listed one by one. Beside the
+figures over the runs whose files are here stand, where asked for, those over all W&B runs: by what each logged, whether
+its files are here, were overwritten, or never were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,6 +27,17 @@ DEFAULT_METRIC = "gen_em"
 
 
 @dataclass(frozen=True)
+class LoggedRun:
+    """A W&B run, with files here or without, and what it logged."""
+
+    run_id: str | None
+    seed: int | None
+    value: float | None
+    """None where it did not log the metric."""
+    has_files: bool
+
+
+@dataclass(frozen=True)
 class Result:
     """One configuration, or whatever the rows are grouped by."""
 
@@ -38,6 +51,14 @@ class Result:
     """Whether `deviation` is that of the population of these runs, instead of the sample's."""
     pooled: tuple[str, ...] = ()
     """In a summary, the configuration keys in which the runs differ, seeds and columns apart."""
+    logged: tuple[LoggedRun, ...] = ()
+    """All W&B runs of the row, by seed, where they were asked for."""
+
+    @property
+    def over_all(self) -> Result:
+        """The row over all its W&B runs."""
+        known = tuple((run.seed, run.value) for run in self.logged if run.value is not None)
+        return replace(self, values=known, unmeasured=len(self.logged) - len(known))
 
     @property
     def runs(self) -> int:
@@ -63,7 +84,12 @@ class Result:
             "settings": json_text.jsonable(self.settings), "n": self.runs, "mean": self.mean,
             "deviation": self.deviation, "unmeasured": self.unmeasured,
             "values": [{"seed": seed, "value": value} for seed, value in self.values],
-        }  # fmt: skip
+        } | ({"all_runs": self._logged_json()} if self.logged else {})  # fmt: skip
+
+    def _logged_json(self) -> dict[str, Any]:
+        row = self.over_all
+        return {"n": row.runs, "mean": row.mean, "deviation": row.deviation, "unmeasured": row.unmeasured,
+                "runs": [dict(vars(run)) for run in self.logged]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,6 +150,7 @@ def results(
     by: Sequence[str] = (),
     summary: bool = False,
     population: bool = False,
+    all_runs: bool = False,
 ) -> Results:
     """Mean and deviation of a metric over the runs of each configuration.
 
@@ -135,6 +162,7 @@ def results(
         by: Keys to group the runs by; by default each configuration is a row of its own.
         summary: Group the runs by the columns of the convention's `summary` instead.
         population: Give the population's standard deviation, as the lab publishes it, instead of the sample's.
+        all_runs: Tell in each row's `logged` of all W&B runs, those without files included; some rows have no others.
 
     Raises:
         UsageError: where there is no tree, and for a key or metric that nothing has.
@@ -143,6 +171,7 @@ def results(
     convention = convention or convention_file.load_convention(convention_file.find_file(root))
     listing = list_checkpoints(root, convention=convention, where=where)
     runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
+    without_files = listing.without_files if all_runs else ()
     rows = [item.values for item in runs]
     for key in by:
         check_key(key, rows, known_keys(convention))
@@ -156,8 +185,15 @@ def results(
     groups: dict[object, list[ListedCheckpoint]] = {}
     for item in runs:
         groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
+    for item in without_files:
+        own = _group_key(item, by, convention, summary=summary)
+        similar = None if own in groups or by or summary else _only_agreeing(item, groups.values(), convention)
+        groups.setdefault(own if similar is None else similar, []).append(item)
     columns = tuple(by) or (() if summary else _columns(groups.values(), convention))
     found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
+    if all_runs:
+        logged = (_logged(members, metric, convention) for members in groups.values())
+        found = [replace(row, logged=each) for row, each in zip(found, logged, strict=True)]
     if summary:
         columns = tuple(convention.summary)
         found = [
@@ -229,6 +265,21 @@ def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention
     return item.row.group, item.row.task, comparing.fingerprint(item.config, ignored)
 
 
+def _only_agreeing(
+    item: ListedCheckpoint, groups: Iterable[Sequence[ListedCheckpoint]], convention: Convention
+) -> object | None:
+    """The key of the one configuration of its task that agrees with a run on every key that both have: an older trainer
+    did not know every key. None where there is none, or several."""
+    ignored = convention.ignored_keys | {convention.seed_key}
+    agreeing = [
+        first
+        for first, *_ in groups
+        if (first.row.group, first.row.task) == (item.row.group, item.row.task)
+        and not comparing.differing_keys(first.config, item.config, ignored)
+    ]
+    return _group_key(agreeing[0], (), convention, summary=False) if len(agreeing) == 1 else None
+
+
 def _summarized(item: ListedCheckpoint, convention: Convention) -> dict[str, Any]:
     """A run's value of each column of the summary; of an axis that its part of the grid lacks, that part's name."""
     facets = {facet.name: item.values.get(facet.name) for facet in convention.told_facets}
@@ -272,13 +323,28 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
 def _result(
     members: list[ListedCheckpoint], columns: Sequence[str], metric: str, convention: Convention, *, population: bool
 ) -> Result:
-    measured = [(item.row.seed, fmean(values)) for item in members if (values := _matching(item, metric, convention))]
+    here = [item for item in members if item.has_file]
+    measured = [(item.row.seed, fmean(values)) for item in here if (values := _matching(item, metric, convention))]
     return Result(
         settings={key: members[0].values.get(key) for key in columns},
         values=tuple(sorted(measured, key=lambda pair: _order(pair[0]))),
-        unmeasured=len(members) - len(measured),
+        unmeasured=len(here) - len(measured),
         population=population,
     )
+
+
+def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Convention) -> tuple[LoggedRun, ...]:
+    """What each W&B run logged; one whose files lie in several folders is one."""
+    found: dict[object, LoggedRun] = {}
+    for item in members:
+        if metric == DEFAULT_METRIC:
+            value = metrics.from_metrics(item.metrics, item.config, convention)
+        else:
+            value = fmean(values) if (values := _matching(item, metric, convention)) else None
+        run = LoggedRun(item.row.run_id, item.row.seed, value, item.has_file)
+        if run.run_id is not None or item.metrics:  # else it is not known which run it is, and these are told
+            found.setdefault(item.row.path if run.run_id is None else run.run_id, run)
+    return tuple(sorted(found.values(), key=lambda run: (_order(run.seed), not run.has_files, run.run_id or "")))
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -80,6 +80,8 @@ class LostRuns:
     partly_overwritten: tuple[records.OverwrittenRun, ...]
     without_files: tuple[LostFiles, ...]
     """Those of which nothing was saved, or nothing is left, and no other run's file is in the way."""
+    logged: tuple[records.OverwrittenRun, ...]
+    """What a tree keeps of these, and of the runs that may have written a file of which it is not known which did."""
 
 
 class RawOutputs:
@@ -200,10 +202,16 @@ class RawOutputs:
         runs = [run for run in self.wandb.runs if run.run_id not in self._undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
-        overwritten += self._listed_overwritten(present | {run.run_id for run in overwritten if run is not None})
+        present |= {run.run_id for run in overwritten if run is not None}
+        overwritten += self._listed((run for listed in self.scan.lists for run in listed.runs), present)
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
         gone = tuple(item for item in lost if not item.overwritten and not item.survives)
-        return LostRuns(_in_order(overwritten), _in_order(partly), gone)
+        undecided = [run for run in self.wandb.runs if run.run_id in self._undecided - present]
+        logged = [self._logged(item.run, item.folder, item.missing) for item in gone]
+        logged += [self._logged(run, wandb_home(run.folders[0], self.convention), ()) for run in undecided]
+        present |= {run.run_id for run in (*overwritten, *logged) if run is not None}
+        logged += self._listed((run for listed in self.scan.lists for run in listed.without_files), present)
+        return LostRuns(_in_order(overwritten), _in_order(partly), gone, _in_order(logged))
 
     def refused_files(self) -> tuple[records.RefusedFile, ...]:
         """Each file that was refused, deferred or passed over and may be a checkpoint, and what is known of it."""
@@ -411,14 +419,25 @@ class RawOutputs:
     # --- lost runs ----------------------------------------------------------------------------------------------------
 
     def _overwritten(self, lost: LostFiles) -> records.OverwrittenRun | None:
-        run = lost.run
-        folder_group, source_task, _ = placement.named_by_folders(lost.folder / lost.overwritten[0], self.convention)
         try:
-            group = group_said(run.config, folder_group, self.convention)
-            place = placement.place_of(run.config, self.convention, source_group=group, source_task=source_task)
+            return self._record(lost.run, lost.folder, lost.overwritten, lost.overwritten_by)
         except RefusedError as error:
-            self.refuse(self.relative(run.folders[0]), error, what="W&B folder")
+            self.refuse(self.relative(lost.run.folders[0]), error, what="W&B folder")
             return None
+
+    def _logged(self, run: WandbRun, folder: Path, files: tuple[str, ...]) -> records.OverwrittenRun | None:
+        """What is kept of a run for its metrics; None where it cannot be told which configuration's they are."""
+        with suppress(RefusedError):
+            return self._record(run, folder, files)
+        return None
+
+    def _record(
+        self, run: WandbRun, folder: Path, files: tuple[str, ...], by: tuple[str, ...] = ()
+    ) -> records.OverwrittenRun:
+        """What is kept of a run without checkpoints; `files` are missing in `folder`."""
+        folder_group, source_task, _ = placement.named_by_folders(folder / "file", self.convention)
+        group = group_said(run.config, folder_group, self.convention)
+        place = placement.place_of(run.config, self.convention, source_group=group, source_task=source_task)
         return records.OverwrittenRun(
             run_id=run.run_id,
             group=place.group,
@@ -427,15 +446,17 @@ class RawOutputs:
             source_task=source_task,
             config=run.config,
             metrics=run.summary,
-            files=lost.overwritten,
-            overwritten_by=lost.overwritten_by,
+            files=files,
+            overwritten_by=by,
             source=records.LostSource(str(self.root), self.wandb_folders(run)),
         )
 
-    def _listed_overwritten(self, known: Collection[str | None]) -> list[records.OverwrittenRun]:
-        """What a tree that is the source lists as overwritten, with the task ids of this convention."""
+    def _listed(
+        self, runs: Iterable[records.OverwrittenRun], known: Collection[str | None]
+    ) -> list[records.OverwrittenRun]:
+        """What a tree that is the source says of runs without checkpoints, with the task ids of this convention."""
         listed = {}
-        for run in self.scan.overwritten:
+        for run in runs:
             if run.run_id not in known:
                 with suppress(RefusedError):  # a group that this convention does not place
                     place = placement.place_of(

@@ -66,8 +66,8 @@ class SourceScan:
     wandb_folders: tuple[Path, ...]
     records: Mapping[Path, tree_records.RunRecord]
     """The `run.json` of each folder that has one: the source is, or was, a tree."""
-    overwritten: tuple[tree_records.OverwrittenRun, ...]
-    """What that tree says of runs whose files no longer exist."""
+    lists: tuple[tree_records.OverwrittenList, ...]
+    """What that tree says of runs without checkpoints."""
     refusals: tuple[Refusal, ...]
     passed_over: tuple[str, ...] = ()
     """Other files that look like checkpoints, by their names, relative to the root; of a folder that is a checkpoint
@@ -116,7 +116,7 @@ def scan_source(
         checkpoints=tuple(sorted(walk.checkpoints, key=lambda item: item.relative)),
         wandb_folders=tuple(sorted(walk.wandb)),
         records=walk.records,
-        overwritten=tuple(walk.overwritten),
+        lists=tuple(walk.lists),
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
         passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
@@ -158,7 +158,7 @@ class _Walk:
         self.wandb: list[Path] = []
         self.unread_wandb: dict[Path, Path] = {}
         self.records: dict[Path, tree_records.RunRecord] = {}
-        self.overwritten: list[tree_records.OverwrittenRun] = []
+        self.lists: list[tree_records.OverwrittenList] = []
         self.refusals: list[Refusal] = []
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
@@ -285,7 +285,7 @@ class _Walk:
             if path.name == tree_records.RUN_FILE:
                 self.records[path.parent] = tree_records.read_record(path.parent)
             else:
-                self.overwritten += tree_records.read_overwritten(path.parent)
+                self.lists.append(tree_records.read_overwritten(path.parent))
 
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
         return folder.name.startswith(self.convention.raw.wandb_runs) and (

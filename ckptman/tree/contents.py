@@ -359,7 +359,7 @@ def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, conven
     if record is not None:
         entries = () if file.entry is None else (file.entry,)
         folder = replace(folder, record=replace(record, checkpoints=entries, wandb=()))
-    scan = TreeScan(root=root, runs=(folder,), overwritten={}, entries=())
+    scan = TreeScan(root=root, runs=(folder,), lists={}, entries=())
     return Inventory(scan=scan, files=(file,), runs=tuple(_runs(scan, [file], convention)))
 
 

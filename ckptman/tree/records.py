@@ -7,9 +7,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -221,7 +222,7 @@ class LostSource:
 
 @dataclass(frozen=True, kw_only=True)
 class OverwrittenRun:
-    """A run whose checkpoints no longer exist, since another run wrote files of the same names."""
+    """A W&B run without checkpoints: most often since another run wrote files of the same names over them."""
 
     run_id: str
     group: str
@@ -231,7 +232,7 @@ class OverwrittenRun:
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     files: tuple[str, ...] = ()
-    """Names of the files that were lost."""
+    """Names of the files that it must have saved and that are not there."""
     overwritten_by: tuple[str, ...] = ()
     """Ids of the runs whose files have those names now, as far as they are known."""
     source: LostSource
@@ -243,7 +244,9 @@ class OverwrittenList:
     """What `overwritten.json` holds."""
 
     schema_version: int = SCHEMA_VERSION
-    runs: tuple[OverwrittenRun, ...]
+    runs: tuple[OverwrittenRun, ...] = ()
+    without_files: tuple[OverwrittenRun, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """Other W&B runs of which no file is known to be, whatever became of it: they are here for what they logged."""
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -347,8 +350,8 @@ class TreeScan:
 
     root: Path
     runs: tuple[RunFolder, ...]
-    overwritten: Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]
-    """By task folder; runs that are in the tree after all are left out."""
+    lists: Mapping[PurePosixPath, OverwrittenList]
+    """By task folder, as they stand."""
     entries: tuple[Entry, ...]
     unreadable: tuple[tuple[PurePosixPath, str], ...] = field(default=())
     """Folders and files that could not be read, and why."""
@@ -361,6 +364,19 @@ class TreeScan:
         """Whether a path is the folder of a run's kept W&B folders, or lies in it."""
         kept = self.kept_wandb
         return bool(kept) and (path in kept or not kept.isdisjoint(path.parents))
+
+    @cached_property
+    def overwritten(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
+        """By task folder; runs that are in the tree after all are left out."""
+        present = {record.run_id for _, record in self.records}
+        return _but({folder: listed.runs for folder, listed in self.lists.items()}, present)
+
+    @cached_property
+    def without_files(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
+        """By task folder: W&B runs that left no file, or none that is known to be theirs."""
+        present = {record.run_id for _, record in self.records}
+        present |= {run.run_id for lost in self.overwritten.values() for run in lost}
+        return _but({folder: listed.without_files for folder, listed in self.lists.items()}, present)
 
     @property
     def records(self) -> Iterator[tuple[PurePosixPath, RunRecord]]:
@@ -376,7 +392,7 @@ class ScannedFolder:
     entries: tuple[Entry, ...]
     """By name."""
     run: RunFolder | None
-    overwritten: tuple[OverwrittenRun, ...]
+    overwritten: OverwrittenList
     refused: tuple[RefusedFile, ...]
     unreadable: tuple[tuple[PurePosixPath, str], ...]
     kept_wandb: PurePosixPath | None
@@ -401,30 +417,36 @@ def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
     entries: list[Entry] = []
     unreadable: list[tuple[PurePosixPath, str]] = []
     runs: list[RunFolder] = []
-    overwritten: list[tuple[PurePosixPath, tuple[OverwrittenRun, ...]]] = []
+    lists: list[tuple[PurePosixPath, OverwrittenList]] = []
     refused: tuple[RefusedFile, ...] = ()
     kept_wandb: list[PurePosixPath] = []
     for folder in folders:
         entries += folder.entries
         unreadable += folder.unreadable
         runs += [folder.run] if folder.run is not None else ()
-        overwritten += [(folder.path, folder.overwritten)] if folder.overwritten else ()
+        lists += [(folder.path, folder.overwritten)] if folder.overwritten != _NO_RUNS else ()
         refused += folder.refused
         kept_wandb += [folder.kept_wandb] if folder.kept_wandb is not None else ()
-    present = {run.record.run_id for run in runs if run.record is not None}
     return TreeScan(
         root=root,
         runs=tuple(sorted(runs, key=lambda run: run.path)),
-        overwritten={
-            folder: kept
-            for folder, lost in sorted(overwritten)
-            if (kept := tuple(run for run in lost if run.run_id not in present))
-        },
+        lists=dict(sorted(lists, key=lambda item: item[0])),
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         unreadable=tuple(sorted(unreadable)),
         refused=tuple(file for file in refused if not file.is_gone),
         kept_wandb=frozenset(kept_wandb),
     )
+
+
+def _but(
+    runs: Mapping[PurePosixPath, tuple[OverwrittenRun, ...]], present: Collection[str | None]
+) -> dict[PurePosixPath, tuple[OverwrittenRun, ...]]:
+    """Without the runs that are somewhere else."""
+    left = {folder: tuple(run for run in listed if run.run_id not in present) for folder, listed in runs.items()}
+    return {folder: listed for folder, listed in left.items() if listed}
+
+
+_NO_RUNS = OverwrittenList()
 
 
 def scan_folders(root: Path, convention: Convention, *, missing_ok: bool = False) -> Iterator[ScannedFolder]:
@@ -458,14 +480,14 @@ def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, i
     unreadable: list[tuple[PurePosixPath, str]] = []
     files: dict[str, int] = {}
     kept_wandb = record = failure = None
-    overwritten: tuple[OverwrittenRun, ...] = ()
+    overwritten = _NO_RUNS
     refused: tuple[RefusedFile, ...] = ()
     suffix = convention.checkpoint.suffix
     try:
         with os.scandir(at) as listing:
             found = sorted(listing, key=lambda item: item.name)
     except OSError as error:
-        return ScannedFolder(folder, (), None, (), (), ((folder, error.strerror or str(error)),), None, is_kept)
+        return ScannedFolder(folder, (), None, _NO_RUNS, (), ((folder, error.strerror or str(error)),), None, is_kept)
     for item in found:
         path = folder / item.name
         if path.parts in ((TRASH,), (MIGRATIONS,)):
@@ -540,13 +562,13 @@ def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> l
     return [outcome if isinstance(outcome, RefusedError) else next(written) for outcome in outcomes]
 
 
-def write_overwritten(folder: Path, runs: tuple[OverwrittenRun, ...], *, root: Path | None = None) -> bool:
-    """Write a task folder's list of overwritten runs atomically; False where it already says exactly this."""
+def write_overwritten(folder: Path, listed: OverwrittenList, *, root: Path | None = None) -> bool:
+    """Write a task folder's list of runs without checkpoints atomically; False where it already says exactly this."""
     try:
         more = _read(folder / OVERWRITTEN_FILE, OverwrittenList).more
     except (OSError, ValueError):
         more = {}
-    return _write(folder / OVERWRITTEN_FILE, OverwrittenList(runs=runs, more=more), root, is_signed=True)
+    return _write(folder / OVERWRITTEN_FILE, replace(listed, more=more), root, is_signed=True)
 
 
 def signed(record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bytes:
@@ -586,15 +608,15 @@ def read_record(folder: Path, name: str = RUN_FILE) -> RunRecord:
     return record
 
 
-def read_overwritten(folder: Path) -> tuple[OverwrittenRun, ...]:
-    """Read a task folder's list of overwritten runs.
+def read_overwritten(folder: Path) -> OverwrittenList:
+    """Read a task folder's list of runs without checkpoints.
 
     Raises:
         RefusedError: (`bad-record`) if it is unreadable or not such a list.
     """
     file = folder / OVERWRITTEN_FILE
     try:
-        return _read(file, OverwrittenList).runs
+        return _read(file, OverwrittenList)
     except (OSError, ValueError) as error:
         raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
 

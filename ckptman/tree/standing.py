@@ -24,8 +24,9 @@ class Extent(Enum):
 
 
 MARKS = {Extent.COMPLETE: "●", Extent.FINAL: "◑", Extent.ON_THE_WAY: "◐", Extent.NOTHING: "·"}
-OVERWRITTEN = "⊘"
-"""The marks of documents and terminals alike; a run that others overwrote has one of its own."""
+OVERWRITTEN, REFUSED = "⊘", "!"
+"""The marks of documents and terminals alike; a run that others overwrote, or of which ingest refused a file, has one
+of its own."""
 
 
 @dataclass(frozen=True)

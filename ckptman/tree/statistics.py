@@ -17,18 +17,27 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, placement,
 from ckptman.text import wording
 from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, inventory_of, take_inventory
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
-from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, TreeScan
+from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, RefusedFile, TreeScan
 from ckptman.tree.standing import Extent
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A run whose checkpoints were overwritten."""
+    """A W&B run without checkpoints: most often they were overwritten."""
 
     folder: PurePosixPath
     """The task folder that remembers it."""
     run: OverwrittenRun
     cell: CellKey | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that ingest refused."""
+
+    file: RefusedFile
+    cell: CellKey | None
+    """That of the run which it seems to be of."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Configuration:
     """At least one."""
     lost: tuple[Lost, ...]
     """Those of it whose checkpoints were overwritten."""
+    without_files: tuple[Lost, ...]
+    """Its other W&B runs of which no file is known to be."""
     convention: Convention
 
     @property
@@ -62,9 +73,9 @@ class Configuration:
 
     @cached_property
     def logged(self) -> Generalization | None:
-        """The same over all its W&B runs, overwritten ones included, by what they logged; None where none did."""
+        """The same over all its W&B runs, with files or without, by what they logged; None where none did."""
         found = [(run.record.metrics, run.record.config) for run in self.runs if run.record is not None]
-        found += [(item.run.metrics, item.run.config) for item in self.lost]
+        found += [(item.run.metrics, item.run.config) for item in (*self.lost, *self.without_files)]
         values = (from_metrics(*item, self.convention) for item in found)
         return over_runs((value for value in values if value is not None), self.convention)
 
@@ -107,8 +118,10 @@ class GridCount:
     kinds: int
     """Files of a run."""
     complete: int
-    """Runs with a file of each kind; with `partial`, `overwritten` and `missing` they add up to those expected."""
+    """Runs with a file of each kind; with those of the next fields they add up to the runs that are expected."""
     partial: int
+    refused: int
+    """Runs of which ingest refused a file, and that are not complete without it."""
     overwritten: int
     missing: int
     files: int
@@ -164,9 +177,32 @@ class TreeStatistics:
     @cached_property
     def lost(self) -> tuple[Lost, ...]:
         """The runs whose checkpoints were overwritten."""
+        return self._listed(self.inventory.scan.overwritten)
+
+    @cached_property
+    def without_files(self) -> tuple[Lost, ...]:
+        """The other W&B runs of which no file is known to be, whatever became of it."""
+        return self._listed(self.inventory.scan.without_files)
+
+    @cached_property
+    def refused(self) -> tuple[Refused, ...]:
+        """What ingest refused, as far as it is still there."""
+        files = self.inventory.scan.refused
+        return tuple(Refused(file, cell_of(file.group or "", file.config, self.convention)) for file in files)
+
+    @cached_property
+    def refused_slots(self) -> Mapping[tuple[CellKey, int | None], Sequence[Refused]]:
+        """The same by the cell and the seed of the runs they seem to be of, where these are known."""
+        found: dict[tuple[CellKey, int | None], list[Refused]] = defaultdict(list)
+        for item in self.refused:
+            if item.cell is not None:
+                found[item.cell, item.file.seed].append(item)
+        return found
+
+    def _listed(self, by_folder: Mapping[PurePosixPath, Iterable[OverwrittenRun]]) -> tuple[Lost, ...]:
         found = (
             Lost(folder=folder, run=run, cell=cell_of(run.group, run.config, self.convention))
-            for folder, runs in self.inventory.scan.overwritten.items()
+            for folder, runs in by_folder.items()
             for run in runs
         )
         return tuple(sorted(found, key=self._lost_order))
@@ -222,15 +258,15 @@ class TreeStatistics:
         for (folder, group), held in by_folder.items():
             for run, first in zip(held, comparing.alike([run.config for run in held], ignored), strict=True):
                 by_first[folder, group, first].append(run)
-        lost: dict[PurePosixPath, list[Lost]] = defaultdict(list)
-        for item in self.lost:
-            lost[item.folder].append(item)
+        lost, without_files = _by_folder(self.lost), _by_folder(self.without_files)
 
-        def agrees(item: Lost, run: Run) -> bool:  # an older trainer did not know every key
-            return not comparing.differing_keys(item.run.config, run.config, ignored)
+        def of(run: Run, items: Iterable[Lost]) -> tuple[Lost, ...]:  # an older trainer did not know every key
+            return tuple(x for x in items if not comparing.differing_keys(x.run.config, run.config, ignored))
 
         return tuple(
-            Configuration(folder, tuple(runs), tuple(x for x in lost[folder] if agrees(x, runs[0])), self.convention)
+            Configuration(
+                folder, tuple(runs), of(runs[0], lost[folder]), of(runs[0], without_files[folder]), self.convention
+            )
             for (folder, _, _), runs in by_first.items()
         )
 
@@ -274,6 +310,13 @@ class TreeStatistics:
                     outside.append(file)
                 filled.add(slot)
         return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
+
+
+def _by_folder(items: Iterable[Lost]) -> Mapping[PurePosixPath, Sequence[Lost]]:
+    found: dict[PurePosixPath, list[Lost]] = defaultdict(list)
+    for item in items:
+        found[item.folder].append(item)
+    return found
 
 
 def count_tree(root: Path, convention: Convention) -> TreeStatistics:
@@ -352,6 +395,8 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         files += len(set().union(*found))
         if slot in whole:
             states["complete"] += 1
+        elif slot in statistics.refused_slots:
+            states["refused"] += 1
         elif any(found):
             states["partial"] += 1
         else:
@@ -364,6 +409,7 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         kinds=len(kinds),
         complete=states["complete"],
         partial=states["partial"],
+        refused=states["refused"],
         overwritten=states["overwritten"],
         missing=states["missing"],
         files=files,

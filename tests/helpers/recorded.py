@@ -15,6 +15,7 @@ from ckptman.tree.records import (
     AttributionNote,
     CheckpointEntry,
     LostSource,
+    OverwrittenList,
     OverwrittenRun,
     RunRecord,
     RunSource,
@@ -102,4 +103,4 @@ def add_overwritten(
         )
         for config in configs
     ]
-    write_overwritten(root / place.folder, tuple(runs))
+    write_overwritten(root / place.folder, OverwrittenList(runs=tuple(runs)))

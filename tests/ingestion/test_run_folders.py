@@ -124,4 +124,4 @@ def test_an_unusable_list_of_overwritten_runs_is_not_replaced(
     assert {row.seed for row in result.placed} == {3337}
     file.unlink()
     assert codes(ingest(source, root)) == []
-    assert {run.run_id for run in read_overwritten(file.parent)} >= {"run1337"}
+    assert {run.run_id for run in read_overwritten(file.parent).runs} >= {"run1337"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,7 +14,7 @@ from ckptman.documents.explorer.columns import Room, brief, column, fitting, tab
 from ckptman.documents.explorer.curves import curves
 from ckptman.documents.learning_curves import Curves
 from ckptman.rules import Convention, GroupPattern, grids, placement, terms
-from ckptman.text import json_text, wording
+from ckptman.text import RefusedError, json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
 
@@ -21,13 +22,14 @@ SIZE = 5_400_000
 """Bytes that the compressed data of a page may take, before it is written in letters: a third more."""
 
 _OVERWRITTEN, _MISSING, _UNREADABLE = "overwritten", "missing", "unreadable"
+_REFUSED, _WITHOUT_FILES = "refused", "left no file"
 _STATES = {
     standing.Extent.COMPLETE: "complete",
     standing.Extent.FINAL: "final only",
     standing.Extent.ON_THE_WAY: "on the way",
     standing.Extent.NOTHING: "no file",
 }
-STATES = (*_STATES.values(), _OVERWRITTEN, _MISSING, _UNREADABLE)
+STATES = (*_STATES.values(), _REFUSED, _OVERWRITTEN, _WITHOUT_FILES, _MISSING, _UNREADABLE)
 """How a run stands, in the order of the legend."""
 
 _MOST_FINDINGS = 20_000
@@ -76,7 +78,7 @@ class _Row:
 
 _DETAILS = ("generalization", "from", "samples", "low", "high", "run_id", "size", "files", "lacks", "recorded",
             "source", "source_task", "attribution", "evidence", "config_source", "overwritten_by",
-            "lost_files")  # fmt: skip
+            "lost_files", "refused")  # fmt: skip
 """What is known of a run beside its place, its configuration and its metrics."""
 
 
@@ -143,6 +145,7 @@ def _counts(statistics: tree_statistics.TreeStatistics) -> dict[str, int]:
         "expected": sum(count.runs_expected for count in counts),
         "complete": sum(count.complete for count in counts),
         "partial": sum(count.partial for count in counts),
+        "refused": sum(count.refused for count in counts),
         "overwritten": sum(count.overwritten for count in counts),
         "missing": sum(count.missing for count in counts),
         "runs": len(statistics.runs),
@@ -164,21 +167,24 @@ class _Cells:
         for path in statistics.absent:
             self.absent[path.parent].append(path)
         self.by_slot: dict[_Slot, _Cell] = {}
+        self.overwritten = {item.run.run_id for item in statistics.lost}
         told: set[str] = set()
         for configuration in statistics.configurations:
             first = configuration.runs[0]
             note = say.particulars(configuration, statistics)
             cell = self._cell(first.group, first.cell, first.config, configuration.folder, note, first.family)
             cell.rows += [self._here(run) for run in configuration.runs]
-            cell.rows += [_lost(item) for item in configuration.lost if item.run.run_id not in told]
-            told |= {item.run.run_id for item in configuration.lost}
-        for item in statistics.lost:
+            lost = (*configuration.lost, *configuration.without_files)
+            cell.rows += [self._lost(item) for item in lost if item.run.run_id not in told]
+            told |= {item.run.run_id for item in lost}
+        for item in (*statistics.lost, *statistics.without_files):
             if item.run.run_id not in told:
                 levels = self.convention.folders.parse(item.folder)
                 said = {} if levels is None else levels.facets
                 family = tuple(said.get(facet.name) for facet in self.convention.family_facets)
                 cell = self._cell(item.run.group, item.cell, item.run.config, item.folder, "", family)
-                cell.rows.append(_lost(item))
+                cell.rows.append(self._lost(item))
+        self._add_refused()
         self._add_missing()
         self.cells = sorted(self.by_slot.values(), key=lambda cell: _order(cell, self.convention))
         for cell in self.cells:
@@ -252,14 +258,38 @@ class _Cells:
                      "source": str(PurePosixPath(source.root, *folders)),
                      "source_task": source.task, "attribution": run.record.attribution.code,
                      "evidence": run.record.attribution.evidence}  # fmt: skip
+            more["refused"] = _refused_text(run.record.run_id, run.group, run.record.task, run.seed, self.statistics)
         has_curve = run.record is not None and run.record.history is not None
         return _Row(_STATES[stands.extent], str(run.folder), run.seed, run.config, metrics, more, files, has_curve)
+
+    def _lost(self, item: tree_statistics.Lost) -> _Row:
+        run = item.run
+        refused = _refused_text(run.run_id, run.group, run.task, run.seed, self.statistics)
+        state = _REFUSED if refused else _OVERWRITTEN if run.run_id in self.overwritten else _WITHOUT_FILES
+        more = {"run_id": run.run_id, "overwritten_by": ", ".join(run.overwritten_by), "refused": refused,
+                "lost_files": ", ".join(run.files), "source_task": run.source_task,
+                "source": "/".join([run.source.root, *run.source.wandb[:1]])}  # fmt: skip
+        return _Row(state, str(item.folder), run.seed, run.config, run.metrics, more)
+
+    def _add_refused(self) -> None:
+        """What ingest refused of cells of the grid of which no run is told yet."""
+        told = {(run.cell, run.seed) for run in self.statistics.runs}
+        told |= {(item.cell, item.run.seed) for item in (*self.statistics.lost, *self.statistics.without_files)}
+        for (key, seed), found in self.statistics.refused_slots.items():
+            if (key, seed) not in told:
+                config = found[0].file.config
+                with suppress(RefusedError):
+                    place = placement.place_of(config, self.convention, source_group=key[0], source_task=None)
+                    family = tuple(place.family[facet.name] for facet in self.convention.family_facets)
+                    cell = self._cell(key[0], key, config, place.folder, "", family)
+                    cell.rows.append(_Row(_REFUSED, cell.folder, seed, config, more={"refused": _reasons(found)}))
 
     def _add_missing(self) -> None:
         """The runs that the grids expect and of which nothing is here, lost ones apart."""
         convention = self.convention
         there = {(run.cell, run.seed) for run in self.statistics.runs}
-        there |= {(item.cell, item.run.seed) for item in self.statistics.lost}
+        there |= {(item.cell, item.run.seed) for item in (*self.statistics.lost, *self.statistics.without_files)}
+        there |= self.statistics.refused_slots.keys()
         for group in self.statistics.grid_groups:
             grid = convention.grids[group.pattern.grid]
             if not self.statistics.expects(grid.name):
@@ -284,11 +314,15 @@ class _Cells:
         home.rows += [_Row(_MISSING, home.folder, seed, config) for seed in seeds]
 
 
-def _lost(item: tree_statistics.Lost) -> _Row:
-    run = item.run
-    more = {"run_id": run.run_id, "overwritten_by": ", ".join(run.overwritten_by), "lost_files": ", ".join(run.files),
-            "source": "/".join([run.source.root, *run.source.wandb[:1]]), "source_task": run.source_task}  # fmt: skip
-    return _Row(_OVERWRITTEN, str(item.folder), run.seed, run.config, run.metrics, more)
+def _refused_text(
+    run_id: str | None, group: str, task: int | None, seed: int | None, statistics: tree_statistics.TreeStatistics
+) -> str:
+    """What ingest refused that seems to be of a run, and why."""
+    return _reasons(x for x in statistics.refused if x.file.may_be_of(run_id, group, task, seed))
+
+
+def _reasons(found: Iterable[tree_statistics.Refused]) -> str:
+    return "; ".join(f"{PurePosixPath(x.file.root, x.file.path)}: {x.file.message}" for x in found)
 
 
 def _lacks(stands: standing.Standing, convention: Convention) -> str:

@@ -112,6 +112,10 @@
     prepareFields();
   }
 
+  /** How runs stand of which no file is here. */
+  const AWAY = ["refused", "overwritten", "left no file", "missing"];
+  const isAway = (row) => AWAY.includes(runs.state.get(row));
+
   /** Which run or configuration each finding is about: by its path, or the nearest folder above it. */
   function placeFindings() {
     findingsOf = new Map();
@@ -119,7 +123,7 @@
     if (!data.findings.length) return;
     const rowAt = new Map(), cellsAt = new Map();
     for (let row = 0; row < runs.count; row++)
-      if (runs.state.get(row) !== "missing" && runs.state.get(row) !== "overwritten") rowAt.set(runs.folder.get(row), [...(rowAt.get(runs.folder.get(row)) ?? []), row]);
+      if (!isAway(row)) rowAt.set(runs.folder.get(row), [...(rowAt.get(runs.folder.get(row)) ?? []), row]);
     for (let cell = 0; cell < cells.count; cell++) cellsAt.set(cells.folder.get(cell), [...(cellsAt.get(cells.folder.get(cell)) ?? []), cell]);
     const put = (map, key, index) => map.set(key, [...(map.get(key) ?? []), index]);
     data.findings.forEach(([, path], index) => {
@@ -159,7 +163,7 @@
     put("findings", "Findings", { length: runs.count, get: found }, { number: true, word: (value) => value || "" });
     put("run_id", "Run", runs.run_id);
     put("folder", "Folder", runs.folder);
-    for (const name of ["lacks", "from", "samples", "attribution", "config_source", "source", "source_task", "overwritten_by"]) put(name, name, runs[name]);
+    for (const name of ["lacks", "from", "samples", "attribution", "config_source", "source", "source_task", "overwritten_by", "refused"]) put(name, name, runs[name]);
     for (const [name, content] of Object.entries(runs.config)) put(name, name, content, { config: true });
     for (const [name, content] of Object.entries(runs.metrics)) put(name, name, content, { metric: true, number: true, share: isShare(name, content) });
   }
@@ -185,7 +189,7 @@
   function over(cell, field) {
     const values = [];
     for (const row of cells.rows[cell]) {
-      const value = runs.state.get(row) === "overwritten" ? null : field.get(row);
+      const value = isAway(row) ? null : field.get(row);
       if (typeof value === "number") values.push(value);
     }
     if (!values.length) return null;
@@ -393,7 +397,7 @@
     return [...sums].filter(([, ys]) => ys.length === lines.length).sort((a, b) => a[0] - b[0]).map(([x, ys]) => [x, ys.reduce((a, b) => a + b, 0) / ys.length]);
   }
 
-  const here = (cell) => cells.rows[cell].filter((row) => !["missing", "overwritten"].includes(runs.state.get(row)));
+  const here = (cell) => cells.rows[cell].filter((row) => !isAway(row));
   const preferred = (names, wanted) => wanted.find((name) => names.includes(name)) ?? names[0];
 
   /** Charts of some configurations: by length and by step. Of one, a line a seed; of several, a mean and its seeds. */
@@ -436,7 +440,7 @@
   // --- the map -------------------------------------------------------------------------------------------------------
 
   const COMPLETENESS = "completeness";
-  const MARKS = { complete: "●", "final only": "◑", "on the way": "◐", "no file": "○", overwritten: "⊘", missing: "·", unreadable: "!" };
+  const MARKS = { complete: "●", "final only": "◑", "on the way": "◐", "no file": "○", refused: "!", overwritten: "⊘", "left no file": "∅", missing: "·", unreadable: "?" };
   const stateClass = (state) => "is-" + state.replaceAll(" ", "-");
   const mark = (state) => h("span", { class: `mark ${stateClass(state)}`, "aria-hidden": "true" }, MARKS[state] ?? "?");
   const badge = (state) => h("span", { class: `badge ${stateClass(state)}` }, mark(state), state);
@@ -509,7 +513,7 @@
     const share = value === null ? 0 : high > low ? (value - low) / (high - low) : 0.5;
     const isEmpty = rows.every((row) => runs.state.get(row) === "missing");
     const found = (cellFindings.get(cell)?.length ?? 0) + rows.reduce((sum, row) => sum + (findingsOf.get(row)?.length ?? 0), 0);
-    const kinds = ["overwritten", "missing"].map((state) => [rows.filter((row) => runs.state.get(row) === state).length, state]).filter(([number]) => number);
+    const kinds = AWAY.map((state) => [rows.filter((row) => runs.state.get(row) === state).length, state]).filter(([number]) => number);
     return h("td", {
         tabindex: -1, "data-cell": cell, set: { "--t": `${(100 * share).toFixed(1)}%` },
         class: [isEmpty ? "blank" : value === null ? "unmeasured" : share > 0.5 ? "high" : "low", compared.includes(cell) ? "chosen" : ""].join(" "),
@@ -905,7 +909,7 @@
     const state = get("state");
     const gen = get("generalization");
     const facts = [
-      ["Lacks", get("lacks")], ["Overwritten by", get("overwritten_by")], ["Lost files", get("lost_files")],
+      ["Lacks", get("lacks")], ["Refused by ingest", get("refused")], ["Overwritten by", get("overwritten_by")], ["Lost files", get("lost_files")],
       ["run.json", get("recorded") === false ? "none: told by the files alone" : null],
       ["Generalization", typeof gen === "number" ? `${percent(gen)} % (95 % interval ${percent(get("low"))}–${percent(get("high"))} %; ${get("from")}, ${count(get("samples"), "list")} of each length)` : null],
       ["From", get("source")], ["Task there", get("source_task") === null ? null : String(get("source_task"))],
@@ -920,7 +924,7 @@
       state === "missing" ? h("p", { class: "note" }, "Nothing of this run is in the tree. ", isGrid && get("cell") >= 0 ? copyButton("Copy command to train it", () => train, "the command", train) : null) : null,
       facts.length ? h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null,
       list.length ? h("ul", { class: "files" }, list) : null,
-      state !== "missing" && state !== "overwritten" ? h("div", { class: "buttons" }, copyButton("Copy folder", () => under(get("folder")), "the folder", get("folder"))) : null,
+      !isAway(row) ? h("div", { class: "buttons" }, copyButton("Copy folder", () => under(get("folder")), "the folder", get("folder"))) : null,
       findingList(findingsOf.get(row)));
   }
 
@@ -1050,6 +1054,7 @@
       h("dl", { class: "tiles summary" },
         tile("Complete runs", totals.expected ? `${totals.complete.toLocaleString("en")} of ${totals.expected.toLocaleString("en")}` : String(totals.complete), share),
         tile("Checkpoints", totals.files.toLocaleString("en"), bytes(totals.bytes)),
+        totals.refused ? tile("Refused", totals.refused.toLocaleString("en"), "of the runs expected") : null,
         tile("Overwritten", totals.overwritten.toLocaleString("en"), "of the runs expected"),
         tile("Missing", totals.missing.toLocaleString("en"), "of the runs expected"),
         tile("Findings", data.findings.length.toLocaleString("en"), data.findings.length ? `${count(errors, "error")}, ${count(data.findings.length - errors, "warning")}` : "nothing is wrong")),
