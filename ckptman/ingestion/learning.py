@@ -209,6 +209,8 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
         name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, 999))) if n not in used)
         used.add(name)
         found.append(learnt_fields.renamed(scheme, name))
+    if not any("Final" in (scheme.kind, *scheme.kinds.values()) for scheme in found):  # the step says which are
+        found = [replace(scheme, kind=None) if scheme.kind == "Checkpoint" else scheme for scheme in found]
     return sorted(found, key=_looseness), strange
 
 
@@ -230,7 +232,26 @@ def _uncut(files: Sequence[learnt_fields.Evidence]) -> list[list[str]]:
         for file in files
     ]
     keys = {key for texts in held for key, text in texts.items() if not text.isalpha()}
-    return [list({text for key, text in texts.items() if key in keys}) for texts in held]
+    ids = _ids([file.name for file in files])
+    return [
+        [*{text for key, text in texts.items() if key in keys}, *mine] for texts, mine in zip(held, ids, strict=True)
+    ]
+
+
+def _ids(names: Sequence[str]) -> list[list[str]]:
+    """The parts of each name that are ids: in one place, of one length, and digits and letters anywhere in them."""
+    places: dict[tuple[int, int], set[str]] = defaultdict(set)
+    parts = [re.split("[^0-9A-Za-z]+", name) for name in names]
+    for each in parts:
+        for at, part in enumerate(each):
+            if re.fullmatch("[0-9a-z]{6,40}", part):
+                places[at, len(part)].add(part)
+    found = set()
+    for place, texts in places.items():
+        forms = {re.sub("[a-z]", "a", re.sub("[0-9]", "0", text)) for text in texts}
+        if len(texts) > 2 and 2 * len(forms) > len(texts):
+            found.add(place)
+    return [[part for at, part in enumerate(each) if (at, len(part)) in found] for each in parts]
 
 
 # --- the proposal -----------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from fractions import Fraction
+from functools import cache
 from typing import Any
 
-from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of, spelled
-from ckptman.rules import comparing
+from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of
+from ckptman.rules import comparing, terms
 
 STEP_TAGS = (
     "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
@@ -98,8 +98,9 @@ def likeness(tag: str, key: str) -> float:
     if low == plain:
         return 1.0
     parts, mine = _words_of(key.rpartition(".")[2]), _words_of(tag)
-    if key.lower() in (meant := _MEANT.get(low, "").split()):
-        return 0.92 - 0.02 * meant.index(key.lower())
+    leaf = key.lower().rpartition(".")[2]
+    if leaf in (meant := _MEANT.get(low, "").split()):
+        return 0.92 - 0.02 * meant.index(leaf)
     if len(parts) > 1 and low == "".join(part[0] for part in parts):
         return 0.95
     bare = next((low[len(no) :] for no in _NEGATIONS if low.startswith(no) and len(low) > len(no)), None)
@@ -159,41 +160,97 @@ def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | N
     is_flag = all(isinstance(value, bool) for _, value in pairs)
     allowed = max(0, int(len(pairs) * _MOST_WRONG)) if len(pairs) >= _ALL else 0
     for kind, inverted in _ways(texts, is_flag=is_flag):
-        said = {text: _value(kind, text, inverted=inverted) for text in texts}
-        wrong = sum(not comparing.same_value(said[text], value) for text, value in pairs)
+        words = _exceptions(kind, texts)
+        said = {text: words[text] if text in words else _parse(kind, text) for text in texts}
+        wrong = sum(not comparing.same_value((not said[text]) if inverted else said[text], value)
+                    for text, value in pairs)  # fmt: skip
         if wrong <= allowed:
             distinct = min(len(texts), len(values))
             if all(len(text) >= 3 and not text[0].isdigit() for text in texts):
                 distinct += 2  # words are not the same by chance
-            found = _Match(slot, key, kind, inverted, {}, distinct, like)
+            found = _Match(slot, key, kind, inverted, words, distinct, like)
             return found if _is_likely(found, len(pairs)) else None
-    if slot.sort in ("word", "text", "#") and 2 <= len(texts) <= 8 and len(values) == len(texts):
+    if slot.sort in ("word", "text", "bool") and 1 <= len(texts) <= 8 and len(values) == len(texts):
         words = dict(pairs)
         meant = {comparing.key_of(value): text for text, value in pairs}
         one_to_one = all(comparing.same_value(words[text], value) for text, value in pairs) and all(
             meant[comparing.key_of(value)] == text for text, value in pairs
         )
         plain = all(isinstance(value, str | int | float | bool) for value in words.values())
-        found = _Match(slot, key, "text", inverted=False, words=words, distinct=len(texts), like=like * 0.8)
         resembling = max((likeness(text, str(value)) for text, value in words.items()), default=0)
-        if slot.sort != "#" and one_to_one and plain and (like >= 0.4 or resembling >= 0.5):
-            return found
+        if one_to_one and plain and len(texts) > 1 and (like >= 0.4 or resembling >= 0.5):
+            return _Match(slot, key, "text", inverted=False, words=words, distinct=len(texts), like=like * 0.8)
     return None
 
 
-def _ways(texts: Iterable[str], *, is_flag: bool) -> list[tuple[str, bool]]:
-    """The types that all texts may be of, and whether inverted."""
-    common: list[str] | None = None
-    for text in texts:
-        kinds = [kind for kind, _ in spelled(text)]
-        common = kinds if common is None else [kind for kind in common if kind in kinds]
-    ways = [(kind, False) for kind in common or () if (kind in ("flag", "bool")) is is_flag]
-    return ways + ([(kind, True) for kind, _ in ways] if is_flag else [])
+def _present(slot: Slot, names: Sequence[int], files: Sequence[Evidence]) -> list[_Match]:
+    """The flags that a word says by being there, such as `_ema`, or by not being there."""
+    words = set(slot.texts.values())
+    if len(words) != 1 or slot.sort != "word" or len(slot.texts) == len(names):
+        return []
+    (word,) = words
+    keys = set.intersection(*(set(files[index].config) for index in names))
+    found = []
+    for key in sorted(keys):
+        for said in (True, False):
+            if all(files[i].config[key] is (said if i in slot.texts else not said) for i in names):
+                like = likeness(word, key)
+                if like >= 0.4 or len(names) >= _ALL:
+                    found.append(_Match(slot, key, "text", inverted=False, words={word: said}, distinct=2, like=like))
+    return found
 
 
-def _value(kind: str, text: str, *, inverted: bool = False) -> Any:
-    value = dict(spelled(text))[kind]
-    return (not value) if inverted else value
+_NUMBERS = ("float", "g", "sci")
+_MOST_EXCEPTIONS = 12
+
+
+def _candidates(texts: Collection[str]) -> list[str]:
+    """The types that texts may be of, the narrowest first."""
+    units = {text[-1] for text in texts if text[-1:] in set("kKmMbB")}
+    unit = "".join(each for pair in ("kK", "mM", "bB") for each in pair if each in units)
+    if unit in ("k", "K") and all(float(text[:-1]) < 1000 for text in texts if re.fullmatch(r"[0-9.]+[kK]", text)):
+        unit += "M"
+    width = min(map(len, texts), default=0)
+    digits = sorted({len(match[1]) for text in texts if (match := re.search(r"\.([0-9]+)", text))} or {0})
+    fixed = [f".{digits[0]}{kind}" for kind in "fe"] if len(digits) == 1 else []
+    padded = [f"0{width}d"] if width < 18 and all(map(str.isdigit, texts)) else []
+    return ["int", *padded, "flag", "bool", "float", "g", "sci", *fixed[::-1], *([unit] if unit else ()), "p", "gp",
+            "over", "list", "time", "word", "text"]  # fmt: skip
+
+
+@cache
+def _of(kind: str) -> terms.Field:
+    return terms.Field("x", kind, "x")
+
+
+def _reads(kind: str, text: str) -> bool:
+    return re.fullmatch(_of(kind).regex, text) is not None if terms.regex_of(kind) else False
+
+
+def _parse(kind: str, text: str) -> Any:
+    return _of(kind).parse(text)
+
+
+def _comes_back(kind: str, text: str) -> bool:
+    """Whether a type reads a text, and writes it again letter for letter."""
+    return _reads(kind, text) and _of(kind).format(_parse(kind, text)) == text
+
+
+def _ways(texts: Collection[str], *, is_flag: bool) -> list[tuple[str, bool]]:
+    """The types that all texts may be of, and whether inverted: those by which all come back first."""
+    kinds = [kind for kind in _candidates(texts) if (kind in ("flag", "bool")) is is_flag]
+    ways = [kind for kind in kinds if all(_comes_back(kind, text) for text in texts)]
+    if not is_flag:  # numbers of several spellings: that by which most come back
+        few = [k for k in kinds if k in _NUMBERS and k not in ways and all(_reads(k, text) for text in texts)]
+        ways = sorted(ways, key=lambda k: k in ("word", "text"))
+        at = next((i for i, kind in enumerate(ways) if kind in ("word", "text")), len(ways))
+        ways[at:at] = sorted(few, key=lambda k: len(_exceptions(k, texts)))
+    return [(kind, inverted) for inverted in ((False, True) if is_flag else (False,)) for kind in ways]
+
+
+def _exceptions(kind: str, texts: Iterable[str]) -> dict[str, Any]:
+    """The texts that a type reads and would write otherwise, and their values."""
+    return {text: _parse(kind, text) for text in sorted(texts) if not _comes_back(kind, text)}
 
 
 def _is_likely(match: _Match, files: int) -> bool:
@@ -208,27 +265,10 @@ def _is_likely(match: _Match, files: int) -> bool:
     return match.like >= 0.45
 
 
-def best_type(texts: Iterable[str]) -> str:
-    """The narrowest type that all texts are of."""
-    ways = [kind for kind, _ in _ways(texts, is_flag=False)]
-    flags = [kind for kind, _ in _ways(texts, is_flag=True)]
-    return "bool" if "bool" in flags else ways[0] if ways else "text"
-
-
-def comes_back(kind: str, text: str) -> bool:
-    """Whether a template writes a text again, letter for letter."""
-    if kind in ("int", "list"):
-        return all(str(int(item)) == item for item in text.split("-") if item)
-    if kind == "float":
-        return repr(float(text)) == text
-    if kind == "p":
-        made = f"{float(text.replace('p', '.')):.10f}".rstrip("0").replace(".", "p", 1)
-        return (made + "0" if made.endswith("p") else made) == text
-    if kind == "over":
-        above, below = map(int, text.split("over"))
-        ratio = Fraction(above / below).limit_denominator(10_000)
-        return (ratio.numerator, ratio.denominator) == (above, below)
-    return True
+def best_type(texts: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The narrowest type that all texts are of, and what of them it does not write so."""
+    kind = "bool" if all(text in ("True", "False") for text in texts) else _ways(texts, is_flag=False)[0][0]
+    return kind, _exceptions(kind, texts)
 
 
 # --- a scheme ---------------------------------------------------------------------------------------------------------
@@ -246,7 +286,7 @@ def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothi
     slots = shape.slots
     kind_slot, kinds = _kind_slot(slots)
     kind = None if kind_slot else _constant_kind(shape)
-    matches = _assigned([slot for slot in slots if slot is not kind_slot], files)
+    matches = _assigned([slot for slot in slots if slot is not kind_slot], files, shape.names)
     step_slot = _step_slot([slot for slot in slots if slot is not kind_slot], files, matches)
     taken = {"kind", "step"}
     known_keys = {key for index in shape.names for key in files[index].config}
@@ -255,18 +295,16 @@ def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothi
         if slot is kind_slot:
             made = Field(slot, "kind", "word")
         elif slot is step_slot:
-            made = Field(slot, "step", "int")
+            kind_, words = best_type(set(slot.texts.values()))
+            made = Field(slot, "step", kind_, words=words)
         elif (match := matches.get(id(slot))) is not None:
-            hole = _hole(match.key, taken)
+            hole = _hole(match.key.rpartition(".")[2], taken)
             made = Field(slot, hole, match.type, match.key, match.inverted, words=match.words)
         else:
             made = _unmatched(slot, taken, known_keys, files, has_config=not keys_of_nothing)
         taken.add(made.hole)
         fields[id(slot)] = made
-    plain = all(
-        comes_back(made.type, text)
-        for made in fields.values() if not made.words and made.hole != "kind" for text in made.slot.texts.values()
-    )  # fmt: skip
+    plain = all(len(made.words) <= _MOST_EXCEPTIONS for made in fields.values())
     return Scheme(name, shape, fields, kinds, kind, is_pattern=not plain)
 
 
@@ -287,7 +325,7 @@ def _constant_kind(shape: Shape) -> str | None:
     return next((kind for kind in kinds if kind != "Checkpoint"), kinds[0] if kinds else None)
 
 
-def _assigned(slots: Sequence[Slot], files: Sequence[Evidence]) -> dict[int, _Match]:
+def _assigned(slots: Sequence[Slot], files: Sequence[Evidence], names: Sequence[int]) -> dict[int, _Match]:
     """The key of each slot that is one: those with the fewest choices first, then the best."""
     found: dict[int, list[_Match]] = {}
     for slot in slots:
@@ -298,6 +336,7 @@ def _assigned(slots: Sequence[Slot], files: Sequence[Evidence]) -> dict[int, _Ma
                     pairs[key].append((text, value))
         most = max(map(len, pairs.values()), default=0)
         matches = [m for key, held in pairs.items() if len(held) * 2 >= most and (m := _match(slot, key, held))]
+        matches += _present(slot, names, files)
         if matches:
             found[id(slot)] = matches
     return _best_together(found)
@@ -349,10 +388,10 @@ def _tag(slot: Slot) -> str:
 
 
 def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, _Match]) -> Slot | None:
-    numbers = [slot for slot in slots if all(re.fullmatch("[0-9]{1,18}", text) for text in slot.texts.values())]
+    numbers = [slot for slot in slots if all(step_of(text) is not None for text in slot.texts.values())]
     agreeing, denied = [], set()
     for slot in numbers:
-        known = [(int(text), files[i].step) for i, text in slot.texts.items() if files[i].step is not None]
+        known = [(step_of(text), files[i].step) for i, text in slot.texts.items() if files[i].step is not None]
         wrong = sum(mine != inside for mine, inside in known)
         if known and wrong <= (len(known) * _MOST_WRONG if len(known) >= _ALL else 0):
             agreeing.append((len({mine for mine, _ in known}), slot))
@@ -366,9 +405,14 @@ def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mappin
     free = [slot for slot in numbers if id(slot) not in denied and id(slot) not in matches]
     told = [slot for slot in free if _tag(slot) in rank and (len(_tag(slot)) > 1 or slot is slots[-1])]
     if told:
-        return min(told, key=lambda slot: rank[_tag(slot)])
+        best_told = min(told, key=lambda slot: rank[_tag(slot)])
+        for later in free[free.index(best_told) + 1 :][:1]:  # checkpoint_3_1500: the epoch, and the step
+            both = [(step_of(best_told.texts.get(i, "0")), step_of(text)) for i, text in later.texts.items()]
+            if not _tag(later) and all((epoch or 0) <= (step or 0) for epoch, step in both):
+                return later
+        return best_told
     for slot in reversed(free):  # a number behind no word of its own that grows by equal steps
-        values = sorted({int(text) for text in slot.texts.values()})
+        values = sorted({step_of(text) or 0 for text in slot.texts.values()})
         if not _tag(slot) or kind_of(slot.tag) or _tag(slot) in ("model", "weights", "net", "state"):
             gap = values[-1] - values[-2] if len(values) > 1 else 0
             if gap >= 1 and all(value % gap == values[0] % gap for value in values):
@@ -376,16 +420,19 @@ def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mappin
     return None
 
 
+def step_of(text: str) -> int | None:
+    """The step that a text is: `500`, `000500`, `10k`, `1.5M`; None where it is none."""
+    kind = next((kind for kind in ("int", "kM", "KM") if _reads(kind, text)), None)
+    return comparing.whole(_parse(kind, text)) if kind and not text.startswith("-") else None
+
+
 def _unmatched(
     slot: Slot, taken: Iterable[str], known_keys: Iterable[str], files: Sequence[Evidence], *, has_config: bool
 ) -> Field:
-    texts = list(slot.texts.values())
-    kind = {"time": "float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) else "text", "text": "text"}.get(
-        slot.sort
-    )
-    kind = kind or ("text" if slot.sort == "word" and not all(t.isascii() for t in texts) else best_type(texts))
-    if kind == "int" and any(len(text) > 1 and text.startswith("0") for text in texts):
-        kind = "text"  # a number of an order, with zeros in front
+    texts = set(slot.texts.values())
+    kind, words = best_type(texts)
+    if slot.sort == "time":
+        kind, words = ("float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) and kind != "time" else kind), {}
     seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int"
     seeds = seeds and not any("seed" in key.lower() for key in known_keys) and "seed" not in taken
     name = "seed" if seeds else slot.tag or {"time": "time", "word": "word", "text": "text"}.get(slot.sort, "number")
@@ -395,7 +442,7 @@ def _unmatched(
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
         or (has_config and _varies(slot, files))
     )
-    return Field(slot, _hole(name, blocked), kind, unused=unused)
+    return Field(slot, _hole(name, blocked), kind, unused=unused, words=words)
 
 
 def _varies(slot: Slot, files: Sequence[Evidence]) -> bool:

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.ingestion import learnt_grid
-from ckptman.ingestion.learnt_fields import Evidence, Scheme
+from ckptman.ingestion.learnt_fields import Evidence, Scheme, step_of
 from ckptman.ingestion.learnt_names import kind_of
-from ckptman.ingestion.learnt_sources import Sources
+from ckptman.ingestion.learnt_sources import Sources, flat
 from ckptman.raw import outputs, scanning
 from ckptman.rules import Convention, comparing
 
@@ -94,7 +94,7 @@ def _runs(
         home = scanning.wandb_home(run.folders[0], outline)
         if home.is_relative_to(raw.root):
             parts = _outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner)
-            places.append((parts[:-1] if _seed_folders([parts])[1] else parts, run.config))
+            places.append((parts[:-1] if _seed_folders([parts])[1] else parts, flat(run.config)))
     found = []
     for parts, config in places:
         number = re.search("[0-9]+$", parts[-1]) if task is not None else None
@@ -146,18 +146,19 @@ def _prefixes(evidence: Sequence[Evidence], schemes: Sequence[Scheme]) -> dict[s
             said = evidence[index]
             text = None if step_slot is None else step_slot.texts.get(index)
             if text is not None:
-                said = Evidence(said.name, said.config, int(text), said.folder)
+                said = Evidence(said.name, said.config, step_of(text), said.folder)
             by_kind[kind or ""].append(said)
     found: dict[str, Any] = {}
-    for kind in sorted(set(by_kind) - {""}, key=["Final", "Best", "Last", "Checkpoint", "Initial"].index):
+    for kind in sorted(set(by_kind) - {""}, key=["Final", "Checkpoint", "Best", "Last", "Initial"].index):
         found[kind] = {"title": _TITLES[kind], "final": kind == "Final"}
         if kind == "Final":
             found[kind] |= _end(by_kind[kind])
     if "Final" not in found and (ended := _end([*by_kind[""], *by_kind["Checkpoint"]], share=0.0)):
         found = {"Final": {"title": _TITLES["Final"], "final": True, **ended}, **found}
-    if "Checkpoint" not in found:
-        found["Checkpoint"] = {"title": _TITLES["Checkpoint"], "final": False}
-    return found
+    plain = {"Checkpoint": {"title": _TITLES["Checkpoint"], "final": False}}
+    return (
+        {kind: found[kind] for kind in found if kind == "Final"} | plain | found
+    )  # of those not final, the first counts
 
 
 _TITLES = {"Final": "end of training", "Best": "best so far", "Last": "the newest", "Checkpoint": "on the way",

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-_TIME = (
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T_-][0-9]{2}[-:.]?[0-9]{2}(?:[-:.]?[0-9]{2})?)?"
-    r"|(?:19|20)[0-9]{6}[-_T]?[0-9]{6}|1[0-9]{9}(?:\.[0-9]+)?"
-)
+from ckptman.rules import terms
+
+_TIME = rf"{terms.regex_of('time')}|1[0-9]{{9}}(?:\.[0-9]+)?"
 _LEXER = re.compile(
     rf"(?P<time>(?<![0-9])(?:{_TIME})(?![0-9]))"
     r"|(?P<list>(?<=[A-Za-z])[0-9]+(?:-[0-9]+)+(?![0-9A-Za-z.]))"
     r"|(?P<over>[0-9]+over[1-9][0-9]*)"
     r"|(?P<p>[0-9]+p[0-9]+(?![A-Za-z0-9]))"
-    r"|(?P<float>(?:(?<=[=:])-)?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e-?[0-9]+)(?![A-Za-z0-9]))"
-    r"|(?P<int>(?:(?<=[=:])-)?[0-9]+)"
+    r"|(?P<unit>[0-9]+(?:\.[0-9]+)?[kKmMbB](?![A-Za-z0-9]))"
+    r"|(?P<float>(?:(?<=[=:_])-)?[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)(?![A-Za-z0-9]))"
+    r"|(?P<int>(?:(?<=[=:_])-)?[0-9]+)"
     r"|(?P<bool>True|False)(?![a-z])"
     r"|(?P<word>[^\W0-9_]+?(?=(?:True|False)(?![a-z])|[\W0-9_]|$))"
-    r"|(?P<sep>[\W_]+?(?=[^\W_]|(?<=[=:])-[0-9]|$))"
+    r"|(?P<sep>[\W_]+?(?=[^\W_]|(?<=[=:_])-[0-9]|$))"
 )
 _WITHOUT_LISTS = re.compile(_LEXER.pattern.replace("(?P<list>", "(?P<list>(?!)"))
-NUMBERS = ("int", "float", "p", "over", "list")
+NUMBERS = ("int", "float", "p", "unit", "over", "list")
 """Kinds of tokens that stand in one place for one another."""
 _NUMBER, _WORD, _TEXT = "#", "word", "text"
 
@@ -220,16 +220,28 @@ def _likeness(chunk: Chunk, column: Column) -> float:
         kinds = [kind_of(text.rstrip("0123456789")) for text in both]
         if None not in kinds:
             return 1.0
-        mixed = all(len(c.tokens) >= 3 for c in (chunk, other)) and _first_word(chunk) != _first_word(other)
-        return 0.2 if mixed else -9.0
+        return 0.2 if kinds == [None, None] and _are_names(chunk, other) else -9.0
     if len(chunk.sorts) > 1:
-        return 1.5 if _first_word(chunk) == _first_word(other) else -9.0
+        return 1.5 if _first_word(chunk) == _first_word(other) else 0.2 if _are_names(chunk, other) else -9.0
     if {chunk.sorts[0]} <= {_WORD} if chunk.sorts else False:
         kinds = [kind_of(chunk.text), kind_of(other.text)]
         if None not in kinds or len(common_start([chunk.text, other.text])) >= 2:
             return 1.5
         return -9.0 if kinds.count(None) == 1 else 0.8
     return 0.5
+
+
+_TAGS = {
+    "seed", "step", "steps", "iter", "iters", "epoch", "layer", "layers", "head", "heads", "dim", "width", "depth",
+    "drop", "dropout", "batch", "hidden", "embd", "ctx", "temp", "warmup", "loss", "acc", "gamma", "beta", "alpha",
+    "eps", "ema",
+}  # fmt: skip
+
+
+def _are_names(*chunks: Chunk) -> bool:
+    """Whether these are called something, such as `resnet18` and `vgg`, rather than a tag with its value."""
+    words = [_first_word(chunk).lower() for chunk in chunks]
+    return len(set(words)) == len(words) and all(len(word) > 2 and word not in _TAGS for word in words)
 
 
 def _first_word(chunk: Chunk) -> str:
@@ -283,9 +295,10 @@ def _make_room(target: Cluster, sequence: Sequence[Chunk], ways: list[int | None
 
 def shape_of(found: Cluster) -> Shape:
     """What a cluster's columns are made of."""
-    columns, tag = list[tuple[bool, list[Part]]](), ""
+    columns, tag, whole = list[tuple[bool, list[Part]]](), "", ""
     for column in found.columns:
         optional = len(column.chunks) < len(found.names)
+        tag = whole if column.before in ("=", ":") else tag
         parts = [column.before, *_parts(column, tag)] if column.before else _parts(column, tag)
         if optional and all(isinstance(part, str) for part in parts):  # what has no value could not be left out
             text = next(iter(column.chunks.values())).text
@@ -293,6 +306,7 @@ def shape_of(found: Cluster) -> Shape:
         columns.append((optional, [part for part in parts if part]))
         only = [part for part in parts if part != column.before]
         tag = only[0] if len(only) == 1 and isinstance(only[0], str) else ""
+        whole = f"{whole}_{tag}" if tag and whole and column.before == "_" else tag
     return Shape(_told_by_what_follows(columns), sorted(found.names))
 
 
@@ -325,7 +339,8 @@ def _told_by_what_follows(columns: list[tuple[bool, list[Part]]]) -> list[tuple[
 def _parts(column: Column, tag: str) -> list[Part]:
     chunks = column.chunks
     sorts = {chunk.sorts for chunk in chunks.values()}
-    if len(sorts) > 1:
+    names = {_first_word(chunk) for chunk in chunks.values()}
+    if len(sorts) > 1 or (len(next(iter(sorts))) > 1 and len(names) > 1 and len(common_start(names)) < 3):
         return _mixed(chunks, tag)
     parts: list[Part] = []
     for at, sort in enumerate(next(iter(sorts))):
@@ -366,7 +381,7 @@ def _mixed(chunks: dict[int, Chunk], tag: str) -> list[Part]:
         kinds = {index: match[1] for index, match in cut.items() if match}
         steps = {index: match[2] for index, match in cut.items() if match and match[2]}
         return [Slot(tag, kinds, _WORD), Slot("ckpt", steps, _NUMBER)]
-    start = common_start(list(texts.values())).rstrip("0123456789")
+    start = common_start(list(texts.values())).rstrip("0123456789.")
     rest = {index: text[len(start) :] for index, text in texts.items()}
     if not start or not all(rest.values()):
         return [Slot(tag, texts, _TEXT)]
@@ -391,24 +406,3 @@ def negated(words: Collection[str]) -> tuple[str, str] | None:
         if (low, high) in (("on", "off"), ("true", "false"), ("yes", "no"), ("with", "without")):
             return yes, no
     return None
-
-
-def spelled(text: str) -> Iterator[tuple[str, object]]:
-    """The types that a text may be of, by the spellings of the convention, and its value in each; the best first."""
-    if re.fullmatch(r"-?[0-9]{1,18}", text):
-        yield "int", int(text)
-        if text in ("0", "1"):
-            yield "flag", text == "1"
-    if re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", text):
-        yield "float", float(text)
-    if re.fullmatch(r"[0-9]+p[0-9]+", text):
-        yield "p", float(text.replace("p", "."))
-    if match := re.fullmatch(r"([0-9]+)over([1-9][0-9]*)", text):
-        yield "over", int(match[1]) / int(match[2])
-    if text in ("True", "False"):
-        yield "bool", text == "True"
-    if re.fullmatch(r"[0-9]+(?:-[0-9]+)*", text):
-        yield "list", [int(item) for item in text.split("-")]
-    if re.fullmatch(r"[A-Za-z0-9.]+", text, re.ASCII):
-        yield "word", text
-    yield "text", text

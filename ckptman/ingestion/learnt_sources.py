@@ -120,14 +120,27 @@ def _table_entry(path: Path, form: terms.Form) -> dict[str, Any] | None:
 
 
 def configuration(saved: outputs.SavedFile, raw: outputs.RawOutputs, seed_key: str) -> Mapping[str, Any]:
-    """The configuration of a file; empty where nothing but its name says it."""
+    """The configuration of a file, with the paths of what is in sections; empty where nothing but its name says it."""
     if saved.file.config_source != "name":
-        return saved.file.config
+        return flat(saved.file.config)
     near = next((list(runs) for runs in raw.wandb.beside(saved.file.source.path)), [])
     shared: dict[str, Any] = dict(near[0].config) if near else {}
     for run in near[1:]:
         shared = {k: v for k, v in shared.items() if k in run.config and comparing.same_value(v, run.config[k])}
-    return shared
+    return flat(shared)
+
+
+def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration by the paths of its values, such as `optim.lr`."""
+    if not any(isinstance(value, Mapping) for value in config.values()):
+        return config
+    made: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "." not in key:
+            made |= {f"{key}.{inner}": item for inner, item in flat({str(k): v for k, v in value.items()}).items()}
+        else:
+            made[key] = value
+    return made
 
 
 # --- seeds and metrics ------------------------------------------------------------------------------------------------
@@ -151,8 +164,8 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
         sections["beside"] = new
     for pattern, count in sorted(found.items()):
         findings.append(f"beside checkpoints: {pattern} (of {count} files)")
-    configs = [saved.file.config for saved in raw.files]
-    configs += [run.config for run in raw.wandb.runs]
+    configs = [flat(saved.file.config) for saved in raw.files]
+    configs += [flat(run.config) for run in raw.wandb.runs]
     runs += [(run.config, run.summary) for run in raw.wandb.runs if run.summary]
     seed_key, seeds = _seeds(configs)
     if seed_key != "seed":

@@ -9,15 +9,11 @@ from typing import Any
 
 from ckptman.ingestion.learnt_fields import Field, Scheme
 from ckptman.ingestion.learnt_names import Slot
+from ckptman.rules import terms
 
 _WIDTH = 100
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-_REGEXES: Mapping[str, str] = {
-    "int": "-?[0-9]{1,18}", "flag": "[01]", "bool": "True|False", "float": _NUMBER, "p": "[0-9]+p[0-9]+",
-    "over": "[0-9]+over[1-9][0-9]*", "word": "[A-Za-z0-9.]+", "text": "[^/]+?", "list": "[0-9][0-9-]*",
-}  # fmt: skip
 
 
 def text_of(document: Mapping[str, Any], comments: Mapping[str, str], heading: str) -> str:
@@ -68,7 +64,7 @@ def scheme_section(scheme: Scheme, suffix: str, examples: Sequence[str]) -> dict
     fields = {
         field.hole: said
         for slot in scheme.shape.slots
-        if (field := scheme.named(slot)).hole not in ("kind", "step") and (said := _field(field, is_pattern=is_pattern))
+        if (field := scheme.named(slot)).hole != "kind" and (said := _field(field, is_pattern=is_pattern))
     }
     if fields:
         section["fields"] = fields
@@ -85,7 +81,7 @@ def _template(scheme: Scheme) -> str:
         if isinstance(part, str):
             return part
         field = scheme.named(part)
-        plain = field.type == "int" or field.hole in ("kind", "step")
+        plain = field.type == "int" or field.hole == "kind"
         return f"{{{field.hole}}}" if plain else f"{{{field.hole}:{field.type}}}"
 
     made = ""
@@ -111,8 +107,7 @@ def _pattern(scheme: Scheme) -> str:
             )
         field = scheme.named(part)
         words = scheme.kinds if field.hole == "kind" else field.words
-        regex = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-        regex = regex or ("[0-9]{1,18}" if field.hole == "step" else _REGEXES[field.type])
+        regex = terms.Field(field.hole, "text" if field.hole == "kind" else field.type, "", words=words).regex
         return f"(?P<{field.hole}>{regex})"
 
     made = ""
@@ -126,7 +121,7 @@ def _field(field: Field, *, is_pattern: bool) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if is_pattern and field.type != "text":
         said["type"] = field.type
-    if field.key is not None and field.key != field.hole:
+    if field.hole != "step" and field.key is not None and field.key != field.hole:
         said["config"] = field.key
     if field.inverted:
         said["inverted"] = True

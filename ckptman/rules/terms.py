@@ -24,8 +24,9 @@ from ckptman.rules.inert import reaches_system as reaches_system
 from ckptman.rules.layout import Layout
 from ckptman.rules.layout import Levels as Levels
 from ckptman.rules.measures import Metric as Metric
-from ckptman.rules.schemes import Field, regex_of
+from ckptman.rules.schemes import Field as Field
 from ckptman.rules.schemes import Scheme as Scheme
+from ckptman.rules.schemes import regex_of as regex_of
 
 K = "K"
 """The facet that `--k` asks for: of a grid over lengths, the longest that is trained."""

@@ -1,0 +1,85 @@
+"""`learn` from half of the runs of labs that nobody told it of: the other half is read, placed and attributed, too."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from ckptman.checks import validate
+from ckptman.ingestion import ingest, learning
+from ckptman.rules import convention_file, naming
+from tests.helpers.foreign import LABS
+from tests.helpers.learnable import make
+
+SAYING_NOTHING = ("sweep folders", "lightning", "hydra ids", "hydra overrides", "run ids", "work folders")
+"""Names that say nothing of a configuration."""
+
+
+@pytest.mark.parametrize("where", ["inside", "beside", "nowhere"])
+@pytest.mark.parametrize("lab", LABS)
+def test_what_is_learnt_from_half_of_the_runs_holds_for_all(lab: str, where: str, tmp_path: Path) -> None:
+    made = make(tmp_path / "raw", LABS[lab], where)
+    make(tmp_path / "half", replace(LABS[lab], in_part=True), where)
+    found = learning.learn(tmp_path / "half")
+    assert 0 < found.files < len(made)
+    assert found.parsed == found.placed == found.files, found.misfits
+    assert found.fits or (where == "nowhere" and lab in (*SAYING_NOTHING, "fairseq")), found.misfits
+    rules = convention_file.convention_of(found.text, "the proposal")
+    assert not any(scheme.pattern for scheme in rules.schemes)
+    for path in made:
+        naming.naming_of(rules).parse(PurePosixPath(path).name)
+    result = ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    assert len(result.placed) == len(made), result.refused
+    codes = {finding.code for finding in validate(tmp_path / "tree", convention=rules).findings}
+    assert codes <= ({"unknown-seed"} if where == "nowhere" else set())
+    if where != "nowhere":
+        _assert_attributed(lab, {item.source: item.path for item in result.placed}, tmp_path / "tree")
+
+
+def _assert_attributed(lab: str, placed: dict[str, Any], tree: Path) -> None:
+    """Each file lies in the folder of its run, whose record has its configuration, seed and step."""
+    experiment = LABS[lab]
+    runs: dict[Path, set[str]] = defaultdict(set)
+    for relative, config, _, step in experiment.files():
+        at = tree / placed[PurePosixPath(relative).as_posix()]
+        record = json.loads((at.parent / "run.json").read_text())
+        held = {**record["config"]}
+        for section in experiment.sections.values():
+            held |= held.get(section, {})
+        assert {key: held[key] for key in config} == config
+        assert record["seed"] == config["seed"]
+        (entry,) = [entry for entry in record["checkpoints"] if entry["file"] == at.name]
+        assert entry["step"] in (step, None) or "epoch" in at.name
+        runs[at.parent].add(json.dumps(config, sort_keys=True))
+    assert all(len(configs) == 1 for configs in runs.values())
+    assert len(runs) == len({*map(json.dumps, experiment.configs())})
+
+
+@pytest.mark.parametrize(
+    ("lab", "keys"),
+    [
+        ("dashes", {"lr": "sci", "batch_size": "int", "n_layers": "int", "seed": "int"}),
+        ("pairs and thousands", {"lr": ".0e", "bs": "int", "wd": "float", "seed": "int"}),
+        ("camel", {"model.n_layer": "int", "model.d_model": "int", "optim.lr": "p", "seed": "int"}),
+        ("padded", {"layer": "02d", "head": "02d", "task": "word"}),
+        ("negative", {"J": "float", "h": "float", "T": "int", "seed": "int"}),
+        ("flags", {"n_layers": "int", "ema": "text", "ln": "text", "seed": "int"}),
+        ("equals and dashes", {"model.d_model": "int", "n_head": "int", "optim.lr": "sci", "seed": "int"}),
+    ],
+)
+def test_fields_are_keys_with_their_spelling(lab: str, keys: dict[str, str], tmp_path: Path) -> None:
+    make(tmp_path, LABS[lab], "inside")
+    (scheme,) = convention_file.convention_of(learning.learn(tmp_path).text, "it").schemes
+    assert {field.config: field.type for field in scheme.fields.values()} == keys
+
+
+def test_words_that_are_there_or_not_are_flags(tmp_path: Path) -> None:
+    make(tmp_path, LABS["flags"], "inside")
+    (scheme,) = convention_file.convention_of(learning.learn(tmp_path).text, "it").schemes
+    assert scheme.fields["ema"].words == {"ema": True}
+    assert scheme.fields["ln"].words == {"noln": False}
