@@ -160,7 +160,7 @@ def _outline(folder: Path, suffix: str) -> Convention:
 def _frame(suffix: str) -> dict[str, Any]:
     return {
         "title": "learnt",
-        "replaces": ["name", "facets", "tree", "groups", "grids", "metrics"],
+        "replaces": ["name", "facets", "tree", "groups", "grids", "axes", "metrics", "summary"],
         "name": {"keep": True, "prefixes": {"Checkpoint": {"title": "checkpoint", "final": False}}},
         **({} if suffix == ".pt" else {"checkpoint": {"suffix": suffix}}),
         "facets": {},
@@ -169,6 +169,8 @@ def _frame(suffix: str) -> dict[str, Any]:
         "lengths": None,
         "groups": {},
         "grids": {},
+        "axes": {},
+        "summary": {},
         "metrics": {"loss": {"pattern": "val_loss", "share": False, "lower_is_better": True}},
     }
 
@@ -306,7 +308,7 @@ def _text(
         for scheme in schemes
     }
     order = ("title", "replaces", "name", "names", "checkpoint", "run", "facets", "tree", "raw", "lengths", "groups",
-             "grids", "metrics", "beside")  # fmt: skip
+             "grids", "axes", "metrics", "summary", "beside")  # fmt: skip
     full = {**document, **({"names": names} if names else {})}
     ordered = {key: full[key] for key in order if key in full}
     comments = {key: text for key, text in _COMMENTS.items() if ordered.get(key)}
@@ -327,6 +329,7 @@ _COMMENTS: Mapping[str, str] = {
     "tree": "The folders of the tree.",
     "groups": "Groups of runs, by the names of their folders.",
     "grids": "What is varied: groups go over `across`, task ids number the axes (the last varies fastest).",
+    "axes": "What tables tell of a run.",
     "metrics": "What runs are judged by.",
     "beside": "Files beside checkpoints that tell of their runs.",
 }

@@ -138,7 +138,9 @@ def _part_likeness(word: str, part: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
+    """A slot that says a key, as far as all files show."""
+
     slot: Slot
     key: str
     type: str
@@ -149,10 +151,11 @@ class _Match:
 
     @property
     def weight(self) -> tuple[float, float]:
+        """How much speaks for it."""
         return min(self.distinct, 3) + 2 * self.like, self.like
 
 
-def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | None:
+def agreement(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> Match | None:
     """Whether a slot says a key, by the texts and values of all files that have both."""
     like = likeness(slot.tag, key)
     texts = {text for text, _ in pairs}
@@ -161,14 +164,14 @@ def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | N
     allowed = max(0, int(len(pairs) * _MOST_WRONG)) if len(pairs) >= _ALL else 0
     for kind, inverted in _ways(texts, is_flag=is_flag):
         words = _exceptions(kind, texts)
-        said = {text: words[text] if text in words else _parse(kind, text) for text in texts}
+        said = {text: words[text] if text in words else parse(kind, text) for text in texts}
         wrong = sum(not comparing.same_value((not said[text]) if inverted else said[text], value)
                     for text, value in pairs)  # fmt: skip
         if wrong <= allowed:
             distinct = min(len(texts), len(values))
             if all(len(text) >= 3 and not text[0].isdigit() for text in texts):
                 distinct += 2  # words are not the same by chance
-            found = _Match(slot, key, kind, inverted, words, distinct, like)
+            found = Match(slot, key, kind, inverted, words, distinct, like)
             return found if _is_likely(found, len(pairs)) else None
     if slot.sort in ("word", "text", "bool") and 1 <= len(texts) <= 8 and len(values) == len(texts):
         words = dict(pairs)
@@ -179,11 +182,11 @@ def _match(slot: Slot, key: str, pairs: Sequence[tuple[str, Any]]) -> _Match | N
         plain = all(isinstance(value, str | int | float | bool) for value in words.values())
         resembling = max((likeness(text, str(value)) for text, value in words.items()), default=0)
         if one_to_one and plain and len(texts) > 1 and (like >= 0.4 or resembling >= 0.5):
-            return _Match(slot, key, "text", inverted=False, words=words, distinct=len(texts), like=like * 0.8)
+            return Match(slot, key, "text", inverted=False, words=words, distinct=len(texts), like=like * 0.8)
     return None
 
 
-def _present(slot: Slot, names: Sequence[int], files: Sequence[Evidence]) -> list[_Match]:
+def _present(slot: Slot, names: Sequence[int], files: Sequence[Evidence]) -> list[Match]:
     """The flags that a word says by being there, such as `_ema`, or by not being there."""
     words = set(slot.texts.values())
     if len(words) != 1 or slot.sort != "word" or len(slot.texts) == len(names):
@@ -196,7 +199,7 @@ def _present(slot: Slot, names: Sequence[int], files: Sequence[Evidence]) -> lis
             if all(files[i].config[key] is (said if i in slot.texts else not said) for i in names):
                 like = likeness(word, key)
                 if like >= 0.4 or len(names) >= _ALL:
-                    found.append(_Match(slot, key, "text", inverted=False, words={word: said}, distinct=2, like=like))
+                    found.append(Match(slot, key, "text", inverted=False, words={word: said}, distinct=2, like=like))
     return found
 
 
@@ -227,13 +230,14 @@ def _reads(kind: str, text: str) -> bool:
     return re.fullmatch(_of(kind).regex, text) is not None if terms.regex_of(kind) else False
 
 
-def _parse(kind: str, text: str) -> Any:
+def parse(kind: str, text: str) -> Any:
+    """What a text stands for by a type."""
     return _of(kind).parse(text)
 
 
 def _comes_back(kind: str, text: str) -> bool:
     """Whether a type reads a text, and writes it again letter for letter."""
-    return _reads(kind, text) and _of(kind).format(_parse(kind, text)) == text
+    return _reads(kind, text) and _of(kind).format(parse(kind, text)) == text
 
 
 def _ways(texts: Collection[str], *, is_flag: bool) -> list[tuple[str, bool]]:
@@ -250,10 +254,10 @@ def _ways(texts: Collection[str], *, is_flag: bool) -> list[tuple[str, bool]]:
 
 def _exceptions(kind: str, texts: Iterable[str]) -> dict[str, Any]:
     """The texts that a type reads and would write otherwise, and their values."""
-    return {text: _parse(kind, text) for text in sorted(texts) if not _comes_back(kind, text)}
+    return {text: parse(kind, text) for text in sorted(texts) if not _comes_back(kind, text)}
 
 
-def _is_likely(match: _Match, files: int) -> bool:
+def _is_likely(match: Match, files: int) -> bool:
     """Whether an agreement is more than chance."""
     if match.inverted and match.distinct < 2:
         no = any(match.slot.tag.lower().startswith(word) for word in _NEGATIONS)
@@ -325,9 +329,9 @@ def _constant_kind(shape: Shape) -> str | None:
     return next((kind for kind in kinds if kind != "Checkpoint"), kinds[0] if kinds else None)
 
 
-def _assigned(slots: Sequence[Slot], files: Sequence[Evidence], names: Sequence[int]) -> dict[int, _Match]:
+def _assigned(slots: Sequence[Slot], files: Sequence[Evidence], names: Sequence[int]) -> dict[int, Match]:
     """The key of each slot that is one: those with the fewest choices first, then the best."""
-    found: dict[int, list[_Match]] = {}
+    found: dict[int, list[Match]] = {}
     for slot in slots:
         pairs: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         for index, text in slot.texts.items():
@@ -335,17 +339,17 @@ def _assigned(slots: Sequence[Slot], files: Sequence[Evidence], names: Sequence[
                 if isinstance(value, str | int | float | list | tuple) and value != "":
                     pairs[key].append((text, value))
         most = max(map(len, pairs.values()), default=0)
-        matches = [m for key, held in pairs.items() if len(held) * 2 >= most and (m := _match(slot, key, held))]
+        matches = [m for key, held in pairs.items() if len(held) * 2 >= most and (m := agreement(slot, key, held))]
         matches += _present(slot, names, files)
         if matches:
             found[id(slot)] = matches
-    return _best_together(found)
+    return best_together(found)
 
 
-def _best_together(found: Mapping[int, Sequence[_Match]]) -> dict[int, _Match]:
+def best_together(found: Mapping[int, Sequence[Match]]) -> dict[int, Match]:
     """One key for each slot, none twice, so that all together resemble most: greedily, then by exchanges."""
     every = sorted((m for all_ in found.values() for m in all_), key=lambda m: (m.weight, m.key), reverse=True)
-    chosen: dict[int, _Match] = {}
+    chosen: dict[int, Match] = {}
     owners: dict[str, int] = {}
     for match in every:
         if id(match.slot) not in chosen and match.key not in owners:
@@ -356,7 +360,7 @@ def _best_together(found: Mapping[int, Sequence[_Match]]) -> dict[int, _Match]:
         return chosen[at].weight[0] if at in chosen else 0.0
 
     for _ in range(4 * len(found)):
-        best: tuple[float, _Match, _Match | None] | None = None
+        best: tuple[float, Match, Match | None] | None = None
         for match in every:  # a slot takes a key, and the slot that had it takes its best other one
             mine, owner = id(match.slot), owners.get(match.key)
             if owner == mine:
@@ -387,7 +391,7 @@ def _tag(slot: Slot) -> str:
     return re.sub(r"[\W_]", "", slot.tag).lower()
 
 
-def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, _Match]) -> Slot | None:
+def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, Match]) -> Slot | None:
     numbers = [slot for slot in slots if all(step_of(text) is not None for text in slot.texts.values())]
     agreeing, denied = [], set()
     for slot in numbers:
@@ -423,7 +427,7 @@ def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mappin
 def step_of(text: str) -> int | None:
     """The step that a text is: `500`, `000500`, `10k`, `1.5M`; None where it is none."""
     kind = next((kind for kind in ("int", "kM", "KM") if _reads(kind, text)), None)
-    return comparing.whole(_parse(kind, text)) if kind and not text.startswith("-") else None
+    return comparing.whole(parse(kind, text)) if kind and not text.startswith("-") else None
 
 
 def _unmatched(

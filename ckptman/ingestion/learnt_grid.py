@@ -15,6 +15,7 @@ from typing import Any
 
 from ckptman.ingestion import learnt_fields, learnt_names
 from ckptman.rules import comparing
+from ckptman.text import wording
 
 Config = Mapping[str, Any]
 _MOST_AXES, _MOST_VALUES, _MOST_PATTERNS, _MOST_EXTRA = 6, 12, 12, 2
@@ -40,8 +41,10 @@ class Pattern:
     """The configuration key of each hole."""
     example: str
     groups: frozenset[str]
-    held: Mapping[str, Mapping[str, int]]
+    held: Mapping[str, Mapping[str, Any]]
     """What the name of each group holds."""
+    was: str = ""
+    """The form with the seed, where names have one."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +103,34 @@ def grids_of(
         return Grids()
     named, ignored = set(named), set(ignored)
     facets = _facets(known, named, ignored)
-    patterns = _patterns(known)
+    patterns = _patterns(known, seed_key)
     facets = [facet for facet in facets if _is_told(facet, patterns)][:2]
     findings = [f"facet {facet.name}: {', '.join(sorted(set(facet.of_group.values())))}" for facet in facets]
     sections: dict[str, Any] = {}
-    lengths = any("K" in pattern.holes for pattern in patterns)
     said = {facet.name: facet.section for facet in facets}
     with_tasks = task_level is not None
-    made = (
-        _made(known, patterns, facets, named, ignored, seed_key, with_tasks=with_tasks) if seeds or with_tasks else None
-    )
+    made = _made(known, patterns, facets, named, ignored, seed_key, with_tasks=with_tasks) if seeds else None
     levels = [f"{{{facet.name}}}" for facet in facets] + ["{group}"]
     if made is None:
         if task_level is not None:
-            findings.append("the task ids follow no order of what varies: they are kept as the folders say")
+            why = "no order of what varies gives the task ids" if seeds else "no seed is known, so that no grid is said"
+            findings.append(f"{why}: they are kept as the folders say")
         levels += [task_level] if task_level is not None else []
     else:
         groups, grids, lines = made
         sections |= {"groups": groups, "grids": grids}
         findings += lines
         for grid in grids.values():
-            grid["seeds"] = grid["seeds"] or list(seeds) or [0]
+            grid["seeds"] = grid["seeds"] or list(seeds)
         levels += [task_level] if task_level is not None else []
-        if lengths:
-            key = next(pattern.holes["K"] for pattern in patterns if "K" in pattern.holes)
-            said["K"] = {"config": key}
+        for pattern in patterns:
+            said |= {hole: {"config": key} for hole, key in pattern.holes.items() if hole != key}
+    holes = [key for pattern in patterns for key in pattern.holes.values()]
+    axes = [axis for grid in sections.get("grids", {}).values() for axis in grid["axes"]]
+    if told := _told([*holes, *axes, *sorted(named - {seed_key})], known):
+        leaves = {key: key.rpartition(".")[2] for key in told}
+        sections["axes"] = {key: {"title": leaf, "short": f"{leaf} {{}}"} for key, leaf in leaves.items()}
+        sections["summary"] = {leaf: key for key, leaf in leaves.items()}
     if said:
         sections["facets"] = said
     if facets or task_level is not None:
@@ -132,6 +138,13 @@ def grids_of(
     if lengths_section := _lengths(known):
         sections["lengths"] = lengths_section
     return Grids(sections, tuple(findings))
+
+
+def _told(keys: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    """The keys that tables tell: the first few of these that have several values."""
+    varied = [key for key in dict.fromkeys(keys)
+              if len({comparing.key_of(run.config[key]) for run in runs if key in run.config}) > 1]  # fmt: skip
+    return varied[:_MOST_AXES]
 
 
 def _lengths(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -213,33 +226,90 @@ def _only(values: Sequence[Any]) -> tuple[Any] | None:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def _patterns(runs: Sequence[Run]) -> list[Pattern]:
-    """The forms of groups' names, each number in them a key of the configuration; none where a number is no key."""
-    names = sorted({run.group for run in runs})
-    if any(not re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names):
-        return []
+def _patterns(runs: Sequence[Run], seed_key: str) -> list[Pattern]:
+    """The forms of groups' names, each value in them a key of the configuration; none where one is of no key."""
     configs: dict[str, list[Config]] = defaultdict(list)
     for run in runs:
         configs[run.group].append(run.config)
-    sequences = [learnt_names.chunks_of(learnt_names.lex(name)) for name in names]
+    names = sorted(configs)
+    if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names):
+        return []
+    shared = [_shared(configs[name]) for name in names]
+    texts = [{v for v in known.values() if isinstance(v, str) and len(v) > 1 and v in name}
+             for known, name in zip(shared, names, strict=True)]  # fmt: skip
+    common = set.intersection(*texts)
+    sequences = [
+        learnt_names.chunks_of(learnt_names.lex(name, mine - common)) for name, mine in zip(names, texts, strict=True)
+    ]
     shapes = [learnt_names.shape_of(cluster) for cluster in learnt_names.cluster(sequences, exact=True)]
-    keys = _keys_by_tag(shapes, names, configs)
-    found = []
-    for shape in shapes:
-        slots = shape.slots
-        ints = all(re.fullmatch("0|[1-9][0-9]{0,8}", text) for slot in slots for text in slot.texts.values())
-        if not ints or any(slot.tag not in keys for slot in slots) or len({keys[s.tag] for s in slots}) < len(slots):
-            return _literal(names)
-        holes = {id(slot): "K" if slot.tag.lower() == "k" else keys[slot.tag] for slot in slots}
-        parts = [part for _, parts in shape.columns for part in parts]
-        text = "".join(part if isinstance(part, str) else f"{{{holes[id(part)]}}}" for part in parts)
-        mine = {names[index]: {holes[id(slot)]: int(slot.texts[index]) for slot in slots} for index in shape.names}
-        found.append(
-            Pattern(
-                text, {holes[id(slot)]: keys[slot.tag] for slot in slots}, names[shape.names[0]], frozenset(mine), mine
-            )
-        )
-    return sorted(found, key=lambda pattern: pattern.text)
+    keys = _keys(shapes, shared)
+    found = [_pattern(shape, keys, names, seed_key) for shape in shapes]
+    return sorted((p for p in found if p), key=lambda p: p.text) if all(found) else _literal(names)
+
+
+def _shared(configs: Sequence[Config]) -> Config:
+    """What all runs of a group have in common."""
+    first = configs[0]
+    return {k: v for k, v in first.items() if isinstance(v, str | int | float)
+            and all(k in config and comparing.same_value(config[k], v) for config in configs)}  # fmt: skip
+
+
+def _pattern(
+    shape: learnt_names.Shape, keys: Mapping[tuple[str, int], learnt_fields.Match], names: Sequence[str], seed_key: str
+) -> Pattern | None:
+    """The form of these names, without their seed; None where something in them is of no key."""
+    matches = {id(slot): keys.get(place) for slot, place in _places(shape)}
+    fixed = {id(slot) for slot in shape.slots if len(set(slot.texts.values())) == 1 and matches[id(slot)] is None}
+    if any((match is None or match.words or match.inverted) and at not in fixed for at, match in matches.items()):
+        return None
+    columns = [list(parts) for _, parts in shape.columns]
+    for at, parts in enumerate(columns):
+        for part in parts:
+            match = None if isinstance(part, str) else matches[id(part)]
+            if isinstance(part, learnt_names.Slot) and match is not None and match.key == seed_key:
+                tag = columns[at - 1][-1] if at and len(parts) < 3 else None
+                if isinstance(tag, str) and tag == part.tag:
+                    columns[at - 1] = []
+                columns[at] = []
+    holes: dict[str, str] = {}
+    text = was = ""
+    in_name: list[tuple[learnt_names.Slot, str, str]] = []
+    for (_, whole), kept in zip(shape.columns, columns, strict=True):
+        for part in whole:
+            match = None if isinstance(part, str) else matches[id(part)]
+            if isinstance(part, str) or match is None:
+                said = part if isinstance(part, str) else next(iter(part.texts.values()))
+            else:
+                leaf = re.sub(r"\W", "_", match.key.rpartition(".")[2])
+                hole = "K" if part.tag.lower() == "k" else leaf if leaf not in ("group", "task") else f"{leaf}_"
+                said = f"{{{hole}}}" if match.type == "int" else f"{{{hole}:{match.type}}}"
+                in_name.append((part, hole, match.type))
+                if kept:
+                    holes[hole] = match.key
+            was += said
+            text += said if kept else ""
+    first = names[shape.names[0]]
+    example = "".join(
+        part if isinstance(part, str) else part.texts[shape.names[0]] for parts in columns for part in parts
+    )
+    lead = len(text) - len(text.lstrip("-_.,"))
+    if not text[lead:] or len({hole for _, hole, _ in in_name}) < len(in_name):
+        return None
+    held = {
+        names[index]: {h: learnt_fields.parse(kind, slot.texts[index]) for slot, h, kind in in_name if h in holes}
+        for index in shape.names
+    }
+    is_renamed = text != was
+    return Pattern(text[lead:], holes, example[lead:] if is_renamed else first, frozenset(held), held,
+                   was if is_renamed else "")  # fmt: skip
+
+
+def _places(shape: learnt_names.Shape) -> Iterator[tuple[learnt_names.Slot, tuple[str, int]]]:
+    """Each slot by the word in front of it, and how many with that word come before it."""
+    seen: Counter[str] = Counter()
+    for slot in shape.slots:
+        yield slot, (slot.tag, seen[slot.tag])
+        seen[slot.tag] += 1
 
 
 def _literal(names: Sequence[str]) -> list[Pattern]:
@@ -247,30 +317,24 @@ def _literal(names: Sequence[str]) -> list[Pattern]:
     return [Pattern(name, {}, name, frozenset([name]), {name: {}}) for name in names] if few else []
 
 
-def _keys_by_tag(
-    shapes: Sequence[learnt_names.Shape], names: Sequence[str], configs: Mapping[str, Sequence[Config]]
-) -> dict[str, str]:
-    """The key that the numbers behind each word are, in all groups' names that have the word."""
-    pairs: dict[str, list[tuple[str, Config]]] = defaultdict(list)
+def _keys(
+    shapes: Sequence[learnt_names.Shape], shared: Sequence[Config]
+) -> Mapping[tuple[str, int], learnt_fields.Match]:
+    """The key that the values behind each word are, in all groups' names that have the word."""
+    slots: dict[tuple[str, int], learnt_names.Slot] = {}
     for shape in shapes:
-        for slot in shape.slots:
-            pairs[slot.tag] += [
-                (text, config) for index, text in slot.texts.items() for config in configs[names[index]]
-            ]
-    ranked = []
-    for tag, held in pairs.items():
-        for key in held[0][1]:
-            values = [(text, config[key]) for text, config in held if key in config]
-            if len(values) == len(held) and all(comparing.same_value(int(t), v) if t.isdigit() else False
-                                                for t, v in values):  # fmt: skip
-                like, distinct = learnt_fields.likeness(tag, key), len({text for text, _ in values})
-                if distinct >= 3 or like >= (0.3 if distinct == 2 else 0.45):
-                    ranked.append((min(distinct, 3) + 2 * like, "max" in key, "train" in key, key, tag))
-    chosen: dict[str, str] = {}
-    for _, _, _, key, tag in sorted(ranked, reverse=True):
-        if tag not in chosen and key not in chosen.values():
-            chosen[tag] = key
-    return chosen
+        for slot, place in _places(shape):
+            known = slots.setdefault(place, replace(slot, texts={}))
+            known.texts.update(slot.texts)
+    found: dict[int, list[learnt_fields.Match]] = {}
+    for slot in slots.values():
+        held = [(text, shared[index]) for index, text in slot.texts.items()]
+        keys = sorted(set.intersection(*(set(config) for _, config in held)))
+        matches = [learnt_fields.agreement(slot, key, [(text, config[key]) for text, config in held]) for key in keys]
+        found[id(slot)] = [replace(m, like=m.like + 0.01 * ("max" in m.key) + 0.005 * ("train" in m.key))
+                           for m in matches if m is not None]  # fmt: skip
+    chosen = learnt_fields.best_together(found)
+    return {place: chosen[id(slot)] for place, slot in slots.items() if id(slot) in chosen}
 
 
 # --- grids ------------------------------------------------------------------------------------------------------------
@@ -339,12 +403,15 @@ def _sections(
         for pattern in patterns:
             words = {f.name: f.of_group[next(iter(pattern.groups))] for f in facets
                      if len({f.of_group[group] for group in pattern.groups}) == 1}  # fmt: skip
-            groups[pattern.text] = {**words, "grid": word, "example": pattern.example}
-            lines.append(f"groups {pattern.text}: {len(pattern.groups)}")
+            was = {"was": pattern.was} if pattern.was else {}
+            groups[pattern.text] = {**words, **was, "grid": word, "example": pattern.example}
+            lines.append(f"groups {pattern.text}: of {wording.count_text(len(pattern.groups), 'folder')}")
         inside = [key for key in numbering.axes if key not in numbering.outside]
         shown = " × ".join(f"{key} {_shown(numbering.axes[key])}" for key in inside)
         lines.append(
-            f"grid {word}: {'task ids number' if with_tasks else 'axes'} {shown}"
+            f"grid {word}: no axes within its groups"
+            if not inside
+            else f"grid {word}: {'task ids number' if with_tasks else 'axes'} {shown}"
             + (f"; outside of the id: {', '.join(numbering.outside)}" if numbering.outside else "")
             + "".join(f"; of some groups without {', '.join(other)}" for other in numbering.others)
             + (f"; {numbering.rivals} other orders fit as well" if numbering.rivals else "")
@@ -356,12 +423,12 @@ def _shown(values: Sequence[Any]) -> str:
     return f"[{', '.join(str(value) for value in values)}]"
 
 
-def _across(held: Sequence[Mapping[str, int]]) -> list[dict[str, list[int]]]:
+def _across(held: Sequence[Mapping[str, Any]]) -> list[dict[str, list[Any]]]:
     """What names hold, as a sum of products: those that differ in one hole only are put together, again and again."""
     terms = [{hole: (value,) for hole, value in values.items()} for values in held]
     terms = [dict(term) for term in {tuple(sorted(term.items())): term for term in terms}.values()]
     for hole in reversed(list(terms[0]) if all(set(t) == set(terms[0]) for t in terms) else []):
-        merged: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+        merged: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
         for term in terms:
             merged[tuple((h, v) for h, v in term.items() if h != hole)] |= set(term[hole])
         terms = [{h: dict(rest).get(h, tuple(sorted(values))) for h in terms[0]} for rest, values in merged.items()]
@@ -403,7 +470,7 @@ def _numbering(
     usable = _usable(runs, taken, named, ignored, seed_key)
     within = [key for key in usable if _varies_within(runs, key, lambda run: (run.group,))]
     if not with_tasks:
-        return _plain(runs, within)
+        return _plain(runs, within, several=any(pattern.holes for pattern in patterns))
     extra = [key for key in usable if key not in within]
     classes: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for group in sorted({run.group for run in runs}):
@@ -454,9 +521,11 @@ def _one_numbering(
     return None
 
 
-def _plain(runs: Sequence[Run], keys: Sequence[str]) -> Numbering | None:
-    """Axes where no folder numbers them: worth saying where at least half of their product was run."""
-    if not keys or len(keys) > _MOST_AXES:
+def _plain(runs: Sequence[Run], keys: Sequence[str], *, several: bool) -> Numbering | None:
+    """Axes where no folder numbers them: worth saying where at least half of their product was run; of several groups
+    there need be none.
+    """
+    if len(keys) > _MOST_AXES or not (keys or several):
         return None
     axes = {key: _values(runs, key) for key in keys}
     cells = {tuple(comparing.key_of(run.config[key]) for key in keys) for run in runs}
