@@ -24,7 +24,12 @@ class _Present:
 
     @property
     def seeds(self) -> set[int]:
-        return {run.place.seed for run in self.runs if run.place is not None and run.place.seed is not None}
+        return {run.place.seed for run in self.of_grid if run.place is not None and run.place.seed is not None}
+
+    @property
+    def of_grid(self) -> list[contents.Run]:
+        """The runs that fill the cell; others have but a group's name of the same pattern, and are of another family."""
+        return [run for run in self.runs if run.cell is not None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding
     for group in groups:
         for item in group.present:
             yield from _check_settings(group, item, convention)
-            yield from _check_seeds(group, item, unread, convention)
+            if any(other.of_grid for other in group.present):
+                yield from _check_seeds(group, item, unread, convention)
     yield from _check_groups({group.name for group in groups}, convention)
 
 
@@ -131,12 +137,12 @@ def _check_seeds(
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
     lost = _overwritten(item, missing)
     refused = [file for file in item.refused if file.seed is None or file.seed in missing]
-    fix = _SEPARATELY.format("seeds", "them") if lost and item.runs else None
+    fix = _SEPARATELY.format("seeds", "them") if lost and item.of_grid else None
     for file in refused:
         whose = "one of them" if file.seed is None else f"seed {file.seed}"
         lost += f"; {whose} may be {Path(file.root, file.path)}, which ingest refused: {file.message}"
         fix = f"{file.fix} Then ingest it again."
-    if item.runs:
+    if item.of_grid:
         there = ", ".join(map(str, sorted(item.seeds))) or "none"
         yield finding(
             "missing-seed",

@@ -173,7 +173,12 @@ class RawOutputs:
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
-        found = sorted(self._attributed(examined), key=self._order)
+        attributed = list(self._attributed(examined))
+        content: dict[Path, str] = {}
+        for saved in attributed:
+            folder = saved.file.source.path.parent
+            content[folder] = min(saved.file.content, content.get(folder, saved.file.content))
+        found = sorted(attributed, key=lambda saved: self._order(saved, content[saved.file.source.path.parent]))
         self.files = [saved for saved in found if not self._is_undecided(saved)]
         for saved in self.files:
             self._own(saved.file.source.path, saved.owner)
@@ -410,11 +415,12 @@ class RawOutputs:
             record = replace(record, metrics=found.values, metrics_source=found.source)
         return replace(record, source=replace(record.source, beside=beside.notes)), beside.curves
 
-    def _order(self, saved: SavedFile) -> tuple[bool, float, float, str]:
+    def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str, str]:
+        """What files are sorted by. Where no time tells them apart, what lies in their folder does, not its name."""
         run = self.wandb.by_id.get(saved.attribution.run_id or "")
         saved_at = saved.file.claim.saved_at
         started = saved_at if run is None or run.started is None else run.started
-        return saved.attribution.is_copy, started, saved_at, saved.file.source.relative
+        return saved.attribution.is_copy, started, saved_at, content, saved.file.source.relative
 
     # --- lost runs ----------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,15 @@ def test_overwritten_seeds_are_missing_and_it_is_said_who_overwrote_them(tmp_pat
     assert finding.path == TASK
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_run_of_another_family_fills_no_cell_and_makes_no_grid_expected(tmp_path: Path, norm: bool) -> None:
+    task = tmp_path / "grid_outputs" / "len_gen_single_no_ln_k4" / "task_0003"
+    write_run(task, small_config(use_layernorm=norm, wandb_group=task.parent.name), run_id="only1111")
+    root = tmp_path / "checkpoints"
+    ingest(tmp_path / "grid_outputs", root)
+    assert codes(validate(root)) == ({"off-grid"} if norm else {"missing-seed", "missing-task"})
+
+
 def test_a_run_overwritten_in_part_and_the_one_that_did_it_are_both_incomplete(tmp_path: Path) -> None:
     task = tmp_path / "grid_outputs" / "len_gen_single_k4" / "task_0003"
     write_run(task, small_config(), run_id="first")

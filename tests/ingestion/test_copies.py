@@ -101,3 +101,18 @@ def test_a_run_without_wandb_is_not_split_by_a_backup(source: Path, tmp_path: Pa
         copy(files[1], backup, at=START)
         placed, _ = told(source, tmp_path / "tree")
         assert placed == {(None, "Checkpoint", "seed_1337"), (None, "Final", "seed_1337")}
+
+
+def test_of_files_that_no_time_tells_apart_the_folders_names_decide_nothing(source: Path, tmp_path: Path) -> None:
+    found = set()
+    for one, other, _ in permuted(source):
+        for number, (folder, run_id) in enumerate(((one, "first111"), (other, "rerun222"))):
+            files = write_run(folder / "task_0006", config(), run_id=run_id, started=START + 1_000 * number,
+                              salt=number, wandb_home=source / "wandb_of_all")  # fmt: skip
+            for file in files:
+                os.utime(file, (NOW, NOW))
+        root = tmp_path / "tree"
+        _, result = told(source, root)
+        assert len(result.plan.ambiguous) == 4
+        found.add(tuple((row.path, row.sha256) for row in result.placed))
+    assert len(found) == 1
