@@ -28,7 +28,7 @@ class _Present:
 
     @property
     def of_grid(self) -> list[contents.Run]:
-        """The runs that fill the cell; others have but a group's name of the same pattern, and are of another family."""
+        """The runs that fill the cell; of the others, the group alone is called so, and the family is another one."""
         return [run for run in self.runs if run.cell is not None]
 
 
