@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptman.cli.app import print_json
 from ckptman.cli.tables import NOTHING, print_table
-from ckptman.cli.text import console
+from ckptman.cli.text import clean, console
 from ckptman.text import MachineError, UsageError, json_text, markdown, wording
 from ckptman.tree import records
 
@@ -53,7 +53,8 @@ def print_rows(rows: Rows, output: Format, *, give: Sequence[str] = ()) -> None:
     elif output in (Format.CSV, Format.TSV):
         text = io.StringIO()
         writer = csv.writer(text, delimiter="," if output is Format.CSV else "\t", lineterminator="\n")
-        writer.writerows([head, *body])
+        on_terminal = sys.stdout.isatty()  # a file gets what is there, byte for byte
+        writer.writerows([_safe(cell) for cell in row] if on_terminal else row for row in [head, *body])
         sys.stdout.write(text.getvalue())
     elif output is Format.MD:
         sys.stdout.write(markdown.table(head, [[markdown.text(_cell(cell)) for cell in row] for row in body]) + "\n")
@@ -93,6 +94,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
     return NOTHING if value is None else wording.value_text(value)
+
+
+def _safe(value: Any) -> Any:
+    return value if value is None or _is_number(value) else clean(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -97,13 +97,14 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
     outline = _outline(folder, suffix)
     explored = _read(folder, outline, progress)
     files = explored.scan.checkpoints
-    names = [_stem(file.path.name, suffix) for file in files]
+    # What no rule can say of a name is spelled out, by which it is read by none, and told of.
+    names = [wording.one_line(_stem(file.path.name, suffix)) for file in files]
     read = {saved.file.source.path: saved for saved in explored.files}
     evidence = []
     for file, name in zip(files, names, strict=True):
         saved = read.get(file.path)
         config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key)
-        at = str(PurePosixPath(file.relative).parent)
+        at = wording.one_line(PurePosixPath(file.relative).parent)
         evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
     schemes, _ = schemes_of(evidence)
     sources = learnt_sources.sources_of(explored, outline)

@@ -108,7 +108,7 @@ def likeness(tag: str, key: str) -> float:
     if bare is not None and len(mine) == 1:
         mine = [bare]
     parts = [part for part in parts if part not in _NEGATIONS] or parts
-    each = [max(_part_likeness(word, part) for part in parts) for word in mine] if parts else [0.0]
+    each = [max(_part_likeness(word, part) for part in parts) for word in mine] if parts and mine else [0.0]
     whole = sum(each) / len(each) - 0.02 * max(0, len(parts) - len(mine))
     letters = iter(plain)
     if 2 <= len(low) <= 4 and low[0] == plain[0] and all(letter in letters for letter in low):
@@ -271,8 +271,11 @@ def _is_likely(match: Match, files: int) -> bool:
 
 def best_type(texts: Collection[str]) -> tuple[str, dict[str, Any]]:
     """The narrowest type that all texts are of, and what of them it does not write so."""
-    kind = "bool" if all(text in ("True", "False") for text in texts) else _ways(texts, is_flag=False)[0][0]
-    return kind, _exceptions(kind, texts)
+    if all(text in ("True", "False") for text in texts):
+        return "bool", _exceptions("bool", texts)
+    ways = _ways(texts, is_flag=False)
+    kind = ways[0][0] if ways else "text"  # of letters that no name by a convention has: such names stay unread
+    return kind, _exceptions(kind, texts) if ways else {}
 
 
 # --- a scheme ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ _PARAGRAPH = 110
 """Columns of a paragraph's lines."""
 
 _MARKUP = re.compile(r"[\\`*\[\]#|~<>$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")  # `_` between letters is no markup
+_AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)  # GitHub makes links of addresses
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _CODE_SPAN = re.compile(r"`[^`]*`")
 _LIKE_BLOCK = re.compile(r"([-+*#>]|[0-9]+[.)]|~~~|```|=+$)")  # at a line's start, more than a paragraph's text
@@ -30,7 +31,8 @@ _LIKE_BLOCK = re.compile(r"([-+*#>]|[0-9]+[.)]|~~~|```|=+$)")  # at a line's sta
 
 def text(value: object) -> str:
     """Text without markup: shown letter for letter."""
-    return _MARKUP.sub(lambda match: _ENTITIES.get(match[0]) or "\\" + match[0], one_line(value))
+    marked = _MARKUP.sub(lambda match: _ENTITIES.get(match[0]) or "\\" + match[0], one_line(value))
+    return _AUTOLINK.sub(lambda match: "\\" + match[0], marked)
 
 
 def code(value: object) -> str:
@@ -40,7 +42,8 @@ def code(value: object) -> str:
         return f"`{line}`"
     # In backticks, these characters mean different things to different readers; as entities they mean themselves.
     entities = (char if char.isalnum() or char in " ./-=:" else f"&#{ord(char)};" for char in line)
-    return f"<code>{''.join(entities)}</code>"
+    spelled = _AUTOLINK.sub(lambda match: f"&#{ord(match[0])};", "".join(entities))
+    return f"<code>{spelled}</code>"
 
 
 def link(label: str, path: PurePosixPath, *, folder: bool = False) -> str:

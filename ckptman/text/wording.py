@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 
 def one_line(text: object) -> str:
-    """`text` on one line, with control characters, bidirectional marks and undecodable bytes spelled out.
+    """`text` on one line, with control and unseen characters, bidirectional marks and undecodable bytes spelled out.
 
-    A file name can hold anything; written as it is, it could move the cursor, reorder a line or forge one.
+    A file name can hold anything; written as it is, it could move the cursor, reorder a line, forge one, or look like
+    another name.
     """
     return "".join(_spelled(char) if _is_unsafe(char) else char for char in str(text))
 
@@ -85,8 +86,18 @@ def path_key(path: PurePosixPath) -> tuple[tuple[tuple[int, int | str], ...], ..
     return tuple(map(natural_key, path.parts))
 
 
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""Letters and marks that take no room, or are blank."""
+
+
 def _is_unsafe(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    """Whether a character is not seen as what it is; a space other than the usual one passes for that."""
+    kind = unicodedata.category(char)
+    return kind in ("Cc", "Cf", "Cs", "Zl", "Zp") or (kind == "Zs" and char != " ") or bool(_UNSEEN.match(char))
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _octal(char: str) -> str:
@@ -98,4 +109,4 @@ def _spelled(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or _escape(code)

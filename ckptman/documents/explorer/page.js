@@ -3,7 +3,8 @@
   // --- text: whatever a name holds, it is shown as text, and what cannot be seen is spelled out ------------------------
 
   const $ = (id) => document.getElementById(id);
-  const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
+  const HIDDEN =
+    /[^\P{Z} ]|[\p{Cc}\p{Cf}\p{Cs}\u{34f}\u{115f}\u{1160}\u{17b4}\u{17b5}\u{180b}-\u{180f}\u{3164}\u{fe00}-\u{fe0f}\u{ffa0}\u{e0000}-\u{e0fff}]/u;
   const NOTHING = "–";
   const SVG_TAGS = new Set(["svg", "g", "path", "line", "circle", "rect", "text", "polyline", "title"]);
 
@@ -11,7 +12,8 @@
     const code = char.codePointAt(0);
     if (code >= 0xdc80 && code <= 0xdcff) return "\\x" + (code - 0xdc00).toString(16); // a byte that is not UTF-8
     const known = { "\n": "\\n", "\r": "\\r", "\t": "\\t" }[char];
-    return known ?? (code < 256 ? "\\x" + code.toString(16).padStart(2, "0") : "\\u" + code.toString(16).padStart(4, "0"));
+    const [sign, digits] = code < 256 ? ["\\x", 2] : code < 0x10000 ? ["\\u", 4] : ["\\U", 8];
+    return known ?? sign + code.toString(16).padStart(digits, "0");
   }
 
   const shown = (text) =>

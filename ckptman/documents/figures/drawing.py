@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 from ckptman.documents.figures.data import THRESHOLD, Figure, Row, lower
-from ckptman.text import MachineError
+from ckptman.text import MachineError, wording
 
 FORMATS = ("svg", "png", "pdf")
 DOTS_PER_INCH = 200
@@ -84,22 +85,27 @@ def draw(figure: Figure, form: str = "svg", *, note: str = "") -> bytes:
         MachineError: (`no-matplotlib`).
     """
     check_possible()
-    with _look():
+    with _look(), warnings.catch_warnings():
         from matplotlib.figure import Figure as Canvas
 
         canvas = Canvas()
         _DRAWING[figure.kind](canvas, figure)
+        labels: list[Any] = canvas.findobj(lambda artist: hasattr(artist, "set_text"))
+        for label in labels:
+            label.set_text("\n".join(map(wording.one_line, label.get_text().split("\n"))))
         data = io.BytesIO()
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # which the font lacks, and shows as a box
         canvas.savefig(data, format=form, dpi=DOTS_PER_INCH, metadata=_metadata(figure, form, note))
     return data.getvalue()
 
 
 def _metadata(figure: Figure, form: str, note: str) -> dict[str, Any]:
+    title = wording.one_line(figure.title)
     if form == "svg":
-        return {"Date": None, "Title": figure.title, "Description": f"{figure.caption} {note}".strip()}
+        return {"Date": None, "Title": title, "Description": wording.one_line(f"{figure.caption} {note}".strip())}
     if form == "pdf":
-        return {"CreationDate": None, "Title": figure.title, "Subject": note}
-    return {"Title": figure.title, "Description": note}
+        return {"CreationDate": None, "Title": title, "Subject": note}
+    return {"Title": title, "Description": note}
 
 
 @contextmanager
