@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -438,8 +439,11 @@ class _Planner:
         logged: dict[PurePosixPath, dict[str, tree_records.OverwrittenRun]] = defaultdict(dict)
         for runs, by_folder in ((lost.overwritten, found), (lost.logged, logged)):
             for run in runs:
-                place = placement.place_of(run.config, self.convention, source_group=run.group, source_task=run.task)
-                by_folder[place.folder][run.run_id] = run
+                with suppress(RefusedError):  # its group's name cannot be a folder's
+                    where = placement.place_of(
+                        run.config, self.convention, source_group=run.group, source_task=run.task
+                    )
+                    by_folder[where.folder][run.run_id] = run
         listed = {folder for folder, known in self.tree.lists.items() if known.without_files}
         lists = {}
         for folder in sorted({*found, *logged, *listed}):
