@@ -92,15 +92,15 @@ def _words_of(name: str) -> list[str]:
 
 def likeness(tag: str, key: str) -> float:
     """How much a tag resembles a configuration key, from 0 to 1."""
-    low, plain = re.sub(r"[\W_]", "", tag).lower(), re.sub(r"[\W_]", "", key.rpartition(".")[2]).lower()
+    key = re.sub(r"^(use|with|is|has)_", "", key.rpartition(".")[2])
+    low, plain = re.sub(r"[\W_]", "", tag).lower(), re.sub(r"[\W_]", "", key).lower()
     if not low:
         return 0.0
     if low == plain:
         return 1.0
-    parts, mine = _words_of(key.rpartition(".")[2]), _words_of(tag)
-    leaf = key.lower().rpartition(".")[2]
-    if leaf in (meant := _MEANT.get(low, "").split()):
-        return 0.92 - 0.02 * meant.index(leaf)
+    parts, mine = _words_of(key), _words_of(tag)
+    if key.lower() in (meant := _MEANT.get(low, "").split()):
+        return 0.92 - 0.02 * meant.index(key.lower())
     if len(parts) > 1 and low == "".join(part[0] for part in parts):
         return 0.95
     bare = next((low[len(no) :] for no in _NEGATIONS if low.startswith(no) and len(low) > len(no)), None)

@@ -18,7 +18,7 @@ from ckptman.rules import comparing
 from ckptman.text import wording
 
 Config = Mapping[str, Any]
-_MOST_AXES, _MOST_VALUES, _MOST_PATTERNS, _MOST_EXTRA = 6, 12, 12, 2
+_MOST_AXES, _MOST_VALUES, _MOST_PATTERNS, _MOST_EXTRA, _MOST_TOLD = 6, 12, 12, 2, 8
 _ENOUGH = 0.9
 """Share of runs whose task folder a numbering must give."""
 
@@ -103,7 +103,7 @@ def grids_of(
         return Grids()
     named, ignored = set(named), set(ignored)
     facets = _facets(known, named, ignored)
-    patterns = _patterns(known, seed_key)
+    patterns = _patterns(known, seed_key, ignored)
     facets = [facet for facet in facets if _is_told(facet, patterns)][:2]
     findings = [f"facet {facet.name}: {', '.join(sorted(set(facet.of_group.values())))}" for facet in facets]
     sections: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def _told(keys: Iterable[str], runs: Sequence[Run]) -> list[str]:
     """The keys that tables tell: the first few of these that have several values."""
     varied = [key for key in dict.fromkeys(keys)
               if len({comparing.key_of(run.config[key]) for run in runs if key in run.config}) > 1]  # fmt: skip
-    return varied[:_MOST_AXES]
+    return varied[:_MOST_TOLD]
 
 
 def _lengths(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -226,7 +226,7 @@ def _only(values: Sequence[Any]) -> tuple[Any] | None:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def _patterns(runs: Sequence[Run], seed_key: str) -> list[Pattern]:
+def _patterns(runs: Sequence[Run], seed_key: str, ignored: set[str]) -> list[Pattern]:
     """The forms of groups' names, each value in them a key of the configuration; none where one is of no key."""
     configs: dict[str, list[Config]] = defaultdict(list)
     for run in runs:
@@ -234,7 +234,7 @@ def _patterns(runs: Sequence[Run], seed_key: str) -> list[Pattern]:
     names = sorted(configs)
     if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names):
         return []
-    shared = [_shared(configs[name]) for name in names]
+    shared = [_shared(configs[name], name, ignored) for name in names]
     texts = [{v for v in known.values() if isinstance(v, str) and len(v) > 1 and v in name}
              for known, name in zip(shared, names, strict=True)]  # fmt: skip
     common = set.intersection(*texts)
@@ -247,10 +247,10 @@ def _patterns(runs: Sequence[Run], seed_key: str) -> list[Pattern]:
     return sorted((p for p in found if p), key=lambda p: p.text) if all(found) else _literal(names)
 
 
-def _shared(configs: Sequence[Config]) -> Config:
-    """What all runs of a group have in common."""
+def _shared(configs: Sequence[Config], name: str, ignored: set[str]) -> Config:
+    """What all runs of a group have in common, but for its name and what has no part in what was trained."""
     first = configs[0]
-    return {k: v for k, v in first.items() if isinstance(v, str | int | float)
+    return {k: v for k, v in first.items() if isinstance(v, str | int | float) and v != name and k not in ignored
             and all(k in config and comparing.same_value(config[k], v) for config in configs)}  # fmt: skip
 
 

@@ -20,7 +20,7 @@ _LEXER = re.compile(
     r"|(?P<list>(?<=[A-Za-z])[0-9]+(?:-[0-9]+)+(?![0-9A-Za-z.]))"
     r"|(?P<over>[0-9]+over[1-9][0-9]*)"
     r"|(?P<p>[0-9]+p[0-9]+(?![A-Za-z0-9]))"
-    r"|(?P<unit>[0-9]+(?:\.[0-9]+)?[kKmMbB](?![A-Za-z0-9]))"
+    r"|(?P<unit>[0-9]+(?:\.[0-9]*[1-9])?[kKmMbB](?![A-Za-z0-9]))"
     r"|(?P<float>(?:(?<=[=:_])-)?[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)(?![A-Za-z0-9]))"
     r"|(?P<int>(?:(?<=[=:_])-)?[0-9]+)"
     r"|(?P<bool>True|False)(?![a-z])"
@@ -295,7 +295,7 @@ def _make_room(target: Cluster, sequence: Sequence[Chunk], ways: list[int | None
 
 def shape_of(found: Cluster) -> Shape:
     """What a cluster's columns are made of."""
-    columns, tag, whole = list[tuple[bool, list[Part]]](), "", ""
+    columns, tag, whole, is_first = list[tuple[bool, list[Part]]](), "", "", True
     for column in found.columns:
         optional = len(column.chunks) < len(found.names)
         tag = whole if column.before in ("=", ":") else tag
@@ -306,7 +306,8 @@ def shape_of(found: Cluster) -> Shape:
         columns.append((optional, [part for part in parts if part]))
         only = [part for part in parts if part != column.before]
         tag = only[0] if len(only) == 1 and isinstance(only[0], str) else ""
-        whole = f"{whole}_{tag}" if tag and whole and column.before == "_" else tag
+        is_more = bool(tag and whole) and column.before == "_"
+        whole, is_first = f"{whole}_{tag}" if is_more else tag if is_first or column.before == "_" else "", not tag
     return Shape(_told_by_what_follows(columns), sorted(found.names))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptman.raw import documents, outputs, scanning
 from ckptman.rules import Convention, comparing, convention_file, terms
-from ckptman.text import RefusedError
+from ckptman.text import RefusedError, wording
 
 _CONFIG_PATHS = ("config", "train_config", "cfg", "args", "hparams", "hyperparameters", "hyper_parameters", "params",
                  "configuration", "settings")  # fmt: skip
@@ -163,7 +163,7 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
     if new:
         sections["beside"] = new
     for pattern, count in sorted(found.items()):
-        findings.append(f"beside checkpoints: {pattern} (of {count} files)")
+        findings.append(f"beside checkpoints: {pattern} (of {wording.count_text(count, 'file')})")
     configs = [flat(saved.file.config) for saved in raw.files]
     configs += [flat(run.config) for run in raw.wandb.runs]
     runs += [(run.config, run.summary) for run in raw.wandb.runs if run.summary]
@@ -178,7 +178,8 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
                      else "") for name, said in metrics.items()]  # fmt: skip
     forms = Counter(saved.file.config_source for saved in raw.files)
     findings += [
-        f"configuration from {'nowhere but the name' if w == 'name' else w}: {n} files" for w, n in forms.items()
+        f"configuration from {'nowhere but the name' if w == 'name' else w}: {wording.count_text(n, 'file')}"
+        for w, n in forms.items()
     ]
     return Sources(sections, {}, tuple(findings), seed_key, seeds)
 
