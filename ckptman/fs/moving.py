@@ -1,7 +1,7 @@
 """Moving: within a tree, never to the name of something that is there; and the sources of what was moved into it."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH108, PTH116
+# ruff: noqa: PTH108, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -135,6 +135,32 @@ def _remove_kept(
         os.unlink(source)
     except OSError as error:
         raise _source_kept(source, f"it cannot be removed: {faults.reason_of(error)}") from error
+
+
+def sync_there(path: Path, root: Path) -> None:
+    """Wait until a file of a tree, or all in a folder, and the names that lead to it are on the disk, whoever wrote it.
+
+    What is a link, or is not there, is passed over.
+
+    Raises:
+        RefusedError: as `folders.open_folder`.
+        MachineError: the disk does not keep it.
+    """
+    with ExitStack() as opened:
+        folder = folders.open_folder(path.parent, root)
+        opened.callback(files.close, folder)
+        found = folders.stat_name(folder, path)
+        if found is None or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return
+        with faults.writing(path):
+            descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            opened.callback(files.close, descriptor)
+            if stat.S_ISDIR(found.st_mode):
+                for name in sorted(os.listdir(descriptor)):
+                    sync_there(path / name, root)
+                return
+            os.fsync(descriptor)
+        folders.sync_path((path.parent, folder), root)
 
 
 def _opened(folder: Path, root: Path, opened: ExitStack) -> int:

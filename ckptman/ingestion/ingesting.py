@@ -231,6 +231,8 @@ class _Apply:
         self.wandb_kept: list[tuple[Path, Path]] = []
         """W&B files that the tree had, and where."""
         self.histories: list[str] = []
+        self.on_disk: set[Path] = set()
+        """Records of which that is known."""
         self.done_bytes = 0
         self.counting = threading.Lock()
         self.synced_bytes = self.recorded_bytes = 0
@@ -432,6 +434,9 @@ class _Apply:
         self.at_work = [work for work in self.at_work if work not in ready]
         recorded = [(work, record) for work in ready if (record := self._record_of(work)) is not None]
         root = self.plan.root
+        for work, _ in recorded:
+            for name in work.run.found:  # another program may have put them there a moment ago
+                moving.sync_there(root / work.run.folder / name, root)
         outcomes = records.write_records([(root / work.run.folder, record) for work, record in recorded], root=root)
         for (work, record), outcome in zip(recorded, outcomes, strict=True):
             folder = work.run.folder
@@ -495,11 +500,23 @@ class _Apply:
         """Take a source file away whose bytes the tree has; whether it is gone."""
         root, follow = self.plan.root, self.options.follow_symlinks
         try:
+            self._see_recorded(root / kept)
             moving.remove_source(path, placement, root / kept, root=root, follow_symlinks=follow)
         except RefusedError as error:
             self._refuse(path, error)
             return False
         return True
+
+    def _see_recorded(self, kept: Path) -> None:
+        """Wait until the record of what is kept is on the disk, whoever wrote it: without, its run would be unknown."""
+        for folder in kept.parents:
+            record = folder / records.RUN_FILE
+            if folder == self.plan.root or record in self.on_disk:
+                return
+            if os.path.lexists(record):
+                moving.sync_there(record, self.plan.root)
+                self.on_disk.add(record)
+                return
 
     def _remove_known(self, removal: Removal) -> None:
         """Take away a source file whose bytes the tree had already, or got from another source file."""
@@ -519,6 +536,7 @@ class _Apply:
             if not read.sha256 == removal.sha256 == folder_bytes.hash_any(kept):
                 message = f"{removal.path} was kept: it was changed after it was read"
                 raise RefusedError(message, code="source-kept", fix="Ingest again.")
+            self._see_recorded(kept)
             for part in read.files:
                 placement = placing.Placement(part.sha256, part.state.size, part.state, "copied")
                 moving.remove_source(removal.path / part.name, placement, kept / part.name, root=self.plan.root)

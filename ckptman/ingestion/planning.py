@@ -67,6 +67,8 @@ class PlannedFolder:
     """The run's W&B folders at the source."""
     curve_sources: tuple[tree_records.SourceFile, ...] = ()
     """The files from which its learning curve is read, where it has to be written."""
+    found: tuple[str, ...] = ()
+    """The checkpoints that were in the tree, and in no record."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,10 @@ class _Planner:
     def _run(self, slot: Slot, record: tree_records.RunRecord) -> PlannedFolder:
         run = self.raw.wandb.by_id.get(record.run_id or "")
         folders = run.folders if run is not None else ()
-        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources)
+        known = {entry.file for entry in slot.old.checkpoints} if slot.old is not None else set()
+        known |= {placement.destination.name for placement in slot.placements}
+        found = tuple(entry.file for entry in record.checkpoints if entry.file not in known)
+        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources, found)
 
     def _removals(
         self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]
