@@ -19,6 +19,8 @@ from ckptman.text import wording
 
 Config = Mapping[str, Any]
 _MOST_AXES, _MOST_VALUES, _MOST_PATTERNS, _MOST_EXTRA, _MOST_TOLD = 6, 12, 12, 2, 8
+_ALIKE = 0.7
+"""Share of keys that configurations of one experiment have in common."""
 _ENOUGH = 0.9
 """Share of runs whose task folder a numbering must give."""
 
@@ -242,6 +244,8 @@ def _patterns(runs: Sequence[Run], seed_key: str, ignored: set[str]) -> list[Pat
         learnt_names.chunks_of(learnt_names.lex(name, mine - common)) for name, mine in zip(names, texts, strict=True)
     ]
     shapes = [learnt_names.shape_of(cluster) for cluster in learnt_names.cluster(sequences, exact=True)]
+    if len(shapes) > _MOST_PATTERNS:
+        return []
     keys = _keys(shapes, shared)
     found = [_pattern(shape, keys, names, seed_key) for shape in shapes]
     return sorted((p for p in found if p), key=lambda p: p.text) if all(found) else _literal(names)
@@ -350,26 +354,45 @@ def _made(
     *,
     with_tasks: bool,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
-    """Groups and grids as sections: one grid for all, or one for each value of a facet."""
-    if not patterns:
-        return None
-    for facet in (None, *facets):
-        parts: dict[str, list[Pattern]] = defaultdict(list)
-        for pattern in patterns:
-            words = {facet.of_group[group] for group in pattern.groups} if facet is not None else {"main"}
-            parts["/".join(sorted(words))] += [pattern]
-        if any("/" in word for word in parts):
-            continue
-        found = {}
-        for word, mine in parts.items():
-            of_part = [run for run in runs if any(run.group in pattern.groups for pattern in mine)]
-            numbering = _numbering(of_part, mine, facets, named, ignored, seed_key, with_tasks=with_tasks)
-            if numbering is None:
+    """Groups and grids as sections: for each experiment one grid, or one for each value of a facet."""
+    found: dict[str, tuple[Sequence[Pattern], Sequence[Run], Numbering]] = {}
+    experiments = _experiments(runs, patterns)
+    for number, own in enumerate(experiments, start=1):
+        name = "main" if len(experiments) == 1 else f"experiment{number}"
+        for facet in (None, *facets):
+            parts: dict[str, list[Pattern]] = defaultdict(list)
+            for pattern in own:
+                words = {facet.of_group[group] for group in pattern.groups} if facet is not None else {name}
+                parts["/".join(sorted(words))] += [pattern]
+            if any("/" in word or (facet is not None and word in found) for word in parts):
+                continue
+            here = {}
+            for word, mine in parts.items():
+                of_part = [run for run in runs if any(run.group in pattern.groups for pattern in mine)]
+                numbering = _numbering(of_part, mine, facets, named, ignored, seed_key, with_tasks=with_tasks)
+                if numbering is None:
+                    break
+                here[word] = mine, of_part, numbering
+            else:
+                found |= here
                 break
-            found[word] = mine, of_part, numbering
+    return _sections(found, facets, named, ignored, seed_key, with_tasks=with_tasks) if found else None
+
+
+def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[Pattern]]:
+    """The patterns of each experiment: those whose runs have mostly the same keys."""
+    keys = {id(p): set.intersection(*(set(run.config) for run in runs if run.group in p.groups)) for p in patterns}
+    found: list[list[Pattern]] = []
+    for pattern in patterns:
+        mine = keys[id(pattern)]
+        for other in found:
+            its = keys[id(other[0])]
+            if len(mine & its) >= _ALIKE * len(mine | its):
+                other.append(pattern)
+                break
         else:
-            return _sections(found, facets, named, ignored, seed_key, with_tasks=with_tasks)
-    return None
+            found.append([pattern])
+    return found
 
 
 def _sections(
