@@ -19,7 +19,7 @@ from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
 from ckptman.tree import contents, records
 
-MOST_READ = 4000
+MOST_READ = 2000
 """Files whose insides are read; the names of all are looked at."""
 _PROPOSAL = "the proposed convention"
 
@@ -230,7 +230,10 @@ def _uncut(files: Sequence[learnt_fields.Evidence]) -> list[list[str]]:
         {
             key: text
             for key, text in file.config.items()
-            if isinstance(text, str) and len(text) > 1 and text in file.name
+            if isinstance(text, str)
+            and 1 < len(text) < len(file.name)
+            and text in file.name
+            and not learnt_names.OF_THE_RUN.search(key)
         }
         for file in files
     ]
@@ -269,7 +272,7 @@ def _written(
     sources: learnt_sources.Sources,
 ) -> tuple[str, Convention, list[learnt_fields.Scheme]]:
     """The text, as a convention that loads: what its own checks refuse is taken out of it."""
-    kept = list(schemes)
+    kept, moved = list(schemes), set[str]()
     for _ in range(3 * len(schemes) + 2):
         text = _text(folder, suffix, kept, evidence, plan, sources)
         try:
@@ -282,10 +285,9 @@ def _written(
                 raise
             if not kept[at].is_pattern and "comes back" in error.message:
                 kept[at] = replace(kept[at], is_pattern=True)
-            elif "is taken for a name by" in error.message and at:
+            elif "is taken for a name by" in error.message and at and name not in moved:
                 kept.insert(0, kept.pop(at))
-                if _text(folder, suffix, kept, evidence, plan, sources) == text:
-                    kept.pop(0)
+                moved.add(name)
             else:
                 kept.pop(at)
     raise AssertionError("each round takes something out")

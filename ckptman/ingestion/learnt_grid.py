@@ -253,9 +253,13 @@ def _patterns(runs: Sequence[Run], seed_key: str, ignored: set[str]) -> list[Pat
 
 def _shared(configs: Sequence[Config], name: str, ignored: set[str]) -> Config:
     """What all runs of a group have in common, but for its name and what has no part in what was trained."""
-    first = configs[0]
-    return {k: v for k, v in first.items() if isinstance(v, str | int | float) and v != name and k not in ignored
-            and all(k in config and comparing.same_value(config[k], v) for config in configs)}  # fmt: skip
+    found = {}
+    for key, value in configs[0].items():
+        says_all = key in ignored or learnt_names.OF_THE_RUN.search(key) or value == name
+        if isinstance(value, str | int | float) and not says_all and all(
+            key in config and comparing.same_value(config[key], value) for config in configs):  # fmt: skip
+            found[key] = value
+    return found
 
 
 def _pattern(

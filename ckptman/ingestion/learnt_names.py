@@ -32,6 +32,13 @@ NUMBERS = ("int", "float", "p", "unit", "over", "list")
 """Kinds of tokens that stand in one place for one another."""
 _NUMBER, _WORD, _TEXT = "#", "word", "text"
 
+OF_THE_RUN = re.compile(
+    r"(run|exp|experiment|job|wandb|log|ckpt|checkpoint|out|save).*(name|id)$|^(name|notes?|title|id|tags?|desc.*)$"
+    r"|path|dir(ectory)?$|folder|file",
+    re.IGNORECASE,
+)
+"""Keys whose texts are what a run or a file is called as a whole."""
+
 FINAL_WORDS = frozenset({"final", "end", "done", "finished", "complete", "completed", "trained"})
 CHECKPOINT_WORDS = frozenset(
     {"checkpoint", "ckpt", "chkpt", "chk", "cp", "snapshot", "snap", "intermediate", "mid", "save"}
@@ -298,7 +305,7 @@ def shape_of(found: Cluster) -> Shape:
     columns, tag, whole, is_first = list[tuple[bool, list[Part]]](), "", "", True
     for column in found.columns:
         optional = len(column.chunks) < len(found.names)
-        tag = whole if column.before in ("=", ":") else tag
+        tag = (whole or tag) if column.before in ("=", ":") else tag
         parts = [column.before, *_parts(column, tag)] if column.before else _parts(column, tag)
         if optional and all(isinstance(part, str) for part in parts):  # what has no value could not be left out
             text = next(iter(column.chunks.values())).text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ _NO_METRICS = re.compile(
 _GOOD = ("exact_match", "acc", "em", "f1", "bleu", "auc", "score", "reward", "return", "success", "map", "iou")
 _BAD = ("loss", "ppl", "perplexity", "err", "error", "nll", "mse", "mae", "fid", "wer")
 _WHERE = ("gen", "test", "val", "valid", "eval")
+_FORMS = (".json", ".yaml", ".yml", ".jsonl", ".csv")
 _MOST_LOOKED_AT, _MOST_METRICS = 400, 5
 
 
@@ -47,36 +48,45 @@ class Sources:
 def unknown_sidecars(scan: scanning.SourceScan, rules: Convention) -> dict[str, Any]:
     """Files beside checkpoints that the convention does not know yet, as entries of `beside`."""
     suffix = rules.checkpoint.suffix
-    found: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, Path] = {}
     every = scan.checkpoints
+    stems = {file.path.name.removesuffix(suffix) for file in every}
     chosen = [every[index * len(every) // _MOST_LOOKED_AT] for index in range(_MOST_LOOKED_AT)]
-    folders: dict[Path, list[str]] = {}
+    folders: dict[Path, Mapping[str, list[str]]] = {}
     for file in every if len(every) <= _MOST_LOOKED_AT else chosen:
         stem = file.path.name.removesuffix(suffix)
         home = file.path if file.is_folder else file.path.parent
         above = [home.parent] if home.name in (rules.raw.saved_models, *rules.raw.inner) else []
         for folder in (home, *above):
+            shared = "" if folder not in folders else None
             if folder not in folders:
-                with suppress(OSError):
-                    folders[folder] = sorted(os.listdir(folder))  # noqa: PTH208 (names are all that is asked for)
-            for name in folders.get(folder, ()):
-                form = re.search(r"\.(json|ya?ml|jsonl|csv)$", name)
-                if not form or any(rule.is_of(folder / name) for rule in rules.beside if not rule.is_named):
-                    continue
-                named = name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
-                pattern = f"{{stem}}{name[len(stem) :]}" if named else name
-                known = any(rule.is_named and rule.pattern == pattern for rule in rules.beside)
-                if not known and name not in ("run.json", "overwritten.json", "refused.json"):
-                    found[pattern].append(folder / name)
-    stems = {file.path.name.removesuffix(suffix) for file in every}
+                folders[folder] = _by_stem(folder, stems)
+            for owner in (stem, shared):
+                for name in folders[folder].get(owner, ()) if owner is not None else ():
+                    if any(rule.is_of(folder / name) for rule in rules.beside if not rule.is_named):
+                        continue
+                    pattern = f"{{stem}}{name[len(stem) :]}" if owner else name
+                    known = any(rule.is_named and rule.pattern == pattern for rule in rules.beside)
+                    if not known and name not in ("run.json", "overwritten.json", "refused.json"):
+                        found.setdefault(pattern, folder / name)
     entries: dict[str, Any] = {}
-    for pattern, paths in sorted(found.items()):
-        of_another = any(pattern.startswith(stem) for stem in stems if len(stem) > 3)
-        if re.search(r"[{}*]", pattern.replace("{stem}", "")) or of_another:
+    for pattern, path in sorted(found.items()):
+        if re.search(r"[{}*]", pattern.replace("{stem}", "")):
             continue
-        if (entry := _entry(paths[0])) is not None:
+        if (entry := _entry(path)) is not None:
             entries[pattern] = entry
     return entries
+
+
+def _by_stem(folder: Path, stems: Collection[str]) -> Mapping[str, list[str]]:
+    """The files in a folder that may tell something, by the checkpoint that they are named for; others under ``."""
+    found: dict[str, list[str]] = defaultdict(list)
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names are all that is asked for)
+            if name.endswith(_FORMS):
+                ends = [at for at, letter in enumerate(name) if not letter.isalnum()]
+                found[next((name[:at] for at in reversed(ends) if name[:at] in stems), "")].append(name)
+    return found
 
 
 def _entry(path: Path) -> dict[str, Any] | None:

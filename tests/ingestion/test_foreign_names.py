@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import torch
 
 from ckptman.checks import validate
 from ckptman.ingestion import ingest, learning
-from ckptman.rules import convention_file, naming
+from ckptman.rules import convention_file, naming, placement
 from tests.helpers.foreign import LABS
 from tests.helpers.learnable import make
 
@@ -83,3 +87,67 @@ def test_words_that_are_there_or_not_are_flags(tmp_path: Path) -> None:
     (scheme,) = convention_file.convention_of(learning.learn(tmp_path).text, "it").schemes
     assert scheme.fields["ema"].words == {"ema": True}
     assert scheme.fields["ln"].words == {"noln": False}
+
+
+def test_what_a_run_is_called_is_no_part_of_its_files_names(tmp_path: Path) -> None:
+    for rate, seed in itertools.product((0.1, 0.01), (1, 2)):
+        config = {"lr": rate, "seed": seed, "run_name": f"lr{rate}_s{seed}"}
+        weights = {"w": torch.full((2,), rate)}
+        torch.save({"model": weights, "optimizer": None, "config": config, "iter_num": 5},
+                   tmp_path / f"lr{rate}_s{seed}_step5.pt")  # fmt: skip
+    assert _keys(tmp_path) == {"lr", "seed"}
+
+
+def test_folders_that_say_keys_are_groups_and_their_seeds_are_runs(tmp_path: Path) -> None:
+    make(tmp_path, LABS["hydra overrides"], "inside")
+    rules = convention_file.convention_of(learning.learn(tmp_path).text, "it")
+    (pattern,) = rules.groups
+    assert pattern.pattern == "model.d_model={d_model},optim.lr={lr:float}"
+    assert rules.grids[pattern.grid].across == ({"d_model": (64, 128), "lr": (0.01, 0.1)},)
+    config = {"model": {"d_model": 256}, "optim": {"lr": 0.5}, "seed": 9}
+    place = placement.place_of(config, rules, source_group="model.d_model=256,optim.lr=0.5,seed=9")
+    assert (place.group, place.seed) == ("model.d_model=256,optim.lr=0.5", 9)
+
+
+def test_where_no_seed_is_known_none_is_said(tmp_path: Path) -> None:
+    for rate in (0.1, 0.01):
+        for task in (0, 1):
+            file = tmp_path / "g" / f"task_{task}" / f"lr{rate}_d{task}.pt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            config = {"lr": rate, "depth": task}
+            torch.save({"model": {"w": torch.ones(2)}, "optimizer": None, "config": config, "iter_num": 5}, file)
+    found = learning.learn(tmp_path)
+    assert found.fits
+    assert "seeds:" not in found.text
+    assert any("no seed is known" in line for line in found.findings)
+
+
+def test_experiments_side_by_side_have_grids_of_their_own(tmp_path: Path) -> None:
+    make(tmp_path / "a", LABS["optimizers"], "inside")
+    make(tmp_path / "b", replace(LABS["kind first"], name=lambda c, kind, step: (
+        f"unet{c['channels']}_{c['dropout']}_{c['seed']}_{kind}.pth")), "inside")  # fmt: skip
+    rules = convention_file.convention_of(learning.learn(tmp_path).text, "it")
+    assert len(rules.schemes) == 2
+    axes = {pattern.pattern: set(rules.grids[pattern.grid].axes) for pattern in rules.groups}
+    assert axes == {"a": {"optimizer", "lr"}, "b": {"channels", "dropout"}}
+
+
+@pytest.mark.slow
+def test_the_time_grows_with_the_number_of_names(tmp_path: Path) -> None:
+    times = []
+    for count in (1000, 8000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        torch.save({"w": torch.ones(2)}, tmp_path / "one.pt")
+        for number in range(count):
+            shutil.copy(tmp_path / "one.pt", folder / f"lr0.{number % 9 + 1}_seed{number // 9}_step5.pt")
+            (folder / f"lr0.{number % 9 + 1}_seed{number // 9}_step5.json").write_text('{"config": {"a": 1}}')
+        began = time.perf_counter()
+        assert learning.learn(folder).parsed == count
+        times.append(time.perf_counter() - began)
+    assert times[1] < 16 * times[0]
+
+
+def _keys(folder: Path) -> set[str]:
+    (scheme,) = convention_file.convention_of(learning.learn(folder).text, "it").schemes
+    return {field.config for field in scheme.fields.values()}
