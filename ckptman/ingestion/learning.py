@@ -197,10 +197,14 @@ def _stem(name: str, suffix: str) -> str:
 def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fields.Scheme], list[int]]:
     """The schemes of names, and the indices of files that are of none."""
     whole = _uncut(files)
-    sequences = [
-        learnt_names.chunks_of(learnt_names.lex(file.name, kept)) for file, kept in zip(files, whole, strict=True)
-    ]
     nothing = not any(file.config for file in files)
+    lists = any(isinstance(value, list | tuple) for file in files for value in file.config.values()) or (
+        nothing and not any(re.search("-[A-Za-z]", file.name) for file in files)
+    )  # where a word follows a dash, it separates fields
+    sequences = [
+        learnt_names.chunks_of(learnt_names.lex(file.name, kept, lists=lists))
+        for file, kept in zip(files, whole, strict=True)
+    ]
     found, strange, used = [], list[int](), set[str]()
     for cluster in learnt_names.cluster(sequences):
         shape = learnt_fields.split_words(learnt_names.shape_of(cluster), files)

@@ -34,6 +34,8 @@ _MEANT = {
     "ctx": "block_size",
 }  # fmt: skip
 _NEGATIONS = ("without", "no", "not", "non", "dis")
+_MANY = 50
+"""Steps of which a number behind no word may be one."""
 _ALL, _MOST_WRONG = 50, 0.02
 """Of this many files, so many may disagree with what all others say: they are named by mistake, and reported."""
 
@@ -294,7 +296,8 @@ def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothi
     kind_slot, kinds = _kind_slot(slots)
     kind = None if kind_slot else _constant_kind(shape)
     matches = _assigned([slot for slot in slots if slot is not kind_slot], files, shape.names)
-    step_slot = _step_slot([slot for slot in slots if slot is not kind_slot], files, matches)
+    others = [slot for slot in slots if slot is not kind_slot]
+    step_slot = _step_slot(others, files, matches, set() if kind_slot is None else set(kind_slot.texts))
     taken = {"kind", "step"}
     known_keys = {key for index in shape.names for key in files[index].config}
     fields: dict[int, Field] = {}
@@ -394,7 +397,17 @@ def _tag(slot: Slot) -> str:
     return re.sub(r"[\W_]", "", slot.tag).lower()
 
 
-def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, Match]) -> Slot | None:
+def _step_slot(
+    slots: Sequence[Slot], files: Sequence[Evidence], matches: Mapping[int, Match], with_kind: set[int]
+) -> Slot | None:
+    """The slot of the step.
+
+    Args:
+        slots: All but that of the kind.
+        files: What is known of them.
+        matches: The slots that are keys.
+        with_kind: The names that hold a word of a kind.
+    """
     numbers = [slot for slot in slots if all(step_of(text) is not None for text in slot.texts.values())]
     agreeing, denied = [], set()
     for slot in numbers:
@@ -410,6 +423,8 @@ def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mappin
         if best[0] > 1 or _tag(best[1]) in rank:
             return best[1]
     free = [slot for slot in numbers if id(slot) not in denied and id(slot) not in matches]
+    if instead := [slot for slot in free if with_kind and not with_kind & slot.texts.keys()]:
+        return instead[-1]  # `final`, or else a number
     told = [slot for slot in free if _tag(slot) in rank and (len(_tag(slot)) > 1 or slot is slots[-1])]
     if told:
         best_told = min(told, key=lambda slot: rank[_tag(slot)])
@@ -422,7 +437,12 @@ def _step_slot(slots: Sequence[Slot], files: Sequence[Evidence], matches: Mappin
         values = sorted({step_of(text) or 0 for text in slot.texts.values()})
         if not _tag(slot) or kind_of(slot.tag) or _tag(slot) in ("model", "weights", "net", "state"):
             gap = values[-1] - values[-2] if len(values) > 1 else 0
-            if gap >= 1 and all(value % gap == values[0] % gap for value in values):
+            is_tagged = kind_of(slot.tag) or _tag(slot) or len(slots) == 1
+            if (
+                gap >= 1
+                and (is_tagged or values[-1] >= _MANY)
+                and all(value % gap == values[0] % gap for value in values)
+            ):
                 return slot
     return None
 
@@ -438,7 +458,9 @@ def _unmatched(
 ) -> Field:
     texts = set(slot.texts.values())
     kind, words = best_type(texts)
-    if slot.sort == "time":
+    if slot.sort == "time" and all(_reads("time", text) for text in texts):
+        kind, words = "time", {}
+    elif slot.sort == "time":
         kind, words = ("float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) and kind != "time" else kind), {}
     seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int"
     seeds = seeds and not any("seed" in key.lower() for key in known_keys) and "seed" not in taken

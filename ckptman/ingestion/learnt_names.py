@@ -101,11 +101,16 @@ class Chunk(NamedTuple):
         return tuple(token.sort for token in self.tokens)
 
 
-def lex(name: str, whole: Iterable[str] = ()) -> list[Token]:
-    """The tokens of a name; the texts of `whole`, known from elsewhere, are not cut."""
+def lex(name: str, whole: Iterable[str] = (), *, lists: bool = True) -> list[Token]:
+    """The tokens of a name.
+
+    Args:
+        name: It.
+        whole: Texts known from elsewhere, which are not cut.
+        lists: Whether numbers may be joined by dashes to a list.
+    """
     tokens: list[Token] = []
     known = "|".join(map(re.escape, sorted(whole, key=len, reverse=True)))
-    lists = not re.search("-[A-Za-z]", name)  # where a word follows it, it separates fields
     pieces = re.split(rf"(?<![^\W_])({known})(?![^\W_])", name) if known else [name]
     for index, piece in enumerate(pieces):
         if index % 2:
@@ -323,7 +328,7 @@ def _told_by_what_follows(columns: list[tuple[bool, list[Part]]]) -> list[tuple[
     every = [part for _, parts in columns for part in parts]
     tags: dict[int, str] = {}
     for at, part in enumerate(every):
-        if isinstance(part, Slot) and part.sort == _WORD and negated(set(part.texts.values())):
+        if isinstance(part, Slot) and part.sort == _WORD and not part.tag and negated(set(part.texts.values())):
             words: list[str] = []
             for other in every[at + 1 :]:
                 if not isinstance(other, str) or (words and other == "_"):

@@ -456,7 +456,7 @@ def _holes_of(template: str, pattern: str, where: str) -> list[tuple[str, str]]:
             raise _bad(f"{where}.pattern: {error}") from None
         if schemes.is_slow(pattern):
             raise _bad(f"{where}.pattern repeats what is repeated already, which may take forever")
-        return [(name, "int" if name == schemes.STEP else "text") for name in names]
+        return [(name, "" if name == schemes.STEP else "text") for name in names]
     try:
         schemes.parts_of(template)
     except ValueError as error:
