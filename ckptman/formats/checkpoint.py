@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ckptman.formats import alike
 from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.bounded import Member
-from ckptman.formats.pickle_reader import read_pickle
+from ckptman.formats.pickle_reader import garbage_left, read_pickle
 from ckptman.formats.pickled import (
     Array,
     Device,
@@ -151,7 +151,7 @@ def read_checkpoint(
     Raises:
         RefusedError: with a code of `refusals.REFUSALS`.
     """
-    with open_archive(path, fd=fd) as archive:
+    with open_archive(path, fd=fd) as archive, garbage_left():
         info = read_archive(archive, rules)
         if verify:
             archive.verify_crcs()
@@ -247,6 +247,7 @@ class _Description:
         tensors, compiled = _tensors(self._weights, form.weights or "content", self._rules)
         others = {str(tensor.saved_as) for tensor in tensors}
         optimizer = self._optimizer()
+        parameters, nbytes = count_elements(tensor.view for tensor in tensors)
         return CheckpointInfo(
             form=form.name,
             size=self._archive.size,
@@ -258,7 +259,7 @@ class _Description:
             model_config=self._model_config(),
             tensors=tensors,
             compiled=compiled,
-            parameters=_count_elements(tensor.view for tensor in tensors if tensor.view is not None),
+            parameters=parameters,
             optimizer=optimizer,
             other_keys=tuple(_shown_key(key) for key in self._other_keys()),
             config_key=config_key,
@@ -267,7 +268,7 @@ class _Description:
             ),
             not_tensors=tuple(_shown_key(name) for name in self._weights if str(name) not in others),
             foreign=self._foreign(config_key),
-            nbytes=_count_bytes(tensor.view for tensor in tensors if tensor.view is not None),
+            nbytes=nbytes,
         )
 
     def _other_keys(self) -> list[Any]:
@@ -587,6 +588,9 @@ def see_through(names: Iterable[str], rules: terms.CheckpointRules) -> dict[str,
     """
     wrappers = (rules.compiled_prefix, *rules.wrappers)
     names = list(names)
+    text = "\n".join(["", *names])
+    if not any(f"\n{prefix}" in text or f".{prefix}" in text for prefix in (*wrappers, *rules.prefixes)):
+        return dict(zip(names, names, strict=True))  # in most files there is none
     for leading in ((*wrappers, *rules.prefixes), wrappers):
         clean = {name: _without(name, leading, wrappers) for name in names}
         if len(set(clean.values())) == len(names):
@@ -611,22 +615,22 @@ def strided(tensors: Iterable[Tensor | OtherTensor | None]) -> list[Tensor]:
     return found
 
 
-def _count_elements(tensors: Iterable[Tensor | OtherTensor]) -> int:
-    """Elements of all tensors. Tied weights are equal tensors; other views of a storage have at most its elements."""
-    elements: dict[str, int] = {}
-    for tensor in dict.fromkeys(strided(tensors)):
+def count_elements(tensors: Iterable[Tensor | OtherTensor | None]) -> tuple[int, int]:
+    """Elements of all tensors, and their bytes. Tied weights are equal tensors; other views of a storage have at most
+    its elements."""
+    first: dict[str, Tensor] = {}
+    views: dict[str, dict[Tensor, None]] = {}  # of storages with several: most have one, and need no comparison
+    for tensor in strided(tensors):
         key = tensor.storage.key
-        elements[key] = min(elements.get(key, 0) + math.prod(tensor.shape), tensor.storage.nbytes // tensor.itemsize)
-    return sum(elements.values())
-
-
-def _count_bytes(tensors: Iterable[Tensor | OtherTensor]) -> int:
-    """Bytes of all tensors, counted as `_count_elements` does."""
-    held: dict[str, int] = {}
-    for tensor in dict.fromkeys(strided(tensors)):
-        storage = tensor.storage
-        held[storage.key] = min(held.get(storage.key, 0) + math.prod(tensor.shape) * tensor.itemsize, storage.nbytes)
-    return sum(held.values())
+        if (known := first.setdefault(key, tensor)) is not tensor:
+            views.setdefault(key, {known: None})[tensor] = None
+    elements = nbytes = 0
+    for key, tensor in first.items():
+        most, itemsize = tensor.storage.nbytes, tensor.itemsize
+        count = sum([math.prod(view.shape) for view in views.get(key, (tensor,))])
+        elements += min(count, most // itemsize)
+        nbytes += min(count * itemsize, most)
+    return elements, nbytes
 
 
 # --- its optimizer ----------------------------------------------------------------------------------------------------
@@ -661,7 +665,7 @@ def _optimizer(value: object, key: str, read_number: ReadNumber | None = None) -
     if not states and not groups and value in (None, {}):
         return None
     dtypes = tuple(dict.fromkeys(tensor.dtype for tensor in tensors))
-    return OptimizerInfo(states, len(tensors), tuple(groups), _count_bytes(tensors), dtypes)
+    return OptimizerInfo(states, len(tensors), tuple(groups), count_elements(tensors)[1], dtypes)
 
 
 def _param_group(group: Mapping[Any, Any], plain: Plain) -> ParamGroup:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ckptman.formats.pickled import (
@@ -630,7 +631,8 @@ VALUE_PACKAGES: Final = (
 """What the names of further such classes begin with: containers for configurations."""
 
 
-def known_globals() -> dict[str, object]:
+@cache
+def known_globals() -> Mapping[str, object]:
     """What a pickle may name, by full name."""
     table: dict[str, object] = {
         name: Function(name, function, _SLOW.get(name, 1), name not in _OF_TENSORS)

@@ -222,12 +222,7 @@ def _weights(path: Path, rules: terms.CheckpointRules) -> _Weights:
         if not isinstance(pickled.value, dict):
             raise refusal("foreign", "a torch file, but not one of weights by name")
         tensors, _ = checkpoint._tensors(pickled.value, "content", rules, as_saved=True)
-        views = [tensor.view for tensor in tensors if tensor.view is not None]
-        return _Weights(tensors, checkpoint._count_elements(views), sum(map(_nbytes, checkpoint.strided(views))), {})
-
-
-def _nbytes(tensor: Any) -> int:
-    return int(math.prod(tensor.shape) * tensor.itemsize)
+        return _Weights(tensors, *checkpoint.count_elements(tensor.view for tensor in tensors), {})
 
 
 def _of_header(header: safetensors.Header) -> _Weights:

@@ -27,6 +27,7 @@ from functools import cache, lru_cache
 from struct import Struct
 from typing import Any, Final, NamedTuple, NoReturn
 
+from ckptman.formats import whole_tensors
 from ckptman.formats.constructors import (
     MAX_DIGITS,
     MAX_NAME,
@@ -107,6 +108,14 @@ _INT32 = Struct("<i").unpack_from
 _UINT64 = Struct("<Q").unpack_from
 _FLOAT64 = Struct(">d").unpack_from
 
+_BINPUT: Final = ord("q")
+_LONG_BINPUT: Final = ord("r")
+_REBUILD: Final = known_globals()["torch._utils._rebuild_tensor_v2"]
+_HOOKS: Final = known_globals()["collections.OrderedDict"]
+_SHORT = whole_tensors.SHORT.match
+_LONG = whole_tensors.LONG.match
+_geometry = whole_tensors.geometry
+_are_next = whole_tensors.are_next
 _SETS: Final = frozenset({"builtins.set", "builtins.frozenset"})
 _GET_ATTRIBUTE: Final = "builtins.getattr"
 _RENAMED: Final = {"torch.tensor": "torch._tensor"}
@@ -141,14 +150,14 @@ def read_pickle(
         raise refusal("unsafe-pickle", "the pickle does not begin as one of protocol 2 to 5")
     machine = _Machine(data, _known(config_classes), frozenset(inert))
     machine.limits = limits or machine.limits
-    with _garbage_left():
+    with garbage_left():
         value = machine.run()
         _measure(value, machine.limits)
         return Pickled(value, machine.storages, machine.judge(value))
 
 
 @contextmanager
-def _garbage_left() -> Iterator[None]:
+def garbage_left() -> Iterator[None]:
     """Without the collector of garbage, which would look through all that was made, again and again: half of the time
     that a hostile pickle takes. What it makes is bounded."""
     enabled = gc.isenabled()
@@ -167,8 +176,8 @@ class _Machine:
     """
 
     __slots__ = (
-        "below", "calls", "data", "foreign", "inert", "known", "limits", "memo", "named", "odd_keys", "refused", "size",
-        "stack", "storages", "work",
+        "below", "calls", "data", "foreign", "inert", "known", "limits", "memo", "named", "odd_keys", "references",
+        "refused", "size", "stack", "storages", "work",
     )  # fmt: skip
 
     def __init__(self, data: bytes, known: Mapping[str, object], inert: frozenset[str]) -> None:
@@ -184,6 +193,8 @@ class _Machine:
         """The stacks below each open mark. They are lists of their own so that nothing can reach through a mark."""
         self.memo: list[Any] = []
         self.storages: dict[str, Storage] = {}
+        self.references: dict[bytes, tuple[StorageType, str]] = {}
+        """Types and devices of storages, by the instructions that get these from the memo."""
         self.named: dict[tuple[str | bytes, str | bytes], object] = {}
         """What was asked for, by module and name."""
         self.refused: dict[str, str] = {}
@@ -308,11 +319,20 @@ class _Machine:
         return at + 8
 
     def binunicode(self, at: int) -> int:
+        data = self.data
         start = at + 4
-        end: int = start + _UINT32(self.data, at)[0]
+        end: int = start + _UINT32(data, at)[0]
         if end > self.size:
             raise self.cut()
-        self.stack.append(self.data[start:end].decode())
+        text = data[start:end].decode()
+        self.stack.append(text)
+        # Mostly it is put into the memo next: done here, this takes a third of the time.
+        if data[end] == _LONG_BINPUT and _UINT32(data, end + 1)[0] == len(self.memo):
+            self.memo.append(text)
+            return end + 5
+        if data[end] == _BINPUT and data[end + 1] == len(self.memo):
+            self.memo.append(text)
+            return end + 2
         return end
 
     def short_binunicode(self, at: int) -> int:
@@ -383,12 +403,69 @@ class _Machine:
     # Containers
 
     def mark(self, at: int) -> int:
+        stack = self.stack
+        if stack and stack[-1] is _REBUILD and (end := self.whole_tensor(at)):
+            return end
         if len(self.below) == MAX_NESTING:
             raise refusal("pickle-bomb", f"the pickle nests more than {MAX_NESTING} levels deep")
         self.work += 32  # what makes a value of them looks at the sum
         self.below.append(self.stack)
         self.stack = []
         return at
+
+    def whole_tensor(self, at: int) -> int:
+        """Put the tensor on the stack that the instructions from the second MARK on make, in the place of the function
+        that makes it; 0 where they have to be done one by one."""
+        memo = self.memo
+        known = len(memo)
+        found = (_SHORT if known < whole_tensors.LAST_SHORT else _LONG)(self.data, at)
+        if found is None or len(self.below) + 2 > MAX_NESTING or self.calls + 2 > self.limits.calls:
+            return 0
+        (
+            gets, length, key, put_1, get, numel, put_2, offset, shape, put_3, stride, put_4, grad, hooks, put_5, put_6,
+            put_7,
+        ) = found.groups(b"")  # fmt: skip
+        puts = b"".join((put_1, put_2, put_3, put_4, put_5, put_6, put_7))
+        view = _geometry(offset, shape, stride, numel)
+        if view is None or length[0] != len(key) or not _are_next(puts, known):
+            return 0
+        gets += get + hooks
+        constants = self.references.get(gets) or self.constants(gets)
+        if constants is None:
+            return 0
+        kind, device = constants
+        name = key.decode()
+        first, sizes, steps, elements, work = view
+        storage = self.storages.get(name)
+        if storage is None:
+            storage = self.storages[name] = _new_tuple(Storage, (name, kind.dtype, kind.itemsize, elements))
+        elif storage.numel != elements or storage.dtype != kind.dtype:
+            return 0
+        self.calls += 2
+        self.work += work  # no more than the limit grows by for these bytes
+        tensor = _new_tuple(Tensor, (storage, kind.dtype, kind.itemsize, first, sizes, steps, False, False))
+        identity = ("storage", kind, name, device, elements)
+        mapping = OrderedMapping()
+        args = (storage, first, sizes, steps, grad == b"\x88", mapping)
+        if sizes:
+            memo += (name, identity, sizes, steps, mapping, args, tensor)
+        else:
+            memo += (name, identity, mapping, args, tensor)
+        self.stack[-1] = tensor
+        return found.end()
+
+    def constants(self, gets: bytes) -> tuple[StorageType, str] | None:
+        """What the memo has for "storage", its type, the device and OrderedDict, if it is these."""
+        places = whole_tensors.places(gets)
+        if max(places) >= len(self.memo):
+            return None
+        what, kind, device, function = (self.memo[place] for place in places)
+        if type(kind) is not StorageType or kind.dtype == "untyped" or function is not _HOOKS:
+            return None
+        if what != "storage" or type(device) is not str:
+            return None
+        self.references[gets] = kind, device
+        return kind, device
 
     def take_marked(self) -> list[Any]:
         """The values since the last mark, which goes away with them."""

@@ -26,6 +26,7 @@ from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
 from ckptman.tree.metrics import from_metrics
 from tests.helpers import hostile_wandb as hw
+from tests.helpers.timed import in_time
 
 STARTED, ENDED = 1_773_169_407.769758, 1_773_169_702.5
 
@@ -330,20 +331,17 @@ def test_mutated_files_never_fail_and_never_take_long(tmp_path: Path) -> None:
         "run-abc12345.wandb": hw.whole_log(),
     }
     folder = hw.online_folder(tmp_path)
-    slowest, whole = 0.0, 0
+    whole = 0
     for _ in range(1_000):
         for name, data in parts.items():
             (folder / name).write_bytes(_mutated(rng, data) if rng.random() < 0.6 else data)
-        begun = time.process_time()
-        run = read_run_folder(folder)
-        slowest = max(slowest, time.process_time() - begun)
+        run = in_time(lambda: read_run_folder(folder))
         whole += not run.problems
         assert run.run_id
         json.dumps([run.config, run.summary, run.problems, run.group, run.spans], ensure_ascii=False).encode()
         from_metrics(run.summary, run.config, built_in())
         assert merge_requeued([run]) == [run] or any(v != v for v in run.summary.values())
     assert 0 < whole < 900
-    assert slowest < 0.5
 
 
 def _mutated(rng: random.Random, data: bytes) -> bytes:
