@@ -225,7 +225,10 @@ def _check_file(
     if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
         differences = _config_differences(record.config, file.info.config, convention.ignored_keys | record.added_keys)
         if differences:
-            fix = "Move the file out of the tree, and ingest the run's source again, which brings the right one."
+            fix = (
+                "Move the file out of the tree, and ingest the run's source again, which brings the right one. If it "
+                "is the same one, run.json is wrong: move that out of the tree too, and ingest the source."
+            )
             yield finding("config-disagrees", file.path, _listed(differences), fix)
 
 

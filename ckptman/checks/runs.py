@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -30,9 +30,17 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
         yield from _check_attribution(run)
     whole = [run for run in runs if run.origin is not contents.Origin.EXTRA]
     unfinished = _unfinished(inventory)
+    same = defaultdict(list)
     for run in whole:
-        if run.folder not in unfinished:
-            yield from _check_whole(run, inventory, convention)
+        if run.run_id is not None:
+            same[run.run_id].append(run)
+    split = _split(same.values())
+    for run in whole:
+        if (home := split.get(run.folder)) not in (None, run.folder):
+            yield finding("split-run", run.folder, f"{_described(run)} lies here and in {home}")
+        if run.folder not in unfinished and home is None:
+            others = [part for part in same.get(run.run_id or "", ()) if part is not run]
+            yield from _check_whole(run, others, inventory, convention)
     yield from _check_tests(runs, convention)
     yield from _check_repeated(whole, convention)
 
@@ -244,10 +252,19 @@ def _check_attribution(run: contents.Run) -> Iterator[Finding]:
 # --- whole, and only once ---------------------------------------------------------------------------------------------
 
 
-def _check_whole(run: contents.Run, inventory: Inventory, convention: Convention) -> Iterator[Finding]:
-    """Whether the checkpoints are there that the recipe saves. What run.json lists is missed elsewhere."""
-    found = [(file.name.kind or file.kind or "", file.step) for file in run.files if file.name is not None]
-    found += [(entry.kind, entry.step) for entry in run.record.checkpoints] if run.record is not None else []
+def _check_whole(
+    run: contents.Run, others: Iterable[contents.Run], inventory: Inventory, convention: Convention
+) -> Iterator[Finding]:
+    """Whether the checkpoints are there that the recipe saves, in the run's folder or in its `others`. What run.json
+    lists is missed elsewhere."""
+    found = [
+        kept
+        for part in (run, *others)
+        for kept in (
+            *((file.name.kind or file.kind or "", file.step) for file in part.files if file.name is not None),
+            *((entry.kind, entry.step) for entry in (part.record.checkpoints if part.record is not None else ())),
+        )
+    ]
     stands = standing.compare(run.config, found, convention)
     if not stands.kinds:
         return
@@ -266,6 +283,17 @@ def _check_whole(run: contents.Run, inventory: Inventory, convention: Convention
         else:
             message = f"{_described(run)} has no {missing.kind}, which its recipe saves after {which} iterations"
         yield finding("missing-checkpoint", run.folder, message)
+
+
+def _split(runs: Iterable[Sequence[contents.Run]]) -> Mapping[PurePosixPath, PurePosixPath]:
+    """Of runs that lie in several folders, with files of different names, each folder and the one to be the home."""
+    found = {}
+    for parts in runs:
+        names = [name for run in parts for name in _file_names(run)]
+        if len(parts) > 1 and len(names) == len(set(names)) and len({run.folder.parent for run in parts}) == 1:
+            home = min((run.folder for run in parts), key=lambda folder: (len(folder.name), folder))
+            found.update({run.folder: home for run in parts})
+    return found
 
 
 def _refused_finals(run: contents.Run, inventory: Inventory, convention: Convention) -> list[records.RefusedFile]:

@@ -375,7 +375,8 @@ _TABLE = (
         "A file that run.json lists is not there.",
         "It was deleted, renamed or moved away after it was ingested.",
         "Bring it back (ckptman validate --fix does, where it lies elsewhere in the tree), or ingest the run's source "
-        "again: what is missing is placed.",
+        "again: what is missing is placed. If it is nowhere, move run.json out of the tree and ingest the source: its "
+        "list is written anew.",
     ),
     _error(
         "unrecorded-file",
@@ -461,6 +462,13 @@ _TABLE = (
         "A run has no checkpoint on the way, though its recipe saves one.",
         "It was deleted, or a later run that did not get to its end wrote a file of the same name over it.",
         "If it is still at the source, ingest that again.",
+    ),
+    _warning(
+        "split-run",
+        "A run lies in two folders, each with a part of its checkpoints.",
+        "When it was ingested, there was no room in its own folder: a damaged file had the name of one of them.",
+        "Move its folder out of the tree, and ingest the run's source again; or, if that is gone, the folder that was "
+        "moved. What it holds comes to the run's other folder.",
     ),
     _error(
         "missing-seed",

@@ -284,6 +284,32 @@ def test_the_follower_can_lose_a_byte_and_then_it_shows(root: Path, tmp_path: Pa
     assert before - contents(root, it.aside)
 
 
+_BOTH = (
+    ("a_run_without_its_end", "a_text_file"),  # the run is ingested into a second folder: there is no room in its own
+    ("objects_of_the_trainers_classes", "a_group_that_is_not_there"),  # it has two files of one name
+    ("a_pickle_that_would_run_code", "a_name_of_another_configuration"),  # a name that is at no source
+)
+
+
+@pytest.mark.parametrize("names", _BOTH, ids=" and ".join)
+def test_of_two_faults_in_one_run_both_can_be_mended(
+    names: tuple[str, str], root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants = {getattr(plant.plant, "__name__", ""): plant for plant in PLANTS}
+    for name in names:
+        plants[name].plant(root, monkeypatch)
+    it = Follower(root, source, tmp_path, lambda: None)
+    it.patience = 4
+    before = contents(root)
+    for _ in range(_ROUNDS):
+        found = it.check().findings
+        if not found:
+            break
+        it.follow(min(found, key=lambda item: it.done[item.code, item.path]))
+        assert not before - contents(root, it.root, it.aside), found[0]
+    assert it.check().findings == ()
+
+
 # --- many faults at once ----------------------------------------------------------------------------------------------
 
 

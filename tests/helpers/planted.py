@@ -475,6 +475,13 @@ def a_second_run_of_a_seed(root: Path, _: MonkeyPatch) -> None:
     edit_record(again, run_id="again")
 
 
+@fault("split-run", f"{TASK}/seed_1337-run00018", says=f"run run00018 lies here and in {RUN}")
+def a_run_in_two_folders(root: Path, _: MonkeyPatch) -> None:
+    shutil.copytree(root / RUN, root / TASK / "seed_1337-run00018")
+    drop(root / RUN, FINAL)
+    drop(root / TASK / "seed_1337-run00018", CHECKPOINT)
+
+
 @fault("duplicate", f"{TASK}/seed_1337-copy", says=f"2 checkpoints here has the same bytes as one in {RUN}")
 def a_run_folder_that_was_copied(root: Path, _: MonkeyPatch) -> None:
     shutil.copytree(root / RUN, root / TASK / "seed_1337-copy")
