@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,12 +113,12 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
     for with_grids in (True, False):  # without, where the files do not fit into what seemed to be their grid
         plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources, with_grids=with_grids)
         try:
-            text, convention, kept = _written(folder, suffix, schemes, evidence, plan, sources)
+            proposal = _written(_Proposal(folder, suffix, evidence, plan, sources, schemes))
         except ConfigurationError:
             if with_grids:
                 continue
             raise
-        found = _measured(folder, text, convention, explored, plan, sources, kept, evidence, suffix)
+        found = _measured(proposal, explored)
         if best is None or found.placed > best.placed:
             best = found
         if best.placed == best.read:
@@ -267,20 +268,36 @@ def _ids(names: Sequence[str]) -> list[list[str]]:
 # --- the proposal -----------------------------------------------------------------------------------------------------
 
 
-def _written(
-    folder: Path,
-    suffix: str,
-    schemes: Sequence[learnt_fields.Scheme],
-    evidence: Sequence[learnt_fields.Evidence],
-    plan: learnt_layout.Plan,
-    sources: learnt_sources.Sources,
-) -> tuple[str, Convention, list[learnt_fields.Scheme]]:
-    """The text, as a convention that loads: what its own checks refuse is taken out of it."""
-    kept, moved = list(schemes), set[str]()
-    for _ in range(3 * len(schemes) + 2):
-        text = _text(folder, suffix, kept, evidence, plan, sources)
+@dataclass(frozen=True)
+class _Proposal:
+    """What a convention is written from."""
+
+    folder: Path
+    suffix: str
+    evidence: Sequence[learnt_fields.Evidence]
+    plan: learnt_layout.Plan
+    sources: learnt_sources.Sources
+    schemes: Sequence[learnt_fields.Scheme]
+
+    @cached_property
+    def text(self) -> str:
+        """The convention's file."""
+        return _text(self)
+
+    @cached_property
+    def rules(self) -> Convention:
+        """The convention."""
+        return convention_file.convention_of(self.text, _PROPOSAL)
+
+
+def _written(proposal: _Proposal) -> _Proposal:
+    """A proposal that loads: what the convention's own checks refuse is taken out of it."""
+    kept, moved = list(proposal.schemes), set[str]()
+    for _ in range(3 * len(kept) + 2):
+        proposal = replace(proposal, schemes=tuple(kept))
         try:
-            return text, convention_file.convention_of(text, _PROPOSAL), kept
+            assert proposal.rules is not None
+            return proposal
         except ConfigurationError as error:
             match = re.search(r"names\.(\w+)", error.message)
             name = match[1] if match else ""
@@ -297,22 +314,16 @@ def _written(
     raise AssertionError("each round takes something out")
 
 
-def _text(
-    folder: Path,
-    suffix: str,
-    schemes: Sequence[learnt_fields.Scheme],
-    evidence: Sequence[learnt_fields.Evidence],
-    plan: learnt_layout.Plan,
-    sources: learnt_sources.Sources,
-) -> str:
+def _text(proposal: _Proposal) -> str:
+    suffix, plan, sources = proposal.suffix, proposal.plan, proposal.sources
     document = _frame(suffix)
-    document["title"] = f"learnt from {folder.resolve().name}"
+    document["title"] = f"learnt from {proposal.folder.resolve().name}"
     document["name"]["prefixes"] = plan.prefixes
     document = {key: value for key, value in document.items() if key not in plan.sections} | dict(plan.sections)
     document |= sources.sections
     names = {
-        scheme.name: learnt_text.scheme_section(scheme, suffix, learnt_fields.example_names(scheme, evidence))
-        for scheme in schemes
+        scheme.name: learnt_text.scheme_section(scheme, suffix, learnt_fields.example_names(scheme, proposal.evidence))
+        for scheme in proposal.schemes
     }
     order = ("title", "replaces", "name", "names", "checkpoint", "run", "facets", "tree", "raw", "lengths", "groups",
              "grids", "axes", "metrics", "summary", "beside")  # fmt: skip
@@ -345,20 +356,11 @@ _COMMENTS: Mapping[str, str] = {
 # --- how it fares -----------------------------------------------------------------------------------------------------
 
 
-def _measured(
-    folder: Path,
-    text: str,
-    rules: Convention,
-    explored: outputs.RawOutputs,
-    plan: learnt_layout.Plan,
-    sources: learnt_sources.Sources,
-    schemes: Sequence[learnt_fields.Scheme],
-    evidence: Sequence[learnt_fields.Evidence],
-    suffix: str,
-) -> Learnt:
+def _measured(proposal: _Proposal, explored: outputs.RawOutputs) -> Learnt:
+    rules = proposal.rules
     misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
-    parsed, _ = _names_read(rules, explored.scan.checkpoints, suffix, misfits)
-    tried = _read(folder, rules, None)
+    parsed, _ = _names_read(rules, explored.scan.checkpoints, proposal.suffix, misfits)
+    tried = _read(proposal.folder, rules, None)
     for refusal in (*tried.refused, *tried.deferred):
         misfits["place", _without_values(f"{refusal.message} [{refusal.code}]")].append(refusal.source)
     for saved in tried.files:
@@ -378,7 +380,7 @@ def _measured(
     read = min(len(tried.scan.checkpoints), MOST_READ)
     return Learnt(
         source=explored.root,
-        text=text,
+        text=proposal.text,
         files=len(tried.scan.checkpoints),
         parsed=parsed,
         read=read,
@@ -387,9 +389,9 @@ def _measured(
         wandb_runs=len(tried.wandb.runs),
         misfits=tuple(Misfit(what, why, tuple(files)) for (what, why), files in sorted(
             misfits.items(), key=lambda item: (item[0][0], -len(item[1])))),
-        findings=(*_told(schemes, evidence), *plan.findings, *sources.findings),
+        findings=(*_told(proposal.schemes, proposal.evidence), *proposal.plan.findings, *proposal.sources.findings),
         passed_over=len(tried.scan.passed_over),
-        fitting=_shipped(explored.scan.checkpoints, suffix),
+        fitting=_shipped(explored.scan.checkpoints, proposal.suffix),
     )  # fmt: skip
 
 

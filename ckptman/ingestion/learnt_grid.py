@@ -73,6 +73,18 @@ class Facet:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """What decides which keys may be axes."""
+
+    named: set[str]
+    """Keys that names state."""
+    ignored: set[str]
+    seed_key: str
+    with_tasks: bool
+    facets: Sequence[Facet]
+
+
+@dataclass(frozen=True)
 class Grids:
     """What to say of all that."""
 
@@ -110,8 +122,8 @@ def grids_of(
     findings = [f"facet {facet.name}: {', '.join(sorted(set(facet.of_group.values())))}" for facet in facets]
     sections: dict[str, Any] = {}
     said = {facet.name: facet.section for facet in facets}
-    with_tasks = task_level is not None
-    made = _made(known, patterns, facets, named, ignored, seed_key, with_tasks=with_tasks) if seeds else None
+    choice = _Choice(named, ignored, seed_key, task_level is not None, facets)
+    made = _made(known, patterns, choice) if seeds else None
     levels = [f"{{{facet.name}}}" for facet in facets] + ["{group}"]
     if made is None:
         if task_level is not None:
@@ -351,19 +363,14 @@ def _keys(
 def _made(
     runs: Sequence[Run],
     patterns: Sequence[Pattern],
-    facets: Sequence[Facet],
-    named: set[str],
-    ignored: set[str],
-    seed_key: str,
-    *,
-    with_tasks: bool,
+    choice: _Choice,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
     """Groups and grids as sections: for each experiment one grid, or one for each value of a facet."""
     found: dict[str, tuple[Sequence[Pattern], Sequence[Run], Numbering]] = {}
     experiments = _experiments(runs, patterns)
     for number, own in enumerate(experiments, start=1):
         name = "main" if len(experiments) == 1 else f"experiment{number}"
-        for facet in (None, *facets):
+        for facet in (None, *choice.facets):
             parts: dict[str, list[Pattern]] = defaultdict(list)
             for pattern in own:
                 words = {facet.of_group[group] for group in pattern.groups} if facet is not None else {name}
@@ -373,14 +380,14 @@ def _made(
             here = {}
             for word, mine in parts.items():
                 of_part = [run for run in runs if any(run.group in pattern.groups for pattern in mine)]
-                numbering = _numbering(of_part, mine, facets, named, ignored, seed_key, with_tasks=with_tasks)
+                numbering = _numbering(of_part, mine, choice)
                 if numbering is None:
                     break
                 here[word] = mine, of_part, numbering
             else:
                 found |= here
                 break
-    return _sections(found, facets, named, ignored, seed_key, with_tasks=with_tasks) if found else None
+    return _sections(found, choice) if found else None
 
 
 def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[Pattern]]:
@@ -401,12 +408,7 @@ def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[
 
 def _sections(
     found: Mapping[str, tuple[Sequence[Pattern], Sequence[Run], Numbering]],
-    facets: Sequence[Facet],
-    named: set[str],
-    ignored: set[str],
-    seed_key: str,
-    *,
-    with_tasks: bool,
+    choice: _Choice,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     groups: dict[str, Any] = {}
     grids: dict[str, Any] = {}
@@ -416,11 +418,11 @@ def _sections(
         held = [values for pattern in patterns for values in pattern.held.values()]
         if any(held):
             grid["across"] = _across(held)
-        seeds = {comparing.whole(run.config.get(seed_key)) for run in runs}
+        seeds = {comparing.whole(run.config.get(choice.seed_key)) for run in runs}
         grid["seeds"] = sorted(seed for seed in seeds if seed is not None)
         grid["axes"] = {key: list(values) for key, values in numbering.axes.items()}
         holes = {hole: key for pattern in patterns for hole, key in pattern.holes.items()}
-        if said := _set(runs, patterns, holes, numbering, named - ignored):
+        if said := _set(runs, patterns, holes, numbering, choice.named - choice.ignored):
             grid["set"] = said
         if numbering.outside or numbering.others:
             grid["numberings"] = {"full": {"outside": list(numbering.outside)} if numbering.outside else {}}
@@ -428,7 +430,7 @@ def _sections(
                 grid["numberings"][f"other{number if number > 2 else ''}"] = {"outside": list(other)}
         grids[word] = grid
         for pattern in patterns:
-            words = {f.name: f.of_group[next(iter(pattern.groups))] for f in facets
+            words = {f.name: f.of_group[next(iter(pattern.groups))] for f in choice.facets
                      if len({f.of_group[group] for group in pattern.groups}) == 1}  # fmt: skip
             was = {"was": pattern.was} if pattern.was else {}
             groups[pattern.text] = {**words, **was, "grid": word, "example": pattern.example}
@@ -438,7 +440,7 @@ def _sections(
         lines.append(
             f"grid {word}: no axes within its groups"
             if not inside
-            else f"grid {word}: {'task ids number' if with_tasks else 'axes'} {shown}"
+            else f"grid {word}: {'task ids number' if choice.with_tasks else 'axes'} {shown}"
             + (f"; outside of the id: {', '.join(numbering.outside)}" if numbering.outside else "")
             + "".join(f"; of some groups without {', '.join(other)}" for other in numbering.others)
             + (f"; {numbering.rivals} other orders fit as well" if numbering.rivals else "")
@@ -486,17 +488,12 @@ def _are_same(runs: Sequence[Run], key: str, other: str) -> bool:
 def _numbering(
     runs: Sequence[Run],
     patterns: Sequence[Pattern],
-    facets: Sequence[Facet],
-    named: set[str],
-    ignored: set[str],
-    seed_key: str,
-    *,
-    with_tasks: bool,
+    choice: _Choice,
 ) -> Numbering | None:
-    taken = {key for pattern in patterns for key in pattern.holes.values()} | {k for f in facets for k in f.keys}
-    usable = _usable(runs, taken, named, ignored, seed_key)
+    taken = {key for pattern in patterns for key in pattern.holes.values()} | {k for f in choice.facets for k in f.keys}
+    usable = _usable(runs, taken, choice)
     within = [key for key in usable if _varies_within(runs, key, lambda run: (run.group,))]
-    if not with_tasks:
+    if not choice.with_tasks:
         return _plain(runs, within, several=any(pattern.holes for pattern in patterns))
     extra = [key for key in usable if key not in within]
     classes: dict[tuple[str, ...], list[Run]] = defaultdict(list)
@@ -559,9 +556,10 @@ def _plain(runs: Sequence[Run], keys: Sequence[str], *, several: bool) -> Number
     return Numbering(axes, ()) if 2 * len(cells) >= math.prod(map(len, axes.values())) else None
 
 
-def _usable(runs: Sequence[Run], taken: set[str], named: set[str], ignored: set[str], seed_key: str) -> list[str]:
+def _usable(runs: Sequence[Run], taken: set[str], choice: _Choice) -> list[str]:
     """The keys that may be axes: a few plain values, not decided by another, those that names state first."""
-    shared = set.intersection(*(set(run.config) for run in runs)) - taken - ignored - {seed_key}
+    shared = set.intersection(*(set(run.config) for run in runs)) - taken - choice.ignored - {choice.seed_key}
+    named = choice.named
     values = {}
     for key in shared:
         mine = [run.config[key] for run in runs]
