@@ -5,6 +5,8 @@ The same table turns a configuration back into options, so that a command that t
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,10 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from ckptman.rules import Convention, TrainConfig, placement, selection, terms
-from ckptman.text import wording
+from ckptman.rules.recipe import PRECISIONS
+from ckptman.text import UsageError, wording
 from ckptman.training import planning
 
-_PUBLISHED = TrainConfig().to_dict()
+_PUBLISHED = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ RECIPE: Mapping[str, RecipeOption] = {
 }  # fmt: skip
 """Every option, by the name of its parameter."""
 
+_WITH_OPTIONS = {key for option in RECIPE.values() for key in option.keys} | {"amp_dtype"}
+"""What has an option of its own; the rest goes by `--set`."""
+
 Iterations = Annotated[int | None, RECIPE["max_iters"].typer_option()]
 Batch = Annotated[int | None, RECIPE["batch"].typer_option()]
 LearningRate = Annotated[float | None, RECIPE["learning_rate"].typer_option()]
@@ -82,6 +88,16 @@ CheckpointEvery = Annotated[int | None, RECIPE["checkpoint_every"].typer_option(
 EvalEvery = Annotated[int | None, RECIPE["eval_every"].typer_option()]
 EvalSamples = Annotated[int | None, RECIPE["eval_samples"].typer_option()]
 LogEvery = Annotated[int | None, RECIPE["log_every"].typer_option()]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        envvar="CKPTMAN_PRECISION",
+        metavar="NAME",
+        help="Of matrix products: fp32, bf16, or auto: an interrupted run's own, else bf16 on CUDA and fp32 on a CPU.",
+        rich_help_panel="Recipe",
+    ),
+]
 Quick = Annotated[
     bool,
     typer.Option(
@@ -105,7 +121,21 @@ def recipe_of(values: Mapping[str, Any], *, quick: bool = False, compiled: bool 
     for name, option in RECIPE.items():
         if values.get(name) is not None:
             recipe.update(dict.fromkeys(option.keys, values[name]))
-    return recipe
+    precision = values.get("precision", "auto")
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"there is no precision {precision!r}", code="bad-usage", fix=f"Choose {', '.join(PRECISIONS)}."
+        )
+    return recipe if precision == "auto" else {**recipe, "amp_dtype": PRECISIONS[precision]}
+
+
+def recipe_text(config: TrainConfig) -> str:
+    """The recipe in a phrase, for a plan."""
+    precision = next((word for word, dtype in PRECISIONS.items() if dtype and dtype == config.amp_dtype), None)
+    return (
+        f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
+        f"{config.learning_rate:g} to {config.min_lr:g}" + (f", {precision}" if precision else "")
+    )
 
 
 def flags_of(values: Mapping[str, Any]) -> list[str]:
@@ -115,6 +145,12 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
         key = option.keys[0]
         if key in values and values[key] != _PUBLISHED[key]:
             flags += [option.flag, wording.value_text(values[key])]
+    for word, dtype in PRECISIONS.items():
+        if dtype and values.get("amp_dtype") == dtype:
+            flags += ["--precision", word]
+    for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS):
+        if key in values and values[key] != _PUBLISHED[key]:
+            flags += ["--set", f"{key}={json.dumps(values[key])}"]
     return flags
 
 
@@ -140,16 +176,24 @@ def train_command(
                 words.append(said.option)
     else:
         words = ["--group", run.group, "--task", str(run.cell.task)]
-    recipe = {key: value for key, value in config.items() if key not in run.values}
+    recipe = {key: value for key, value in _recipe_in(config, convention).items() if key not in run.values}
     return wording.shell_command(["ckptman", "train", *words, "--seed", str(run.seed), *flags_of(recipe), *more])
 
 
-def common_recipe(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The recipe that these configurations share, as far as they do."""
-    keys = [option.keys[0] for option in RECIPE.values()]
+def common_recipe(configs: Sequence[Mapping[str, Any]], convention: Convention) -> dict[str, Any]:
+    """The recipe that these configurations share, as far as they do; what grids decide is none of it."""
+    recipes = [_recipe_in(config, convention) for config in configs]
     shared = {}
-    for key in keys:
-        values = {repr(config[key]): config[key] for config in configs if key in config}
+    for key in _PUBLISHED:
+        values = {repr(recipe[key]): recipe[key] for recipe in recipes if key in recipe}
         if len(values) == 1:
             shared[key] = next(iter(values.values()))
     return shared
+
+
+def _recipe_in(config: Mapping[str, Any], convention: Convention) -> dict[str, Any]:
+    """The values of a configuration that the trainer takes, and neither a grid nor the place of the outputs decides."""
+    axes = {axis for grid in convention.grids.values() for axis in grid.axes}
+    decided = {convention.seed_key, convention.group_key, convention.k_key, *axes, *convention.set_keys}
+    decided |= convention.ignored_keys - {"amp_dtype"}
+    return {key: value for key, value in config.items() if key in _PUBLISHED and key not in decided}

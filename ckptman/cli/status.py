@@ -330,7 +330,8 @@ def _tell_recipe(found: GridStatus) -> None:
 
 def _shared_recipe(found: GridStatus) -> dict[str, object]:
     return common_recipe(
-        [item.config for item in found.runs if item.config is not None and item.state != grid_status.OVERWRITTEN]
+        [item.config for item in found.runs if item.config is not None and item.state != grid_status.OVERWRITTEN],
+        found.convention,
     )
 
 

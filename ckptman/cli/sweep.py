@@ -43,10 +43,12 @@ from ckptman.cli.recipe import (
     LearningRate,
     LogEvery,
     MinLearningRate,
+    Precision,
     Quick,
     WarmupIterations,
     WeightDecay,
     recipe_of,
+    recipe_text,
 )
 from ckptman.cli.tables import NOTHING, print_table, table_lines
 from ckptman.cli.text import console, count_text, plain
@@ -110,11 +112,10 @@ def _sweep(
     eval_every: EvalEvery = None,
     eval_samples: EvalSamples = None,
     log_every: LogEvery = None,
+    precision: Precision = "auto",
     settings: Set = None,
     quick: Quick = False,
-    device: Annotated[
-        str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda … (bfloat16 on CUDA).")
-    ] = "auto",
+    device: Annotated[str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda …")] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -255,7 +256,7 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
     counts = ", ".join(f"{count:,} {_WORDS[todo]}" for todo, count in plan.counts.items() if count)
     out.print(plain(f"{count_text(len(plan.runs), 'run')}: ", "bold") + plain(counts))
     if plan.wanted:
-        out.print(plain(_recipe_text(plan.wanted[0].raw.config)))
+        out.print(plain(recipe_text(plan.wanted[0].raw.config)))
         out.print(plain(_estimate_text(plan, parallel)))
         out.print(plain(f"outputs go to {plan.out}"))
     told = [run for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
@@ -461,13 +462,6 @@ def duration_text(seconds: float) -> str:
     if seconds < 5_400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
-
-
-def _recipe_text(config: TrainConfig) -> str:
-    return (
-        f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
-        f"{config.learning_rate:g} to {config.min_lr:g}"
-    )
 
 
 def _estimate_text(plan: SweepPlan, parallel: int) -> str:

@@ -44,10 +44,12 @@ from ckptman.cli.recipe import (
     LearningRate,
     LogEvery,
     MinLearningRate,
+    Precision,
     Quick,
     WarmupIterations,
     WeightDecay,
     recipe_of,
+    recipe_text,
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain
@@ -99,10 +101,11 @@ def _train(
     eval_every: EvalEvery = None,
     eval_samples: EvalSamples = None,
     log_every: LogEvery = None,
+    precision: Precision = "auto",
     settings: Set = None,
     quick: Quick = False,
     device: Annotated[
-        str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:1 … (bfloat16 on CUDA).")
+        str, typer.Option(envvar="CKPTMAN_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:1 …")
     ] = "auto",
     threads: Annotated[
         int | None,
@@ -364,12 +367,8 @@ def progress_texts(label: str, figures: Sequence[str], total: int, width: int) -
 
 
 def _recipe_text(configs: Sequence[TrainConfig]) -> str:
-    config, *_ = configs
     lengths = set(map(_lengths_text, configs))
-    return (
-        f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
-        f"{config.learning_rate:g} to {config.min_lr:g}" + (f", {lengths.pop()}" if len(lengths) == 1 else "")
-    )
+    return recipe_text(configs[0]) + (f", {lengths.pop()}" if len(lengths) == 1 else "")
 
 
 def _lengths_text(config: TrainConfig) -> str:

@@ -110,6 +110,10 @@ class TrainConfig:
     train_k_choices: list[int] | None = None
     """The only lengths to train on, from `train_min_k` to `train_max_k`, with `mix`; None for all of them."""
 
+    amp_dtype: str | None = None
+    """The type in which matrix products are computed, by torch's name for it; None where none was chosen, as on a CPU:
+    that of the weights, float32. The published trainer chose bfloat16 on CUDA, and so does ckptman, and says so."""
+
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
@@ -216,7 +220,7 @@ class TrainConfig:
 
         Args:
             values: Field values. Derived keys of the published trainer (`sep_id`, `device` …) are not fields.
-            strict: Refuse keys that are not fields instead of leaving them out.
+            strict: Refuse keys that are not fields instead of leaving them out, and a precision that cannot be trained.
 
         Raises:
             UsageError: for an unknown key when `strict`, and for values that do not fit together.
@@ -225,14 +229,21 @@ class TrainConfig:
         if strict and (unknown := sorted(set(values) - known)):
             near = get_close_matches(unknown[0], known, n=1)
             raise _bad(f"unknown configuration key {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if strict and values.get("amp_dtype") not in PRECISIONS.values():
+            raise _bad(
+                f"amp_dtype must be one of {', '.join(filter(None, PRECISIONS.values()))}, not {values['amp_dtype']!r}"
+            )
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
 LATER_FIELDS = ("norm_type", "use_qk_norm", "use_rms_qk_norm", "use_gated_attention",
-                "use_elementwise_attn_output_gate", "use_xavier_init", "train_k_choices")  # fmt: skip
-"""What later trainers added to the configuration."""
+                "use_elementwise_attn_output_gate", "use_xavier_init", "train_k_choices", "amp_dtype")  # fmt: skip
+"""What later trainers added to the configuration, and what not every run says."""
 
-DERIVED_KEYS = ("total_vocab_size", "sep_id", "max_seq_len", "grad_accum_steps", "amp_dtype", "device")
+PRECISIONS: Mapping[str, str | None] = {"auto": None, "fp32": "torch.float32", "bf16": "torch.bfloat16"}
+"""Values of `amp_dtype` that can be trained, by the word for each; `auto` leaves it to the device."""
+
+DERIVED_KEYS = ("total_vocab_size", "sep_id", "max_seq_len", "grad_accum_steps", "device")
 """What the published trainer writes into a configuration beside its fields."""
 
 MODEL_KEYS = ("block_size", "vocab_size")

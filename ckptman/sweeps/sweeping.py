@@ -302,9 +302,7 @@ def _planned(
         )
         return replace(made, todo=Todo.REFUSED, error=error)
     known = standing.config if standing.state == STANDS_COMPLETE else None
-    if known is not None and not run_folder.differing(
-        known, raw.config.to_dict(), convention
-    ):  # else it is of another recipe
+    if known is not None and not raw.differing_from(known):  # else it is of another recipe
         return replace(made, todo=Todo.COMPLETE, where=standing.path)
     return replace(made, seconds=_seconds(made, speeds))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,15 @@ class Computing:
     log: str = ""
     """Where the process's output goes, for the status file; empty for a terminal."""
 
-    @property
-    def amp_dtype(self) -> torch.dtype | None:
-        """The type of the matrix products: bfloat16 on CUDA, otherwise that of the weights."""
-        return torch.bfloat16 if self.device.type == "cuda" else None
+    def amp_dtype(self, config: TrainConfig) -> str | None:
+        """The type of a run's matrix products: what it says, or bfloat16 on CUDA, otherwise that of the weights."""
+        return config.amp_dtype or (recipe.PRECISIONS["bf16"] if self.device.type == "cuda" else None)
 
-    def autocast(self) -> Any:
+    def autocast(self, config: TrainConfig) -> Any:
         """The context in which a batch is computed in that type."""
-        return nullcontext() if self.amp_dtype is None else torch.autocast(self.device.type, dtype=self.amp_dtype)
+        if self.amp_dtype(config) != recipe.PRECISIONS["bf16"]:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def described(self) -> dict[str, str]:
         """What decides how sums are rounded."""
@@ -102,6 +103,8 @@ def train_run(
     """
     found = run.find()
     state = load_state(run, found.newest) if found.newest is not None else None
+    amp_dtype = computing.amp_dtype(run.config) if state is None else run.config.amp_dtype or state.amp_dtype
+    run = replace(run, config=replace(run.config, amp_dtype=amp_dtype))  # it is of the run, and kept with it
     run_id = state.run_id if state is not None else None
     if run_id is None and computing.wandb is not WandbMode.DISABLED:
         run_id = new_run_id()
@@ -187,7 +190,7 @@ class _Training:
             group["lr"] = rate
         batch = draw_batch(config, index, device=self._computing.device)
         self._optimizer.zero_grad(set_to_none=True)
-        with self._computing.autocast():
+        with self._computing.autocast(config):
             self._last = self._step(batch)
         self._optimizer.step()
         self.iters_done += 1
@@ -311,6 +314,7 @@ class _Training:
             model=self._model.state_dict(),
             optimizer=self._optimizer.state_dict(),
             computed_with=self._computing.described(),
+            amp_dtype=self._config.amp_dtype,
         )
 
     def _check_finite(self) -> None:
@@ -419,7 +423,7 @@ def _start_wandb(run: RawRun, computing: Computing, run_id: str | None) -> Wandb
         "sep_id": config.sep_id,
         "max_seq_len": config.max_seq_len,
         "grad_accum_steps": config.grad_accum_steps,
-        "amp_dtype": str(computing.amp_dtype) if computing.amp_dtype is not None else None,
+        "amp_dtype": config.amp_dtype,
         "device": str(computing.device),
     }
     return WandbLogger(

@@ -205,7 +205,7 @@ class RawRun:
         status = self.read_status()
         if status is None or status.state != COMPLETE or self.state.exists():
             return None
-        same = isinstance(status.config, dict) and status.config and not self._differing(status.config)
+        same = isinstance(status.config, dict) and status.config and not self.differing_from(status.config)
         return status if same else None
 
     @contextmanager
@@ -280,7 +280,7 @@ class RawRun:
                 code="bad-file",
                 fix="Move it away: the run then goes on from the newest of the others, or starts again.",
             ) from error
-        if keys := self._differing(info.config or {}):
+        if keys := self.differing_from(info.config or {}):
             raise RefusedError(
                 f"{path} is of another configuration: it differs in {', '.join(keys)}",
                 code="other-run",
@@ -288,8 +288,16 @@ class RawRun:
             )
         return info
 
-    def _differing(self, config: Mapping[str, Any]) -> list[str]:
-        return differing(config, self.config.to_dict(), self.convention)
+    def differing_from(self, config: Mapping[str, Any]) -> list[str]:
+        """The keys in which another configuration is that of another run; sorted.
+
+        The precision is one of them where this run asks for one. A run that names none goes on in that which it has.
+        """
+        keys = differing(config, self.config.to_dict(), self.convention)
+        asked = self.config.amp_dtype
+        if asked and asked != (config.get("amp_dtype") or recipe.PRECISIONS["fp32"]):
+            return sorted([*keys, "amp_dtype"])
+        return keys
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], convention: Convention) -> list[str]:

@@ -45,6 +45,8 @@ class RunState:
     computed_with: Mapping[str, str] = field(default_factory=dict)
     """What decides how sums are rounded: with another of these, a resumed run equals the uninterrupted one only to
     rounding."""
+    amp_dtype: str | None = None
+    """The configuration's: the type that matrix products have been computed in."""
 
 
 def new_run_id() -> str:
@@ -97,6 +99,7 @@ def load_state(run: RawRun, path: Path) -> RunState:
             model=_without_prefix(document[form.weights], rules),
             optimizer=document[form.optimizer],
             computed_with=document.get(_COMPUTED_WITH, {}),
+            amp_dtype=(info.config or {}).get("amp_dtype"),
         )
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
         raise RefusedError(

@@ -149,7 +149,8 @@ def train(
     Args:
         configs: The runs.
         out: The root of the raw outputs.
-        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` … On CUDA matrix products are in bfloat16.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` … On CUDA matrix products are in bfloat16,
+            unless a configuration's `amp_dtype` says otherwise.
         threads: CPU threads; PyTorch's choice by default.
         compiled: Train the plain model through `torch.compile` instead of ckptman's own step.
         wandb: `auto` (online where an API key is set up and the server answers), `online`, `offline` or `disabled`.

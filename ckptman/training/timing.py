@@ -60,7 +60,7 @@ def _measure(config: TrainConfig, computing: Computing, seconds: float) -> float
             began = time.perf_counter()
         batch = draw_batch(config, config.max_iters + index + 1, device=computing.device)
         optimizer.zero_grad(set_to_none=True)
-        with computing.autocast():
+        with computing.autocast(config):
             step(batch)
         optimizer.step()
         if computing.device.type == "cuda":

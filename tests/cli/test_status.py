@@ -12,6 +12,7 @@ import pytest
 
 import ckptman.cli.status  # noqa: F401  # registers the command
 from ckptman.cli.app import run
+from ckptman.cli.options import settings_of
 from ckptman.cli.recipe import common_recipe, flags_of, recipe_of, train_command
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
@@ -131,14 +132,13 @@ def test_the_commands_fill_the_gaps(here: Path, capsys: pytest.CaptureFixture[st
     write_source(here / "grid_outputs", [small_config(seed=1337)])
     assert run(["status", *PART, "--task", "3", "--missing"]) == 0
     assert lines(capsys) == [
-        "ckptman train --k 4 --task 3 --fixed --seed 2337",
-        "ckptman train --k 4 --task 3 --fixed --seed 3337",
+        f"ckptman train --k 4 --task 3 --fixed --seed {seed} --set n_embd=8" for seed in (2337, 3337)
     ]
     assert run(["status", "--k", "4", "--missing"]) == 0
     found = lines(capsys)
     assert len(found) == 72 - 1
     assert sum("--no-layernorm" in line for line in found) == 36
-    assert "ckptman train --k 4 --task 7 --no-layernorm --seed 3337" in found
+    assert "ckptman train --k 4 --task 7 --no-layernorm --seed 3337 --set n_embd=8" in found
 
 
 def test_each_command_plans_the_run_that_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def test_a_begun_run_goes_on_with_its_own_recipe(here: Path, capsys: pytest.Capt
               last_iter=51)  # fmt: skip
     assert run(["status", *PART, "--task", "3", "--missing"]) == 0
     captured = capsys.readouterr()
-    recipe = "--iters 100 --lr 0.0003 --checkpoint-every 50"
+    recipe = "--iters 100 --lr 0.0003 --checkpoint-every 50 --set n_embd=8"
     assert captured.out.splitlines()[0] == f"ckptman train --k 4 --task 3 --fixed --seed 1337 {recipe}"
     assert captured.out.splitlines()[1].endswith(f"--seed 2337 {recipe}"), "the recipe that all known runs share"
     assert recipe in captured.err
@@ -224,6 +224,18 @@ def test_a_command_is_quoted_for_a_shell() -> None:
 
 def test_the_recipe_that_runs_share() -> None:
     one, other = ({"max_iters": n, "learning_rate": 0.1} for n in (1, 2))
-    assert common_recipe([one, other]) == {"learning_rate": 0.1}
-    assert common_recipe([one, {}]) == one
-    assert common_recipe([]) == {}
+    assert common_recipe([one, other], built_in()) == {"learning_rate": 0.1}
+    assert common_recipe([one, {}], built_in()) == one
+    assert common_recipe([], built_in()) == {}
+    decided = {"train_max_k": 8, "n_layers": 2, "length_mode": "mix", "seed": 1, "wandb_group": "g", "device": "cpu"}
+    assert common_recipe([one | decided], built_in()) == one
+
+
+def test_what_has_no_option_goes_by_set() -> None:
+    """A command without it would train another model."""
+    recipe = {"n_embd": 8, "norm_type": "rmsnorm", "train_k_choices": [2, 4], "amp_dtype": "torch.bfloat16"}
+    flags = flags_of({**TrainConfig().to_dict(), **recipe})
+    assert flags == ["--precision", "bf16", "--set", "n_embd=8", "--set", 'norm_type="rmsnorm"',
+                     "--set", "train_k_choices=[2, 4]"]  # fmt: skip
+    back = settings_of([text for text in flags if "=" in text], TrainConfig.__dataclass_fields__)
+    assert back == {key: value for key, value in recipe.items() if key != "amp_dtype"}

@@ -58,6 +58,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--k", "129"], "128 numbers"),
         (["--wandb", "sometimes"], "is no mode"),
         (["--set", "n_layer=3"], "n_layers"),
+        (["--precision", "half"], "auto, fp32, bf16"),
+        (["--set", "amp_dtype=torch.float16"], "torch.bfloat16"),
         (["--lr", "-1"], "learning_rate"),
         (["--set", "learning_rate=abc"], "learning_rate must be a finite number, not 'abc'"),
         (["--lr", "nan"], "learning_rate must be a finite number, not nan"),
@@ -133,3 +135,15 @@ def test_a_signal_exits_130_and_the_run_goes_on(
     assert run(command) == 0
     (again,) = json.loads(capsys.readouterr().out)["runs"]
     assert (again["state"], again["resumed_from"], again["run_id"]) == ("complete", item["iters_done"], item["run_id"])
+
+
+def test_the_precision_stands_in_the_plan_and_another_than_the_runs_own_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TASK, *SHORT, "--out", str(tmp_path)]
+    assert run([*command, "--precision", "bf16"]) == 0
+    assert "0.0001 to 1e-06, bf16" in capsys.readouterr().err
+    assert run([*command, "--precision", "fp32"]) == 1
+    assert "differs in amp_dtype" in capsys.readouterr().err
+    assert run(command) == 0  # whatever it has
+    assert "complete already" in capsys.readouterr().out

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 import ckptman.training.loop as trainer
+from ckptman.formats import read_checkpoint
 from ckptman.fs import writing
 from ckptman.raw.wandb_log import read_log
+from ckptman.rules import recipe
 from ckptman.text.errors import MachineError, RefusedError
 from ckptman.training.learning_curve import evaluate_lengths
 from ckptman.training.loop import Computing, check_can_compile, initial_model, train_run
@@ -460,3 +462,52 @@ def test_wandb_that_cannot_start_fails_before_the_first_iteration(
     assert status is not None
     assert (status.state, status.iters_done) == (FAILED, 0)
     assert train_run(run, CPU).state == COMPLETE  # and without W&B it can be trained
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_the_precision_is_the_runs_own_and_recorded(tmp_path: Path) -> None:
+    """A run that asks for none is in float32 here, and says nothing; one in bfloat16 says so and ends otherwise."""
+    weights = {}
+    for word, dtype in recipe.PRECISIONS.items():
+        run = raw_run(tmp_path / word, amp_dtype=dtype, use_mlp=True)
+        train_run(run, CPU)
+        said = [
+            read_checkpoint(run.final, run.convention.checkpoint).config,
+            run.read_status().config,  # type: ignore[union-attr]  # it was written
+            records.read_training_metrics(run.metrics_file).config,  # type: ignore[union-attr]  # as before
+        ]
+        assert [(config or {}).get("amp_dtype") for config in said] == [dtype] * 3
+        weights[word] = torch.load(run.final, weights_only=True)["model_state_dict"]
+    assert same(weights["auto"], weights["fp32"])
+    assert not same(weights["auto"], weights["bf16"])
+
+
+def test_a_run_goes_on_in_its_own_precision(tmp_path: Path, often: None) -> None:
+    whole, resumed = (
+        raw_run(tmp_path / name, use_mlp=True, amp_dtype=recipe.PRECISIONS["bf16"]) for name in ("whole", "resumed")
+    )
+    train_run(whole, CPU)
+    stop = Stop()
+    train_run(resumed, CPU, stop=stop, progress=lambda _: stop.request())
+    assert resumed.state.exists()
+    train_run(raw_run(tmp_path / "resumed", use_mlp=True), CPU)  # which asks for none
+    assert same(documents(resumed), documents(whole))
+
+
+@pytest.mark.parametrize(("begun", "asked"), [("auto", "bf16"), ("fp32", "bf16"), ("bf16", "fp32")])
+def test_another_precision_than_the_runs_own_is_refused(tmp_path: Path, often: None, begun: str, asked: str) -> None:
+    stop = Stop()
+    run = raw_run(tmp_path, amp_dtype=recipe.PRECISIONS[begun])
+    train_run(run, CPU, stop=stop, progress=lambda _: stop.request())
+    with pytest.raises(RefusedError, match="differs in amp_dtype"):
+        train_run(raw_run(tmp_path, amp_dtype=recipe.PRECISIONS[asked]), CPU)
+    assert train_run(run, CPU).state == COMPLETE  # in its own it goes on
+
+
+def test_on_cuda_the_precision_that_the_device_chooses_is_recorded() -> None:
+    cuda = Computing(torch.device("cuda"))
+    chosen = [cuda.amp_dtype(short_config(amp_dtype=dtype)) for dtype in recipe.PRECISIONS.values()]
+    assert chosen == ["torch.bfloat16", "torch.float32", "torch.bfloat16"]
+    assert CPU.amp_dtype(short_config()) is None
