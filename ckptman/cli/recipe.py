@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ckptman.rules import Convention, TrainConfig, placement, selection, terms
-from ckptman.rules.recipe import PRECISIONS
+from ckptman.rules import recipe as recipe_rules
 from ckptman.text import UsageError, wording
 from ckptman.training import planning
 
@@ -122,16 +122,20 @@ def recipe_of(values: Mapping[str, Any], *, quick: bool = False, compiled: bool 
         if values.get(name) is not None:
             recipe.update(dict.fromkeys(option.keys, values[name]))
     precision = values.get("precision", "auto")
-    if precision not in PRECISIONS:
+    if precision not in recipe_rules.PRECISIONS:
         raise UsageError(
-            f"there is no precision {precision!r}", code="bad-usage", fix=f"Choose {', '.join(PRECISIONS)}."
+            f"there is no precision {precision!r}",
+            code="bad-usage",
+            fix=f"Choose {', '.join(recipe_rules.PRECISIONS)}.",
         )
-    return recipe if precision == "auto" else {**recipe, "amp_dtype": PRECISIONS[precision]}
+    return recipe if precision == "auto" else {**recipe, "amp_dtype": recipe_rules.PRECISIONS[precision]}
 
 
 def recipe_text(config: TrainConfig) -> str:
     """The recipe in a phrase, for a plan."""
-    precision = next((word for word, dtype in PRECISIONS.items() if dtype and dtype == config.amp_dtype), None)
+    precision = next(
+        (word for word, dtype in recipe_rules.PRECISIONS.items() if dtype and dtype == config.amp_dtype), None
+    )
     return (
         f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
         f"{config.learning_rate:g} to {config.min_lr:g}" + (f", {precision}" if precision else "")
@@ -145,7 +149,7 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
         key = option.keys[0]
         if key in values and values[key] != _PUBLISHED[key]:
             flags += [option.flag, wording.value_text(values[key])]
-    for word, dtype in PRECISIONS.items():
+    for word, dtype in recipe_rules.PRECISIONS.items():
         if dtype and values.get("amp_dtype") == dtype:
             flags += ["--precision", word]
     for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS):
