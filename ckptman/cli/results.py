@@ -157,7 +157,7 @@ def _rows(found: Results) -> Rows:
     head = [*found.by, "mean", "deviation", "n"]
     rows = [[*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows]
     if any(row.logged for row in found.rows):
-        head += ["mean of all", "deviation of all", "n of all"]
+        head += ["mean (all)", "dev. (all)", "n (all)"]
         over = (row.over_all for row in found.rows)
         rows = [[*row, all_.mean, all_.deviation, all_.runs] for row, all_ in zip(rows, over, strict=True)]
     return [head, *rows]
@@ -168,7 +168,12 @@ def _said_twice(found: Results, convention: Convention) -> list[str]:
     if not {"group", "task"} <= set(found.by):
         return []
     of_groups = [*(facet.name for facet in convention.told_facets), *filter(None, [convention.k_key])]
-    of_tasks = [key for key in reversed(found.by) if key not in (*of_groups, "group", "task")]
+    tasks: dict[tuple[str, str], set[str]] = {}
+    for row in found.rows:
+        for key, value in row.settings.items():
+            tasks.setdefault((key, f"{row.settings['group']} {row.settings['task']}"), set()).add(repr(value))
+    apart = {key for (key, _), values in tasks.items() if len(values) > 1}  # what a task's number does not say
+    of_tasks = [key for key in reversed(found.by) if key not in (*of_groups, *apart, "group", "task")]
     return [*(f"-{key}" for key in of_groups), "group", *(f"-{key}" for key in of_tasks)]
 
 

@@ -131,3 +131,15 @@ def test_what_tells_things_apart_stays_when_a_text_is_shortened() -> None:
     assert shortened("short", 5) == "short"
     assert cell_len(shortened("表" * 20, 11)) <= 11
     assert shortened_label("len_gen_single_no_ln_k16 task 3 seed 1337", 27) == "len_…n_k16 task 3 seed 1337"
+
+
+def test_what_tells_rows_of_one_task_apart_never_gives_way(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mlp in (True, False):
+        add_run(tmp_path, config(use_mlp=mlp, wandb_group="an_experiment_of_nobodys_grid"), run_id=f"mlp{mlp}",
+                notes=(f"mlp{mlp}",))  # fmt: skip
+    head, *rows = printed(60, capsys, monkeypatch, "results", "--root", str(tmp_path))
+    assert "use_mlp" in head
+    assert "length_mode" not in head  # the control: that is the same in all rows of the task
+    assert len(set(rows)) == len(rows) == 2

@@ -75,10 +75,10 @@ def test_the_command_tells_both_and_names_the_runs(lab: Path, root: Path, capsys
     head, row = (line.split(",") for line in told.out.splitlines())
     found = dict(zip(head, row, strict=True))
     assert float(found["mean"]) == pytest.approx(0.7)
-    assert (found["n"], found["n of all"]) == ("1", "4")
+    assert (found["n"], found["n (all)"]) == ("1", "4")
     every = [value for _, value in RUNS.values()]
-    assert float(found["mean of all"]) == pytest.approx(statistics.mean(every))
-    assert float(found["deviation of all"]) == pytest.approx(statistics.pstdev(every))
+    assert float(found["mean (all)"]) == pytest.approx(statistics.mean(every))
+    assert float(found["dev. (all)"]) == pytest.approx(statistics.pstdev(every))
     assert "4 W&B runs by what they logged; of 3 no file is here (first111, second22, third333)" in told.err
     assert run(["results", "--csv", "--all-runs", "--root", str(root)]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(",4")
