@@ -2,7 +2,8 @@
 
 `zipfile` reads whatever it can make sense of. Here an archive has to be exactly what torch makes of a file: entries one
 after the other from the first byte on, uncompressed, with plain names in one folder, a directory that agrees with them,
-and nothing else. So there is one way to read it, and it is the way torch reads it.
+and nothing else but a comment. So there is one way to read it, and it is the way torch reads it. (It reads compressed
+entries too, but not with `mmap=True`, which takes the compressed bytes for the tensor's: two ways to read one file.)
 
     entry   = local header (30 bytes), name, extra field (padding, so that the data is aligned), data,
               data descriptor (CRC-32 and sizes again)
@@ -339,6 +340,9 @@ def _read_archive(fd: int) -> Archive:
         raise refusal("empty", "the file is empty")
     tail_start = max(0, size - _TAIL)
     tail = _read_at(fd, tail_start, size - tail_start)
+    if _END_SIGNATURE not in tail and tail_start:  # there may be a long comment behind it
+        tail_start = max(0, size - _TAIL - _NO_16)
+        tail = _read_at(fd, tail_start, size - tail_start)
     end = _find_end(fd, size, tail)
     if end.start >= tail_start:
         directory = tail[end.start - tail_start : end.start - tail_start + end.size]
@@ -376,11 +380,11 @@ class _End(NamedTuple):
 
 
 def _find_end(fd: int, size: int, tail: bytes) -> _End:
-    if tail[-_END.size : -_END.size + 4] != _END_SIGNATURE or len(tail) < _END.size:
+    at = tail.rfind(_END_SIGNATURE)  # the last one, as torch and others look for it
+    if at < 0 or at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail):
         _refuse_without_end(fd, size, tail)
-    _, disk, first_disk, entries_here, entries, length, start, comment = _END.unpack(tail[-_END.size :])
-    if comment:
-        raise refusal("unsafe-archive", "the archive has a comment, which torch does not write")
+    _, disk, first_disk, entries_here, entries, length, start, comment = _END.unpack_from(tail, at)
+    size, tail = size - comment, tail[: at + _END.size]
     after = size - _END.size
     locator = tail[-_END.size - _LOCATOR.size : -_END.size]
     if locator[:4] == _LOCATOR_SIGNATURE:

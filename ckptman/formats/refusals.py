@@ -44,7 +44,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "unsafe-archive": Refusal(
         "The archive has what torch.save never writes: names that leave their folder, two entries of one name, "
         "entries that overlap, compression, encryption, bytes that belong to no entry. Two programs could read two "
-        "things in it.",
+        "things in it: even torch.load itself, which takes the compressed bytes for the tensor's with mmap=True.",
         "Do not extract it. If you know where it comes from, load it there with torch and save it again.",
     ),
     "broken-archive": Refusal(

@@ -106,6 +106,21 @@ def test_buffers_of_torch(write: Callable[[bytes], Path], value: str) -> None:
     assert len([name for name in found if name.startswith("data/")]) == str(VALUES[value]).count("tensor(")
 
 
+@pytest.mark.parametrize("comment", [b"hello", bytes(4000), bytes(0xFFFF), b"PK\5\5"])
+def test_a_comment_of_the_archive_changes_nothing(write: Callable[[bytes], Path], comment: bytes) -> None:
+    plain = hostile.saved(hostile.good_dict())
+    content = plain[:-2] + struct.pack("<H", len(comment)) + comment
+    assert contents(write(content)) == as_zipfile_reads_it(content) == contents(write(plain))
+    assert code_of(write(content[:-1])) == "unsafe-archive"
+    assert code_of(write(content + b"x")) == "unsafe-archive"
+
+
+def test_a_comment_that_holds_another_end_is_refused(write: Callable[[bytes], Path]) -> None:
+    comment = b"PK\5\6" + bytes(18)
+    content = hostile.saved(hostile.good_dict())[:-2] + struct.pack("<H", len(comment)) + comment
+    assert code_of(write(content)) == "broken-archive"
+
+
 @pytest.fixture
 def without_checksums() -> Iterator[None]:
     torch.serialization.set_crc32_options(False)

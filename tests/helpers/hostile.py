@@ -449,7 +449,6 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "strongly-encrypted": with_pickle(flags=0x0848),
         "deflated-by-its-own-header": with_pickle(local_method=8),
         "entry-comment": with_entry("top/x", comment=b"hello"),
-        "archive-comment": with_end(comment=b"hello"),
         "bytes-before": with_end(before=b"#!/bin/sh\n"),
         "bytes-after": with_end(after=b"hello"),
         "bytes-between": build_zip([replace(first, gap=b"hello"), zero]),
