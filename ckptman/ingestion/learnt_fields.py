@@ -393,6 +393,11 @@ def best_together(found: Mapping[int, Sequence[Match]]) -> dict[int, Match]:
     return chosen
 
 
+def is_seed(tag: str) -> bool:
+    """Whether a tag stands in front of a seed."""
+    return re.sub(r"[\W_]", "", tag).lower() in ("seed", "s", "sd", "rng", "randomseed")
+
+
 def _tag(slot: Slot) -> str:
     return re.sub(r"[\W_]", "", slot.tag).lower()
 
@@ -462,13 +467,14 @@ def _unmatched(
         kind, words = "time", {}
     elif slot.sort == "time":
         kind, words = ("float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) and kind != "time" else kind), {}
-    seeds = _tag(slot) in ("seed", "s", "sd", "rng", "randomseed") and kind == "int"
+    seeds = is_seed(slot.tag) and kind == "int"
     seeds = seeds and not any("seed" in key.lower() for key in known_keys) and "seed" not in taken
     name = "seed" if seeds else slot.tag or {"time": "time", "word": "word", "text": "text"}.get(slot.sort, "number")
     blocked = {*taken, *known_keys} if has_config else set(taken)
     unused = (
         (not seeds and slot.sort == "time")
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
+        or kind_of(slot.tag) is not None
         or (has_config and _varies(slot, files))
     )
     return Field(slot, _hole(name, blocked), kind, unused=unused, words=words)

@@ -324,6 +324,25 @@ def _pattern(
                    was if is_renamed else "")  # fmt: skip
 
 
+def said_by_folders(names: Sequence[str]) -> Mapping[str, Config]:
+    """What the names of groups' folders say where no configuration is anywhere: their values, by their tags."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    sequences = [learnt_names.chunks_of(learnt_names.lex(name)) for name in names]
+    shapes = [learnt_names.shape_of(cluster) for cluster in learnt_names.cluster(sequences, exact=True)]
+    slots: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
+    for shape in shapes:
+        for slot, place in _places(shape):
+            if slot.tag and slot.sort != "time":
+                slots[place] |= slot.texts
+    for (tag, number), texts in slots.items():
+        kind, words = learnt_fields.best_type(set(texts.values()))
+        key = "seed" if learnt_fields.is_seed(tag) and kind == "int" else re.sub(r"\W", "_", tag).strip("_")
+        if not number and not words and len(set(texts.values())) > 1:
+            for index, text in texts.items():
+                found[names[index]][key] = learnt_fields.parse(kind, text)
+    return found
+
+
 def _places(shape: learnt_names.Shape) -> Iterator[tuple[learnt_names.Slot, tuple[str, int]]]:
     """Each slot by the word in front of it, and how many with that word come before it."""
     seen: Counter[str] = Counter()

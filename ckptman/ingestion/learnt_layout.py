@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.ingestion import learnt_grid
-from ckptman.ingestion.learnt_fields import Evidence, Scheme, step_of
+from ckptman.ingestion.learnt_fields import Evidence, Scheme, parse, step_of
 from ckptman.ingestion.learnt_names import kind_of
 from ckptman.ingestion.learnt_sources import Sources, flat
 from ckptman.raw import outputs, scanning
@@ -62,6 +62,9 @@ def layout_of(
     if with_grids:
         named = {field.key for scheme in schemes for field in scheme.fields.values() if field.key is not None}
         runs = _runs(raw, evidence, folders, outline, task)
+        if not any(run.config for run in runs):  # names are all there is
+            runs, named = _told_by_names(runs, schemes)
+            seeds = tuple(sorted({*seeds, *(run.config["seed"] for run in runs if "seed" in run.config)}))
         grids = learnt_grid.grids_of(runs, named, outline.ignored_keys, sources.seed_key, seeds, run_level, task)
         sections |= grids.sections
         findings += grids.findings
@@ -103,6 +106,23 @@ def _runs(
         found.append(learnt_grid.Run(said if isinstance(said, str) and said else group,
                                      int(number[0]) if number else None, config))  # fmt: skip
     return found
+
+
+def _told_by_names(
+    runs: Sequence[learnt_grid.Run], schemes: Sequence[Scheme]
+) -> tuple[list[learnt_grid.Run], set[str]]:
+    """The runs with the configuration that the names of their folders and files say, by their tags; and its keys."""
+    by_folder = learnt_grid.said_by_folders(sorted({run.group for run in runs}))
+    found = [replace(run, config={**by_folder[run.group]}) for run in runs]
+    named: set[str] = set()
+    for scheme in schemes:
+        for each in scheme.fields.values():
+            if not each.unused and each.hole not in ("kind", "step"):
+                named.add(each.hole)
+                for index, text in each.slot.texts.items():
+                    said = each.words[text] if text in each.words else parse(each.type, text)
+                    found[index] = replace(found[index], config={**found[index].config, each.hole: said})
+    return found, named
 
 
 def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:

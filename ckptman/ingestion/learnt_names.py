@@ -328,7 +328,8 @@ def _told_by_what_follows(columns: list[tuple[bool, list[Part]]]) -> list[tuple[
     every = [part for _, parts in columns for part in parts]
     tags: dict[int, str] = {}
     for at, part in enumerate(every):
-        if isinstance(part, Slot) and part.sort == _WORD and not part.tag and negated(set(part.texts.values())):
+        if isinstance(part, Slot) and part.sort == _WORD and negated(texts := set(part.texts.values())) and (
+            not part.tag or any(text.lower().startswith("with") for text in texts)):  # fmt: skip
             words: list[str] = []
             for other in every[at + 1 :]:
                 if not isinstance(other, str) or (words and other == "_"):

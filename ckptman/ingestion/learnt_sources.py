@@ -188,7 +188,7 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
                      else "") for name, said in metrics.items()]  # fmt: skip
     forms = Counter(saved.file.config_source for saved in raw.files)
     findings += [
-        f"configuration from {'nowhere but the name' if w == 'name' else w}: {wording.count_text(n, 'file')}"
+        f"configuration from {'names alone' if w == 'name' else w}: {wording.count_text(n, 'file')}"
         for w, n in forms.items()
     ]
     return Sources(sections, {}, tuple(findings), seed_key, seeds)

@@ -198,7 +198,7 @@ class Examiner:
         if recorded is not None:
             return recorded
         seed = {} if file.seed is None else {self._convention.seed_key: file.seed}
-        return {**name.values, **seed}, "name"
+        return {**placement.said_by_group(file.group, self._convention), **name.values, **seed}, "name"
 
     def _beside_config(self, file: SourceCheckpoint, beside: Evidence) -> Mapping[str, Any] | None:
         """The configuration beside a file that holds none, with what its name adds; None if it says otherwise."""

@@ -125,6 +125,12 @@ def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
     return next((group for group in convention.groups if group.parse(name) is not None), None)
 
 
+def said_by_group(name: str | None, convention: Convention) -> dict[str, Any]:
+    """The configuration values that a group's name says; none where it is of no known pattern."""
+    said = next((said for group in convention.groups if name and (said := group.said_by(name)) is not None), {})
+    return {key: value for hole, value in said.items() if (key := convention.key_of(hole)) is not None}
+
+
 def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[str, Any]]:
     """The pattern that a group's name follows, and what the name holds.
 

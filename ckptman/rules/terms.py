@@ -151,6 +151,17 @@ class GroupPattern:
         """Whether a group of this name is, by now, one of this pattern."""
         return any(pattern.fullmatch(name) for pattern in self._former)
 
+    def said_by(self, name: str) -> dict[str, Any] | None:
+        """What a name says that a group of it has or had (of facets and configuration keys); None for any other."""
+        for pattern in (self.pattern, *self.was):
+            kinds = dict(GROUP_HOLE.findall(pattern))
+            if len(kinds) == len(GROUP_HOLE.findall(pattern)) and (
+                match := _group_regex(pattern, named=True).fullmatch(name)):  # fmt: skip
+                return {
+                    key: Field(key, kinds[key] or "int", key).parse(text) for key, text in match.groupdict().items()
+                }
+        return None
+
     @cached_property
     def _former(self) -> list[re.Pattern[str]]:
         return [_group_regex(pattern, named=False) for pattern in self.was]

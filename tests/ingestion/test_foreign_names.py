@@ -20,8 +20,8 @@ from ckptman.rules import convention_file, naming, placement
 from tests.helpers.foreign import LABS
 from tests.helpers.learnable import make
 
-SAYING_NOTHING = ("sweep folders", "lightning", "hydra ids", "hydra overrides", "run ids", "work folders")
-"""Names that say nothing of a configuration."""
+SAYING_NOTHING = ("lightning", "hydra ids", "run ids", "work folders")
+"""Names and folders that say nothing of a configuration."""
 
 
 @pytest.mark.parametrize("where", ["inside", "beside", "nowhere"])
@@ -32,7 +32,7 @@ def test_what_is_learnt_from_half_of_the_runs_holds_for_all(lab: str, where: str
     found = learning.learn(tmp_path / "half")
     assert 0 < found.files < len(made)
     assert found.parsed == found.placed == found.files, found.misfits
-    assert found.fits or (where == "nowhere" and lab in (*SAYING_NOTHING, "fairseq")), found.misfits
+    assert found.fits or (where == "nowhere" and lab in SAYING_NOTHING), found.misfits
     rules = convention_file.convention_of(found.text, "the proposal")
     assert not any(scheme.pattern for scheme in rules.schemes)
     for path in made:
@@ -107,6 +107,16 @@ def test_folders_that_say_keys_are_groups_and_their_seeds_are_runs(tmp_path: Pat
     config = {"model": {"d_model": 256}, "optim": {"lr": 0.5}, "seed": 9}
     place = placement.place_of(config, rules, source_group="model.d_model=256,optim.lr=0.5,seed=9")
     assert (place.group, place.seed) == ("model.d_model=256,optim.lr=0.5", 9)
+
+
+def test_where_names_are_all_there_is_folders_tell_the_configuration(tmp_path: Path) -> None:
+    made = make(tmp_path / "raw", LABS["sweep folders"], "nowhere")
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "it")
+    ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "tree").rglob("run.json")]
+    said = {(each["group"], each["seed"], each["config"]["lr"], each["config"]["bs"]) for each in records}
+    assert ("out-lr1e-4-bs12", 1337, 0.0001, 12) in said
+    assert len(said) == len(made)
 
 
 def test_where_no_seed_is_known_none_is_said(tmp_path: Path) -> None:
