@@ -51,7 +51,7 @@ demo: $(READY)  ## Train a few short runs, ingest, validate, report
 	PATH="$(abspath $(BIN)):$$PATH" sh tests/helpers/demo.sh demo
 
 bench: $(READY)  ## Run the benchmarks
-	for name in read_checkpoint train_step sweep "scale --write"; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in read_checkpoint train_step evaluation sweep "scale --write"; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
