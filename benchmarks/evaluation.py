@@ -33,7 +33,7 @@ def plain(model: GPT, k: int, *, samples: int, batch: int) -> int:
     numbers, exact = model.config.vocab_size - 1, 0
     with torch.inference_mode():
         drawn = torch.cat(list(draw_samples(k, samples, numbers, 0)))
-        for tokens in drawn.split(batch):
+        for tokens in torch.split(drawn, batch):
             found = model(tokens[:, :-1])[:, k:].argmax(-1)
             exact += int((found == tokens[:, k + 1 :]).all(1).sum())
     return exact
