@@ -563,11 +563,19 @@ def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> l
 
 
 def write_overwritten(folder: Path, listed: OverwrittenList, *, root: Path | None = None) -> bool:
-    """Write a task folder's list of runs without checkpoints atomically; False where it already says exactly this."""
+    """Write a task folder's list of runs without checkpoints atomically; False where it already says exactly this.
+
+    Where there are no such runs, there is no list.
+    """
     try:
         more = _read(folder / OVERWRITTEN_FILE, OverwrittenList).more
     except (OSError, ValueError):
         more = {}
+    if not (listed.runs or listed.without_files or more):
+        _signed_bytes(folder / OVERWRITTEN_FILE, listed)  # one that somebody changed is not removed
+        if is_there := (folder / OVERWRITTEN_FILE).exists():
+            fs_files.remove(folder / OVERWRITTEN_FILE)
+        return is_there
     return _write(folder / OVERWRITTEN_FILE, replace(listed, more=more), root, is_signed=True)
 
 

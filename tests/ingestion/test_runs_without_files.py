@@ -111,7 +111,7 @@ def test_once_its_file_comes_a_run_is_no_longer_listed(source: Path, root: Path)
     write_checkpoint(task(source) / "saved_models" / name_of(config()), config(), saved_at=START + 300)
     ingest(source, root)
     assert listed(root) == ([], ["bbbb2222"])
-    assert not any("aaaa1111" in file.read_text() for file in root.rglob("overwritten.json"))
+    assert [file.parent.name for file in root.rglob("overwritten.json")] == ["task_0004"]
 
 
 def test_of_an_ambiguous_file_every_candidate_is_in_the_figures_until_it_is_decided(source: Path, root: Path) -> None:

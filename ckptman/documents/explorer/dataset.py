@@ -22,7 +22,7 @@ SIZE = 5_400_000
 """Bytes that the compressed data of a page may take, before it is written in letters: a third more."""
 
 _OVERWRITTEN, _MISSING, _UNREADABLE = "overwritten", "missing", "unreadable"
-_REFUSED, _WITHOUT_FILES = "refused", "left no file"
+_REFUSED, _WITHOUT_FILES = "refused", "no file known"
 _STATES = {
     standing.Extent.COMPLETE: "complete",
     standing.Extent.FINAL: "final only",

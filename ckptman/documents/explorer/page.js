@@ -115,7 +115,7 @@
   }
 
   /** How runs stand of which no file is here. */
-  const AWAY = ["refused", "overwritten", "left no file", "missing"];
+  const AWAY = ["refused", "overwritten", "no file known", "missing"];
   const isAway = (row) => AWAY.includes(runs.state.get(row));
 
   /** Which run or configuration each finding is about: by its path, or the nearest folder above it. */
@@ -442,7 +442,7 @@
   // --- the map -------------------------------------------------------------------------------------------------------
 
   const COMPLETENESS = "completeness";
-  const MARKS = { complete: "●", "final only": "◑", "on the way": "◐", "no file": "○", refused: "!", overwritten: "⊘", "left no file": "∅", missing: "·", unreadable: "?" };
+  const MARKS = { complete: "●", "final only": "◑", "on the way": "◐", "no file": "○", refused: "!", overwritten: "⊘", "no file known": "∅", missing: "·", unreadable: "?" };
   const stateClass = (state) => "is-" + state.replaceAll(" ", "-");
   const mark = (state) => h("span", { class: `mark ${stateClass(state)}`, "aria-hidden": "true" }, MARKS[state] ?? "?");
   const badge = (state) => h("span", { class: `badge ${stateClass(state)}` }, mark(state), state);
