@@ -126,9 +126,13 @@ def grids_of(
     made = _made(known, patterns, choice) if seeds else None
     levels = [f"{{{facet.name}}}" for facet in facets] + ["{group}"]
     if made is None:
+        varied = _told([*named - {seed_key}, *(key for p in patterns for key in p.holes.values())], known)
+        why = "the task ids follow no order of what varies" if varied else "nothing that names say varies"
+        why = why if seeds else "no seed is known, so that no grid is said"
         if task_level is not None:
-            why = "no order of what varies gives the task ids" if seeds else "no seed is known, so that no grid is said"
-            findings.append(f"{why}: they are kept as the folders say")
+            findings.append(f"{why}: task ids are kept as the folders say")
+        elif not seeds:
+            findings.append(why)
         levels += [task_level] if task_level is not None else []
     else:
         groups, grids, lines = made
