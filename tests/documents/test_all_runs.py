@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.ingestion.ingesting import ingest
+from ckptman.queries import results
 from ckptman.rules.convention_file import load_convention
 from tests.helpers.task_mappings import best, document
 
@@ -44,3 +45,8 @@ def test_figures_of_runs_that_overwrote_each_other_equal_ten_lines_of_python(tmp
         assert row[9] in {f"{mean:.{places}f} % ± {deviation:.{places}f} (n = 4)" for places in range(4)}
         assert row[5] in {f"{100 * values[-1]:.{places}f} %" for places in range(4)}
         assert row[6] == "1"
+        (found,) = results(root, population=kind == "population", all_runs=True).rows
+        assert found.runs == 1
+        assert found.over_all.runs == 4
+        assert found.over_all.mean == pytest.approx(statistics.mean(values))
+        assert found.over_all.deviation == pytest.approx(deviation_of(values))
