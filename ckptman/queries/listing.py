@@ -223,7 +223,7 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
     for folder in chain([first], folders):
         if not (folder.entries or folder.unreadable) or folder.is_kept:
             continue
-        if (whole := _whole_run(folder, convention)) is not None:
+        if (whole := contents.run_of(folder, convention)) is not None:
             runs: Iterable[contents.Run] = [whole]
         else:
             inventory = contents.inventory_of(records.scan_of(root, [folder]), convention, contents.Depth.NAMES)
@@ -256,23 +256,6 @@ def known_keys(convention: Convention) -> frozenset[str]:
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
-
-
-def _whole_run(folder: records.ScannedFolder, convention: Convention) -> contents.Run | None:
-    """The run of a folder with exactly the files that its run.json lists, as most are; None for any other folder."""
-    if folder.run is None or folder.run.record is None or folder.unreadable:
-        return None
-    listed = {entry.file: entry for entry in folder.run.record.checkpoints}
-    suffix = convention.checkpoint.suffix
-    here = {entry.path.name: entry for entry in folder.entries if entry.path.name.endswith(suffix)}
-    if listed.keys() != here.keys() or any(
-        entry.kind != "file" or contents.is_not_ours(entry.path) for entry in here.values()
-    ):
-        return None
-    files = tuple(contents.CheckpointFile(here[name].path, here[name].size, entry) for name, entry in listed.items())
-    record = folder.run.record
-    config = convention.lifted(record.config)
-    return contents.Run(folder.path, contents.Origin.RECORDED, record, config, files, convention)
 
 
 def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:

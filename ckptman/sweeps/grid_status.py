@@ -166,13 +166,15 @@ def standings(
     runs: Sequence[selecting.GridRun], out: Path | None, root: Path | None, convention: Convention
 ) -> GridStatus:
     """How these runs stand: `status` for runs that were worked out already."""
-    scan = None if root is None else tree_records.scan_tree(root, convention, missing_ok=out is not None)
+    # Beside raw outputs, the tree is asked again and again; alone, its runs can pass one after the other.
+    scan = None if root is None or out is None else tree_records.scan_tree(root, convention, missing_ok=True)
+    in_turn = None if root is None or out is not None else tree_records.FoldersInTurn(root, convention)
     raw_outputs = None if out is None else _read(_existing(out), scan, convention)
     expected = {run.key: run for run in runs}
     known = expected.keys() | {run.key for run in selecting.grid_runs(convention)}
     told: dict[_Key, list[RunStanding]] = defaultdict(list)
     outside: set[str] = set()
-    for fact in _facts(raw_outputs, scan, convention):
+    for fact in _facts(raw_outputs, in_turn if scan is None else scan, convention):
         key = _key(fact, convention)
         if fact.state == REFUSED and key[-1] is None:  # nobody knows which of the seeds it is
             maybe = replace(fact, reason=f"it may be {fact.reason}; of which seed that is, nothing says")
@@ -191,6 +193,7 @@ def standings(
             said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
             if said is not None:
                 own[run.key] = said
+    tree = scan if in_turn is None else in_turn.rest()
     return GridStatus(
         out=out,
         root=root,
@@ -199,7 +202,7 @@ def standings(
         outside=tuple(sorted(outside)),
         refused=(
             *(() if raw_outputs is None else _refusals(raw_outputs)),
-            *(() if scan is None else _remembered(raw_outputs, scan)),
+            *(() if tree is None else _remembered(raw_outputs, tree)),
         ),
     )
 
@@ -271,29 +274,39 @@ def _remembered(raw: outputs.RawOutputs | None, scan: tree_records.TreeScan) -> 
 
 
 def _facts(
-    raw: outputs.RawOutputs | None, scan: tree_records.TreeScan | None, convention: Convention
+    raw: outputs.RawOutputs | None,
+    tree: tree_records.TreeScan | tree_records.FoldersInTurn | None,
+    convention: Convention,
 ) -> Iterator[_Fact]:
-    in_tree = {} if scan is None else dict(scan.records)
-    here = () if scan is None else contents.inventory_of(scan, convention, contents.Depth.NAMES).runs
-    lost = {} if scan is None else {run.run_id: run for runs in scan.overwritten.values() for run in runs}
+    if isinstance(tree, tree_records.FoldersInTurn):
+        for folder in tree:
+            yield from _of_tree(contents.runs_of(tree.root, folder, convention), tree.root, convention)
+        tree = tree.rest()
+    elif tree is not None:
+        yield from _of_tree(contents.inventory_of(tree, convention, contents.Depth.NAMES).runs, tree.root, convention)
+    lost = {} if tree is None else {run.run_id: run for runs in tree.overwritten.values() for run in runs}
     without_files: tuple[overwritten.LostFiles, ...] = ()
-    for run in here:
-        if run.record is not None and scan is not None:
-            files = [(file.entry.kind, file.entry.step) for file in run.files if file.entry is not None]
-            folder, record = scan.root / run.folder, run.record
-            yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
     if raw is not None:
-        yield from _of_raw(raw, set() if scan is None else _contents(scan, raw))
-        missed = raw.lost(in_tree.values())
+        yield from _of_raw(raw, set() if tree is None else _contents(tree, raw))
+        missed = raw.lost(() if tree is None else [record for _, record in tree.records])
         lost |= {run.run_id: run for run in missed.overwritten}
         without_files = missed.without_files
-    for file in _not_taken(raw, scan):
+    for file in _not_taken(raw, tree):
         yield _of_refused(file, convention)
     for lost_run in lost.values():
         yield _of_overwritten(lost_run, convention)
     for item in without_files:
         if (fact := _of_wandb_alone(item, convention)) is not None:
             yield fact
+
+
+def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -> Iterator[_Fact]:
+    """The tree's runs, by their run.json."""
+    for run in runs:
+        if run.record is not None:
+            files = [(file.entry.kind, file.entry.step) for file in run.files if file.entry is not None]
+            folder, record = root / run.folder, run.record
+            yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
 
 
 def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact]:

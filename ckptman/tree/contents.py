@@ -22,7 +22,16 @@ from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree.metrics import Measured, measured
-from ckptman.tree.records import CheckpointEntry, Entry, RunFolder, RunRecord, TreeScan, scan_tree
+from ckptman.tree.records import (
+    CheckpointEntry,
+    Entry,
+    RunFolder,
+    RunRecord,
+    ScannedFolder,
+    TreeScan,
+    scan_of,
+    scan_tree,
+)
 from ckptman.tree.standing import Standing, compare
 
 FROM_CHECKPOINT = "checkpoint"
@@ -351,6 +360,27 @@ def inventory_of(
         if progress is not None:
             progress("reading", number + 1, len(files))
     return Inventory(scan=scan, files=tuple(files), runs=tuple(_runs(scan, files, convention)))
+
+
+def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:
+    """The run of a folder with exactly the files that its run.json lists, as most are; None for any other folder."""
+    if folder.run is None or folder.run.record is None or folder.unreadable:
+        return None
+    record, suffix = folder.run.record, convention.checkpoint.suffix
+    listed = {entry.file: entry for entry in record.checkpoints}
+    here = {entry.path.name: entry for entry in folder.entries if entry.path.name.endswith(suffix)}
+    if listed.keys() != here.keys() or any(entry.kind != "file" or is_not_ours(entry.path) for entry in here.values()):
+        return None
+    files = tuple(CheckpointFile(here[name].path, here[name].size, entry) for name, entry in listed.items())
+    return Run(folder.path, Origin.RECORDED, record, convention.lifted(record.config), files, convention)
+
+
+def runs_of(root: Path, folder: ScannedFolder, convention: Convention) -> tuple[Run, ...]:
+    """The runs of a folder of a tree, as an inventory of names has them."""
+    if folder.is_kept:
+        return ()
+    run = run_of(folder, convention)
+    return inventory_of(scan_of(root, [folder]), convention, Depth.NAMES).runs if run is None else (run,)
 
 
 def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, convention: Convention) -> Inventory:

@@ -359,6 +359,8 @@ class TreeScan:
     """What ingests did not take, and is still there as far as can be seen."""
     kept_wandb: frozenset[PurePosixPath] = frozenset()
     """The folders of the W&B folders that are kept with runs; they may hold anything, a run.json too."""
+    passed: frozenset[str | None] = frozenset()
+    """The ids of runs that the tree has besides: see `FoldersInTurn`."""
 
     def is_kept(self, path: PurePosixPath) -> bool:
         """Whether a path is the folder of a run's kept W&B folders, or lies in it."""
@@ -368,13 +370,13 @@ class TreeScan:
     @cached_property
     def overwritten(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
         """By task folder; runs that are in the tree after all are left out."""
-        present = {record.run_id for _, record in self.records}
+        present = {record.run_id for _, record in self.records} | self.passed
         return _but({folder: listed.runs for folder, listed in self.lists.items()}, present)
 
     @cached_property
     def without_files(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
         """By task folder: W&B runs that left no file, or none that is known to be theirs."""
-        present = {record.run_id for _, record in self.records}
+        present = {record.run_id for _, record in self.records} | self.passed
         present |= {run.run_id for lost in self.overwritten.values() for run in lost}
         return _but({folder: listed.without_files for folder, listed in self.lists.items()}, present)
 
@@ -449,8 +451,40 @@ def _but(
 _NO_RUNS = OverwrittenList()
 
 
-def scan_folders(root: Path, convention: Convention, *, missing_ok: bool = False) -> Iterator[ScannedFolder]:
-    """As `scan_tree`, one folder after the other, none of which is held: in the order of their names, numbers by size.
+@dataclass
+class FoldersInTurn:
+    """The folders of a tree in path order, none of which is held; and what else a scan of the tree has."""
+
+    root: Path
+    convention: Convention
+    _rest: list[ScannedFolder] = field(default_factory=list)
+    _run_ids: set[str | None] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[ScannedFolder]:
+        """Read them.
+
+        Raises:
+            UsageError: as `scan_tree`.
+        """
+        self._rest, self._run_ids = [], set()
+        for folder in scan_folders(self.root, self.convention, natural=False):
+            if folder.run is not None and folder.run.record is not None:
+                self._run_ids.add(folder.run.record.run_id)
+            if folder.overwritten != _NO_RUNS or folder.refused or folder.unreadable or folder.kept_wandb is not None:
+                self._rest.append(replace(folder, entries=(), run=None))
+            yield folder
+
+    def rest(self) -> TreeScan:
+        """The scan of the folders that were read, without their entries and runs."""
+        return replace(scan_of(self.root, self._rest), passed=frozenset(self._run_ids))
+
+
+def scan_folders(
+    root: Path, convention: Convention, *, missing_ok: bool = False, natural: bool = True
+) -> Iterator[ScannedFolder]:
+    """As `scan_tree`, one folder after the other, none of which is held.
+
+    They come in path order; if `natural`, numbers in their names by size.
 
     Raises:
         UsageError: as `scan_tree`.
@@ -469,7 +503,7 @@ def scan_folders(root: Path, convention: Convention, *, missing_ok: bool = False
         path, is_kept = pending.pop()
         found = _scan_folder(root, path, convention, is_kept=is_kept)
         below = [e.path for e in found.entries if e.kind == "folder" and not fs_folders.is_partial(e.path.name)]
-        below.sort(key=lambda folder: wording.natural_key(f"{folder.name}/"), reverse=True)
+        below.sort(key=lambda at: wording.natural_key(f"{at.name}/") if natural else [at.name], reverse=True)
         pending += [(folder, is_kept or folder == found.kept_wandb) for folder in below]
         yield found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,33 @@ def test_a_known_answer_looks_at_each_entry_once_and_opens_none(
     assert capsys.readouterr().out == first
     assert calls["scandir"] == len(folders) + len(package) + 1
     assert [path for path in opened if path.startswith(str(root))] == []
+
+
+def held_for_each_run(verb: Callable[[Path], object], trees: dict[int, Path]) -> float:
+    """Bytes of memory that are needed at once, for each further run."""
+    peaks = []
+    for size in SIZES:
+        verb(trees[size])  # what is remembered of rules and names is there by then
+        tracemalloc.start()
+        verb(trees[size])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return (peaks[1] - peaks[0]) / (SIZES[1] - SIZES[0])
+
+
+IN_TURN: dict[str, Callable[[Path], object]] = {
+    "ls --json": lambda root: sum(map(len, json_lines(root, built_in(), Summary(root)))),
+    "status": lambda root: ckptman.status(None, root),
+}
+
+
+@pytest.mark.parametrize("verb", IN_TURN.values(), ids=IN_TURN)
+def test_a_verb_that_takes_runs_in_turn_holds_none(verb: Callable[[Path], object], trees: dict[int, Path]) -> None:
+    assert held_for_each_run(verb, trees) < 2_000
+
+
+def test_what_holds_all_runs_is_found(trees: dict[int, Path]) -> None:
+    assert held_for_each_run(ckptman.list_checkpoints, trees) > 6_000
 
 
 def test_a_walk_through_all_files_for_each_is_found(trees: dict[int, Path]) -> None:
