@@ -64,7 +64,9 @@ def show_run(name: str, root: str | os.PathLike[str], *, convention: Convention 
     """
     rules = convention or convention_file.load_convention(convention_file.find_file(Path(root)))
     scan = records.scan_tree(Path(root), rules)
-    found = [run for run in scan.runs if _is_meant(run, name, scan, rules)]
+    found = [run for run in scan.runs if _is_meant(run, name, scan, rules)] or [
+        run for run in scan.runs if _is_of_seed(run, name, rules)
+    ]
     if len(found) != 1:
         raise _not_one(name, found, scan)
     [run] = found
@@ -87,13 +89,24 @@ def _is_meant(run: records.RunFolder, name: str, scan: records.TreeScan, convent
     path = Path(name)
     if path.is_dir() and path.resolve() == (scan.root / run.path).resolve():
         return True
+    return run.path.name in _ends_of(run, name, convention)
+
+
+def _is_of_seed(run: records.RunFolder, name: str, convention: Convention) -> bool:
+    """Whether a run is one of several of the seed that is meant, whose folders say more: `seed_1337-mlp0`."""
+    return any(run.path.name.startswith(f"{end}-") for end in _ends_of(run, name, convention))
+
+
+def _ends_of(run: records.RunFolder, name: str, convention: Convention) -> set[str]:
+    """The run folders that a name means, as far as this run's folder lies where the name says; none if it does not."""
     parts = PurePosixPath(name).parts
     if len(parts) < 2 or len(parts) > len(run.path.parts):
-        return False
-    *above, task, seed = run.path.parts
+        return set()
+    *above, task, _ = run.path.parts
     said = [*parts[:-2], *([convention.folders.task(int(parts[-2]))] if parts[-2].isdecimal() else [parts[-2]])]
-    ends = {parts[-1], convention.folders.run(int(parts[-1])) if parts[-1].isdecimal() else parts[-1]}
-    return seed in ends and [*above, task][-len(said) :] == said
+    if [*above, task][-len(said) :] != said:
+        return set()
+    return {parts[-1], convention.folders.run(int(parts[-1])) if parts[-1].isdecimal() else parts[-1]}
 
 
 def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan) -> UsageError:
