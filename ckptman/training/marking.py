@@ -6,7 +6,6 @@ once; otherwise as the last thing that `import torch` does.
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import pathlib
 import sys
@@ -14,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
-
-from ckptman.rules import TrainConfig, convention_file
 
 TORCH = "torch"
 
@@ -26,6 +23,8 @@ def mark_safe(config_classes: Iterable[str] | None = None) -> None:
     By default, those of the built-in convention, ckptman's own among them.
     """
     import torch
+
+    from ckptman.rules import TrainConfig, convention_file  # only now: `import ckptman` takes no time for them
 
     classes = convention_file.built_in().checkpoint.config_classes if config_classes is None else config_classes
     safe: list[Any] = [(TrainConfig, name) for name in classes]
@@ -43,7 +42,7 @@ def mark_safe_with_torch() -> None:
         sys.meta_path.insert(0, _AfterTorch())
 
 
-class _AfterTorch(importlib.abc.MetaPathFinder):
+class _AfterTorch:
     """Lets torch be found as ever, and marks the classes when it has been imported."""
 
     def find_spec(

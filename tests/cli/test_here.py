@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,13 @@ def test_help_is_a_word_too(capsys: Capture) -> None:
     assert run(["help"]) == 0
     assert "Commands:" in capsys.readouterr().out
     assert run(["help", "lss"]) == 2
+
+
+@pytest.mark.parametrize(("words", "imported"), [(["--help"], False), (["-V"], False), (["task"], True)])
+def test_help_and_version_import_no_rules(words: list[str], imported: bool) -> None:
+    code = f"import sys; from ckptman.cli.app import run; run({words}); print('ckptman.rules' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(imported), "it would take longer than Typer and rich themselves"
 
 
 def test_options_stand_in_groups(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
