@@ -244,7 +244,7 @@ def run(arguments: list[str]) -> int:
         return _bug(error, arguments)
     if status == INTERRUPTED:
         invoked = next((word for word in arguments if word in commands.COMMANDS), "")
-        goes_on = invoked in commands.GOES_ON
+        goes_on = invoked in commands.GOES_ON and commands.LEAVES_NOTHING.isdisjoint(arguments)
         _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
     return status
 

@@ -51,6 +51,9 @@ COMMANDS = {
 GOES_ON = frozenset({"train", "sweep", "ingest", "eval", "migrate"})
 """Those that, interrupted and called again, do not begin anew."""
 
+LEAVES_NOTHING = frozenset({"--dry-run", "--no-record", "--no-resume"})
+"""Options by which there is nothing to go on from."""
+
 
 def register(*names: str) -> None:
     """Import the modules of these commands; of all, where none is named."""

@@ -164,7 +164,12 @@ def test_a_wrong_value_of_the_environment_is_said_to_come_from_there(
 
 @pytest.mark.parametrize(
     ("command", "goes_on"),
-    [(["train", "--task", "3", "--k", "4"], True), (["ls"], False), (["ls", "--group", "train"], False)],
+    [
+        (["train", "--task", "3", "--k", "4"], True),
+        (["train", "--task", "3", "--k", "4", "--dry-run"], False),
+        (["ls"], False),
+        (["ls", "--group", "train"], False),
+    ],
 )
 def test_ctrl_c_promises_no_more_than_is_kept(
     command: list[str], goes_on: bool, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
