@@ -5,21 +5,22 @@ Only this module knows how the YAML is laid out; the others see the dataclasses 
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckptman.rules import beside, comparing, inert, layout, schemes
+from ckptman.rules import beside, comparing, consistency, inert, layout, schemes
 from ckptman.rules import facets as facet_rules
+from ckptman.rules.consistency import near
 from ckptman.rules.facets import Facet, FacetValue, Scalar
 from ckptman.rules.layout import Layout
 from ckptman.rules.measures import Metric
-from ckptman.rules.naming import FIELD_TYPES, Naming
+from ckptman.rules.naming import FIELD_TYPES
 from ckptman.rules.terms import (
     GROUP_HOLE,
     AxisTitle,
@@ -36,7 +37,7 @@ from ckptman.rules.terms import (
     Regime,
     Setting,
 )
-from ckptman.text import CkptmanError, ConfigurationError, RefusedError, strict_yaml
+from ckptman.text import CkptmanError, ConfigurationError, strict_yaml
 
 FILE_NAME = "ckptman.yaml"
 BUILT_IN = Path(__file__).with_name("convention.yaml")
@@ -45,6 +46,7 @@ _BUILT_IN_NAME = "built-in"
 
 T = TypeVar("T")
 
+_LONGEST_WORD = 200
 _MOST_LEVELS_UP = 9
 """Folders above a checkpoint's in which a file beside it is looked for."""
 
@@ -86,13 +88,13 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
     convention = _build(document, where, file)
     if numbering is not None:
         convention = replace(convention, numbering=numbering)
-        if problem := _numbering_problem(convention):
+        if problem := consistency.numbering_problem(convention):
             raise ConfigurationError(
                 f"the numbering that was asked for: {problem}",
                 code="unknown-numbering",
                 fix="Correct --numbering, or CKPTMAN_NUMBERING, or `numbering` among the settings of the ckptman.yaml.",
             )
-    _check_examples(convention, where)
+    _check(convention, where)
     return convention
 
 
@@ -107,7 +109,7 @@ def convention_of(text: str, where: str) -> Convention:
         ConfigurationError: as `load_convention`.
     """
     convention = _build(_extended(_document(text.encode(), where), where), where, None)
-    _check_examples(convention, where)
+    _check(convention, where)
     return convention
 
 
@@ -158,14 +160,17 @@ def _extended(document: dict[str, Any], where: str) -> dict[str, Any]:
     name = _text(document.pop("extends", _BUILT_IN_NAME), f"{where}: extends")
     known = shipped()
     if name != _BUILT_IN_NAME and name not in known:
-        raise _bad(f"{where}: extends: there is no convention {name!r}{_near(name, (_BUILT_IN_NAME, *known))}")
+        raise _bad(f"{where}: extends: there is no convention {name!r}{near(name, (_BUILT_IN_NAME, *known))}")
     base = _built_in_document() if name == _BUILT_IN_NAME else _extended(_read(known[name]), str(known[name]))
     replaced = document.pop("replaces", [])
     for section in _list_of(_text)(replaced, f"{where}: replaces") if replaced else ():
         if section not in base:
-            raise _bad(f"{where}: replaces: there is no section {section!r}{_near(section, base)}")
+            raise _bad(f"{where}: replaces: there is no section {section!r}{near(section, base)}")
         if section not in document:
             raise _bad(f"{where}: replaces: {section} is not said here; give what takes its place")
+    sections = (*_built_in_document(), "names", "settings")
+    if unknown := next((key for key in document if key not in sections), None):
+        raise _bad(f"{where}: unknown key {unknown!r}{near(str(unknown), sections)}")
     base = {key: value for key, value in base.items() if key not in replaced}
     return dict(_merged(base, document, where))
 
@@ -219,9 +224,7 @@ class _Section:
     def done(self) -> None:
         for key in self.value:
             if key not in self.asked:
-                near = get_close_matches(str(key), self.asked, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(self.asked))}"
-                raise _bad(f"{self.where}: unknown key {key!r}{hint}")
+                raise _bad(f"{self.where}: unknown key {key!r}{near(str(key), sorted(self.asked))}")
 
 
 def _bad(message: str) -> ConfigurationError:
@@ -244,6 +247,8 @@ def _word(value: Any, where: str) -> str:
     """Text that can be a part of a file or folder name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", _text(value, where), re.ASCII) or set(value) <= {"."}:
         raise _bad(f"{where} must be made of letters, digits, '.', '_' and '-', not {value!r}")
+    if len(value) > _LONGEST_WORD:
+        raise _bad(f"{where} is longer than a part of a name can be, {_LONGEST_WORD} letters")
     return str(value)
 
 
@@ -262,6 +267,8 @@ def _whole(value: Any, where: str) -> int:
 def _scalar(value: Any, where: str) -> Scalar:
     if value is not None and not isinstance(value, str | int | float | bool):
         raise _bad(f"{where} must be one value, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _bad(f"{where} must be a finite number, not {value!r}")
     return value
 
 
@@ -344,9 +351,12 @@ def _build(document: dict[str, Any], where: str, source: Path | None) -> Convent
         name.asked.update(("step", "examples"))  # of a grammar that was taken away
     for section in (top, name, step, run, attribution, lengths):
         section.done()
-    if problem := _numbering_problem(convention):
-        raise _bad(f"{where}: {problem}")
     return convention
+
+
+def _check(convention: Convention, where: str) -> None:
+    for place, problem in consistency.problems(convention):
+        raise _bad(f"{where}: {place}: {problem}")
 
 
 def _build_fields(section: _Section) -> tuple[NameField, ...]:
@@ -383,8 +393,8 @@ def _build_fields(section: _Section) -> tuple[NameField, ...]:
             continue
         index = next((i for i, other in enumerate(ordered) if other.tag == after), None)
         if index is None:
-            near = get_close_matches(after, [other.tag for other in ordered], n=1, cutoff=0.3)
-            raise _bad(f"{where}.after: there is no field {after!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            tags = [other.tag for other in ordered]
+            raise _bad(f"{where}.after: there is no field {after!r}{near(after, tags, 0.3)}")
         ordered.insert(index + 1, field)
     if not ordered:
         raise _bad(f"{section.where} must have at least one field")
@@ -418,7 +428,7 @@ def _build_scheme(name: str, value: Any, where: str, kinds: list[str]) -> scheme
     }
     holes = _holes_of(template, pattern, where)
     if unknown := next((key for key in said if key not in dict(holes)), None):
-        raise _bad(f"{where}.fields: there is no field {unknown!r}{_near(unknown, dict(holes))}")
+        raise _bad(f"{where}.fields: there is no field {unknown!r}{near(unknown, dict(holes))}")
     fields = {
         hole: _build_field(hole, kind, *said.get(hole, ({}, f"{where}.fields.{hole}")))
         for hole, kind in holes
@@ -476,7 +486,8 @@ def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
         inverted=item.maybe("inverted", _flag, False),
         unused=item.maybe("unused", _flag, False),
         words={
-            word: entry for word, entry, _ in _Section(item.maybe("words", lambda v, _: v, {}), f"{where}.words").each()
+            word: _setting(entry, place)
+            for word, entry, place in _Section(item.maybe("words", lambda v, _: v, {}), f"{where}.words").each()
         },
     )
     item.done()
@@ -490,14 +501,14 @@ def _build_field(name: str, kind: str, value: Any, where: str) -> schemes.Field:
 
 def _field_type(value: Any, where: str) -> str:
     if schemes.regex_of(_text(value, where)) is None:
-        raise _bad(f"{where}: there is no type {value!r}{_near(value, [*schemes.VALUES, '06d', '.2f', '.0e', 'kM'])}")
+        raise _bad(f"{where}: there is no type {value!r}{near(value, [*schemes.VALUES, '06d', '.2f', '.0e', 'kM'])}")
     return str(value)
 
 
 def _one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
     def check(value: Any, where: str) -> str:
         if value not in known:
-            raise _bad(f"{where}: there is no {value!r}{_near(str(value), known)}")
+            raise _bad(f"{where}: there is no {value!r}{near(str(value), known)}")
         return str(value)
 
     return check
@@ -513,6 +524,8 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
         keys |= {key: "" if whole else item.maybe(key, _text, "") for key in ("model_config", "itr", "run_id")}
         forms.append(CheckpointForm(name=name, whole=whole, **keys))
         item.done()
+    if not forms:
+        raise _bad(f"{section.where}.forms must have at least one")
     rules = CheckpointRules(
         suffix=section.get("suffix", _word),
         other_suffixes=section.get("other_suffixes", _list_of(_word)),
@@ -639,7 +652,7 @@ def _build_facet(name: str, value: Any, where: str) -> Facet:
                 folder=part.maybe("folder", _word, "") or _word(word, place),
                 title=part.maybe("title", _text, word),
                 when=when,
-                option=part.maybe("option", _text, ""),
+                option=part.maybe("option", _option, ""),
             )
         )
         part.done()
@@ -648,7 +661,7 @@ def _build_facet(name: str, value: Any, where: str) -> Facet:
         word = item.get("absent", _text)
         known = {each.word: each.value for each in values}
         if word not in known:
-            raise _bad(f"{where}.absent: there is no value {word!r}{_near(word, known)}")
+            raise _bad(f"{where}.absent: there is no value {word!r}{near(word, known)}")
         facet = replace(facet, absent=known[word])
     item.done()
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in (layout.GROUP, layout.TASK, layout.SEED):
@@ -659,6 +672,12 @@ def _build_facet(name: str, value: Any, where: str) -> Facet:
         if len(set(names)) < len(names):
             raise _bad(f"{where}: two of its values have one {what}")
     return facet
+
+
+def _option(value: Any, where: str) -> str:
+    if not re.fullmatch(r"--[a-z][a-z0-9-]+", _text(value, where), re.ASCII):
+        raise _bad(f"{where} must be an option such as --fixed, not {value!r}")
+    return str(value)
 
 
 def _build_layout(top: _Section, facets: Mapping[str, Facet]) -> Layout:
@@ -686,7 +705,7 @@ def _build_layout(top: _Section, facets: Mapping[str, Facet]) -> Layout:
         _word(layout.HOLE.sub("0", level) or "0", place)
         for hole in layout.holes_of(level):
             if hole not in known:
-                raise _bad(f"{place}: there is no facet {hole!r}{_near(hole, known)}")
+                raise _bad(f"{place}: there is no facet {hole!r}{near(hole, known)}")
     if task and layout.holes_of(task) != [layout.TASK]:
         raise _bad(f"{top.where}.raw.task must hold {{task}} once, not {task!r}")
     if len(set(holes)) < len(holes):
@@ -711,12 +730,6 @@ def _build_layout(top: _Section, facets: Mapping[str, Facet]) -> Layout:
     return found
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
-
-
 def _build_group(
     pattern: str, value: Any, where: str, grids: Mapping[str, Grid], facets: Mapping[str, Facet]
 ) -> GroupPattern:
@@ -731,7 +744,7 @@ def _build_group(
             said[name] = word if known is None else known.value
     grid = item.get("grid", _text)
     if grid not in grids:
-        raise _bad(f"{where}.grid: there is no grid {grid!r}{_near(grid, grids)}")
+        raise _bad(f"{where}.grid: there is no grid {grid!r}{near(grid, grids)}")
     regimes = grids[grid].regimes
     regime = next((each for each in regimes if each in said.values()), "" if "" in regimes else None)
     if regime is None:
@@ -748,6 +761,9 @@ def _build_group(
     item.done()
     if wrong := [former for former in group.was if re.search(r"[{}]", GROUP_HOLE.sub("", former))]:
         raise _bad(f"{where}.was: {{…}} must hold one name, in {wrong[0]!r}")
+    for hole, _ in GROUP_HOLE.findall("".join(group.was)):
+        if hole not in group.holes and hole not in facets:
+            raise _bad(f"{where}.was: {{{hole}}} is in no name of this group{near(hole, (*group.holes, *facets))}")
     for _, kind in GROUP_HOLE.findall(pattern):
         _field_type(kind or "int", where)
     bare = GROUP_HOLE.sub("0", pattern)
@@ -836,6 +852,8 @@ def _build_axis(value: Any, where: str) -> AxisTitle:
     )
     words.done()
     item.done()
+    if "{}" not in axis.short:
+        raise _bad(f"{where}.short must hold {{}} where the value stands, not {axis.short!r}")
     return axis
 
 
@@ -843,7 +861,7 @@ def _build_metrics(name: str, value: Any, where: str) -> list[tuple[Metric, bool
     """A metric and its buckets, and whether it is the default."""
     item = _Section(value, where)
     pattern = item.get("pattern", _text)
-    low, high = _pair(item.get("k", _list_of(_bound)), f"{where}.k") if "k" in item.value else (None, None)
+    low, high = item.get("k", _bounds) if "k" in item.value else (None, None)
     metric = Metric(
         name=name,
         title=item.maybe("title", _text, name.replace("_", " ")),
@@ -855,12 +873,25 @@ def _build_metrics(name: str, value: Any, where: str) -> list[tuple[Metric, bool
     )
     found = [(metric, item.maybe("default", _flag, False))]
     for bucket, bounds, place in _Section(item.maybe("buckets", lambda v, _: v, {}), f"{where}.buckets").each():
-        first, last = _pair(_list_of(_bound)(bounds, place), place)
+        if low is None:
+            raise _bad(f"{place}: a metric without k: [first, last] has no buckets")
+        first, last = _bounds(bounds, place)
         found.append((replace(metric, name=f"{name}.{bucket}", low=first, high=last), False))
     item.done()
     if ("{k}" in pattern) is (low is None):
         raise _bad(f"{where}: k: [first, last] goes with a pattern that holds {{k}}, and with no other")
+    if wrong := re.search(r"\{(?!k\})[^}]*\}", pattern):
+        raise _bad(f"{where}.pattern: only {{k}} may stand in braces, for a length, not {wrong[0]}")
     return found
+
+
+def _bounds(value: Any, where: str) -> tuple[int | str, int | str]:
+    if not isinstance(value, list) or len(value) != 2:  # one key may stand there twice
+        raise _bad(f"{where} must be a pair, the first length and the last, not {value!r}")
+    low, high = (_bound(each, f"{where}[{index}]") for index, each in enumerate(value))
+    if isinstance(low, int) and isinstance(high, int) and not 0 <= low <= high:
+        raise _bad(f"{where}: the first length, {low}, must be at least 0 and at most the last, {high}")
+    return low, high
 
 
 def _bound(value: Any, where: str) -> int | str:
@@ -878,43 +909,3 @@ def _pair(values: tuple[T, ...], where: str) -> tuple[T, T]:
     if len(values) != 2:
         raise _bad(f"{where}: a pair is wanted, not {len(values)} values")
     return values[0], values[1]
-
-
-# --- checks across sections -------------------------------------------------------------------------------------------
-
-
-def _numbering_problem(convention: Convention) -> str:
-    """Which grid lacks the numbering in force; empty where none does."""
-    for grid in convention.grids.values():
-        if grid.numberings and convention.numbering not in grid.numberings:
-            near = get_close_matches(convention.numbering, grid.numberings, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(grid.numberings)}"
-            return f"grid {grid.name!r} has no numbering {convention.numbering!r}{hint}"
-    return ""
-
-
-def _check_examples(convention: Convention, where: str) -> None:
-    """Each example must come back the same from a parse and a format: the check that the rules hold together."""
-    naming = Naming(convention)
-    for example in convention.name_examples:
-        try:
-            again = naming.format(naming.parse(example))
-        except RefusedError as error:
-            raise _bad(f"{where}: name.examples: {error.message}") from error
-        if again != example:
-            raise _bad(f"{where}: name.examples: {example!r} comes back as {again!r}")
-    for scheme in convention.schemes:
-        for example in scheme.examples:
-            _check_scheme_example(example, scheme, naming, where)
-
-
-def _check_scheme_example(example: str, scheme: schemes.Scheme, naming: Naming, where: str) -> None:
-    place = f"{where}: names.{scheme.name}.examples"
-    if scheme.parse(example) is None:
-        raise _bad(f"{place}: {example!r} does not follow {scheme.shape}")
-    parsed = naming.parse(example)
-    if parsed.scheme is not scheme:
-        first = "the grammar of `name`" if parsed.scheme is None else parsed.scheme.name
-        raise _bad(f"{place}: {example!r} is taken for a name by {first}, which is tried before")
-    if scheme.template and (again := naming.format(parsed)) != example:
-        raise _bad(f"{place}: {example!r} comes back as {again!r}")

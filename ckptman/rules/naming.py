@@ -199,6 +199,17 @@ class Naming:
                     found.append(Disagreement(tag=field.tag, key=key, in_name=said, in_config=held))
         return tuple(found)
 
+    def unwritable(self, key: str, value: Any) -> str:
+        """Why no name can state this value of a configuration key; empty where one can, or states no such key."""
+        field = next((field for field in self._fields if key in field.config), None)
+        if field is None or (field.optional and value is None):
+            return ""
+        try:
+            self._value_text(field, dict.fromkeys(field.config, value))
+        except RefusedError as error:
+            return error.message
+        return ""
+
     def short(self, key: str, config: Mapping[str, Any]) -> str:
         """One configuration value as a name writes it, such as `mlp0`; for keys without a field, key and value."""
         field = next((field for field in self._fields if field.config == (key,)), None)
