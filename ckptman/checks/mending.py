@@ -60,11 +60,11 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
     steps: list[Step] = []
     if "missing-file" in codes:
         steps += _strayed(inventory)
-    if codes & {"misplaced", "wrong-run-folder"}:
-        steps += _moves(inventory, convention)
-    filled = {folder for step in steps if step.target for folder in PurePosixPath(step.target).parents}
-    if "duplicate" in codes:
-        steps += _copies(inventory, {PurePosixPath(step.path) for step in steps})
+    moves = _moves(inventory, convention) if codes & {"misplaced", "wrong-run-folder"} else []
+    filled = {folder for step in (*steps, *moves) if step.target for folder in PurePosixPath(step.target).parents}
+    if "duplicate" in codes:  # before the folders move in which they lie
+        steps += _copies(inventory, {PurePosixPath(step.path) for step in (*steps, *moves)})
+    steps += moves
     if "system-file" in codes:
         steps += _left_by_systems(inventory)
     steps += [

@@ -197,6 +197,11 @@ class _Plan:
         self.problems: list[Problem] = []
         recorded = [run for run in inventory.runs if run.origin is contents.Origin.RECORDED]
         self.runs = {run.folder: run for run in recorded if run.record is not None}
+        for path, reason in self.scan.unreadable:
+            if not self.scan.is_kept(path):
+                message = f"it cannot be read, and there may be runs in it: {reason}"
+                fix = "See to it that you may read it and that its disk is well, then migrate again."
+                self._refuse(path, RefusedError(message, code="unreadable", fix=fix))
         for folder in self.scan.runs:
             if folder.problem is not None:
                 self._refuse(
@@ -708,12 +713,15 @@ def _done_steps(root: Path, journal: Journal) -> set[int]:
 def _inode_at(path: Path) -> int | None:
     try:
         return FileState.of(path).inode
-    except RefusedError:
-        return None
+    except RefusedError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise  # what cannot be looked at is not absent
 
 
 def _forget(root: Path, folder: PurePosixPath) -> None:
     """Remove what the migration had written for itself, its journal last."""
+    folders.remove_partials(root / folder, root)
     above = folders.open_folder(root / folder, root)
     try:
         folders.discard_tree(above, "new")

@@ -712,24 +712,45 @@ def bad_record(file: Path | PurePosixPath, problem: str, *, is_newer: bool) -> R
 
 
 def migrations(root: Path) -> list[PurePosixPath]:
-    """The folders of the tree's migrations, relative to the root, in their order."""
+    """The folders of the tree's migrations, relative to the root, in their order.
+
+    Raises:
+        RefusedError: (`unreadable`) if they cannot be listed.
+    """
     home = root / MIGRATIONS
-    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
-    names = sorted(os.listdir(home)) if os.path.isdir(home) else []  # noqa: PTH112, PTH208
+    try:
+        names = sorted(os.listdir(home))  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        message = f"{home} cannot be read: {(error.strerror or str(error)).lower()}"
+        fix = "See to it that you may read it, and that its disk is well."
+        raise RefusedError(message, code="unreadable", fix=fix) from error
     # One without a journal was interrupted before anything was done.
-    known = (name for name in names if name.isdecimal() and os.path.isfile(home / name / JOURNAL))  # noqa: PTH113
+    known = (name for name in names if name.isdecimal() and _may_be_there(home / name / JOURNAL))
     return [PurePosixPath(MIGRATIONS, name) for name in known]
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether something is there, or it cannot be told: what cannot be read is not absent."""
+    try:
+        os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def is_migrating(root: Path) -> bool:
     """Whether a migration of the tree was interrupted, so that its runs lie in places of two conventions."""
-    for folder in migrations(root):
-        try:
+    try:
+        for folder in migrations(root):
             document = json_text.load_json(fs_files.read_bytes(root / folder / JOURNAL))
-        except (OSError, ValueError, RecursionError):
-            return True  # what cannot be read does not say that it is done
-        if not isinstance(document, dict) or document.get("state") != MIGRATION_DONE:
-            return True
+            if not isinstance(document, dict) or document.get("state") != MIGRATION_DONE:
+                return True
+    except (OSError, ValueError, RecursionError, RefusedError):
+        return True  # what cannot be read does not say that it is done
     return False
 
 
