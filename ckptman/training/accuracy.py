@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 from ckptman.text import RefusedError, UsageError
 from ckptman.training.model import GPT, Block
 from ckptman.training.sorting import draw_sequences
+from ckptman.training.train_step import fast_logits
 from ckptman.tree import metrics
 
 CPU_BATCH_POSITIONS = 4_096
@@ -177,12 +178,14 @@ class Predictor:
 
     It equals `model(tokens)` at these positions, to rounding. Only they pass through the last block's queries,
     projection and MLP, the final norm and the head. Without a positional embedding, the first block's norm, queries,
-    keys and values depend on the token alone: they are computed once for each token of the vocabulary.
+    keys and values depend on the token alone: they are computed once for each token of the vocabulary. Models that the
+    fast training step covers take its tables, where nothing but logits is asked for.
     """
 
     def __init__(self, model: GPT, k: int) -> None:
         self._model = model
         self._k = k
+        self._fast = fast_logits(model)
         first = model.blocks[0]
         self._table = first.attn.c_attn(first.ln_1(model.wte.weight)) if model.config.without_pos else None  # (V, 3 C)
         # Position K + i sees those up to itself.
@@ -194,7 +197,7 @@ class Predictor:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Scores of all tokens at each sorted position, from those before it: (B, 2K + 1) -> (B, K, V)."""
-        return self._forward(tokens[:, : 2 * self._k], skip=self._k)
+        return self._forward(tokens[:, : 2 * self._k], skip=self._k) if self._fast is None else self._fast(tokens)
 
     def decode(self, prompt: Tensor) -> Tensor:
         """What the model writes, reading its own output: K numbers and the separator, (B, K + 1) -> (B, K)."""

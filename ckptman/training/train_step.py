@@ -137,6 +137,26 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
     return _result(losses, right)
 
 
+def fast_logits(model: GPT) -> Callable[[Tensor], Tensor] | None:
+    """What gives a batch's logits at the sorted positions, (B, 2K + 1) -> (B, K, V), by the tables of this moment.
+
+    None for a model that the fast way does not cover, or one of more than two layers, in which it saves little. The
+    batches are as for `loss_and_backward`: each list followed by the same numbers sorted.
+    """
+    if why_plain(model) is not None or model.config.n_layers > 2:
+        return None
+    with torch.no_grad():
+        tables = _detached(_Tables.of(model))
+
+    def logits(tokens: Tensor) -> Tensor:
+        samples, k = _batch_shape(tokens)
+        with torch.no_grad():
+            found, _ = _logits(model, tables, _attend(tables, tokens)[0], k, None)
+        return found.view(samples, k, -1)[:, :, : model.config.vocab_size]
+
+    return logits
+
+
 def plain_loss_and_backward(model: nn.Module, tokens: Tensor, *, piece_samples: int | None = None) -> StepResult:
     """The published step's loss and gradients: plain forward over all 2K inputs, then autograd. The reference.
 
@@ -419,21 +439,24 @@ def _piece(
         Its share of the loss, (); its right predictions, (B, K); the gradient of block 1's attention, (B, P, N).
     """
     k = tokens.shape[1] // 2
-    norms = model.config.variant.norm == "layernorm"
-    targets = tokens[:, k + 1 :].reshape(-1, 1)  # (B K, 1)
+    logits, back = _logits(model, tables, context, k, low)
+    loss, right, gradient = _cross_entropy(logits, tokens[:, k + 1 :].reshape(-1, 1), scale)
+    return loss, right.view(-1, k), back(gradient)
+
+
+def _logits(
+    model: GPT, tables: _Tables, context: _Context, k: int, low: torch.dtype | None
+) -> tuple[Tensor, _Pullback]:
+    """The logits of a piece, (B K, padded V); the pullback goes to the weights of block 1's attention."""
     if tables.logits is not None:
-        logits, logits_back = _read_logits(tables, tables.logits, context)
-        loss, right, gradient = _cross_entropy(logits, targets, scale)
-        by_attention = logits_back(gradient)
-    else:
-        assert tables.head is not None
-        x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
-        x, later_back = _later_blocks(model, tables.last, x, k, low)  # (B K, C)
-        seen, norm_back = _normalize(x, norms)
-        logits, head_back = _linear(seen, tables.head)
-        loss, right, gradient = _cross_entropy(logits, targets, scale)
-        by_attention = first_back(later_back(norm_back(head_back(gradient))))
-    return loss, right.view(-1, k), by_attention
+        return _read_logits(tables, tables.logits, context)
+    assert tables.head is not None
+    norms = model.config.variant.norm == "layernorm"
+    x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
+    x, later_back = _later_blocks(model, tables.last, x, k, low)  # (B K, C)
+    seen, norm_back = _normalize(x, norms)
+    logits, head_back = _linear(seen, tables.head)
+    return logits, lambda gradient: first_back(later_back(norm_back(head_back(gradient))))
 
 
 def _read_logits(tables: _Tables, lookup: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
