@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import tracemalloc
@@ -137,6 +138,7 @@ def held_for_each_run(verb: Callable[[Path], object], trees: dict[int, Path]) ->
     peaks = []
     for size in SIZES:
         verb(trees[size])  # what is remembered of rules and names is there by then
+        gc.collect()  # else it comes when it likes, and what waits for it counts
         tracemalloc.start()
         verb(trees[size])
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -152,7 +154,8 @@ IN_TURN: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("verb", IN_TURN.values(), ids=IN_TURN)
 def test_a_verb_that_takes_runs_in_turn_holds_none(verb: Callable[[Path], object], trees: dict[int, Path]) -> None:
-    assert held_for_each_run(verb, trees) < 2_000
+    # The answer itself has each run of the grid, with its configuration: some 2 kB.
+    assert held_for_each_run(verb, trees) < 3_000
 
 
 def test_what_holds_all_runs_is_found(trees: dict[int, Path]) -> None:

@@ -16,8 +16,8 @@ from tests.helpers.trees import make_tree
 
 Capture = pytest.CaptureFixture[str]
 
-SINGLE = {("name", "--k"), ("eval", "--seed"), ("assign", "--seed")}
-"""Options of these names that are about one thing: the parts of one name, the drawing of lists, one run's seed."""
+SINGLE = {("eval", "--seed"), ("assign", "--seed")}
+"""Options of these names that are about one thing: the drawing of lists, one run's seed."""
 
 
 @pytest.fixture
