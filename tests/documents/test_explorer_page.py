@@ -308,6 +308,64 @@ def test_paper_gets_the_content_without_the_controls(shown: Any) -> None:
     assert shown.pdf().startswith(b"%PDF")
 
 
+def test_paper_gets_what_is_folded(shown: Any) -> None:
+    go(shown, "#/findings")
+    shown.evaluate("document.querySelectorAll('details').forEach((item) => (item.open = false))")
+    assert shown.locator(".finding").first.is_hidden(), "the control"
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.locator(".finding").first.is_visible()
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown.locator(".finding").first.is_hidden()
+
+
+def test_details_belong_to_their_view(shown: Any) -> None:
+    shown.click(CELL)
+    assert shown.locator("#details").is_visible()
+    shown.click("nav a:has-text('Runs')")
+    assert shown.locator("#details").is_hidden()
+    go(shown, "#/grid/0")
+    assert shown.locator("#details").is_visible()
+
+
+def test_runs_that_are_here_stand_first_and_alone_count_as_runs(shown: Any) -> None:
+    assert shown.locator("nav a:has-text('Runs') .number").inner_text() == "4"
+    go(shown, "#/runs")
+    states = [text[1:] for text in column(shown, 1)[:6]]
+    assert states == ["complete", "final only", "complete", "complete", "unreadable", "missing"]
+    text = str(shown.locator("#number").text_content())
+    assert text == "506 rows: 3 complete, 1 final only, 1 overwritten, 500 missing, 1 unreadable"
+
+
+def test_long_names_break_no_layout(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    long = "long_" * 60
+    folder = add_run(tmp_path, config(8, seed=1), run_id=long, metrics={f"{long}/em": 0.5} | gen_metrics(0.5))
+    edit_json(folder / "run.json", lambda doc: doc["config"].update({long: TURNED * 30, "other": [1] * 300}))
+    add_run(tmp_path, config(8, seed=1), run_id="short", notes=("short",))
+    report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard, width=400)
+    names = explorer.locator("td[data-cell]").evaluate_all("cells => cells.map((cell) => cell.dataset.cell)")
+    for view in ("#/grid", *(f"#/grid/{name}" for name in names[-2:]), f"#/compare/{','.join(names[-2:])}", "#/runs"):
+        go(explorer, view)
+        assert explorer.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        assert explorer.locator(".map th .spelled, .chip > .spelled").evaluate_all(
+            "marks => marks.every((mark) => mark.offsetWidth < 80)"), view  # fmt: skip
+    explorer.context.close()
+    assert heard == Heard()
+
+
+def test_lengths_beside_what_was_measured_have_no_band(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    tested = {f"test/K{k}/exact_match_acc": 1.0 for k in range(2, 9)}
+    for mode, metrics in (("mix", gen_metrics(0.5)), ("curriculum", gen_metrics(0.5) | tested)):
+        add_run(tmp_path, config(8, length_mode=mode, seed=1337), run_id=mode, metrics=metrics)
+    report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard)
+    for mode, bands in (("mix", 0), ("curriculum", 2)):  # in the chart, and in its legend
+        explorer.click(f"td[aria-label*=' {mode}, K 8']")
+        assert explorer.locator("#details .band").count() == bands
+    explorer.context.close()
+    assert heard == Heard()
+
+
 @pytest.mark.parametrize("is_grid", [True, False])
 def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Heard, is_grid: bool) -> None:
     no_groups = ", ".join(f"{group.pattern!r}: null" for group in built_in().groups)

@@ -195,7 +195,8 @@
       if (typeof value === "number") values.push(value);
     }
     if (!values.length) return null;
-    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    const isOne = values.every((value) => value === values[0]); // else rounding would show as a deviation
+    const mean = isOne ? values[0] : values.reduce((a, b) => a + b, 0) / values.length;
     const squares = values.reduce((a, b) => a + (b - mean) ** 2, 0);
     const free = values.length - (data.deviation === "population" ? 0 : 1);
     return { mean, n: values.length, deviation: values.length > 1 ? Math.sqrt(squares / free) : null };
@@ -270,7 +271,8 @@
     return found;
   }
 
-  const thousands = (value) => (Math.abs(value) >= 10000 ? `${value / 1000}k` : String(Number(value.toPrecision(6))));
+  /** A step or a length; in thousands where the largest beside it is. */
+  const thousands = (value, largest = value) => (value && Math.abs(largest) >= 10000 ? `${value / 1000}k` : String(Number(value.toPrecision(6))));
 
   /** The pieces of a line: it is broken where more is left out than elsewhere between two points. */
   function pieces(points) {
@@ -294,10 +296,12 @@
         h("span", {}, line.label), value));
       return value;
     });
-    if (band) readout.append(h("li", {}, h("svg", { width: 26, height: 10, "aria-hidden": "true" }, h("rect", { class: "band", width: 26, height: 10 })), h("span", {}, `trained on ${x} ${band[0] === band[1] ? band[0] : band.join("–")}`)));
+    if (series.some((line) => line.faint)) readout.append(h("li", { class: "note" }, "Thick: means over seeds. Thin: each seed."));
     const holder = h("div", { class: "plot" });
     const points = series.flatMap((line) => line.points);
     const xs = [...new Set(points.map((point) => point[0]))].sort((a, b) => a - b);
+    const isSeen = band && band[0] <= xs.at(-1) && band[1] >= xs[0]; // else it lies beside what was measured
+    if (isSeen) readout.append(h("li", {}, h("svg", { width: 26, height: 10, "aria-hidden": "true" }, h("rect", { class: "band", width: 26, height: 10 })), h("span", {}, `trained on K ${band[0] === band[1] ? band[0] : band.join("–")}`)));
     let lowY = share ? 0 : Math.min(...points.map((point) => point[1]));
     let highY = share ? 1 : Math.max(...points.map((point) => point[1]));
     if (!share && lowY === highY) [lowY, highY] = [lowY - (Math.abs(lowY) || 1) / 2, highY + (Math.abs(highY) || 1) / 2];
@@ -311,13 +315,13 @@
       const py = (value) => top + (1 - (value - lowY) / (highY - lowY)) * (height - top - bottom);
       const best = series.map((line) => `${line.label}: ${tell(line.points.at(-1)[1])} at ${thousands(line.points.at(-1)[0])}`);
       const picture = h("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, class: "chart", "aria-label": `${title}. ${y} by ${x}. ${best.slice(0, 8).join("; ")}` });
-      if (band) picture.append(h("rect", { class: "band", x: px(Math.max(band[0], first)), width: Math.max(px(Math.min(band[1], last)) - px(Math.max(band[0], first)), 2), y: top, height: height - top - bottom }));
+      if (isSeen) picture.append(h("rect", { class: "band", x: px(Math.max(band[0], first)), width: Math.max(px(Math.min(band[1], last)) - px(Math.max(band[0], first)), 2), y: top, height: height - top - bottom }));
       for (const value of ticks(lowY, highY, 4)) picture.append(
         h("line", { class: "rule", x1: left, x2: width - right, y1: py(value), y2: py(value) }),
-        h("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, share ? `${Math.round(100 * value)} %` : thousands(value)));
+        h("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, share ? `${Math.round(100 * value)} %` : thousands(value, Math.max(highY, -lowY))));
       for (const value of ticks(first, last, Math.max(2, Math.floor(width / 90)))) picture.append(
         h("line", { class: "tick", x1: px(value), x2: px(value), y1: height - bottom, y2: height - bottom + 4 }),
-        h("text", { x: px(value), y: height - bottom + 18, "text-anchor": "middle" }, thousands(value)));
+        h("text", { x: px(value), y: height - bottom + 18, "text-anchor": "middle" }, thousands(value, last)));
       picture.append(h("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
         h("text", { class: "name", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, x));
       series.forEach((line, index) => {
@@ -449,7 +453,8 @@
 
   let metric = COMPLETENESS, everything = true;
   const cellRowLabel = (cell) => data.sections[cells.section.get(cell)].rows[cells.row.get(cell)];
-  const cellName = (cell) => `${cellRowLabel(cell)} · K ${cells.k.get(cell) ?? NOTHING} · ${data.sections[cells.section.get(cell)].title}`;
+  const clipped = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most - 1).join("")}…` : text);
+  const cellName = (cell) => `${clipped(cellRowLabel(cell), 80)} · K ${cells.k.get(cell) ?? NOTHING} · ${data.sections[cells.section.get(cell)].title}`;
 
   function cellValue(cell) {
     const rows = cells.rows[cell];
@@ -484,7 +489,8 @@
       return rows.length ? drawSection(section, index, rows, columns, at, values, low, high) : null;
     });
     const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
-    holder.replaceChildren(legend(low, high), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
+    const kinds = new Set(values.map(({ value }, cell) => (value === null ? (filled(cell) ? "unmeasured" : "blank") : "")));
+    holder.replaceChildren(legend(low, high, kinds), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
     if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
   }
 
@@ -553,7 +559,7 @@
   const metricTitle = () => (metric === COMPLETENESS ? "Completeness" : metric === "gen_em" ? genTitle() : metric);
   const genTitle = () => `Generalization: ${data.metric}`;
 
-  function legend(low, high) {
+  function legend(low, high, kinds) {
     const field = fields.get(metric);
     const label = (value) => (metric === COMPLETENESS ? `${Math.round(100 * value)} %` : field.share ? `${Math.round(100 * value)} %` : short(value));
     const states = data.states.filter((state) => runs.state.pool ? runs.state.pool.includes(state) : true);
@@ -561,7 +567,8 @@
     return h("div", { class: "legend" },
       h("div", { class: "scale" }, h("span", {}, label(low)), h("span", { class: "bar" }), h("span", {}, label(high)),
         h("span", { class: "note" }, metric === COMPLETENESS ? "complete runs of those expected" : `mean ± ${deviation}, runs that are here`)),
-      metric === COMPLETENESS ? h("ul", { class: "states" }, states.map((state) => h("li", {}, mark(state), state))) : null,
+      metric === COMPLETENESS ? h("ul", { class: "states" }, states.map((state) => h("li", {}, mark(state), state)))
+        : h("ul", { class: "states" }, ["blank", "unmeasured"].filter((kind) => kinds.has(kind)).map((kind) => h("li", {}, h("i", { class: `swatch ${kind}` }), { blank: "no run", unmeasured: "not measured" }[kind]))),
       data.findings.length ? h("span", { class: "note" }, h("i", { class: "flag" }), " has findings") : null,
       h("p", { class: "note keys" }, "Enter or click: details. Shift-click or c: compare."));
   }
@@ -603,12 +610,15 @@
     return found;
   }
 
-  /** All rows in the order of a field; those without a value last, and those of one value in the order of the tree. */
+  /** All rows in the order of a field, those without a value last; else those that are here first, as in the tree. */
   function orderBy(name, down) {
     const key = `${name}${down ? "-" : ""}`;
     if (!orders.has(key)) {
       const order = Uint32Array.from({ length: runs.count }, (_, index) => index);
-      if (name) {
+      if (!name) {
+        const isAbsent = Uint8Array.from(order, (row) => Number(isAway(row)));
+        order.sort((a, b) => isAbsent[a] - isAbsent[b] || a - b);
+      } else {
         const rank = ranks(fields.get(name)), sign = down ? -1 : 1;
         order.sort((a, b) => (Number.isNaN(rank[a]) ? (Number.isNaN(rank[b]) ? a - b : 1) : Number.isNaN(rank[b]) ? -1 : sign * (rank[a] - rank[b]) || a - b));
       }
@@ -714,7 +724,7 @@
   function drawRuns() {
     const chosen = ["state", "group", "task", ...Object.keys(data.axes), "seed", "gen_em", "files", "size", "findings", "run_id"].filter((name) => fields.has(name));
     if (!runsView.columns.length) runsView.columns = chosen;
-    const search = h("input", { type: "search", id: "search", placeholder: "Words, or conditions: mix k>=8 gen_em>0.9", "aria-label": "Search and filter runs", autocomplete: "off", spellcheck: "false", value: runsView.query });
+    const search = h("input", { type: "search", id: "search", placeholder: "mix k>=8 gen_em>0.9", "aria-label": "Search and filter runs", autocomplete: "off", spellcheck: "false", value: runsView.query });
     search.addEventListener("input", () => {
       runsView.query = search.value;
       refresh();
@@ -761,7 +771,7 @@
 
     function refresh() {
       filterRuns();
-      number.textContent = runsView.shown.length === runs.count ? count(runs.count, "run") : `${runsView.shown.length.toLocaleString("en")} of ${count(runs.count, "run")}`;
+      number.textContent = numberText();
       scroller.setAttribute("aria-rowcount", runsView.shown.length + 1);
       for (const item of head.children) {
         const isSorted = item.dataset.name === runsView.sort;
@@ -770,6 +780,14 @@
       }
       body.style.setProperty("height", `${Math.max(runsView.shown.length, 1) * ROW}px`);
       paint();
+    }
+
+    /** How many rows are shown, by state: a run that is missing is listed, but is none of the tree. */
+    function numberText() {
+      const { length } = runsView.shown, states = new Map();
+      for (const row of runsView.shown) states.set(runs.state.get(row), (states.get(runs.state.get(row)) ?? 0) + 1);
+      const each = data.states.filter((state) => states.has(state)).map((state) => `${states.get(state).toLocaleString("en")} ${state}`);
+      return `${length === runs.count ? count(length, "row") : `${length.toLocaleString("en")} of ${count(runs.count, "row")}`}${each.length ? `: ${each.join(", ")}` : ""}`;
     }
 
     function paint(all = false) {
@@ -846,10 +864,14 @@
     panel.focus();
   }
 
-  function close() {
+  function hide() {
     $("details").hidden = true;
     $("layout").classList.remove("open");
     document.querySelectorAll(".current").forEach((item) => item.classList.remove("current"));
+  }
+
+  function close() {
+    hide();
     (opener?.isConnected ? opener : $("main")).focus();
     if (location.hash.startsWith("#/grid/")) history.replaceState(null, "", "#/grid");
   }
@@ -867,7 +889,7 @@
   function openRun(row) {
     const cell = runs.cell.get(row);
     if (cell >= 0) return openCell(cell, row);
-    open("A file that cannot be read", runs.folder.get(row), runCard(row, true), -1);
+    open(runs.state.get(row) === "refused" ? "A file that ingest refused" : "A file that cannot be read", runs.folder.get(row), runCard(row, true), -1);
   }
 
   function openCell(cell, only) {
@@ -879,7 +901,7 @@
     const list = `ckptman ls --root ${shellWord(root)} --group ${shellWord(cells.group.get(cell))}${cells.task.get(cell) === null ? "" : ` --task ${cells.task.get(cell)}`}`;
     const choose = h("button", { type: "button", class: "small", "aria-pressed": String(compared.includes(cell)), onclick: () => { toggleCompared(cell); choose.setAttribute("aria-pressed", String(compared.includes(cell))); } }, "Compare");
     const ordered = only === undefined ? rows : [only, ...rows.filter((row) => row !== only)];
-    open(cellRowLabel(cell), about, h("div", {},
+    open(clipped(cellRowLabel(cell), 160), about, h("div", {},
       h("div", { class: "buttons" }, choose, copyButton("Copy path", () => under(task), "the path", task), copyButton("Copy command", () => list, "the command", list)),
       h("dl", { class: "tiles" },
         tile(genTitle(), gen ? overText(gen, fields.get("gen_em")) : NOTHING, gen ? count(gen.n, "run") + (gen.n > 1 ? `, ${data.deviation} deviation` : "") : "not measured"),
@@ -964,7 +986,7 @@
         h("th", { scope: "row" }, row.differs ? h("span", { class: "differ", title: "differs", role: "img", "aria-label": "differs:" }, "≠") : null, row.name), row.texts.map((text) => h("td", {}, text)))))));
   }
 
-  const chip = (cell, index) => h("span", { class: "chip" }, h("i", { class: `swatch s${index % 8}`, "aria-hidden": "true" }), cellName(cell));
+  const chip = (cell, index) => h("span", { class: "chip" }, h("i", { class: `swatch s${index % 8}`, "aria-hidden": "true" }), h("span", {}, cellName(cell)));
 
   // --- comparing -----------------------------------------------------------------------------------------------------
 
@@ -1035,7 +1057,7 @@
   let view;
 
   function drawTabs() {
-    const numbers = { runs: runs.count, findings: data.findings.length, compare: compared.length };
+    const numbers = { runs: data.counts.runs, findings: data.findings.length, compare: compared.length };
     $("tabs").replaceChildren(...Object.entries(VIEWS).map(([name, [title]]) =>
       h("a", { href: name === "compare" && compared.length ? `#/compare/${compared.join(",")}` : `#/${name}`, "aria-current": view?.dataset.view === name ? "page" : null }, title, numbers[name] ? h("span", { class: "number" }, numbers[name].toLocaleString("en")) : null)));
   }
@@ -1067,6 +1089,7 @@
   function route() {
     const [, name = "grid", argument] = location.hash.split("/");
     const known = VIEWS[name] ? name : "grid";
+    if (view && view.dataset.view !== known) hide(); // details belong to what is beside them
     view = h("div", { "data-view": known });
     if (known === "compare" && argument) compared = [...new Set(argument.split(",").map(Number))].filter((cell) => Number.isInteger(cell) && cell >= 0 && cell < cells.count).slice(0, MOST_COMPARED);
     $("main").replaceChildren(h("h2", { class: "offscreen" }, VIEWS[known][0]), view);
@@ -1138,8 +1161,16 @@
         else location.hash = "#/runs";
       }
     });
-    addEventListener("beforeprint", () => view.dataset.view === "runs" && runsView.paint(true));
-    addEventListener("afterprint", () => view.dataset.view === "runs" && runsView.paint());
+    let folded = [];
+    addEventListener("beforeprint", () => {
+      if (view.dataset.view === "runs") runsView.paint(true);
+      folded = [...document.querySelectorAll("details:not([open])")];
+      for (const item of folded) item.open = true;
+    });
+    addEventListener("afterprint", () => {
+      if (view.dataset.view === "runs") runsView.paint();
+      for (const item of folded) item.open = false;
+    });
     route();
     document.documentElement.dataset.ready = "";
   }
