@@ -137,8 +137,9 @@ def _unnameable(convention: Convention) -> Iterator[Problem]:
         for place, key, value in _values(f"grids.{name}", grid.across, grid.axes):
             if problem := naming.unwritable(convention.key_of(key) or key, value):
                 yield place, problem
-        for regime, part in grid.regimes.items():
-            holes = {hole for group in convention.groups if group.grid == name for hole in group.holes}
+        groups = [group for group in convention.groups if group.grid == name]
+        holes = {hole for group in groups for hole in group.holes}
+        for regime, part in grid.regimes.items() if groups else ():  # without one, nothing is trained by it
             for key, value in part.set.items():
                 key_problem = "" if value in holes else naming.unwritable(key, value)
                 if key_problem:
