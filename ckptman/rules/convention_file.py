@@ -465,7 +465,7 @@ def _holes_of(template: str, pattern: str, where: str) -> list[tuple[str, str]]:
         except re.error as error:
             raise _bad(f"{where}.pattern: {error}") from None
         if schemes.is_slow(pattern):
-            raise _bad(f"{where}.pattern repeats what is repeated already, which may take forever")
+            raise _bad(f"{where}.pattern: it repeats a group, or too much side by side, which may take forever")
         return [(name, "" if name == schemes.STEP else "text") for name in names]
     try:
         schemes.parts_of(template)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from re import _parser  # type: ignore[attr-defined]  # the one reading of a pattern that cannot differ from its matching
 from typing import Any
 
 from ckptman.rules import comparing
@@ -26,10 +27,10 @@ TIME = (
 _MOST_DENOMINATOR = 10_000
 _REPEATED = re.compile(r"\)[+*{]|[+*}][+*{]")
 """A group that is repeated, or a repetition of a repetition, once escapes and sets of characters are taken out."""
-_MOST_FREE = 12
-"""Repeated characters in a regular expression."""
 MOST_TEXTS = 3
-"""Fields of a template that may hold any text: more of them can be matched in too many ways."""
+"""Parts of a name side by side that may hold the same text: more of them can be matched in too many ways."""
+_LETTERS = frozenset(map(chr, range(32, 127)))
+"""Characters by which repeated parts of a regular expression are compared."""
 
 VALUES: Mapping[str, str] = {
     "int": r"-?[0-9]{1,18}",
@@ -295,10 +296,62 @@ def parts_of(template: str) -> list[tuple[bool, str]]:
 
 
 def is_slow(pattern: str) -> bool:
-    """Whether a regular expression may take forever on some names: it repeats a group, or has many free parts."""
+    """Whether a regular expression may take forever on some names.
+
+    It does where it repeats a group, or has more than `MOST_TEXTS` repetitions in a row that can share their text, with
+    nothing between them that ends the one before: a name of 255 characters can be parted among them in too many ways.
+    """
     bare = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)
-    free = re.findall(r"(?:x|\.)[+*]", bare)
-    return _REPEATED.search(bare) is not None or len(free) > _MOST_FREE
+    return _REPEATED.search(bare) is not None or _row(_parser.parse(pattern), 0, frozenset())[0] > MOST_TEXTS
+
+
+def _row(items: Iterable[Any], most: int, shared: frozenset[str], now: int = 0) -> tuple[int, frozenset[str], int]:
+    """The most repetitions in a row that share text; what those at the end may hold, and how many they are."""
+    for operator, argument in items:
+        name = str(operator)
+        if name.endswith("REPEAT"):
+            low, high, inner = argument
+            if high <= 1:  # it may be left out: then what is before it meets what is after it
+                within = _row(inner, most, shared, now)
+                most, shared, now = max(most, within[0]), shared | within[1], max(now, within[2])
+            elif high > low:
+                held = _held(inner)
+                if low and not held & shared:
+                    shared, now = frozenset(), 0  # those before it end where it begins
+                now += 1 if held & shared or not now else 0
+                most, shared = max(most, now), shared | held
+        elif name in ("SUBPATTERN", "ATOMIC_GROUP"):
+            most, shared, now = _row(argument[-1] if name == "SUBPATTERN" else argument, most, shared, now)
+        elif name == "BRANCH":
+            found = [_row(branch, most, shared, now) for branch in argument[1]]
+            most, now = max(each[0] for each in found), max(each[2] for each in found)
+            shared = frozenset().union(*(each[1] for each in found))
+        elif name not in ("AT", "ASSERT", "ASSERT_NOT", "GROUPREF") and not _held([(operator, argument)]) & shared:
+            shared, now = frozenset(), 0  # those before it end here
+    return most, shared, now
+
+
+def _held(items: Iterable[Any]) -> frozenset[str]:
+    """The characters that single-character parts of a regular expression can be."""
+    found: set[str] = set()
+    for operator, argument in items:
+        name = str(operator)
+        if name == "LITERAL":
+            found.add(chr(argument))
+        elif name == "NOT_LITERAL":
+            found |= _LETTERS - {chr(argument)}
+        elif name == "RANGE":
+            found |= {letter for letter in _LETTERS if argument[0] <= ord(letter) <= argument[1]}
+        elif name == "IN":
+            held = _held(argument[1:] if str(argument[0][0]) == "NEGATE" else argument)
+            found |= _LETTERS - held if str(argument[0][0]) == "NEGATE" else held
+        elif name == "CATEGORY":
+            kind, is_not = str(argument).rpartition("_")[2], "_NOT_" in str(argument)
+            sort = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}[kind]
+            found |= {letter for letter in _LETTERS if bool(re.match(sort, letter)) != is_not}
+        else:
+            found |= _LETTERS
+    return frozenset(found)
 
 
 def texts_of(fields: Iterable[Field]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ckptman.rules.naming import Naming, naming_of
 from ckptman.rules.schemes import Field, is_slow, parts_of
 from ckptman.text.errors import ConfigurationError, RefusedError
 from tests.helpers.schemes import LAB_NAMES, LAB_SCHEMES
+from tests.helpers.timed import in_time
 
 
 def naming(folder: Path, rules: str) -> Naming:
@@ -154,6 +156,25 @@ def test_a_pattern_of_repeated_repetitions_is_slow_and_others_are_not() -> None:
     assert is_slow("(?:(?:x+)y?)+")
     assert is_slow("(?:a*b)*")
     assert not is_slow(r"(?P<date>[0-9]{4}-[0-9]+)_(?P<rest>[^/]+)\.pt")
+
+
+SLOW = [
+    "a*a*a*a*b", ".*.*.*.*x", r"\w*\w*\w*\w*x", "a{1,200}a{1,200}a{1,200}a{1,200}b", r"(\w+)_(\w+)_(\w+)_(\w+)!",
+    "(?P<x>a+)(?P<y>a+)(?P<z>a+)(?P<w>a+)b", "a+(?:b|a*)a+(?:-)?a+x", "[^-]*[^_]*[^.]*[^a]*-", "a*b*a*b*a*b*a*b*c",
+]  # fmt: skip
+QUICK = [
+    "a*a*a*b", r"(\d+)_(\d+)_(\d+)_(\d+)_(\d+)x", "[a-z]+-[a-z]+-[a-z]+-[a-z]+-[a-z]+!",
+    r"(?:x(\d+))?_y(\d+)_z(\d+)_(\d+)", r"[^_]+_[^_]+_[^_]+_[^_]+_[^_]+!", "(?:a|b)(?:c|d)[0-9a-f]{8}-.+",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", [*SLOW, *QUICK])
+def test_repetitions_in_a_row_that_share_their_text_are_slow(pattern: str) -> None:
+    assert is_slow(pattern) == (pattern in SLOW)
+    if pattern in QUICK:
+        names = [letter * 254 + "?" for letter in "aA1_-x"] + ["a_" * 127, "1_" * 127, "a-" * 127, "ab" * 127]
+        for name in names:
+            in_time(functools.partial(re.fullmatch, pattern, name), 0.5)
 
 
 def test_a_name_without_an_end_is_of_no_scheme(tmp_path: Path) -> None:
