@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from ckptman.rules.naming import Naming
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.schemes import Scheme
-from ckptman.rules.terms import Convention, Scalar
+from ckptman.rules.terms import GROUP_HOLE, Convention, Scalar
 from ckptman.text import RefusedError, wording
 
 _ALIKE = 0.85
@@ -54,7 +54,12 @@ def numbering_problem(convention: Convention) -> str:
 
 
 def _unheld(convention: Convention) -> Iterator[Problem]:
-    """Keys that a grid goes over and no name of its groups holds, so that they part no runs."""
+    """Keys that a grid goes over and no name of its groups holds, so that they part no runs; and unknown former ones."""
+    for group in convention.groups:
+        known = (*group.holes, *convention.facets, convention.seed_key)
+        for hole, _ in GROUP_HOLE.findall("".join(group.was)):
+            if hole not in known:
+                yield f"groups.{group.pattern}.was", f"{{{hole}}} is in no name of this group{near(hole, known)}"
     for name, grid in convention.grids.items():
         holes = [hole for group in convention.groups if group.grid == name for hole in group.holes]
         for index, product in enumerate(grid.across if holes else ()):

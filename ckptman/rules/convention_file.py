@@ -761,9 +761,6 @@ def _build_group(
     item.done()
     if wrong := [former for former in group.was if re.search(r"[{}]", GROUP_HOLE.sub("", former))]:
         raise _bad(f"{where}.was: {{…}} must hold one name, in {wrong[0]!r}")
-    for hole, _ in GROUP_HOLE.findall("".join(group.was)):
-        if hole not in group.holes and hole not in facets:
-            raise _bad(f"{where}.was: {{{hole}}} is in no name of this group{near(hole, (*group.holes, *facets))}")
     for _, kind in GROUP_HOLE.findall(pattern):
         _field_type(kind or "int", where)
     bare = GROUP_HOLE.sub("0", pattern)

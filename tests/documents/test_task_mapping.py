@@ -94,6 +94,7 @@ def test_the_size_of_the_whole_grid_is_computed() -> None:
 
 
 LARGER = """\
+name: {keep: true}
 folders: {task: {pattern: "t{task}-x", digits: 3}}
 grids:
   main:
