@@ -54,7 +54,7 @@ def numbering_problem(convention: Convention) -> str:
 
 
 def _unheld(convention: Convention) -> Iterator[Problem]:
-    """Keys that a grid goes over and no name of its groups holds, so that they part no runs; unknown ones of old names."""
+    """Keys that a grid goes over and no name of its groups holds, so they part no runs; unknown keys of old names."""
     for group in convention.groups:
         known = (*group.holes, *convention.facets, convention.seed_key)
         for hole, _ in GROUP_HOLE.findall("".join(group.was)):
