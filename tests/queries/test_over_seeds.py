@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import sys
@@ -112,13 +113,20 @@ def test_without_pyarrow_the_way_to_install_it_is_said(
     assert "python -m pip install pyarrow" in capsys.readouterr().err
 
 
-def test_parquet_holds_what_csv_does(tree: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    assert run(["ls", "--format", "parquet", "--root", str(tree)]) == 0
-    found = parquet.read_table(io.BytesIO(capfdbinary.readouterr().out)).to_pylist()
-    assert run(["ls", "--format", "csv", "--root", str(tree)]) == 0
+@pytest.mark.parametrize(
+    "command", [["ls"], ["results"], ["results", "--threshold", "0.95"], ["results", "--versus", "layernorm"]]
+)
+def test_parquet_holds_what_csv_does(command: list[str], tree: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run([*command, "--format", "parquet", "--root", str(tree)]) == 0
+    parquet = importlib.import_module("pyarrow.parquet")
+    found = parquet.read_table(io.BytesIO(capfdbinary.readouterr().out))
+    assert run([*command, "--format", "csv", "--root", str(tree)]) == 0
     rows = list(csv.DictReader(io.StringIO(capfdbinary.readouterr().out.decode())))
-    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in found] == rows
+    assert [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in found.to_pylist()
+    ] == rows
+    assert len(rows) > 1
+    assert {"int64", "string"} < {str(kind) for kind in found.schema.types}, "numbers stay numbers"
 
 
 def test_the_deviation_is_the_samples_unless_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
