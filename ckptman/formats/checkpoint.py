@@ -127,6 +127,8 @@ class CheckpointInfo:
     """Where in the file the configuration stands, as `hyper_parameters.model`."""
     unused_configs: tuple[str, ...] = ()
     """Those of `other_keys` that look like a configuration."""
+    opaque: tuple[str, ...] = ()
+    """Keys of the configuration with values of which W&B may have made what only the program knows."""
     not_tensors: tuple[str, ...] = ()
     """Entries among the weights that are no tensors."""
     foreign: tuple[Foreign, ...] = ()
@@ -240,6 +242,7 @@ class _Description:
         self._weights = self._value if self._form.whole else _weights_of(self._value.get(self._form.weights)) or {}
         self._used = {self._form.weights} | ({str(key) for key in self._value} if self._form.whole else set())
         self._classes: set[str] = set()
+        self._opaque: set[str] = set()
 
     def info(self) -> CheckpointInfo:
         form = self._form
@@ -266,6 +269,7 @@ class _Description:
             unused_configs=tuple(
                 _shown_key(key) for key in self._other_keys() if _looks_like_config(key, self._value[key])
             ),
+            opaque=tuple(sorted(self._opaque)),
             not_tensors=tuple(_shown_key(name) for name in self._weights if str(name) not in others),
             foreign=self._foreign(config_key),
             nbytes=nbytes,
@@ -336,7 +340,7 @@ class _Description:
                 continue
             self._get(key)
             key, found = _section(key, found)
-            plain = self._plain(found, key)
+            plain = self._plain(found, key, self._opaque)
             return key, plain, found.class_name if type(found) is Record else None
         return None, None, None
 
@@ -354,10 +358,12 @@ class _Description:
         self._get(key)
         return self._plain(found, key)
 
-    def _plain(self, value: Any, key: str) -> dict[str, Any] | None:
+    def _plain(self, value: Any, key: str, opaque: set[str] | None = None) -> dict[str, Any] | None:
         plain = Plain(key, self._number)
         found = plain.mapping(_as_config(value) if type(value) is str else value)
         self._classes |= plain.classes
+        if opaque is not None:
+            opaque |= plain.opaque
         return None if found is None else {name: by_meaning(name, item) for name, item in found.items()}
 
     def _optimizer(self) -> OptimizerInfo | None:

@@ -1,10 +1,11 @@
 """Values of a pickle in plain form: what JSON can hold, as `run.json` keeps a configuration.
 
 numbers as they are, but inf and nan as text; a numpy scalar or a tensor of one element is a number
-tuples, sets, arrays                             lists
+tuples, sets, ranges, arrays                     lists
 objects, namespaces, OmegaConf's containers      dictionaries of their fields
 members of Enums                                 their values
 paths, dtypes, devices, dates, bytes, classes    text
+slices                                           dictionaries, as W&B writes them
 anything else                                    its kind, as in `<tensor float32 [3, 4]>`
 """
 
@@ -14,6 +15,7 @@ import math
 from array import array
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from ckptman.formats.pickled import (
@@ -56,6 +58,9 @@ class Plain:
         self._within: set[int] = set()
         self.classes: set[str] = set()
         """Names of the classes whose instances became dictionaries."""
+        self.opaque: set[str] = set()
+        """Keys of the mapping with values that W&B may spell in another way, which the file does not tell."""
+        self._is_opaque = False
 
     def value(self, value: Any) -> Any:
         """The value in plain form.
@@ -83,8 +88,15 @@ class Plain:
         if type(value) is Record:
             self.classes.add(value.class_name)
         self._spend(0)
+        self._is_opaque |= type(value) is Record
+        is_outermost = not self._within
         self._within.add(id(value))
-        plain = {self._name(key): self.value(item) for key, item in items.items()}
+        plain = {}
+        for key, item in items.items():
+            self._is_opaque &= not is_outermost
+            plain[name := self._name(key)] = self.value(item)
+            if is_outermost and self._is_opaque:
+                self.opaque.add(name)
         self._within.discard(id(value))
         return plain
 
@@ -100,7 +112,7 @@ class Plain:
             )
 
     def _name(self, key: Any) -> str:
-        text = key if type(key) is str else str(self.value(key))
+        text = key if type(key) is str else str(self.value(key)) if type(key) is not bool else str(key).lower()
         self._spend(len(text))
         return text
 
@@ -115,7 +127,9 @@ class Plain:
             return found
         items = _items(value)
         if items is None:
+            self._is_opaque = True
             return kind_of(value)
+        self._is_opaque |= type(value) is Record or isinstance(value, set | frozenset)
         self._within.add(id(value))
         plain = [self.value(item) for item in items]
         self._within.discard(id(value))
@@ -123,6 +137,11 @@ class Plain:
 
     def _other(self, value: Any) -> Any:
         kind = type(value)
+        if kind is array or kind is bytearray or kind is range:
+            return self._container(list(value)) if len(value) <= _MOST_ELEMENTS else kind_of(value)
+        if kind is slice:
+            return self.value({f"slice_{key}": getattr(value, key) for key in ("start", "step", "stop")})
+        self._is_opaque |= kind in _OPAQUE
         if kind is Tensor and math.prod(value.shape) == 1 and self._read_number is not None:
             found = self._read_number(value)
             return kind_of(value) if found is None else self.value(found)
@@ -130,8 +149,6 @@ class Plain:
             return self._array(value)
         if kind is Member:
             return self.value(value.value)
-        if kind is array:
-            return self._container(value.tolist()) if len(value) <= _MOST_ELEMENTS else kind_of(value)
         text = _text(value)
         self._spend(len(text))
         return text
@@ -146,6 +163,8 @@ class Plain:
 
 
 _CONTAINERS: Final = frozenset({tuple, list, dict, set, frozenset, Record})
+_OPAQUE: Final = frozenset({Tensor, OtherTensor, Array, Member, Storage, NumpyType})
+"""What W&B writes of these hangs on their number of elements, on their class, or on the program."""
 
 
 def as_mapping(value: Any) -> Mapping[Any, Any] | None:
@@ -183,7 +202,7 @@ def _items(value: Any) -> Any:
             return [_node(item) for item in content]
         return value.items if type(value.items) is list else value.args or None
     if isinstance(value, set | frozenset):
-        return sorted(value, key=lambda item: (str(type(item)), str(item)))
+        return sorted(value, key=lambda item: (str(type(item)), item if type(item) is int else 0, str(item)))
     return value
 
 
@@ -211,9 +230,11 @@ def _text(value: Any) -> str:
         return str(value)
     if isinstance(value, bytes | bytearray):
         raw = bytes(value[: MAX_TEXT + 1])
-        return raw.decode() if raw.isascii() and raw.decode().isprintable() else raw.hex()
-    if isinstance(value, complex | range | slice):
-        return str(value) if not isinstance(value, slice) else kind_of(value)
+        with suppress(UnicodeDecodeError):
+            return raw.decode()
+        return raw.hex()
+    if isinstance(value, complex):
+        return str(value).strip("()")
     if isinstance(value, Tensor | OtherTensor | Array | Record | Storage | NumpyType):
         return kind_of(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)  # dates, numbers: they were made here

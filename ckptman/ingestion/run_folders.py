@@ -310,6 +310,7 @@ class RunFolders:
                 seed=file.place.seed,
                 config=file.config,
                 config_source=file.config_source,
+                opaque=file.opaque,
                 metrics=new.metrics.values,
                 metrics_source=new.metrics.source,
                 evaluations=new.evaluations,

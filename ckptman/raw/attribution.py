@@ -77,6 +77,7 @@ def attribute(
     seed_key: str = "seed",
     run_id: str | None = None,
     others: int = 0,
+    opaque: Collection[str] = (),
 ) -> Attribution:
     """Find the run that wrote a checkpoint.
 
@@ -93,14 +94,17 @@ def attribute(
         seed_key: The key of the seed: a run without one is not compared with a checkpoint that has one.
         run_id: The run id that the checkpoint itself holds, which decides.
         others: Runs that were left out since they are configured otherwise, for the evidence.
+        opaque: Keys of the configuration of which W&B may have made what the checkpoint does not tell.
     """
     candidates = list(candidates)
     if run_id is not None:
-        return _stored(config, saved_at, [run for run in candidates if run.run_id == run_id], ignored_keys, run_id)
+        return _stored(
+            config, saved_at, [run for run in candidates if run.run_id == run_id], ignored_keys, run_id, opaque
+        )
     spans: dict[str, list[Span]] = {}
     one_sided: dict[str, frozenset[str]] = {}
     for run in candidates:
-        if _matches(config, run.config, ignored_keys, seed_key):
+        if _matches(config, run.config, ignored_keys, seed_key, opaque):
             spans.setdefault(run.run_id, []).extend(run.spans)
             one_sided[run.run_id] = frozenset(config.keys() ^ run.config.keys()) - frozenset(ignored_keys)
     what = "this config and seed" if seed_key in config else "this config (the checkpoint tells no seed)"
@@ -136,7 +140,13 @@ _ONLY_MATCH_TIME = {
 }
 
 
-def _matches(config: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str], seed_key: str) -> bool:
+def _matches(
+    config: Mapping[str, Any],
+    other: Mapping[str, Any],
+    ignored: Collection[str],
+    seed_key: str,
+    opaque: Collection[str],
+) -> bool:
     """Whether a run was configured as a checkpoint says."""
     # The seed first: it rules most runs out, and to compare the rest takes most of the time.
     if (seed_key in config) != (seed_key in other) or not comparing.same_value(
@@ -145,7 +155,9 @@ def _matches(config: Mapping[str, Any], other: Mapping[str, Any], ignored: Colle
         return False
     mine, theirs = config.keys() - set(ignored), other.keys() - set(ignored)
     shared = len(mine & theirs)
-    return 0 < max(len(mine), len(theirs)) <= 2 * shared and not comparing.differing_keys(config, other, ignored)
+    return 0 < max(len(mine), len(theirs)) <= 2 * shared and not comparing.differing_keys(
+        config, other, ignored, opaque
+    )
 
 
 def _of_several(
@@ -173,13 +185,18 @@ def _of_several(
 
 
 def _stored(
-    config: Mapping[str, Any], saved_at: float | None, own: Sequence[Candidate], ignored: Collection[str], run_id: str
+    config: Mapping[str, Any],
+    saved_at: float | None,
+    own: Sequence[Candidate],
+    ignored: Collection[str],
+    run_id: str,
+    opaque: Collection[str],
 ) -> Attribution:
     """The run that the checkpoint names; the W&B records can only agree or disagree."""
     evidence = "the checkpoint holds this run id"
     if not own:
         evidence += "; no W&B folder of the run was found"
-    different = sorted({key for run in own for key in comparing.differing_keys(config, run.config, ignored)})
+    different = sorted({key for run in own for key in comparing.differing_keys(config, run.config, ignored, opaque)})
     if different:
         evidence += f"; the run's W&B config differs in {', '.join(different)[:200]}"
     spans = [span for run in own for span in run.spans]

@@ -48,6 +48,8 @@ class Examined:
     """Keys of it that look like a configuration and were not used."""
     parts: tuple[folder_bytes.HashedFile, ...] = ()
     """The files of a folder."""
+    opaque: tuple[str, ...] = ()
+    """Keys of the configuration of which W&B may have made what the file does not tell."""
     beside: tuple[records.BesideFile, ...] = ()
     """The files beside it that gave its configuration, keys of it, or its step."""
 
@@ -60,6 +62,7 @@ class Examined:
             saved_at=self.state.mtime_ns / 1e9,
             content=self.content,
             run_id=self.run_id,
+            opaque=self.opaque,
         )
 
 
@@ -158,6 +161,7 @@ class Examiner:
             run_id=info.run_id,
             unused_configs=info.unused_configs,
             parts=parts,
+            opaque=info.opaque if config_source == "checkpoint" else (),
             beside=notes,
         )
 

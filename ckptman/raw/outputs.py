@@ -346,7 +346,7 @@ class RawOutputs:
         sought = [file for file in files if recorded[file.source.path] is None]
         found = {
             file.source.path: SavedFile(
-                file, attribution, self.metrics(attribution.run_id, file.config, [file.source.path])
+                file, attribution, self.metrics(attribution.run_id, file.config, [file.source.path], file.opaque)
             )
             for file, attribution in zip(sought, self.attribute([file.claim for file in sought]), strict=True)
         }
@@ -367,7 +367,9 @@ class RawOutputs:
             return entry.sha256 == file.content
         return (entry.file, entry.size) == (file.source.path.name, file.state.size)
 
-    def metrics(self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path]) -> Metrics:
+    def metrics(
+        self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path], opaque: Collection[str] = ()
+    ) -> Metrics:
         """The last metrics of a run: by W&B, else those that training left in the run's own folder.
 
         A record of another configuration has none of this run's, whatever its id: `wandb agent` can give one id to
@@ -375,7 +377,7 @@ class RawOutputs:
         """
         ignored = self.convention.ignored_keys
         run = self.wandb.by_id.get(run_id or "")
-        if run is not None and run.summary and not comparing.differing_keys(run.config, config, ignored):
+        if run is not None and run.summary and not comparing.differing_keys(config, run.config, ignored, opaque):
             return Metrics(run.summary, None)
         left = next((left for _, left in self._left_by_training(config, files)), None)
         return Metrics({}, None) if left is None else Metrics(left.metrics, records.FROM_TRAINING)
@@ -405,7 +407,9 @@ class RawOutputs:
 
         Metrics beside the checkpoints are laid over those of W&B.
         """
-        found = self.metrics(record.run_id, record.config, (Path(path) for path, _, _ in record.source_paths))
+        found = self.metrics(
+            record.run_id, record.config, (Path(path) for path, _, _ in record.source_paths), record.opaque
+        )
         beside = self._beside.of_run(record, self.owners, found.values)
         if beside.metrics:
             others = () if found.values.keys() <= beside.metrics.keys() else (found.source or "W&B",)

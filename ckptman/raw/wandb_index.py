@@ -8,7 +8,7 @@ nearer one can have written it. Of identical bytes in several places, the place 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,8 @@ class Claim:
     """The same for files of the same bytes."""
     run_id: str | None = None
     """The run id that the checkpoint itself holds."""
+    opaque: Collection[str] = ()
+    """Keys of the configuration of which W&B may have made what the file does not tell."""
 
 
 class WandbIndex:
@@ -47,6 +49,8 @@ class WandbIndex:
         self.runs = tuple(runs)
         self.by_id = {run.run_id: run for run in runs}
         self._by_folder = {folder: run for run in runs for folder in run.folders}
+        self._values: dict[str, set[Hashable]] = {}
+        """By key, once it was asked for: what any run has there."""
         self._convention = convention
         self._at: dict[Path, _Runs] = defaultdict(_Runs)
         self._under: dict[Path, _Runs] = defaultdict(_Runs)
@@ -169,8 +173,22 @@ class WandbIndex:
         return found
 
     def _likely(self, claim: Claim, runs: _Runs, ignored: Collection[str]) -> list[WandbRun]:
-        """Those of the runs whose configuration says nothing else than the claim's."""
-        return list(runs.agreeing({key: value for key, value in claim.config.items() if key not in ignored}))
+        """Those of the runs whose configuration says nothing else than the claim's; where there is none, what it can
+        have said in other words counts as said."""
+        sought = {key: value for key, value in claim.config.items() if key not in ignored}
+        found = list(runs.agreeing(sought))
+        if found or not claim.opaque:
+            return found
+        opaque = self._opaque(claim)
+        rest = {key: value for key, value in sought.items() if key not in opaque}
+        return [run for run in runs.agreeing(rest) if not comparing.differing_keys(sought, run.config, ignored, opaque)]
+
+    def _opaque(self, claim: Claim) -> list[str]:
+        """The keys of a claim that W&B may spell in other words: it does not where a run has the file's own."""
+        for key in claim.opaque:
+            if key not in self._values:
+                self._values[key] = {comparing.key_of(run.config[key]) for run in self.runs if key in run.config}
+        return [key for key in claim.opaque if comparing.key_of(claim.config.get(key)) not in self._values[key]]
 
     def _ask(self, claim: Claim, runs: Sequence[WandbRun], ignored: Collection[str], *, others: int = 0) -> Attribution:
         return attribute(
@@ -181,6 +199,7 @@ class WandbIndex:
             seed_key=self._convention.seed_key,
             run_id=claim.run_id,
             others=others,
+            opaque=self._opaque(claim),
         )
 
     def _best(

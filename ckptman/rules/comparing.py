@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -83,10 +83,36 @@ _PLAIN = frozenset({bool, int, float, str})
 """Types of which values that are equal in Python are spellings of one value; most values are of them, and equal."""
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
-    """The keys that both configurations have with different values, but for the ignored ones; sorted."""
+def could_be(value: object, text: object) -> bool:
+    """Whether W&B can have made `text` of what a training program held, of which its file says `value`.
+
+    W&B writes the name of an Enum's member, where the file has its value; of an object what its class prints; of a set
+    its elements in any order.
+    """
+    if same_value(value, text) or isinstance(text, str) or (isinstance(value, str) and value.startswith("<")):
+        return True
+    if isinstance(value, Mapping) and isinstance(text, Mapping):
+        return value.keys() == text.keys() and all(could_be(value[key], text[key]) for key in value)
+    if isinstance(value, list | tuple) and isinstance(text, list | tuple) and len(value) == len(text):
+        sets = Counter(map(key_of, value)) == Counter(map(key_of, text))
+        return sets or all(map(could_be, value, text))
+    return False
+
+
+def differing_keys(
+    one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str], opaque: Collection[str] = ()
+) -> list[str]:
+    """The keys that both configurations have with different values, but for the ignored ones; sorted.
+
+    Args:
+        opaque: Keys of `one` whose values W&B, which `other` is from, may spell as only the program knows.
+    """
     shared = one.keys() & other.keys() - set(ignored)
-    return sorted(key for key in shared if not same_value(one[key], other[key]))
+    return sorted(
+        key
+        for key in shared
+        if not same_value(one[key], other[key]) and not (key in opaque and could_be(one[key], other[key]))
+    )
 
 
 def same_configuration(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str]) -> bool:

@@ -185,6 +185,8 @@ class RunRecord:
     config_source: str
     """`checkpoint`, `beside`, `W&B files`, `.wandb log`, `name`, or `assigned` where a person added the seed."""
     config: Mapping[str, Any]
+    opaque: tuple[str, ...] = field(default=(), metadata=json_text.OMIT_NONE)
+    """Keys of the configuration of which W&B may have made what the file does not tell."""
     metrics: Mapping[str, Any]
     metrics_source: str | None = field(default=None, metadata=json_text.OMIT_NONE)
     evaluations: tuple[Mapping[str, Any], ...] = ()
