@@ -223,7 +223,9 @@ def _check_file(
         message = f"run.json calls it a {entry.kind} at step {entry.step}, which is not what its name says"
         yield finding("record-disagrees", file.path, message)
     if record.config_source == contents.FROM_CHECKPOINT and file.info is not None and file.info.config is not None:
-        differences = _config_differences(record.config, file.info.config, convention.ignored_keys | record.added_keys)
+        lacking = {convention.seed_key} - file.info.config.keys()  # the name or a folder at the source said it
+        ignored = convention.ignored_keys | record.added_keys | lacking
+        differences = _config_differences(record.config, file.info.config, ignored)
         if differences:
             fix = (
                 "Move the file out of the tree, and ingest the run's source again, which brings the right one. If it "

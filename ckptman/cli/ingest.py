@@ -28,6 +28,8 @@ _MOST_LINES = 12
 
 _UNKNOWN_FORMS = {"not-a-checkpoint", "foreign", "legacy-format", "empty"}
 
+_UNDESCRIBED = {"unknown-name", "no-name", "no-config", "no-group"}
+
 _FEW = 3
 """Of a folder with nothing that ckptman knows."""
 
@@ -105,7 +107,12 @@ def _ingest(
                 console(stderr=True).print(plain(f"{kept} says by which convention this tree is sorted", "dim"))
             if result.placed and not result.dry_run:
                 _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
-        raise typer.Exit(1 if result.refused else 0)
+            if _is_undescribed(result):
+                folder = wording.shell_word(source)
+                out = console()
+                out.print(plain(f"Next: ckptman learn {folder}", "dim"), soft_wrap=True)
+                out.print(plain("  proposes the rules of an experiment that none describes, as a ckptman.yaml", "dim"))
+        raise typer.Exit(1 if result.refused or _is_undescribed(result) else 0)
 
 
 def _remembered(
@@ -257,6 +264,13 @@ def _is_wrong_folder(result: IngestResult) -> bool:
     plan = result.plan
     known = result.placed or result.deferred or plan.unchanged or plan.duplicates
     return not known and len(result.refused) > 1 and {item.code for item in result.refused} <= _UNKNOWN_FORMS
+
+
+def _is_undescribed(result: IngestResult) -> bool:
+    """Whether nothing of the source could be used, and some of it is of an experiment that no rule describes."""
+    plan = result.plan
+    known = result.placed or result.deferred or plan.unchanged or plan.duplicates
+    return not known and bool(plan.passed_over or {item.code for item in result.refused} & _UNDESCRIBED)
 
 
 def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:

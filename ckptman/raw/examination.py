@@ -91,6 +91,9 @@ def _no_kind() -> RefusedError:
     )
 
 
+LEARN = "Where an experiment has rules of its own, ckptman learn FOLDER proposes them, as a ckptman.yaml."
+"""What helps where no rule describes an experiment."""
+
 _NO_CONFIG_FIX = {
     False: "Give it the name that its training gave it, which says its configuration.",
     True: "Put its configuration into it, as config.json or under a key of the convention; or name the folder by it.",
@@ -194,7 +197,7 @@ class Examiner:
             raise RefusedError(
                 f"there is no configuration in it, and its name says none{said}",
                 code="no-config",
-                fix=_NO_CONFIG_FIX[file.is_folder],
+                fix=f"{_NO_CONFIG_FIX[file.is_folder]} {LEARN}",
             ) from None
         recorded = self._wandb.config_by_name(
             file.path, name, group=file.group, seed=file.seed, saved_at=file.state.mtime_ns / 1e9
@@ -242,7 +245,9 @@ class Examiner:
             if self._trust is Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
                 return *self._name_from_config(info, config), config, config_source
             raise RefusedError(
-                error.message, code=error.code, fix="Rename it, or let the configuration inside name it: --trust config"
+                error.message,
+                code=error.code,
+                fix=f"Rename it, or let the configuration inside name it: --trust config. {LEARN}",
             ) from None
         differences = [str(difference) for difference in self._naming.disagreements(parsed, config)]
         if None not in (info.iters_done, parsed.step) and parsed.step != info.iters_done:
@@ -280,5 +285,8 @@ class Examiner:
             raise _no_kind()
         if scheme is not None and (made := scheme.format(config, prefix.name, info.iters_done)) is not None:
             return made, self._naming.parse(made)
-        name = self._naming.name_for(config, prefix, info.iters_done)
+        try:
+            name = self._naming.name_for(config, prefix, info.iters_done)
+        except RefusedError as error:
+            raise RefusedError(error.message, code=error.code, fix=f"{error.fix} {LEARN}") from None
         return name, self._naming.parse(name)

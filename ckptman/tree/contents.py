@@ -504,7 +504,9 @@ def _runs(scan: TreeScan, files: Iterable[CheckpointFile], convention: Conventio
 def _runs_of_folder(
     folder: PurePosixPath, files: list[CheckpointFile], record: RunRecord | None, convention: Convention
 ) -> Iterator[Run]:
-    known = [(file, config) for file in files if (config := _config_in_force(file, record)) is not None]
+    known = [
+        (file, config) for file in files if (config := _config_in_force(file, record, convention.seed_key)) is not None
+    ]
     configs = [config for _, config in known]
     groups = comparing.alike(configs if record is None else [record.config, *configs], convention.ignored_keys)
     if record is not None:
@@ -526,12 +528,20 @@ def _runs_of_folder(
         yield Run(folder, origin, None, convention.lifted(configs[group]), tuple(held), convention)
 
 
-def _config_in_force(file: CheckpointFile, record: RunRecord | None) -> Mapping[str, Any] | None:
-    """The configuration a file counts by: the one inside it, unless run.json or the name has to stand in for it."""
+def _config_in_force(file: CheckpointFile, record: RunRecord | None, seed_key: str) -> Mapping[str, Any] | None:
+    """The configuration a file counts by: the one inside it, unless run.json or the name has to stand in for it.
+
+    The seed may have been said by the name at the source, or by a folder there, as only run.json still knows.
+    """
     if record is not None and file.entry is not None and record.config_source != FROM_CHECKPOINT:
         return record.config
     if file.info is not None and file.info.config:
-        if record is not None and file.entry is not None and (added := record.added_keys & record.config.keys()):
+        lacking = {seed_key} - file.info.config.keys()
+        if (
+            record is not None
+            and file.entry is not None
+            and (added := (record.added_keys | lacking) & record.config.keys())
+        ):
             return {**file.info.config, **{key: record.config[key] for key in added}}
         return file.info.config
     if record is not None and file.entry is not None:

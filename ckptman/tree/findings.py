@@ -185,8 +185,8 @@ _TABLE = (
         "unknown-name",
         "A checkpoint's file name does not follow the naming convention.",
         "The file was renamed, or written by a trainer with other name fields. Programs that read names will miss it.",
-        "Add its fields to the convention in ckptman.yaml. To rename the file, do so where it comes from, and ingest "
-        "that into a new tree: the one here is known to its run.json by its name.",
+        "Add its fields to the convention in ckptman.yaml; ckptman learn THIS proposes them. To rename the file, do so "
+        "where it comes from, and ingest that into a new tree: the one here is known to its run.json by its name.",
     ),
     _error(
         "name-disagrees",

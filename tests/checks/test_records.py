@@ -22,6 +22,7 @@ from tests.helpers.trees import (
     RUN,
     TASK,
     edit_json,
+    edit_record,
     small_config,
 )
 from tests.helpers.validated import codes, flip_a_weight, hand_made, of
@@ -212,3 +213,19 @@ def test_no_message_says_a_path_twice(root: Path) -> None:
     result = validate(root, deep=True)
     assert codes(result) == {"bad-checkpoint", "bad-record", "bad-crc"}
     assert [item.message for item in result.findings if str(root) in item.message] == []
+
+
+@pytest.mark.parametrize("in_file", [None, 1337])
+def test_a_seed_that_only_the_source_folder_said_is_the_runs(tmp_path: Path, in_file: int | None) -> None:
+    settings = small_config(seed=1337, max_iters=100)
+    saved = {key: value for key, value in settings.to_dict().items() if key != "seed"}
+    saved |= {} if in_file is None else {"seed": in_file}
+    folder = tmp_path / "raw" / "len_gen_single_k4" / "task_0006" / "seed_1337" / "saved_models"
+    write_checkpoint(folder / name_of(settings), settings, step=100, train_config=saved)
+    (row,) = ingest(tmp_path / "raw", tmp_path / "tree", settle=0).placed
+    assert row.seed == 1337
+    run = (tmp_path / "tree" / row.path).parent
+    wrong = {"wrong-run-folder", "config-disagrees", "record-disagrees"}
+    assert codes(validate(tmp_path / "tree")) & wrong == set()
+    edit_record(run, config=settings.to_dict() | {"seed": 7})  # the control
+    assert codes(validate(tmp_path / "tree")) & wrong

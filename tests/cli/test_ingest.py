@@ -58,6 +58,33 @@ def test_what_looks_like_a_checkpoint_and_is_passed_over_is_said(source: Path, c
     assert "1 possible checkpoint passed over, not named *.pt: ckptman show says what is in them\n  last.ckpt\n" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("epoch=9-step=1000.ckpt", {"state_dict": {"w": torch.ones(2)}, "hyper_parameters": {"lr": 0.1}}),
+        ("ckpt.pt", {"model": {"w": torch.ones(2)}, "config": {"n_layer": 2}, "iter_num": 5}),
+        ("probe_d64.pt", {"w": torch.ones(2)}),
+        ("Final_D1_len4.pt", {"model": {"w": torch.ones(2)}, "train_config": {"digits": 4}, "iters_done": 5}),
+    ],
+)
+def test_an_experiment_that_no_rule_describes_is_not_passed_over_in_silence(
+    source: Path, capsys: Capture, name: str, content: dict[str, Any]
+) -> None:
+    folder = Path("others/my group/task_0003/saved_models")
+    folder.mkdir(parents=True)
+    torch.save(content, folder / name)
+    assert run(["ingest", "others"]) == 1
+    out = capsys.readouterr().out
+    assert "Next: ckptman learn others\n  proposes the rules of an experiment that none describes" in out
+    if name.endswith(".pt"):
+        assert "ckptman learn FOLDER" in " ".join(out.split())
+        assert run(["ingest", "others", "--trust", "config"]) == 1
+        assert "ckptman learn FOLDER" in " ".join(capsys.readouterr().out.split())
+    folder.rename(source / "saved_models")  # the control: most of the source is known
+    assert run(["ingest", "raw"]) == (1 if name.endswith(".pt") else 0)
+    assert "Next: ckptman learn" not in capsys.readouterr().out
+
+
 def test_a_possible_configuration_that_is_not_used_is_said(source: Path, capsys: Capture) -> None:
     item = config(6)
     write_checkpoint(source / "saved_models" / name_of(item), item, args=argparse.Namespace(slurm_job=12), cfg_name="a")
