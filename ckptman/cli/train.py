@@ -269,7 +269,7 @@ def show(result: runs.TrainResult, out: Console, *, verbose: bool = False) -> No
         rows.append([f"mean ± deviation ({rules.statistics})", "", *map(_spread, over)])
     if rows:
         config = result.runs[0].run.config
-        trained, tested = _span(config.train_min_k, config.train_max_k), _span(config.test_min_k, config.test_max_k)
+        trained, tested = _span(*config.trained_span), _span(config.test_min_k, config.test_max_k)
         print_table(out, [("Exact match", "", trained, tested), *rows], right=(2, 3))
     for run in result.runs:
         if verbose:
@@ -372,7 +372,7 @@ def _recipe_text(configs: Sequence[TrainConfig]) -> str:
 
 
 def _lengths_text(config: TrainConfig) -> str:
-    low, high = config.train_min_k, config.train_max_k
+    low, high = config.trained_span
     if config.train_k_choices is not None:
         return f"K in {', '.join(map(str, config.train_k_choices))}"
     return f"K = {high}" if low == high else f"K = {low}..{high}, {config.length_mode}"
@@ -435,7 +435,7 @@ def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tupl
 
     rows = []
     for name, where, low, high in (
-        (learning_curve.TRAINED, _TRAINED, config.train_min_k, config.train_max_k),
+        (learning_curve.TRAINED, _TRAINED, *config.trained_span),
         (learning_curve.TESTED, _TESTED, config.test_min_k, config.test_max_k),
     ):
         for k in range(low, high + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckptman.formats import CheckpointInfo, architecture, read_checkpoint
-from ckptman.rules import terms
+from ckptman.rules import recipe, terms
 from ckptman.text import RefusedError, markdown
 from ckptman.tree import statistics as tree_statistics
 
@@ -25,15 +25,7 @@ ckpt = torch.load({path!r}, map_location='cpu')
 # Reconstruct model config
 cfg = ckpt[{config!r}]
 model_cfg = GPTConfig(
-    block_size=cfg.train_max_k,
-    vocab_size=cfg.vocab_n + 1,  # +1 for separator
-    n_layers=cfg.n_layers,
-    n_heads=cfg.n_heads,
-    n_embd=cfg.n_embd,
-    without_pos=cfg.without_pos,
-    use_mlp=cfg.use_mlp,
-    use_layernorm=cfg.use_layernorm,
-    max_seq_len=2 * cfg.test_max_k + 1,
+{model}
 )
 
 # Create and load model
@@ -78,7 +70,7 @@ def loading_text(statistics: tree_statistics.TreeStatistics) -> str:
         parts += [title, markdown.fenced("python", _code(path, info, statistics))]
         form = next(form for form in statistics.convention.checkpoint.forms if form.name == name)
         if _is_documented(form, info, path, statistics):
-            text = _DOCUMENTED.format(path=path, config=form.config, weights=form.weights)
+            text = _DOCUMENTED.format(path=path, config=form.config, model=recipe.MODEL_CODE, weights=form.weights)
             parts += ["The same step by step:", markdown.fenced("python", text)]
     return markdown.join(*parts) or "There is no checkpoint here yet that can be loaded."
 
@@ -104,5 +96,5 @@ def _is_documented(
     if not form.config or info.compiled or not (info.config_class or "").endswith("TrainConfig"):
         return False
     parts = {part for tensor in info.tensors for part in tensor.name.split(".")}
-    is_variant = parts & _OF_VARIANTS or (info.config or {}).get("norm_type") == "rmsnorm"
+    is_variant = parts & _OF_VARIANTS or (info.config or {}).get("norm_type") == recipe.RMS_NORM
     return not is_variant and _is_built_in(path, info, statistics)

@@ -151,26 +151,26 @@ def _norms(said: _Said, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Which norms the weights show, and the configuration must not contradict."""
     shown = _kind_of_norm("transformer.ln_f", shapes)
     of_queries = _kind_of_norm("transformer.h.0.attn.q_norm", shapes)
-    norms: dict[str, Any] = {"use_qk_norm": said.checked("use_qk_norm", of_queries != "none")}
-    if of_queries == "none":
+    norms: dict[str, Any] = {"use_qk_norm": said.checked("use_qk_norm", of_queries != recipe.NO_NORM)}
+    if of_queries == recipe.NO_NORM:
         norms["use_rms_qk_norm"] = bool(said.maybe("use_rms_qk_norm", bool))
     else:
-        norms["use_rms_qk_norm"] = said.checked("use_rms_qk_norm", of_queries == "rmsnorm")
+        norms["use_rms_qk_norm"] = said.checked("use_rms_qk_norm", of_queries == recipe.RMS_NORM)
     norm_type = said.maybe("norm_type", str)
     if norm_type is not None:
-        norms |= {"norm_type": said.checked("norm_type", shown), "use_layernorm": shown != "none"}
-    elif shown == "rmsnorm":
+        norms |= {"norm_type": said.checked("norm_type", shown), recipe.NORM_SWITCH: shown != recipe.NO_NORM}
+    elif shown == recipe.RMS_NORM:
         norms |= {"norm_type": shown}
     else:
-        norms |= {"use_layernorm": said.checked("use_layernorm", shown == "layernorm")}
+        norms |= {recipe.NORM_SWITCH: said.checked(recipe.NORM_SWITCH, shown == recipe.LAYER_NORM)}
     return norms
 
 
 def _kind_of_norm(name: str, shapes: Mapping[str, Shape]) -> str:
     """One of `NORM_TYPES`: an RMS norm has no bias."""
     if f"{name}.weight" not in shapes:
-        return "none"
-    return "layernorm" if f"{name}.bias" in shapes else "rmsnorm"
+        return recipe.NO_NORM
+    return recipe.LAYER_NORM if f"{name}.bias" in shapes else recipe.RMS_NORM
 
 
 def _gates(said: _Said, shapes: Mapping[str, Shape], heads: int) -> dict[str, bool]:
@@ -189,8 +189,8 @@ class _Said:
     """What a checkpoint says of its model in words, besides the shapes of its weights."""
 
     def __init__(self, info: CheckpointInfo, in_name: Mapping[str, Any]) -> None:
-        self._inside = (info.model_config or {}, _as_model_config(info.config or {}))
-        self._in_name = _as_model_config(in_name)
+        self._inside = (info.model_config or {}, recipe.as_model_config(info.config or {}))
+        self._in_name = recipe.as_model_config(in_name)
         self.differences: list[str] = []
         self.missing: list[str] = []
 
@@ -231,16 +231,6 @@ def _is_kind(value: object, kind: type) -> bool:
     if kind is int:
         return type(value) is int or (type(value) is float and value.is_integer())
     return type(value) is kind
-
-
-def _as_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A training configuration, with what `GPTConfig` calls otherwise."""
-    said = dict(config)
-    if type(config.get("vocab_n")) is int:
-        said["vocab_size"] = config["vocab_n"] + 1  # the separator
-    if "train_max_k" in config:
-        said["block_size"] = config["train_max_k"]
-    return said
 
 
 def _name_values(path: str | os.PathLike[str], rules: Convention) -> Mapping[str, Any]:

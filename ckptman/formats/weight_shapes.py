@@ -78,7 +78,7 @@ def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None =
         None for a configuration that lacks a key that decides shapes, or holds something else than a number there.
     """
     sizes = [config.get(key) for key in ("vocab_n", "n_embd", "n_layers", "test_max_k")]
-    switches = [config.get(key) for key in ("use_mlp", "use_layernorm")]
+    switches = [config.get(key) for key in ("use_mlp", recipe.NORM_SWITCH)]
     if not all(type(size) is int and size > 0 for size in sizes) or not all(type(on) is bool for on in switches):
         return None
     vocab, width, layers, longest = (int(size) for size in sizes if size is not None)
@@ -126,7 +126,7 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
 
 
 def _norm(name: str, width: int, kind: str) -> dict[str, Shape]:
-    parts = {"layernorm": ("weight", "bias"), "rmsnorm": ("weight",)}.get(kind, ())
+    parts = {recipe.LAYER_NORM: ("weight", "bias"), recipe.RMS_NORM: ("weight",)}.get(kind, ())
     return {f"{name}.{part}": (width,) for part in parts}
 
 

@@ -20,7 +20,9 @@ from ckptman.rules.terms import Convention, ModelRules
 from ckptman.text import UsageError
 
 LENGTH_MODES = ("mix", "curriculum")
-NORM_TYPES = ("none", "layernorm", "rmsnorm")
+NORM_TYPES = NO_NORM, LAYER_NORM, RMS_NORM = ("none", "layernorm", "rmsnorm")
+NORM_SWITCH = "use_layernorm"
+"""What says in earlier configurations whether there are norms; `norm_type` says in later ones of which kind."""
 
 SEED_END = 10**18
 """Seeds lie below it: a run folder's name holds 18 digits of one, and PyTorch takes 64 bits."""
@@ -202,6 +204,11 @@ class TrainConfig:
         return self.effective_batch_size // self.micro_batch_size
 
     @property
+    def trained_span(self) -> tuple[int, int]:
+        """The shortest and the longest K that is trained."""
+        return self.train_min_k, self.train_max_k
+
+    @property
     def trained_lengths(self) -> list[int]:
         """Every K that is trained, in order."""
         return self.train_k_choices or list(range(self.train_min_k, self.train_max_k + 1))
@@ -248,6 +255,30 @@ DERIVED_KEYS = ("total_vocab_size", "sep_id", "max_seq_len", "grad_accum_steps",
 
 MODEL_KEYS = ("block_size", "vocab_size")
 """What a model's configuration calls otherwise than a run's."""
+
+
+def as_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A training configuration, with what `GPTConfig` calls otherwise."""
+    said = dict(config)
+    if type(config.get("vocab_n")) is int:
+        said["vocab_size"] = config["vocab_n"] + 1  # the separator
+    if "train_max_k" in config:
+        said["block_size"] = config["train_max_k"]
+    return said
+
+
+MODEL_CODE = """\
+    block_size=cfg.train_max_k,
+    vocab_size=cfg.vocab_n + 1,  # +1 for separator
+    n_layers=cfg.n_layers,
+    n_heads=cfg.n_heads,
+    n_embd=cfg.n_embd,
+    without_pos=cfg.without_pos,
+    use_mlp=cfg.use_mlp,
+    use_layernorm=cfg.use_layernorm,
+    max_seq_len=2 * cfg.test_max_k + 1,"""
+"""The same in Python, for people: what a `GPTConfig` is given of a configuration `cfg`."""
+
 
 KNOWN_KEYS = frozenset({field.name for field in dataclasses.fields(TrainConfig)}.union(DERIVED_KEYS, MODEL_KEYS))
 """Configuration keys whose effect on the forward pass, if they have one, is known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -314,6 +315,18 @@ def test_the_conventions_words_stand_in_no_python_file() -> None:
         for word in spoken(text)
     ]
     assert found == []
+
+
+KEYS = re.compile("layernorm|dynamic|train_max_k")
+BUILT_IN = ("training.", "rules.recipe")
+"""What trains the built-in experiment, and its recipe."""
+
+
+def test_the_keys_of_the_built_in_experiment_stand_only_where_it_is_trained() -> None:
+    texts = {module: path.read_text() for module, path in modules().items()}
+    keyed = {module for module, text in texts.items() if KEYS.search(text)}
+    assert {module for module in keyed if not module.startswith(BUILT_IN)} == set()
+    assert {"training.model", "rules.recipe"} <= keyed, "the search finds what is there"
 
 
 def test_the_word_check_can_fail() -> None:
