@@ -20,14 +20,11 @@ from ckptman.cli.options import (
     GroupText,
     Json,
     KText,
-    Layers,
-    Mlp,
-    Mode,
     Root,
     SeedText,
     TaskText,
     Tree,
-    WithFacets,
+    WithAxes,
     conditions_of,
     tree_of,
 )
@@ -42,15 +39,12 @@ from ckptman.text import UsageError, wording
 from ckptman.tree import metrics
 
 
-@app.command("ls", cls=WithFacets)
+@app.command("ls", cls=WithAxes)
 def _ls(
     context: typer.Context,
     directory: Tree = None,
     root: Root = None,
-    n_layers: Layers = None,
-    use_mlp: Mlp = None,
     longest: KText = None,
-    length_mode: Mode = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,

@@ -12,12 +12,11 @@ from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import (
     Json,
     KText,
-    Layers,
-    Mlp,
-    Mode,
     Root,
     Set,
-    WithFacets,
+    WithAxes,
+    check_k,
+    chosen_axes,
     chosen_facets,
     numbers_of,
     settings_of,
@@ -32,7 +31,7 @@ from ckptman.text import RefusedError, UsageError, wording
 from ckptman.tree import records
 
 
-@app.command("name", cls=WithFacets)
+@app.command("name", cls=WithAxes)
 def _name(
     context: typer.Context,
     names: Annotated[
@@ -40,9 +39,6 @@ def _name(
     ] = None,
     to_format: Annotated[bool, typer.Option("--format", help="Give the name of a configuration.")] = False,
     root: Root = None,
-    n_layers: Layers = None,
-    use_mlp: Mlp = None,
-    length_mode: Mode = None,
     longest: KText = None,
     step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="Iterations done.")] = None,
     final: Annotated[
@@ -60,14 +56,10 @@ def _name(
     Example: ckptman name --format --layers 1 --no-mlp --k 8 --mode mix
     """
     convention = convention_for(context, tree_of(context, root))
-    flags: dict[str, Any] = {
-        "n_layers": n_layers,
-        "use_mlp": use_mlp,
-        "length_mode": length_mode,
-    }
+    check_k(longest, convention)
+    given = chosen_axes(context, convention)
     chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
-    flags |= {key: value for name, value in chosen.items() if (key := convention.key_of(name)) is not None}
-    given = {key: value for key, value in flags.items() if value is not None}
+    given |= {key: value for name, value in chosen.items() if (key := convention.key_of(name)) is not None}
     more = (*chosen.values(), longest, step, final, settings)
     if not to_format:
         if given or any(value is not None for value in more) or not names:

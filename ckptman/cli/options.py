@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -140,18 +141,6 @@ GroupText = Annotated[
 
 _CONFIGURATION = "Configuration"
 
-# The parameters are not called as their flags, so that a setting of another command (`mode: hardlink`) is none of them.
-Layers = Annotated[
-    int | None,
-    typer.Option("--layers", metavar="N", min=1, help="Transformer layers.", rich_help_panel=_CONFIGURATION),
-]
-Mlp = Annotated[
-    bool | None, typer.Option("--mlp/--no-mlp", help="With or without MLP.", rich_help_panel=_CONFIGURATION)
-]
-Mode = Annotated[
-    str | None,
-    typer.Option("--mode", metavar="MODE", help="Length mode: mix or curriculum.", rich_help_panel=_CONFIGURATION),
-]
 K = Annotated[
     int | None,
     typer.Option("--k", metavar="K", min=1, help="The longest trained list.", rich_help_panel=_CONFIGURATION),
@@ -185,14 +174,19 @@ class WithFacets(helping.Helped):
 
     lists = False
     """Whether an option takes several values, as `--name LIST`."""
+    axes = False
+    """Whether there are options for axes of grids too, which the function reads by `chosen_axes`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters of the function, and the facets' before those of no group."""
         params = super().get_params(ctx)
         if _CHOSEN not in ctx.meta:
-            ctx.meta[_CHOSEN] = {}, _facet_params(_convention_of(ctx), lists=self.lists)
-        own = {param.name for param in params}
-        return [*params[:-1], *(param for param in ctx.meta[_CHOSEN][1] if param.name not in own), *params[-1:]]
+            rules = _convention_of(ctx)
+            made = _facet_options(rules, lists=self.lists) | (_axis_options(rules) if self.axes else {})
+            ctx.meta[_CHOSEN] = {}, _params(made)
+        own = {name for param in params for name in (param.name, *param.opts)}
+        more = [param for param in ctx.meta[_CHOSEN][1] if not own & {param.name, *param.opts}]
+        return [*params[:-1], *more, *params[-1:]]
 
     def invoke(self, ctx: Any) -> Any:
         """Call the function, with the facets in the context."""
@@ -207,6 +201,12 @@ class WithFacetLists(WithFacets):
     lists = True
 
 
+class WithAxes(WithFacets):
+    """The same, with an option for each axis of the convention's grids."""
+
+    axes = True
+
+
 def _convention_of(ctx: Any) -> Convention:
     try:
         return convention_file.load_convention(ctx.obj or convention_file.find_file(Path.cwd()))
@@ -214,8 +214,8 @@ def _convention_of(ctx: Any) -> Convention:
         return convention_file.built_in()
 
 
-def _facet_params(convention: Convention, *, lists: bool) -> list[Any]:
-    """An option for each facet that commands ask for, as Typer makes them."""
+def _facet_options(convention: Convention, *, lists: bool) -> dict[str, Any]:
+    """An option for each facet that commands ask for, by its name."""
     made = {}
     for facet in convention.told_facets:
         words = [value.word for value in facet.values]
@@ -233,27 +233,60 @@ def _facet_params(convention: Convention, *, lists: bool) -> list[Any]:
                 f"--{facet.name.replace('_', '-')}", metavar="LIST", help=text, rich_help_panel=_PANEL
             )
         made[facet.name] = Annotated[kind, option]
+    return made
+
+
+def _axis_options(convention: Convention) -> dict[str, Any]:
+    """An option for each axis that commands ask for, by its key."""
+    made = {}
+    for key, values in convention.asked_axes.items():
+        axis = convention.axis(key)
+        name = axis.option or f"--{re.sub('[^a-z0-9]+', '-', key.lower()).strip('-')}"
+        shown = " or ".join(wording.value_text(value) for value in dict.fromkeys(values))
+        text = f"{axis.title}: {shown}." if shown else f"{axis.title}."
+        kinds = {type(value) for value in values}
+        kind: Any = str | None
+        if kinds == {bool}:
+            kind, name, text = bool | None, f"{name}/--no-{name[2:]}", f"With or without {axis.title}."
+        elif kinds and kinds <= {int, float}:
+            kind = (int if kinds == {int} else float) | None
+        least = min((1, *(value for value in values if isinstance(value, int)))) if kind == int | None else None
+        metavar = None if kinds == {bool} else "N" if kind != str | None else "VALUE"
+        option = typer.Option(name, metavar=metavar, min=least, help=text, rich_help_panel=_CONFIGURATION)
+        made[key] = Annotated[kind, option]
+    return made
+
+
+def _params(made: dict[str, Any]) -> list[Any]:
+    """Options as parameters, as Typer makes them."""
 
     def holder(**_: Any) -> None:
         pass
 
+    named = {f"option_{index}": kind for index, kind in enumerate(made.values())}  # a key may be no name of Python
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in made.items()
+        for name, kind in named.items()
     ]
     holder.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where Typer looks
-    holder.__annotations__ = made
+    holder.__annotations__ = named
     program = typer.Typer(add_completion=False)
     program.command()(holder)
     params: list[Any] = list(typer.main.get_command(program).params)
     for name, param in zip(made, params, strict=True):
-        param.name = name  # else that of the first option
+        param.name = name
     return params
 
 
 def given_facets(context: typer.Context) -> dict[str, Any]:
     """What the options for facets were given, by facet."""
     return dict(context.meta.get(_CHOSEN, ({}, ()))[0])
+
+
+def chosen_axes(context: typer.Context, convention: Convention) -> dict[str, Any]:
+    """The values of axes that the options ask for, by configuration key."""
+    given = given_facets(context)
+    return {key: given[key] for key in convention.asked_axes if given.get(key) is not None}
 
 
 def chosen_facets(context: typer.Context, convention: Convention) -> dict[str, tuple[terms.Scalar, ...]]:
@@ -288,7 +321,13 @@ def conditions_of(
 ) -> list[conditions.Where]:
     """The conditions that the filters of `ls`, `results` and `plot` stand for."""
     given = context.params
-    found = [conditions.equal(key, given[key]) for key in _FLAGS if given.get(key) is not None]
+    check_k(given.get("longest"), convention)
+    found = [
+        conditions.equal(key, value) if convention.asked_axes[key] else conditions.written(key, value)
+        for key, value in chosen_axes(context, convention).items()
+    ]
+    if given.get("final") is not None:
+        found.append(conditions.equal("final", given["final"]))
     found += [
         conditions.equal(name, *(v for v in values if v is not None))
         for name, values in chosen_facets(context, convention).items()
@@ -304,8 +343,19 @@ def conditions_of(
     return found + [conditions.parse_where(text) for text in where or ()]
 
 
-_FLAGS = ("n_layers", "use_mlp", "length_mode", "final")
-"""The parameters that are called as the key that they are about."""
+def check_k(asked: object, convention: Convention) -> None:
+    """Refuse `--k` where the convention has no K.
+
+    Raises:
+        UsageError: (`no-k`).
+    """
+    if asked and convention.k_key is None:
+        raise UsageError(
+            f"--k: this convention has no K ({convention.title})",
+            code="no-k",
+            fix=f"Choose by a key: --where 'KEY == VALUE'. Or say in {convention_file.FILE_NAME} which key it is: "
+            f"facets: {{{terms.K}: {{config: KEY}}}}",
+        )
 
 
 def check_group_alone(group: object, context: typer.Context, convention: Convention, *others: object) -> None:
@@ -397,8 +447,9 @@ def selection_of(
     """The part of the grid that the options ask for.
 
     Raises:
-        UsageError: (`bad-range`, `bad-choice`) for a text that is none of these.
+        UsageError: (`bad-range`, `bad-choice`) for a text that is none of these; (`no-k`).
     """
+    check_k(k, convention)
     return selection.Selection(
         groups=groups_of(group),
         k=numbers_of(k, "--k", least=1),

@@ -12,13 +12,10 @@ from ckptman.cli.options import (
     Conditions,
     GroupText,
     KText,
-    Layers,
-    Mlp,
-    Mode,
     Root,
     SeedText,
     TaskText,
-    WithFacets,
+    WithAxes,
     conditions_of,
     tree_of,
 )
@@ -30,7 +27,7 @@ from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
 
 
-@app.command("plot", cls=WithFacets)
+@app.command("plot", cls=WithAxes)
 def _plot(
     context: typer.Context,
     what: Annotated[
@@ -41,10 +38,7 @@ def _plot(
         ),
     ],
     root: Root = None,
-    n_layers: Layers = None,
-    use_mlp: Mlp = None,
     longest: KText = None,
-    length_mode: Mode = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,

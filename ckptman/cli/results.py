@@ -15,14 +15,11 @@ from ckptman.cli.options import (
     GroupText,
     Json,
     KText,
-    Layers,
-    Mlp,
-    Mode,
     Root,
     SeedText,
     TaskText,
     Tree,
-    WithFacets,
+    WithAxes,
     conditions_of,
     tree_of,
 )
@@ -34,15 +31,12 @@ from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
 
-@app.command("results", cls=WithFacets)
+@app.command("results", cls=WithAxes)
 def _results(
     context: typer.Context,
     directory: Tree = None,
     root: Root = None,
-    n_layers: Layers = None,
-    use_mlp: Mlp = None,
     longest: KText = None,
-    length_mode: Mode = None,
     seed: SeedText = None,
     group: GroupText = None,
     task: TaskText = None,

@@ -14,15 +14,14 @@ from ckptman.cli.options import (
     GroupText,
     Json,
     KText,
-    Layers,
-    Mlp,
-    Mode,
     Numbering,
     Root,
     Set,
     Texts,
-    WithFacets,
+    WithAxes,
     check_group_alone,
+    check_k,
+    chosen_axes,
     chosen_facets,
     named_groups,
     numbers_of,
@@ -96,14 +95,11 @@ class _Family:
         return str(convention.folders.folder(tuple(family.values()), self.name, cell.task))
 
 
-@app.command("task", cls=WithFacets)
+@app.command("task", cls=WithAxes)
 def _task(
     context: typer.Context,
     number: Annotated[int | None, typer.Argument(metavar="[ID]", help="A task id.", min=0)] = None,
     root: Root = None,
-    n_layers: Layers = None,
-    use_mlp: Mlp = None,
-    length_mode: Mode = None,
     longest: KText = None,
     group: GroupText = None,
     settings: Set = None,
@@ -123,8 +119,9 @@ def _task(
     convention = convention_for(context, tree_of(context, root), numbering)
     check_group_alone(group, context, convention, longest)
     chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
-    flags = {"n_layers": n_layers, "use_mlp": use_mlp, "length_mode": length_mode}
-    asked = {key: value for key, value in flags.items() if value is not None}
+    placement.check_grid(convention)
+    check_k(longest, convention)
+    asked = chosen_axes(context, convention)
     if number is not None and (asked or settings):
         raise _bad_usage("give a task id or a configuration, not both", "See: ckptman task --help")
     if (number, group, longest) == (None, None, None) and not asked and not settings:

@@ -28,6 +28,7 @@ from ckptman.cli.options import (
     Texts,
     WithFacets,
     check_group_alone,
+    check_k,
     chosen_facets,
     named_groups,
     numbers_of,
@@ -152,6 +153,8 @@ def _train(
     mode = wandb_logging.check_mode(wandb)
     planning.check_device(device)
     convention = convention_for(context, out, numbering)
+    placement.check_grid(convention)
+    check_k(k, convention)
     check_group_alone(group, context, convention, k)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)

@@ -184,6 +184,11 @@ def equal(key: str, *values: str | int | float | bool) -> Where:
     return Where(text=text, node=options[0] if len(options) == 1 else Junction(decisive=True, operands=options))
 
 
+def written(key: str, text: str) -> Where:
+    """The condition that `key` has the value that is written so, of whatever type it is."""
+    return Where(text=f"{key} == {text}", node=Comparison(key, "==", _literal(text)))
+
+
 def matching(key: str, *patterns: str) -> Where:
     """The condition that the text at `key` is one of these, in which `*` and `?` stand for any letters."""
     options = tuple(Comparison(key, _LIKE, _literal_of(pattern)) for pattern in patterns)

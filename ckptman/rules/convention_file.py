@@ -846,6 +846,7 @@ def _build_axis(value: Any, where: str) -> AxisTitle:
         short=item.get("short", _text),
         on=words.maybe("on", _text, "On"),
         off=words.maybe("off", _text, "Off"),
+        option=item.maybe("option", _option, ""),
     )
     words.done()
     item.done()

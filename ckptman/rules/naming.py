@@ -246,7 +246,11 @@ class Naming:
         return text
 
     def _refusal(self, name: str, reason: str = "") -> RefusedError:
-        fix = f"Names have the form {' or '.join(self.patterns)}"
+        fix = (
+            f"Names have the form {' or '.join(self.patterns)}"
+            if self.patterns
+            else "By this convention, files keep their names, and what they are stands inside them or beside them."
+        )
         if not self._fields:
             reason = "it has none of the forms that the convention knows"
         return RefusedError(f"{name!r} does not follow the naming convention: {reason or self._explain(name)}",

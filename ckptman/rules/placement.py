@@ -135,8 +135,9 @@ def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[s
     """The pattern that a group's name follows, and what the name holds.
 
     Raises:
-        UsageError: (`unknown-group`) for a name of no known pattern.
+        UsageError: (`unknown-group`) for a name of no known pattern; (`no-grid`).
     """
+    check_grid(convention)
     pattern = group_pattern(name, convention)
     parsed = None if pattern is None else pattern.parse(name)
     if pattern is None or parsed is None:
@@ -149,12 +150,29 @@ def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[s
     return pattern, parsed
 
 
+def check_grid(convention: Convention) -> None:
+    """See to it that the convention describes groups and grids.
+
+    Raises:
+        UsageError: (`no-grid`) it describes none.
+    """
+    if not convention.groups:
+        raise UsageError(
+            f"the convention ({convention.title}) describes no grid: nothing is known of runs that are not there, and "
+            "none can be trained by it",
+            code="no-grid",
+            fix="See what is there with: ckptman ls. Or describe groups and grids in ckptman.yaml.",
+        )
+
+
 def default_pattern(convention: Convention, asked: Mapping[str, Scalar]) -> GroupPattern:
     """The first group pattern that does not contradict the facets asked for; it is meant where no group is named.
 
     Raises:
         ConfigurationError: (`no-group`) if there is none.
+        UsageError: (`no-grid`).
     """
+    check_grid(convention)
     found = next((pattern for pattern in convention.groups if fits(pattern, asked)), None)
     if found is None:
         raise _no_group(ConfigurationError, asked, convention)

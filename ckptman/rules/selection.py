@@ -136,17 +136,12 @@ def parse_choices(text: str, known: Mapping[str, Any], what: str) -> tuple[Any, 
 
 def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
     """The group patterns that may have what is asked for, of those whose names the grid can write."""
+    placement.check_grid(convention)
     there = [
         pattern
         for pattern in convention.groups
         if all(hole == K or _holds(pattern, hole, convention) for hole in pattern.holes)
     ]
-    if not convention.groups:
-        raise UsageError(
-            "the convention describes no grid, so nothing is known of runs that are not there",
-            code="nothing-selected",
-            fix="See what is there with: ckptman ls",
-        )
     found = [
         pattern
         for pattern in there

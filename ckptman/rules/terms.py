@@ -239,6 +239,8 @@ class AxisTitle:
     short: str
     on: str
     off: str
+    option: str = ""
+    """The command-line option that asks for a value; by default it is called as the key."""
 
     def word(self, value: Scalar) -> str:
         """A value as tables write it."""
@@ -343,6 +345,17 @@ class Convention:
     def axis(self, key: str) -> AxisTitle:
         """How to write the axis `key`; a plain rendering where the convention has none."""
         return self.axis_titles.get(key) or AxisTitle(title=key, short=f"{key} {{}}", on="On", off="Off")
+
+    @cached_property
+    def asked_axes(self) -> Mapping[str, tuple[Scalar, ...]]:
+        """The axes that commands ask for, and the values that grids have of each; facets are asked for as such."""
+        facets = {name for facet in self.told_facets for name in (facet.name, facet.config)}
+        places = [place for grid in self.grids.values() for place in (grid.axes, *grid.across)]
+        return {
+            key: tuple(value for place in places for value in place.get(key, ()))
+            for key in self.axis_titles
+            if key not in facets and key != self.k_key
+        }
 
     def kind_at(self, step: int | None, config: Mapping[str, Any]) -> Prefix | None:
         """The kind of a checkpoint that holds so many iterations of a run: of its end, or else one on the way."""

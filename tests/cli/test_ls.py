@@ -128,8 +128,8 @@ def test_the_settings_of_another_command_are_no_filter(
     (tmp_path / "ckptman.yaml").write_text("settings: {mode: hardlink}\n")
     monkeypatch.chdir(tmp_path)
     assert len(listed(tree, capsys)) == 2 * len(RUNS)
-    (tmp_path / "ckptman.yaml").write_text("settings: {n_layers: 2}\n")  # the control: a setting that is meant for ls
-    assert len(listed(tree, capsys)) == 2
+    (tmp_path / "ckptman.yaml").write_text("settings: {final: true}\n")  # the control: a setting that is meant for ls
+    assert len(listed(tree, capsys)) == len(RUNS)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def test_a_setting_gives_several_values(
         ("ingest", "settle: -1", "settle cannot be -1: "),
         ("ingest", "settle: [1, 2]", "settle cannot be [1, 2]: one value is wanted, not 2"),
         ("ingest", "mode: hard", "mode cannot be 'hard': "),
-        ("ls", "n_layers: 0", "n_layers cannot be 0: "),
+        ("ls", "limit: 0", "limit cannot be 0: "),
         ("ls", "mode: hard", "mode cannot be 'hard': "),
     ],
 )
