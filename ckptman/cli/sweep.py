@@ -293,6 +293,8 @@ class SweepTable:
         self._console = console(stderr=True)
         self._lock = threading.Lock()
         self._began = time.monotonic()
+        self._trained: tuple[float, int] | None = None
+        """When iterations were first heard of, and how many."""
         self._screen = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         if sys.stderr.isatty() and self._rows:
@@ -357,10 +359,14 @@ class SweepTable:
         return f"{text}; {duration_text(took)}" + (f", about {duration_text(left)} left" if left is not None else "")
 
     def _left(self, rows: Sequence[_Row]) -> float | None:
-        """About how long the rest takes: the iterations left, at the speed of all runs until now."""
+        """About how long the rest takes: the iterations left, at the speed of all runs since the first ones came."""
         done = sum(row.iterations_done() for row in rows)
         left = sum(row.iterations_left() for row in rows)
-        took = time.monotonic() - self._began
+        if done and self._trained is None:
+            self._trained = time.monotonic(), done
+        if self._trained is None:
+            return None
+        took, done = time.monotonic() - self._trained[0], done - self._trained[1]
         return left * took / done if done and took > 10 else None
 
 
@@ -476,8 +482,8 @@ def _estimate_text(plan: SweepPlan, parallel: int) -> str:
         bases.append(f"a few iterations of {count_text(plan.timed_kinds, 'kind')} of model, timed now")
     basis = f"by {' and '.join(bases)}"
     return (
-        f"estimated time: {duration_text(wall)} with {parallel} at a time, {duration_text(one)} one after the other "
-        f"({basis})"
+        f"estimated time: {duration_text(wall)} with {parallel} at a time, {duration_text(one)} one after the other, "
+        f"and some seconds for each run to start ({basis})"
     )
 
 

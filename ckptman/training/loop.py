@@ -161,6 +161,7 @@ class _Training:
         self._logged, self._rows = self._logged_before()
         self._began = self._saved_at = self._told_at = self._shown_at = time.monotonic()
         self._began_with = self.iters_done
+        self._warm_at: float | None = None  # when the first iteration was done
 
     def run(self) -> TrainedRun:
         """Train."""
@@ -194,6 +195,8 @@ class _Training:
             self._last = self._step(batch)
         self._optimizer.step()
         self.iters_done += 1
+        if self._warm_at is None:
+            self._warm_at = time.monotonic()
         last = self.iters_done == config.max_iters
         logged: dict[str, float] = {}
         if index % config.log_interval == 0 or last:
@@ -214,7 +217,13 @@ class _Training:
             self._save_state()
         if now - self._told_at >= STATUS_SECONDS:
             self._write_status(RUNNING)
-        if self._progress is not None and self._last is not None and now - self._shown_at >= PROGRESS_SECONDS:
+        is_warm = self.iters_done > self._began_with + 1  # else its speed would be that of a first iteration
+        if (
+            self._progress is not None
+            and self._last is not None
+            and is_warm
+            and now - self._shown_at >= PROGRESS_SECONDS
+        ):
             self._shown_at = now
             known = BatchProgress(
                 label=self._run.label,
@@ -362,6 +371,8 @@ class _Training:
     @property
     def _speed(self) -> float | None:
         done = self.iters_done - self._began_with
+        if done > 1 and self._warm_at is not None:  # the first one takes far longer than any other
+            return (done - 1) / max(1e-9, time.monotonic() - self._warm_at)
         return done / max(1e-9, time.monotonic() - self._began) if done else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from configparser import ConfigParser
@@ -118,6 +119,10 @@ class WandbLogger:
             return
         online = mode is WandbMode.ONLINE
         check_can_start(mode)
+        if "wandb" not in sys.modules:
+            # A service that an outer process began (a notebook, say) takes a run of ours that was killed for one that
+            # still goes on, and refuses its id when it is resumed.
+            os.environ.pop("WANDB_SERVICE", None)
         try:
             import wandb
 

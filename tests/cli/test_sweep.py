@@ -294,6 +294,21 @@ def test_an_interrupted_run_is_not_counted_as_done(tmp_path: Path) -> None:
     assert rendered(table)[-1].startswith("2 of 3 runs, 1 failed, 1 interrupted; ")
 
 
+def test_how_long_is_left_is_told_by_iterations_and_not_by_how_long_the_first_run_took_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("ckptman.cli.sweep.time.monotonic", lambda: clock)
+    found = plan(tmp_path)  # three runs of 12 iterations
+    table = SweepTable(found, Stop())
+    clock = 700.0  # ten minutes until the first iteration
+    table.update(found.runs[0], progress(1))
+    assert rendered(table)[-1] == "0 of 3 runs; 10 min", "one iteration tells nothing yet"
+    clock = 720.0
+    table.update(found.runs[0], progress(6))
+    assert rendered(table)[-1] == "0 of 3 runs; 10 min, about 2 min left"  # 5 in 20 s; 30 to go
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (600, "10 min"), (7_200, "2.0 h"), (900_000, "10.4 days")]
 )

@@ -246,7 +246,7 @@ MEASURE = """
         return time.process_time() - start
 
     rules = built_in().checkpoint
-    for file in sys.argv[1:]:
+    def measure(file):
         factor = max(1.0, reference() / 0.06)  # how much slower than a free processor this one is
         child = os.fork()
         if not child:
@@ -259,9 +259,17 @@ MEASURE = """
                 pass
             seconds = time.process_time() - start
             peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
-            print(f"{seconds / factor:.3f} {(peak - held) / 1e6:.0f}", flush=True)
+            os.write(writer, f"{seconds / factor} {(peak - held) / 1e6:.0f}".encode())
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
+        return tuple(map(float, os.read(reader, 100).split()))
+
+    reader, writer = os.pipe()
+    for file in sys.argv[1:]:
+        taken = [measure(file)]
+        while taken[-1][0] > 0.5 and len(taken) < 3:  # only what is slow each time is slow
+            taken.append(measure(file))
+        print(min(seconds for seconds, _ in taken), max(held for _, held in taken), flush=True)
 """
 
 

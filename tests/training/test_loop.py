@@ -428,9 +428,10 @@ trainer.train_run(run, trainer.Computing(torch.device("cpu"), wandb=trainer.Wand
 
 @pytest.mark.slow
 def test_one_wandb_run_over_resumes(tmp_path: Path) -> None:
+    env = {**os.environ, "WANDB_SERVICE": "of an outer process"}  # which would hold a killed run's id
     for end in (5, 9, 99):
         command = [sys.executable, "-c", W_AND_B, str(tmp_path), str(Path(__file__).parents[2]), str(end)]
-        status = subprocess.run(command, check=False, capture_output=True, text=True)
+        status = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
         assert status.returncode == (0 if end == 99 else -signal.SIGKILL), status.stderr
     run = raw_run(tmp_path)
     paths = sorted(run.wandb.rglob("*.wandb"))

@@ -70,7 +70,7 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert refused.error is not None
     assert refused.error.code == "would-restart"
     result = short_train(tmp_path / "a", 1, 2)
-    assert [run.trained.resumed_from for run in result.runs if run.trained] == [1, None]
+    assert [run.trained.resumed_from for run in result.runs if run.trained] == [2, None]
     assert not result.interrupted
     short_train(tmp_path / "b", 1)
     one, other = (documents(raw_run(tmp_path / name, seed=1)) for name in "ab")
