@@ -13,6 +13,10 @@ from ckptman.tree import Finding, Inventory, contents, finding, records
 _SEPARATELY = "Train the missing {}, each into a folder of its own, so that none overwrites another, and ingest {}."
 
 
+_MOST_LISTED = 8
+"""Configurations that one finding names."""
+
+
 @dataclass
 class _Present:
     """A configuration of a group, and what the tree has of it."""
@@ -20,6 +24,7 @@ class _Present:
     cell: grids.Cell
     runs: list[contents.Run] = field(default_factory=list)
     overwritten: list[records.OverwrittenRun] = field(default_factory=list)
+    without_files: list[records.OverwrittenRun] = field(default_factory=list)
     refused: list[records.RefusedFile] = field(default_factory=list)
 
     @property
@@ -64,10 +69,12 @@ def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding
         if path.name not in (records.OVERWRITTEN_FILE, records.REFUSED_FILE)
     ]
     for group in groups:
+        absent: dict[PurePosixPath, list[_Present]] = defaultdict(list)
         for item in group.present:
             yield from _check_settings(group, item, convention)
             if any(other.of_grid for other in group.present):
-                yield from _check_seeds(group, item, unread, convention)
+                yield from _check_seeds(group, item, unread, absent, convention)
+        yield from _check_absent(group, absent, convention)
     yield from _check_groups({group.name for group in groups}, convention)
 
 
@@ -77,10 +84,8 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
     for run in inventory.runs:
         if run.place is not None and run.origin is not contents.Origin.EXTRA:  # files that are gone are missed there
             runs[run.place.group].append(run)
-    lost: dict[str, list[records.OverwrittenRun]] = defaultdict(list)
-    for overwritten in inventory.scan.overwritten.values():
-        for item in overwritten:
-            lost[item.group].append(item)
+    lost = _by_group(inventory.scan.overwritten.values())
+    without_files = _by_group(inventory.scan.without_files.values())
     groups = []
     for name in sorted(runs):
         group = _group(name, convention)
@@ -91,11 +96,22 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
             for item in lost[name]:
                 if (present := group.of(item.config)) is not None:
                     present.overwritten.append(item)
+            for item in without_files[name]:
+                if (present := group.of(item.config)) is not None:
+                    present.without_files.append(item)
             for file in inventory.scan.refused:
                 if file.group == name and (present := group.of(file.config)) is not None:
                     present.refused.append(file)
             groups.append(group)
     return groups
+
+
+def _by_group(lists: Iterable[Iterable[records.OverwrittenRun]]) -> dict[str, list[records.OverwrittenRun]]:
+    found: dict[str, list[records.OverwrittenRun]] = defaultdict(list)
+    for runs in lists:
+        for run in runs:
+            found[run.group].append(run)
+    return found
 
 
 def _group(name: str, convention: Convention) -> _Group | None:
@@ -126,8 +142,13 @@ def _check_settings(group: _Group, item: _Present, convention: Convention) -> It
 
 
 def _check_seeds(
-    group: _Group, item: _Present, unread: Iterable[PurePosixPath], convention: Convention
+    group: _Group,
+    item: _Present,
+    unread: Iterable[PurePosixPath],
+    absent: dict[PurePosixPath, list[_Present]],
+    convention: Convention,
 ) -> Iterator[Finding]:
+    """Look for the seeds of a configuration; one of which nothing is known goes to `absent`."""
     missing = [seed for seed in group.grid.seeds if seed not in item.seeds]
     if not missing:
         return
@@ -137,7 +158,7 @@ def _check_seeds(
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
     lost = _overwritten(item, missing)
     refused = [file for file in item.refused if file.seed is None or file.seed in missing]
-    fix = _SEPARATELY.format("seeds", "them") if lost and item.of_grid else None
+    fix = _SEPARATELY.format("seeds", "them") if item.overwritten and lost and item.of_grid else None
     for file in refused:
         whose = "one of them" if file.seed is None else f"seed {file.seed}"
         lost += f"; {whose} may be {Path(file.root, file.path)}, which ingest refused: {file.message}"
@@ -150,8 +171,29 @@ def _check_seeds(
             f"{what} lacks {_seeds(missing)} (there: {there}){lost}",
             fix,
         )
-    else:
+    elif lost:
         yield finding("missing-task", path, f"{what} has no run{lost}", fix)
+    else:
+        absent[path].append(item)
+
+
+def _check_absent(
+    group: _Group, absent: Mapping[PurePosixPath, list[_Present]], convention: Convention
+) -> Iterator[Finding]:
+    """The configurations of which there is nothing: those of one folder are told together."""
+    by_parent: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for path in absent:
+        by_parent[path.parent].append(path)
+    for parent, paths in by_parent.items():
+        items = [item for path in paths for item in absent[path]]
+        said = [f"task {item.cell.task} ({_brief(item.cell, convention)})" for item in items]
+        if len(said) == 1:
+            yield finding("missing-task", paths[0], f"{group.name} {said[0]} has no run")
+        else:
+            more = len(said) - _MOST_LISTED
+            listed = "; ".join(said[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
+            message = f"{len(said)} configurations of {group.name} have no run: {listed}"
+            yield finding("missing-task", parent if len(paths) > 1 else paths[0], message)
 
 
 def _folder_of(group: _Group, item: _Present, convention: Convention) -> PurePosixPath:
@@ -164,10 +206,15 @@ def _folder_of(group: _Group, item: _Present, convention: Convention) -> PurePos
 
 
 def _overwritten(item: _Present, missing: list[int]) -> str:
-    """Which of the missing seeds were overwritten, and by whom."""
+    """Which of the missing seeds were overwritten, and by whom; and which W&B knows of that left no file."""
     said = [
         f"seed {run.seed} was overwritten: run {run.run_id}, by {' and '.join(run.overwritten_by) or 'an unknown run'}"
         for run in sorted(item.overwritten, key=lambda run: (str(run.seed), run.run_id))
+        if run.seed in missing
+    ]
+    said += [
+        f"seed {run.seed}: W&B has run {run.run_id}, and no file of it is known"
+        for run in sorted(item.without_files, key=lambda run: (str(run.seed), run.run_id))
         if run.seed in missing
     ]
     return f"; {'; '.join(said)}" if said else ""

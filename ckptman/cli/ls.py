@@ -85,8 +85,8 @@ def _ls(
     A condition compares a key with a value by ==, !=, <, <=, >, >=; conditions are joined by and, or, not, and
     parentheses. Keys are those of the configuration (n_layers), of the run's metrics (gen/K17/exact_match_acc), and of
     a checkpoint itself: path, size, group, task, source_task, seed, run_id, kind, step, final, k, each facet of the
-    convention (regime), and gen_em, the run's generalization from 0 to 1. A value that was not measured fulfils no
-    comparison; KEY is missing asks for it.
+    convention (regime), gen_em, the run's generalization from 0 to 1, and gen_em_lists, on how many lists it is
+    measured. A value that was not measured fulfils no comparison; KEY is missing asks for it.
 
     Example: ckptman ls --columns n_layers,seed,gen_em --format csv
 
@@ -131,7 +131,7 @@ def _keys(convention: Convention) -> list[str]:
     """The columns of a file: what the table shows, and where the file lies."""
     facets = (facet.name for facet in convention.told_facets)
     lengths = () if convention.k_key is None else ("k",)
-    own = ("seed", "kind", "step", "size", "gen_em", "run_id")
+    own = ("seed", "kind", "step", "size", "gen_em", "gen_em_lists", "run_id")
     return list(dict.fromkeys(("path", *facets, "group", "task", *lengths, *convention.axis_titles, *own)))
 
 
@@ -140,8 +140,8 @@ def _print_table(listing: listing_of.Listing, convention: Convention, out: Conso
     facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
                                                                    listing.checkpoints))  # fmt: skip
     titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
-    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Run"]
-    numbers = {"Task", "Seed", "Step", "Size", "Gen. (run)"}
+    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Lists", "Run"]
+    numbers = {"Task", "Seed", "Step", "Size", "Gen. (run)", "Lists"}
     rows = [head, *(_cells(item, facets, axes, convention) for item in listing.checkpoints)]
     print_table(
         out,
@@ -169,6 +169,7 @@ def _cells(
         NOTHING if row.step is None else str(row.step),
         size_text(row.size),
         NOTHING if item.generalization is None else metrics.value_text(item.generalization.value, convention),
+        NOTHING if item.generalization is None else f"{item.generalization.lists:,}",
         row.run_id or NOTHING,
     ]
 

@@ -59,6 +59,7 @@ class ListedCheckpoint:
             "final": self.final,
             "k": self.k,
             "gen_em": None if self.generalization is None else self.generalization.value,
+            "gen_em_lists": None if self.generalization is None else self.generalization.lists,
         }
 
     @cached_property
@@ -246,7 +247,7 @@ def known_keys(convention: Convention) -> frozenset[str]:
         {
             *(field.name for field in dataclasses.fields(records.CheckpointRow) if field.name != "family"),
             *(facet.name for facet in convention.told_facets),
-            *("final", "k", "gen_em"),
+            *("final", "k", "gen_em", "gen_em_lists"),
             *(field.name for field in dataclasses.fields(TrainConfig)),
             *(key for name_field in convention.fields for key in name_field.config),
             *(key for metric in convention.metrics.values() for key in metric.keys({})),

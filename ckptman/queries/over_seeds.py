@@ -9,7 +9,8 @@ its files are here, were overwritten, or never were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +21,7 @@ from ckptman.queries.conditions import Where, check_key
 from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints
 from ckptman.rules import Convention, comparing, convention_file
 from ckptman.text import UsageError, json_text
-from ckptman.tree import metrics, records
+from ckptman.tree import metrics, records, statistics
 
 DEFAULT_METRIC = "gen_em"
 """A run's generalization, from 0 to 1."""
@@ -185,10 +186,8 @@ def results(
     groups: dict[object, list[ListedCheckpoint]] = {}
     for item in runs:
         groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
-    for item in without_files:
-        own = _group_key(item, by, convention, summary=summary)
-        similar = None if own in groups or by or summary else _only_agreeing(item, groups.values(), convention)
-        groups.setdefault(own if similar is None else similar, []).append(item)
+    for item, key in _without_files(without_files, {} if by or summary else groups, convention):
+        groups.setdefault(key or _group_key(item, by, convention, summary=summary), []).append(item)
     columns = tuple(by) or (() if summary else _columns(groups.values(), convention))
     found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
     if all_runs:
@@ -261,23 +260,26 @@ def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention
         return tuple(map(comparing.key_of, _summarized(item, convention).values()))
     if by:
         return tuple(comparing.key_of(item.values.get(key)) for key in by)
-    ignored = convention.ignored_keys | {"seed"}
+    ignored = convention.ignored_keys | {convention.seed_key}
     return item.row.group, item.row.task, comparing.fingerprint(item.config, ignored)
 
 
-def _only_agreeing(
-    item: ListedCheckpoint, groups: Iterable[Sequence[ListedCheckpoint]], convention: Convention
-) -> object | None:
-    """The key of the one configuration of its task that agrees with a run on every key that both have: an older trainer
-    did not know every key. None where there is none, or several."""
+def _without_files(
+    gone: Sequence[ListedCheckpoint], groups: Mapping[object, Sequence[ListedCheckpoint]], convention: Convention
+) -> Iterator[tuple[ListedCheckpoint, object | None]]:
+    """Runs without files, each with the key of the configuration of its task that it counts to; None for one of its
+    own."""
+    places: dict[object, tuple[list[object], list[ListedCheckpoint]]] = defaultdict(lambda: ([], []))
+    for key, (first, *_) in groups.items():
+        places[first.row.group, first.row.task][0].append(key)
+    for item in gone:
+        places[item.row.group, item.row.task][1].append(item)
     ignored = convention.ignored_keys | {convention.seed_key}
-    agreeing = [
-        first
-        for first, *_ in groups
-        if (first.row.group, first.row.task) == (item.row.group, item.row.task)
-        and not comparing.differing_keys(first.config, item.config, ignored)
-    ]
-    return _group_key(agreeing[0], (), convention, summary=False) if len(agreeing) == 1 else None
+    for keys, items in places.values():
+        here = [groups[key][0].config for key in keys]
+        pools = statistics.pooled(here, [item.config for item in items], ignored)
+        counted = {at: keys[own[0]] for own, others in pools for at in others}
+        yield from ((item, counted.get(at)) for at, item in enumerate(items))
 
 
 def _summarized(item: ListedCheckpoint, convention: Convention) -> dict[str, Any]:
@@ -312,7 +314,7 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     alike: dict[object, list[ListedCheckpoint]] = {}
     for item in first:
         alike.setdefault(tuple(comparing.key_of(item.values.get(key)) for key in shown), []).append(item)
-    ignored = convention.ignored_keys | {"seed", *shown}
+    ignored = convention.ignored_keys | {convention.seed_key, *shown}
     more: set[str] = set()
     for members in alike.values():
         keys = {key for item in members for key in item.config} - ignored if len(members) > 1 else set()

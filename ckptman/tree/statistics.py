@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -254,21 +254,23 @@ class TreeStatistics:
                 run.folder, self.convention
             )
             by_folder[folder, run.group].append(run)
-        by_first: dict[tuple[PurePosixPath, str, int], list[Run]] = defaultdict(list)
-        for (folder, group), held in by_folder.items():
-            for run, first in zip(held, comparing.alike([run.config for run in held], ignored), strict=True):
-                by_first[folder, group, first].append(run)
         lost, without_files = _by_folder(self.lost), _by_folder(self.without_files)
-
-        def of(run: Run, items: Iterable[Lost]) -> tuple[Lost, ...]:  # an older trainer did not know every key
-            return tuple(x for x in items if not comparing.differing_keys(x.run.config, run.config, ignored))
-
-        return tuple(
-            Configuration(
-                folder, tuple(runs), of(runs[0], lost[folder]), of(runs[0], without_files[folder]), self.convention
-            )
-            for (folder, _, _), runs in by_first.items()
-        )
+        found = []
+        for (folder, group), held in by_folder.items():
+            overwritten = [item for item in lost[folder] if item.run.group == group]
+            gone = [*overwritten, *(item for item in without_files[folder] if item.run.group == group)]
+            pools = pooled([run.config for run in held], [item.run.config for item in gone], ignored)
+            for here, others in pools:
+                found.append(
+                    Configuration(
+                        folder,
+                        tuple(held[index] for index in here),
+                        tuple(gone[index] for index in others if index < len(overwritten)),
+                        tuple(gone[index] for index in others if index >= len(overwritten)),
+                        self.convention,
+                    )
+                )
+        return tuple(found)
 
     @cached_property
     def by_task_folder(self) -> Mapping[PurePosixPath, Sequence[Configuration]]:
@@ -310,6 +312,33 @@ class TreeStatistics:
                     outside.append(file)
                 filled.add(slot)
         return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
+
+
+def pooled(
+    here: Sequence[Mapping[str, Any]], gone: Sequence[Mapping[str, Any]], ignored: Collection[str]
+) -> list[tuple[list[int], list[int]]]:
+    """Which runs of one place are of one configuration, and so count to one mean: for each configuration with files,
+    the indices of its runs in `here`, and of its runs without files in `gone`.
+
+    A run with files is of the configuration that has its keys and values: a trainer that knew a key may have done
+    otherwise than one that did not. A run without files that is of none of these counts to the one with which it agrees
+    on every key that both have, if there is one only: the published numbers count it so.
+    """
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for index, config in enumerate(here):
+        found.setdefault(comparing.fingerprint(config, ignored), ([], []))[0].append(index)
+    firsts = comparing.ByConfiguration((bare(here[own[0]], ignored), key) for key, (own, _) in found.items())
+    for index, config in enumerate(gone):
+        key = comparing.fingerprint(config, ignored)
+        agreeing = [key] if key in found else list(firsts.agreeing(bare(config, ignored)))
+        if len(agreeing) == 1:
+            found[agreeing[0]][1].append(index)
+    return list(found.values())
+
+
+def bare(config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """A configuration without the keys that are not compared."""
+    return {key: value for key, value in config.items() if key not in ignored}
 
 
 def _by_folder(items: Iterable[Lost]) -> Mapping[PurePosixPath, Sequence[Lost]]:

@@ -47,7 +47,11 @@ def test_overwritten_seeds_are_missing_and_it_is_said_who_overwrote_them(tmp_pat
         "len_gen_single_k4 task 3 (L1, MLP off) lacks seeds 1337, 2337 (there: 3337); "
         "seed 1337 was overwritten: run run1337, by run3337; seed 2337 was overwritten: run run2337, by run3337"
     ]
-    assert len(of(result, "missing-task")) == 3
+    [absent] = of(result, "missing-task")
+    assert absent == (
+        "3 configurations of len_gen_single_k4 have no run: "
+        "task 0 (L2, MLP on); task 1 (L2, MLP off); task 2 (L1, MLP on)"
+    )
     [finding] = [item for item in result.findings if item.code == "missing-seed"]
     assert "so that none overwrites another" in finding.fix
     assert finding.path == TASK

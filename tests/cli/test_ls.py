@@ -139,12 +139,12 @@ def test_the_table_has_a_line_for_each_checkpoint(tree: Path, capsys: pytest.Cap
     assert run(["ls", "--root", str(tree), "--final"]) == 0
     out, err = capsys.readouterr()
     head, *lines = out.splitlines()
-    titles = "Group Task Layers MLP Length Mode Seed Kind Step Size Gen. (run) Run"
+    titles = "Group Task Layers MLP Length Mode Seed Kind Step Size Gen. (run) Lists Run"
     assert " ".join(head.split()) == titles
     assert len(lines) == len(RUNS)
     (best,) = [line for line in lines if line.endswith("run0")]
     assert best.split()[:8] == ["len_gen_k8", "6", "1", "Off", "mix", "1337", "Final", "40000"]
-    assert "98.0 %" in best
+    assert "98.0 %  1,600" in best
     (unmeasured,) = [line for line in lines if line.endswith("run4")]
     assert " – " in unmeasured
     assert "5 of 10 checkpoints, 5 runs" in err

@@ -96,7 +96,13 @@ def test_a_run_that_left_no_file_is_not_called_overwritten_and_stays_when_nothin
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     ingest(source, root)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
-    assert {item.code for item in validate(root).findings} == {"missing-task", "missing-seed"}
+    found = validate(root).findings
+    assert {item.code for item in found} == {"missing-task", "missing-seed"}
+    absent = [item.message for item in found if item.code == "missing-task"]
+    assert [text for text in absent if "no file of it" in text] == [
+        "len_gen_k8 task 6 (L1, MLP off, mix) has no run; seed 1337: W&B has run aaaa1111, and no file of it is known"
+    ]
+    assert [text[:16] for text in absent if "aaaa1111" not in text] == ["6 configurations"]  # the control
     text = task_mapping_text(built_in(), count_tree(root, built_in()))
     assert "## W&B runs without a checkpoint" in text
     assert "aaaa1111" in text
