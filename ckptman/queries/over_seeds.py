@@ -186,8 +186,8 @@ def results(
     groups: dict[object, list[ListedCheckpoint]] = {}
     for item in runs:
         groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
-    for item, key in _without_files(without_files, {} if by or summary else groups, convention):
-        groups.setdefault(key or _group_key(item, by, convention, summary=summary), []).append(item)
+    for item, counted in _without_files(without_files, {} if by or summary else groups, convention):
+        groups.setdefault(counted or _group_key(item, by, convention, summary=summary), []).append(item)
     columns = tuple(by) or (() if summary else _columns(groups.values(), convention))
     found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
     if all_runs:
