@@ -116,7 +116,7 @@ class Archive:
             raise refusal("pickle-bomb", f"its {name} has {entry.size:,} bytes, more than {limit:,}")
         # One read mostly does: the padding is seldom more than 64 bytes.
         block = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name) + 256 + entry.size)
-        start = self._data_start(name, entry, block)
+        start = self.header_size(name, entry, block)
         if start + entry.size > len(block):
             block, start = _read_at(self.fd, entry.header + start, entry.size), 0
         data = block[start : start + entry.size]
@@ -145,7 +145,7 @@ class Archive:
         """
         checksums = Checksums(self)
         buffer = memoryview(bytearray(_CHUNK))
-        while checksums.done < self.directory and checksums.failed is None:
+        while not checksums.is_done:
             with _reading():
                 got = os.preadv(self.fd, [buffer], checksums.done)
             if not got:
@@ -162,7 +162,7 @@ class Archive:
         """
         entry = self.entries[name]
         header = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
-        return entry.header + self._data_start(name, entry, header)
+        return entry.header + self.header_size(name, entry, header)
 
     def part(self, name: str, start: int, size: int) -> bytes:
         """Some bytes of an entry that is known to be there and to have them.
@@ -172,8 +172,8 @@ class Archive:
         """
         return self._exactly(self.data_start(name) + start, size)
 
-    def _data_start(self, name: str, entry: Entry, block: bytes) -> int:
-        """Bytes from an entry's local header, with which `block` begins, to its data."""
+    def header_size(self, name: str, entry: Entry, block: bytes) -> int:
+        """Bytes from an entry's local header, with which `block` begins, to its data; as `data_start`."""
         full_name = self.folder + name.encode()
         if len(block) < _LOCAL.size + len(full_name):
             raise refusal("cut", "it became shorter while it was read")
@@ -190,18 +190,6 @@ class Archive:
             )
         return _LOCAL.size + int(name_length) + int(extra_length)
 
-    def check_descriptor(self, name: str, entry: Entry, start: int, end: int) -> None:
-        """Between the data of an entry and the next entry stands its data descriptor, or nothing."""
-        if end < start:
-            raise refusal("unsafe-archive", f"its entry {_shown(name)} overlaps the next one")
-        for form in (_DESCRIPTOR, _DESCRIPTOR_64):
-            if end - start == form.size:
-                found = form.unpack(self._exactly(start, form.size))
-                if found == (_DESCRIPTOR_SIGNATURE, entry.crc, entry.size, entry.size):
-                    return
-        if end != start:
-            raise refusal("unsafe-archive", f"there are bytes after its entry {_shown(name)} that belong to no entry")
-
     def _exactly(self, start: int, size: int) -> bytes:
         data = _read_at(self.fd, start, size)
         if len(data) < size:
@@ -210,44 +198,97 @@ class Archive:
 
 
 class Checksums:
-    """The CRC-32 of each entry of an archive, from the bytes of the file as somebody reads them, piece by piece."""
+    """Each entry of an archive against its checksum and its own header, from the bytes of the file as somebody reads
+    them, piece by piece."""
 
     def __init__(self, archive: Archive) -> None:
-        """Find where the data of each entry lies.
-
-        Raises:
-            RefusedError: if entries overlap, or if there are bytes that belong to none.
-        """
         self.done = 0
         """Bytes of the file that were taken."""
-        self.failed: str | None = None
-        """The first entry that does not fit its checksum."""
-        self._entries: deque[tuple[str, int, Entry]] = deque()
-        self._crc = 0
         starts = [entry.header for entry in archive.entries.values()]
-        for (name, entry), end in zip(archive.entries.items(), [*starts[1:], archive.directory], strict=True):
-            data = archive.data_start(name)
-            archive.check_descriptor(name, entry, data + entry.size, end)
-            self._entries.append((name, data, entry))
+        self._archive = archive
+        self._entries = deque(zip(archive.entries.items(), [*starts[1:], archive.directory], strict=True))
+        """What is still to come, each with where it has to end."""
+        self._data = -1
+        """Where the data of the first of them begins; negative until its header is read."""
+        self._crc = 0
+        self._kept = b""
+        """The part of a header or a descriptor that was taken with an earlier piece."""
+        self._failed: str | None = None
+        self._misplaced: RefusedError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no further bytes change what is known."""
+        return not self._entries or self._failed is not None or self._misplaced is not None
 
     def take(self, chunk: memoryview) -> None:
         """Take the next bytes of the file."""
         begin, self.done = self.done, self.done + len(chunk)
-        while self._entries and self.failed is None:
-            name, data, entry = self._entries[0]
-            first, last = max(data, begin), min(data + entry.size, self.done)
-            if first < last:
-                self._crc = zlib.crc32(chunk[first - begin : last - begin], self._crc)
-            if self.done < data + entry.size:
-                return
-            if self._crc != entry.crc and entry.crc:
-                self.failed = name
-            self._crc = 0
-            self._entries.popleft()
+        try:
+            while self._entries and self._misplaced is None and self._take(chunk, begin):
+                self._entries.popleft()
+                self._data, self._crc = -1, 0
+        except RefusedError as error:
+            self._misplaced = error
+
+    def _take(self, chunk: memoryview, begin: int) -> bool:
+        """Take what there is of the first entry; whether that is all of it."""
+        (name, entry), end = self._entries[0]
+        if self._data < 0:
+            size = _LOCAL.size + len(self._archive.folder) + len(name.encode())
+            header = self._piece(chunk, begin, entry.header, size)
+            if header is None:
+                return False
+            self._data = entry.header + self._archive.header_size(name, entry, header)
+        data, after = self._data, self._data + entry.size
+        _check_gap(name, end - after)
+        first, last = max(data, begin), min(after, self.done)
+        if first < last and self._failed is None:
+            self._crc = zlib.crc32(chunk[first - begin : last - begin], self._crc)
+        if self.done < after:
+            return False
+        if end > after:
+            descriptor = self._piece(chunk, begin, after, end - after)
+            if descriptor is None:
+                return False
+            _check_descriptor(name, entry, descriptor)
+        if self._crc != entry.crc and entry.crc and self._failed is None:
+            self._failed = name
+        return True
+
+    def _piece(self, chunk: memoryview, begin: int, start: int, size: int) -> bytes | None:
+        """So many bytes of the file from `start`; None until the last of them is taken."""
+        self._kept += chunk[max(0, start + len(self._kept) - begin) : max(0, start + size - begin)]
+        if len(self._kept) < size:
+            return None
+        piece, self._kept = self._kept, b""
+        return piece
 
     def problem(self) -> RefusedError | None:
-        """What was found, once all bytes are taken: `bad-crc`, or nothing."""
-        return None if self.failed is None else _bad_crc(self.failed)
+        """What was found, once all bytes are taken: `bad-crc`, or bytes that belong to no entry, or nothing."""
+        if self._misplaced is not None:
+            return self._misplaced
+        if self._failed is not None:
+            return _bad_crc(self._failed)
+        return refusal("cut", "it became shorter while it was read") if self._entries else None
+
+
+def _check_gap(name: str, size: int) -> None:
+    """Between the data of an entry and the next entry is room for its data descriptor, or none."""
+    if size < 0:
+        raise refusal("unsafe-archive", f"its entry {_shown(name)} overlaps the next one")
+    if size not in (0, _DESCRIPTOR.size, _DESCRIPTOR_64.size):
+        raise _bytes_between(name)
+
+
+def _check_descriptor(name: str, entry: Entry, found: bytes) -> None:
+    form = _DESCRIPTOR if len(found) == _DESCRIPTOR.size else _DESCRIPTOR_64
+    if form.unpack(found) != (_DESCRIPTOR_SIGNATURE, entry.crc, entry.size, entry.size):
+        raise _bytes_between(name)
+
+
+def _bytes_between(name: str) -> RefusedError:
+    return refusal("unsafe-archive", f"there are bytes after its entry {_shown(name)} that belong to no entry")
 
 
 @contextmanager

@@ -120,12 +120,14 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
     return read_checkpoint(path, rules)
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file is called or begins as one; whatever is in the way is for its reader to say."""
+def is_safetensors(path: Path, *, fd: int | None = None) -> bool:
+    """Whether a file, which may be open, is called or begins as one; whatever is in the way is for its reader to say."""
     if path.suffix == SAFETENSORS_SUFFIX:
         return True
     try:
+        if fd is not None:
+            return safetensors.is_safetensors(os.pread(fd, 16, 0))
         with open_bytes(path) as file:
             return safetensors.is_safetensors(file.read(0, min(file.size, 16)))
-    except RefusedError:
+    except (OSError, RefusedError):
         return False

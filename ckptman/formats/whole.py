@@ -49,28 +49,19 @@ def read_whole(
     """
     if path.is_dir():
         return _read_folder(path, rules, on_bytes or files.ignore)
-    if containers.is_safetensors(path):  # which has no checksums
-        info = _of_safetensors(path, rules)
-        return WholeCheckpoint(info, *files.hash_file(path, on_bytes=on_bytes, follow_symlinks=follow_symlinks), None)
-    checksums = damage = failure = None
-    with open_archive(path) as archive:
-        info = read_archive(archive, rules)
-        try:
-            checksums = Checksums(archive)
-        except RefusedError as error:
-            damage = error
-        try:
-            take = None if checksums is None else checksums.take
-            sha256, state = files.hash_file(path, on_bytes=on_bytes, on_chunk=take, follow_symlinks=follow_symlinks)
-            if checksums is not None:
-                damage = checksums.problem()
-        except RefusedError as error:
-            failure = error  # it names the file already
-    if failure is not None:
-        raise failure
-    if damage is not None:
-        damage = RefusedError(f"{show_path(path)}: {damage.message}", code=damage.code, fix=damage.fix)
-    return WholeCheckpoint(info, sha256, state, damage)
+    with files.opened(path, follow_symlinks=follow_symlinks) as source:
+        checksums = damage = None
+        if containers.is_safetensors(path, fd=source.fd):  # which has no checksums
+            info = _of_safetensors(path, rules)
+        else:
+            with open_archive(path, fd=source.fd) as archive:
+                info = read_archive(archive, rules)
+                checksums = Checksums(archive)
+        sha256 = files.digest_of(source.chunks(), on_bytes or files.ignore, checksums and checksums.take)
+        source.check_unchanged()
+    if checksums is not None and (problem := checksums.problem()) is not None:
+        damage = RefusedError(f"{show_path(path)}: {problem.message}", code=problem.code, fix=problem.fix)
+    return WholeCheckpoint(info, sha256, source.state, damage)
 
 
 def _of_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:

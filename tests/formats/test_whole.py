@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ckptman.checks.validation import validate
-from ckptman.formats.archive import open_archive, verify_crcs
+from ckptman.formats.archive import Checksums, open_archive, verify_crcs
 from ckptman.formats.checkpoint import read_checkpoint
 from ckptman.formats.whole import read_header, read_whole
 from ckptman.ingestion.ingesting import ingest
@@ -157,3 +157,27 @@ def test_a_file_that_changes_meanwhile_is_refused(change: str, tmp_path: Path) -
     with pytest.raises(RefusedError) as caught:
         read_whole(path, RULES, on_bytes=meddle)
     assert caught.value.code == "changed-while-read"
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 4096])
+def test_the_pieces_in_which_bytes_come_make_no_difference(size: int, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "x.pt", config())
+    content = path.read_bytes()
+    with open_archive(path) as archive:
+        start = archive.data_start("data/0")
+        header = archive.entries["data/0"].header
+        after = start + archive.entries["data/0"].size
+        for place, code in ((None, None), (start, "bad-crc"), (header, "broken-archive"), (after, "unsafe-archive")):
+            changed = bytearray(content)
+            if place is not None:
+                changed[place] ^= 1
+            checksums = Checksums(archive)
+            for at in range(0, len(content), size):
+                checksums.take(memoryview(changed)[at : at + size])
+            problem = checksums.problem()
+            assert (problem and problem.code) == code
+        checksums = Checksums(archive)
+        checksums.take(memoryview(content)[: after - 1])
+        problem = checksums.problem()
+        assert problem is not None
+        assert problem.code == "cut"
