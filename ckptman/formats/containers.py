@@ -121,7 +121,7 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
 
 
 def is_safetensors(path: Path, *, fd: int | None = None) -> bool:
-    """Whether a file, which may be open, is called or begins as one; whatever is in the way is for its reader to say."""
+    """Whether a file (open, perhaps) is called or begins as one; whatever is in the way is for its reader to say."""
     if path.suffix == SAFETENSORS_SUFFIX:
         return True
     try:

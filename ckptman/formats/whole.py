@@ -57,7 +57,7 @@ def read_whole(
             with open_archive(path, fd=source.fd) as archive:
                 info = read_archive(archive, rules)
                 checksums = Checksums(archive)
-        sha256 = files.digest_of(source.chunks(), on_bytes or files.ignore, checksums and checksums.take)
+        sha256 = files.digest_of(source.chunks(), on_bytes or files.ignore, checksums.take if checksums else None)
         source.check_unchanged()
     if checksums is not None and (problem := checksums.problem()) is not None:
         damage = RefusedError(f"{show_path(path)}: {problem.message}", code=problem.code, fix=problem.fix)

@@ -9,10 +9,12 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -242,12 +244,41 @@ def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], threads: int = SY
     """Do many things at once: disks and servers answer several requests in about the time of one.
 
     Raises:
-        Exception: what the first of them raises that raises any; by then, all that was begun has ended.
+        Exception: what one of them raises; by then, all that was begun has ended, and no other is begun.
     """
     if len(items) <= 1:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), threads)) as pool:
-        return list(pool.map(work, items))
+    left = iter(enumerate(items))  # each thread takes the next one from it
+    found: dict[int, _R] = {}
+
+    def take_turns(_: int) -> None:
+        try:
+            for at, item in left:
+                found[at] = work(item)
+        except BaseException:
+            deque(left, maxlen=0)
+            raise
+
+    count = min(len(items), threads)
+    with ThreadPoolExecutor(count) as pool:
+        deque(pool.map(take_turns, range(count)), maxlen=0)
+    return [found[at] for at in range(len(items))]
+
+
+def in_turn(
+    work: Callable[[_T], _R], items: Iterable[_T], *, is_large: Callable[[_T], bool], threads: int = CORES
+) -> Iterator[Callable[[], _R]]:
+    """For each of the items, in their order, what gives the outcome of the work or raises its error.
+
+    A few large ones are begun beforehand, by other threads: those hash while this one does something else.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque[Callable[[], _R]]()
+        for item in items:
+            begun.append(pool.submit(work, item).result if is_large(item) else partial(work, item))
+            if len(begun) > 2 * threads:
+                yield begun.popleft()
+        yield from begun
 
 
 def close(descriptor: int) -> None:

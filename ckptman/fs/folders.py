@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 from ckptman.fs import faults, files
 from ckptman.fs.faults import shown
@@ -46,10 +47,11 @@ def make_all(paths: Iterable[Path], root: Path) -> None:
     made: dict[Path, int] = {}
     _make_root(root)
     try:
-        for path in paths:
-            _check_below(path, root)
-            with faults.writing(path):
-                files.close(descend(path, root, make=True, made=made))
+        with Way(root) as way:
+            for path in paths:
+                _check_below(path, root)
+                with faults.writing(path):
+                    files.close(way.to(path, make=True, made=made))
         files.in_parallel(sync_folder, list(made.items()))
     finally:
         for descriptor in made.values():
@@ -134,19 +136,19 @@ def sync_path(folder: tuple[Path, int], root: Path) -> None:
             sync_folder((above, descriptor))
 
 
-def open_folder(path: Path, root: Path | None = None) -> int:
+def open_folder(path: Path, root: Path | None = None, *, way: Way | None = None) -> int:
     """A descriptor of a folder.
 
     Below `root` no symbolic link is followed, in whichever part of the path one stands, or is put meanwhile: what is
     done by the descriptor is done in a folder of the tree. `root` itself, and `path` without one, may be reached
-    through links: these are the user's.
+    through links: these are the user's. `way`: the way from such a root to the last folder that was opened.
 
     Raises:
         RefusedError: `symbolic-link` or `not-a-folder`, for what stands on the way.
         MachineError: as `placing.Batch.stage`.
     """
     with faults.writing(path):
-        return descend(path, path if root is None else root)
+        return way.to(path) if way is not None else descend(path, path if root is None else root)
 
 
 def descend(path: Path, root: Path, *, make: bool = False, made: dict[Path, int] | None = None) -> int:
@@ -158,17 +160,45 @@ def descend(path: Path, root: Path, *, make: bool = False, made: dict[Path, int]
         OSError: as open(2).
         RefusedError, MachineError: as `make_folders`.
     """
-    at, descriptor = root, os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in path.relative_to(root).parts:
+    with Way(root) as way:
+        return way.to(path, make=make, made=made)
+
+
+class Way:
+    """The folders from a root to one below it, kept open: what is opened next is mostly near, and few are entered."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: list[tuple[Path, int]] = []
+        """Each lies in the one before."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def to(self, path: Path, *, make: bool = False, made: dict[Path, int] | None = None) -> int:
+        """As `descend`; from the nearest folder on the way that is open."""
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        if path == self._root:
+            return os.open(path, flags)
+        while self._open and not path.parent.is_relative_to(self._open[-1][0]):
+            files.close(self._open.pop()[1])
+        if not self._open:
+            self._open.append((self._root, os.open(self._root, flags)))
+        at, above = self._open[-1]
+        *between, name = path.relative_to(at).parts
+        for part in between:
             at = at / part
-            below = _enter_folder(descriptor, at, make=make, made=made)
-            files.close(descriptor)
-            descriptor = below
-    except BaseException:
-        files.close(descriptor)
-        raise
-    return descriptor
+            above = _enter_folder(above, at, make=make, made=made)
+            self._open.append((at, above))
+        return _enter_folder(above, at / name, make=make, made=made)
+
+    def close(self) -> None:
+        """Close them."""
+        while self._open:
+            files.close(self._open.pop()[1])
 
 
 def _make_root(root: Path) -> None:

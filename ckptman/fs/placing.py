@@ -171,7 +171,7 @@ class Batch:
 
     def __init__(self, root: Path | None = None) -> None:
         """`root`: the tree that the files are for; below it no symbolic link is followed."""
-        self._root = root
+        self._way = None if root is None else folders.Way(root)
         self._staged: list[_Staged] = []
         self._folders: dict[Path, int] = {}
 
@@ -296,6 +296,8 @@ class Batch:
     def discard(self) -> None:
         """Drop what is staged and not published, without a trace."""
         with ExitStack() as cleanup:  # which does all of it, even if one step is interrupted
+            if self._way is not None:
+                cleanup.callback(self._way.close)
             for descriptor in self._folders.values():
                 cleanup.callback(files.close, descriptor)
             for staged in self._staged:
@@ -314,7 +316,7 @@ class Batch:
 
     def _folder(self, path: Path) -> int:
         if path not in self._folders:
-            self._folders[path] = folders.open_folder(path, self._root)
+            self._folders[path] = folders.open_folder(path, way=self._way)
         return self._folders[path]
 
 

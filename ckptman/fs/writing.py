@@ -87,7 +87,8 @@ def _write_some(
     items: Sequence[tuple[Path, bytes]], replace: bool, root: Path | None, check: Callable[[Path], object] | None
 ) -> list[bool | RefusedError]:
     with ExitStack() as cleanup:
-        writes = [_Write(path, data, replace, root, check, cleanup) for path, data in items]
+        way = None if root is None else cleanup.enter_context(folders.Way(root))
+        writes = [_Write(path, data, replace, way, check, cleanup) for path, data in items]
         for write in writes:
             write.take(write.prepare)
         files.in_parallel(lambda write: write.take(write.sync), writes)
@@ -105,11 +106,11 @@ class _Write:
         path: Path,
         data: bytes,
         replace: bool,
-        root: Path | None,
+        way: folders.Way | None,
         check: Callable[[Path], object] | None,
         cleanup: ExitStack,
     ) -> None:
-        self._path, self._data, self._replace, self._root = path, data, replace, root
+        self._path, self._data, self._replace, self._way = path, data, replace, way
         self._check, self._cleanup = check, cleanup
         self.is_at_work, self.is_written = True, False
         self.refusal: RefusedError | None = None
@@ -128,7 +129,7 @@ class _Write:
     def prepare(self) -> None:
         """Write all bytes under a temporary name, unless they are there."""
         path, cleanup = self._path, self._cleanup
-        self._folder = folder = folders.open_folder(path.parent, self._root)
+        self._folder = folder = folders.open_folder(path.parent, way=self._way)
         cleanup.callback(files.close, folder)
         self._existing = existing = folders.stat_name(folder, path)
         if existing is not None:

@@ -288,7 +288,8 @@ class _Apply:
         root = self.plan.root
         runs = {root / planned.folder for planned in self.plan.runs}
         above = {parent for folder in runs for parent in folder.parents if parent.is_relative_to(root)}
-        below = {Path(parent) for folder in runs for parent, _, _ in os.walk(folder)}
+        there = [folder for folder in runs if os.path.lexists(folder)]
+        below = {Path(parent) for folder in there for parent, _, _ in os.walk(folder)}
         for folder in sorted(above | below):
             with suppress(RefusedError):  # something is in its place by now: what is written there says so
                 folders.remove_partials(folder, root)

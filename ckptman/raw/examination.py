@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptman.formats import CheckpointInfo, folder_bytes
 from ckptman.formats import whole as whole_files
@@ -25,6 +25,16 @@ class Trust(StrEnum):
     NEITHER = "neither"
     CONFIG = "config"
     NAME = "name"
+
+
+class Read(NamedTuple):
+    """What was read of a file."""
+
+    info: CheckpointInfo
+    content: str
+    """As in `Examined`."""
+    state: FileState
+    parts: tuple[folder_bytes.HashedFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,13 +132,13 @@ class Examiner:
         self._follow_symlinks = follow_symlinks
         self._whole = whole
 
-    def examine(self, file: SourceCheckpoint) -> Examined:
-        """Read a file: its header, or every byte.
+    def examine(self, file: SourceCheckpoint, read: Read) -> Examined:
+        """Tell what a file is that was `read`.
 
         Raises:
-            RefusedError: if it is no checkpoint of the convention, is damaged, or has no place.
+            RefusedError: if it is no checkpoint of the convention, or has no place.
         """
-        info, content, state, parts = self._read(file)
+        info, content, state, parts = read
         if not state.same_but_ctime(file.state):
             raise RefusedError("it changed while it was looked at", code=files.CHANGED)
         beside = self._beside.of(file.path)
@@ -168,18 +178,20 @@ class Examiner:
             beside=notes,
         )
 
-    def _read(
-        self, file: SourceCheckpoint
-    ) -> tuple[CheckpointInfo, str, FileState, tuple[folder_bytes.HashedFile, ...]]:
-        """What it says of itself, its content, its state, and its parts."""
+    def read(self, file: SourceCheckpoint) -> Read:
+        """Read a file: its header, or every byte. Several may be read at once.
+
+        Raises:
+            RefusedError: if it is no checkpoint, or is damaged.
+        """
         rules, follow = self._convention.checkpoint, self._follow_symlinks
         if not self._whole:
             header = whole_files.read_header(file.path, rules, follow_symlinks=follow)
-            return header.info, header.content, header.state, ()
+            return Read(header.info, header.content, header.state)
         read = whole_files.read_whole(file.path, rules, follow_symlinks=follow)
         if read.damage is not None:
             raise read.damage
-        return read.info, read.sha256, read.state, read.parts
+        return Read(read.info, read.sha256, read.state, read.parts)
 
     def _config_of(
         self, file: SourceCheckpoint, info: CheckpointInfo, beside: Evidence

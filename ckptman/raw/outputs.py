@@ -34,6 +34,9 @@ CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 PASSED_OVER = "passed-over"
 """Code of a file that is called like a checkpoint of the convention, but for its suffix."""
 
+_LARGE = 1 << 18
+"""Bytes that take longer to hash than another thread takes to begin."""
+
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
 
@@ -122,6 +125,8 @@ class RawOutputs:
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
         self._undecided: set[str] = set()
         """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
+        self._trained: dict[Path, records.TrainingMetrics | None] = {}
+        """By folder, what training left in it."""
         self._settle = settle
         self._whole = whole
         self._unread_wandb = dict(self.scan.unread_wandb)
@@ -167,9 +172,10 @@ class RawOutputs:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
         examined: list[Examined] = []
-        for file in to_read:
+        held = files.in_turn(self._examiner.read, to_read, is_large=lambda file: file.state.size >= _LARGE)
+        for file, read in zip(to_read, held, strict=True):
             with self._refusing(file):
-                examined.append(self._examiner.examine(file))
+                examined.append(self._examiner.examine(file, read()))
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
@@ -397,7 +403,9 @@ class RawOutputs:
     ) -> Iterator[tuple[Path, records.TrainingMetrics]]:
         """The own folders of the run of these checkpoints, with the metrics in them."""
         for folder in dict.fromkeys(path.parent.parent for path in files):
-            left = records.read_training_metrics(folder / self.convention.raw.metrics)
+            if folder not in self._trained:
+                self._trained[folder] = records.read_training_metrics(folder / self.convention.raw.metrics)
+            left = self._trained[folder]
             if left is not None and comparing.same_configuration(left.config, config, self.convention.ignored_keys):
                 yield folder, left
 

@@ -71,8 +71,10 @@ def find_lost_files(
     Returns:
         A record for each run that saved nothing, or lost something, by run id.
     """
+    found: list[LostFiles] = []
+    if not (runs := list(runs)):
+        return found
     files = _Files(owners, convention)
-    found = []
     for run in runs:
         names = _saved_names(run, convention)
         seed = run.config.get(convention.seed_key)

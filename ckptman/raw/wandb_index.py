@@ -97,7 +97,8 @@ class WandbIndex:
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
             copies[claim.content].append(claim)
-        crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims)
+        has_copies = len(copies) < len(claims)
+        crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims if has_copies)
         near = {sha: self._best([(c, self._near(c)) for c in held], crowd) for sha, held in copies.items()}
         near = self._one_file_a_name(near)
         decided: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -209,6 +210,9 @@ class WandbIndex:
 
         Copies that tell different runs equally well leave it open.
         """
+
+        if len(copies) == 1:
+            return copies[0]
 
         def weight(copy: tuple[Claim, Attribution]) -> tuple[object, ...]:
             claim, found = copy

@@ -86,14 +86,28 @@ def record_of(kind: type[_T], document: Any) -> _T:
 
 def document_of(record: Any) -> Any:
     """A record as a JSON document, with what a newer ckptman wrote into it."""
-    if not dataclasses.is_dataclass(record):
+    kind: Any = type(record)
+    if kind in _AS_THEY_ARE:
+        return record
+    if (fields := _fields(kind)) is None:
         return [document_of(item) for item in record] if isinstance(record, tuple) else jsonable(record)
-    document = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.name != MORE and not (value in (None, ()) and field.metadata == OMIT_NONE):
-            document[field.name] = document_of(value)
-    return document | jsonable(getattr(record, MORE, {}))
+    document = {
+        name: document_of(value)
+        for name, is_omitted in fields
+        if (value := getattr(record, name)) not in (None, ()) or not is_omitted
+    }
+    return document | jsonable(more) if (more := getattr(record, MORE, None)) else document
+
+
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+
+
+@cache
+def _fields(kind: Hashable) -> tuple[tuple[str, bool], ...] | None:
+    """The fields of a dataclass but for `more`, and whether each is left out where it is None; None for other types."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple((each.name, each.metadata == OMIT_NONE) for each in dataclasses.fields(kind) if each.name != MORE)
 
 
 def _with_more(kind: Any, value: Any) -> Any:

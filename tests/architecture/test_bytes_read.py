@@ -105,12 +105,12 @@ def test_a_second_reading_shows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    examine = examination.Examiner.examine
+    once = examination.Examiner.read
 
-    def twice(self: examination.Examiner, file: SourceCheckpoint) -> examination.Examined:
+    def twice(self: examination.Examiner, file: SourceCheckpoint) -> examination.Read:
         read(file.path)
-        return examine(self, file)
+        return once(self, file)
 
-    monkeypatch.setattr(examination.Examiner, "examine", twice)
+    monkeypatch.setattr(examination.Examiner, "read", twice)
     assert passes(lambda: ingest(source, tmp_path / "checkpoints", dry_run=True), files) == ["2.0", "2.0"]
     assert passes(lambda: status(source), files) == ["1.0", "1.0"]

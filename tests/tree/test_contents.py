@@ -11,7 +11,6 @@ import torch
 
 from ckptman.checks.validation import validate
 from ckptman.documents.reporting import report
-from ckptman.fs import files
 from ckptman.queries.listing import list_checkpoints
 from ckptman.rules.convention_file import built_in
 from ckptman.sweeps.grid_status import status
@@ -100,13 +99,13 @@ def test_only_so_much_is_read_as_is_asked_for(
 ) -> None:
     write_checkpoint(root / RUN / "other.pt", config())
     seen: set[Path] = set()
-    opening = files.open_foreign
+    opening = os.open
 
-    def counting(path: str | os.PathLike[str]) -> int:
+    def counting(path: str | os.PathLike[str], *arguments: Any, **more: Any) -> int:
         seen.update([Path(path)] if Path(path).suffix == ".pt" else [])
-        return opening(path)
+        return opening(path, *arguments, **more)
 
-    monkeypatch.setattr(files, "open_foreign", counting)
+    monkeypatch.setattr(os, "open", counting)
     inventory = take_inventory(root, built_in(), depth)
     assert len(seen) == read
     assert len(inventory.files) == 5
