@@ -21,7 +21,7 @@ from ckptman.cli.options import (
 )
 from ckptman.cli.text import console, count_text, plain
 from ckptman.documents import Curves, data, drawing
-from ckptman.fs import write_atomically
+from ckptman.fs import placing
 from ckptman.queries import list_checkpoints, over_seeds
 from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
@@ -91,9 +91,8 @@ def _plot(
             code="nothing-measured",
             fix="Choose other runs, or another --metric; ckptman ls lists the runs, ckptman eval measures them.",
         )
-    write_atomically(file, drawing.draw(figure, form), replace=False)
     table = file.with_suffix(".csv")
-    write_atomically(table, figure.csv(), replace=False)
+    placing.write_together([(table, figure.csv()), (file, drawing.draw(figure, form))], replace=False, all_or_none=True)
     drawn = len({row["run"] for row in figure.rows if "run" in row}) or len(runs)
     console().print(plain(f"{wording.shell_word(file)}: {figure.title}, {count_text(drawn, 'run')}"))
     console(stderr=True).print(plain(f"its table is in {wording.shell_word(table)}", "dim"))

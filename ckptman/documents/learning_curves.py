@@ -59,6 +59,8 @@ class Curves:
             if metric == GENERALIZATION:
                 value = metrics.from_metrics(row, config, self._convention)
                 value = metrics.finite(row.get(GENERALIZATION)) if value is None else value  # as other trainers log it
+            elif (named := self._convention.metrics.get(metric)) is not None:
+                value = metrics.from_metrics(row, config, self._convention, named)
             else:
                 value = mean_of(row, metric)
             if value is not None:

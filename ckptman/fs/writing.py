@@ -64,18 +64,27 @@ def write_together(
     replace: bool,
     root: Path | None = None,
     check: Callable[[Path], object] | None = None,
+    all_or_none: bool = False,
 ) -> list[bool | RefusedError]:
     """As `write_atomically`, of many files: the disk is waited for once for `_MOST_TOGETHER` of them.
+
+    Args:
+        items: Paths, and all bytes of each.
+        replace: As there.
+        root: As there.
+        check: As there.
+        all_or_none: Where one of up to `_MOST_TOGETHER` files cannot be written, raise why and write none.
 
     Returns:
         For each file whether anything was written, or why it alone could not be.
 
     Raises:
+        RefusedError: with `all_or_none`, the first of them.
         MachineError: as `placing.Batch.stage`. Each file is then as it was, or all of the new one.
     """
     found: list[bool | RefusedError] = []
     for at in range(0, len(items), _MOST_TOGETHER):
-        found += _write_some(items[at : at + _MOST_TOGETHER], replace, root, check)
+        found += _write_some(items[at : at + _MOST_TOGETHER], replace, root, check, all_or_none)
     return found
 
 
@@ -84,13 +93,19 @@ _MOST_TOGETHER = 64
 
 
 def _write_some(
-    items: Sequence[tuple[Path, bytes]], replace: bool, root: Path | None, check: Callable[[Path], object] | None
+    items: Sequence[tuple[Path, bytes]],
+    replace: bool,
+    root: Path | None,
+    check: Callable[[Path], object] | None,
+    all_or_none: bool,
 ) -> list[bool | RefusedError]:
     with ExitStack() as cleanup:
         way = None if root is None else cleanup.enter_context(folders.Way(root))
         writes = [_Write(path, data, replace, way, check, cleanup) for path, data in items]
         for write in writes:
             write.take(write.prepare)
+            if all_or_none and write.refusal is not None:
+                raise write.refusal
         files.in_parallel(lambda write: write.take(write.sync), writes)
         for write in writes:
             write.take(write.name)

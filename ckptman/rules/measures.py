@@ -50,6 +50,16 @@ class Metric:
         return [] if bounds is None else [self.pattern.replace(LENGTH, str(k)) for k in range(bounds[0], bounds[1] + 1)]
 
     @property
+    def is_by_length(self) -> bool:
+        """Whether it is the mean over several lengths."""
+        return LENGTH in self.pattern
+
+    @property
+    def glob(self) -> str:
+        """Its keys as a pattern of shells: `gen/K*/exact_match_acc`."""
+        return self.pattern.replace(LENGTH, "*")
+
+    @property
     def span(self) -> str:
         """Its lengths, for people: `K = 17–32`; empty where there are none."""
         return "" if LENGTH not in self.pattern else f"K = {self.low}–{self.high}"

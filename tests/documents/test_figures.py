@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from ckptman.documents.figures import files as figure_files
 from ckptman.documents.reporting import State, report, stale
 from ckptman.ingestion import ingest
 from ckptman.rules import Convention
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text import MachineError
 from ckptman.tree import history, statistics
 from tests.helpers.raw import config, gen_metrics, write_run
@@ -112,6 +114,75 @@ def test_the_heat_map_explains_the_mark_where_there_is_one(
     )
     figure = data.Figure("lengths", "heat", "Lengths", "", "Test length K", "K", rows, True, ("mix",))
     assert ("end of the trained lengths" in texts(figure, monkeypatch)) is is_marked
+
+
+def test_bars_and_dots_are_explained_where_there_are_any(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = selection(root)
+    of_one = data.Selection(tuple(item for item in some.runs if item.run.seed == 1), some.convention, some.curves)
+    several, single = (FIGURES["generalization"](item) for item in (some, of_one))
+    assert several is not None
+    assert single is not None
+    words = (">a run<", ">mean ± standard deviation (sample)<")
+    assert all(word in texts(several, monkeypatch) for word in words)
+    assert not any(word in texts(single, monkeypatch) for word in words)
+
+
+def test_the_line_of_the_threshold_is_of_exact_match_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {name: FIGURES[name](selection(root)) for name in ("generalization", "tokens")}
+    assert {name: ">95 %<" in texts(figure, monkeypatch) for name, figure in drawn.items() if figure} == {
+        "generalization": True, "tokens": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_share"), [("train/loss", False), ("val/acc", True), ("gen/K17/token_acc", True)]
+)
+def test_a_loss_below_one_is_no_percentage(tmp_path: Path, metric: str, is_share: bool) -> None:
+    add_run(tmp_path, config(), metrics={metric: 0.25, **gen_metrics(0.5)})
+    some = replace(selection(tmp_path), metric=metric)
+    figure = FIGURES["generalization"](some)
+    assert figure is not None
+    assert (figure.percent, figure.rows[0]["value"], figure.threshold) == (is_share, 25.0 if is_share else 0.25, None)
+    assert figure.y == metric + (" (%)" if is_share else "")
+
+
+def in_later_lab(root: Path, *runs: dict[str, Any]) -> data.Selection:
+    """Runs of the shipped convention of the lab's later experiment."""
+    for number, values in enumerate(runs):
+        k = values.pop("k", 16)
+        made = config(k, train_min_k=k, test_min_k=k, test_max_k=k, vocab_n=64, n_embd=32, **values)
+        made = replace(made, wandb_group=f"len_gen_v64_e32_k{k}")
+        add_run(root, made, run_id=f"{number}abcdefg", metrics={f"test/K{k}/exact_match_acc": 0.5})
+    (root / "ckptman.yaml").write_text("extends: lab-later\n")
+    return selection(root, load_convention(root / "ckptman.yaml"))
+
+
+def test_another_labs_figures_say_what_is_on_and_over_which_lengths(tmp_path: Path) -> None:
+    one = in_later_lab(tmp_path / "one", {"use_mlp": False}, {"use_mlp": True, "seed": 2337})
+    figure = FIGURES["generalization"](one)
+    assert figure is not None
+    assert figure.series == ("MLP on", "MLP off")
+    assert figure.title == "Exact match on K = 16, with LayerNorm"
+    several = FIGURES["generalization"](in_later_lab(tmp_path / "two", {"k": 16}, {"k": 32}))
+    assert several is not None
+    assert several.y == "Exact match on the trained lengths (%)"
+    assert FIGURES["distribution"](one) is None, "the trained lengths would be compared with themselves"
+    assert FIGURES["lengths"](one) is None, "each was tested on one length"
+
+
+def test_panels_stand_in_the_order_of_the_convention_whichever_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = {f"gen/K{k}/exact_match_acc": 0.5 for k in range(17, 33)}
+    for number, (layers, mode) in enumerate([(2, "curriculum"), (1, "mix"), (1, "curriculum")]):
+        made = config(8, n_layers=layers, length_mode=mode, use_mlp=False)
+        add_run(tmp_path, made, run_id=f"{number}abcdefg", metrics=lengths)
+    figure = FIGURES["lengths"](selection(tmp_path))
+    assert figure is not None
+    assert figure.rows[0]["row"] == "curriculum", "the first panel has no run of the first series"
+    drawn = texts(figure, monkeypatch)
+    assert drawn.index(">mix<") < drawn.index(">curriculum<")
+    assert figure.order[1] == ("Layers 2, MLP off", "Layers 1, MLP off")
 
 
 @pytest.mark.parametrize("form", drawing.FORMATS)
@@ -242,6 +313,22 @@ def test_plot_draws_a_selection_and_writes_over_nothing(
     before = Path("one.png").read_bytes()
     assert run(["plot", "tokens", "--root", str(root), "-o", "one.png"]) == 1
     assert Path("one.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("taken", ["one.svg", "one.csv"])
+def test_plot_writes_both_files_or_none(
+    root: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(taken).write_text("mine")
+    command = ["plot", "generalization", "--root", str(root), "-o", "one.svg"]
+    assert run(command) == 1
+    assert f"{taken} is already there" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {taken: b"mine"}
+    Path(taken).unlink()
+    assert run(command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"one.svg", "one.csv"}, "the control"
+    assert run(command) == 0, "the same once more is no other file"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptman.documents.learning_curves import GENERALIZATION, Curves, mean_of
 from ckptman.rules import Convention, comparing, placement, terms
@@ -24,8 +25,14 @@ from ckptman.tree import contents, metrics
 THRESHOLD = 95.0
 """Exact match, in percent, from which a configuration is said to generalize."""
 
+OUT_OF_DISTRIBUTION = "generalization"
+"""The declared name of a metric over lengths that no run was trained on."""
+
 _TOKENS = "token_acc"
 """What the trainers call the share of right positions, beside the metric of the generalization."""
+
+_SHARE = re.compile(r"(^|[/_])acc(uracy)?$")
+"""The end of a metric's name that says that it is a share."""
 
 _PERCENT = 100.0
 Row = dict[str, Any]
@@ -50,6 +57,12 @@ class Figure:
     """Whether values are shares, as percent."""
     series: tuple[str, ...] = ()
     """Every series, in order."""
+    order: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Every title of a row of panels, and of a column, in order; those that stand in neither come last."""
+    threshold: float | None = None
+    """A value that a line marks."""
+    spread: str = ""
+    """What bars are, where any row has a deviation."""
     sides: tuple[terms.FacetValue, ...] = ()
     """The two values that are told apart by filled and hollow markers; none where there are not two."""
     side: str = ""
@@ -62,6 +75,16 @@ class Figure:
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue().encode()
+
+
+class Order(NamedTuple):
+    """Where a run stands among the others."""
+
+    side: int
+    row: int
+    column: int
+    series: tuple[Any, ...]
+    run: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,7 @@ class Shown:
     series: str
     k: int | None
     """None in a convention without K."""
-    order: tuple[Any, ...]
+    order: Order
 
     @property
     def settings(self) -> Row:
@@ -129,13 +152,51 @@ class Selection:
     def series(self) -> tuple[str, ...]:
         """Every series, in the convention's order."""
         return self.known or tuple(
-            dict.fromkeys(item.series for item in sorted(self.runs, key=lambda item: item.order[-2]))
+            dict.fromkeys(item.series for item in sorted(self.runs, key=lambda item: item.order.series))
         )
+
+    def titles(self, title: Callable[[Shown], str], place: Callable[[Shown], Any]) -> tuple[str, ...]:
+        """What `title` says of the runs, in the order of their `place`."""
+        return tuple(dict.fromkeys(title(item) for item in sorted(self.runs, key=place)))
+
+    @property
+    def measure(self) -> terms.Metric | None:
+        """The metric, where the convention declares it."""
+        return self.convention.metric if self.metric == GENERALIZATION else self.convention.metrics.get(self.metric)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric's values are shares: as declared, or as its name says."""
+        if self.measure is not None:
+            return self.measure.share
+        declared = [item for item in self.convention.metrics.values()
+                    if fnmatchcase(self.metric, item.glob)]  # fmt: skip
+        return declared[0].share if declared else _SHARE.search(self.metric) is not None
+
+    def span(self, metric: terms.Metric) -> str:
+        """The lengths of a metric, over all runs: `K = 17–32`; empty where it has none."""
+        bounds = {found for item in self.runs if (found := metric.bounds(item.record.config)) is not None}
+        if not metric.is_by_length or not bounds:
+            return ""
+        if len(bounds) == 1:
+            low, high = next(iter(bounds))
+            return f"K = {low}" if low == high else f"K = {low}–{high}"
+        return "the trained lengths" if self.tests_what_was_trained else "the tested lengths"
+
+    @property
+    def tests_what_was_trained(self) -> bool:
+        """Whether the metric is over lengths that each run was trained on, and over no others."""
+        metric = self.convention.metric
+        known = [(found, _trained(item, self.convention)) for item in self.runs
+                 if (found := metric.bounds(item.record.config)) is not None]  # fmt: skip
+        return bool(known) and all(low in trained and high in trained for (low, high), trained in known)
 
     def value(self, shown: Shown) -> float | None:
         """A run's value of the metric."""
         if self.metric == GENERALIZATION:
             return shown.run.measured.value if shown.run.measured is not None else None
+        if self.measure is not None:
+            return metrics.from_metrics(shown.record.metrics, shown.record.config, self.convention, self.measure)
         return mean_of(shown.record.metrics, self.metric)
 
 
@@ -205,14 +266,16 @@ class _Places:
         regimes = list(self.series)
         config = run.config
         row, column = (self._panel(config, self.panels[index : index + 1]) for index in (0, 1))
-        words = [self.convention.axis(axis).word(config[axis]) for axis in self.series[regime] if axis in config]
+        words = [self._said(axis, config[axis]) for axis in self.series[regime] if axis in config]
         words = [
             " ".join(words) or self._fixed(run) or "all",
             *(f"{key} {wording.value_text(config.get(key))}" for key in apart),
         ]
-        order = (
+        at_row, at_column, *_ = *(self._index(axis, config.get(axis)) for axis in self.panels), 0, 0
+        order = Order(
             sides.index(side) if side in sides else len(sides),
-            *(self._index(axis, config.get(axis)) for axis in self.panels),
+            at_row,
+            at_column,
             (
                 regimes.index(regime) if regime else len(regimes),
                 *(self._index(axis, config.get(axis)) for axis in self.series[regime]),
@@ -221,6 +284,11 @@ class _Places:
             (k or 0, run.seed is None, run.seed or 0, str(run.folder)),
         )
         return Shown(run, run.record, side, row, column, ", ".join(words), k, order)
+
+    def _said(self, axis: str, value: Any) -> str:
+        """A value in a legend: a word for itself, a flag or a number with what it is of."""
+        title = self.convention.axis(axis)
+        return value if isinstance(value, str) else f"{title.title} {title.word(value).lower()}"
 
     def _fixed(self, run: contents.Run) -> str:
         """The values of the facets that conditions decide, such as `fixed`."""
@@ -244,21 +312,21 @@ class _Places:
 
 def _generalization(selection: Selection) -> Figure | None:
     """Against the training K: a dot a run, mean and deviation over the runs of a configuration."""
-    if selection.metric == GENERALIZATION:
-        metric = selection.convention.metric
-        title = f"Generalization to {metric.span}" if metric.span else metric.title
-        return _over_k(selection, "generalization", title, _metric_title(selection) + (" (%)" if metric.share else ""))
-    return _over_k(selection, "generalization", selection.metric, selection.metric)
+    what, metric = _metric_title(selection), selection.measure
+    is_main = selection.metric == GENERALIZATION
+    span = selection.span(metric) if metric is not None else ""
+    title = (
+        f"Generalization to {span}"
+        if is_main and span and metric is not None and metric.name == OUT_OF_DISTRIBUTION
+        else what
+    )
+    return _over_k(selection, "generalization", title, what, threshold=THRESHOLD if is_main else None)
 
 
 def _metric_title(selection: Selection) -> str:
     """What is drawn, for an axis: `Exact match on K = 17–32`."""
-    metric = selection.convention.metric
-    return (
-        " on ".join(filter(None, (metric.title, metric.span)))
-        if selection.metric == GENERALIZATION
-        else selection.metric
-    )
+    metric = selection.measure
+    return selection.metric if metric is None else " on ".join(filter(None, (metric.title, selection.span(metric))))
 
 
 def _tokens(selection: Selection) -> Figure | None:
@@ -278,16 +346,19 @@ def _tokens(selection: Selection) -> Figure | None:
         return fmean(measured[k] for k in range(low, high + 1)) if all(
             k in measured for k in range(low, high + 1)) else None  # fmt: skip
 
-    return _over_k(selection, "tokens", "Token accuracy", f"Token accuracy on {metric.span} (%)", value=value)
+    title = " on ".join(filter(None, ("Token accuracy", selection.span(beside))))
+    return _over_k(selection, "tokens", "Token accuracy", title, value=value)
 
 
 def _over_k(
-    selection: Selection, name: str, title: str, y: str, *, value: Callable[[Shown], float | None] | None = None
-) -> Figure | None:
+    selection: Selection, name: str, title: str, y: str, *, value: Callable[[Shown], float | None] | None = None,
+    threshold: float | None = None,
+) -> Figure | None:  # fmt: skip
+    share = value is not None or selection.is_share
     value = value or selection.value
     runs = [item for item in selection.runs if item.k is not None]
     measured = [(item, found) for item in runs if (found := value(item)) is not None]
-    percent = _are_shares(found for _, found in measured)
+    percent = share and _are_shares(found for _, found in measured)
     factor = _PERCENT if percent else 1.0
     groups: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for item, found in measured:
@@ -304,12 +375,14 @@ def _over_k(
     if not rows:
         return None
     kind = selection.convention.statistics
+    threshold = threshold if percent else None
     return Figure(
         name, "lines", title + selection.which,
         f"{title} against the longest trained list K: each dot is a run, lines join the means over the runs of a "
         f"configuration, bars are one {kind} standard deviation."
-        + (f" The dashed line is {THRESHOLD:g} %." if percent else ""),
-        "Longest trained list K (numbers)", y, tuple(rows), percent, selection.series,
+        + (f" The dashed line is {threshold:g} %." if threshold is not None else ""),
+        "Longest trained list K (numbers)", y + (" (%)" if percent else ""), tuple(rows), percent, selection.series,
+        order=_order(selection), threshold=threshold, spread=f"mean ± standard deviation ({kind})",
     )  # fmt: skip
 
 
@@ -329,7 +402,8 @@ def _versus(selection: Selection) -> Figure | None:
             first.setdefault(key, item)
     if not any(len(found) == 2 for found in means.values()):
         return None
-    percent = _are_shares(value for found in means.values() for values in found.values() for value in values)
+    percent = selection.is_share and _are_shares(
+        value for found in means.values() for values in found.values() for value in values)  # fmt: skip
     factor = _PERCENT if percent else 1.0
     rows = []
     for key, found in means.items():
@@ -347,7 +421,8 @@ def _versus(selection: Selection) -> Figure | None:
         f"line, hollow markers); below, how much higher it is {lower(titles[0])}"
         f"{' in percentage points' if percent else ''}.",
         "Longest trained list K (numbers)", f"{what}{unit[0]}|Difference{unit[1]}",
-        tuple(rows), percent, selection.series, facet.values, facet.name,
+        tuple(rows), percent, selection.series, sides=facet.values, side=facet.name,
+        order=(selection.titles(lambda item: item.row, lambda item: item.order.row), _order(selection)[1]),
     )  # fmt: skip
 
 
@@ -365,13 +440,17 @@ def _distribution(selection: Selection) -> Figure | None:
             })  # fmt: skip
     if not rows or selection.metric != GENERALIZATION or not selection.convention.metric.share:
         return None
+    if selection.tests_what_was_trained:
+        return None  # it would be compared with itself
+    facet = sided(selection.convention)
     return Figure(
         "distribution", "scatter", "In distribution and out of it",
         "Each marker is a run: exact match on the lengths it was trained on, and on longer lists. "
         f"{_filled(selection.convention)}On the diagonal, both are equal.",
         "Exact match on the trained lengths (%)", f"{_metric_title(selection)} (%)",
         tuple({**row, "row": "", "column": row["series"]} for row in rows), True, selection.series,
-        *((facet.values, facet.name) if (facet := sided(selection.convention)) is not None else ()),
+        order=((), selection.series),
+        sides=() if facet is None else facet.values, side="" if facet is None else facet.name,
     )  # fmt: skip
 
 
@@ -391,13 +470,17 @@ def _lengths(selection: Selection) -> Figure | None:
         }
         for key, values in cells.items()
     ]  # fmt: skip
-    if not rows:
-        return None
+    lengths: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for key in cells:
+        lengths[key[:-1]].add(key[-1])
+    if all(len(tested) == 1 for tested in lengths.values()):
+        return None  # a single length each: the figure of the means shows that better
     return Figure(
         "lengths", "heat", "Exact match by test length" + selection.which,
         "Each line of cells is a training K, each cell a test length: the mean exact match over runs. Lengths left of "
         "the red mark were trained on; what is white was not measured.",
         "Test length K (numbers)", "Longest trained list K (numbers)", tuple(rows), True, selection.series,
+        order=(selection.series, _order(selection, _panel_of)[0]),
     )  # fmt: skip
 
 
@@ -413,13 +496,17 @@ def _curves(selection: Selection) -> Figure | None:
                          "step": step, "value": value, **item.which})  # fmt: skip
     if not rows:
         return None
-    percent = _are_shares(row["value"] for row in rows)
+    percent = selection.is_share and _are_shares(row["value"] for row in rows)
     rows = [{**row, "value": _round((_PERCENT if percent else 1.0) * row["value"])} for row in rows]
     what = _metric_title(selection)
     return Figure(
         "curves", "curves", "Learning curves" + selection.which,
         "One line for each run, the seeds of a configuration in one colour; a column for each training K.",
         "Training iterations", what + (" (%)" if percent else ""), tuple(rows), percent, selection.series,
+        order=(
+            _order(selection, _panel_of)[0],
+            tuple(f"K = {k}" for k in sorted({item.k or 0 for item in selection.runs})),
+        ),
     )  # fmt: skip
 
 
@@ -490,6 +577,15 @@ def _settings(shown: Shown, selection: Selection) -> Row:
     title = side_title(shown.side, selection.convention) if both else ""
     row = ", ".join(filter(None, (title, shown.row)))
     return {**shown.settings, "row": row}
+
+
+def _order(
+    selection: Selection, row: Callable[[Shown, Selection], str] | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The titles of the rows of panels and of the columns, by the convention."""
+    of_row = row or (lambda item, of: str(_settings(item, of)["row"]))
+    return (selection.titles(lambda item: of_row(item, selection), lambda item: item.order[:3]),
+            selection.titles(lambda item: item.column, lambda item: item.order.column))  # fmt: skip
 
 
 def _side(shown: Shown, selection: Selection) -> Row:

@@ -12,13 +12,13 @@ import importlib
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
-from ckptman.documents.figures.data import THRESHOLD, Figure, Row, lower
+from ckptman.documents.figures.data import Figure, Row, lower
 from ckptman.text import MachineError, wording
 
 FORMATS = ("svg", "png", "pdf")
@@ -45,6 +45,8 @@ _LEAST_HEIGHT = 2.4
 """Inches of all panels together: of a single one, its axis has a title."""
 _LETTER = 0.085
 """Inches of a letter of the legend and of titles of axes, on an average."""
+_TITLE_LETTER, _TITLE_LINE = 0.115, 0.22
+"""Inches of a letter of the figure's title, and of a line of it."""
 
 
 def is_possible() -> bool:
@@ -130,11 +132,18 @@ def _panels(
     Only the outer axes have numbers. `titles` says whether each panel has its own; otherwise the first of each column
     and of each row have.
     """
-    rows = list(dict.fromkeys(row["row"] for row in figure.rows))
-    columns = list(dict.fromkeys(row["column"] for row in figure.rows))
+    rows, columns = (_ordered((row[key] for row in figure.rows), order)
+                     for key, order in zip(("row", "column"), figure.order, strict=True))  # fmt: skip
     filled = {(row["row"], row["column"]) for row in figure.rows}
-    height = max(_LEAST_HEIGHT, size[1] * len(rows) * parts)
-    canvas.set_size_inches(max(5.4, 1.0 + size[0] * len(columns)), _AROUND + height)
+    titles = titles or len(filled) == 1
+    wide, high = size
+    if not titles:  # room for the longest line of them
+        wide = max(wide, _LETTER * 1.1 * max(len(line) for title in columns for line in title.split(", ")))
+        high = max(high, _LETTER * 1.2 * max(len(line) for title in rows for line in title.split(", ")))
+    height = max(_LEAST_HEIGHT, high * len(rows) * parts)
+    width = max(6.4, 1.0 + wide * len(columns))
+    title = textwrap.wrap(figure.title, int(width / _TITLE_LETTER))
+    canvas.set_size_inches(width, _AROUND + height + _TITLE_LINE * (len(title) - 1))
     heights = [(1.0, 0.75)[part] for _ in rows for part in range(parts)]
     axes = canvas.subplots(len(rows) * parts, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     found = {}
@@ -157,16 +166,23 @@ def _panels(
             else:
                 for one in mine:
                     one.remove()
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontweight="bold", color=_INK)
+    canvas.suptitle("\n".join(title), x=0.01, ha="left", fontweight="bold", color=_INK)
     return found
+
+
+def _ordered(titles: Iterable[str], order: Sequence[str]) -> list[str]:
+    found = list(dict.fromkeys(titles))
+    return sorted(found, key=lambda title: order.index(title) if title in order else len(order))
 
 
 def _title_rows(canvas: Any, title: str) -> None:
     """The title of all vertical axes: beside the panels, folded where it is longer than they are."""
     height = canvas.get_figheight()
-    letters = int((height - _AROUND) / _LETTER)
+    letters = int(0.9 * (height - _AROUND) / _LETTER)
     middle = (_BELOW + (height - _AROUND) / 2) / height
-    canvas.supylabel("\n".join(textwrap.wrap(title, letters)), fontsize=11, y=middle)
+    parts = title.replace(" on ", "\non ", 1).split("\n") if len(title) > letters else [title]
+    folded = (line for part in parts for line in textwrap.wrap(part, letters))
+    canvas.supylabel("\n".join(folded), fontsize=11, y=middle)
 
 
 def _of_panel(figure: Figure, key: tuple[str, str]) -> list[Row]:
@@ -182,28 +198,38 @@ def _legend(
     figure: Figure,
     more: Sequence[tuple[str, Mapping[str, Any]]] = (),
     *,
+    drawn: Sequence[Any] = (),
     series: bool = True,
     markers: bool = True,
     lines: bool = True,
 ) -> None:
     """One legend for all panels, below them; the title of their horizontal axis stands over it.
 
-    `markers` and `lines` say which of these tell the series apart.
+    `markers` and `lines` say which of these tell the series apart; `drawn` are further parts, that have their labels.
     """
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.legend_handler import HandlerErrorbar
     from matplotlib.lines import Line2D
 
     present = {row["series"] for row in figure.rows} if series else ()
-    handles = [
-        Line2D([], [], color=color, marker=marker if markers else "", linestyle=line if lines else "", label=name)
-        for name, (color, marker, line) in _styles(figure).items()
-        if name in present
-    ] + [Line2D([], [], label=label, **style) for label, style in more]
+    handles = (
+        [
+            Line2D([], [], color=color, marker=marker if markers else "", linestyle=line if lines else "", label=name)
+            for name, (color, marker, line) in _styles(figure).items()
+            if name in present
+        ]
+        + [Line2D([], [], label=label, **style) for label, style in more]
+        + list(drawn)
+    )
     if handles:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = min(len(handles), max(1, int(canvas.get_figwidth() // (0.8 + _LETTER * longest))))
+        widths = [0.8 + _LETTER * len(str(handle.get_label())) for handle in handles]
+        fitting = [number for number in range(1, len(handles) + 1)
+                   if sum(max(widths[at::number]) for at in range(number)) <= canvas.get_figwidth()]  # fmt: skip
+        columns = min(fitting or [1], key=lambda number: (-(-len(handles) // number), number))
         canvas.legend(
             handles=[handle for column in range(columns) for handle in handles[column::columns]],  # read in lines
             loc="outside lower center", ncol=columns, handlelength=3, title=figure.x, title_fontsize=11,
+            handler_map={ErrorbarContainer: HandlerErrorbar(yerr_size=0.7)},
         )  # fmt: skip
     else:
         canvas.supxlabel(figure.x, fontsize=11)
@@ -247,8 +273,8 @@ def _lines(canvas: Any, figure: Figure) -> None:
     dodge = _dodge(figure, ks)
     for key, (axes,) in panels.items():
         rows = _of_panel(figure, key)
-        if figure.percent:
-            axes.axhline(THRESHOLD, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+        if figure.threshold is not None:
+            axes.axhline(figure.threshold, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
         for name, (color, marker, line) in _styles(figure).items():
             mine = [row for row in rows if row["series"] == name]
             means = {row["k"]: row for row in sorted(mine, key=lambda row: row["k"])}
@@ -265,8 +291,17 @@ def _lines(canvas: Any, figure: Figure) -> None:
         _k_axis(axes, ks)
     _same_scale([axes for (axes,) in panels.values()], percent=figure.percent)
     _title_rows(canvas, figure.y)
-    more = [(f"{THRESHOLD:g} %", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0})]
-    _legend(canvas, figure, more if figure.percent else ())
+    more: list[tuple[str, Mapping[str, Any]]] = []
+    if figure.threshold is not None:
+        more.append((f"{figure.threshold:g} %", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0}))
+    drawn = []
+    if any(row["deviation"] is not None for row in figure.rows):
+        more.append(("a run", {"color": _INK, "alpha": 0.35, "marker": "o", "markersize": 4, "markeredgewidth": 0,
+                               "linestyle": "none"}))  # fmt: skip
+        above = next(iter(panels.values()))[0]
+        drawn.append(above.errorbar([], [], yerr=[], color=_INK, marker="o", linestyle="none", elinewidth=1.0,
+                                    capsize=2, markersize=4, label=figure.spread))  # fmt: skip
+    _legend(canvas, figure, more, drawn=drawn)
 
 
 def _versus(canvas: Any, figure: Figure) -> None:
@@ -349,7 +384,10 @@ def _heat(canvas: Any, figure: Figure) -> None:
         image = axes.imshow(grid, cmap=colors, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
             x, y = tested.index(k) + 0.5, ks.index(k)
-            axes.plot([x, x], [y - 0.5, y + 0.5], color="#D55E00", linewidth=2.0, solid_capstyle="butt")
+            for color, width in (("white", 4.0), ("#D55E00", 2.0)):  # the rim shows it on dark cells in print
+                axes.plot(
+                    [x, x], [y - 0.5, y + 0.5], color=color, linewidth=width, solid_capstyle="butt", clip_on=False
+                )
             is_marked = True
         axes.grid(visible=False)
         axes.set_yticks(range(len(ks)), [str(k) for k in ks])

@@ -102,13 +102,16 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
 def _title(name: str, convention: Convention) -> str:
     kind, _, folder = name.partition("-")
     facet = data.sided(convention)
+    titles = dict(_TITLES)
+    if convention.metric.name != data.OUT_OF_DISTRIBUTION:
+        titles["generalization"] = f"{convention.metric.title} against the longest trained K"
     if facet is None:
-        return markdown.text(_TITLES[kind])
+        return markdown.text(titles[kind])
     side = next((data.lower(value.title) for value in facet.values if value.folder == folder), "")
     if kind == facet.name:
         first, second = (value.title for value in facet.values)
         return markdown.text(f"{first} and {data.lower(second)}, and the difference")
-    return markdown.text(", ".join(filter(None, (_TITLES[kind], side))))
+    return markdown.text(", ".join(filter(None, (titles[kind], side))))
 
 
 def _read(path: Path) -> bytes | None:
