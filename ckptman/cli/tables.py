@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -20,6 +20,9 @@ _TEXT = 22
 
 _SHORTEST = 10
 """Columns that a shortened cell keeps."""
+
+_MANY = 2000
+"""Texts that it is not worth while to compare."""
 
 
 def print_table(
@@ -77,7 +80,7 @@ def _laid_out(
     heads = [[cell] for cell in cells[0]]
     parts = [shown]
     if room is not None:
-        _fit(widths, shown, cells[0], room, give)
+        _fit(widths, shown, cells, room, give)
     to_right = frozenset(right)
     hang = 0
     if room is not None and spread and not _fold_heads(heads, widths, shown, lengths, room):
@@ -115,8 +118,9 @@ def _taken(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[index] for index in shown) + 2 * (len(shown) - 1)
 
 
-def _fit(widths: list[int], shown: list[int], head: Sequence[str], room: int, give: Sequence[str]) -> None:
+def _fit(widths: list[int], shown: list[int], cells: Sequence[Sequence[str]], room: int, give: Sequence[str]) -> None:
     """Take from `widths` and leave columns out of `shown` until a line has room, or nothing more can give way."""
+    head, *body = cells
     for item in give:
         title = item.removeprefix("-")
         over = _taken(widths, shown) - room
@@ -125,7 +129,17 @@ def _fit(widths: list[int], shown: list[int], head: Sequence[str], room: int, gi
         if item != title:
             shown.remove(index)
         else:
-            widths[index] = max(min(widths[index], max(_SHORTEST, cell_len(title))), widths[index] - over)
+            least = max(min(widths[index], max(_SHORTEST, cell_len(title))), widths[index] - over)
+            widths[index] = _telling({row[index] for row in body}, least, widths[index])
+
+
+def _telling(texts: Collection[str], least: int, most: int) -> int:
+    """The first width from `least` on at which shortened texts still differ; of very many, `least`."""
+    if len(texts) > _MANY:
+        return least
+    return next(
+        (width for width in range(least, most) if len({shortened(text, width) for text in texts}) == len(texts)), most
+    )
 
 
 def _fold_heads(

@@ -20,7 +20,7 @@ from typing import Any
 from ckptman.queries.conditions import Where, check_key
 from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints
 from ckptman.rules import Convention, comparing, convention_file
-from ckptman.text import UsageError, json_text
+from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import metrics, records, statistics
 
 DEFAULT_METRIC = "gen_em"
@@ -349,8 +349,8 @@ def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Conven
     return tuple(sorted(found.values(), key=lambda run: (_order(run.seed), not run.has_files, run.run_id or "")))
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """An order of any settings: flags and numbers by size, then text."""
+def _order(value: Any) -> tuple[int, float, tuple[Any, ...]]:
+    """An order of any settings: flags and numbers by size, then text, with the numbers in it by size."""
     if isinstance(value, int | float):
-        return 0, value, ""
-    return (1, 0, value) if isinstance(value, str) else (2, 0, str(value))
+        return 0, value, ()
+    return (1 if isinstance(value, str) else 2, 0, wording.natural_key(value))

@@ -126,6 +126,15 @@ def test_columns_give_way_in_their_order() -> None:
     assert table_lines(rows, room=10)[1] == table_lines(rows)[1], "nothing gives way that was not named"
 
 
+def test_two_texts_are_not_shortened_to_one() -> None:
+    rows = [["Name", "Seed"], ["len_gen_no_ln_k12", "1337"], ["len_gen_k12", "1337"]]
+    lines = table_lines(rows, room=16, give=("Name",))
+    assert len(set(lines)) == 3
+    assert cell_len(lines[1]) == 17, "one letter more than there is room for"
+    other = [rows[0], rows[1], ["len_gen_no_ln_k16", "1337"]]
+    assert cell_len(table_lines(other, room=16, give=("Name",))[1]) == 16, "the control"
+
+
 def test_what_tells_things_apart_stays_when_a_text_is_shortened() -> None:
     assert shortened("len_gen_single_no_ln_k16", 11) == "len_g…n_k16"
     assert shortened("short", 5) == "short"
