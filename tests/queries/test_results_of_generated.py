@@ -89,8 +89,9 @@ def test_the_smallest_k_that_reaches_a_value(generated: Path, capsys: Capture, l
     shown = {}
     for row in table(generated, capsys, "--threshold", str(least), "--format", "csv"):
         mode = "fixed" if row["regime"] == "fixed" else row["length_mode"]
-        settings = (row["n_layers"], row["use_mlp"], row["layernorm"], mode, row["regime"])
-        shown[settings] = row[f"smallest K with mean ≥ {least:g}"]
+        shown[row["n_layers"], row["use_mlp"], row["layernorm"], mode, row["regime"]] = row[
+            f"smallest K with mean ≥ {least:g}"
+        ]
     assert shown == smallest
     assert least not in (0.25, 0.9) or len(set(smallest.values())) == 2, "the control: not all are alike"
 
