@@ -1,6 +1,6 @@
 """How much faster exact match is measured than by the plain model's forward pass.
 
-    python -m benchmarks.evaluation [--models 10] [--samples 1000] [--repeats 5]
+    python -m benchmarks.evaluation [--models 10] [--samples 1000] [--repeats 5] [--write]
 
 Each round measures every model on lists of K = 17 to 32 numbers, in one process on the CPU, by two programs in turn:
 
@@ -19,6 +19,7 @@ from statistics import median
 
 import torch
 
+from benchmarks import Printed
 from benchmarks.train_step import ARCHITECTURES, Architecture, new_model
 from ckptman.rules.recipe import TrainConfig
 from ckptman.training.accuracy import draw_samples, measure_accuracy
@@ -68,14 +69,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1000, help="lists at a time in the plain program (default: 1000)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for both programs (default: 1)")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     arguments = parser.parse_args()
+    say = Printed()
     torch.set_num_threads(arguments.threads)
     how = {"samples": arguments.samples, "batch": arguments.batch}
-    print(
+    say(
         f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.models} models, K {LENGTHS[0]}–"
         f"{LENGTHS[-1]}, {arguments.samples} lists each, {arguments.repeats} rounds\n"
     )
-    print(f"{'':16}{'plain, s':>12}{'ckptman, s':>12}{'ratio':>10}")
+    say(f"{'':16}{'plain, s':>12}{'ckptman, s':>12}{'ratio':>10}")
     met = True
     for architecture in ARCHITECTURES:
         models = models_of(architecture, arguments.models)
@@ -83,8 +86,10 @@ def main() -> None:
         theirs, ours = (median(times) for times in zip(*rounds, strict=True))
         ratio = median(theirs / ours for theirs, ours in rounds)
         met &= ratio >= TARGET
-        print(f"{architecture.title:16}{theirs:12.2f}{ours:12.2f}{ratio:8.2f} ×", flush=True)
-    print(f"\ntarget {TARGET:g} ×: {'met' if met else 'not met by each'}")
+        say(f"{architecture.title:16}{theirs:12.2f}{ours:12.2f}{ratio:8.2f} ×")
+    say(f"\ntarget {TARGET:g} ×: {'met' if met else 'not met by each'}")
+    if arguments.write:
+        say.put("evaluation")
 
 
 if __name__ == "__main__":

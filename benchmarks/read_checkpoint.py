@@ -1,6 +1,6 @@
 """How long it takes to read what a checkpoint says of itself: `read_checkpoint` against `torch.load`.
 
-    python benchmarks/read_checkpoint.py
+    python -m benchmarks.read_checkpoint [--write]
 
 Writes checkpoints of real size, as training saves them, to a temporary folder, and reads each by `read_checkpoint`,
 by `torch.load(weights_only=True)`, and by the same with `mmap=True`, which leaves the tensors on disk. All three run in
@@ -13,6 +13,7 @@ depends on the machine.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Final
 
 import torch
 
+from benchmarks import Printed
 from ckptman.formats.checkpoint import read_checkpoint
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.recipe import TrainConfig
@@ -107,18 +109,23 @@ def measure(path: Path) -> Measured:
 
 def main() -> int:
     """Measure all files and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
+    write, say = parser.parse_args().write, Printed()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(path) for path in write_files(Path(folder))]
-    print(f"{'file':30}{'bytes':>10}{'tensors':>9}{'ckptman':>11}{'torch.load':>12}{'mmap=True':>11}{'ratio':>8}")
+    say(f"{'file':30}{'bytes':>10}{'tensors':>9}{'ckptman':>11}{'torch.load':>12}{'mmap=True':>11}{'ratio':>8}")
     for row in rows:
         times = f"{row.ours:>8.3f} ms{row.loaded:>9.3f} ms{row.mapped:>8.3f} ms"
-        print(f"{row.name:30}{row.size:>10,}{row.tensors:>9}{times}{row.ratio:>7.1f}×")
+        say(f"{row.name:30}{row.size:>10,}{row.tensors:>9}{times}{row.ratio:>7.1f}×")
     total = Measured("all", 0, 0, *(sum(getattr(row, way) for row in rows) for way in ("ours", "loaded", "mapped")))
     slowest, ratio = max(row.ours for row in rows), total.ratio
-    print(f"\nSlowest file: {slowest:.3f} ms (target: under {MOST_MS:g} ms).")
-    print(f"All files: {ratio:.1f} times as fast as torch.load (target: {LEAST_RATIO:g}), ", end="")
-    print(f"{total.mapped / total.ours:.1f} times as fast as with mmap=True.")
+    say(f"\nSlowest file: {slowest:.3f} ms (target: under {MOST_MS:g} ms).")
+    say(f"All files: {ratio:.1f} times as fast as torch.load (target: {LEAST_RATIO:g}), ", end="")
+    say(f"{total.mapped / total.ours:.1f} times as fast as with mmap=True.")
+    if write:
+        say.put("headers")
     return int(ratio < LEAST_RATIO)
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from benchmarks import README, machine, put
 from ckptman.fs import cache
 
-HERE: Final = Path(__file__).parent
 WIDTH: Final = 144
 """Embedding of the large files: 0.96 MB each on average, over one and two layers, with and without MLP."""
 
@@ -166,14 +166,28 @@ def copy(bench: Bench) -> Iterator[Row]:
 
         return prepare
 
-    count = bench.files(1000)
+    what = f"ingest, copies of {bench.files(1000):,} files of {_size(source):.2f} MB"
+    ingest = fresh(tree, ckptman("ingest", source, "--root", tree))
     yield bench.against(
-        f"ingest, copies of {count:,} files of {_size(source):.2f} MB", "cp -a; openssl dgst -sha256; sync", 0.9,
+        what, "cp -a; openssl dgst -sha256; sync", 0.9,
         fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
-        fresh(tree, ckptman("ingest", source, "--root", tree)),
+        ingest,
         turns=3,
         reason="bytes are read twice, to plan and to copy; headers, records and folders are handled in Python",
     )  # fmt: skip
+    dvc, added = shutil.which("dvc"), bench.at / "added"
+    if dvc is None:
+        print("dvc add: not measured, as dvc is not installed", flush=True)
+        return
+
+    def add() -> list[str]:
+        shutil.rmtree(added, ignore_errors=True)
+        shutil.copytree(source, added / "source", symlinks=True)
+        subprocess.run([dvc, "init", "--quiet", "--no-scm"], cwd=added, check=True)
+        os.sync()
+        return [dvc, "--cd", str(added), "add", "--quiet", "source"]
+
+    yield bench.against(what, "dvc add", 0.5, add, ingest, turns=3)
 
 
 def links(bench: Bench) -> Iterator[Row]:
@@ -400,20 +414,15 @@ def main() -> int:
             found = linearity(bench, options.largest)
             blocks["linearity"] = sizes_table(found)
             if options.write:
-                (HERE / "linearity.svg").write_text(plot(found))
+                README.with_name("linearity.svg").write_text(plot(found))
                 blocks["linearity"] += ["", "![Seconds by number of checkpoints](linearity.svg)"]
-    machine = f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f} at the end"
     words = [*options.jobs, *([f"--scale {options.scale:g}"] if options.scale != 1 else [])]
     words += [f"--largest {options.largest}"] if "linearity" in jobs else []
-    said = f"By `{' '.join(['python -m benchmarks.scale', *words])}`; {machine}."
-    readme = (HERE / "README.md").read_text()
+    said = f"By `{' '.join(['python -m benchmarks.scale', *words])}`; {machine()}."
     for name, lines in blocks.items():
         print("\n".join(["", *lines, "", said]))
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, _, rest = readme.partition(begin)
-        readme = "\n".join([f"{before}{begin}", "", *lines, "", said, "", f"{end}{rest.partition(end)[2]}"])
-    if options.write:
-        (HERE / "README.md").write_text(readme)
+        if options.write:
+            put(name, [*lines, "", said])
     return 0
 
 

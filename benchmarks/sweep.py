@@ -1,6 +1,6 @@
 """Twelve short runs on two cores: two processes with a thread each, against one process with two threads.
 
-    python benchmarks/sweep.py [--iters 150] [--batch-size 512]
+    python -m benchmarks.sweep [--iters 150] [--batch-size 512] [--write]
 
 Both sweeps train the same runs with everything that belongs to a sweep: processes that start, checkpoints, logs. The
 sooner one should take at most 1 / 1.6 of the other's time. The order of the two is drawn at random.
@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import Printed
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.selection import Selection
 from ckptman.sweeps.sweeping import How, plan_sweep, sweep
@@ -45,19 +46,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--iters", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/README.md")
     options = parser.parse_args()
+    say = Printed()
     cores = len(os.sched_getaffinity(0))
     ways = {"-j 2, one thread each": (2, 1), "-j 1, two threads": (1, 2)}
     order = list(ways)
     random.shuffle(order)
-    print(f"12 runs of {options.iters} iterations of {options.batch_size} samples, {cores} cores")
+    say(f"12 runs of {options.iters} iterations of {options.batch_size} samples, {cores} cores")
     took = {}
     for name in order:
         busy = os.getloadavg()[0]
         took[name] = seconds(*ways[name], options.iters, options.batch_size)
-        print(f"  {name:<22} {took[name]:6.1f} s   (load before: {busy:.1f})")
+        say(f"  {name:<22} {took[name]:6.1f} s   (load before: {busy:.1f})")
     two, one = (took[name] for name in ways)
-    print(f"  {one / two:.2f} times sooner (wanted: {WANTED})")
+    say(f"  {one / two:.2f} times sooner (wanted: {WANTED})")
+    if options.write:
+        say.put("sweep")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much faster a training step is than the published one: draw a batch, loss and gradients, optimizer.
 
-    python benchmarks/train_step.py [--threads 2] [--repeats 9] [--quick]
+    python -m benchmarks.train_step [--threads 2] [--repeats 9] [--quick] [--write]
 
 Each round times three programs in turn, in one process on the CPU, so that other load on the machine falls on all:
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
+from benchmarks import Printed
 from ckptman.rules.recipe import TrainConfig
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.sorting import draw_batch
@@ -50,9 +51,9 @@ class Architecture:
 
 
 ARCHITECTURES = (
-    Architecture("1 layer, no MLP", 1, False, 8, 10),
-    Architecture("1 layer, MLP", 1, True, 5.5, 6),
-    Architecture("2 layers, MLP", 2, True, 3.5, 4),
+    Architecture("1 layer, no MLP", 1, False, 8, 20),
+    Architecture("1 layer, MLP", 1, True, 5.5, 8),
+    Architecture("2 layers, MLP", 2, True, 3.5, 5),
 )
 
 
@@ -155,7 +156,9 @@ def measure(
     )
 
 
-def report(architecture: Architecture, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]) -> bool:
+def report(
+    architecture: Architecture, say: Printed, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]
+) -> bool:
     """Measure an architecture, print its rows, and say whether it is fast enough."""
     ratios = []
     for k in LENGTHS:
@@ -163,17 +166,15 @@ def report(architecture: Architecture, *, batch: int, piece: int, repeats: int, 
         ratios.append(times.ratio)
         milliseconds = (1e3 * seconds for seconds in (times.published, times.in_pieces, times.ckptman))
         row = "".join(f"{value:12.1f}" for value in milliseconds)
-        print(
+        say(
             f"{architecture.title:16}{k:>3}{row}{1 / times.ckptman:10.1f}"
-            f"{times.ratio:10.2f} ×{times.ratio_in_pieces:10.2f} ×",
-            flush=True,
+            f"{times.ratio:10.2f} ×{times.ratio_in_pieces:10.2f} ×"
         )
     middle = median(ratios)
     verdict = "below the least" if middle < architecture.least else "ok" if middle < architecture.aim else "as aimed"
-    print(
+    say(
         f"{architecture.title:16}median over K: {middle:.2f} × the published step "
-        f"(least {architecture.least:g}, aim {architecture.aim:g}): {verdict}\n",
-        flush=True,
+        f"(least {architecture.least:g}, aim {architecture.aim:g}): {verdict}\n"
     )
     return middle >= architecture.least
 
@@ -190,6 +191,7 @@ def main() -> int:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="time that passes, or CPU time (default: wall)")
     parser.add_argument("--only", choices=[a.title for a in ARCHITECTURES], help="measure one architecture")
     parser.add_argument("--quick", action="store_true", help="two rounds: a first impression in a minute or two")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     arguments = parser.parse_args()
 
     if arguments.clock == "cpu" and arguments.threads != 1:
@@ -198,13 +200,16 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # for all three programs, though the published one does not
     repeats = 2 if arguments.quick else arguments.repeats
+    say = Printed()
     conditions = f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds"
-    print(f"torch {torch.__version__}, {conditions}\n")
-    print(f"{'':16}{'K':>3}{'published':>12}{'in pieces':>12}{'ckptman':>12}{'':10}{'ratio to':>12}{'ratio to':>12}")
-    print(f"{'':19}{'ms/step':>12}{'ms/step':>12}{'ms/step':>12}{'steps/s':>10}{'published':>12}{'in pieces':>12}")
+    say(f"torch {torch.__version__}, {conditions}\n")
+    say(f"{'':16}{'K':>3}{'published':>12}{'in pieces':>12}{'ckptman':>12}{'':10}{'ratio to':>12}{'ratio to':>12}")
+    say(f"{'':19}{'ms/step':>12}{'ms/step':>12}{'ms/step':>12}{'steps/s':>10}{'published':>12}{'in pieces':>12}")
     chosen = [a for a in ARCHITECTURES if arguments.only in (None, a.title)]
     options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats}
-    fast_enough = [report(a, clock=CLOCKS[arguments.clock], **options) for a in chosen]
+    fast_enough = [report(a, say, clock=CLOCKS[arguments.clock], **options) for a in chosen]
+    if arguments.write:
+        say.put("training")
     return 0 if all(fast_enough) else 1
 
 
