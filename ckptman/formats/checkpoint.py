@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -38,7 +39,8 @@ from ckptman.formats.pickled import (
 )
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
-from ckptman.rules import TrainConfig, comparing
+from ckptman.rules import TrainConfig, comparing, recipe
+from ckptman.text import ConfigurationError, interpolation, strict_yaml
 
 if TYPE_CHECKING:
     from ckptman.rules import terms
@@ -334,14 +336,16 @@ class _Description:
     def _config(self) -> tuple[str | None, dict[str, Any] | None, str | None]:
         """The training configuration: the form's own key, else the first of `config_keys` that holds one."""
         for key in dict.fromkeys((self._form.config, *self._rules.config_keys)):
-            found = None if not key or self._form.whole or key == self._form.model_config else self._find(key)
-            items = _as_config(found)
-            if key is None or not items:
+            found = None if not key or self._form.whole or key == self._form.model_config else _read(self._find(key))
+            if key is None or not _as_config(found):
                 continue
             self._get(key)
-            key, found = _section(key, found)
-            plain = self._plain(found, key, self._opaque)
-            return key, plain, found.class_name if type(found) is Record else None
+            name = found.class_name if type(found) is Record else None
+            if name is not None and name.startswith("omegaconf."):
+                found = interpolation.interpolated(self._plain(found, key, self._opaque) or {})
+            key, section = _section(key, found)
+            plain = self._plain(section, key, self._opaque)
+            return key, plain, section.class_name if type(section) is Record else name if section is found else None
         return None, None, None
 
     def _find(self, key: str) -> Any:
@@ -352,7 +356,7 @@ class _Description:
 
     def _model_config(self) -> dict[str, Any] | None:
         key = self._form.model_config
-        found = self._find(key) if key else None
+        found = _read(self._find(key)) if key else None
         if key is None or _as_config(found) is None:
             return None
         self._get(key)
@@ -360,7 +364,7 @@ class _Description:
 
     def _plain(self, value: Any, key: str, opaque: set[str] | None = None) -> dict[str, Any] | None:
         plain = Plain(key, self._number)
-        found = plain.mapping(_as_config(value) if type(value) is str else value)
+        found = plain.mapping(value)
         self._classes |= plain.classes
         if opaque is not None:
             opaque |= plain.opaque
@@ -386,32 +390,59 @@ _ELEMENTS: Final = {
 
 _KINDS: Final = {item.name: str(item.type) for item in dataclass_fields(TrainConfig)}
 """The type of each field of a configuration that is known."""
+_NUMBER: Final = re.compile(r"[-+]?[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"[-+]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][-+]?[0-9]{1,3})?")
 
 
 def by_meaning(key: str, value: Any) -> Any:
-    """A value of a configuration as the field of this name means it: 1 is a flag, and 8.0 a whole number."""
+    """A value of a configuration as the field of this name means it: 1 is a flag, 8.0 and "8" a whole number, and MIX,
+    which is all that a pickle may have of a member of an Enum, a word."""
     kind = _KINDS.get(key)
     if kind == "bool" and type(value) in (int, float) and value in (0, 1):
         return bool(value)
     if kind == "int" and type(value) is float and value.is_integer():
         return int(value)
-    return value
+    if type(value) is not str or kind is None:
+        return value
+    if kind == "bool" and value in ("true", "True", "false", "False"):
+        return value[0] in "tT"
+    if kind == "int" and _NUMBER.fullmatch(value):
+        return int(value)
+    if kind == "float" and _DECIMAL.fullmatch(value):
+        return float(value)
+    return value.lower() if value.lower() in recipe.WORDS.get(key, ()) else value
 
 
 def _as_config(value: Any) -> Mapping[Any, Any] | None:
-    """What a configuration of any form holds; None for what is none."""
-    if _is_json(value):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+    """What a configuration holds; None for what is none."""
     found = as_mapping(value)
     weights = 0 if found is None else sum(_is_tensor(item) and bool(item.shape) for item in found.values())
     return None if found is None or weights > len(found) // 2 else found
 
 
-def _is_json(value: object) -> bool:
-    return type(value) is str and value.startswith("{") and len(value) <= MAX_TEXT
+def _read(value: Any) -> Any:
+    """A configuration that was written out, as JSON, as YAML or as pairs of key and value; anything else as it is."""
+    if isinstance(value, list) and value and all(type(pair) is tuple and len(pair) == 2 for pair in value):
+        return {key: item for key, item in value if type(key) is str} or value
+    if not _is_written(value):
+        return value
+    try:
+        text = value if type(value) is str else bytes(value).decode()
+        found = json.loads(text) if text.startswith("{") else strict_yaml.load_yaml(text, "", max_bytes=_MAX_YAML)
+    except (ValueError, RecursionError, ConfigurationError):
+        return value
+    return found if isinstance(found, dict) else value
+
+
+def _is_written(value: object) -> bool:
+    if not isinstance(value, str | bytes | bytearray) or len(value) > MAX_TEXT:
+        return False
+    start = value[:64] if isinstance(value, str) else bytes(value[:64]).decode("latin-1")
+    return start.startswith("{") or _YAML.match(start) is not None
+
+
+_YAML: Final = re.compile(r"(#.*|---)?\s*[\w-]+:(\s|$)")
+_MAX_YAML: Final = 1 << 16
 
 
 def _section(key: str, value: Any) -> tuple[str, Any]:
@@ -419,7 +450,7 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
     they are spread over several and do not contradict each other."""
     items = _as_config(value) or {}
     own = _KINDS.keys() & items.keys()
-    sections = {name: inner for name, item in items.items() if (inner := _as_config(item)) and _KINDS.keys() & inner}
+    sections = {name: inner for name, item in items.items() if (inner := as_mapping(item)) and _KINDS.keys() & inner}
     if len(own) >= _FEW_KEYS or (not sections and own):
         return key, value
     if len(sections) == 1 and not own:
@@ -467,7 +498,7 @@ _SECTION_LEVELS: Final = 4
 
 def _looks_like_config(key: Any, value: Any) -> bool:
     named = type(key) is str and any(word in key.lower() for word in ("config", "args", "hparam", "cfg", "hyper"))
-    if named and (isinstance(value, list | tuple | dict) or type(value) is Record or _is_json(value)):
+    if named and (isinstance(value, list | tuple | dict) or type(value) is Record or _is_written(value)):
         return bool(value)
     items = as_mapping(value)
     return items is not None and len(_KINDS.keys() & items.keys()) >= _FEW_KEYS

@@ -16,6 +16,7 @@ from ckptman.formats.pickled import (
     Array,
     Device,
     DType,
+    Member,
     Named,
     NumpyType,
     OrderedMapping,
@@ -167,9 +168,26 @@ def _make_slice(args: tuple[Any, ...]) -> slice:
 
 
 def _make_type(args: tuple[Any, ...]) -> Named:
-    """`type(None)`, as pickle writes the class of None."""
-    _check(len(args) == 1 and (args[0] is None or type(args[0]) is Named))
-    return Named("builtins.NoneType" if args[0] is None else "builtins.type")
+    """`type(None)`, `type(...)`, `type(NotImplemented)`, as pickle writes the classes of these three."""
+    _check(len(args) == 1 and (args[0] in (None, ..., NotImplemented) or type(args[0]) is Named))
+    return Named("builtins.type" if type(args[0]) is Named else f"builtins.{type(args[0]).__name__}")
+
+
+def _make_alias(args: tuple[Any, ...]) -> Named:
+    """`typing.List[int]`, `list[int]`: the class without its arguments."""
+    _check(len(args) == 2 and type(args[0]) in (Named, Class, Function))
+    _check(args[0].name.startswith(("typing.", "builtins.", "collections.")))
+    return Named(args[0].name)
+
+
+def _make_member(name: str) -> Callable[[tuple[Any, ...]], Member]:
+    """Makes a member of an Enum of Python's library."""
+
+    def make(args: tuple[Any, ...]) -> Member:
+        _types(args, (int, type(None)))
+        return Member(name, args[0])
+
+    return make
 
 
 def _make_decimal(args: tuple[Any, ...]) -> Any:
@@ -239,6 +257,29 @@ def _make_timezone(args: tuple[Any, ...]) -> Any:
     return _try(datetime.timezone, *args)
 
 
+_UNITS: Final = {7: 1, 8: 10**3, 9: 10**6, 10: 10**9}
+"""Parts of a second, by numpy's number of the unit."""
+
+
+def _make_pandas_moment(args: tuple[Any, ...]) -> Any:
+    """`_unpickle_timestamp(count, frequency, zone[, unit])`, counted from 1970; with a zone, in UTC."""
+    import datetime
+
+    _check(3 <= len(args) <= 4 and type(args[0]) is int)
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=None if args[2] is None else datetime.UTC)
+    return _try(epoch.__add__, _make_pandas_span((args[0], *args[3:])))
+
+
+def _make_pandas_span(args: tuple[Any, ...]) -> Any:
+    """`_timedelta_unpickle(count[, unit])`."""
+    import datetime
+
+    _check(1 <= len(args) <= 2 and type(args[0]) is int and type(args[-1]) is int)
+    unit = _UNITS.get(args[1]) if len(args) == 2 else 10**9
+    _check(unit is not None)
+    return _try(datetime.timedelta, 0, 0, args[0] * 10**6 // (unit or 1))
+
+
 def _try(make: Callable[..., Any], *args: Any) -> Any:
     try:
         return make(*args)
@@ -302,6 +343,12 @@ def _make_numpy_type(args: tuple[Any, ...]) -> NumpyType:
     code = args[0].name.removeprefix("numpy.") if args and type(args[0]) is Named else args[0] if args else None
     _check(type(code) is str and len(code) <= 16 and len(args) <= 3)
     return NumpyType(str(code))
+
+
+def _make_text_type(args: tuple[Any, ...]) -> NumpyType:
+    """`_convert_to_stringdtype_kwargs(coerce[, na_object])`: the type of text of any length."""
+    _check(1 <= len(args) <= 2 and type(args[0]) in (int, bool))
+    return NumpyType("T16")
 
 
 def set_numpy_type(dtype: NumpyType, state: Any) -> None:
@@ -582,6 +629,9 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "copyreg._reconstructor": _make_reconstructed,
     "numpy.dtype": _make_numpy_type,
     "numpy.ma.core._mareconstruct": _make_array,
+    "numpy._core._internal._convert_to_stringdtype_kwargs": _make_text_type,
+    "pandas._libs.tslibs.timestamps._unpickle_timestamp": _make_pandas_moment,
+    "pandas._libs.tslibs.timedeltas._timedelta_unpickle": _make_pandas_span,
     **{f"{core}.multiarray.scalar": _make_scalar for core in _NUMPY_CORE},
     **{f"{core}.multiarray._reconstruct": _make_array for core in _NUMPY_CORE},
     **{f"{core}.numeric._frombuffer": _make_array_of_buffer for core in _NUMPY_CORE},
@@ -592,6 +642,9 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "builtins.range": _make_range,
     "builtins.type": _make_type,
     "builtins.list": _make_list,
+    "_operator.getitem": _make_alias,
+    "types.GenericAlias": _make_alias,
+    **{name: _make_member(name) for name in ("re.RegexFlag", "http.HTTPStatus", "uuid.SafeUUID", "signal.Signals")},
     "array.array": _make_python_array,
     "array._array_reconstructor": _make_python_array_of_bytes,
     **{
@@ -608,6 +661,12 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
             "numpy.random._pickle.__randomstate_ctor", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
             "zoneinfo.ZoneInfo._unpickle", "functools.partial", "logging.getLogger", "re._compile", *_EXCEPTIONS,
             "random.Random", "builtins.iter", "builtins.reversed",
+            "numpy.ma.core.MaskedConstant", "pandas.core.indexes.base._new_Index",
+            "pandas.core.indexes.datetimes._new_DatetimeIndex", "pandas._libs.internals._unpickle_block",
+            "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked", "pandas._libs.tslibs.nattype._nat_unpickle",
+            "pandas.core.internals.managers.BlockManager", "pandas.StringDtype",
+            "pyarrow.lib._restore_array", "pyarrow.lib.py_buffer", "pyarrow.lib.type_for_alias", "pytz._UTC", "pytz._p",
+            "dateutil.tz.tz.tzutc", "dateutil.tz.tz.tzlocal",
             "builtins.enumerate", "itertools.count", "itertools.cycle", "itertools.repeat",
             *(f"ipaddress.IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")),
         )
@@ -643,6 +702,7 @@ def known_globals() -> Mapping[str, object]:
         table |= {f"{module}.{name}": StorageType(dtype, DTYPES[dtype]) for name, dtype in _STORAGES.items()}
     table["torch.storage.UntypedStorage"] = StorageType("untyped", 1)
     table |= {name: Class(name) for name in VALUE_CLASSES if name not in table}
+    table["numpy.memmap"] = Named("numpy.memmap")  # of an array; to call it is refused: it opens files
     table |= {"builtins.Ellipsis": ..., "builtins.NotImplemented": NotImplemented}
     table["torch.torch_version.TorchVersion"] = Class("torch.torch_version.TorchVersion", _make_text)
     return table

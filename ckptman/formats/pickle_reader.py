@@ -65,10 +65,12 @@ from ckptman.text import RefusedError
 MAX_NESTING: Final = 100
 """Levels of containers in the result, and of marks (unfinished containers) while it is read."""
 MAX_KEY: Final = (1 << 20) - 1
-"""The largest integer key of a dictionary that is not odd; a larger range would allow keys that collide on purpose."""
+"""The largest integer in a key that is a tuple, and not odd: three of them do not fill a hash."""
+MAX_KEY_BITS: Final = 60
+"""Of an integer key: two of so many bits have different hashes."""
 MAX_ODD_KEYS: Final = 4096
-"""Keys and members of sets that are no text, bytes or small integers: they could be made to collide, so that their
-number counts in square."""
+"""Keys and members of sets that could be made to have one hash, so that their number counts in square: neither text,
+bytes, numbers of 64 bits, nor tuples of a few of them."""
 MAX_KEY_PARTS: Final = 1000
 """Values in a key that is a tuple, a shared one counted each time: all of them are hashed."""
 MAX_NAMED: Final = 10_000
@@ -590,12 +592,12 @@ class _Machine:
             kind = type(key)
             if kind is str or kind is bytes or kind is bool or key is None or kind is Record:  # by identity, the last
                 continue
-            if kind is int and -MAX_KEY <= key <= MAX_KEY:
+            if kind is float or (kind is int and key.bit_length() <= MAX_KEY_BITS) or _is_plain_tuple(key):
                 continue
             self.odd_keys += 1
             if self.odd_keys > MAX_ODD_KEYS:
                 raise refusal(
-                    "pickle-bomb", f"the pickle has more than {MAX_ODD_KEYS:,} keys that are no text or small integers"
+                    "pickle-bomb", f"the pickle has more than {MAX_ODD_KEYS:,} keys whose hashes could be the same"
                 )
             _check_hashable(key, MAX_KEY_PARTS)
 
@@ -663,6 +665,8 @@ class _Machine:
             )
         if type(args) is not tuple:
             raise refusal("unsafe-pickle", f"the pickle calls {_shown(function)} with {_shown(args)}")
+        if type(function) is Member:
+            function = self.inner_class(function)
         work = 200 + 16 * len(args)
         if args and not (known and not function.copies):
             work += sum([_WEIGHTS[type(arg)] * len(arg) for arg in args if type(arg) in _SIZED])
@@ -698,16 +702,28 @@ class _Machine:
         self.stack.append(Record(name, args, called=True))
 
     def attribute(self, name: str, args: tuple[Any, ...]) -> object:
-        """`getattr(class, name)`: how Python 3.11 pickles some members of Enums, and zones their own constructor."""
-        if len(args) == 2 and type(args[1]) is str and type(args[0]) in (Named, Class):
-            full_name = f"{args[0].name}.{args[1]}"
+        """`getattr(class, name)`: how Python 3.11 pickles some members of Enums, and zones their own constructor; and
+        how protocol 2 names a class that stands within another."""
+        if len(args) == 2 and type(args[1]) is str and type(args[0]) in (Named, Class, Member):
+            kind = self.inner_class(args[0]) if type(args[0]) is Member else args[0]
+            full_name = f"{_shown(kind)}.{args[1]}"
             if full_name in self.known:
                 return self.known[full_name]
-            if _is_class_name(args[0].name) and args[1].isidentifier() and not args[1].startswith("_"):
-                self.foreign[args[0].name, "enum"] = None
-                return Member(args[0].name, args[1], by_name=True)
+            if _is_class_name(_shown(kind)) and args[1].isidentifier() and not args[1].startswith("_"):
+                self.foreign[_shown(kind), "enum"] = None
+                return Member(_shown(kind), args[1], by_name=True)
         self.call_refused(name, args)
         return self.stack.pop()
+
+    def inner_class(self, member: Member) -> Any:
+        """What `getattr` gave, where it shows to be no member of an Enum but a class."""
+        if not member.by_name:
+            return member
+        name = f"{member.class_name}.{member.value}"
+        self.foreign.pop((member.class_name, "enum"), None)
+        if terms.reaches_system(name):
+            self.refuse("asks for", name)
+        return Named(name)
 
     def newobj(self, at: int) -> int:
         args = self.stack.pop()
@@ -726,6 +742,8 @@ class _Machine:
         self.spend(240)
         if type(args) is not tuple:
             raise refusal("unsafe-pickle", f"the pickle makes an instance of {_shown(kind)} with {_shown(args)}")
+        if type(kind) is Member:
+            kind = self.inner_class(kind)
         if type(kind) is Class and kind.make is not None:
             try:
                 self.stack.append(kind.make(args))
@@ -842,6 +860,20 @@ _SIZED: Final = frozenset(_WEIGHTS)
 _UNHASHABLE: Final = (list, dict, OrderedMapping, set, bytearray, slice)
 
 
+def _is_plain_tuple(key: Any) -> bool:
+    """Whether a key is a tuple of text, or of up to three words, small integers and their like."""
+    if type(key) is not tuple or len(key) > MAX_KEY_PARTS:
+        return False
+    return _TEXT.issuperset(map(type, key)) or (
+        len(key) <= _FEW_PARTS
+        and all(type(part) in _SMALL or (type(part) is int and -MAX_KEY <= part <= MAX_KEY) for part in key)
+    )
+
+
+_FEW_PARTS: Final = 3
+_SMALL: Final = frozenset({str, bytes, bool, type(None)})
+
+
 def _check_hashable(key: Any, left: int) -> int:
     """Check that hashing a key takes little time: how many more values it may have."""
     if isinstance(key, _UNHASHABLE):
@@ -870,7 +902,7 @@ def _extended(held: list[Any], items: list[Any]) -> list[Any]:
 
 
 _HARMLESS_STANDARD: Final = frozenset({"__main__", "enum", "string", "calendar", "uuid", "statistics", "typing"})
-_WORD: Final = re.compile(r"[\w.+:-]{0,64}")
+_WORDS: Final = re.compile(r"(?=.{0,64}\Z)([\w.+:-]*|\w[\w.+:-]*(,? \w[\w.+:-]*)+)")
 
 
 @lru_cache(maxsize=1024)
@@ -882,13 +914,16 @@ def _is_class_name(name: str) -> bool:
 
 
 def _is_member(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a call is one that pickle writes for the member of an Enum: a class of one number or word."""
+    """Whether a call is one that pickle writes for the member of an Enum: a class of one number, a few words, a
+    type, or several of them."""
     if len(args) != 1 or not _is_class_name(name):
         return False
     values = args[0] if type(args[0]) is tuple and len(args[0]) <= 16 else args
     own = name.partition(".")[0] not in ("torch", "numpy")
     return all(
-        type(value) in (int, bool, float) or (own and type(value) is str and _WORD.fullmatch(value) is not None)
+        type(value) in (int, bool, float)
+        or (own and (value is None or type(value) in (DType, Device)))
+        or (own and type(value) is str and _WORDS.fullmatch(value) is not None)
         for value in values
     )
 

@@ -173,24 +173,34 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return value
     if type(value) is not Record or _scalar_text(value) is not None:
         return None
-    if value.class_name.startswith("omegaconf."):
-        content = (fields_of(value) or {}).get("_content")
+    if value.class_name.startswith(_WRAPPING):
+        content = (fields_of(value) or {}).get(_CONTENT[value.class_name.partition(".")[0]])
         return {key: _node(item) for key, item in content.items()} if isinstance(content, dict) else None
     if type(value.items) is list or value.called:
         return None
     if value.class_name == "collections.ChainMap":
         maps = (fields_of(value) or {}).get("maps")
         return ChainMap(*maps) if type(maps) is list and all(isinstance(each, dict) for each in maps) else None
-    return fields_of(value)
+    found = fields_of(value)
+    if found is not None and isinstance(found.get("__dict__"), dict) and "__pydantic_fields_set__" in found:
+        more = found.get("__pydantic_extra__")
+        return {**found["__dict__"], **(more if isinstance(more, dict) else {})}
+    return found
+
+
+_CONTENT: Final = {"omegaconf": "_content", "ml_collections": "_fields", "collections": "data", "wandb": "_items"}
+"""The field that holds the items of a container of each package; its other fields are the package's own."""
+_WRAPPING: Final = ("omegaconf.", "ml_collections.", "collections.UserDict", "wandb.sdk.wandb_config.Config")
 
 
 def _node(value: Any) -> Any:
-    """What a node of OmegaConf holds; a container of it stays one."""
-    while type(value) is Record and value.class_name.startswith("omegaconf."):
+    """What a node of OmegaConf, or a reference of ml_collections, holds; a container stays one."""
+    while type(value) is Record and value.class_name.startswith(_WRAPPING[:2]):
         fields = fields_of(value) or {}
-        if "_val" not in fields:
+        name = "_val" if "_val" in fields else "_value"
+        if name not in fields or fields.get("_ops"):
             return value
-        value = fields["_val"]
+        value = fields[name]
     return value
 
 

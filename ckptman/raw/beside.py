@@ -24,7 +24,7 @@ from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import WandbIndex
 from ckptman.raw.wandb_runs import flat_summary
 from ckptman.rules import Convention, comparing, naming, placement, terms
-from ckptman.text import RefusedError, strict_yaml, wording
+from ckptman.text import RefusedError, interpolation, strict_yaml, wording
 from ckptman.tree import history, records
 
 MAX_VALUES, MAX_TEXT, MAX_BITS = 100_000, 1 << 20, 1 << 13
@@ -343,7 +343,7 @@ def read(path: Path, rule: terms.BesideRule, convention: Convention) -> Reading:
 def _mapping_of(value: Any) -> dict[str, Any]:
     """A configuration: a mapping; or a list of Hydra's overrides, such as `model.layers=2`."""
     if isinstance(value, dict):
-        return {str(key): item for key, item in value.items()}
+        return interpolation.interpolated({str(key): item for key, item in value.items()})
     found: dict[str, Any] = {}
     for item in value if isinstance(value, list) else ():
         key, sign, text = item.lstrip("+").partition("=") if isinstance(item, str) else ("", "", "")

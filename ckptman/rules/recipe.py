@@ -21,6 +21,8 @@ from ckptman.text import UsageError
 
 LENGTH_MODES = ("mix", "curriculum")
 NORM_TYPES = NO_NORM, LAYER_NORM, RMS_NORM = ("none", "layernorm", "rmsnorm")
+WORDS = {"length_mode": LENGTH_MODES, "norm_type": NORM_TYPES}
+"""The words that fields may be."""
 NORM_SWITCH = "use_layernorm"
 """What says in earlier configurations whether there are norms; `norm_type` says in later ones of which kind."""
 

@@ -14,6 +14,7 @@ __all__ = [
     "MachineError",
     "RefusedError",
     "UsageError",
+    "interpolation",
     "json_text",
     "markdown",
     "strict_yaml",

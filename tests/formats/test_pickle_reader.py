@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import torch
 
@@ -333,6 +334,43 @@ def test_every_hostile_pickle_is_refused_in_little_time_and_memory() -> None:
         slowest[name] = (time.process_time() - start) / (0.1 + sizes[name] / 1e6)
     assert max(slowest.values()) < 2, max(slowest, key=slowest.__getitem__)  # 0.2 s, and 2 s for a megabyte
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_000_000  # kB; torch itself takes 300,000
+
+
+@pytest.mark.parametrize("build", [lambda i: i * (2**61 - 1), lambda i: (i * (2**61 - 1), "a"), lambda i: (i, 0.5)])
+def test_keys_of_which_many_could_have_one_hash_are_few(build: Callable[[int], Any]) -> None:
+    data = pickle.dumps({build(index): None for index in range(-3000, 3000)}, protocol=2)
+    assert code_of(data) == "pickle-bomb"
+    assert code_of(pickle.dumps({build(index): None for index in range(-2000, 2000)}, protocol=2)) is None
+
+
+@pytest.mark.parametrize("build", [lambda i: i << 40, lambda i: i * 2.0**70, lambda i: (i, i % 7, None)])
+def test_other_keys_are_many_and_take_little_time(build: Callable[[int], Any]) -> None:
+    data = pickle.dumps({build(index): None for index in range(-20_000, 20_000)}, protocol=4)
+    start = time.process_time()
+    assert len(read(data).value) == 40_000
+    assert time.process_time() - start < 1  # 0.1 s
+
+
+def test_an_array_mapped_from_a_file_is_read_and_mapping_one_is_refused() -> None:
+    array = pickle.dumps(np.arange(3.0), protocol=2).replace(b"cnumpy\nndarray\n", b"cnumpy\nmemmap\n")
+    assert read(array).value.values() == [0, 1, 2]
+    for data in (
+        hostile.pickle(b"cnumpy\nmemmap\n", hostile.tuple_(hostile.text("a")), end) for end in (b"R", b"\x81")
+    ):
+        assert code_of(data) == "unsafe-pickle"
+
+
+def test_a_class_within_another_reaches_the_system_as_any_other_does() -> None:
+    def made(*names: str) -> bytes:
+        outer = b"c" + b"\n".join(name.encode() for name in names[:2]) + b"\n"
+        for name in names[2:]:
+            outer = b"c__builtin__\ngetattr\n(" + outer + hostile.text(name) + b"tR"
+        return hostile.pickle(outer, b")\x81")
+
+    assert read(made("trainer", "Outer", "Inner")).value.class_name == "trainer.Outer.Inner"
+    assert read(made("trainer", "Outer", "Inner", "Part")).foreign[0].name == "trainer.Outer.Inner.Part"
+    for name in ("system", "Popen", "os"):
+        assert code_of(made("trainer", "Outer", name)) == "unsafe-pickle"
 
 
 # --- what takes time or memory by sharing -----------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 import torch.utils.serialization.config as torch_config
+import yaml
 
 import ckptman
 from ckptman.formats.archive import verify_crcs
@@ -99,6 +101,8 @@ def nested_attrs(values: Mapping[str, Any]) -> Any:
     return contents.instance(contents.plain_class("trainer.config.Config"), **values)
 
 
+FIELDS: Any = dict.fromkeys(CONFIG, (Any, None))
+Whole: Any = contents.placed(pydantic.create_model("Whole", **FIELDS), "trainer.config")
 FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "dict": dict,
     "Namespace": lambda values: argparse.Namespace(**values),
@@ -114,6 +118,23 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "OmegaConf": lambda values: contents.omega(dict(values)),
     "an object": lambda values: contents.instance(contents.BertConfig, **values),
     "JSON": lambda values: json.dumps(values),
+    "JSON as bytes": lambda values: json.dumps(values).encode(),
+    "YAML": lambda values: yaml.safe_dump(dict(values)),
+    "pairs": lambda values: list(values.items()),
+    "pydantic": lambda values: Whole(**values),
+    "pydantic, more than it has fields": lambda values: contents.Open(**values),
+    "references of ml_collections": lambda values: contents.instance(
+        contents.ConfigDict,
+        _fields={key: contents.instance(contents.Reference, _value=value, _ops=[]) for key, value in values.items()},
+    ),
+    "W&B": lambda values: contents.instance(contents.WandbConfig, _items=dict(values), _locked={}, _settings=None),
+    "references of OmegaConf": lambda values: contents.omega(
+        {**values, "data_k": values["train_max_k"], "train_max_k": "${data_k}", "run": "${seed}", "seed": 1337}
+    ),
+    "numbers and flags as text": lambda values: {
+        key: str(value) if isinstance(value, bool | int | float) else value for key, value in values.items()
+    },
+    "with an Enum by its name": lambda values: {**values, "length_mode": ByName(contents.Mode, "MIX")},
     "in a section": lambda values: {"run": dict(values), "hydra": {"job": 1}},
     "in sections": spread,
     "in sections of OmegaConf": lambda values: contents.omega(spread(values)),
@@ -141,6 +162,16 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "with an older Enum": lambda values: {**values, "length_mode": contents.TextMode.MIX},
     "with numpy's text": lambda values: {**values, "length_mode": np.str_("mix")},
 }
+
+
+class ByName:
+    """Pickled as Python 3.11.0 pickles a member of an Enum."""
+
+    def __init__(self, kind: type, name: str) -> None:
+        self.made = getattr, (kind, name)
+
+    def __reduce__(self) -> Any:
+        return self.made
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -171,7 +202,7 @@ def test_sections_that_contradict_each_other_decide_nothing(save: Callable[..., 
 
 
 def test_what_cannot_be_read_as_a_configuration_is_named(save: Callable[..., Path]) -> None:
-    for value in (contents.FrozenSlots(), list(CONFIG.items()), contents.Point(1, 2), ["--seed", "1"]):
+    for value in (contents.FrozenSlots(), contents.Point(1, 2), ["--seed", "1"], "a: [1\n", "a: &x [1]\nb: *x\n"):
         info = read_checkpoint(save(train_config=value, note={"a": 1}, lr_cfg="x"), RULES)
         assert info.config is None
         assert info.unused_configs == ("train_config",)

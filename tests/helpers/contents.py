@@ -16,11 +16,13 @@ import decimal
 import enum
 import fractions
 import functools
+import http
 import ipaddress
 import itertools
 import pathlib
 import random
 import re
+import signal
 import sys
 import time
 import types
@@ -234,6 +236,7 @@ CONTENTS |= {
     "numpy: array without dimensions": lambda: np.array(3.0),
     "numpy: transposed array": lambda: np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     "numpy: part of an array": lambda: np.arange(20)[3:17:2],
+    "numpy: text of any length": lambda: np.array(["a", "bcd"], dtype=np.dtypes.StringDType()),
     "numpy: masked array": lambda: np.ma.masked_array([1.0, 2.0], [True, False]),
     "numpy: matrix-like list of arrays": lambda: [np.eye(2), np.zeros(3, np.int8)],
     "numpy: type": lambda: np.dtype("float32"),
@@ -293,7 +296,12 @@ CONTENTS |= {
     "namespace": lambda: argparse.Namespace(lr=1e-4, betas=(0.9, 0.95), data=argparse.Namespace(root="d")),
     "simple namespace": lambda: types.SimpleNamespace(a=1, b=types.SimpleNamespace(c=[2])),
     "addresses": lambda: [ipaddress.ip_address("10.0.0.1")],
-    "class of Python": lambda: [int, list, type(None), dict],
+    "class of Python": lambda: [int, list, type(None), type(...), type(NotImplemented), dict],
+    "class with arguments": lambda: [list[int], dict[str, int], typing.List[int]],  # noqa: UP006
+    "member of Python's Enums": lambda: [re.IGNORECASE, http.HTTPStatus.OK, signal.SIGTERM, uuid.SafeUUID.unknown],
+    "merges of a vocabulary": lambda: {(f"a{number}", "b"): number for number in range(10_000)},
+    "scores by step and place": lambda: {(step, place): 0.5 for step in range(100) for place in range(100)},
+    "scores by rate": lambda: {number / 7: number for number in range(10_000)},
     "function of Python": lambda: [len, pathlib.PurePath, functools.lru_cache],
     "partial": lambda: functools.partial(int, base=2),
     "exception": lambda: ValueError("loss is nan", 3),
@@ -338,13 +346,22 @@ class Parts(enum.Flag):
     BIAS = 2
 
 
+class Spoken(enum.Enum):
+    """Some words, none, and nothing."""
+
+    WORDS = "cosine, with restarts"
+    EMPTY = ""
+    NOTHING = None
+    TYPE = torch.bfloat16
+
+
 class Pair(enum.Enum):
     """A tuple of words."""
 
     ADAM = ("adam", 1e-3)
 
 
-for _cls in (Mode, TextMode, Phase, Level, Parts, Pair):
+for _cls in (Mode, TextMode, Phase, Level, Parts, Pair, Spoken):
     placed(_cls, "__main__" if _cls is Phase else "trainer.modes")
     CONTENTS[f"enum: {_cls.__name__}"] = functools.partial(list, _cls)
 CONTENTS["enum: flags together"] = lambda: Parts.WEIGHTS | Parts.BIAS
@@ -401,6 +418,29 @@ class Settings(pydantic.BaseModel):
     optim: dict[str, float] = {"lr": 1e-4}
 
 
+class Open(pydantic.BaseModel, extra="allow"):
+    """Of pydantic, with whatever it is given."""
+
+    seed: int = 1
+
+
+class Around:
+    """Has classes of its own."""
+
+    class Kind(enum.Enum):
+        """Within it."""
+
+        LOW = 1
+
+    class Part:
+        """Within it."""
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Around.Part) and vars(self) == vars(other)
+
+        __hash__ = None  # type: ignore[assignment]
+
+
 class HasState:
     """With a state of its own making."""
 
@@ -429,8 +469,11 @@ class AttrsSlots:
             object.__setattr__(self, name, value)
 
 
-for _config in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings):
+for _config in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings, Open, Around):
     placed(_config, "trainer.config")
+for _inner in (Around.Kind, Around.Part):
+    _inner.__module__, _inner.__qualname__ = "trainer.config", f"Around.{_inner.__name__}"
+CONTENTS["class within another"] = lambda: [Around.Kind.LOW, instance(Around.Part, a=1)]
 for _config in (Outer, Slots, Frozen, FrozenSlots, HasState, Settings):
     CONTENTS[f"configuration: {_config.__name__}"] = _config
 
@@ -449,6 +492,8 @@ CfgNode = plain_class("yacs.config.CfgNode", dict)
 Munch = plain_class("munch.Munch", dict)
 Addict = plain_class("addict.addict.Dict", dict)
 ConfigDict = plain_class("ml_collections.config_dict.config_dict.ConfigDict")
+Reference = plain_class("ml_collections.config_dict.config_dict.FieldReference")
+WandbConfig = plain_class("wandb.sdk.wandb_config.Config")
 MMConfig = plain_class("mmengine.config.config.ConfigDict", dict)
 TrainingArguments = plain_class("transformers.training_args.TrainingArguments")
 TrainerState = plain_class("transformers.trainer_callback.TrainerState")

@@ -354,7 +354,8 @@ def hostile_pickles() -> dict[str, tuple[bytes, str]]:
     }
     bombs = {
         "doubled-tuple-as-key": b"}(" + doubling(60) + number(1) + b"u",
-        "10000-floats-as-keys": b"}(" + b"".join(b"G" + struct.pack(">d", i / 8) + b"N" for i in range(10_000)) + b"u",
+        "10000-keys-of-one-hash": b"}("
+        + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(10_000)) + b"u",
         "20000-classes": b"(" + b"".join(b"cm\nC%d\n" % i for i in range(20_000)) + b"t",
         "copies-of-a-text": b"(c_codecs\nencode\n" + put(0) + tuple_(text("a" * 100_000), text("latin1")) + put(1)
         + b"h\0h\1R" * 1000 + b"t",
