@@ -121,6 +121,8 @@ def _results(
     conditions = conditions_of(convention, context, where)
     with Remembered(context, root, convention):
         keys = [key for text in by or () for key in text.split(",")]
+        if threshold is not None and keys and not {"k", convention.k_key} & set(keys):
+            keys.append("k")  # of which the smallest is looked for
         found = results(
             root,
             convention=convention,
@@ -139,8 +141,13 @@ def _results(
             print_rows(_summary_rows(over), Format.CSV)
         elif threshold is not None:
             print_rows(_threshold_rows(over, threshold, convention), output)
+            if threshold > 1 and all(0 <= value <= 1 for row in over.rows for _, value in row.values):
+                warn(f"values are from 0 to 1, and none can reach {threshold:g}: 95 % is --threshold 0.95")
         elif versus is not None:
-            print_rows(_versus_rows(over, versus, convention), output)
+            rows = _versus_rows(over, versus, convention)
+            print_rows(rows, output)
+            if len(rows) == 1:
+                warn(f"no two rows differ in {versus} alone")
         else:
             print_rows(_rows(found), output, give=() if keys else _said_twice(found, convention))
         _tell(found)

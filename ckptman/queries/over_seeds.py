@@ -215,7 +215,7 @@ def thresholds(found: Results, least: float, convention: Convention) -> tuple[Th
     apart = {"group", "task", k_key, "k", "block_size", *follows, *convention.ignored_keys}
     curves: dict[tuple[tuple[str, Any], ...], dict[int, float]] = {}
     for row in found.rows:
-        k = row.settings.get(k_key)
+        k = row.settings.get(k_key, row.settings.get("k"))
         settings = tuple((key, value) for key, value in row.settings.items() if key not in apart)
         means = curves.setdefault(settings, {})
         if isinstance(k, int) and row.mean is not None:
@@ -310,7 +310,9 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     first = [members[0] for members in groups]
     lengths = () if convention.k_key is None else (convention.k_key,)
     facets = (facet.name for facet in convention.told_facets)
-    shown = (*facets, "group", *lengths, "task", *convention.axis_titles)
+    told = {facet.config for facet in convention.told_facets}  # an axis may be one of them
+    axes = (axis for axis in convention.axis_titles if axis not in told)
+    shown = (*facets, "group", *lengths, "task", *axes)
     alike: dict[object, list[ListedCheckpoint]] = {}
     for item in first:
         alike.setdefault(tuple(comparing.key_of(item.values.get(key)) for key in shown), []).append(item)

@@ -14,7 +14,7 @@ import pytest
 
 from ckptman.cli.app import run
 from ckptman.queries.over_seeds import differences, results, thresholds
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import UsageError
 from tests.helpers.raw import config, gen_metrics
 from tests.helpers.recorded import add_run
@@ -189,3 +189,24 @@ def test_each_format_has_every_configuration(tree: Path, output: str, capsys: py
     text = capsys.readouterr().out
     assert all(group in text for group in ("len_gen_k8", "len_gen_k16", "len_gen_no_ln_k8", "len_gen_no_ln_k16"))
     assert text.endswith("\n")
+
+
+def test_a_facet_that_is_an_axis_too_is_one_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ckptman.yaml").write_text("extends: lab-later\n")
+    rules = load_convention(tmp_path / "ckptman.yaml")
+    for number, norm in enumerate((True, False)):
+        made = config(16, train_min_k=16, test_min_k=16, test_max_k=16, vocab_n=64, n_embd=32, use_layernorm=norm,
+                      wandb_group="len_gen_v64_e32_k16")  # fmt: skip
+        metrics = {"test/K16/exact_match_acc": 0.5 + number / 4}
+        add_run(tmp_path, made, run_id=f"{number}abcdefg", metrics=metrics, convention=rules)
+    command = ["results", "--root", str(tmp_path), "--format", "json", "--versus"]
+    assert run([*command, "use_layernorm"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)["rows"]
+    assert row["difference"] == -0.25
+    assert "use_layernorm" not in row
+    assert "no two rows" not in err
+    assert run([*command, "use_mlp"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] == []
+    assert "no two rows differ in use_mlp alone" in err, "the control"

@@ -96,6 +96,16 @@ def test_the_smallest_k_that_reaches_a_value(generated: Path, capsys: Capture, l
     assert least not in (0.25, 0.9) or len(set(smallest.values())) == 2, "the control: not all are alike"
 
 
+def test_the_smallest_k_is_found_whatever_rows_are_grouped_by(generated: Path, capsys: Capture) -> None:
+    tables = [table(generated, capsys, "--threshold", "0.5", "--format", "csv", "--by", by)
+              for by in ("use_mlp", "use_mlp,k", "use_mlp,train_max_k")]  # fmt: skip
+    assert tables[0] == tables[1] == tables[2]
+    assert [row["K measured"] for row in tables[0]] == ["4 8 16"] * 2
+    for least, is_told in (("95", True), ("0.95", False)):
+        assert run(["results", "--threshold", least, "--root", str(generated)]) == 0
+        assert ("95 % is --threshold 0.95" in capsys.readouterr().err) is is_told
+
+
 def test_groups_come_by_their_numbers(generated: Path, capsys: Capture) -> None:
     groups = list(dict.fromkeys(row["group"] for row in table(generated, capsys, "--format", "csv")))
     assert [group for group in groups if group.startswith("len_gen_k")] == ["len_gen_k4", "len_gen_k8", "len_gen_k16"]
