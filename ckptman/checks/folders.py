@@ -65,8 +65,9 @@ class _Walk:
             folder
             for path in (*self.checkpoints, *(path / records.RUN_FILE for path in with_run_file))
             for folder in path.parents
-        }
+        } | inventory.passed.folders
         """Folders with a checkpoint or a run.json somewhere below them."""
+        self.above_passed = inventory.passed.folders
         self.links: list[PurePosixPath] = []
         self.system_files: list[PurePosixPath] = []
 
@@ -101,7 +102,7 @@ class _Walk:
             for entry in below:
                 yield from self._leftover(entry)
             return
-        if all(entry.kind == "folder" and entry.path not in self.unreadable for entry in below):
+        if path not in self.above_passed and all(e.kind == "folder" and e.path not in self.unreadable for e in below):
             yield finding("empty-folder", path, "there is no file in this folder")
         elif path in self.kept:
             yield from self._kept_wandb(path)

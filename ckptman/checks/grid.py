@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
@@ -23,18 +24,22 @@ class _Present:
 
     cell: grids.Cell
     runs: list[contents.Run] = field(default_factory=list)
+    passed: set[int] = field(default_factory=set)
+    """The seeds of the runs that passed and fill the cell."""
     overwritten: list[records.OverwrittenRun] = field(default_factory=list)
     without_files: list[records.OverwrittenRun] = field(default_factory=list)
     refused: list[records.RefusedFile] = field(default_factory=list)
 
     @property
     def seeds(self) -> set[int]:
-        return {run.place.seed for run in self.of_grid if run.place is not None and run.place.seed is not None}
+        """Those of the runs that fill the cell."""
+        filling = (run.place for run in self.runs if run.cell is not None)
+        return self.passed | {place.seed for place in filling if place is not None and place.seed is not None}
 
     @property
-    def of_grid(self) -> list[contents.Run]:
-        """The runs that fill the cell; of the others, the group alone is called so, and the family is another one."""
-        return [run for run in self.runs if run.cell is not None]
+    def is_filled(self) -> bool:
+        """Whether a run fills the cell; of others, the group alone is called so, and the family is another one."""
+        return bool(self.passed) or any(run.cell is not None for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class _Group:
         )
         return next(fitting, None)
 
+    def values(self, cell: contents.CellKey) -> dict[str, terms.Scalar]:
+        """The value of each axis in a cell."""
+        return dict(zip(self.grid.regimes[self.pattern.regime].axes, cell[1], strict=True))
+
 
 def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Look for what the grid has and the tree has not, and for what no run of the grid has."""
@@ -70,9 +79,11 @@ def check_grid(inventory: Inventory, convention: Convention) -> Iterator[Finding
     ]
     for group in groups:
         absent: dict[PurePosixPath, list[_Present]] = defaultdict(list)
+        is_filled = any(item.is_filled for item in group.present)
         for item in group.present:
-            yield from _check_settings(group, item, convention)
-            if any(other.of_grid for other in group.present):
+            for run in item.runs:
+                yield from _check_settings(run, group, item, convention)
+            if is_filled:
                 yield from _check_seeds(group, item, unread, absent, convention)
         yield from _check_absent(group, absent, convention)
     yield from _check_groups({group.name for group in groups}, convention)
@@ -87,7 +98,7 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
     lost = _by_group(inventory.scan.overwritten.values())
     without_files = _by_group(inventory.scan.without_files.values())
     groups = []
-    for name in sorted(runs):
+    for name in sorted(runs.keys() | {name for name, _ in inventory.passed.seeds}):
         group = _group(name, convention)
         if group is not None:
             for run in runs[name]:
@@ -102,6 +113,9 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
             for file in inventory.scan.refused:
                 if file.group == name and (present := group.of(file.config)) is not None:
                     present.refused.append(file)
+            for (of, cell), seeds in inventory.passed.seeds.items():
+                if of == name and cell is not None and (present := group.of(group.values(cell))) is not None:
+                    present.passed |= seeds
             groups.append(group)
     return groups
 
@@ -128,17 +142,29 @@ def _group(name: str, convention: Convention) -> _Group | None:
     )
 
 
-def _check_settings(group: _Group, item: _Present, convention: Convention) -> Iterator[Finding]:
-    """Whether the runs have what the group's regime fixes, such as the shortest trained list."""
+def check_settings(run: contents.Run, convention: Convention) -> Iterator[Finding]:
+    """As `check_grid`, what is about one run alone."""
+    group = None if run.place is None else _known_group(run.place.group, convention)
+    if group is not None and (item := group.of(run.config)) is not None:
+        yield from _check_settings(run, group, item, convention)
+
+
+@lru_cache(maxsize=256)
+def _known_group(name: str, convention: Convention) -> _Group | None:
+    """The group without any run."""
+    return _group(name, convention)
+
+
+def _check_settings(run: contents.Run, group: _Group, item: _Present, convention: Convention) -> Iterator[Finding]:
+    """Whether a run has what the group's regime fixes, such as the shortest trained list."""
     expected = grids.config_values(group.pattern, group.grid, group.held, item.cell, convention)
-    for run in item.runs:
-        differences = [
-            f"{key} is {run.config[key]!r}, where every run of {group.name} has {value!r}"
-            for key, value in expected.items()
-            if key in run.config and not comparing.same_value(run.config[key], value)
-        ]
-        if differences:
-            yield finding("off-grid", run.folder, "; ".join(differences))
+    differences = [
+        f"{key} is {run.config[key]!r}, where every run of {group.name} has {value!r}"
+        for key, value in expected.items()
+        if key in run.config and not comparing.same_value(run.config[key], value)
+    ]
+    if differences:
+        yield finding("off-grid", run.folder, "; ".join(differences))
 
 
 def _check_seeds(
@@ -158,12 +184,12 @@ def _check_seeds(
     what = f"{group.name} task {item.cell.task} ({_brief(item.cell, convention)})"
     lost = _overwritten(item, missing)
     refused = [file for file in item.refused if file.seed is None or file.seed in missing]
-    fix = _SEPARATELY.format("seeds", "them") if item.overwritten and lost and item.of_grid else None
+    fix = _SEPARATELY.format("seeds", "them") if item.overwritten and lost and item.is_filled else None
     for file in refused:
         whose = "one of them" if file.seed is None else f"seed {file.seed}"
         lost += f"; {whose} may be {Path(file.root, file.path)}, which ingest refused: {file.message}"
         fix = f"{file.fix} Then ingest it again."
-    if item.of_grid:
+    if item.is_filled:
         there = ", ".join(map(str, sorted(item.seeds))) or "none"
         yield finding(
             "missing-seed",

@@ -6,9 +6,10 @@ deleted, nothing is replaced, and each step is checked again just before it is d
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,7 +137,7 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
     counts = Counter(run.folder for run in inventory.runs)
     alone = {folder for folder, count in counts.items() if count == 1}
-    taken = {entry.path for entry in inventory.scan.entries}
+    taken = _Taken(inventory.scan.root)
     wrong: dict[PurePosixPath, tuple[PurePosixPath, contents.Run]] = {}
     steps: list[Step] = []
     for run in inventory.runs:
@@ -165,9 +166,19 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
             target = aside
         code = "wrong-run-folder" if folder.parent == target.parent else "misplaced"
         steps.append(Step("move", code, str(folder), str(target)))
-        taken.discard(folder)
-        taken.add(target)
+        taken.moves[folder], taken.moves[target] = False, True
     return steps
+
+
+@dataclass
+class _Taken:
+    """The paths at which something is, once the moves so far are done."""
+
+    root: Path
+    moves: dict[PurePosixPath, bool] = field(default_factory=dict)
+
+    def __contains__(self, path: PurePosixPath) -> bool:
+        return self.moves[path] if path in self.moves else os.path.lexists(self.root / path)
 
 
 def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:
@@ -188,7 +199,7 @@ def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:
     return run.place.run_folder(convention)
 
 
-def _files_of(run: contents.Run, target: PurePosixPath, taken: set[PurePosixPath]) -> Iterator[Step]:
+def _files_of(run: contents.Run, target: PurePosixPath, taken: _Taken) -> Iterator[Step]:
     """The files of a run that lie in a folder above its own, each by itself, run.json last."""
     if target in taken:
         return

@@ -252,7 +252,9 @@ def _part_differences(file: contents.CheckpointFile, entry: records.CheckpointEn
 
 def _config_differences(recorded: Any, inside: Any, ignored: Collection[str]) -> list[str]:
     """How the configuration in run.json differs from the one inside the file."""
-    differences = []
+    differences: list[str] = []
+    if comparing.plainly_equal(recorded, inside):
+        return differences
     for key in sorted((recorded.keys() | inside.keys()) - set(ignored)):
         if key not in inside:
             differences.append(f"{key} is in run.json only")

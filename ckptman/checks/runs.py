@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,6 @@ from ckptman.rules import Convention, Place, comparing, naming, placement
 from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
 
-"""Configuration keys of the tested lengths."""
 _MEND = "ckptman validate --fix"
 """What does it without replacing anything."""
 _MOST_STEPS = 4
@@ -22,6 +22,14 @@ _MOST_STEPS = 4
 
 def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Check every run."""
+    yield from check_each_run(inventory, convention)
+    runs = [run for run in inventory.runs if not _is_told(run, inventory)]
+    yield from _check_tests(inventory.passed.tests + tests_of(runs, convention), convention)
+    yield from _check_repeated((run for run in runs if run.origin is not contents.Origin.EXTRA), convention)
+
+
+def check_each_run(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
+    """As `check_runs`, without what is told of many runs together."""
     yield from _check_recorded(inventory)
     runs = [run for run in inventory.runs if not _is_told(run, inventory)]
     yield from _check_places(runs, inventory, convention)
@@ -41,8 +49,6 @@ def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding
         if run.folder not in unfinished and home is None:
             others = [part for part in same.get(run.run_id or "", ()) if part is not run]
             yield from _check_whole(run, others, inventory, convention)
-    yield from _check_tests(runs, convention)
-    yield from _check_repeated(whole, convention)
 
 
 def _is_told(run: contents.Run, inventory: Inventory) -> bool:
@@ -55,7 +61,7 @@ def _is_told(run: contents.Run, inventory: Inventory) -> bool:
 def _unfinished(inventory: Inventory) -> set[PurePosixPath]:
     """Run folders of a tree that ckptman made in which there is no run.json: there are more files to come."""
     recorded = {path for path, _ in inventory.scan.records}
-    return {run.path for run in inventory.scan.runs if recorded and run.path not in recorded}
+    return {run.path for run in inventory.scan.runs if inventory.has_records and run.path not in recorded}
 
 
 # --- numbering --------------------------------------------------------------------------------------------------------
@@ -101,7 +107,7 @@ def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
         if run is not None and (run.problem is not None or folder / records.RUN_FILE in no_files):
             continue  # its run.json is told of as a bad one
         message = f"{wording.count_text(count, 'checkpoint')} without a run.json"
-        if run is not None and recorded:
+        if run is not None and inventory.has_records:
             yield finding(
                 "no-record",
                 folder,
@@ -115,7 +121,7 @@ def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
 def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
     """How to sort a folder; the whole tree where ckptman has sorted nothing of it."""
     root = inventory.scan.root
-    source = root / folder if any(True for _ in inventory.scan.records) else root
+    source = root / folder if inventory.has_records else root
     return f"Sort it into a new tree: ckptman ingest {wording.shell_word(source)} --root NEW"
 
 
@@ -177,7 +183,7 @@ def _check_run_folder(
 
 def _right_folder(expected: PurePosixPath, inventory: Inventory) -> str:
     """What to do about a run in another run's folder."""
-    if expected in {entry.path for entry in inventory.scan.entries}:
+    if os.path.lexists(inventory.scan.root / expected):
         return f"{expected.name} is the folder of another run: let ckptman find a name that is free: {_MEND}"
     return f"Let ckptman rename the folder to {expected.name}: {_MEND}"
 
@@ -203,37 +209,40 @@ def _check_config(run: contents.Run, convention: Convention) -> Iterator[Finding
             yield finding("bad-range", run.folder, message)
 
 
-def _check_tests(runs: Iterable[contents.Run], convention: Convention) -> Iterator[Finding]:
-    """Groups whose runs were tested on lengths they were trained on, or on others than their grid's, each once."""
-    overlaps: Counter[tuple[PurePosixPath, int, int, int]] = Counter()
-    others: Counter[tuple[PurePosixPath, int, int]] = Counter()
+_Tests = Counter[tuple[object, ...]]
+"""Runs by group, longest trained length (None where the tested ones are clear of it), shortest and longest tested."""
+
+
+def tests_of(runs: Iterable[contents.Run], convention: Convention) -> _Tests:
+    """The runs that were tested on lengths they were trained on, or on others than their grid's."""
+    found: _Tests = Counter()
     for run in runs:
         trained, tested = _range(run, convention.trained_keys), _range(run, convention.tested_keys)
         if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
             continue
         if tested[0] <= trained[1]:
-            overlaps[run.place.folder.parent, trained[1], *tested] += 1
+            found[run.place.folder.parent, trained[1], *tested] += 1
         elif run.measured is not None:
             continue  # on those of the convention, by an evaluation
         elif (
             convention.metric.fixed not in (None, tested)
             and placement.group_pattern(run.place.group, convention) is not None
         ):
-            others[run.place.folder.parent, *tested] += 1
-    for (group, longest, low, high), count in sorted(overlaps.items()):
-        yield finding(
-            "test-overlaps-train",
-            group,
-            f"{wording.count_text(count, 'run')} trained on lengths up to {longest}, and tested on {low} to {high}",
-        )
-    for (group, low, high), count in sorted(others.items()):
-        first, last = convention.metric.fixed or (low, high)
-        yield finding(
-            "other-test-lengths",
-            group,
-            f"{wording.count_text(count, 'run')} tested on lengths {low} to {high}, "
-            f"where those of the convention are {first} to {last}",
-        )
+            found[run.place.folder.parent, None, *tested] += 1
+    return found
+
+
+def _check_tests(tests: _Tests, convention: Convention) -> Iterator[Finding]:
+    """Groups of such runs, each once."""
+    for (group, longest, low, high), count in tests.items():
+        runs = wording.count_text(count, "run")
+        if longest is not None:
+            message = f"{runs} trained on lengths up to {longest}, and tested on {low} to {high}"
+            yield finding("test-overlaps-train", group, message)
+        else:
+            first, last = convention.metric.fixed or (low, high)
+            message = f"{runs} tested on lengths {low} to {high}, where those of the convention are {first} to {last}"
+            yield finding("other-test-lengths", group, message)
 
 
 def _range(run: contents.Run, keys: tuple[str, str] | None) -> tuple[int, int] | None:
@@ -313,15 +322,22 @@ def _refused_finals(run: contents.Run, inventory: Inventory, convention: Convent
     return found
 
 
+def repeatable(run: contents.Run, convention: Convention) -> tuple[object, ...] | None:
+    """What runs of one configuration and seed share; None for one that repeats none."""
+    place = run.place
+    if place is None or place.seed is None or not run.files:
+        return None
+    known = placement.group_pattern(place.group, convention) is not None
+    config = "" if known else comparing.fingerprint(run.config, convention.ignored_keys)
+    return place.folder, place.notes, place.seed, config
+
+
 def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> Iterator[Finding]:
     """Runs of one configuration and seed. In a group with a grid, its axes alone make the configuration."""
     same: dict[tuple[object, ...], list[contents.Run]] = defaultdict(list)
     for run in whole:
-        place = run.place
-        if place is not None and place.seed is not None and run.files:
-            known = placement.group_pattern(place.group, convention) is not None
-            config = "" if known else comparing.fingerprint(run.config, convention.ignored_keys)
-            same[place.folder, place.notes, place.seed, config].append(run)
+        if (key := repeatable(run, convention)) is not None:
+            same[key].append(run)
     for runs in same.values():
         first = runs[0]
         for run in runs[1:]:

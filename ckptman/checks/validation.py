@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptman.checks import passing
 from ckptman.checks.files import check_files
 from ckptman.checks.folders import check_folders
 from ckptman.checks.grid import check_grid
@@ -38,7 +39,7 @@ class ValidationResult:
     findings: tuple[Finding, ...]
     """By path, then code."""
     inventory: Inventory = field(repr=False, compare=False)
-    """What was checked."""
+    """What was checked, without the runs that passed (`Inventory.passed`)."""
     convention: Convention = field(repr=False, compare=False)
     """The rules it was checked by."""
 
@@ -114,14 +115,17 @@ def validate(
     root = Path(root)
     codes = finding_table.chosen_codes(select, ignore)
     rules = convention or convention_file.load_convention(convention_file.find_file(root))
-    inventory = contents.take_inventory(
-        root, rules, contents.Depth.BYTES if deep else contents.Depth.HEADERS, progress=progress
-    )
+    depth = contents.Depth.BYTES if deep else contents.Depth.HEADERS
+    take = passing.take_inventory if witness is None else contents.take_inventory  # all weights are witnesses
+    inventory = take(root, rules, depth, progress=progress)
     fitting = numbering.numbering_of(inventory, rules)
+    if inventory.passed.runs and fitting is not rules:  # by which these were not looked at
+        inventory = contents.take_inventory(root, rules, depth, progress=progress)
+        fitting = numbering.numbering_of(inventory, rules)
     inventory = inventory.placed_by(fitting)
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:
-        found += _check_documents(inventory.scan, stale_documents)
+        found += _check_documents(inventory, rules, stale_documents)
     if witness is not None:
         found += check_weights(inventory, fitting, witness)
     kept = {item for item in found if item.code in codes}
@@ -129,9 +133,9 @@ def validate(
         root=root,
         deep=deep,
         numbering=fitting.numbering,
-        checked=len(inventory.files),
-        runs=len(inventory.runs),
-        size=sum(file.size for file in inventory.files),
+        checked=len(inventory.files) + inventory.passed.files,
+        runs=len(inventory.runs) + inventory.passed.runs,
+        size=sum(file.size for file in inventory.files) + inventory.passed.size,
         findings=tuple(sorted(kept, key=lambda item: (item.path, item.code, item.message))),
         inventory=inventory,
         convention=fitting,
@@ -139,10 +143,15 @@ def validate(
 
 
 def _check_documents(
-    scan: records.TreeScan, stale_documents: Callable[[records.TreeScan], Iterable[str]]
+    inventory: Inventory, rules: Convention, stale_documents: Callable[[records.TreeScan], Iterable[str]]
 ) -> Iterator[Finding]:
     """Documents that are there and out of date; a tree without any is not the worse for it."""
+    scan = inventory.scan
+    if all(entry.kind == "folder" or len(entry.path.parts) > 1 for entry in scan.entries):
+        return  # there is none
     try:
+        if inventory.passed.runs:
+            scan = records.scan_tree(scan.root, rules)
         for name in stale_documents(scan):
             if (scan.root / name).exists():
                 fix = f"Bring it up to date with: ckptman report --root {wording.shell_word(scan.root)}"
@@ -155,7 +164,7 @@ def _findings(inventory: Inventory, *, given: Convention, fitting: Convention) -
     if records.is_migrating(inventory.scan.root):
         yield finding("unfinished-migration", ".", "runs lie in places of two conventions")
         return
-    if not inventory.files:
+    if not inventory.files and not inventory.passed.files:
         yield finding("empty-tree", ".", "there is no checkpoint below this folder")
     yield from check_records(inventory, fitting)
     yield from check_files(inventory, fitting)

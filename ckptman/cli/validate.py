@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -131,7 +132,7 @@ def _validate(
                 deep=deep or fix,  # what is moved or put away is known by its bytes
                 select=_codes(select),
                 ignore=_codes(ignore),
-                progress=progress,
+                progress=progress if sys.stderr.isatty() else None,
                 stale_documents=stale_documents,
                 witness=asked_weights if witness else None,
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -57,12 +57,12 @@ def seed_of(data: bytes, rules: terms.CheckpointRules) -> Seed | None:
     return Seed(value, (id(rules), start, data[:start] + data[end:]))
 
 
-def known(seed: Seed) -> tuple[CheckpointInfo, tuple[Storage, ...]] | None:
-    """What a pickle says, all but the size of its file, and the storages that it needs, where two of its kind told."""
+def known(seed: Seed) -> tuple[Callable[[int], CheckpointInfo], tuple[Storage, ...]] | None:
+    """What a pickle says, given the size of its file, and the storages that it needs, where two of its kind told."""
     kind = _KINDS.get(seed.kind)
     if kind is None or not kind.is_confirmed:
         return None
-    return _with_seed(kind.info, seed.value), kind.storages
+    return lambda size: _with_seed(kind.info, seed.value, size), kind.storages
 
 
 def learn(seed: Seed, rules: terms.CheckpointRules, info: CheckpointInfo, storages: Iterable[Storage]) -> None:
@@ -75,7 +75,7 @@ def learn(seed: Seed, rules: terms.CheckpointRules, info: CheckpointInfo, storag
         other is not None
         and other.info.config is not None
         and other.info.config[KEY] != seed.value
-        and replace(_with_seed(other.info, seed.value), size=info.size) == info
+        and _with_seed(other.info, seed.value, info.size) == info
         and list(other.info.config) == list(config)
         and [tensor.view for tensor in other.info.tensors] == [tensor.view for tensor in info.tensors]
         and [tensor.saved_as for tensor in other.info.tensors] == [tensor.saved_as for tensor in info.tensors]
@@ -86,5 +86,5 @@ def learn(seed: Seed, rules: terms.CheckpointRules, info: CheckpointInfo, storag
         _KINDS.popitem(last=False)
 
 
-def _with_seed(info: CheckpointInfo, value: int) -> CheckpointInfo:
-    return replace(info, config={**(info.config or {}), KEY: value})
+def _with_seed(info: CheckpointInfo, value: int, size: int) -> CheckpointInfo:
+    return replace(info, config={**(info.config or {}), KEY: value}, size=size)

@@ -18,7 +18,7 @@ import os
 import stat
 import unicodedata
 import zlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +51,8 @@ _OTHER_FLAGS: Final = 0xFFFF & ~(_DESCRIPTOR_FLAG | _UTF8_FLAG)
 _LOCAL = Struct("<4s2xHH4xIIIHH")
 # the same, then length of the comment, disk, attributes of the file, offset of the local header
 _CENTRAL = Struct("<4s4xHH4xIIIHHHH2xII")
+_CRC: Final = 16
+"""Where in such an entry the checksum stands."""
 # signature, two disk numbers, two numbers of entries, size and offset of the directory, length of the comment
 _END = Struct("<4sHHHHIIH")
 # signature, size of the rest of the record, two disk numbers, two numbers of entries, size and offset of the directory
@@ -391,7 +393,7 @@ def _read_archive(fd: int) -> Archive:
         directory = _read_at(fd, end.start, end.size)
     if len(directory) < end.size:
         raise refusal("cut", "it became shorter while it was read")
-    folder, entries = _read_directory(directory, end)
+    folder, entries = _known_directory(directory, end) or _read_directory(directory, end)
     archive = Archive(fd, size, folder, entries, end.start)
     _check_kind(archive)
     return archive
@@ -504,8 +506,62 @@ def _describe(head: bytes) -> str:
 _new_tuple = tuple.__new__
 
 
+class _Known(NamedTuple):
+    """A directory that was found to be right, whatever the checksums in it are: nothing of it hangs on them."""
+
+    mask: int
+    """All bits but those of the checksums."""
+    rest: int
+    checksums: Struct
+    folder: bytes
+    entries: tuple[tuple[str, int, int], ...]
+    """Name, start and size of each."""
+
+
+_KNOWN: Final[OrderedDict[tuple[_End, int], _Known]] = OrderedDict()
+_MOST_KNOWN: Final = 256
+_LARGEST_KNOWN: Final = 1 << 15
+"""Bytes of a directory that is remembered."""
+
+
+def _known_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]] | None:
+    """As `_read_directory`, of one that differs from one before in its checksums alone."""
+    known = _KNOWN.get((end, len(directory)))
+    if known is None or int.from_bytes(directory, "little") & known.mask != known.rest:
+        return None
+    checksums = known.checksums.unpack(directory)
+    return known.folder, {
+        name: _new_tuple(Entry, (start, size, crc))
+        for (name, start, size), crc in zip(known.entries, checksums, strict=True)
+    }
+
+
+def _remember_directory(directory: bytes, end: _End, folder: bytes, entries: Mapping[str, Entry]) -> None:
+    """Take note of a directory that is right."""
+    if len(directory) > _LARGEST_KNOWN:
+        return
+    form, mask, at, done = "<", bytearray(b"\xff" * len(directory)), 0, 0
+    for _ in entries:
+        name_length, extra_length = _CENTRAL.unpack_from(directory, at)[6:8]
+        form += f"{at + _CRC - done}xI"
+        done = at + _CRC + 4
+        mask[at + _CRC : done] = bytes(4)
+        at += _CENTRAL.size + name_length + extra_length
+    bits = int.from_bytes(mask, "little")
+    _KNOWN[end, len(directory)] = _Known(
+        bits,
+        int.from_bytes(directory, "little") & bits,
+        Struct(f"{form}{len(directory) - done}x"),
+        folder,
+        tuple((name, entry.header, entry.size) for name, entry in entries.items()),
+    )
+    if len(_KNOWN) > _MOST_KNOWN:
+        _KNOWN.popitem(last=False)
+
+
 def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]]:
     """The folder that all entries lie in, and the entries by their name in it."""
+    read = directory
     entries: dict[str, Entry] = {}
     others: list[str] = []
     folder = data_folder = b""
@@ -552,6 +608,7 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
     if used > end.start:
         raise refusal("broken-archive", "the entries of the archive reach into its directory")
     _check_alike(others, entries)
+    _remember_directory(read, end, folder, entries)
     return folder, entries
 
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
 from struct import Struct
@@ -167,9 +167,9 @@ def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointIn
     data = archive.read(PICKLE, archive.size)
     seed = alike.seed_of(data, rules)
     if seed is not None and (known := alike.known(seed)) is not None:
-        info, storages = known
+        make, storages = known
         check_storages(archive, storages)
-        return replace(info, size=archive.size)
+        return make(archive.size)
     pickled = read_pickle(data, config_classes=rules.config_classes, inert=rules.inert)
     check_storages(archive, pickled.storages.values())
     source = _Watched(archive)

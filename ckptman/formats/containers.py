@@ -107,6 +107,12 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
     Raises:
         RefusedError: with a code of `refusals.REFUSALS`.
     """
+    if path.suffix != SAFETENSORS_SUFFIX:  # an archive, most often, for which one opening does
+        try:
+            return read_checkpoint(path, rules)
+        except RefusedError:
+            if not path.is_dir() and not is_safetensors(path):
+                raise
     with refusals_name(path):
         if path.is_dir():
             if not is_checkpoint_folder(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ckptman.rules import convention_file, recipe, terms
@@ -36,6 +37,8 @@ class ExpectedWeights:
 
     def differences(self, found: Mapping[str, Shape]) -> list[str]:
         """How the weights of a checkpoint differ from these, in sentences, by weight name."""
+        if self.complete and found == self.shapes:
+            return []
         differences = [
             f"{name} has shape {_text(found[name])} instead of {_text(shape)}"
             if name in found
@@ -88,8 +91,9 @@ def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None =
     complete = known and not other and layers <= _MOST_LAYERS
     tokens = vocab + 1  # the separator
     if complete:
-        derived = {"vocab_size": tokens, "max_seq_len": 2 * longest + 1, "n_heads": heads}
-        shapes = model_shapes({**config, **derived})
+        shapes = _model_shapes(
+            tokens, 2 * longest + 1, width, heads, layers, recipe.Variant.of(config), bool(switches[0])
+        )
     else:
         shapes = dict.fromkeys(("transformer.wte.weight", "lm_head.weight"), (tokens, width))
     return ExpectedWeights(shapes=shapes, layers=layers, complete=complete)
@@ -97,13 +101,19 @@ def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None =
 
 def model_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     """The weights of a model with this configuration, which has the names of `GPTConfig`."""
-    width, heads, variant = config["n_embd"], config["n_heads"], recipe.Variant.of(config)
-    shapes: dict[str, Shape] = dict.fromkeys(
-        ("transformer.wte.weight", "lm_head.weight"), (config["vocab_size"], width)
-    )
-    shapes["transformer.wpe.weight"] = (config["max_seq_len"], width)
-    for block in range(config["n_layers"]):
-        shapes |= _block(f"transformer.h.{block}", width, heads, variant, mlp=config["use_mlp"])
+    sizes = (config[key] for key in ("vocab_size", "max_seq_len", "n_embd", "n_heads", "n_layers"))
+    return _model_shapes.__wrapped__(*sizes, recipe.Variant.of(config), config["use_mlp"])
+
+
+@lru_cache(maxsize=64)
+def _model_shapes(
+    tokens: int, longest: int, width: int, heads: int, layers: int, variant: recipe.Variant, mlp: bool
+) -> dict[str, Shape]:
+    """They are shared, and not to be changed."""
+    shapes: dict[str, Shape] = dict.fromkeys(("transformer.wte.weight", "lm_head.weight"), (tokens, width))
+    shapes["transformer.wpe.weight"] = (longest, width)
+    for block in range(layers):
+        shapes |= _block(f"transformer.h.{block}", width, heads, variant, mlp=mlp)
     return shapes | _norm("transformer.ln_f", width, variant.norm)
 
 

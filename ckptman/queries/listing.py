@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import ChainMap, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -216,22 +216,14 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
     Raises:
         UsageError: where there is no tree.
     """
-    folders = records.scan_folders(root, convention)
+    folders = _in_turn(root, convention, records.scan_folders(root, convention), summary.not_listed)
     first = next(folders)
     head = json_text.dump_line({"schema_version": records.SCHEMA_VERSION, "root": str(root), "checkpoints": []})
     yield head[:-2]
     separator = b"\n"
-    for folder in chain([first], folders):
-        if not (folder.entries or folder.unreadable) or folder.is_kept:
-            continue
-        if (whole := contents.run_of(folder, convention)) is not None:
-            runs: Iterable[contents.Run] = [whole]
-        else:
-            inventory = contents.inventory_of(records.scan_of(root, [folder]), convention, contents.Depth.NAMES)
-            summary.not_listed += _not_listed(inventory, convention)
-            runs = inventory.runs
+    for items in chain([first], folders):
         values = b""
-        for item in sorted(_listed(runs), key=lambda item: wording.natural_key(item.row.path.rpartition("/")[2])):
+        for item in items:
             values = values or item.line_of_values()  # a folder holds one run
             summary.count(item)
             yield separator + item.to_line(values)
@@ -239,6 +231,56 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
     summary.not_listed.sort(key=lambda item: (item.path, item.code))
     summary.total = summary.checkpoints
     yield b"\n]," + json_text.dump_line({"not_listed": [item.to_json() for item in summary.not_listed]})[1:] + b"\n"
+
+
+def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -> tuple[Listing, frozenset[str]]:
+    """Of each run of a tree the last checkpoint, while it is read, and of its metrics those to keep; and the names of
+    all metrics.
+
+    Raises:
+        UsageError: where there is no tree.
+    """
+    folders = records.FoldersInTurn(root, convention, natural=True)
+    not_listed: list[Finding] = []
+    found: list[ListedCheckpoint] = []
+    names: set[str] = set()
+    alike: dict[object, Any] = {}  # values that many runs share, once
+    total = 0
+    for items in _in_turn(root, convention, folders, not_listed):
+        total += len(items)
+        for item in items[-1:]:
+            names.update(item.metrics)
+            config = {
+                key: alike.setdefault((type(value), value), value) if type(value) in _SCALARS else value
+                for key, value in item.config.items()
+            }
+            metrics = {key: value for key, value in item.metrics.items() if keep(key)}
+            found.append(replace(item, config=config, metrics=metrics))
+    without_files = tuple(_without_files(folders.rest(), convention))
+    not_listed.sort(key=lambda item: (item.path, item.code))
+    return Listing(root, tuple(found), total, tuple(not_listed), (), without_files), frozenset(names)
+
+
+_SCALARS = frozenset({int, float, str})
+
+
+def _in_turn(
+    root: Path, convention: Convention, folders: Iterable[records.ScannedFolder], not_listed: list[Finding]
+) -> Iterator[list[ListedCheckpoint]]:
+    """The checkpoints of each folder, in their order; what cannot be listed is put into `not_listed`."""
+    for folder in folders:
+        if not (folder.entries or folder.unreadable) or folder.is_kept:
+            yield []
+        elif (whole := contents.run_of(folder, convention)) is not None:
+            yield sorted(_listed([whole]), key=_by_name)
+        else:
+            inventory = contents.inventory_of(records.scan_of(root, [folder]), convention, contents.Depth.NAMES)
+            not_listed += _not_listed(inventory, convention)
+            yield sorted(_listed(inventory.runs), key=_by_name)
+
+
+def _by_name(item: ListedCheckpoint) -> tuple[object, ...]:
+    return tuple(wording.natural_key(item.row.path.rpartition("/")[2]))
 
 
 def known_keys(convention: Convention) -> frozenset[str]:

@@ -10,7 +10,7 @@ its files are here, were overwritten, or never were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +18,7 @@ from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from ckptman.queries.conditions import Where, check_key
-from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints
+from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints, list_runs
 from ckptman.rules import Convention, comparing, convention_file
 from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import metrics, records, statistics
@@ -170,14 +170,18 @@ def results(
     """
     root = Path(root)
     convention = convention or convention_file.load_convention(convention_file.find_file(root))
-    listing = list_checkpoints(root, convention=convention, where=where)
+    if where:
+        listing = list_checkpoints(root, convention=convention, where=where)
+        names = frozenset(key for item in listing.checkpoints for key in item.metrics)
+    else:
+        listing, names = list_runs(root, convention, _needed(metric, by, convention, all_runs=all_runs))
     runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
     without_files = listing.without_files if all_runs else ()
-    rows = [item.values for item in runs]
+    rows = [item.values for item in runs] if by else []
     for key in by:
         check_key(key, rows, known_keys(convention))
     if runs and metric != DEFAULT_METRIC and not any(_matching(item, metric, convention) for item in runs):
-        there_are = sorted({key for item in runs for key in item.metrics})
+        there_are = sorted(names)
         raise UsageError(
             f"no run has a metric {metric!r}",
             code="no-metric",
@@ -203,6 +207,13 @@ def results(
     return Results(
         root=listing.root, metric=metric, by=columns, population=population, rows=tuple(found), listing=listing
     )
+
+
+def _needed(metric: str, by: Sequence[str], convention: Convention, *, all_runs: bool) -> Callable[[str], bool]:
+    """Which metrics of a run are asked for."""
+    if all_runs or metric in convention.metrics:  # the configuration says which
+        return lambda key: True
+    return lambda key: key in by or key == metric or ("*" in metric and fnmatchcase(key, metric))
 
 
 def thresholds(found: Results, least: float, convention: Convention) -> tuple[Threshold, ...]:

@@ -131,7 +131,7 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
 
     Those of one run may differ in keys that an older trainer did not know yet.
     """
-    if all(config is configs[0] or _plainly_equal(config, configs[0]) for config in configs):
+    if all(config is configs[0] or plainly_equal(config, configs[0]) for config in configs):
         return [0] * len(configs)
     bare = [{key: value for key, value in config.items() if key not in ignored} for config in configs]
     first: dict[str, int] = {}
@@ -145,7 +145,8 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
     return [found[first[text]] for text in prints]
 
 
-def _plainly_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def plainly_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are one at the first look, as most that are one are."""
     return one == other and all(value is None or type(value) in _PLAIN for value in one.values())
 
 

@@ -6,11 +6,12 @@ was sorted by hand, are runs by the configuration inside them: one for each conf
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import cached_property
@@ -229,6 +230,22 @@ class Run:
         return self.place.folder == self.folder.parent
 
 
+@dataclass
+class Passed:
+    """Runs that were read and are not held, since nothing is wrong with them: what checks of several runs ask for."""
+
+    runs: int = 0
+    files: int = 0
+    size: int = 0
+    folders: set[PurePosixPath] = field(default_factory=set)
+    """Those above them."""
+    run_ids: set[str | None] = field(default_factory=set)
+    seeds: dict[tuple[str, CellKey | None], set[int]] = field(default_factory=lambda: defaultdict(set))
+    """Of each group and cell of its grid."""
+    tests: Counter[tuple[object, ...]] = field(default_factory=Counter)
+    """What checks count of tested lengths."""
+
+
 @dataclass(frozen=True)
 class Inventory:
     """A tree, read."""
@@ -238,9 +255,18 @@ class Inventory:
     """Every checkpoint, wherever it lies, in path order; none of those in kept W&B folders."""
     runs: tuple[Run, ...]
     """By folder; in one folder, the recorded one first."""
+    passed: Passed = field(default_factory=Passed, compare=False)
+    """What is besides in the tree; nothing, where all of it is held."""
+
+    @property
+    def has_records(self) -> bool:
+        """Whether ckptman sorted anything of it."""
+        return self.passed.runs > 0 or any(True for _ in self.scan.records)
 
     def placed_by(self, convention: Convention) -> Inventory:
         """The same, with each run's place worked out by these rules."""
+        if all(run.convention is convention for run in self.runs):
+            return self
         return replace(self, runs=tuple(replace(run, convention=convention) for run in self.runs))
 
     @cached_property
@@ -254,11 +280,11 @@ class Inventory:
         by_size: dict[int, list[PurePosixPath]] = defaultdict(list)
         for folder in self.scan.runs:
             if folder.record is not None:
-                config = comparing.fingerprint(folder.record.config, ())
-                for entry in folder.record.checkpoints:
-                    if entry.file not in folder.files:
-                        missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
-                        by_size[entry.size].append(folder.path / entry.file)
+                lacking = [entry for entry in folder.record.checkpoints if entry.file not in folder.files]
+                config = comparing.fingerprint(folder.record.config, ()) if lacking else ""
+                for entry in lacking:
+                    missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
+                    by_size[entry.size].append(folder.path / entry.file)
         found = {}
         for file in self.files if missed else ():
             is_candidate = file.entry is None or file.path in self.replaced
@@ -335,31 +361,71 @@ def inventory_of(
     scan: TreeScan, convention: Convention, depth: Depth, *, progress: Progress | None = None
 ) -> Inventory:
     """Read so much of each checkpoint of a tree that has been scanned."""
+    files = unread_files(scan, convention)
+    total = sum(file.size for file in files) if depth is Depth.BYTES else len(files)
+    return inventory_of_files(scan, Reader(scan.root, convention, depth, progress, total).read(files), convention)
+
+
+def amount(root: Path, convention: Convention, depth: Depth) -> int:
+    """How many checkpoints there are, or bytes of them, as a `Reader` counts them; by their names alone."""
+    files = (
+        Path(folder, name)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.endswith(convention.checkpoint.suffix)
+    )
+    return sum(file.stat().st_size for file in files) if depth is Depth.BYTES else sum(1 for _ in files)
+
+
+def unread_files(scan: TreeScan, convention: Convention) -> list[CheckpointFile]:
+    """The checkpoints of a tree, with what its records say of them."""
     listed = {folder / entry.file: entry for folder, record in scan.records for entry in reversed(record.checkpoints)}
     entries = _checkpoint_entries(scan, convention)
-    files = [CheckpointFile(path=entry.path, size=entry.size, entry=listed.get(entry.path)) for entry in entries]
-    total, done = sum(file.size for file in files), 0
+    return [CheckpointFile(path=entry.path, size=entry.size, entry=listed.get(entry.path)) for entry in entries]
 
-    counting = threading.Lock()
 
-    def count(size: int) -> None:
-        nonlocal done
-        with counting:
-            done += size
-            if progress is not None:
-                progress("hashing", done, total)
-
-    def read(file: CheckpointFile) -> CheckpointFile:
-        return _read_bytes(scan.root, file, convention, count)
-
-    if depth is Depth.BYTES:  # several at a time: hashing leaves other cores free
-        for at in range(0, len(files), _AT_ONCE):
-            files[at : at + _AT_ONCE] = fs_files.in_parallel(read, files[at : at + _AT_ONCE], fs_files.CORES)
-    for number, file in enumerate(files if depth is not Depth.BYTES else ()):
-        files[number] = _read(scan.root, file, convention, depth)
-        if progress is not None:
-            progress("reading", number + 1, len(files))
+def inventory_of_files(scan: TreeScan, files: Sequence[CheckpointFile], convention: Convention) -> Inventory:
+    """A tree whose checkpoints were read."""
     return Inventory(scan=scan, files=tuple(files), runs=tuple(_runs(scan, files, convention)))
+
+
+@dataclass
+class Reader:
+    """Reads so much of checkpoints, and tells how far it is."""
+
+    root: Path
+    convention: Convention
+    depth: Depth
+    progress: Progress | None
+    total: int
+    """Bytes or files of all that it is to read, as it counts them."""
+    done: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, files: Sequence[CheckpointFile]) -> list[CheckpointFile]:
+        """Read some."""
+        if self.depth is not Depth.BYTES:
+            return [self._read(file) for file in files]
+        found: list[CheckpointFile] = []  # several at a time: hashing leaves other cores free
+        for at in range(0, len(files), _AT_ONCE):
+            found += fs_files.in_parallel(self._read_bytes, files[at : at + _AT_ONCE], fs_files.CORES)
+        return found
+
+    def _read(self, file: CheckpointFile) -> CheckpointFile:
+        found = _read(self.root, file, self.convention, self.depth)
+        self.done += 1
+        if self.progress is not None:
+            self.progress("reading", self.done, self.total)
+        return found
+
+    def _read_bytes(self, file: CheckpointFile) -> CheckpointFile:
+        return _read_bytes(self.root, file, self.convention, self._count)
+
+    def _count(self, size: int) -> None:
+        with self._counting:
+            self.done += size
+            if self.progress is not None:
+                self.progress("hashing", self.done, self.total)
 
 
 def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:
@@ -453,21 +519,21 @@ def _leads_to_a_file(link: Path) -> bool:
 def _read(root: Path, file: CheckpointFile, convention: Convention, depth: Depth) -> CheckpointFile:
     if file.entry is not None and depth < Depth.HEADERS:
         return file
-    file = with_name(file, convention)
-    if depth < Depth.UNRECORDED:
-        return file
-    try:
-        return replace(file, info=containers.read(root / file.path, convention.checkpoint))
-    except RefusedError as error:
-        return replace(file, refusal=error)
+    info = refusal = None
+    if depth >= Depth.UNRECORDED:
+        try:
+            info = containers.read(root / file.path, convention.checkpoint)
+        except RefusedError as error:
+            refusal = error
+    return with_name(file, convention, info=info, refusal=refusal)
 
 
-def with_name(file: CheckpointFile, convention: Convention) -> CheckpointFile:
-    """The file with what its name says."""
+def with_name(file: CheckpointFile, convention: Convention, **more: Any) -> CheckpointFile:
+    """The file with what its name says, and with `more` of its fields."""
     try:
-        return replace(file, name=naming.naming_of(convention).parse(file.path.name))
+        return replace(file, name=naming.naming_of(convention).parse(file.path.name), **more)
     except RefusedError as error:
-        return replace(file, name_problem=error.message)
+        return replace(file, name_problem=error.message, **more)
 
 
 def _read_bytes(

@@ -459,6 +459,7 @@ class FoldersInTurn:
 
     root: Path
     convention: Convention
+    natural: bool = False
     _rest: list[ScannedFolder] = field(default_factory=list)
     _run_ids: set[str | None] = field(default_factory=set)
 
@@ -469,7 +470,7 @@ class FoldersInTurn:
             UsageError: as `scan_tree`.
         """
         self._rest, self._run_ids = [], set()
-        for folder in scan_folders(self.root, self.convention, natural=False):
+        for folder in scan_folders(self.root, self.convention, natural=self.natural):
             if folder.run is not None and folder.run.record is not None:
                 self._run_ids.add(folder.run.record.run_id)
             if folder.overwritten != _NO_RUNS or folder.refused or folder.unreadable or folder.kept_wandb is not None:
@@ -503,14 +504,15 @@ def scan_folders(
     pending = [(PurePosixPath(), False)]
     while pending:
         path, is_kept = pending.pop()
-        found = _scan_folder(root, path, convention, is_kept=is_kept)
+        found = scan_folder(root, path, convention, is_kept=is_kept)
         below = [e.path for e in found.entries if e.kind == "folder" and not fs_folders.is_partial(e.path.name)]
         below.sort(key=lambda at: wording.natural_key(f"{at.name}/") if natural else [at.name], reverse=True)
         pending += [(folder, is_kept or folder == found.kept_wandb) for folder in below]
         yield found
 
 
-def _scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, is_kept: bool) -> ScannedFolder:
+def scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, is_kept: bool = False) -> ScannedFolder:
+    """As `scan_tree`, of one folder alone."""
     at = root / folder
     entries: list[Entry] = []
     unreadable: list[tuple[PurePosixPath, str]] = []
@@ -627,6 +629,8 @@ def is_as_written(file: Path) -> bool:
         OSError: it cannot be read.
     """
     data = fs_files.read_bytes(file, _MOST_BYTES)
+    if data.count(_DIGEST_BEGIN) == 1 and (found := _DIGEST_LINE.search(data)) is not None:  # as all that were written
+        return data == _signed(data[: found.start()] + data[found.end() :])
     rest, count = _DIGEST_LINE.subn(b"", data)
     if count:
         return data == _signed(rest)
@@ -858,6 +862,7 @@ CHANGED_FIX = (
 
 _DIGEST = "digest"
 """The key of a record's digest, which stands on the line after `schema_version`."""
+_DIGEST_BEGIN = b'\n "digest": "'
 _DIGEST_LINE = re.compile(rb'^ "digest": "[^"\n]*",\n', re.MULTILINE)
 _DIGEST_OTHERWISE = re.compile(rb'^ "[^"\n]*": "[0-9a-f]{64}",?$', re.MULTILINE)
 

@@ -78,6 +78,8 @@ def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path
 
     It lies in a tree, such as one of its families, or above one. Nothing is returned where a run lies in no tree.
     """
+    if inventory.passed.runs:  # which lie in their places
+        return ()
     root = inventory.scan.root.resolve()
     for name in dict.fromkeys((convention.numbering, *numberings(convention))):
         placed = inventory.placed_by(replace(convention, numbering=name)).runs
@@ -92,7 +94,7 @@ def _trees_elsewhere(inventory: Inventory, convention: Convention) -> tuple[Path
 def _is_raw(inventory: Inventory, convention: Convention) -> bool:
     """Whether nothing is sorted, and every checkpoint lies where training saves it."""
     return (
-        not any(True for _ in inventory.scan.records)
+        not inventory.has_records
         and not any(run.is_in_place for run in inventory.runs)
         and bool(inventory.files)
         and all(convention.raw.saved_models in file.path.parent.parts for file in inventory.files)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckptman.formats import archive
 from ckptman.formats.archive import PICKLE, open_archive, show_path, verify_crcs
 from ckptman.formats.refusals import REFUSALS
 from ckptman.text.errors import RefusedError
@@ -533,3 +534,35 @@ def test_60_000_entries_take_little_time(write: Callable[[bytes], Path]) -> None
     path = write(build_zip([PICKLE_ENTRY, *(Entry(f"top/data/{i}", b"") for i in range(70_000))]))
     with pytest.raises(RefusedError, match=r"has 70,001 entries"), open_archive(path):
         pass
+
+
+@pytest.fixture
+def no_directory_is_known() -> Iterator[None]:
+    archive._KNOWN.clear()
+    yield
+    archive._KNOWN.clear()
+
+
+@pytest.mark.usefixtures("no_directory_is_known")
+def test_a_directory_that_differs_in_checksums_alone_is_known_by_one_before(
+    write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = build_zip([PICKLE_ENTRY, Entry("top/data/0", b"\1" * 8)])
+    expected = contents(write(other))
+    archive._KNOWN.clear()
+    contents(write(GOOD))
+    monkeypatch.setattr(archive, "_read_directory", None)  # which is not called again
+    assert contents(write(other)) == expected == as_zipfile_reads_it(other)
+
+
+def test_whatever_else_is_changed_in_a_directory_is_read_anew(write: Callable[[bytes], Path]) -> None:
+    begin = GOOD.index(b"PK\1\2")
+    outcomes: list[list[str]] = [[], []]
+    for known, outcome in enumerate(outcomes):
+        for at in range(begin, len(GOOD)):
+            archive._KNOWN.clear()
+            if known:
+                refused(write(GOOD))
+            outcome.append(str(refused(write(GOOD[:at] + bytes([GOOD[at] ^ 1]) + GOOD[at + 1 :]))))
+    assert outcomes[0] == outcomes[1]
+    assert len(set(outcomes[0])) > 5

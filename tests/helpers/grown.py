@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from ckptman.rules.recipe import TrainConfig
-from ckptman.text import json_text
 from ckptman.tree.contents import Run
-from ckptman.tree.records import SourceFile
+from ckptman.tree.records import SourceFile, signed
 from tests.helpers.many_runs import METRICS, runs_of_grid
 from tests.helpers.raw import START, write_checkpoint
 
@@ -40,7 +39,7 @@ def grow_tree(root: Path, runs: int, *, width: int = 8) -> Path:
             digest = hashlib.sha256(data).hexdigest()
             entries.append(replace(entry, size=len(data), sha256=digest, source=source))
         record = replace(run.record, checkpoints=tuple(entries))
-        (folder / "run.json").write_bytes(json_text.dump_json(json_text.document_of(record)))
+        (folder / "run.json").write_bytes(signed(record))
     return root
 
 
