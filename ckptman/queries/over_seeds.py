@@ -349,7 +349,7 @@ def _result(
 
 
 def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Convention) -> tuple[LoggedRun, ...]:
-    """What each W&B run logged; one whose files lie in several folders is one."""
+    """What each W&B run logged; one whose files lie in several folders is one, but `wandb agent` gives seeds one id."""
     found: dict[object, LoggedRun] = {}
     for item in members:
         if metric == DEFAULT_METRIC:
@@ -358,7 +358,7 @@ def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Conven
             value = fmean(values) if (values := _matching(item, metric, convention)) else None
         run = LoggedRun(item.row.run_id, item.row.seed, value, item.has_file)
         if run.run_id is not None or item.metrics:  # else it is not known which run it is, and these are told
-            found.setdefault(item.row.path if run.run_id is None else run.run_id, run)
+            found.setdefault(item.row.path if run.run_id is None else (run.run_id, run.seed), run)
     return tuple(sorted(found.values(), key=lambda run: (_order(run.seed), not run.has_files, run.run_id or "")))
 
 

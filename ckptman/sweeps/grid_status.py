@@ -284,12 +284,12 @@ def _facts(
         tree = tree.rest()
     elif tree is not None:
         yield from _of_tree(contents.inventory_of(tree, convention, contents.Depth.NAMES).runs, tree.root, convention)
-    lost = {} if tree is None else {run.run_id: run for runs in tree.overwritten.values() for run in runs}
+    lost = {} if tree is None else {_lost_key(run): run for runs in tree.overwritten.values() for run in runs}
     without_files: tuple[overwritten.LostFiles, ...] = ()
     if raw is not None:
         yield from _of_raw(raw, set() if tree is None else _contents(tree, raw))
         missed = raw.lost(() if tree is None else [record for _, record in tree.records])
-        lost |= {run.run_id: run for run in missed.overwritten}
+        lost |= {_lost_key(run): run for run in missed.overwritten}
         without_files = missed.without_files
     for file in _not_taken(raw, tree):
         yield _of_refused(file, convention)
@@ -298,6 +298,11 @@ def _facts(
     for item in without_files:
         if (fact := _of_wandb_alone(item, convention)) is not None:
             yield fact
+
+
+def _lost_key(run: tree_records.OverwrittenRun) -> tuple[str, str, int | None, int | None]:
+    """What tells lost runs apart: `wandb agent` gives several of them one id."""
+    return run.run_id, run.group, run.task, run.seed
 
 
 def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -> Iterator[_Fact]:

@@ -159,3 +159,19 @@ def test_what_was_refused_is_named_where_the_missing_are(source: Path, root: Pat
     assert ("refused" in document["runs"]["place"]["state"]["pool"]) is refused
     row = next(line for line in task_mapping_text(built_in(), tree).splitlines() if "task_0006" in line and "●" in line)
     assert ("●!·" if refused else "●●·") in row
+
+
+@pytest.mark.parametrize("second", ["same0000", "other000"])
+def test_runs_of_one_id_in_two_folders_are_two(tmp_path: Path, root: Path, second: str) -> None:
+    for name, run_id, settings, number in (
+        ("one", "same0000", config(seed=1337), 6), ("two", second, config(seed=1337, n_layers=2), 2),
+    ):  # fmt: skip
+        folder = task(tmp_path / name, number)
+        write_run(folder, settings, run_id=run_id, metrics=gen_metrics(0.5))
+        write_run(folder, settings, run_id=f"{name}00000", started=START + 1000, metrics=gen_metrics(0.7))
+        ingest(tmp_path / name, root)
+    tree = count_tree(root, built_in())
+    state = dataset(tree, (), Curves(root, built_in()))["runs"]["place"]["state"]
+    assert [state["pool"][at] for at in state["at"]].count("overwritten") == 2
+    assert [item.logged and item.logged.runs for item in tree.configurations] == [2, 2]
+    assert [row.over_all.runs for row in results(root, all_runs=True).rows] == [2, 2]

@@ -167,18 +167,18 @@ class _Cells:
         for path in statistics.absent:
             self.absent[path.parent].append(path)
         self.by_slot: dict[_Slot, _Cell] = {}
-        self.overwritten = {item.run.run_id for item in statistics.lost}
-        told: set[str] = set()
+        self.overwritten = {id(item) for item in statistics.lost}  # not by run id, which two folders may both hold
+        told: set[int] = set()
         for configuration in statistics.configurations:
             first = configuration.runs[0]
             note = say.particulars(configuration, statistics)
             cell = self._cell(first.group, first.cell, first.config, configuration.folder, note, first.family)
             cell.rows += [self._here(run) for run in configuration.runs]
             lost = (*configuration.lost, *configuration.without_files)
-            cell.rows += [self._lost(item) for item in lost if item.run.run_id not in told]
-            told |= {item.run.run_id for item in lost}
+            cell.rows += [self._lost(item) for item in lost]
+            told |= {id(item) for item in lost}
         for item in (*statistics.lost, *statistics.without_files):
-            if item.run.run_id not in told:
+            if id(item) not in told:
                 levels = self.convention.folders.parse(item.folder)
                 said = {} if levels is None else levels.facets
                 family = tuple(said.get(facet.name) for facet in self.convention.family_facets)
@@ -265,7 +265,7 @@ class _Cells:
     def _lost(self, item: tree_statistics.Lost) -> _Row:
         run = item.run
         refused = _refused_text(run.run_id, run.group, run.task, run.seed, self.statistics)
-        state = _REFUSED if refused else _OVERWRITTEN if run.run_id in self.overwritten else _WITHOUT_FILES
+        state = _REFUSED if refused else _OVERWRITTEN if id(item) in self.overwritten else _WITHOUT_FILES
         more = {"run_id": run.run_id, "overwritten_by": ", ".join(run.overwritten_by), "refused": refused,
                 "lost_files": ", ".join(run.files), "source_task": run.source_task,
                 "source": "/".join([run.source.root, *run.source.wandb[:1]])}  # fmt: skip
