@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ckptman.training.train_step import make_optimizer, plain_loss_and_backward
 from ckptman.training.witnessing import NORMAL, TESTED, XAVIER, witness
 from tests.helpers.short_runs import short_config
 
-OWN, LAB_NORMAL, LAB_XAVIER = "own", "lab's, normal", "lab's, Xavier"
+OWN, OWN_XAVIER, LAB_NORMAL, LAB_XAVIER = "own", "own, Xavier", "lab's, normal", "lab's, Xavier"
 
 
 def lab_model(config: TrainConfig, *, xavier: bool) -> GPT:
@@ -59,7 +60,9 @@ def train(model: GPT, config: TrainConfig, *, first: int = 0, iterations: int = 
 
 
 def initialized(how: str, config: TrainConfig) -> GPT:
-    return initial_model(config) if how == OWN else lab_model(config, xavier=how == LAB_XAVIER)
+    if how in (OWN, OWN_XAVIER):
+        return initial_model(replace(config, use_xavier_init=how == OWN_XAVIER))
+    return lab_model(config, xavier=how == LAB_XAVIER)
 
 
 def save(model: nn.Module, file: Path, **values: Any) -> Path:
@@ -94,7 +97,7 @@ def test_of_a_hundred_runs_without_names_and_configurations_every_seed_is_named(
     assert {item.seed for item in others.files} == {item.p_value for item in others.files} == {None}
 
 
-@pytest.mark.parametrize("how", [OWN, LAB_NORMAL, LAB_XAVIER])
+@pytest.mark.parametrize("how", [OWN, OWN_XAVIER, LAB_NORMAL, LAB_XAVIER])
 @pytest.mark.parametrize("positions", [True, False])
 def test_untrained_weights_are_their_seeds_initialization_to_the_bit(how: str, positions: bool, tmp_path: Path) -> None:
     config = short_config(seed=7, n_embd=12, n_heads=2, n_layers=2, without_pos=not positions)
@@ -132,7 +135,7 @@ def test_progress_counts_every_draw_to_the_end(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     witness(save(initial_model(short_config()), tmp_path / "a.pt"), seeds=range(40),
             progress=lambda done, total: told.append((done, total)))  # fmt: skip
-    assert told[-1] == (120, 120)
+    assert told[-1] == (160, 160)
     assert told == sorted(told)
 
 
@@ -161,6 +164,26 @@ def test_a_copy_is_of_the_run_of_its_original_and_untrained_weights_are_of_no_ce
     found = witness(files, seeds=[7]).files
     assert [item.same_run_as for item in found] == [(str(files[1]),), (str(files[0]),), (), ()]
     assert [item.unlike for item in found] == [(), (), (), ()]
+
+
+@pytest.mark.parametrize("how", [OWN, OWN_XAVIER, LAB_NORMAL, LAB_XAVIER])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_say_the_same(how: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    config = short_config(seed=7, n_embd=16)
+    models = {"trained": train(initialized(how, config), config), "bare": initialized(how, config),
+              "other": train(initialized(how, replace(config, seed=8)), config)}  # fmt: skip
+    files = []
+    for name, model in models.items():
+        for kind in (torch.float32, dtype):
+            weights = {key: value.to(kind) for key, value in model.state_dict().items()}
+            torch.save({"model": weights, "iters_done": 8}, tmp_path / f"{name}_{kind}.pt")
+            files.append(tmp_path / f"{name}_{kind}.pt")
+    found = witness(files, seeds=range(20)).files
+    assert [(item.seed, item.trained) for item in found] == [(7, True)] * 2 + [(7, False)] * 2 + [(8, True)] * 2
+    assert [item.same_run_as for item in found] == [
+        (str(files[1]),), (str(files[0]),), (), (), (str(files[5]),), (str(files[4]),)
+    ]  # fmt: skip
+    assert set(found[0].unlike) >= set(map(str, files[4:]))  # the control
 
 
 # --- broken weights ---------------------------------------------------------------------------------------------------
