@@ -74,11 +74,13 @@ class Configuration:
     @cached_property
     def logged(self) -> Generalization | None:
         """The same over all its W&B runs, with files or without, by what they logged; None where none did."""
-        records = [(run.record, run.folder) for run in self.runs if run.record is not None]
         found: dict[object, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}  # one in several folders is one
-        for record, folder in (*records, *((item.run, None) for item in (*self.lost, *self.without_files))):
-            key = folder if record.run_id is None else (record.run_id, record.seed)
-            found.setdefault(key, (record.metrics, record.config))
+        for run in self.runs:
+            if (record := run.record) is not None:
+                key = run.folder if record.run_id is None else (record.run_id, record.seed)
+                found.setdefault(key, (record.metrics, record.config))
+        for item in (*self.lost, *self.without_files):
+            found.setdefault((item.run.run_id, item.run.seed), (item.run.metrics, item.run.config))
         values = (from_metrics(*item, self.convention) for item in found.values())
         return over_runs((value for value in values if value is not None), self.convention)
 
