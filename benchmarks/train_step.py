@@ -1,8 +1,9 @@
 """How much faster a training step is than the published one: draw a batch, loss and gradients, optimizer.
 
-    python -m benchmarks.train_step [--threads 2] [--repeats 9] [--quick] [--write]
+    python -m benchmarks.train_step [--threads 2] [--repeats 9] [--device cuda] [--quick] [--write]
 
-Each round times three programs in turn, in one process on the CPU, so that other load on the machine falls on all:
+Each round times three programs in turn, in one process, so that other load on the machine falls on all. They compute on
+the CPU in fp32, or with `--device cuda` on a GPU in bf16 by autocast, as is trained there:
 
 * *published*: the step of the published trainer. The whole batch, forward over all 2K + 1 positions, the head at the K
   sorted ones, autograd.
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +31,12 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from benchmarks import Printed
 from ckptman.rules.recipe import TrainConfig
+from ckptman.training.loop import Computing
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.sorting import draw_batch
 from ckptman.training.train_step import keep_freed_memory, loss_and_backward, make_optimizer
 
+CPU = torch.device("cpu")
 LENGTHS = (4, 8, 16)
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 SHORTEST_TIME = 0.2
@@ -68,11 +72,11 @@ class Times:
     ratio_in_pieces: float
 
 
-def published_batch(config: TrainConfig, k: int) -> Tensor:
+def published_batch(config: TrainConfig, k: int, device: torch.device) -> Tensor:
     """A batch drawn as the published trainer does, by the order of random keys: (B, 2K + 1)."""
-    keys = torch.rand(config.effective_batch_size, config.vocab_n)
+    keys = torch.rand(config.effective_batch_size, config.vocab_n, device=device)
     drawn = keys.topk(k, dim=1).indices
-    separator = torch.full((len(drawn), 1), config.sep_id)
+    separator = torch.full((len(drawn), 1), config.sep_id, device=device)
     return torch.cat([drawn, separator, drawn.sort(dim=1).values], dim=1)
 
 
@@ -86,38 +90,43 @@ def published_loss(model: GPT, tokens: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, k + 1 :].flatten())
 
 
-def published_step(config: TrainConfig, k: int, piece: int) -> Callable[[], None]:
+def published_step(config: TrainConfig, k: int, piece: int, device: torch.device) -> Callable[[], None]:
     """The published trainer's step, the gradients of so many samples at once."""
-    model, optimizer = new_model(config)
+    model, optimizer = new_model(config, device)
+    autocast = Computing(device).autocast
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        tokens = published_batch(config, k)
+        tokens = published_batch(config, k, device)
         for part in torch.split(tokens, piece):
-            torch.autograd.backward(published_loss(model, part) * (len(part) / len(tokens)))
+            with autocast(config):
+                loss = published_loss(model, part)
+            torch.autograd.backward(loss * (len(part) / len(tokens)))
         optimizer.step()
 
     return step
 
 
-def ckptman_step(config: TrainConfig) -> Callable[[], None]:
+def ckptman_step(config: TrainConfig, device: torch.device) -> Callable[[], None]:
     """The step that `ckptman train` makes."""
-    model, optimizer = new_model(config)
-    iteration = 0
+    model, optimizer = new_model(config, device)
+    autocast, iteration = Computing(device).autocast, 0
 
     def step() -> None:
         nonlocal iteration
         optimizer.zero_grad(set_to_none=True)
-        loss_and_backward(model, draw_batch(config, iteration))
+        with autocast(config):
+            loss_and_backward(model, draw_batch(config, iteration, device=device))
         optimizer.step()
         iteration += 1
 
     return step
 
 
-def new_model(config: TrainConfig) -> tuple[GPT, torch.optim.Optimizer]:
+def new_model(config: TrainConfig, device: torch.device = CPU) -> tuple[GPT, torch.optim.Optimizer]:
     """An untrained model and its optimizer."""
     model = GPT(GPTConfig.from_train_config(config), generator=torch.Generator().manual_seed(config.seed))
+    model.to(device)
     return model, make_optimizer(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
 
 
@@ -126,11 +135,20 @@ def seconds_a_step(step: Callable[[], None], steps: int, clock: Callable[[], flo
     start = clock()
     for _ in range(steps):
         step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return (clock() - start) / steps
 
 
 def measure(
-    architecture: Architecture, k: int, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]
+    architecture: Architecture,
+    k: int,
+    *,
+    batch: int,
+    piece: int,
+    repeats: int,
+    clock: Callable[[], float],
+    device: torch.device,
 ) -> Times:
     """Time the three programs in turn, `repeats` times."""
     config = TrainConfig(
@@ -141,7 +159,11 @@ def measure(
         micro_batch_size=batch,
         effective_batch_size=batch,
     )
-    programs = (published_step(config, k, batch), published_step(config, k, piece), ckptman_step(config))
+    programs = (
+        published_step(config, k, batch, device),
+        published_step(config, k, piece, device),
+        ckptman_step(config, device),
+    )
     steps = [max(1, round(SHORTEST_TIME / seconds_a_step(program, 1, clock))) for program in programs]  # and warm up
     rounds = [
         [seconds_a_step(program, n, clock) for program, n in zip(programs, steps, strict=True)] for _ in range(repeats)
@@ -156,13 +178,11 @@ def measure(
     )
 
 
-def report(
-    architecture: Architecture, say: Printed, *, batch: int, piece: int, repeats: int, clock: Callable[[], float]
-) -> bool:
+def report(architecture: Architecture, say: Printed, **how: Any) -> bool:
     """Measure an architecture, print its rows, and say whether it is fast enough."""
     ratios = []
     for k in LENGTHS:
-        times = measure(architecture, k, batch=batch, piece=piece, repeats=repeats, clock=clock)
+        times = measure(architecture, k, **how)
         ratios.append(times.ratio)
         milliseconds = (1e3 * seconds for seconds in (times.published, times.in_pieces, times.ckptman))
         row = "".join(f"{value:12.1f}" for value in milliseconds)
@@ -188,25 +208,29 @@ def main() -> int:
     parser.add_argument(
         "--piece", type=int, default=256, help="samples in a piece of the second program (default: 256)"
     )
+    parser.add_argument("--device", type=torch.device, default=CPU, help="where all programs compute (default: cpu)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="time that passes, or CPU time (default: wall)")
     parser.add_argument("--only", choices=[a.title for a in ARCHITECTURES], help="measure one architecture")
     parser.add_argument("--quick", action="store_true", help="two rounds: a first impression in a minute or two")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     arguments = parser.parse_args()
 
-    if arguments.clock == "cpu" and arguments.threads != 1:
-        parser.error("--clock cpu needs --threads 1")
+    if arguments.clock == "cpu" and (arguments.threads != 1 or arguments.device != CPU):
+        parser.error("--clock cpu needs --threads 1 and --device cpu")
 
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # for all three programs, though the published one does not
     repeats = 2 if arguments.quick else arguments.repeats
     say = Printed()
-    conditions = f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds"
+    where = "CPU" if arguments.device == CPU else torch.cuda.get_device_name(arguments.device)
+    conditions = (
+        f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds, {where}"
+    )
     say(f"torch {torch.__version__}, {conditions}\n")
     say(f"{'':16}{'K':>3}{'published':>12}{'in pieces':>12}{'ckptman':>12}{'':10}{'ratio to':>12}{'ratio to':>12}")
     say(f"{'':19}{'ms/step':>12}{'ms/step':>12}{'ms/step':>12}{'steps/s':>10}{'published':>12}{'in pieces':>12}")
     chosen = [a for a in ARCHITECTURES if arguments.only in (None, a.title)]
-    options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats}
+    options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats, "device": arguments.device}
     fast_enough = [report(a, say, clock=CLOCKS[arguments.clock], **options) for a in chosen]
     if arguments.write:
         say.put("training")

@@ -1,0 +1,117 @@
+"""What a run computes is the same on every device: here on the CPU, and on a GPU where the machine has one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptman.formats import read_checkpoint
+from ckptman.rules.recipe import PRECISIONS
+from ckptman.training import train_step
+from ckptman.training.accuracy import measure_accuracy
+from ckptman.training.loading import load, load_weights
+from ckptman.training.loop import Computing, initial_model, train_run
+from ckptman.training.progress import COMPLETE, INTERRUPTED
+from ckptman.training.run_folder import RawRun
+from ckptman.training.sorting import draw_batch
+from ckptman.training.stopping import Stop
+from ckptman.training.train_step import loss_and_backward, plain_loss_and_backward
+from tests.helpers.short_runs import raw_run, short_config
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+DEVICES = ("cpu", pytest.param("cuda", marks=(pytest.mark.gpu, NO_GPU)))
+
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"use_mlp": True},
+    {"n_layers": 2},
+    {"n_layers": 2, "use_mlp": True, "n_heads": 2},
+    {"use_layernorm": False},
+    {"without_pos": False},
+)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two state dicts over the largest absolute value of the same tensor."""
+    assert one.keys() == other.keys()
+    return max(
+        float((one[name].cpu() - other[name].cpu()).abs().max() / other[name].cpu().abs().max().clamp_min(1e-30))
+        for name in one
+    )
+
+
+def weights(run: RawRun) -> dict[str, torch.Tensor]:
+    """Those of a run's final checkpoint."""
+    return load_weights(run.final)[0]
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda values: " ".join(values) or "plain")
+def test_the_gradients_are_those_of_the_plain_model(device: torch.device, values: dict[str, Any]) -> None:
+    config = short_config(**values)
+    ours, plain = (initial_model(config).double().to(device) for _ in range(2))
+    batch = draw_batch(config, 3, device=device)
+    loss = loss_and_backward(ours, batch).loss
+    assert abs(float(loss) - float(plain_loss_and_backward(plain, batch).loss)) < 1e-10
+    assert furthest(gradients(ours), gradients(plain)) < 1e-9
+    other = initial_model(replace(config, seed=config.seed + 1)).double().to(device)
+    loss_and_backward(other, batch)
+    assert furthest(gradients(other), gradients(plain)) > 1e-3, "another model's are told apart"
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptman.training.loop.PROGRESS_SECONDS", 0.0)
+    computing, values = Computing(device), {"amp_dtype": PRECISIONS["fp32"]}
+    whole = raw_run(tmp_path / "whole", **values)
+    assert train_run(whole, computing).state == COMPLETE
+    run, stop = raw_run(tmp_path / "parts", **values), Stop()
+    assert train_run(run, computing, stop=stop, progress=lambda _: stop.request()).state == INTERRUPTED
+    resumed = train_run(run, computing)
+    assert (resumed.state, resumed.resumed_from) == (COMPLETE, 2)
+    assert furthest(weights(run), weights(whole)) <= (0.0 if device.type == "cpu" else 1e-4)
+    other = raw_run(tmp_path / "another seed", **values, seed=7)
+    train_run(other, computing)
+    assert furthest(weights(other), weights(whole)) > 0.01, "another run's are told apart"
+
+
+@pytest.mark.parametrize("precision", sorted(PRECISIONS))
+def test_the_precision_of_a_run_is_the_one_that_it_is_computed_in(
+    device: torch.device, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[bool] = set()
+    step = train_step.loss_and_backward
+
+    def watched(*given: object, **more: object) -> object:
+        seen.add(torch.is_autocast_enabled(device.type))
+        return step(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ckptman.training.loop.loss_and_backward", watched)
+    run = raw_run(tmp_path, amp_dtype=PRECISIONS[precision], use_mlp=True, n_layers=2)
+    assert train_run(run, Computing(device)).state == COMPLETE
+    assert seen == {precision == "bf16" or (precision == "auto" and device.type == "cuda")}
+    kept = read_checkpoint(run.final, run.convention.checkpoint).config or {}
+    used = PRECISIONS[precision] or ("torch.bfloat16" if device.type == "cuda" else None)
+    assert kept.get("amp_dtype") == used
+
+
+def test_what_a_model_gets_right_hangs_on_no_device(device: torch.device, tmp_path: Path) -> None:
+    run = raw_run(tmp_path, max_iters=300, learning_rate=3e-2, train_min_k=2)
+    train_run(run, Computing(torch.device("cpu")))
+    there, here = (load(run.final, device=where)[0] for where in (device, "cpu"))
+    found, known = (measure_accuracy(model, 2, samples=500, seed=1) for model in (there, here))
+    assert known.exact > 25, "the model has learnt something"
+    assert abs(found.exact - known.exact) <= (0 if device.type == "cpu" else 5)
