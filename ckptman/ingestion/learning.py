@@ -16,13 +16,14 @@ from typing import Any
 
 from ckptman.ingestion import learnt_fields, learnt_layout, learnt_names, learnt_sources, learnt_text
 from ckptman.raw import attribution, outputs, scanning
-from ckptman.rules import Convention, convention_file, naming
+from ckptman.rules import Convention, convention_file, naming, terms
 from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
 from ckptman.tree import contents, records
 
 MOST_READ = 2000
 """Files whose insides are read; the names of all are looked at."""
 _PROPOSAL = "the proposed convention"
+_UUID = str(terms.regex_of("uuid"))
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
     whole = _uncut(files)
     nothing = not any(file.config for file in files)
     lists = any(isinstance(value, list | tuple) for file in files for value in file.config.values()) or (
-        nothing and not any(re.search("-[A-Za-z]", file.name) for file in files)
-    )  # where a word follows a dash, it separates fields
+        nothing and not any(re.search("-[A-Za-z]|seed_?[0-9]+-[0-9]", file.name) for file in files)
+    )  # where a word follows a dash, or a dash a seed, it separates fields
     sequences = [
         learnt_names.chunks_of(learnt_names.lex(file.name, kept, lists=lists))
         for file, kept in zip(files, whole, strict=True)
@@ -262,7 +263,10 @@ def _ids(names: Sequence[str]) -> list[list[str]]:
         forms = {re.sub("[a-z]", "a", re.sub("[0-9]", "0", text)) for text in texts}
         if len(texts) > 2 and 2 * len(forms) > len(texts):
             found.add(place)
-    return [[part for at, part in enumerate(each) if (at, len(part)) in found] for each in parts]
+    return [
+        [*(part for at, part in enumerate(each) if (at, len(part)) in found), *re.findall(_UUID, name)]
+        for each, name in zip(parts, names, strict=True)
+    ]
 
 
 # --- the proposal -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ckptman.rules import comparing, terms
 
 STEP_TAGS = (
     "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
-    "updates", "batches", "ckpt", "checkpoint", "snapshot", "tokens", "epoch", "ep", "e",
+    "updates", "batches", "ba", "ckpt", "checkpoint", "snapshot", "tokens", "epoch", "ep", "e",
 )  # fmt: skip
 """What stands in front of a step, the surest first."""
 _PROGRESS = re.compile(r"epoch|^ep$|loss|acc|metric|score|ppl|bleu|f1|time|date|stamp|hash|sha|index", re.IGNORECASE)
@@ -220,7 +220,7 @@ def _candidates(texts: Collection[str]) -> list[str]:
     fixed = [f".{digits[0]}{kind}" for kind in "fe"] if len(digits) == 1 else []
     padded = [f"0{width}d"] if width < 18 and all(map(str.isdigit, texts)) else []
     return ["int", *padded, "flag", "bool", "float", "g", "sci", *fixed[::-1], *([unit] if unit else ()), "p", "gp",
-            "over", "list", "time", "word", "text"]  # fmt: skip
+            "over", "list", "time", "uuid", "word", "text"]  # fmt: skip
 
 
 @cache
@@ -425,7 +425,8 @@ def _step_slot(
     rank = {tag: index for index, tag in enumerate(STEP_TAGS)}
     if agreeing:
         best = min(agreeing, key=lambda item: (rank.get(_tag(item[1]), len(rank)), -item[0]))
-        if best[0] > 1 or _tag(best[1]) in rank:
+        least = min(step_of(text) or 0 for text in best[1].texts.values())
+        if best[0] > 1 or _tag(best[1]) in rank or (least >= _MANY and id(best[1]) not in matches):
             return best[1]
     free = [slot for slot in numbers if id(slot) not in denied and id(slot) not in matches]
     if instead := [slot for slot in free if with_kind and not with_kind & slot.texts.keys()]:
@@ -475,6 +476,7 @@ def _unmatched(
         (not seeds and slot.sort == "time")
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
         or kind_of(slot.tag) is not None
+        or (_tag(slot) == "rank" and "0" in texts)  # of a process; other ranks begin at 1
         or (has_config and _varies(slot, files))
     )
     return Field(slot, _hole(name, blocked), kind, unused=unused, words=words)

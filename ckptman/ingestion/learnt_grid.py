@@ -21,6 +21,8 @@ Config = Mapping[str, Any]
 _MOST_AXES, _MOST_VALUES, _MOST_PATTERNS, _MOST_EXTRA, _MOST_TOLD = 6, 12, 12, 2, 8
 _ALIKE = 0.7
 """Share of keys that configurations of one experiment have in common."""
+_BARE = "number"
+"""What a number is called that stands behind no word."""
 _ENOUGH = 0.9
 """Share of runs whose task folder a numbering must give."""
 
@@ -336,11 +338,11 @@ def said_by_folders(names: Sequence[str]) -> Mapping[str, Config]:
     slots: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
     for shape in shapes:
         for slot, place in _places(shape):
-            if slot.tag and slot.sort != "time":
+            if slot.sort == "#" or (slot.tag and slot.sort != "time"):
                 slots[place] |= slot.texts
     for (tag, number), texts in slots.items():
         kind, words = learnt_fields.best_type(set(texts.values()))
-        key = "seed" if learnt_fields.is_seed(tag) and kind == "int" else re.sub(r"\W", "_", tag).strip("_")
+        key = "seed" if learnt_fields.is_seed(tag) and kind == "int" else re.sub(r"\W", "_", tag).strip("_") or _BARE
         if not number and not words and len(set(texts.values())) > 1:
             for index, text in texts.items():
                 found[names[index]][key] = learnt_fields.parse(kind, text)
@@ -367,7 +369,7 @@ def _keys(
     slots: dict[tuple[str, int], learnt_names.Slot] = {}
     for shape in shapes:
         for slot, place in _places(shape):
-            known = slots.setdefault(place, replace(slot, texts={}))
+            known = slots.setdefault(place, replace(slot, tag=slot.tag or _BARE, texts={}))
             known.texts.update(slot.texts)
     found: dict[int, list[learnt_fields.Match]] = {}
     for slot in slots.values():

@@ -20,6 +20,8 @@ _ENDS = re.compile(
     r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
 )
 _SHARE = 0.9
+_WORD = re.compile(r"[\w.-]+", re.ASCII)
+_MOST_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ def layout_of(
     prefixes = _prefixes(evidence, schemes)
     sections: dict[str, Any] = {}
     findings: list[str] = []
-    inner = {outline.raw.saved_models, *outline.raw.inner}
+    more = _inner_folders([file.relative for file in raw.scan.checkpoints], outline)
+    inner = {outline.raw.saved_models, *outline.raw.inner, *more}
+    if more:
+        findings.append(f"folders that every run has: {', '.join(more)}")
     folders = [_outer(raw.root.name, file.relative, inner) for file in raw.scan.checkpoints]
     seed_word, by_folder = _seed_folders(folders)
     run_level = f"{seed_word}{{seed}}" if seed_word else outline.folders.run_pattern
@@ -54,14 +59,21 @@ def layout_of(
         findings.append(f"seed folders: {run_level}")
     seeds = tuple(sorted({*sources.seeds, *by_folder}))
     task = task_pattern(folders)
+    levels = _group_levels(folders, 0 if task is None else 1)
+    sections["raw"] = {
+        "task": task,
+        **({"inner": [*outline.raw.inner, *more]} if more else {}),
+        **({"group_levels": levels} if levels > 1 else {}),
+    }
+    if levels > 1:
+        findings.append(f"groups are named by {levels} folders, one in the other")
     if task is not None:
-        sections["raw"] = {"task": task}
         findings.append(f"task folders: {task}, in folders that name their groups")
     if task is not None or by_folder:
         sections["tree"] = ["{group}", *([task] if task else []), run_level]
     if with_grids:
         named = {field.key for scheme in schemes for field in scheme.fields.values() if field.key is not None}
-        runs = _runs(raw, evidence, folders, outline, task)
+        runs = _runs(raw, evidence, folders, outline, inner, task, levels)
         if not any(run.config for run in runs):  # names are all there is
             runs, named = _told_by_names(runs, schemes)
             seeds = tuple(sorted({*seeds, *(run.config["seed"] for run in runs if "seed" in run.config)}))
@@ -88,10 +100,11 @@ def _runs(
     evidence: Sequence[Evidence],
     folders: Sequence[tuple[str, ...]],
     outline: Convention,
+    inner: set[str],
     task: str | None,
+    levels: int,
 ) -> list[learnt_grid.Run]:
     """The files and the W&B runs, by their groups and task folders."""
-    inner = {outline.raw.saved_models, *outline.raw.inner}
     places = [(parts, said.config) for parts, said in zip(folders, evidence, strict=True)]
     for run in raw.wandb.runs:
         home = scanning.wandb_home(run.folders[0], outline)
@@ -101,7 +114,8 @@ def _runs(
     found = []
     for parts, config in places:
         number = re.search("[0-9]+$", parts[-1]) if task is not None else None
-        group = parts[-2] if number and len(parts) > 1 else parts[-1]
+        above = parts[:-1] if number and len(parts) > 1 else parts
+        group = "_".join(above[-levels:])
         said = config.get(outline.group_key)
         found.append(learnt_grid.Run(said if isinstance(said, str) and said else group,
                                      int(number[0]) if number else None, config))  # fmt: skip
@@ -123,6 +137,28 @@ def _told_by_names(
                     said = each.words[text] if text in each.words else parse(each.type, text)
                     found[index] = replace(found[index], config={**found[index].config, each.hole: said})
     return found, named
+
+
+def _inner_folders(files: Sequence[str], outline: Convention) -> tuple[str, ...]:
+    """The folders, from within, that every run has for its files, such as `unet`."""
+    found: list[str] = []
+    inner = {outline.raw.saved_models, *outline.raw.inner}
+    while True:
+        folders = [_outer("", relative, {*inner, *found}) for relative in files]
+        last = {parts[-1] for parts in folders}
+        if len(last) > 1 or len({parts[:-1] for parts in folders}) < 2 or not all(map(_WORD.fullmatch, last)):
+            return tuple(found)
+        found += last
+
+
+def _group_levels(folders: Sequence[tuple[str, ...]], below: int) -> int:
+    """How many folders name a group: one, unless it stands in several others."""
+    known = {parts[: len(parts) - below] for parts in folders}
+    most = min(map(len, known)) - 1  # without the source itself
+    ways = (
+        levels for levels in range(1, min(most, _MOST_LEVELS) + 1) if len({p[-levels:] for p in known}) == len(known)
+    )
+    return next(ways, 1)
 
 
 def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from ckptman.ingestion.learnt_fields import Field, Scheme
 from ckptman.ingestion.learnt_names import Slot
 from ckptman.rules import terms
 
-_WIDTH = 100
+_WIDTH = 118
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
@@ -55,7 +55,7 @@ def _flow(value: Any) -> str:
 def scheme_section(scheme: Scheme, suffix: str, examples: Sequence[str]) -> dict[str, Any]:
     """A scheme as an entry of `names`."""
     literal = "".join(part for _, parts in scheme.shape.columns for part in parts if isinstance(part, str))
-    is_pattern = scheme.is_pattern or bool(re.search(r"[\[\]{}]", literal))
+    is_pattern = scheme.is_pattern or bool(re.search("[{}]", literal))
     section: dict[str, Any] = {}
     if is_pattern:
         section["pattern"] = _pattern(scheme) + re.escape(suffix).replace("\\.", "[.]")
@@ -79,7 +79,7 @@ def scheme_section(scheme: Scheme, suffix: str, examples: Sequence[str]) -> dict
 def _template(scheme: Scheme) -> str:
     def written(part: str | Slot) -> str:
         if isinstance(part, str):
-            return part
+            return re.sub(r"([\[\]])", r"{\1}", part)
         field = scheme.named(part)
         plain = field.type == "int" or field.hole == "kind"
         return f"{{{field.hole}}}" if plain else f"{{{field.hole}:{field.type}}}"

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from ckptman.rules.naming import Naming
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.schemes import Scheme
-from ckptman.rules.terms import GROUP_HOLE, Convention, Scalar
+from ckptman.rules.terms import GROUP_HOLE, Convention, K, Scalar
 from ckptman.text import RefusedError, wording
 
 _ALIKE = 0.85
@@ -40,6 +40,7 @@ def problems(convention: Convention) -> Iterator[Problem]:
         yield "numbering", problem
     yield from _unheld(convention)
     yield from _misspelt(convention)
+    yield from _idle_facets(convention)
     yield from _unnameable(convention)
     yield from _examples(convention)
 
@@ -122,6 +123,19 @@ def _misspelt(convention: Convention) -> Iterator[Problem]:
             yield place, f"the key {key!r} stands nowhere else; did you mean {alike[0]!r}?{own}"
         elif convention.fields and place.startswith("metrics."):  # of which nothing would ever be measured
             yield place, f"the key {key!r} stands nowhere else{wording.did_you_mean(key, known)}{own}"
+
+
+def _idle_facets(convention: Convention) -> Iterator[Problem]:
+    """Facets of any value that nothing uses, where another was meant: the one of that key, or K, which commands use."""
+    names = [hole for group in convention.groups for hole in group.holes] + list(convention.summary.values())
+    names += [key for grid in convention.grids.values() for product in grid.across for key in product]
+    used = {K, *names, *(facet.name for facet in convention.family_facets)}
+    for facet in convention.facets.values():
+        if facet.values or facet.name in used:
+            continue
+        twin = next((each.name for each in convention.facets.values() if each != facet and each.keys == facet.keys), "")
+        if twin or (K not in convention.facets and get_close_matches(facet.name.upper(), [K], 1, 0.5)):
+            yield f"facets.{facet.name}", f"nothing uses this facet; did you mean {twin or K!r}?"
 
 
 def _is_sibling(key: str, other: str) -> bool:

@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 _LONGEST_WORD = 200
 _MOST_LEVELS_UP = 9
+_MOST_GROUP_LEVELS = 4
 """Folders above a checkpoint's in which a file beside it is looked for."""
 
 
@@ -577,8 +578,11 @@ def _build_raw(section: _Section) -> RawLayout:
         inner=section.maybe("inner", _list_of(_word), ()),
         wandb_runs=section.get("wandb_runs", _list_of(_word)),
         wandb_ignored=section.get("wandb_ignored", _list_of(_word)),
+        group_levels=section.maybe("group_levels", _whole, 1),
     )
     section.done()
+    if not 1 <= raw.group_levels <= _MOST_GROUP_LEVELS:
+        raise _bad(f"{section.where}.group_levels must be 1 to {_MOST_GROUP_LEVELS}, not {raw.group_levels}")
     return raw
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -327,12 +327,21 @@ def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None
     seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
     folder = task_folder_of(path.parent, convention)
     if folder is not None:
-        return folder.parent.name or None, convention.folders.parse_task(folder.name), seed
+        names = (above.name for above in (folder.parent, *folder.parent.parents))
+        return _joined(names, convention), convention.folders.parse_task(folder.name), seed
     if not convention.folders.raw_task:  # the folder that a run has for itself, whatever it is called
         ignored = {convention.raw.saved_models, *convention.raw.inner}
         inner = (p.name for p in path.parents if p.name not in ignored and not convention.folders.is_run(p.name))
-        return next(inner, None) or None, None, seed
+        return _joined(inner, convention), None, seed
     return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
+
+
+def _joined(names: Iterable[str], convention: Convention) -> str | None:
+    """The group that folders name together, the innermost of them first; that of a tree is called so already."""
+    inner = list(itertools.islice(names, convention.raw.group_levels))
+    if inner and group_pattern(inner[0], convention) is not None:
+        return inner[0]
+    return "_".join(filter(None, reversed(inner))) or None
 
 
 def _no_group(kind: type[CkptmanError], facets: Mapping[str, Scalar], convention: Convention) -> CkptmanError:

@@ -17,6 +17,7 @@ KIND, STEP = "kind", "step"
 LONGEST_NAME = 255
 """Bytes that a file's name has at most; a longer one is of no scheme."""
 _HOLE = re.compile(r"\{([A-Za-z_]\w*)(?::([A-Za-z0-9.]+))?\}", re.ASCII)
+_BRACKETS = ("{[}", "{]}")
 _PIECE = re.compile(r"\{[^{}]*\}|\[|\]|[^\[\]{}]+|.", re.DOTALL)
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 TIME = (
@@ -43,6 +44,7 @@ VALUES: Mapping[str, str] = {
     "gp": r"-?[0-9]+(?:p[0-9]+)?(?:e[+-]?[0-9]+)?",
     "over": r"[0-9]+over[1-9][0-9]*",
     "time": TIME,
+    "uuid": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     "word": r"[A-Za-z0-9.]+",
     "text": r"[^/]+?",
     "list": r"[0-9]+(?:-[0-9]+)*",
@@ -96,7 +98,7 @@ class Field:
         match self.type:
             case "int":
                 return int(text)
-            case "word" | "text" | "time":
+            case "word" | "text" | "time" | "uuid":
                 return text
             case "flag":
                 return (text == "1") != self.inverted
@@ -133,7 +135,7 @@ def _spelled(field: Field, value: Any) -> str | None:
             return None if said is None else str(said) if field.type == "bool" else str(int(said))
         case "list":
             return "-".join(map(str, value)) if isinstance(value, list | tuple) and value else None
-        case "word" | "text" | "time" if isinstance(value, str):
+        case "word" | "text" | "time" | "uuid" if isinstance(value, str):
             return value
     number = comparing.canonical(value) if not isinstance(value, bool) else None
     return _number(field.type, value, number) if isinstance(number, int | float) else None
@@ -271,7 +273,7 @@ def holes_of(template: str) -> list[tuple[str, str]]:
 
 
 def parts_of(template: str) -> list[tuple[bool, str]]:
-    """The parts of a template, and whether each stands in brackets, so that it may be left out.
+    """The parts of a template, and whether each stands in brackets, so that it may be left out; `{[}` is a bracket.
 
     Raises:
         ValueError: where brackets or braces do not pair.
@@ -284,12 +286,12 @@ def parts_of(template: str) -> list[tuple[bool, str]]:
                 raise ValueError("its brackets do not pair")
             optional = piece == "["
             parts.append((optional, ""))
-        elif (len(piece) == 1 and piece in "{}") or (piece[0] == "{" and not _HOLE.fullmatch(piece)):
+        elif piece in ("{", "}") or (piece[0] == "{" and piece not in _BRACKETS and not _HOLE.fullmatch(piece)):
             raise ValueError(f"{piece!r} is no hole such as {{key}} or {{key:type}}")
         else:
             if not parts:
                 parts.append((False, ""))
-            parts[-1] = (parts[-1][0], parts[-1][1] + piece)
+            parts[-1] = (parts[-1][0], parts[-1][1] + (piece[1] if piece in _BRACKETS else piece))
     if optional:
         raise ValueError("its brackets do not pair")
     return [part for part in parts if part[1]]

@@ -130,6 +130,8 @@ class RawLayout:
     """Folders of a run's own, in which checkpoints may lie."""
     wandb_runs: tuple[str, ...]
     wandb_ignored: tuple[str, ...]
+    group_levels: int = 1
+    """The folders, one in the other, that name a group together."""
 
 
 @dataclass(frozen=True)

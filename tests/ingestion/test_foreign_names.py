@@ -17,11 +17,18 @@ import torch
 from ckptman.checks import validate
 from ckptman.ingestion import ingest, learning
 from ckptman.rules import convention_file, naming, placement
-from tests.helpers.foreign import LABS
+from tests.helpers.foreign import LABS as FOREIGN
 from tests.helpers.learnable import make
+from tests.helpers.more_labs import MORE_LABS
 
-SAYING_NOTHING = ("lightning", "hydra ids", "run ids", "work folders")
-"""Names and folders that say nothing of a configuration."""
+LABS = FOREIGN | MORE_LABS
+SAYING_NOTHING = (
+    "lightning", "hydra ids", "run ids", "work folders", "tar", "policies", "experiments counted",
+)  # fmt: skip
+"""Names and folders that say nothing of a configuration, or no seed."""
+IN_EPOCHS = ("lightning", "updates")
+"""Names in which epochs stand where steps could."""
+_MOST_LINES = 40
 
 
 @pytest.mark.parametrize("where", ["inside", "beside", "nowhere"])
@@ -35,6 +42,7 @@ def test_what_is_learnt_from_half_of_the_runs_holds_for_all(lab: str, where: str
     assert found.fits or (where == "nowhere" and lab in SAYING_NOTHING), found.misfits
     rules = convention_file.convention_of(found.text, "the proposal")
     assert not any(scheme.pattern for scheme in rules.schemes)
+    assert len(found.text.splitlines()) < _MOST_LINES
     for path in made:
         naming.naming_of(rules).parse(PurePosixPath(path).name)
     result = ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
@@ -58,7 +66,7 @@ def _assert_attributed(lab: str, placed: dict[str, Any], tree: Path) -> None:
         assert {key: held[key] for key in config} == config
         assert record["seed"] == config["seed"]
         (entry,) = [entry for entry in record["checkpoints"] if entry["file"] == at.name]
-        assert entry["step"] in (step, None) or "epoch" in at.name
+        assert entry["step"] in (step, None) or lab in IN_EPOCHS or "epoch" in at.name
         runs[at.parent].add(json.dumps(config, sort_keys=True))
     assert all(len(configs) == 1 for configs in runs.values())
     assert len(runs) == len({*map(json.dumps, experiment.configs())})
@@ -140,6 +148,44 @@ def test_experiments_side_by_side_have_grids_of_their_own(tmp_path: Path) -> Non
     assert len(rules.schemes) == 2
     axes = {pattern.pattern: set(rules.grids[pattern.grid].axes) for pattern in rules.groups}
     assert axes == {"a": {"optimizer", "lr"}, "b": {"channels", "dropout"}}
+
+
+def test_folders_of_one_name_in_several_others_are_groups_by_both(tmp_path: Path) -> None:
+    made = make(tmp_path / "raw", LABS["nested folders"], "nowhere")
+    found = learning.learn(tmp_path / "raw")
+    assert "groups are named by 2 folders, one in the other" in found.findings
+    rules = convention_file.convention_of(found.text, "it")
+    assert {pattern.pattern for pattern in rules.groups} == {
+        "cifar_lr{lr:float}_depth{depth}", "svhn_lr{lr:float}_depth{depth}",
+    }  # fmt: skip
+    ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "tree").rglob("run.json")]
+    assert {(run["group"], run["seed"]) for run in runs} == {
+        ("_".join(PurePosixPath(path).parts[:2]), int(PurePosixPath(path).parts[2].removeprefix("seed")))
+        for path in made
+    }
+    one_level = convention_file.convention_of(found.text.replace("group_levels: 2", "group_levels: 1"), "control")
+    ingest(tmp_path / "raw", tmp_path / "control", convention=one_level, settle=0)
+    assert {finding.code for finding in validate(tmp_path / "control", convention=one_level).findings}
+    again = learning.learn(tmp_path / "raw" / "cifar")
+    assert "group_levels" not in again.text, "one folder tells them apart"
+
+
+def test_a_folder_that_every_run_has_names_no_group(tmp_path: Path) -> None:
+    make(tmp_path / "raw", LABS["diffusion"], "nowhere")
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "it")
+    assert rules.raw.inner[-1] == "unet"
+    assert [pattern.pattern for pattern in rules.groups] == ["lora-rank{rank}-lr{lr:.0e}"]
+
+
+def test_brackets_and_ids_in_names_have_a_way_back(tmp_path: Path) -> None:
+    make(tmp_path / "brackets", LABS["brackets"], "inside")
+    (scheme,) = convention_file.convention_of(learning.learn(tmp_path / "brackets").text, "it").schemes
+    assert scheme.template == "run{[}lr={lr:float}{]}{[}bs={bs}{]}{[}seed={seed}{]}_{step}.pt"
+    make(tmp_path / "ids", LABS["identifiers"], "inside")
+    (scheme,) = convention_file.convention_of(learning.learn(tmp_path / "ids").text, "it").schemes
+    assert [field.type for field in scheme.fields.values()] == ["uuid"]
+    assert scheme.parse("not-an-id.pt") is None
 
 
 @pytest.mark.slow

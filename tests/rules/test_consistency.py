@@ -171,6 +171,10 @@ def test_a_value_of_a_wrong_type_is_refused_or_taken_and_never_a_fault_of_the_pr
          "facets.norm: the key 'norm_typ' stands nowhere else"),
         ("facets: {norm: {config: norm_type, values: {rmsnrm: {}}}}",
          "facets.norm.values.rmsnrm: norm_type = 'rmsnrm'"),
+        ("facets: {Kk: {config: train_max_k}}", "facets.Kk: nothing uses this facet; did you mean 'K'?"),
+        ('replaces: [facets, groups, grids, tree, summary]\nfacets: {k: {config: n_layers}}\ngroups: {}\ngrids: {}\n'
+         'tree: ["{group}", "seed_{seed}"]\nsummary: {}',
+         "facets.k: nothing uses this facet; did you mean 'K'?"),
         ("facets: {regime: {values: {fixed: {option: fixed}}}}",
          "option must be an option such as --fixed, not 'fixed'"),
         ("summary: {layers: n_layer}",
@@ -197,6 +201,8 @@ def test_sections_that_do_not_agree_are_named(text: str, told: str) -> None:
         'metrics: {far: {pattern: "gen/K{k}/e", k: [test_max_k, test_max_k]}}',
         'metrics: {far: {pattern: "gen/K{k}/e", k: [17, longest]}}\naxes: {longest: {title: Longest, short: "{}"}}',
         'axes: {n_layer: {title: Layers, short: "L{}"}}\nsummary: {layers: n_layer}',
+        "replaces: [facets, groups, grids, tree, summary]\nfacets: {K: {config: n_layers}, k: {config: n_embd}}\n"
+        'groups: {}\ngrids: {}\ntree: ["{group}", "{k}_{seed}"]\nsummary: {}',
         "facets: {iseed: {config: iseed}, beta1: {config: beta1}, beta2: {config: beta2}}",
         "name: {keep: true}\ngrids: {main: {axes: {length_mode: [mix, uniform]}}}",
     ],

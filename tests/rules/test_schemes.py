@@ -115,6 +115,20 @@ def test_parts_in_brackets_may_be_left_out() -> None:
             parts_of(wrong)
 
 
+def test_a_bracket_of_the_name_itself_stands_in_braces() -> None:
+    assert parts_of("a{[}{x}{]}[{[}p{p}{]}]") == [(False, "a[{x}]"), (True, "[p{p}]")]
+    rules = convention_file.convention_of(
+        SCHEME % ("m{[}lr={lr:float}{]}[{[}p={p}{]}].pt", '"m[lr=0.1][p=3].pt", "m[lr=0.1].pt"'), "it"
+    )
+    (scheme,) = rules.schemes
+    for name, values in (("m[lr=0.1][p=3].pt", {"lr": 0.1, "p": 3}), ("m[lr=0.5].pt", {"lr": 0.5})):
+        parsed = scheme.parse(name)
+        assert parsed is not None
+        assert parsed.values == values
+        assert scheme.format(values, None, None) == name
+    assert scheme.parse("mlr=0.1.pt") is None
+
+
 SCHEME = 'names: {mine: {template: "%s", examples: [%s]}}\n'
 
 
