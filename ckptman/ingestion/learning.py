@@ -201,7 +201,7 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
     whole = _uncut(files)
     nothing = not any(file.config for file in files)
     lists = any(isinstance(value, list | tuple) for file in files for value in file.config.values()) or (
-        nothing and not any(re.search("-[A-Za-z]|seed_?[0-9]+-[0-9]", file.name) for file in files)
+        nothing and not any(re.search("-[A-Za-z]|seed[_=]?[0-9]+-[0-9]", file.name) for file in files)
     )  # where a word follows a dash, or a dash a seed, it separates fields
     sequences = [
         learnt_names.chunks_of(learnt_names.lex(file.name, kept, lists=lists))
