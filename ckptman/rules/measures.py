@@ -62,7 +62,19 @@ class Metric:
     @property
     def span(self) -> str:
         """Its lengths, for people: `K = 17–32`; empty where there are none."""
-        return "" if LENGTH not in self.pattern else f"K = {self.low}–{self.high}"
+        if LENGTH not in self.pattern:
+            return ""
+        return "each run's own lengths" if self.fixed is None else f"K = {self.low}–{self.high}"
+
+    @property
+    def is_generalization(self) -> bool:
+        """Whether the convention calls it so: over lengths that no run was trained on."""
+        return self.name == "generalization"
+
+    @property
+    def short(self) -> str:
+        """What the head of a column calls it."""
+        return "Generalization" if self.is_generalization else self.title
 
     @property
     def heading(self) -> str:

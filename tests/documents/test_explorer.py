@@ -272,3 +272,12 @@ def test_an_explorer_that_says_what_the_tree_no_longer_holds_is_stale(tmp_path: 
     assert stale(root, built_in()) == []
     (root / EXPLORER).write_text("somebody's page")
     assert stale(root, built_in()) == [EXPLORER]
+
+
+def test_another_experiments_metric_is_called_as_its_convention_calls_it(tmp_path: Path) -> None:
+    for name, expected in (("lab-later", ("Exact match, each run's own lengths", "Exact match")),
+                           ("", ("Exact match, K = 17–32", "Generalization"))):  # fmt: skip
+        (tmp_path / "ckptman.yaml").write_text(f"extends: {name}\n" if name else "")
+        tree = count_tree(tmp_path, load_convention(tmp_path / "ckptman.yaml"))
+        words = data_of(page(tree, (), Curves(tmp_path, tree.convention), tmp_path / "explorer.html"))
+        assert (words["metric"], words["measured"]) == expected

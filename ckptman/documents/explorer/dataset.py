@@ -133,6 +133,7 @@ def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
         "ignored": sorted({*convention.ignored_keys, convention.seed_key}),
         "tested": list(convention.metric.fixed or ()),
         "metric": convention.metric.heading,
+        "measured": convention.metric.short,
         "trained": list(convention.trained_keys or ()),
         "pattern": convention.metric.pattern,
         "deviation": convention.statistics,

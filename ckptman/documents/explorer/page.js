@@ -159,7 +159,7 @@
       put(axis, title, column(data.runs.config[axis], runs.count), { word: (value) => words.get(value) ?? short(value), axis: true });
     }
     put("seed", "Seed", runs.seed, { number: true });
-    put("gen_em", "Generalization", runs.generalization, { number: true, share: true });
+    put("gen_em", data.measured, runs.generalization, { number: true, share: true });
     put("files", "Files", runs.files, { number: true });
     put("size", "Size", runs.size, { number: true, word: (value) => (value === null ? NOTHING : bytes(value)) });
     put("findings", "Findings", { length: runs.count, get: found }, { number: true, word: (value) => value || "" });
@@ -557,7 +557,7 @@
   }
 
   const metricTitle = () => (metric === COMPLETENESS ? "Completeness" : metric === "gen_em" ? genTitle() : metric);
-  const genTitle = () => `Generalization: ${data.metric}`;
+  const genTitle = () => (data.metric.startsWith(data.measured) ? data.metric : `${data.measured}: ${data.metric}`);
 
   function legend(low, high, kinds) {
     const field = fields.get(metric);
@@ -935,7 +935,7 @@
     const facts = [
       ["Lacks", get("lacks")], ["Refused by ingest", get("refused")], ["Overwritten by", get("overwritten_by")], ["Lost files", get("lost_files")],
       ["run.json", get("recorded") === false ? "none: told by the files alone" : null],
-      ["Generalization", typeof gen === "number" ? `${percent(gen)} % (95 % interval ${percent(get("low"))}–${percent(get("high"))} %; ${get("from")}, ${count(get("samples"), "list")} of each length)` : null],
+      [data.measured, typeof gen === "number" ? `${percent(gen)} % (95 % interval ${percent(get("low"))}–${percent(get("high"))} %; ${get("from")}, ${count(get("samples"), "list")} of each length)` : null],
       ["From", get("source")], ["Task there", get("source_task") === null ? null : String(get("source_task"))],
       ["Run known by", get("evidence") && `${get("evidence")} (${get("attribution")})`], ["Configuration from", get("config_source")],
     ].filter(([, value]) => value);

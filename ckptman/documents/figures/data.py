@@ -25,9 +25,6 @@ from ckptman.tree import contents, metrics
 THRESHOLD = 95.0
 """Exact match, in percent, from which a configuration is said to generalize."""
 
-OUT_OF_DISTRIBUTION = "generalization"
-"""The declared name of a metric over lengths that no run was trained on."""
-
 _TOKENS = "token_acc"
 """What the trainers call the share of right positions, beside the metric of the generalization."""
 
@@ -316,9 +313,7 @@ def _generalization(selection: Selection) -> Figure | None:
     is_main = selection.metric == GENERALIZATION
     span = selection.span(metric) if metric is not None else ""
     title = (
-        f"Generalization to {span}"
-        if is_main and span and metric is not None and metric.name == OUT_OF_DISTRIBUTION
-        else what
+        f"Generalization to {span}" if is_main and span and metric is not None and metric.is_generalization else what
     )
     return _over_k(selection, "generalization", title, what, threshold=THRESHOLD if is_main else None)
 

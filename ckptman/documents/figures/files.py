@@ -17,7 +17,7 @@ from ckptman.tree import records
 from ckptman.tree import statistics as tree_statistics
 
 _TITLES: Mapping[str, str] = {
-    "generalization": "Generalization against the longest trained K",
+    "generalization": "",  # as the metric is called
     "distribution": "In distribution and out of it",
     "lengths": "Exact match by test length",
     "tokens": "Token accuracy",
@@ -103,8 +103,7 @@ def _title(name: str, convention: Convention) -> str:
     kind, _, folder = name.partition("-")
     facet = data.sided(convention)
     titles = dict(_TITLES)
-    if convention.metric.name != data.OUT_OF_DISTRIBUTION:
-        titles["generalization"] = f"{convention.metric.title} against the longest trained K"
+    titles["generalization"] = f"{convention.metric.short} against the longest trained K"
     if facet is None:
         return markdown.text(titles[kind])
     side = next((data.lower(value.title) for value in facet.values if value.folder == folder), "")
