@@ -112,7 +112,7 @@ class GridStatus:
         cells: dict[str, tuple[frozenset[str], int]] = {}
         for item in self.runs:
             if item.state == REFUSED and item.of_unknown_seed:
-                brief = " ".join(map(str, item.run.cell.values.values()))
+                brief = ", ".join(self.convention.axis(axis).brief(v) for axis, v in item.run.cell.values.items())
                 files, runs = cells.get(
                     name := f"{item.run.group} task {item.run.cell.task} ({brief})", (frozenset(), 0)
                 )

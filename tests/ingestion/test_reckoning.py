@@ -140,6 +140,7 @@ def test_a_refused_file_of_an_unknown_seed_may_be_any_of_those_that_are_missing(
     found = grid_status.status(None, root, selection=one)
     assert all("it may be" in item.reason for item in found.runs if item.state == "refused")
     assert [(files, runs) for _, files, runs in found.surely_missing] == [(1, 2)], "one file is of one run at most"
+    assert found.surely_missing[0][0] == "len_gen_k8 task 6 (L1, MLP off, mix)"
     other = write_checkpoint(task(source) / "saved_models" / "more" / name_of(config()), config())
     spoil(other)
     ingest(source, root, settle=0)
