@@ -520,16 +520,16 @@ def scan_folder(root: Path, folder: PurePosixPath, convention: Convention, *, is
     kept_wandb = record = failure = None
     overwritten = _NO_RUNS
     refused: tuple[RefusedFile, ...] = ()
-    suffix = convention.checkpoint.suffix
+    suffix, is_root = convention.checkpoint.suffix, not folder.parts
     try:
         with os.scandir(at) as listing:
             found = sorted(listing, key=lambda item: item.name)
     except OSError as error:
         return ScannedFolder(folder, (), None, _NO_RUNS, (), ((folder, error.strerror or str(error)),), None, is_kept)
     for item in found:
-        path = folder / item.name
-        if path.parts in ((TRASH,), (MIGRATIONS,)):
+        if is_root and item.name in (TRASH, MIGRATIONS):
             continue
+        path = folder / item.name
         named = item.name.endswith(suffix)
         try:
             kind, size = _kind_of(item)
