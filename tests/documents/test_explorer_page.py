@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -362,6 +363,20 @@ def test_lengths_beside_what_was_measured_have_no_band(browser: Any, tmp_path: P
     for mode, bands in (("mix", 0), ("curriculum", 2)):  # in the chart, and in its legend
         explorer.click(f"td[aria-label*=' {mode}, K 8']")
         assert explorer.locator("#details .band").count() == bands
+    explorer.context.close()
+    assert heard == Heard()
+
+
+def test_a_single_length_has_no_fractions_of_it(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    for mode, lengths in (("mix", (17,)), ("curriculum", range(17, 33))):
+        add_run(tmp_path, config(8, length_mode=mode), run_id=mode,
+                metrics={f"gen/K{k}/exact_match_acc": 0.5 for k in lengths})  # fmt: skip
+    report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard)
+    for mode, ticks in (("mix", {"17", "18"}), ("curriculum", {"20", "25", "30"})):
+        explorer.click(f"td[aria-label*=' {mode}, K 8']")
+        shown = explorer.locator("#details svg.chart").last.locator("text").all_text_contents()
+        assert {text for text in shown if re.fullmatch(r"[0-9.]+", text)} == ticks
     explorer.context.close()
     assert heard == Heard()
 

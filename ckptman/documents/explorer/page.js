@@ -319,7 +319,7 @@
       for (const value of ticks(lowY, highY, 4)) picture.append(
         h("line", { class: "rule", x1: left, x2: width - right, y1: py(value), y2: py(value) }),
         h("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, share ? `${Math.round(100 * value)} %` : thousands(value, Math.max(highY, -lowY))));
-      for (const value of ticks(first, last, Math.max(2, Math.floor(width / 90)))) picture.append(
+      for (const value of ticks(first, last, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger)) picture.append(
         h("line", { class: "tick", x1: px(value), x2: px(value), y1: height - bottom, y2: height - bottom + 4 }),
         h("text", { x: px(value), y: height - bottom + 18, "text-anchor": "middle" }, thousands(value, last)));
       picture.append(h("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
