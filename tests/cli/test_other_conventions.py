@@ -65,23 +65,29 @@ class Shape(NamedTuple):
     """Of task 1's two runs."""
     filter: list[str]
     """Options of which the tree has nothing."""
+    fits: list[str]
+    """Options that all of it fits."""
+    has_k: bool = True
 
 
 SHAPES = {
     "three levels": Shape(
         'tree: ["{group}", "task_{task:04d}", "seed_{seed}"]\n', "len_gen_single_k4", SMALL,
         ["len_gen_single_k4/task_0001/seed_1", "len_gen_single_k4/task_0001/seed_2"], ["--dynamic"],
+        ["--fixed"],
     ),
     "seven levels": Shape(
         SIX, "len_gen_single_k4", SMALL,
         [f"with_layernorm/fixed/mix/len_gen_single_k4/L2/task_0001/seed_{seed}" for seed in (1, 2)],
-        ["--mode", "curriculum", "--dynamic"],
+        ["--mode", "curriculum", "--dynamic"], ["--mode", "mix", "--fixed", "--layernorm"],
     ),
     "without K and tasks": Shape(
-        NO_K, "width_8", [], ["width_8/seed_1-L1-mlp0", "width_8/seed_2-L1-mlp0"], ["--where", "n_embd == 16"]
+        NO_K, "width_8", [], ["width_8/seed_1-L1-mlp0", "width_8/seed_2-L1-mlp0"], ["--where", "n_embd == 16"],
+        ["--where", "n_embd == 8", "--no-mlp"], has_k=False,
     ),
     "without LayerNorm": Shape(
-        NO_LAYERNORM, "8_by_4", [], ["small/8_by_4/t01/s1", "small/8_by_4/t01/s2"], ["--size", "large"]
+        NO_LAYERNORM, "8_by_4", [], ["small/8_by_4/t01/s1", "small/8_by_4/t01/s2"], ["--size", "large"],
+        ["--size", "small"],
     ),
 }  # fmt: skip
 
@@ -120,6 +126,11 @@ def test_it_goes_through_every_verb(
     listed = answer(capsys, "ls", "--final")["checkpoints"]
     assert [Path(item["path"]).parent.as_posix() for item in listed] == shape.places
     assert answer(capsys, "ls", *shape.filter)["checkpoints"] == [], "nothing here is so"
+    assert len(answer(capsys, "ls", "--final", *shape.fits)["checkpoints"]) == 2, "the control: all is so"
+    if shape.has_k:
+        assert [len(answer(capsys, "ls", "--final", "--k", k)["checkpoints"]) for k in ("4", "5")] == [2, 0]
+    else:
+        assert run(["ls", "--k", "4"]) == 2
     assert [row["n"] + row["unmeasured"] for row in answer(capsys, "results")["results"]] == [2]
     assert run(["show", f"checkpoints/{shape.places[0]}"]) == 0
     monkeypatch.chdir(tree / Path(shape.places[0]).parts[0])
