@@ -152,6 +152,14 @@ def _take_out(it: Follower, item: Finding, found: re.Match[str]) -> None:
         _train(it, item, found)
 
 
+def _take_record_out_too(it: Follower, item: Finding, _: re.Match[str]) -> None:
+    path = it.root / item.path
+    if path.name != "run.json":
+        it.take_out(path)
+    it.take_out(path.parent / "run.json")
+    it.sort(it.source, it.root)
+
+
 def _back(it: Follower, item: Finding, _: re.Match[str]) -> None:
     lies = re.search("but (.*) seems to be it", item.message)
     assert lies is not None
@@ -225,6 +233,7 @@ _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = 
     (r"^(?!.*ove .* out of the tree[,.] (?:and|It)).*[Ii]ngest (?:the|that|it|again|its)\b(?! into)", _ingest),
     (r"[Mm]ove (what the finding names|run\.json|the file|the run's folder|its folder|it|these files|these files, and "
      r"nothing else,|one of them),? (?:and nothing else, )?out of the tree", _take_out),
+    (r"run\.json is wrong: move that out of the tree too", _take_record_out_too),
     (r"[Tt]rain (?:the|it)", _train),
     (r"Delete it, once no program uses it", _unlink),
     (r"Remove the link itself", _unlink),
@@ -288,6 +297,7 @@ _BOTH = (
     ("a_run_without_its_end", "a_text_file"),  # the run is ingested into a second folder: there is no room in its own
     ("objects_of_the_trainers_classes", "a_group_that_is_not_there"),  # it has two files of one name
     ("a_pickle_that_would_run_code", "a_name_of_another_configuration"),  # a name that is at no source
+    ("a_learning_curve_that_is_gone", "a_test_on_other_lengths"),  # both the file and run.json have to go
 )
 
 
