@@ -115,7 +115,8 @@ def raw_outputs(source: Path) -> None:
     write_run(source / "other_name" / "task_0006", config(4), run_id="grouped")
     settings = config(6)
     file = source / "len_gen_k6" / "task_0001" / "saved_models" / name_of(settings)
-    write_checkpoint(file, settings, hparams={"n_layers": 1})
+    lengths = {**settings.to_dict(), "lengths": {2, 3}}  # of which W&B's order is not known
+    write_checkpoint(file, settings, hparams={"n_layers": 1}, train_config=lengths)
     trainer(source / "len_gen_k8" / "task_0006" / "checkpoint-40000", config(seed=11))
     broken = source / "len_gen_k8" / "task_0007"
     write_run(broken, config(12, seed=7), run_id="broken")
