@@ -260,6 +260,8 @@ class Checksums:
 
     def _piece(self, chunk: memoryview, begin: int, start: int, size: int) -> bytes | None:
         """So many bytes of the file from `start`; None until the last of them is taken."""
+        if not self._kept and begin <= start and start + size <= self.done:  # mostly
+            return bytes(chunk[start - begin : start + size - begin])
         self._kept += chunk[max(0, start + len(self._kept) - begin) : max(0, start + size - begin)]
         if len(self._kept) < size:
             return None

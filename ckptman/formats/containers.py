@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -78,10 +79,10 @@ def table() -> str:
     return markdown.table(header, [[cell.replace(_FORMS, named) for cell in row] for row in CONTAINERS])
 
 
-def is_checkpoint_folder(folder: Path) -> bool:
-    """Whether a folder says, by the names of its files, that it is itself a checkpoint."""
+def is_checkpoint_folder(folder: Path, names: Collection[str] | None = None) -> bool:
+    """Whether a folder says, by the names of its files, which may be known, that it is itself a checkpoint."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208 (names are all that is asked for)
+        names = os.listdir(folder) if names is None else names  # noqa: PTH208 (names are all that is asked for)
     except OSError:
         return False
     return distributed.is_distributed(names) or model_folder.weights_file(names) is not None

@@ -8,7 +8,6 @@ May not be done here: reading raw outputs or the tree by other means than `raw` 
 
 from __future__ import annotations
 
-from ckptman.ingestion import journals, learning
 from ckptman.ingestion.assigning import AssignResult, assign
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.ingestion.migrating import MigrateResult, migrate

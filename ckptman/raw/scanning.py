@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +124,11 @@ def scan_source(
     )
 
 
-def is_one_checkpoint(folder: Path, convention: Convention) -> bool:
-    """Whether a folder is a checkpoint itself, not one that checkpoints or W&B runs lie in, some weights among them."""
+def is_one_checkpoint(folder: Path, convention: Convention, names: Collection[str] | None = None) -> bool:
+    """Whether a folder, in which these `names` are known to be, is a checkpoint itself, not one that checkpoints or W&B
+    runs lie in, some weights among them."""
     suffix = convention.checkpoint.suffix
-    return containers.is_checkpoint_folder(folder) and not any(
+    return containers.is_checkpoint_folder(folder, names) and not any(
         (name.endswith(suffix) and not containers.is_companion(name)) or name.startswith(convention.raw.wandb_runs)
         for name in _names_below(folder)
     )
@@ -163,6 +164,8 @@ class _Walk:
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
         self.seen: set[tuple[int, int]] = set()
+        self.named: dict[Path, tuple[str | None, int | None, int | None]] = {}
+        """By folder, what the names on the way to its files say."""
 
     def folder(self, top: Path) -> None:
         pending = [top]
@@ -174,9 +177,10 @@ class _Walk:
                     continue
                 with os.scandir(folder) as listing:
                     found = sorted(listing, key=lambda item: item.name)
-                is_run = self._is_wandb_run(folder, {item.name for item in found})
+                names = {item.name for item in found}
+                is_run = self._is_wandb_run(folder, names)
                 may_be_one = not is_run and folder.parent not in self.wandb
-                is_checkpoint = may_be_one and is_one_checkpoint(folder, self.convention)
+                is_checkpoint = may_be_one and is_one_checkpoint(folder, self.convention, names)
             except OSError as error:
                 self._note_unread(folder)
                 self._refuse(
@@ -205,7 +209,9 @@ class _Walk:
             self._refuse(path, error.code, error.message, error.fix, "folder")
 
     def _add(self, path: Path, state: FileState, *, is_folder: bool) -> None:
-        group, task, seed = placement.named_by_folders(path, self.convention)
+        if path.parent not in self.named:
+            self.named[path.parent] = placement.named_by_folders(path, self.convention)
+        group, task, seed = self.named[path.parent]
         relative = str(path.relative_to(self.root))
         self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder))
 

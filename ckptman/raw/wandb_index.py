@@ -63,12 +63,16 @@ class WandbIndex:
 
     def beside(self, file: Path) -> Iterator[_Runs]:
         """The runs that are recorded in each folder around a file, from the nearest that has any outwards."""
-        return (self._at[folder] for folder in file.parents if folder in self._at)
+        return (self._at[folder] for folder in self._above(file) if folder in self._at)
 
     def _holding(self, file: Path) -> Iterator[_Runs]:
         """The run in whose own W&B folder a file lies."""
-        found = (self._by_folder[folder] for folder in file.parents if folder in self._by_folder)
+        found = (self._by_folder[folder] for folder in self._above(file) if folder in self._by_folder)
         return (_Runs([(run.config, run)]) for run in found)
+
+    def _above(self, file: Path) -> Sequence[Path]:
+        """The folders above a file, if any run can lie there."""
+        return file.parents if self.runs else ()
 
     def below(self, folder: Path) -> Iterable[WandbRun]:
         """The runs that are recorded anywhere below a folder."""
@@ -78,7 +82,7 @@ class WandbIndex:
         """The runs that are recorded anywhere below each folder around a file, from the nearest that has any outwards;
         each list has more runs than the one before."""
         count = 0
-        for folder in file.parents:
+        for folder in self._above(file):
             runs = self._under.get(folder)
             if runs is not None and len(runs) > count:
                 yield runs

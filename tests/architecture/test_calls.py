@@ -110,6 +110,31 @@ def test_an_ingest_makes_as_many_calls_for_each_file(mode: str, sources: dict[in
         assert growing(lambda size: ckptman.ingest(sources[size], tmp_path / str(size), mode=mode)) == []
 
 
+@pytest.mark.parametrize(("mode", "first"), [("copy", 52), ("hardlink", 49)])
+def test_an_ingest_makes_few_calls_for_each_file(
+    mode: str, first: int, sources: dict[int, Path], tmp_path: Path
+) -> None:
+    size = sum(path.stat().st_size for path in sources[SIZES[1]].rglob("*.pt")) / (2 * SIZES[1])
+    few, many, again, more = (
+        costs(lambda runs=runs: ckptman.ingest(sources[runs], tmp_path / str(runs), mode=mode))  # type: ignore[misc]
+        for runs in (*SIZES, *SIZES)
+    )
+    files = 2 * (SIZES[1] - SIZES[0])
+
+    def of_each(few: Counter[str], many: Counter[str]) -> Counter[str]:
+        # `readlink` is how `bytes_read` tells what is read.
+        return Counter({name: (many[name] - few[name]) / files for name in many if name != "readlink"})  # type: ignore[misc]
+
+    for cost, most in ((of_each(few, many), first), (of_each(again, more), 29)):
+        read = cost.pop("bytes")
+        assert sum(cost.values()) <= most, cost
+        # Of two files: themselves and their folder, run.json, the name of that, and the half of a task's folder.
+        assert cost["fsync"] <= 2.75
+    # Each byte once, and again where it is copied; headers of some 10 kB, and the last ingest's run.json.
+    assert read < 5_000
+    assert of_each(few, many)["bytes"] < (2 if mode == "copy" else 1) * size + 11_000
+
+
 def test_a_plan_makes_as_many_calls_for_each_file(sources: dict[int, Path], tmp_path: Path) -> None:
     assert growing(lambda size: ckptman.ingest(sources[size], tmp_path / str(size), dry_run=True)) == []
 
