@@ -123,7 +123,7 @@ def test_an_ingest_makes_few_calls_for_each_file(
 
     def of_each(few: Counter[str], many: Counter[str]) -> Counter[str]:
         # `readlink` is how `bytes_read` tells what is read.
-        return Counter({name: (many[name] - few[name]) / files for name in many if name != "readlink"})  # type: ignore[misc]
+        return Counter({name: (many[name] - few[name]) / files for name in many if name != "readlink"})
 
     for cost, most in ((of_each(few, many), first), (of_each(again, more), 29)):
         read = cost.pop("bytes")
