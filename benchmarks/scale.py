@@ -173,8 +173,8 @@ def copy(bench: Bench) -> Iterator[Row]:
         fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
         ingest,
         turns=3,
-        reason="each byte is hashed twice, to plan and as it is copied; two files with their run.json need five fsyncs, "
-        "where sync is one; headers, records and folders are handled in Python",
+        reason="each byte is hashed twice, to plan and as it is copied; two files with their run.json need five "
+        "fsyncs, where sync is one; headers, records and folders are handled in Python",
     )  # fmt: skip
     dvc, added = shutil.which("dvc"), bench.at / "added"
     if dvc is None:
@@ -208,8 +208,8 @@ def links(bench: Bench) -> Iterator[Row]:
         fresh(linked, ["cp", "-al", str(source), str(linked)]),
         fresh(tree, ckptman("ingest", source, "--root", tree, "--mode", "hardlink")),
         turns=3,
-        reason="cp reads no byte, and syncs none; here each file is read, checked and hashed, in Python at one core, and "
-        "two files with their run.json need five fsyncs",
+        reason="cp reads no byte, and syncs none; here each file is read, checked and hashed, in Python on one core, "
+        "and two files with their run.json need five fsyncs",
     )  # fmt: skip
     for what, cached, turns in (("the first time", False, 1), ("and once more", True, 5)):
         if cached:
