@@ -368,7 +368,13 @@ class _Description:
         self._classes |= plain.classes
         if opaque is not None:
             opaque |= plain.opaque
-        return None if found is None else {name: by_meaning(name, item) for name, item in found.items()}
+        return (
+            None
+            if found is None
+            else {
+                name: item if type(item) is _TYPES.get(name) else by_meaning(name, item) for name, item in found.items()
+            }
+        )
 
     def _optimizer(self) -> OptimizerInfo | None:
         key = self._form.optimizer
@@ -390,6 +396,7 @@ _ELEMENTS: Final = {
 
 _KINDS: Final = {item.name: str(item.type) for item in dataclass_fields(TrainConfig)}
 """The type of each field of a configuration that is known."""
+_TYPES: Final = {name: kind for name, told in _KINDS.items() for kind in (bool, int, float) if told == kind.__name__}
 _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[-+]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][-+]?[0-9]{1,3})?")
 
@@ -398,11 +405,13 @@ def by_meaning(key: str, value: Any) -> Any:
     """A value of a configuration as the field of this name means it: 1 is a flag, 8.0 and "8" a whole number, and MIX,
     which is all that a pickle may have of a member of an Enum, a word."""
     kind = _KINDS.get(key)
+    if kind is None:
+        return value
     if kind == "bool" and type(value) in (int, float) and value in (0, 1):
         return bool(value)
     if kind == "int" and type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is not str or kind is None:
+    if type(value) is not str:
         return value
     if kind == "bool" and value in ("true", "True", "false", "False"):
         return value[0] in "tT"
@@ -416,8 +425,10 @@ def by_meaning(key: str, value: Any) -> Any:
 def _as_config(value: Any) -> Mapping[Any, Any] | None:
     """What a configuration holds; None for what is none."""
     found = as_mapping(value)
-    weights = 0 if found is None else sum(_is_tensor(item) and bool(item.shape) for item in found.values())
-    return None if found is None or weights > len(found) // 2 else found
+    if found is None or _TENSORS.isdisjoint(map(type, found.values())):
+        return found
+    weights = sum(_is_tensor(item) and bool(item.shape) for item in found.values())
+    return None if weights > len(found) // 2 else found
 
 
 def _read(value: Any) -> Any:
@@ -450,8 +461,10 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
     they are spread over several and do not contradict each other."""
     items = _as_config(value) or {}
     own = _KINDS.keys() & items.keys()
+    if len(own) >= _FEW_KEYS:
+        return key, value
     sections = {name: inner for name, item in items.items() if (inner := as_mapping(item)) and _KINDS.keys() & inner}
-    if len(own) >= _FEW_KEYS or (not sections and own):
+    if not sections and own:
         return key, value
     if len(sections) == 1 and not own:
         ((name, inner),) = sections.items()
@@ -563,6 +576,9 @@ def _is_state_dict(value: Mapping[Any, Any]) -> bool:
     return tensors > len(value) // 2 and not rest
 
 
+_TENSORS: Final = frozenset({Tensor, OtherTensor})
+
+
 def _is_tensor(value: Any) -> bool:
     return type(value) is Tensor or type(value) is OtherTensor
 
@@ -606,7 +622,7 @@ def _tensors(
         rules: The prefixes to see through.
         as_saved: Leave the names as they are.
     """
-    names = [name for name, tensor in weights.items() if _is_tensor(tensor)]
+    names = [name for name, tensor in weights.items() if type(tensor) in _TENSORS]
     for name in names:
         if type(name) is not str:
             raise refusal("bad-field", f"its {key} holds a tensor under {_shown_key(name)}, which is not text")
@@ -647,8 +663,10 @@ def strided(tensors: Iterable[Tensor | OtherTensor | None]) -> list[Tensor]:
     """The strided tensors that the elements of all of them are in."""
     found: list[Tensor] = []
     for tensor in tensors:
-        if tensor is not None:
-            found.extend([tensor] if type(tensor) is Tensor else tensor.tensors if type(tensor) is OtherTensor else [])
+        if type(tensor) is Tensor:
+            found.append(tensor)
+        elif type(tensor) is OtherTensor:
+            found.extend(tensor.tensors)
     return found
 
 
@@ -663,8 +681,9 @@ def count_elements(tensors: Iterable[Tensor | OtherTensor | None]) -> tuple[int,
             views.setdefault(key, {known: None})[tensor] = None
     elements = nbytes = 0
     for key, tensor in first.items():
-        most, itemsize = tensor.storage.nbytes, tensor.itemsize
-        count = sum([math.prod(view.shape) for view in views.get(key, (tensor,))])
+        storage, itemsize = tensor.storage, tensor.itemsize
+        most = storage.itemsize * storage.numel
+        count = sum([math.prod(view.shape) for view in views[key]]) if key in views else math.prod(tensor.shape)
         elements += min(count, most // itemsize)
         nbytes += min(count * itemsize, most)
     return elements, nbytes

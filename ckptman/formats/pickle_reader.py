@@ -112,6 +112,10 @@ _FLOAT64 = Struct(">d").unpack_from
 
 _BINPUT: Final = ord("q")
 _LONG_BINPUT: Final = ord("r")
+_BINGET: Final = ord("h")
+_LONG_BINGET: Final = ord("j")
+_BININT1: Final = ord("K")
+_MARK: Final = ord("(")
 _REBUILD: Final = known_globals()["torch._utils._rebuild_tensor_v2"]
 _HOOKS: Final = known_globals()["collections.OrderedDict"]
 _SHORT = whole_tensors.SHORT.match
@@ -327,15 +331,30 @@ class _Machine:
         if end > self.size:
             raise self.cut()
         text = data[start:end].decode()
-        self.stack.append(text)
-        # Mostly it is put into the memo next: done here, this takes a third of the time.
-        if data[end] == _LONG_BINPUT and _UINT32(data, end + 1)[0] == len(self.memo):
-            self.memo.append(text)
-            return end + 5
-        if data[end] == _BINPUT and data[end + 1] == len(self.memo):
-            self.memo.append(text)
+        stack, memo = self.stack, self.memo
+        stack.append(text)
+        # Mostly it is put into the memo next, and is the key of a small number or of something from the memo: done here,
+        # this takes a third of the time.
+        if data[end] == _LONG_BINPUT and _UINT32(data, end + 1)[0] == len(memo):
+            memo.append(text)
+            end += 5
+        elif data[end] == _BINPUT and data[end + 1] == len(memo):
+            memo.append(text)
+            end += 2
+        else:
+            return end
+        if data[end] == _BINGET:
+            value = memo[data[end + 1]]
+        elif data[end] == _LONG_BINGET:
+            value = memo[_UINT32(data, end + 1)[0]]
+            end += 3
+        elif data[end] == _BININT1:
+            stack.append(data[end + 1])
             return end + 2
-        return end
+        else:
+            return end
+        stack.append(value)
+        return self.mark(end + 3) if value is _REBUILD and data[end + 2] == _MARK else end + 2
 
     def short_binunicode(self, at: int) -> int:
         length = self.data[at]
@@ -387,7 +406,10 @@ class _Machine:
         return at
 
     def binget(self, at: int) -> int:
-        self.stack.append(self.memo[self.data[at]])
+        value = self.memo[self.data[at]]
+        self.stack.append(value)
+        if value is _REBUILD and self.data[at + 1] == _MARK:
+            return self.mark(at + 2)
         return at + 1
 
     def long_binget(self, at: int) -> int:
@@ -513,7 +535,11 @@ class _Machine:
 
     def empty_dict(self, at: int) -> int:
         self.spend(80)
-        self.stack.append({})
+        made: dict[Any, Any] = {}
+        self.stack.append(made)
+        if self.data[at] == _BINPUT and self.data[at + 1] == len(self.memo):  # as for text
+            self.memo.append(made)
+            return at + 2
         return at
 
     def empty_set(self, at: int) -> int:

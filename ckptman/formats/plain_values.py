@@ -93,16 +93,25 @@ class Plain:
         self._within.add(id(value))
         plain = {}
         for key, item in items.items():
+            if type(key) is str and (type(item) in _SIMPLE or (type(item) is int and -_SMALL < item < _SMALL)):
+                plain[key] = item
+                self._values += 2
+                self._characters += len(key) + (len(item) if type(item) is str else 0)
+                continue  # as below, in less time: nothing is copied
             self._is_opaque &= not is_outermost
             plain[name := self._name(key)] = self.value(item)
             if is_outermost and self._is_opaque:
                 self.opaque.add(name)
         self._within.discard(id(value))
+        self._check()
         return plain
 
     def _spend(self, characters: int) -> None:
         self._values += 1
         self._characters += characters
+        self._check()
+
+    def _check(self) -> None:
         if self._values > MAX_VALUES:
             raise refusal("bad-field", f"its {self._key} holds more than {MAX_VALUES:,} values")
         if self._characters > MAX_TEXT:
@@ -162,6 +171,8 @@ class Plain:
         return [self.value(element) for element in elements]
 
 
+_SIMPLE: Final = frozenset({str, bool, type(None)})
+_SMALL: Final = 1 << 63
 _CONTAINERS: Final = frozenset({tuple, list, dict, set, frozenset, Record})
 _OPAQUE: Final = frozenset({Tensor, OtherTensor, Array, Member, Storage, NumpyType})
 """What W&B writes of these hangs on their number of elements, on their class, or on the program."""

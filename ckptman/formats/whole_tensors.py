@@ -56,7 +56,7 @@ class Geometry(NamedTuple):
 def are_next(puts: bytes, known: int) -> bool:
     """Whether these numbers are those of the next places in a memo that has so many."""
     if known < LAST_SHORT:
-        return puts == bytes(range(known, known + len(puts)))
+        return puts == _BYTES[known : known + len(puts)]
     start = (known & _BLOCK - 1) * 4
     return puts == _block(known // _BLOCK)[start : start + len(puts)]
 
@@ -67,6 +67,7 @@ def _block(index: int) -> bytes:
 
 
 _BLOCK: Final = 256
+_BYTES: Final = bytes(range(256))
 
 
 @lru_cache(maxsize=1024)
