@@ -333,7 +333,7 @@ class _Machine:
         text = data[start:end].decode()
         stack, memo = self.stack, self.memo
         stack.append(text)
-        # Mostly it is put into the memo next, and is the key of a small number or of something from the memo: done here,
+        # Mostly it is put into the memo next, and is the key of a small number or of what the memo has: done here,
         # this takes a third of the time.
         if data[end] == _LONG_BINPUT and _UINT32(data, end + 1)[0] == len(memo):
             memo.append(text)
