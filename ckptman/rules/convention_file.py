@@ -164,7 +164,8 @@ def _extended(document: dict[str, Any], where: str) -> dict[str, Any]:
         raise _bad(f"{where}: extends: there is no convention {name!r}{near(name, (_BUILT_IN_NAME, *known))}")
     base = _built_in_document() if name == _BUILT_IN_NAME else _extended(_read(known[name]), str(known[name]))
     replaced = document.pop("replaces", [])
-    for section in _list_of(_text)(replaced, f"{where}: replaces") if replaced else ():
+    replaced = _list_of(_text)(replaced, f"{where}: replaces") if replaced != [] else ()
+    for section in replaced:
         if section not in base:
             raise _bad(f"{where}: replaces: there is no section {section!r}{near(section, base)}")
         if section not in document:

@@ -209,7 +209,7 @@ class Scheme:
 
     def parse(self, name: str) -> Parsed | None:
         """What a name says; None where it is of another scheme."""
-        if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+        if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
             return None
         match = self._regex.fullmatch(name)
         if match is None:

@@ -20,6 +20,8 @@ MAX_BYTES = 1_000_000
 """Largest accepted document; a `config.yaml` of W&B has about 2,000 bytes."""
 MAX_DEPTH = 50
 """Deepest accepted nesting of mappings and lists."""
+_MOST_DIGITS = 3500
+"""Most digits of a whole number, which may be hexadecimal: Python writes none that has more than 4,300 decimal ones."""
 
 # The parser gives events; values are built from them here. LibYAML's is ten times as fast as PyYAML's own.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -186,10 +188,9 @@ def _plain(event: Any) -> object:
         return float(text.replace(".", ""))
     for pattern, base in ((_DECIMAL, 10), (_OCTAL, 8), (_HEXADECIMAL, 16)):
         if pattern.fullmatch(text):
-            try:
-                return int(text[2:] if base != 10 else text, base)
-            except ValueError:  # Python's limit on the digits of a decimal number
-                raise _at(event, "a number with too many digits", code="yaml-value", fix="Shorten it.") from None
+            if len(text) > _MOST_DIGITS:
+                raise _at(event, "a number with too many digits", code="yaml-value", fix="Shorten it.")
+            return int(text[2:] if base != 10 else text, base)
     return float(text) if _FLOAT.fullmatch(text) else text
 
 

@@ -130,10 +130,10 @@ def log_bytes(*records: Record) -> bytes:
     return frame(record.SerializeToString() for record in records)
 
 
-def whole_log(
+def whole_records(
     run_id: str = "abc12345", configuration: Mapping[str, Any] = CONFIG, started: float = 1_773_169_407.75
-) -> bytes:
-    """A log of a run that came to its end 295.5 seconds after its start."""
+) -> list[Record]:
+    """Those of a run that came to its end 295.5 seconds after its start."""
     last = {
         "gen/K17/exact_match_acc": 0.5,
         "iter": 39_751,
@@ -141,7 +141,7 @@ def whole_log(
         "_timestamp": started + 295.5,
         "_runtime": 295.5,
     }
-    return log_bytes(
+    return [
         run(run_id, configuration, started=started),
         summary({"_wandb": {"runtime": 0}, "_runtime": 0}),
         history({"iter": 1, "train/loss": 4.9, "_timestamp": started + 1}, 1),
@@ -151,7 +151,14 @@ def whole_log(
         summary(last),
         summary({"iters_done": 40_000}),
         ending(),
-    )
+    ]
+
+
+def whole_log(
+    run_id: str = "abc12345", configuration: Mapping[str, Any] = CONFIG, started: float = 1_773_169_407.75
+) -> bytes:
+    """The log of such a run."""
+    return log_bytes(*whole_records(run_id, configuration, started))
 
 
 def offline_folder(
