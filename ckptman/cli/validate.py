@@ -141,9 +141,10 @@ def _validate(
         raise UsageError("--dry-run goes with --fix", code="bad-usage", fix="Validate alone changes nothing.")
     reads_headers = not (deep or fix or witness)
     with Remembered(context, root, convention) if reads_headers else nullcontext():
-        result, steps = check(), None
-        if fix:
-            with locks.lock_tree(root):
+        # What is mended is what was found: no other ckptman writes in between.
+        with locks.lock_tree(root) if fix and root.is_dir() else nullcontext():
+            result, steps = check(), None
+            if fix:
                 records.require_no_migration(root)
                 steps = mending.plan_mending(result)
                 if steps and not dry_run:

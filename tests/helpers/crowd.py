@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -14,16 +15,23 @@ from typing import Any
 from ckptman.fs import locks
 from ckptman.ingestion.ingesting import ingest
 from ckptman.text.errors import CkptmanError
+from ckptman.tree.records import read_record
 from tests.helpers.disturbed import Disturbance, between
+from tests.helpers.ingested import task
+from tests.helpers.raw import START, config, write_run
 
 
-class _Late(Disturbance):
+class Late(Disturbance):
     """Every call waits a moment, now and then a long one."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.draw = random.Random(seed)
 
     def wrap(self, name: str, function: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
-            if random.random() < 0.1:
-                time.sleep(random.choice((0.0005, 0.002, 0.01)))
+            if self.draw.random() < 0.1:
+                time.sleep(self.draw.choice((0.0005, 0.002, 0.01)))
             return function(*arguments, **options)
 
         return call
@@ -35,12 +43,12 @@ def no_lock(descriptor: object, operation: int) -> None:
 
 def take_part(source: Path, root: Path, mode: str, flock: str, seed: int) -> None:
     """Ingest until it is done, as a user would who is told that the tree is busy."""
-    random.seed(seed)
+    late = Late(seed)
     if flock == "useless":
         fcntl.flock = no_lock
     if flock == "none at all":
         locks._lock = lambda *_: True
-    with between(_Late()):
+    with between(late):
         for _ in range(2000):
             try:
                 result = ingest(source, root, mode=mode, settle=0)
@@ -49,7 +57,7 @@ def take_part(source: Path, root: Path, mode: str, flock: str, seed: int) -> Non
                     raise
                 if error.code == "no-source":
                     return
-                time.sleep(random.random() / 20)
+                time.sleep(late.draw.random() / 20)
             else:
                 if not result.refused and not result.deferred:
                     return
@@ -73,3 +81,27 @@ def crowd(sources: list[Path], root: Path, mode: str, flock: str, seed: int) -> 
         for number, source in enumerate(sources)
     ]
     return [error.strip().splitlines()[-1] for process in processes if (error := process.communicate()[1])]
+
+
+def grid(source: Path) -> None:
+    """Two tasks with two seeds each, a rerun of one, and a copy."""
+    for index, seed in enumerate((1337, 2337)):
+        files = write_run(task(source), config(seed=seed), run_id=f"six{seed}", started=START + 1000 * index,
+                          saved_models=f"saved_models_{seed}")  # fmt: skip
+        write_run(task(source, 4, "len_gen_k16"), config(16, seed=seed, use_mlp=True), run_id=f"four{seed}",
+                  started=START + 1000 * index, saved_models=f"saved_models_{seed}")  # fmt: skip
+    write_run(task(source), config(), run_id="again", started=START + 9000, salt=1, saved_models="again")
+    (source / "copies").mkdir()
+    shutil.copy2(files[0], source / "copies" / files[0].name)
+
+
+def told(root: Path) -> dict[str, Any]:
+    """Every run's folder, id and files; and whatever else there is."""
+    records = {folder.parent: read_record(folder.parent) for folder in root.rglob("run.json")}
+    listed = {folder / entry.file: entry.sha256 for folder, record in records.items() for entry in record.checkpoints}
+    known = {*listed, *(folder / "run.json" for folder in records)}
+    return {
+        "runs": {str(folder.relative_to(root)): record.run_id for folder, record in records.items()},
+        "files": {str(path.relative_to(root)): sha256 for path, sha256 in listed.items()},
+        "rest": sorted(str(path.relative_to(root)) for path in {*root.rglob("*")} - known),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,25 @@ def raw_run(out: Path, **values: Any) -> RawRun:
 
 def in_child(work: Callable[[], object]) -> int:
     """Do something in a forked process; its exit status, or minus the signal that ended it."""
+    return in_children([work])[0]
+
+
+def in_children(works: Sequence[Callable[[], object]]) -> list[int]:
+    """The same of several at once."""
+    children = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork beside idle threads
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for work in works:
+            children.append(os.fork())
+            if children[-1] == 0:
+                status = 1
+                try:
+                    torch.set_num_threads(1)
+                    work()
+                    status = 0
+                finally:
+                    os._exit(status)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def documents(run: RawRun) -> dict[str, dict[str, Any]]:
