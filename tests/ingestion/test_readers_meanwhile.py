@@ -72,13 +72,13 @@ def test_no_command_ends_in_a_fault_while_an_ingest_works(
 def test_a_reader_that_takes_a_record_for_granted_would_be_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = records._scan_folder
+    real = records.scan_folder
 
     def scan(*arguments: Any, **options: Any) -> records.ScannedFolder:
         found = real(*arguments, **options)
         assert found.run is None or found.run.record is not None or found.run.files == {}, "a run without a record"
         return found
 
-    monkeypatch.setattr(records, "_scan_folder", scan)
+    monkeypatch.setattr(records, "scan_folder", scan)
     with caught(PROMISE), pytest.raises(AssertionError):
         sum(during(tmp_path / "home", "copy", seed, capsys) for seed in range(3))
