@@ -287,6 +287,11 @@ def test_progress_is_told_in_files_and_in_bytes(good_tree: Path) -> None:
     assert sum(path.stat().st_size for path in good_tree.rglob("*.pt")) == result.size
 
 
+def test_progress_does_not_stumble_over_a_link_that_leads_nowhere(root: Path) -> None:
+    (root / RUN / "gone.pt").symlink_to("nowhere")
+    assert codes(validate(root, deep=True, progress=lambda *_: None)) == {"dangling-link"}
+
+
 def test_the_document(root: Path) -> None:
     (root / RUN / "run.json").unlink()
     (root / "notes.txt").touch()
