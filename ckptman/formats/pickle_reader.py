@@ -64,13 +64,17 @@ from ckptman.text import RefusedError
 
 MAX_NESTING: Final = 100
 """Levels of containers in the result, and of marks (unfinished containers) while it is read."""
-MAX_KEY: Final = (1 << 20) - 1
-"""The largest integer in a key that is a tuple, and not odd: three of them do not fill a hash."""
-MAX_KEY_BITS: Final = 60
-"""Of an integer key: two of so many bits have different hashes."""
 MAX_ODD_KEYS: Final = 4096
 """Keys and members of sets that could be made to have one hash, so that their number counts in square: neither text,
 bytes, numbers of 64 bits, nor tuples of a few of them."""
+MAX_KEY_BITS: Final = 60
+"""Of an integer key that is not odd: two of so many bits have different hashes."""
+MAX_STEPS: Final = 1 << 28
+"""Steps that finding places for numbers in dictionaries and sets may take at the worst. Where a number goes is known
+beforehand, unlike where a text goes, whose hash is drawn anew for each process: so numbers can be chosen whose every
+place is taken, and each then costs as many steps as the dictionary has keys. Not so where they count up from 0."""
+DENSE: Final = 64
+"""How far a number may be ahead of the count: no more than what a dictionary of so many keys has places for."""
 MAX_KEY_PARTS: Final = 1000
 """Values in a key that is a tuple, a shared one counted each time: all of them are hashed."""
 MAX_NAMED: Final = 10_000
@@ -94,7 +98,8 @@ class Limits(NamedTuple):
     @classmethod
     def of(cls, size: int) -> Limits:
         """The limits of a pickle with so many bytes."""
-        return cls(200_000 + size // 4, 200_000 + size, 30_000 + size // 32, (16 << 20) + 12 * size)
+        instructions = max(200_000 + size // 4, min(size, 1_000_000))  # a million take less than half a second
+        return cls(instructions, 200_000 + size, 30_000 + size // 32, (16 << 20) + 12 * size)
 
 
 # --- the stack machine ------------------------------------------------------------------------------------------------
@@ -183,7 +188,7 @@ class _Machine:
 
     __slots__ = (
         "below", "calls", "data", "foreign", "inert", "known", "limits", "memo", "named", "odd_keys", "references",
-        "refused", "size", "stack", "storages", "work",
+        "refused", "size", "stack", "steps", "storages", "work",
     )  # fmt: skip
 
     def __init__(self, data: bytes, known: Mapping[str, object], inert: frozenset[str]) -> None:
@@ -209,6 +214,7 @@ class _Machine:
         """Names of what nobody listed, and how they stand there."""
         self.calls = 0
         self.odd_keys = 0
+        self.steps = 0
         self.work = 0
 
     def run(self) -> Any:
@@ -556,7 +562,7 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is not set:
             raise refusal("unsafe-pickle", f"the pickle adds to {_shown(target)}")
-        self.check_keys(values)
+        self.check_keys(values, len(target))
         target.update(values)
         return at
 
@@ -602,23 +608,32 @@ class _Machine:
         if len(pairs) % 2:
             raise refusal("broken-pickle", "the pickle sets a key without a value")
         keys = pairs[::2]
-        self.check_keys(keys)
         before = len(items)
+        self.check_keys(keys, before)
         if not before:
             self.spend(168)
         items.update(zip(keys, pairs[1::2], strict=True))
         if len(items) != before + len(keys):
             raise refusal("broken-pickle", "the pickle sets one key of a dictionary twice")
 
-    def check_keys(self, keys: list[Any]) -> None:
-        """Check that keys can be hashed in little time, and are not made to collide."""
+    def check_keys(self, keys: list[Any], held: int = 0) -> None:
+        """Check that keys can be hashed and placed in little time, in a dictionary or set that holds so many by now."""
         if _TEXT.issuperset(map(type, keys)):
             return
-        for key in keys:
+        for count, key in enumerate(keys, held):
             kind = type(key)
             if kind is str or kind is bytes or kind is bool or key is None or kind is Record:  # by identity, the last
                 continue
+            if kind is int and 0 <= key <= count + DENSE:
+                continue
             if kind is float or (kind is int and key.bit_length() <= MAX_KEY_BITS) or _is_plain_tuple(key):
+                # A tuple is hashed each time; its hash is as unknown as that of any text in it.
+                unknown = kind is tuple and any(type(part) is str and part for part in key)
+                self.steps += 16 * len(key) if unknown else count
+                if self.steps > MAX_STEPS:
+                    raise refusal(
+                        "pickle-bomb", f"the pickle has keys that could take more than {MAX_STEPS:,} steps to place"
+                    )
                 continue
             self.odd_keys += 1
             if self.odd_keys > MAX_ODD_KEYS:
@@ -892,12 +907,14 @@ def _is_plain_tuple(key: Any) -> bool:
         return False
     return _TEXT.issuperset(map(type, key)) or (
         len(key) <= _FEW_PARTS
-        and all(type(part) in _SMALL or (type(part) is int and -MAX_KEY <= part <= MAX_KEY) for part in key)
+        and all(type(part) in _SMALL or (type(part) is int and part.bit_length() <= _SMALL_BITS) for part in key)
     )
 
 
 _FEW_PARTS: Final = 3
 _SMALL: Final = frozenset({str, bytes, bool, type(None)})
+_SMALL_BITS: Final = 20
+"""Of an integer in a tuple: three of them do not fill a hash."""
 
 
 def _check_hashable(key: Any, left: int) -> int:

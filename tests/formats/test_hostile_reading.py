@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -196,9 +196,33 @@ def filled(start: bytes, instructions: bytes, end: bytes = b"t") -> bytes:
     return pickle(b"(" if end == b"t" else b"", start, instructions * ((SIZE - len(start)) // len(instructions)), end)
 
 
+def colliding(bits: int = 18) -> list[int]:
+    """Numbers that fill a dictionary of so many bits along the chain in which places are tried, then others whose first
+    places are all taken, so that each has to follow the chain to its end."""
+    size, chain, at = 1 << bits, [], 0
+    for _ in range(int(0.55 * size)):
+        chain.append(at := (5 * at + 1) % size)
+    taken, others = set(chain), []
+    for value in range(size, 1 << 62):
+        at, rest = value % size, value
+        while rest and at in taken:
+            rest >>= 5
+            at = (5 * at + rest + 1) % size
+        if at in taken:
+            others.append(value)
+            if len(others) == int(0.1 * size):
+                return chain + others
+    raise AssertionError
+
+
 def bombs() -> dict[str, bytes]:
     """Pickles that take the most time or memory for their 5 MB."""
     shared = b"h\0h\1R"
+    padding = text(" " * (SIZE // 2))
+
+    def numbers(keys: Iterable[int]) -> bytes:
+        return b"".join(number(key) + b"N" for key in keys)
+
     np_scalar = b"cnumpy\ndtype\n" + text("f8") + b"\x89\x88\x87R\x94cnumpy._core.multiarray\nscalar\n\x94h\0C\x08"
     return {
         "empty lists": filled(b"", b"]"),
@@ -212,6 +236,13 @@ def bombs() -> dict[str, bytes]:
         "one text": pickle(text("a" * SIZE)),
         "wide letters": pickle(text("\N{FIRE}" * (SIZE // 4))),
         "whole numbers as keys": pickle(b"}(", b"".join(number(i + 300) + b"N" for i in range(SIZE // 7)), b"u"),
+        "numbers that collide as keys": pickle(padding, b"0}(", numbers(colliding()), b"u"),
+        "numbers that nearly collide as keys": pickle(
+            padding, b"0}(", numbers(colliding(14)), b"u0}(", numbers(range(SIZE // 20)), b"u"
+        ),
+        "a tuple of texts again and again": pickle(
+            padding, b"0", tuple_(*(b"\x8c\x01a" for _ in range(1000))), b"\x940\x8f(", b"h\0" * (SIZE // 8), b"\x90"
+        ),
         "texts as keys": pickle(b"}(", b"".join(b"\x8c\x08%08dN" % i for i in range(SIZE // 11)), b"u"),
         "numbers in a set": pickle(b"\x8f(", b"".join(number(i + 300) for i in range(SIZE // 6)), b"\x90", protocol=4),
         "globals": filled(b"", b"cos\nsystem\n"),
