@@ -147,7 +147,7 @@ def _print_table(listing: listing_of.Listing, convention: Convention, out: Conso
         out,
         rows,
         [index for index, title in enumerate(head) if title in numbers],
-        give=("-Run", "-Size", "-Step", "Group", "-Kind"),
+        give=("-Run", "-Size", "-Step", "Group", "-Kind", "-Lists"),
     )
 
 
