@@ -25,8 +25,15 @@ _T = TypeVar("_T")
 
 
 def dump_json(document: Any) -> bytes:
-    """A JSON document as ckptman writes it: readable, ASCII (whatever a file name holds), ending in a newline."""
-    text = _ascii_json(document, (",", ":"))
+    """A JSON document as ckptman writes it: readable, ASCII (whatever a file name holds), ending in a newline.
+
+    Numbers that JSON lacks are text, as `jsonable` has them.
+    """
+    try:
+        text = _ascii_json(document, (",", ":"))
+    except ValueError:
+        document = jsonable(document)
+        text = _ascii_json(document, (",", ":"))
     try:  # in C; `json` lays out in Python
         return msgspec.json.format(text, indent=1) + b"\n"
     except msgspec.DecodeError:  # half of a character, as an undecodable file name has

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,12 @@ class RawRun:
     def read_status(self) -> RunStatus | None:
         """How the run stands, by its own word; None where it has said nothing readable."""
         try:
-            return json_text.record_of(RunStatus, json.loads(files.read_bytes(self.status_file)))
+            status = json_text.record_of(RunStatus, json.loads(files.read_bytes(self.status_file)))
         except (OSError, ValueError, RecursionError):
             return None
+        speed = status.iterations_per_second
+        is_speed = speed is not None and 0 <= speed < math.inf  # what is to come is reckoned by it
+        return status if is_speed or speed is None else replace(status, iterations_per_second=None)
 
     def said_complete(self) -> RunStatus | None:
         """The run's status, if by it this very configuration was trained to its end; None otherwise.

@@ -72,3 +72,9 @@ def test_json_of_anybody_is_read_as_the_standard_library_does(text: str) -> None
     assert load_json(text.encode()) == jsonable(json.loads(text))
     with pytest.raises(ValueError, match="char"):
         load_json(text.encode() + b"]")
+
+
+def test_numbers_that_json_lacks_are_text() -> None:
+    """As the loss of a run that diverged, in what `train --json` prints."""
+    document = {"loss": math.nan, "gen_em": [math.inf, -math.inf], "name": "\udce9"}
+    assert json.loads(dump_json(document)) == {"loss": "NaN", "gen_em": ["Infinity", "-Infinity"], "name": "\udce9"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -191,3 +192,16 @@ def test_a_status_of_a_newer_version_is_read_and_one_of_wrong_types_is_not(
     assert run.read_status() is not None
     edit_json(run.status_file, lambda document: document.update(change))
     assert (run.read_status() is not None) is is_read
+
+
+@pytest.mark.parametrize(
+    ("speed", "read"), [(2.5, 2.5), (0.0, 0.0), (None, None), ("NaN", None), ("Infinity", None), (-1.0, None)]
+)
+def test_a_speed_that_is_none_is_not_reckoned_with(tmp_path: Path, speed: object, read: float | None) -> None:
+    run = raw_run(tmp_path)
+    run.write_status(RUNNING, "abcd1234", 3)
+    document = json.loads(run.status_file.read_text())
+    run.status_file.write_text(json.dumps({**document, "iterations_per_second": speed}))
+    status = run.read_status()
+    assert status is not None
+    assert status.iterations_per_second == read
