@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ckptman.fs import folders, placing
+from ckptman.fs import folders, placing, writing
 from ckptman.text import CkptmanError
 from tests.helpers.block_snapshots import mounted
 from tests.helpers.disturbed import Call, Disturbance, between
@@ -110,24 +110,35 @@ class Without(Disturbance):
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP], ids=errno.errorcode.get)
 def test_a_whole_ingest_without_hard_links(mode: str, renames: bool, number: int) -> None:
     """FAT, exFAT, some network file systems: it is done in another way, or it says what is needed."""
-    others = {} if renames else {"renameat2": errno.EINVAL}
     with tried(NO_LINKS, 1), in_memory() as home:
-        trial = IngestTrial(home, mode, with_wandb=False)
-        trial.furnish()
-        said: CkptmanError | None = None
-        done = False
-        with between(Without(link=number, **others)) as calls:
-            try:
-                done = trial.act()
-            except CkptmanError as error:
-                said = error
-        assert isinstance(calls, Without)
-        assert calls.count
-        assert said is None or said.fix
-        assert done or not renames or mode == "hardlink", said
-        assert not partials(trial.root)
-        trial.check(done=done)
-        trial.check_again()
+        ingest_without_links(IngestTrial(home, mode, with_wandb=False), number, renames=renames)
+
+
+def ingest_without_links(trial: IngestTrial, number: int, *, renames: bool) -> None:
+    others = {} if renames else {"renameat2": errno.EINVAL}
+    trial.furnish()
+    said: CkptmanError | None = None
+    done = False
+    with between(Without(link=number, **others)) as calls:
+        try:
+            done = trial.act()
+        except CkptmanError as error:
+            said = error
+    assert isinstance(calls, Without)
+    assert calls.count
+    assert said is None or said.fix
+    assert done or not renames or trial.mode == "hardlink", said
+    assert not partials(trial.root)
+    trial.check(done=done)
+    trial.check_again()
+
+
+def test_a_rename_that_is_not_done_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with caught(NO_LINKS), in_memory() as home:
+        trial = IngestTrial(home, "copy", with_wandb=False)
+        monkeypatch.setattr(writing, "rename_noreplace", lambda *_: None)
+        with pytest.raises((AssertionError, CkptmanError)):
+            ingest_without_links(trial, errno.EPERM, renames=True)
 
 
 @pytest.mark.slow
