@@ -75,6 +75,8 @@ _FOUND_BY_TORCH: Final = frozenset({
 })  # fmt: skip
 """Entries, and folders, that torch looks for without regard to case."""
 
+_TORCH_SCRIPT: Final = "a TorchScript program, not a checkpoint"
+
 _LEGACY_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The number 0x1950a86a20f9469cfc6c as a pickle, after the two bytes that name the protocol."""
 
@@ -405,7 +407,7 @@ def _check_kind(archive: Archive) -> None:
     if PICKLE not in archive.entries:
         raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch.save wrote: it has no {PICKLE}")
     if "constants.pkl" in archive.entries or any(name.startswith("code/") for name in archive.entries):
-        raise refusal("foreign", "a TorchScript program, not a checkpoint")
+        raise refusal("foreign", _TORCH_SCRIPT)
     if next(iter(archive.entries)) != PICKLE:
         archive.data_start(next(iter(archive.entries)))  # by its first bytes, torch takes a file for another format
     # Archives from before torch 2.0 have no such entry; they were written on little-endian machines.
@@ -597,6 +599,8 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
         if attributes and (attributes & _NO_FILE or attributes >> 28 not in (0, _REGULAR)):
             raise refusal("unsafe-archive", f"its entry {_shown(name)} has the attributes of what is no plain file")
         if method or size != packed or flags & _OTHER_FLAGS or comment_length or disk:
+            if full_name.startswith(folder + b"code/"):
+                raise refusal("foreign", _TORCH_SCRIPT)
             what = "compressed" if method or size != packed else "encrypted" if flags & _ENCRYPTED else "not plain"
             raise refusal("unsafe-archive", f"its entry {_shown(name)} is {what}")
         if name in entries:

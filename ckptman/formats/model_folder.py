@@ -153,7 +153,7 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
     header = safetensors.read_header(path)
     weights = _of_header(header)
     form = next((form for form in rules.forms if form.config in header.metadata), None)
-    said = header.metadata
+    said, shared = header.metadata, _shared(header)
     return CheckpointInfo(
         container="safetensors",
         form="weights" if form is None else form.name,
@@ -168,7 +168,9 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
         compiled=any(rules.compiled_prefix in tensor.name for tensor in weights.tensors),
         parameters=weights.parameters,
         optimizer=None,
-        other_keys=tuple(key for key in said if form is None or key not in checkpoint._keys(form)),
+        other_keys=tuple(
+            key for key in said if key not in shared and (form is None or key not in checkpoint._keys(form))
+        ),
         config_key=None if form is None else form.config,
         nbytes=weights.nbytes,
     )
@@ -225,9 +227,18 @@ def _weights(path: Path, rules: terms.CheckpointRules) -> _Weights:
         return _Weights(tensors, *checkpoint.count_elements(tensor.view for tensor in tensors), {})
 
 
+def _shared(header: safetensors.Header) -> dict[str, str]:
+    """Names of weights that `save_model` left out, since they are others: its metadata says which."""
+    names = {tensor.name for tensor in header.tensors}
+    return {name: kept for name, kept in header.metadata.items() if name not in names and kept in names}
+
+
 def _of_header(header: safetensors.Header) -> _Weights:
+    tensors = {
+        tensor.name: TensorInfo(tensor.name, tensor.shape, tensor.dtype, _view(tensor)) for tensor in header.tensors
+    }
     return _Weights(
-        tuple(TensorInfo(tensor.name, tensor.shape, tensor.dtype, _view(tensor)) for tensor in header.tensors),
+        (*tensors.values(), *(replace(tensors[kept], name=name) for name, kept in _shared(header).items())),
         sum(math.prod(tensor.shape) for tensor in header.tensors),
         sum(tensor.nbytes for tensor in header.tensors),
         header.metadata,
@@ -277,7 +288,8 @@ def _sharded(
     parts = {shard: _weights(folder / shard, rules) for shard in shards if shard in sizes}
     for shard, part in parts.items():
         expected = {name.removeprefix(rules.compiled_prefix) for name, at in where.items() if at == shard}
-        found = {tensor.name.removeprefix(rules.compiled_prefix) for tensor in part.tensors}
+        names = (tensor.name for tensor in part.tensors if tensor.name in where or tensor.name not in part.metadata)
+        found = {name.removeprefix(rules.compiled_prefix) for name in names}
         if expected != found:
             name = min(expected ^ found)
             raise refusal("bad-header", f"its {index} and {shard} disagree on where the weight {name[:80]!r} is")

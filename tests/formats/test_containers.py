@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
+import ckptman
 from ckptman.formats import containers
 from ckptman.formats.checkpoint import CheckpointInfo
 from ckptman.formats.refusals import REFUSALS
@@ -75,6 +77,47 @@ def test_it_is_known_by_its_content_under_another_name(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     save_file(WEIGHTS, path)
     assert containers.read(path, RULES).container == "safetensors"
+
+
+class Tied(torch.nn.Module):
+    """Two names for one weight, of which `save_model` writes the first by the alphabet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte = torch.nn.Embedding(3, 4)
+        self.head = torch.nn.Linear(4, 3, bias=False)
+        self.head.weight = self.wte.weight
+
+
+def test_a_weight_that_was_left_out_since_it_is_another_is_there(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", Tied()
+    save_model(model, str(path))
+    assert [tensor.name for tensor in read_header(path).tensors] == ["head.weight"]
+    info = containers.read(path, RULES)
+    assert shapes(info) == dict.fromkeys(("head.weight", "wte.weight"), ((3, 4), "float32"))
+    assert (info.parameters, info.other_keys) == (12, ())
+    weights, _ = ckptman.load_weights(path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    path.rename(tmp_path / "shard.safetensors")
+    (tmp_path / f"{path.name}.index.json").write_text(json.dumps({"weight_map": {"head.weight": "shard.safetensors"}}))
+    assert shapes(containers.read(tmp_path, RULES)) == shapes(info)
+
+
+def test_metadata_that_names_no_weight_gives_none(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, path, metadata={"head.weight": "nothing", "half": "one"})
+    info = containers.read(path, RULES)
+    assert (shapes(info), info.other_keys) == (SHAPES, ("head.weight", "half"))
+
+
+def test_a_torch_script_is_named(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
+    assert code_of(tmp_path / "weights.pt") is None
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "script.pt"))  # type: ignore[no-untyped-call]
+    with pytest.raises(RefusedError, match="a TorchScript program") as refused:
+        containers.read(tmp_path / "script.pt", RULES)
+    assert refused.value.code == "foreign"
 
 
 def test_a_configuration_in_its_metadata_is_read(tmp_path: Path) -> None:
