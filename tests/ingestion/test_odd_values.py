@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,8 @@ from ckptman.sweeps.grid_status import status
 from ckptman.text.errors import CkptmanError
 from tests.helpers.ingested import task
 from tests.helpers.raw import config, write_run
-from tests.helpers.recorded import add_overwritten, add_run
+from tests.helpers.recorded import add_overwritten
+from tests.helpers.slices import SLICES
 
 ODD = [
     "null", "true", "-1", "1" + "0" * 400, "1" * 5000, "1e308", '""', '"x"', '"\\ud800"', '"a\\u0000b"', "[]", "[1]",
@@ -84,25 +88,35 @@ def test_a_fault_about_such_a_value_would_be_found(tmp_path: Path, monkeypatch: 
         ingested_with(tmp_path, "wandb-summary.json", "iters_done", ODD[3])
 
 
+def places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every value in a JSON document."""
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in items:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "place",
-    [("config",), ("config", "max_iters"), ("metrics", "gen/K17/exact_match_acc"), ("seed",), ("task",), ("group",),
-     ("files",), ("overwritten_by",), ("source",)],
-    ids="-".join,
-)  # fmt: skip
-def test_whatever_stands_in_a_list_of_overwritten_runs_every_command_says_something(
-    tmp_path: Path, place: tuple[str, ...]
-) -> None:
-    root = tmp_path / "checkpoints"
-    add_run(root, config())
+@pytest.mark.parametrize("name", ["run.json", "overwritten.json", "refused.json"])
+def test_whatever_stands_in_any_field_of_a_record_every_command_says_something(tmp_path: Path, name: str) -> None:
+    source, root = tmp_path / "grid_outputs", tmp_path / "checkpoints"
+    curve = {step: {"loss": 1 / (step + 1)} for step in range(4)}
+    write_run(task(source), config(), run_id="aaaa1111", curve=curve)
+    (task(source) / "saved_models" / "broken.pt").write_text("no checkpoint")
+    ingest(source, root, settle=0)
     add_overwritten(root, config(seed=1), config(seed=2))
-    [file] = root.rglob("overwritten.json")
+    [file] = root.rglob(name)
     document = json.loads(file.read_text())
-    for value in ODD:
-        part = document["runs"][0]
+    del document["digest"]
+    cases = [(place, value) for place in places(document) for value in ODD]
+    for place, value in random.Random(SLICES).sample(cases, 60):
+        changed = part = json.loads(json.dumps(document))
         for key in place[:-1]:
             part = part[key]
         part[place[-1]] = "@"
-        file.write_text(json.dumps(document).replace('"@"', value))
-        every_command(root, tmp_path)
+        file.write_text(json.dumps(changed).replace('"@"', value))
+        every_command(root, source)
+        with suppress(CkptmanError):
+            ingest(source, root, settle=0)
