@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,10 @@ SYNC_THREADS = 8
 
 CORES = min(4, os.cpu_count() or 1)
 """Threads that copy or hash: more would wait for the disk, or for each other."""
+
+AT_ONCE = min(64, max(4, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 31) - 24) // 4))
+"""Files that are written before the disk is waited for. With up to three descriptors for each, they stay below what the
+process may have open (unlimited is -1)."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

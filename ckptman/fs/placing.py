@@ -40,8 +40,8 @@ from ckptman.fs.faults import shown
 from ckptman.fs.writing import write_together as write_together
 from ckptman.text import CkptmanError, MachineError, RefusedError
 
-BATCH_SIZE = 64
-"""Files at which a `Batch` is full: with up to three descriptors for each, it stays below a usual limit of 256."""
+BATCH_SIZE = files.AT_ONCE
+"""Files at which a `Batch` is full."""
 
 _FICLONE = 0x40049409
 """`FICLONE`, `_IOW(0x94, 9, int)` in linux/fs.h as x86, ARM and RISC-V encode it; elsewhere it fails, and we copy."""

@@ -66,14 +66,14 @@ def write_together(
     check: Callable[[Path], object] | None = None,
     all_or_none: bool = False,
 ) -> list[bool | RefusedError]:
-    """As `write_atomically`, of many files: the disk is waited for once for `_MOST_TOGETHER` of them.
+    """As `write_atomically`, of many files: the disk is waited for once for `files.AT_ONCE` of them.
 
     Args:
         items: Paths, and all bytes of each.
         replace: As there.
         root: As there.
         check: As there.
-        all_or_none: Where one of up to `_MOST_TOGETHER` files cannot be written, raise why and write none.
+        all_or_none: Where one of up to `files.AT_ONCE` files cannot be written, raise why and write none.
 
     Returns:
         For each file whether anything was written, or why it alone could not be.
@@ -83,13 +83,9 @@ def write_together(
         MachineError: as `placing.Batch.stage`. Each file is then as it was, or all of the new one.
     """
     found: list[bool | RefusedError] = []
-    for at in range(0, len(items), _MOST_TOGETHER):
-        found += _write_some(items[at : at + _MOST_TOGETHER], replace, root, check, all_or_none)
+    for at in range(0, len(items), files.AT_ONCE):
+        found += _write_some(items[at : at + files.AT_ONCE], replace, root, check, all_or_none)
     return found
-
-
-_MOST_TOGETHER = 64
-"""Two descriptors for each stay below a usual limit of 256."""
 
 
 def _write_some(

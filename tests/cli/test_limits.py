@@ -46,7 +46,7 @@ def partials(root: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "value", "says"),
-    [(resource.RLIMIT_FSIZE, 8_000, "ulimit -f"), (resource.RLIMIT_NOFILE, 24, "ulimit -n")],
+    [(resource.RLIMIT_FSIZE, 8_000, "ulimit -f"), (resource.RLIMIT_NOFILE, 12, "ulimit -n")],
     ids=["small files", "few descriptors"],
 )
 def test_a_limit_of_the_process_is_named(source: Path, tmp_path: Path, kind: int, value: int, says: str) -> None:
@@ -61,9 +61,9 @@ def test_a_limit_of_the_process_is_named(source: Path, tmp_path: Path, kind: int
 
 
 @pytest.mark.slow
-def test_64_descriptors_are_enough(source: Path, tmp_path: Path) -> None:
+def test_32_descriptors_are_enough(source: Path, tmp_path: Path) -> None:
     with tried(PROMISE, 1):
-        done = ingest(source, tmp_path / "tree", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+        done = ingest(source, tmp_path / "tree", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)))
         assert done.returncode == 0, done.stderr
 
 
