@@ -59,7 +59,8 @@ def load_json(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except ValueError:  # it is none; or it is Python's, with NaN in it
-        return jsonable(json.loads(data))
+        # As text: of bytes, `json` guesses the encoding, and imports what reads it.
+        return jsonable(json.loads(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogatepass")))
 
 
 def _ascii_json(document: Any, separators: tuple[str, str]) -> bytes:

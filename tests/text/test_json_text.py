@@ -78,3 +78,9 @@ def test_numbers_that_json_lacks_are_text() -> None:
     """As the loss of a run that diverged, in what `train --json` prints."""
     document = {"loss": math.nan, "gen_em": [math.inf, -math.inf], "name": "\udce9"}
     assert json.loads(dump_json(document)) == {"loss": "NaN", "gen_em": ["Infinity", "-Infinity"], "name": "\udce9"}
+
+
+def test_json_is_utf_8_and_its_bytes_choose_no_codec() -> None:
+    assert load_json(b'\xef\xbb\xbf{"a": NaN}') == {"a": "NaN"}
+    with pytest.raises(UnicodeDecodeError):
+        load_json('{"a": NaN, "ß": 1}'.encode("utf-16-le"))
