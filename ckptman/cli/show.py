@@ -144,7 +144,8 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
         by_k = [(str(k), wording.percent(value)) for k, value in sorted(run.by_k.items())]
         print_table(out, [("K", "Exact match"), *by_k], right=(0, 1), indent="  ")
     out.print()
-    out.print(plain(count_text(len(record.evaluations), "evaluation"), "bold"))
+    evaluations = count_text(len(record.evaluations), "evaluation") if record.evaluations else "no evaluations"
+    out.print(plain(evaluations, "bold"))
     if record.evaluations:
         measured = [_evaluation_row(item) for item in record.evaluations]
         titles = ("Mode", "Lists", "Seed", "K", "Generalization", "File")

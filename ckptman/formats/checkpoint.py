@@ -310,6 +310,8 @@ class _Description:
             found = self._number(found)
         elif type(found) is Array:
             found = found.item()
+        if type(found) is str and found.isascii() and found.isdecimal() and len(found) < 20:
+            found = int(found)
         if type(found) is float and found.is_integer():
             found = int(found)
         if found is not None and (type(found) is not int or not 0 <= found < 1 << 63):

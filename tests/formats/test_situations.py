@@ -246,7 +246,8 @@ def test_values_of_a_configuration_that_are_not_plain(save: Callable[..., Path])
 # --- fields by what they mean -----------------------------------------------------------------------------------------
 
 COUNTS = [
-    40000.0, torch.tensor(40000), torch.tensor([40000]), torch.tensor(40000.0), torch.tensor(40000, dtype=torch.uint16),
+    40000.0, "40000", torch.tensor(40000), torch.tensor([40000]), torch.tensor(40000.0),
+    torch.tensor(40000, dtype=torch.uint16),
     torch.tensor(39936.0, dtype=torch.bfloat16), np.int64(40000), np.float32(40000), np.array(40000),
     np.array([[40000]]),
 ]  # fmt: skip
@@ -254,7 +255,7 @@ COUNTS = [
 
 @pytest.mark.parametrize("count", COUNTS, ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', '')}")
 def test_a_number_of_iterations_is_one_whatever_holds_it(save: Callable[..., Path], count: Any) -> None:
-    number = count if type(count) is float else count.item()
+    number = float(count) if isinstance(count, float | str) else count.item()
     info = read_checkpoint(save(iters_done=count, itr=count), RULES)
     assert (info.iters_done, info.itr) == (number, number)
     assert type(info.iters_done) is int
