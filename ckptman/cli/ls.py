@@ -140,8 +140,9 @@ def _print_table(listing: listing_of.Listing, convention: Convention, out: Conso
     facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
                                                                    listing.checkpoints))  # fmt: skip
     titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
-    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", "Gen. (run)", "Lists", "Run"]
-    numbers = {"Task", "Seed", "Step", "Size", "Gen. (run)", "Lists"}
+    measured = "Gen. (run)" if convention.metric.share else f"{convention.metric.title} (run)"
+    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", measured, "Lists", "Run"]
+    numbers = {"Task", "Seed", "Step", "Size", measured, "Lists"}
     rows = [head, *(_cells(item, facets, axes, convention) for item in listing.checkpoints)]
     print_table(
         out,

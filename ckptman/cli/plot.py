@@ -87,7 +87,7 @@ def _plot(
     figure = known[what](data.Selection.of(runs, found.convention, curves, metric))
     if figure is None:
         raise UsageError(
-            f"there is nothing to draw: in {count_text(len(runs), 'run')}, nothing of {what} is measured",
+            f"there is nothing to draw: in {count_text(len(runs), 'run')}, nothing is measured that {what} shows",
             code="nothing-measured",
             fix="Choose other runs, or another --metric; ckptman ls lists the runs, ckptman eval measures them.",
         )

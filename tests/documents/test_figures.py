@@ -334,7 +334,7 @@ def test_plot_writes_both_files_or_none(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["curves"], "nothing of curves is measured"),
+        (["curves"], "nothing is measured that curves shows"),
         (["tokens", "-o", "x.gif"], "x.gif is of no kind"),
         (["tokens", "--k", "99"], "nothing to draw: in 0 runs"),
         (["tokns"], "tokns"),
