@@ -465,15 +465,27 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
     own = _KINDS.keys() & items.keys()
     if len(own) >= _FEW_KEYS:
         return key, value
-    sections = {name: inner for name, item in items.items() if (inner := as_mapping(item)) and _KINDS.keys() & inner}
+    items = _written_out(items)
+    sections = {
+        name: inner
+        for name, item in items.items()
+        if (inner := as_mapping(item)) and any(key in inner for key in _KINDS)
+    }
     if not sections and own:
         return key, value
     if len(sections) == 1 and not own:
         ((name, inner),) = sections.items()
-        if len(_KINDS.keys() & inner) >= _FEW_KEYS:
+        if sum(key in inner for key in _KINDS) >= _FEW_KEYS:
             return f"{key}.{name}", items[name]
     known = _of_sections(items)
     return key, {**known, **_without_keys(items, known.keys() - own, _SECTION_LEVELS)}
+
+
+def _written_out(items: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A configuration with the sections of it that are JSON; a text that stands in many places is parsed once."""
+    texts = {id(item): item for item in items.values() if type(item) is str and item.startswith("{")}
+    read = {name: _read(item) for name, item in texts.items()}
+    return {name: read.get(id(item), item) for name, item in items.items()} if read else items
 
 
 def _without_keys(items: Mapping[Any, Any], keys: Collection[str], levels: int) -> dict[Any, Any]:

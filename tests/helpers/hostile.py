@@ -539,7 +539,7 @@ def hostile_values() -> dict[str, tuple[bytes, str]]:
     bad: dict[str, dict[str, Any]] = {
         "iters-negative": {"iters_done": -1},
         "iters-true": {"iters_done": True},
-        "iters-text": {"iters_done": "20001"},
+        "iters-text": {"iters_done": "20001 of 40000"},
         "iters-float": {"iters_done": 20001.5},
         "iters-tensor": {"iters_done": torch.tensor([20001, 0])},
         "itr-negative": {"itr": -1},

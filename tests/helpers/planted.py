@@ -193,7 +193,7 @@ class Bomb:
         return os.getpid, ()
 
 
-@fault("unreadable", f"{RUN}/{FINAL}", says="Permission denied")
+@fault("unreadable", f"{RUN}/{FINAL}", says="permission denied")
 def a_file_nobody_may_read(root: Path, patch: MonkeyPatch) -> None:
     original = os.open
 

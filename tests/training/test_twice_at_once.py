@@ -87,8 +87,9 @@ def test_no_lock_at_all_would_be_found(
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", no_lock)
     with caught(PROMISE):
-        outcomes = []
-        for number in range(3):
+        for number in range(30):  # on a free machine one of them is often done before the next begins
             run, told = at_once(tmp_path / "home", number)
-            outcomes.append(told.count(["complete", None]) == 1 and is_as_alone(run, alone))
-        assert not all(outcomes)
+            if told.count(["complete", None]) != 1 or not is_as_alone(run, alone):
+                break
+        else:
+            pytest.fail("no disturbance was seen")
