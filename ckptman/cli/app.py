@@ -333,9 +333,8 @@ def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     hint = f"See: {context.command_path} --help" if context is not None else ""
     variable = _variable_of(error, context)
-    _print_error(
-        error.format_message(), f"The value comes from the environment variable {variable}." if variable else hint
-    )
+    message = error.format_message().replace(": Value error, ", ": ", 1)  # Typer's own words for any value
+    _print_error(message, f"The value comes from the environment variable {variable}." if variable else hint)
     return 2
 
 

@@ -156,7 +156,9 @@ def test_a_wrong_value_of_the_environment_is_said_to_come_from_there(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(["ingest", "raw", "--mode", "steal"]) == 2
-    assert "comes from" not in capsys.readouterr().err  # the control
+    said = capsys.readouterr().err
+    assert "comes from" not in said  # the control
+    assert ": 'steal' is not one of" in said
     monkeypatch.setenv("CKPTMAN_MODE", "steal")
     assert run(["ingest", "raw"]) == 2
     assert "comes from the environment variable CKPTMAN_MODE" in capsys.readouterr().err
