@@ -52,7 +52,7 @@ class Safetensors:
         text = json.dumps(header).encode()
         if times and draw.random() < 0.3:
             text = mutated(text, draw)
-        length = len(text) + (draw.choice((1, -1, 8, 2**40)) if times and draw.random() < 0.05 else 0)
+        length = max(0, len(text) + (draw.choice((1, -1, 8, 2**40)) if times and draw.random() < 0.05 else 0))
         rest = self.rest[: draw.randrange(len(self.rest))] if times and draw.random() < 0.05 else self.rest
         self.path.write_bytes(struct.pack("<Q", length) + text + rest)
 

@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("flock", ["useless", "as it is"])
 def test_the_tree_is_that_of_one_ingest(mode: str, flock: str, home: Path) -> None:
     with tried(PROMISE) as trial:
-        for seed in range(SLICES):
+        for seed in range(1 + SLICES // 2):
             trial.cases += 1
             assert is_as_of_one(home, mode, flock, seed)
 
