@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -47,7 +48,8 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imports(source: str) -> list[Import]:
+@functools.cache
+def imports(source: str) -> tuple[Import, ...]:
     """What a file imports, anywhere in it."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -55,7 +57,7 @@ def imports(source: str) -> list[Import]:
             found.append(Import("." * node.level + (node.module or ""), tuple(alias.name for alias in node.names)))
         elif isinstance(node, ast.Import):
             found += [Import(alias.name, ()) for alias in node.names]
-    return found
+    return tuple(found)
 
 
 def broken(module: str, source: str) -> list[str]:
