@@ -46,7 +46,8 @@ def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Findi
     if error.code == "unreadable":
         yield finding("unreadable", file.path, message)
     elif file.refusal is not None:
-        fix = error.fix if file.entry is None and error.code in _OTHER_FIX else None
+        is_other = file.entry is None and error.code in _OTHER_FIX
+        fix = f"{error.fix} Where that cannot be done, move it out of the tree." if is_other else None
         yield finding("bad-checkpoint", file.path, f"{message} [{error.code}]", fix)
     else:
         yield finding("bad-crc", file.path, message)

@@ -19,7 +19,10 @@ _MOST_LISTED = 4
 """Differences that one message names."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, a socket or a device"}
-_INGEST_AGAIN = "Ingest the source again: its logs are then read again."
+_INGEST_AGAIN = (
+    "Ingest the source again: its logs are then read again. If no log of the run that run.json names is there, move "
+    "run.json out of the tree and ingest the source: it is written anew."
+)
 _WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
 _LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes this list anew."
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,20 +204,23 @@ class RawOutputs:
             known: Runs of a tree; their files may have been moved away from here.
         """
         owned, present = dict(self.owners), {saved.attribution.run_id for saved in self.files}
+        known = list(known)
+        spellings = self._spellings(known)
         for record in known:
             present.add(record.run_id)
             for path, _, entry in record.source_paths:
                 owned.setdefault(Path(path), Owner(record.run_id, record.seed, record.config, entry.sha256))
         for file, _ in self._not_taken():
             owned.setdefault(file, self._owner_of_refused(file))
-        runs = [run for run in self.wandb.runs if run.run_id not in self._undecided]
+        as_in_files = [_spelled(run, spellings) for run in self.wandb.runs]
+        runs = [run for run in as_in_files if run.run_id not in self._undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
         present |= {run.run_id for run in overwritten if run is not None}
         overwritten += self._listed((run for listed in self.scan.lists for run in listed.runs), present)
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
         gone = tuple(item for item in lost if not item.overwritten and not item.survives)
-        undecided = [run for run in self.wandb.runs if run.run_id in self._undecided - present]
+        undecided = [run for run in as_in_files if run.run_id in self._undecided - present]
         logged = [self._logged(item.run, item.folder, item.missing) for item in gone]
         logged += [self._logged(run, wandb_home(run.folders[0], self.convention), ()) for run in undecided]
         present |= {run.run_id for run in (*overwritten, *logged) if run is not None}
@@ -436,6 +439,21 @@ class RawOutputs:
 
     # --- lost runs ----------------------------------------------------------------------------------------------------
 
+    def _spellings(self, known: Iterable[records.RunRecord]) -> _Spellings:
+        """What W&B made of values that only the program knows how to spell, as the runs tell that left files."""
+        files = [(s.file.opaque, s.file.config, (s.attribution.run_id, *s.attribution.candidates)) for s in self.files]
+        files += [(r.opaque, r.config, (r.run_id, *r.attribution.candidates)) for r in known]
+        found: _Spellings = defaultdict(lambda: defaultdict(list))
+        for opaque, config, (run_id, *candidates) in files:
+            for key in opaque:
+                ids = candidates if run_id is None else [run_id]
+                said = [
+                    run.config[key] for name in ids if (run := self.wandb.by_id.get(name or "")) and key in run.config
+                ]
+                if key in config and len({comparing.key_of(value) for value in said}) == 1:
+                    found[key][comparing.key_of(said[0])].append(config[key])
+        return found
+
     def _overwritten(self, lost: LostFiles) -> records.OverwrittenRun | None:
         try:
             return self._record(lost.run, lost.folder, lost.overwritten, lost.overwritten_by)
@@ -482,6 +500,18 @@ class RawOutputs:
                     )
                     listed[run.run_id] = replace(run, group=place.group, task=place.task)
         return list(listed.values())
+
+
+_Spellings = dict[str, dict[Hashable, list[Any]]]
+"""By key and W&B's value, the values of files of which W&B has that."""
+
+
+def _spelled(run: WandbRun, spellings: _Spellings) -> WandbRun:
+    """A run with its configuration as the files of its trainer spell it, as far as that is known."""
+    said = {key: values.get(comparing.key_of(run.config[key]), []) for key, values in spellings.items()
+            if key in run.config}  # fmt: skip
+    known = {key: values[0] for key, values in said.items() if len(set(map(comparing.key_of, values))) == 1}
+    return replace(run, config={**run.config, **known}) if known else run
 
 
 def _weight(metrics_source: str | None) -> int:

@@ -461,7 +461,8 @@ _TABLE = (
         "missing-checkpoint",
         "A run has no checkpoint on the way, though its recipe saves one.",
         "It was deleted, or a later run that did not get to its end wrote a file of the same name over it.",
-        "If it is still at the source, ingest that again.",
+        "If it is still at the source, ingest that again. If it is nowhere, the run can stay as it is; leave that out "
+        "with: --ignore missing-checkpoint",
     ),
     _warning(
         "split-run",

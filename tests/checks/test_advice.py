@@ -87,6 +87,15 @@ class Follower:
         target.parent.mkdir(parents=True)
         shutil.move(path, target)
 
+    def take_out_of_source(self, run: Path) -> None:
+        """The files of a run of the tree, so that no ingest brings them back."""
+        if not self.source.is_relative_to(self.folder):  # which is read by other tests too
+            self.source = Path(shutil.copytree(self.source, self.folder / "source", symlinks=True))
+        contents = {hashlib.sha256(path.read_bytes()).digest() for path in run.glob("*.pt")}
+        for path in [*self.source.rglob("*.pt")]:
+            if hashlib.sha256(path.read_bytes()).digest() in contents:
+                self.take_out(path)
+
     def sort(self, source: Path, root: Path, *, trust: Trust = Trust.NEITHER) -> None:
         root.mkdir(exist_ok=True)
         if not (root / "ckptman.yaml").exists():
@@ -144,9 +153,11 @@ def _take_out(it: Follower, item: Finding, found: re.Match[str]) -> None:
         paths = [path.parent / item.message.split(" are one name")[0].split(" and ")[1]]
     else:
         paths = [path]
+    if "its files out of the source" in item.fix:
+        it.take_out_of_source(path)
     for each in paths:
         it.take_out(each)
-    if "ngest" in item.fix:
+    if "ngest" in item.fix and "before that is ingested again" not in item.fix:
         it.sort(it.source, it.root)
     if "train it again" in item.fix:
         _train(it, item, found)
@@ -298,6 +309,9 @@ _BOTH = (
     ("objects_of_the_trainers_classes", "a_group_that_is_not_there"),  # it has two files of one name
     ("a_pickle_that_would_run_code", "a_name_of_another_configuration"),  # a name that is at no source
     ("a_learning_curve_that_is_gone", "a_test_on_other_lengths"),  # both the file and run.json have to go
+    ("a_name_of_another_step", "a_file_of_another_seed_in_a_run"),  # one that no source has, and a run that it repeats
+    ("a_record_that_lost_a_bit", "a_learning_curve_that_is_gone"),  # of a run that no source knows
+    ("a_pickle_that_would_run_code", "a_broken_record"),  # nothing lists a file that is refused wherever it lies
 )
 
 

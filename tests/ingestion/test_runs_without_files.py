@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import statistics
@@ -175,3 +176,36 @@ def test_runs_of_one_id_in_two_folders_are_two(tmp_path: Path, root: Path, secon
     assert [state["pool"][at] for at in state["at"]].count("overwritten") == 2
     assert [item.logged and item.logged.runs for item in tree.configurations] == [2, 2]
     assert [row.over_all.runs for row in results(root, all_runs=True).rows] == [2, 2]
+
+
+class Phase(enum.Enum):
+    FIRST = 1
+    SECOND = 2
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_lost_runs_count_to_the_files_that_spell_their_values_otherwise(source: Path, root: Path, told: bool) -> None:
+    """W&B has the name of an Enum's member, the file its value; the runs that left files tell which is which."""
+    saved = {}
+    for number, (phase, seed) in enumerate((phase, seed) for phase in Phase for seed in (1337, 2337, 3337)):
+        started = START + 1000 * number
+        plain = config(seed=seed, wandb_group="phases")
+        write_run(source / "phases" / "task_0000", plain, run_id=f"{phase.name.lower()}{seed}", started=started,
+                  metrics=gen_metrics(seed / 10000), more={"phase": phase.name}, save=False)  # fmt: skip
+        values = {**plain.to_dict(), "phase": phase}
+        saved[phase] = write_checkpoint(source / "phases/task_0000/saved_models" / phase.name / name_of(plain), plain,
+                                        saved_at=started + 300, train_config=values)  # fmt: skip
+    for file in () if told else saved.values():  # then any run of the seed may have written it
+        os.utime(file, (START + 10**6, START + 10**6))
+    for _ in range(2):  # the second time, by what run.json says
+        ingest(source, root, settle=0)
+        rows = results(root, all_runs=True).rows
+        pools = [item for item in count_tree(root, built_in()).configurations if item.lost or item.without_files]
+        if told:
+            assert [row.over_all.runs for row in rows] == [3, 3]
+            assert [row.over_all.mean for row in rows] == [pytest.approx((1337 + 2337 + 3337) / 30000)] * 2
+            assert [{item.run_id[:5] for item in row.logged if item.run_id} for row in rows] == [{"first"}, {"secon"}]
+            assert [len(item.lost) for item in pools] == [2, 2]
+        else:
+            assert max(row.over_all.runs for row in rows) == 3  # those of W&B's one spelling
+            assert pools == []
