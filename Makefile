@@ -37,6 +37,7 @@ check: $(READY)  ## Lint, format, types, generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin ckptman
 	$(BIN)/ckptman report --project TASK_MAPPING.md --check
 	$(BIN)/python -m tests.helpers.reference --check
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks import Printed
+from ckptman.fs import files
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.selection import Selection
 from ckptman.sweeps.sweeping import How, plan_sweep, sweep
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/README.md")
     options = parser.parse_args()
     say = Printed()
-    cores = len(os.sched_getaffinity(0))
+    cores = files.cores()
     ways = {"-j 2, one thread each": (2, 1), "-j 1, two threads": (1, 2)}
     order = list(ways)
     random.shuffle(order)

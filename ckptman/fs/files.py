@@ -10,6 +10,7 @@ import hashlib
 import os
 import resource
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,15 @@ _CHUNK = 1 << 20
 SYNC_THREADS = 8
 """Requests to a disk at once."""
 
-CORES = min(4, os.cpu_count() or 1)
+
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell (macOS), those of the machine."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+CORES = min(4, cores())
 """Threads that copy or hash: more would wait for the disk, or for each other."""
 
 AT_ONCE = min(64, max(4, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 31) - 24) // 4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -13,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ckptman.fs import probing
+from ckptman.fs import files, probing
 from ckptman.text import CkptmanError, wording
 
 GOOD, LIMITED, BAD = "good", "limited", "bad"
@@ -79,7 +78,7 @@ def _torch() -> Iterator[Diagnosis]:
 
 
 def _threads() -> Diagnosis:
-    cores = len(os.sched_getaffinity(0))
+    cores = files.cores()
     return Diagnosis(
         "cores", GOOD, str(cores), f"a sweep trains {wording.count_text(cores, 'run')} at a time on the CPU"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from ckptman.fs import make_folders
+from ckptman.fs import files, make_folders
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.job import JobOutcome, RunJob
@@ -470,7 +470,7 @@ def share(runs: int, processes: int | None, how: How) -> tuple[int, int | None, 
     On GPUs it is a process for each of them, unless more are asked for; on the CPU, one for each core, since a run
     scales worse over threads than runs do over cores.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = files.cores()
     gpus = _gpus(how.device)
     # Where it is not known how many GPUs there are, `cuda` means the one.
     usual = len(gpus) or (1 if how.device == "cuda" else max(1, cores // (how.threads or 1)))

@@ -166,7 +166,12 @@ def test_the_cores_are_shared(
     monkeypatch: pytest.MonkeyPatch, runs: int, processes: int | None, threads: int | None, expected: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert share(runs, processes, How(device="cpu", threads=threads)) == (*expected, [])
+    how = How(device="cpu", threads=threads)
+    assert share(runs, processes, how) == (*expected, [])
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert share(runs, processes, how) == (*expected, [])
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
