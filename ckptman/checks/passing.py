@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from ckptman.checks.files import check_files
 from ckptman.checks.grid import check_settings
@@ -59,7 +60,7 @@ class _Sieve:
     def inventory(self) -> Inventory:
         total = 0 if self.progress is None else contents.amount(self.root, self.convention, self.depth)
         reader = contents.Reader(self.root, self.convention, self.depth, self.progress, total)
-        folders = records.scan_folders(self.root, self.convention, natural=False)
+        folders = self._not_told(reader)
         above: list[records.ScannedFolder] = []
         at_once = _AT_ONCE if self.depth is contents.Depth.BYTES else 1
         while batch := list(islice(folders, at_once)):
@@ -75,6 +76,22 @@ class _Sieve:
         scan = replace(records.scan_of(self.root, self.held.values()), passed=frozenset(self.passed.run_ids))
         files = sorted(self.files, key=lambda file: file.path)
         return replace(contents.inventory_of_files(scan, files, self.convention), passed=self.passed)
+
+    def _not_told(self, reader: contents.Reader) -> Iterator[records.ScannedFolder]:
+        """The folders of the tree but for those of which another process has told that they pass."""
+        alone = replace(reader, progress=None, threads=1)
+
+        def tell(folder: records.ScannedFolder) -> tuple[Any, ...] | None:
+            [(_, found)] = self._read([folder], alone)
+            return tuple(self._told(folder, found)) if self._is_good(folder, found) else None
+
+        for item in records.share_folders(self.root, self.convention, tell, natural=False):
+            if isinstance(item, records.ScannedFolder):
+                yield item
+            elif not self._let_go(told := _Told(*item)):
+                yield records.scan_folder(self.root, PurePosixPath(told.path), self.convention)
+            else:
+                reader.count(told.size if self.depth is contents.Depth.BYTES else told.files)
 
     def _read(
         self, folders: Sequence[records.ScannedFolder], reader: contents.Reader
@@ -105,7 +122,7 @@ class _Sieve:
         folders = [records.scan_folder(self.root, PurePosixPath(self.names[index]), self.convention)
                    for index in sorted(self.shared)]  # fmt: skip
         for folder, found in self._read(folders, reader):
-            self._count(found, -1)
+            self._count(self._told(folder, found), -1)
             above = self.held[folder.path.parent]
             entry = records.Entry(folder.path, "folder")
             if entry not in above.entries:
@@ -115,18 +132,40 @@ class _Sieve:
 
     def _passes(self, folder: records.ScannedFolder, found: Inventory) -> bool:
         """Whether a folder need not be held."""
-        keys = [hash(key) for run in found.runs for key in _keys(run, self.convention)]
-        earlier = {self.seen[key] for key in keys if key in self.seen}
-        if earlier or not _is_whole(folder, found) or any(True for _ in self._findings(found)):
-            self.shared |= earlier - {_HELD}
-            self.seen.update({key: _HELD for key in keys if key not in self.seen})
+        if self._is_good(folder, found) and self._let_go(self._told(folder, found)):
+            return True
+        keys = _keys(found, self.convention)
+        self.shared |= {self.seen[key] for key in keys if key in self.seen} - {_HELD}
+        self.seen.update({key: _HELD for key in keys if key not in self.seen})
+        return False
+
+    def _is_good(self, folder: records.ScannedFolder, found: Inventory) -> bool:
+        """Whether nothing is wrong with a folder by itself."""
+        return _is_whole(folder, found) and not any(True for _ in self._findings(found))
+
+    def _let_go(self, told: _Told) -> bool:
+        """Take note of a folder with which nothing is wrong, if it has nothing that another one has."""
+        if any(key in self.seen for key in told.keys):
             return False
-        self.seen.update(dict.fromkeys(keys, len(self.names)))
-        self.names.append(str(folder.path))
-        self.passed_in[folder.path.parent].add(folder.path)
-        self.passed.run_ids.update(run.run_id for run in found.runs)
-        self._count(found, 1)
+        self.seen.update(dict.fromkeys(told.keys, len(self.names)))
+        self.names.append(told.path)
+        path = PurePosixPath(told.path)
+        self.passed_in[path.parent].add(path)
+        self.passed.run_ids.add(told.run_id)
+        self._count(told, 1)
         return True
+
+    def _told(self, folder: records.ScannedFolder, found: Inventory) -> _Told:
+        runs = found.runs[:1]  # of what was one and is changed meanwhile, there may be none
+        return _Told(
+            path=str(folder.path),
+            keys=_keys(found, self.convention),
+            run_id=next((run.run_id for run in runs), None),
+            files=len(found.files),
+            size=sum(file.size for file in found.files),
+            place=next(((place.group, run.cell, place.seed) for run in runs if (place := run.place) is not None), None),
+            tests=tuple(((str(group), *rest), n) for (group, *rest), n in tests_of(runs, self.convention).items()),
+        )
 
     def _findings(self, found: Inventory) -> Iterator[Finding]:
         """What is wrong with a folder by itself."""
@@ -136,21 +175,39 @@ class _Sieve:
         for run in found.runs:
             yield from check_settings(run, self.convention)
 
-    def _count(self, found: Inventory, sign: int) -> None:
+    def _count(self, told: _Told, sign: int) -> None:
         """Count in a run that passes, or out."""
         passed = self.passed
-        passed.runs += sign * len(found.runs)
-        passed.files += sign * len(found.files)
-        passed.size += sign * sum(file.size for file in found.files)
-        for run in found.runs:
-            if run.place is not None:
-                seeds = passed.seeds[run.place.group, run.cell]
-                seeds.update(() if run.place.seed is None else (run.place.seed,))  # one that is taken back has it too
-        for key, count in tests_of(found.runs, self.convention).items():
-            passed.tests[key] += sign * count
+        passed.runs += sign
+        passed.files += sign * told.files
+        passed.size += sign * told.size
+        if told.place is not None:
+            group, cell, seed = told.place
+            passed.seeds[group, cell].update(() if seed is None else (seed,))  # one that is taken back has it too
+        for (folder, *rest), count in told.tests:
+            passed.tests[PurePosixPath(folder), *rest] += sign * count
 
 
-def _keys(run: contents.Run, convention: Convention) -> Iterator[tuple[object, ...]]:
+class _Told(NamedTuple):
+    """What is kept of a run that passes: plain values, for another process may tell it."""
+
+    path: str
+    keys: tuple[int, ...]
+    """The hash of whatever only one run may have. Processes have one way of hashing, as copies of one."""
+    run_id: str | None
+    files: int
+    size: int
+    place: tuple[str, contents.CellKey | None, int | None] | None
+    """Group, cell and seed."""
+    tests: tuple[tuple[tuple[Any, ...], int], ...]
+    """As `tests_of`."""
+
+
+def _keys(found: Inventory, convention: Convention) -> tuple[int, ...]:
+    return tuple(hash(key) for run in found.runs for key in _unique(run, convention))
+
+
+def _unique(run: contents.Run, convention: Convention) -> Iterator[tuple[object, ...]]:
     """What no other run has."""
     if run.run_id is not None:
         yield "id", run.run_id

@@ -41,13 +41,14 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def _show(self, stage: str, done: int, total: int, *, description: str | None = None, amount: str = "") -> None:
+        if not self._tasks:
+            self._progress.start()  # and its thread, with which no process can be copied
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, amount=amount)
         told = stage if description is None else description

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from ckptman.fs import faults
+from ckptman.fs.processes import in_processes as in_processes
 
 CHANGED = faults.CHANGED
 """Code of the refusal of a file that was written to while it was read."""
@@ -260,7 +261,7 @@ def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], threads: int = SY
     Raises:
         Exception: what one of them raises; by then, all that was begun has ended, and no other is begun.
     """
-    if len(items) <= 1:
+    if min(len(items), threads) <= 1:
         return [work(item) for item in items]
     left = iter(enumerate(items))  # each thread takes the next one from it
     found: dict[int, _R] = {}

@@ -108,9 +108,13 @@ class Summary:
 
     def count(self, item: ListedCheckpoint) -> None:
         """Count one that is listed."""
-        self.checkpoints += 1
-        self.size += item.row.size
-        self._folders.add(item.row.path.rpartition("/")[0])
+        self.count_run(item.row.path.rpartition("/")[0], 1, item.row.size)
+
+    def count_run(self, folder: str, checkpoints: int, size: int) -> None:
+        """Count some of one folder."""
+        self.checkpoints += checkpoints
+        self.size += size
+        self._folders.add(folder)
         self.runs = len(self._folders)
 
     @property
@@ -216,21 +220,44 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
     Raises:
         UsageError: where there is no tree.
     """
-    folders = _in_turn(root, convention, records.scan_folders(root, convention), summary.not_listed)
-    first = next(folders)
+
+    def text_of(items: Sequence[ListedCheckpoint]) -> _Text:
+        values = items[0].line_of_values() if items else b""  # a folder holds one run
+        folder = items[0].row.path.rpartition("/")[0] if items else ""
+        text = b",\n".join(item.to_line(values) for item in items)
+        return text, folder, len(items), sum(item.row.size for item in items)
+
+    def of_one(folder: records.ScannedFolder) -> _Text | None:
+        whole = contents.run_of(folder, convention)
+        if whole is None or any(entry.kind == "folder" and entry.path != folder.kept_wandb for entry in folder.entries):
+            return None
+        return text_of(sorted(_listed([whole]), key=_by_name))
+
+    def texts() -> Iterator[_Text]:
+        for found in records.share_folders(root, convention, of_one, natural=True):
+            if isinstance(found, records.ScannedFolder):
+                for items in _in_turn(root, convention, [found], summary.not_listed):
+                    yield text_of(items)
+            else:
+                yield found
+
+    known = texts()
+    first = next(known)
     head = json_text.dump_line({"schema_version": records.SCHEMA_VERSION, "root": str(root), "checkpoints": []})
     yield head[:-2]
     separator = b"\n"
-    for items in chain([first], folders):
-        values = b""
-        for item in items:
-            values = values or item.line_of_values()  # a folder holds one run
-            summary.count(item)
-            yield separator + item.to_line(values)
+    for text, folder, count, size in chain([first], known):
+        if count:
+            summary.count_run(folder, count, size)
+            yield separator + text
             separator = b",\n"
     summary.not_listed.sort(key=lambda item: (item.path, item.code))
     summary.total = summary.checkpoints
     yield b"\n]," + json_text.dump_line({"not_listed": [item.to_json() for item in summary.not_listed]})[1:] + b"\n"
+
+
+_Text = tuple[bytes, str, int, int]
+"""The lines of a run's checkpoints, its folder, how many they are, and their bytes."""
 
 
 def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -> tuple[Listing, frozenset[str]]:

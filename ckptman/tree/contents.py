@@ -401,32 +401,33 @@ class Reader:
     total: int
     """Bytes or files of all that it is to read, as it counts them."""
     done: int = 0
+    threads: int = fs_files.CORES
+    """Where every byte is read, how many do so: hashing leaves other cores free."""
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, files: Sequence[CheckpointFile]) -> list[CheckpointFile]:
         """Read some."""
         if self.depth is not Depth.BYTES:
             return [self._read(file) for file in files]
-        found: list[CheckpointFile] = []  # several at a time: hashing leaves other cores free
+        found: list[CheckpointFile] = []
         for at in range(0, len(files), _AT_ONCE):
-            found += fs_files.in_parallel(self._read_bytes, files[at : at + _AT_ONCE], fs_files.CORES)
+            found += fs_files.in_parallel(self._read_bytes, files[at : at + _AT_ONCE], self.threads)
         return found
 
     def _read(self, file: CheckpointFile) -> CheckpointFile:
         found = _read(self.root, file, self.convention, self.depth)
-        self.done += 1
-        if self.progress is not None:
-            self.progress("reading", self.done, self.total)
+        self.count(1)
         return found
 
     def _read_bytes(self, file: CheckpointFile) -> CheckpointFile:
-        return _read_bytes(self.root, file, self.convention, self._count)
+        return _read_bytes(self.root, file, self.convention, self.count)
 
-    def _count(self, size: int) -> None:
+    def count(self, amount: int) -> None:
+        """Tell of so many files or bytes that were read."""
         with self._counting:
-            self.done += size
+            self.done += amount
             if self.progress is not None:
-                self.progress("hashing", self.done, self.total)
+                self.progress("hashing" if self.depth is Depth.BYTES else "reading", self.done, self.total)
 
 
 def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:

@@ -7,10 +7,11 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -492,6 +493,85 @@ def scan_folders(
     Raises:
         UsageError: as `scan_tree`.
     """
+
+    def nothing(_: PurePosixPath) -> ScannedFolder | None:
+        return None
+
+    return _in_turn(root, convention, nothing, missing_ok=missing_ok, natural=natural)
+
+
+def share_folders(
+    root: Path, convention: Convention, work: Callable[[ScannedFolder], _T | None], *, natural: bool
+) -> Iterator[ScannedFolder | _T]:
+    """As `scan_folders`; of a run's folder, where there are many, what the work makes of it, unless that is None.
+
+    Several processes do the work (`fs.files.in_processes`). A folder of which it makes something has none in it.
+
+    Raises:
+        UsageError: as `scan_tree`.
+    """
+    places = _run_places(root, convention, natural=natural)
+    if len(places) < _MANY:
+        yield from scan_folders(root, convention, natural=natural)
+        return
+
+    def of_some(some: Sequence[str]) -> list[_T | None]:
+        return [work(scan_folder(root, PurePosixPath(path), convention)) for path in some]
+
+    size = min(_SHARE, len(places) // _MANY)  # so many that all end at about one time
+    shares = [places[at : at + size] for at in range(0, len(places), size)]
+    found = chain.from_iterable(fs_files.in_processes(of_some, shares))
+    known = zip(places, found, strict=True)
+    coming: tuple[str, _T | None] | None = None
+
+    def made_of(path: PurePosixPath) -> _T | None:
+        nonlocal coming
+        if len(path.parts) < convention.folders.depth:
+            return None
+        coming = coming or next(known, None)
+        if coming is None or coming[0] != str(path):
+            return None  # it is read as any other, whatever became of the tree meanwhile
+        made, coming = coming[1], None
+        return made
+
+    yield from _in_turn(root, convention, made_of, natural=natural)
+
+
+_MANY = 128
+"""Runs below which no process is worth its start."""
+_SHARE = 16
+"""Runs that a process reads before it tells, at most."""
+
+
+def _run_places(root: Path, convention: Convention, *, natural: bool) -> list[str]:
+    """The folders as deep in a tree as a run's, in the order of `scan_folders`."""
+    level = [""]
+    for _ in range(convention.folders.depth):
+        below = []
+        for at in level:
+            with suppress(OSError), os.scandir(root / at) as listing:
+                names = [item.name for item in listing if item.is_dir(follow_symlinks=False)]
+                names = names if at else [name for name in names if name not in (TRASH, MIGRATIONS)]
+                below += [f"{at}/{name}" if at else name for name in _in_order(names, natural=natural)]
+        level = below
+    return level
+
+
+def _in_order(names: Iterable[str], *, natural: bool) -> list[str]:
+    """The folders in one that are gone into, in their order."""
+    kept = (name for name in names if not fs_folders.is_partial(name))
+    return sorted(kept, key=(lambda name: wording.natural_key(f"{name}/")) if natural else None)
+
+
+def _in_turn(
+    root: Path,
+    convention: Convention,
+    instead: Callable[[PurePosixPath], _T | None],
+    *,
+    missing_ok: bool = False,
+    natural: bool,
+) -> Iterator[ScannedFolder | _T]:
+    """As `scan_folders`; a folder that there is something `instead` of is not read."""
     if not root.is_dir():
         if missing_ok and not root.exists():
             return
@@ -504,10 +584,13 @@ def scan_folders(
     pending = [(PurePosixPath(), False)]
     while pending:
         path, is_kept = pending.pop()
+        if (known := None if is_kept else instead(path)) is not None:
+            yield known
+            continue
         found = scan_folder(root, path, convention, is_kept=is_kept)
-        below = [e.path for e in found.entries if e.kind == "folder" and not fs_folders.is_partial(e.path.name)]
-        below.sort(key=lambda at: wording.natural_key(f"{at.name}/") if natural else [at.name], reverse=True)
-        pending += [(folder, is_kept or folder == found.kept_wandb) for folder in below]
+        below = {entry.path.name: entry.path for entry in found.entries if entry.kind == "folder"}
+        folders = [below[name] for name in _in_order(below, natural=natural)]
+        pending += [(folder, is_kept or folder == found.kept_wandb) for folder in reversed(folders)]
         yield found
 
 

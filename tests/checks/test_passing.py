@@ -12,6 +12,7 @@ from ckptman.checks import passing
 from ckptman.checks.validation import ValidationResult, validate
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import contents
+from tests.helpers.sharing import shared_out
 from tests.helpers.trees import CHECKPOINTS, DYNAMIC_RUN, FINAL, RUN, RUNS, edit_record, good_configs, make_tree
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -26,9 +27,15 @@ def held(root: Path, monkeypatch: MonkeyPatch, *, deep: bool = False) -> Validat
 
 def same(root: Path, monkeypatch: MonkeyPatch, *, deep: bool = False) -> ValidationResult:
     found, other = validate(root, deep=deep), held(root, monkeypatch, deep=deep)
-    assert found.findings == other.findings
-    for name in ("checked", "runs", "size", "numbering"):
-        assert getattr(found, name) == getattr(other, name), name
+    with shared_out() as told:
+        shared = validate(root, deep=deep)
+    assert told
+    for each in (other, shared):
+        assert found.findings == each.findings
+        for name in ("checked", "runs", "size", "numbering"):
+            assert getattr(found, name) == getattr(each, name), name
+    assert [run.folder for run in found.inventory.runs] == [run.folder for run in shared.inventory.runs]
+    assert found.inventory.passed == shared.inventory.passed
     return found
 
 

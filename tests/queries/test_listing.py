@@ -16,6 +16,7 @@ from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from tests.helpers.listed import BEST, FIXED, K8, LARGE, NO_LN, RUNS, SECOND, make_listed_tree
 from tests.helpers.raw import config, name_of
+from tests.helpers.sharing import shared_out
 from tests.helpers.trees import copy, drop, edit_entry, edit_json, edit_record, make_tree
 
 
@@ -255,7 +256,13 @@ def test_what_is_not_listed_is_told(
 
 
 def streamed(root: Path) -> Any:
-    return json.loads(b"".join(json_lines(root, built_in(), Summary(root))))
+    summaries = Summary(root), Summary(root)
+    text = b"".join(json_lines(root, built_in(), summaries[0]))
+    with shared_out() as told:
+        assert b"".join(json_lines(root, built_in(), summaries[1])) == text
+    assert any(filter(None, told[0])) if told else not list(root.rglob("run.json"))
+    assert summaries[0] == summaries[1]
+    return json.loads(text)
 
 
 def test_links_that_lead_nowhere_are_not_listed(tree: Path, tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Work shared out among processes: what is done in Python itself keeps to one core, however many threads do it."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Generic, TypeVar
+
+LEAST = 4
+"""Shares of work below which no process is made."""
+MOST = 8
+"""Processes: where there are more cores, the disk is waited for."""
+_BUFFER = 1 << 20
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+    """The outcomes of some work on each item, in their order; done by copies of this process, where that pays.
+
+    What the work changes is changed in the copies alone, and what it gives is of plain values: numbers, texts, bytes,
+    and tuples, lists, sets and dictionaries of them. A copy that ends early (the work raised, its outcome is none of
+    these, it was killed) leaves what is left of its share to this process. No copy is made of a process with threads,
+    which hold who knows what.
+
+    Raises:
+        Exception: what the work raises.
+    """
+    count = min(MOST, len(os.sched_getaffinity(0)), len(items)) if sys.platform == "linux" else 1
+    if count < 2 or len(items) < LEAST or threading.active_count() > 1:
+        yield from map(work, items)
+        return
+    with ExitStack() as cleanup:
+        copies = []
+        for at in range(count):
+            copies.append(_Copy(work, items[at::count]))
+            cleanup.callback(copies[-1].end)
+        for at, item in enumerate(items):
+            found = copies[at % count].take()
+            yield work(item) if found is None else found[0]
+
+
+class _Copy(Generic[_T, _R]):
+    """A copy of this process that works through its share of the items, and writes the outcomes into a pipe."""
+
+    def __init__(self, work: Callable[[_T], _R], items: Sequence[_T]) -> None:
+        outcomes, end = os.pipe()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # which in the copy would end what it is a copy of
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are numpy's, which nobody uses
+                self._process = os.fork()
+            if self._process == 0:
+                _work_through(work, items, end)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            os.close(end)
+        self._outcomes: Any = os.fdopen(outcomes, "rb", _BUFFER)
+
+    def take(self) -> tuple[_R] | None:
+        """The next outcome; None where there is none any more."""
+        if self._outcomes.closed:
+            return None
+        try:
+            return (marshal.load(self._outcomes),)
+        except (EOFError, ValueError, TypeError):  # it has ended, in the middle of an outcome perhaps
+            self._outcomes.close()
+            return None
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        self._outcomes.close()
+        with suppress(OSError):
+            os.kill(self._process, signal.SIGKILL)
+            os.waitpid(self._process, 0)
+
+
+def _work_through(work: Callable[[_T], _R], items: Sequence[_T], end: int) -> None:
+    """What a copy does; it ends without a word, and without the doings of the process that it is a copy of."""
+    try:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        with os.fdopen(end, "wb", _BUFFER) as stream:
+            for item in items:
+                marshal.dump(work(item), stream)
+                stream.flush()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,93 @@
+"""Work shared out among copies of this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckptman.fs import processes
+from ckptman.fs.files import in_processes
+
+HERE = os.getpid()
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two cores, and no thread, as far as the package can see."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no copy is left
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def test_outcomes_come_in_order_from_two_processes() -> None:
+    found = list(in_processes(square, range(100)))
+    assert [number for number, _ in found] == [number * number for number in range(100)]
+    assert len({process for _, process in found}) == 2
+    assert HERE not in {process for _, process in found}
+
+
+@pytest.mark.parametrize("why", ["few", "one core", "threads"])
+def test_where_no_process_is_made_the_work_is_done_here(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "one core":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    if why == "threads":
+        monkeypatch.setattr(threading, "active_count", lambda: 2)
+    count = processes.LEAST - 1 if why == "few" else 50
+    assert {process for _, process in in_processes(square, range(count))} == {HERE}
+
+
+def test_what_a_killed_process_leaves_is_done_here() -> None:
+    def work(number: int) -> tuple[int, int]:
+        if number == 10 and os.getpid() != HERE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return square(number)
+
+    found = list(in_processes(work, range(100)))
+    assert [number for number, _ in found] == [number * number for number in range(100)]
+    assert [at for at, (_, process) in enumerate(found) if process == HERE] == list(range(10, 100, 2))
+
+
+def test_an_outcome_that_is_no_plain_value_is_worked_out_here() -> None:
+    found = list(in_processes(lambda number: Path(str(number)) if number == 3 else number, range(8)))
+    assert found == [0, 1, 2, Path("3"), 4, 5, 6, 7]
+
+
+def test_what_the_work_raises_is_raised_where_its_outcome_would_come() -> None:
+    def work(number: int) -> int:
+        if number == 5:
+            raise ZeroDivisionError
+        return number
+
+    found = in_processes(work, range(8))
+    assert [next(found) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+def test_whoever_asks_no_further_leaves_no_process() -> None:
+    def work(number: int) -> bytes:
+        time.sleep(0.01)
+        return bytes(1 << 20)
+
+    found = in_processes(work, range(1000))
+    next(found)
+    del found
+
+
+def test_large_outcomes_arrive_whole() -> None:
+    found = list(in_processes(lambda number: bytes([number]) * (3 << 20), range(6)))
+    assert found == [bytes([number]) * (3 << 20) for number in range(6)]
