@@ -27,9 +27,8 @@ def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
     """The outcomes of some work on each item, in their order; done by copies of this process, where that pays.
 
     What the work changes is changed in the copies alone, and what it gives is of plain values: numbers, texts, bytes,
-    and tuples, lists, sets and dictionaries of them. A copy that ends early (the work raised, its outcome is none of
-    these, it was killed) leaves what is left of its share to this process. No copy is made of a process with threads,
-    which hold who knows what.
+    and tuples, lists, sets and dictionaries of them. Where it raises, or gives something else, it is done again here;
+    so is what a copy leaves that is killed. No copy is made of a process with threads, which hold who knows what.
 
     Raises:
         Exception: what the work raises.
@@ -70,7 +69,8 @@ class _Copy(Generic[_T, _R]):
         if self._outcomes.closed:
             return None
         try:
-            return (marshal.load(self._outcomes),)
+            found: tuple[_R] | None = marshal.load(self._outcomes)
+            return found
         except (EOFError, ValueError, TypeError):  # it has ended, in the middle of an outcome perhaps
             self._outcomes.close()
             return None
@@ -91,7 +91,12 @@ def _work_through(work: Callable[[_T], _R], items: Sequence[_T], end: int) -> No
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         with os.fdopen(end, "wb", _BUFFER) as stream:
             for item in items:
-                marshal.dump(work(item), stream)
+                try:
+                    done: Any = (work(item),)
+                    outcome = marshal.dumps(done)
+                except Exception:
+                    outcome = marshal.dumps(None)
+                stream.write(outcome)
                 stream.flush()
     except BaseException:
         os._exit(1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 from enum import StrEnum
+from functools import partial
+from itertools import chain
+from sys import intern
 from typing import Any, NamedTuple
 
 from ckptman.formats import CheckpointInfo, folder_bytes
 from ckptman.formats import whole as whole_files
-from ckptman.fs import FileState, files
+from ckptman.fs import FileState
+from ckptman.fs import files as fs_files
 from ckptman.raw.beside import Beside, Evidence, Reading
 from ckptman.raw.scanning import SourceCheckpoint
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -27,10 +31,25 @@ class Trust(StrEnum):
     NAME = "name"
 
 
+class Said(NamedTuple):
+    """What of a file's header is asked for here, as `CheckpointInfo` has it."""
+
+    iters_done: int | None
+    config: Mapping[str, Any] | None
+    run_id: str | None
+    unused_configs: tuple[str, ...]
+    opaque: tuple[str, ...]
+
+    @classmethod
+    def by(cls, info: CheckpointInfo) -> Said:
+        """What a header says."""
+        return cls(info.iters_done, info.config, info.run_id, info.unused_configs, info.opaque)
+
+
 class Read(NamedTuple):
     """What was read of a file."""
 
-    info: CheckpointInfo
+    info: Said
     content: str
     """As in `Examined`."""
     state: FileState
@@ -111,6 +130,23 @@ _NO_CONFIG_FIX = {
 """By whether it is a folder."""
 
 
+_MANY = 128
+"""Files below which no process is worth its start."""
+_SHARE = 24
+"""Files that a process reads before it tells."""
+_LARGE = 1 << 18
+"""Bytes that take longer to hash than another thread takes to begin."""
+
+_Plain = tuple[tuple[Any, ...], str, tuple[int, ...]]
+
+
+def _of_plain(info: tuple[Any, ...], content: str, state: tuple[int, ...]) -> Read:
+    said = Said(*info)
+    if said.config is not None:  # many have the same keys: one text for each
+        said = said._replace(config={intern(key): value for key, value in said.config.items()})
+    return Read(said, content, FileState(*state))
+
+
 class Examiner:
     """Reads files of a source, and settles where a name and a configuration disagree."""
 
@@ -140,10 +176,10 @@ class Examiner:
         """
         info, content, state, parts = read
         if not state.same_but_ctime(file.state):
-            raise RefusedError("it changed while it was looked at", code=files.CHANGED)
+            raise RefusedError("it changed while it was looked at", code=fs_files.CHANGED)
         beside = self._beside.of(file.path)
         if info.iters_done is None and beside.step is not None:
-            info = replace(info, iters_done=beside.step)
+            info = info._replace(iters_done=beside.step)
         else:
             beside = beside.without_steps()
         config, config_source = self._config_of(file, info, beside)
@@ -187,15 +223,40 @@ class Examiner:
         rules, follow = self._convention.checkpoint, self._follow_symlinks
         if not self._whole:
             header = whole_files.read_header(file.path, rules, follow_symlinks=follow)
-            return Read(header.info, header.content, header.state)
+            return Read(Said.by(header.info), header.content, header.state)
         read = whole_files.read_whole(file.path, rules, follow_symlinks=follow)
         if read.damage is not None:
             raise read.damage
-        return Read(read.info, read.sha256, read.state, read.parts)
+        return Read(Said.by(read.info), read.sha256, read.state, read.parts)
 
-    def _config_of(
-        self, file: SourceCheckpoint, info: CheckpointInfo, beside: Evidence
-    ) -> tuple[Mapping[str, Any], str]:
+    def read_all(self, files: Sequence[SourceCheckpoint]) -> Iterator[tuple[SourceCheckpoint, Callable[[], Read]]]:
+        """Files, each with what gives what `read` gives of it, or raises that; those that are alike after one another.
+
+        Of many, several processes read; of few, other threads begin the large ones beforehand.
+        """
+        if len(files) < _MANY:
+            held = fs_files.in_turn(self.read, files, is_large=lambda file: file.state.size >= _LARGE)
+            yield from zip(files, held, strict=True)
+            return
+        # Files of one name are of one configuration, but for their seeds, and known by each other (`formats.alike`).
+        order = sorted(files, key=lambda file: (file.path.name, str(file.group), str(file.task), file.relative))
+        shares = [order[at : at + _SHARE] for at in range(0, len(order), _SHARE)]
+        found = chain.from_iterable(fs_files.in_processes(self._plain, shares))
+        for file, plain in zip(order, found, strict=True):
+            yield file, partial(self.read, file) if plain is None else partial(_of_plain, *plain)
+
+    def _plain(self, files: Sequence[SourceCheckpoint]) -> list[_Plain | None]:
+        """What was read of files, in plain values; None of those that are read again where more is asked for."""
+        found: list[_Plain | None] = []
+        for file in files:
+            try:
+                read = None if file.is_folder else self.read(file)
+            except RefusedError:
+                read = None
+            found.append(None if read is None else (tuple(read.info), read.content, astuple(read.state)))
+        return found
+
+    def _config_of(self, file: SourceCheckpoint, info: Said, beside: Evidence) -> tuple[Mapping[str, Any], str]:
         """The configuration, and where it is from: the file, else what lies beside it, else a W&B record, else its
         name."""
         if info.config:
@@ -245,7 +306,7 @@ class Examiner:
         return records.BesideFile(path=self._beside.relative(reading.path), gave=gave, keys=keys)
 
     def _name_of(
-        self, file: SourceCheckpoint, info: CheckpointInfo, config: Mapping[str, Any], config_source: str
+        self, file: SourceCheckpoint, info: Said, config: Mapping[str, Any], config_source: str
     ) -> tuple[str, naming.CheckpointName, Mapping[str, Any], str]:
         """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
         name = self._name_at_source(file)
@@ -283,7 +344,7 @@ class Examiner:
         return file.path.name + (suffix if file.is_folder and not file.path.name.endswith(suffix) else "")
 
     def _name_from_config(
-        self, info: CheckpointInfo, config: Mapping[str, Any], scheme: terms.Scheme | None = None
+        self, info: Said, config: Mapping[str, Any], scheme: terms.Scheme | None = None
     ) -> tuple[str, naming.CheckpointName]:
         """The name that a configuration gives; by the scheme that the file's own name follows, if that can write it."""
         if info.iters_done is None:

@@ -34,9 +34,6 @@ CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 PASSED_OVER = "passed-over"
 """Code of a file that is called like a checkpoint of the convention, but for its suffix."""
 
-_LARGE = 1 << 18
-"""Bytes that take longer to hash than another thread takes to begin."""
-
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
 
@@ -172,13 +169,13 @@ class RawOutputs:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
         examined: list[Examined] = []
-        held = files.in_turn(self._examiner.read, to_read, is_large=lambda file: file.state.size >= _LARGE)
-        for file, read in zip(to_read, held, strict=True):
+        for file, read in self._examiner.read_all(to_read):
             with self._refusing(file):
                 examined.append(self._examiner.examine(file, read()))
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
+        examined.sort(key=lambda file: file.source.relative)
         attributed = list(self._attributed(examined))
         content: dict[Path, str] = {}
         for saved in attributed:

@@ -81,6 +81,7 @@ def same_value(one: object, other: object) -> bool:
 
 _PLAIN = frozenset({bool, int, float, str})
 """Types of which values that are equal in Python are spellings of one value; most values are of them, and equal."""
+_PLAIN_OR_NONE = _PLAIN | {type(None)}
 
 
 def could_be(value: object, text: object) -> bool:
@@ -147,7 +148,7 @@ def alike(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> lis
 
 def plainly_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two configurations are one at the first look, as most that are one are."""
-    return one == other and all(value is None or type(value) in _PLAIN for value in one.values())
+    return one == other and _PLAIN_OR_NONE.issuperset(map(type, one.values()))
 
 
 class ByConfiguration(Generic[_T]):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -518,8 +518,12 @@ def share_folders(
     def of_some(some: Sequence[str]) -> list[_T | None]:
         return [work(scan_folder(root, PurePosixPath(path), convention)) for path in some]
 
-    size = min(_SHARE, len(places) // _MANY)  # so many that all end at about one time
-    shares = [places[at : at + size] for at in range(0, len(places), size)]
+    shares: list[list[str]] = []
+    size = min(_SHARE, len(places) // _MANY)  # so few that all processes end at about one time
+    for _, together in groupby(places, lambda path: path.rpartition("/")[0]):  # seeds are known by each other
+        if not shares or len(shares[-1]) >= size:
+            shares.append([])
+        shares[-1] += together
     found = chain.from_iterable(fs_files.in_processes(of_some, shares))
     known = zip(places, found, strict=True)
     coming: tuple[str, _T | None] | None = None
@@ -539,8 +543,8 @@ def share_folders(
 
 _MANY = 128
 """Runs below which no process is worth its start."""
-_SHARE = 16
-"""Runs that a process reads before it tells, at most."""
+_SHARE = 24
+"""Runs that a process reads before it tells, and the rest of the last one's task folder."""
 
 
 def _run_places(root: Path, convention: Convention, *, natural: bool) -> list[str]:

@@ -22,9 +22,9 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two cores, and no thread, as far as the package can see."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    before = set(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     yield
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # no copy is left
 
@@ -62,8 +62,12 @@ def test_what_a_killed_process_leaves_is_done_here() -> None:
 
 
 def test_an_outcome_that_is_no_plain_value_is_worked_out_here() -> None:
-    found = list(in_processes(lambda number: Path(str(number)) if number == 3 else number, range(8)))
-    assert found == [0, 1, 2, Path("3"), 4, 5, 6, 7]
+    def work(number: int) -> tuple[object, int]:
+        return Path("3") if number == 3 else number, os.getpid()
+
+    found = list(in_processes(work, range(8)))
+    assert [value for value, _ in found] == [0, 1, 2, Path("3"), 4, 5, 6, 7]
+    assert [value for value, process in found if process == HERE] == [Path("3")]
 
 
 def test_what_the_work_raises_is_raised_where_its_outcome_would_come() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from ckptman.fs import processes
+from ckptman.raw import examination
 from ckptman.tree import records
 
 
@@ -25,8 +26,9 @@ def shared_out() -> Iterator[list[object]]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "_MANY", 1)
-        patch.setattr(records, "_SHARE", 2)
+        for module in (records, examination):
+            patch.setattr(module, "_MANY", 1)
+            patch.setattr(module, "_SHARE", 2)
         patch.setattr(processes, "LEAST", 1)
         patch.setattr(threading, "active_count", lambda: 1)
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
