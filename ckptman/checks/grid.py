@@ -196,9 +196,10 @@ def _check_seeds(
             path,
             f"{what} lacks {_seeds(missing)} (there: {there}){lost}",
             fix,
+            item.cell.values,
         )
     elif lost:
-        yield finding("missing-task", path, f"{what} has no run{lost}", fix)
+        yield finding("missing-task", path, f"{what} has no run{lost}", fix, item.cell.values)
     else:
         absent[path].append(item)
 
@@ -214,7 +215,8 @@ def _check_absent(
         items = [item for path in paths for item in absent[path]]
         said = [f"task {item.cell.task} ({_brief(item.cell, convention)})" for item in items]
         if len(said) == 1:
-            yield finding("missing-task", paths[0], f"{group.name} {said[0]} has no run")
+            message = f"{group.name} {said[0]} has no run"
+            yield finding("missing-task", paths[0], message, values=items[0].cell.values)
         else:
             more = len(said) - _MOST_LISTED
             listed = "; ".join(said[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")

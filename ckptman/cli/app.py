@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 import ckptman
-from ckptman.cli import commands, helping, text
+from ckptman.cli import commands, helping, refused_values, text
 from ckptman.cli.text import console, plain
 from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
@@ -57,6 +57,14 @@ class Commands(typer.core.TyperGroup):
             for name in commands.COMMANDS:  # what is suggested is taken from those that are loaded
                 self.get_command(ctx, name)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What the shell is offered: commands from their table, without importing them."""
+        words = [name for name in commands.COMMANDS if name.startswith(incomplete)]
+        if not words:
+            return super().shell_complete(ctx, incomplete)
+        item: Any = vars(typer.core)["CompletionItem"]
+        return [item(name, help=commands.COMMANDS[name].summary) for name in words]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands for --help."""
@@ -325,7 +333,7 @@ def _problem_of(context: typer.Context, option: Any, value: Any) -> str:
     try:
         option.process_value(context, _as_taken(option, value))
     except (typer.BadParameter, TypeError, ValueError) as error:
-        return getattr(error, "message", str(error)) or type(error).__name__
+        return refused_values.problem_of(error, option)
     return ""
 
 
@@ -333,8 +341,10 @@ def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     hint = f"See: {context.command_path} --help" if context is not None else ""
     variable = _variable_of(error, context)
-    message = error.format_message().replace(": Value error, ", ": ", 1)  # Typer's own words for any value
-    _print_error(message, f"The value comes from the environment variable {variable}." if variable else hint)
+    _print_error(
+        refused_values.message_of(error),
+        f"The value comes from the environment variable {variable}." if variable else hint,
+    )
     return 2
 
 

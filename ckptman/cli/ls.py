@@ -29,7 +29,7 @@ from ckptman.cli.options import (
     tree_of,
 )
 from ckptman.cli.rows import FORMATS, Format, print_rows
-from ckptman.cli.tables import NOTHING, print_table
+from ckptman.cli.tables import FOLD, NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
 from ckptman.queries import conditions as where_conditions
 from ckptman.queries import list_checkpoints
@@ -73,6 +73,15 @@ def _ls(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, metavar="N", help="List the first N of them alone.")
     ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            metavar="KEY",
+            help="A metric of the runs to show; with *, the mean of all that match.",
+            autocompletion=completing.keys,
+        ),
+    ] = listing_of.DEFAULT_METRIC,
     output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help=FORMATS)] = Format.TABLE,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
     null: Annotated[
@@ -102,13 +111,16 @@ def _ls(
     convention = convention_for(context, root)
     conditions = conditions_of(convention, context, where)
     as_json = output is Format.JSON and not keys
-    if as_json and not conditions and sort is None and limit is None:
+    named = metric != listing_of.DEFAULT_METRIC
+    if as_json and not conditions and sort is None and limit is None and not named:
         found = listing_of.Summary(root)
         for line in listing_of.json_lines(root, convention, found):
             sys.stdout.write(line.decode("ascii"))
         _tell(found, ())
         raise typer.Exit(0 if found.complete else 1)
-    listing = list_checkpoints(root, convention=convention, where=conditions, sort=sort)
+    listing = list_checkpoints(
+        root, convention=convention, where=conditions, sort=sort, metrics=[metric] if named else []
+    )
     for key in keys:
         where_conditions.check_key(
             key, (item.values for item in listing.checkpoints), listing_of.known_keys(convention)
@@ -119,41 +131,62 @@ def _ls(
     elif paths or null:
         _print_paths(listing, end=b"\0" if null else b"\n")
     elif output is not Format.TABLE or keys:
-        keys = keys or _keys(convention)
+        keys = keys or _keys(convention, metric)
         print_rows([keys, *([item.values.get(key) for key in keys] for item in listing.checkpoints)], output)
     elif listing.checkpoints:
-        _print_table(listing, convention, console())
-    _tell(listing.summary, conditions, listing.unmatched)
+        _print_table(listing, convention, metric, console())
+    is_shown = output is Format.TABLE and not (keys or paths or null or named)
+    _tell(listing.summary, conditions, listing.unmatched, _common_lists(listing) if is_shown else None)
     raise typer.Exit(0 if listing.complete else 1)
 
 
-def _keys(convention: Convention) -> list[str]:
+def _keys(convention: Convention, metric: str) -> list[str]:
     """The columns of a file: what the table shows, and where the file lies."""
     facets = (facet.name for facet in convention.told_facets)
     lengths = () if convention.k_key is None else ("k",)
-    own = ("seed", "kind", "step", "size", "gen_em", "gen_em_lists", "run_id")
+    measured = ("gen_em", "gen_em_lists") if metric == listing_of.DEFAULT_METRIC else (metric,)
+    own = ("seed", "kind", "step", "size", *measured, "run_id")
     return list(dict.fromkeys(("path", *facets, "group", "task", *lengths, *convention.axis_titles, *own)))
 
 
-def _print_table(listing: listing_of.Listing, convention: Convention, out: Console) -> None:
+def _print_table(listing: listing_of.Listing, convention: Convention, metric: str, out: Console) -> None:
     axes = tuple(convention.axis_titles)
     facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
                                                                    listing.checkpoints))  # fmt: skip
     titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
-    measured = "Gen. (run)" if convention.metric.share else f"{convention.metric.title} (run)"
-    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", measured, "Lists", "Run"]
-    numbers = {"Task", "Seed", "Step", "Size", measured, "Lists"}
-    rows = [head, *(_cells(item, facets, axes, convention) for item in listing.checkpoints)]
-    print_table(
-        out,
-        rows,
-        [index for index, title in enumerate(head) if title in numbers],
-        give=("-Run", "-Size", "-Step", "Group", "-Kind", "-Lists"),
-    )
+    measured = ["Gen. (run)" if convention.metric.share else f"{convention.metric.title} (run)", "Lists"]
+    if metric != listing_of.DEFAULT_METRIC:
+        measured = [metric]
+    head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", *measured, "Run"]
+    numbers = {"Task", "Seed", "Step", "Size", *measured}
+    rows = [head, *(_cells(item, facets, axes, metric, convention) for item in listing.checkpoints)]
+    alike = ["-Lists"] if _common_lists(listing) is not None else []  # which is told below
+    alike += ["-Kind"] if len({item.row.kind for item in listing.checkpoints}) == 1 else []
+    said = [f"-{convention.axis(axis).title}" for axis in reversed(axes) if _is_said_by_task(axis, listing)]
+    give = ("-Run", "-Size", "-Step", FOLD, *alike, "Group", *said, "-Kind", "-Lists")
+    print_table(out, rows, [index for index, title in enumerate(head) if title in numbers], give=give)
+
+
+def _is_said_by_task(axis: str, listing: listing_of.Listing) -> bool:
+    """Whether the number of a task tells the value of an axis."""
+    tasks: dict[tuple[str, int | None], set[str]] = {}
+    for item in listing.checkpoints:
+        tasks.setdefault((item.row.group, item.row.task), set()).add(repr(item.config.get(axis)))
+    return all(len(values) == 1 and task is not None for (_, task), values in tasks.items())
+
+
+def _common_lists(listing: listing_of.Listing) -> int | None:
+    """On how many lists each generalization is measured; None where they differ, or nothing is measured."""
+    found = {item.generalization.lists for item in listing.checkpoints if item.generalization is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _cells(
-    item: listing_of.ListedCheckpoint, facets: Sequence[terms.Facet], axes: Sequence[str], convention: Convention
+    item: listing_of.ListedCheckpoint,
+    facets: Sequence[terms.Facet],
+    axes: Sequence[str],
+    metric: str,
+    convention: Convention,
 ) -> list[str]:
     row = item.row
     values = (item.config.get(axis) for axis in axes)
@@ -169,10 +202,17 @@ def _cells(
         row.kind,
         NOTHING if row.step is None else str(row.step),
         size_text(row.size),
-        NOTHING if item.generalization is None else metrics.value_text(item.generalization.value, convention),
-        NOTHING if item.generalization is None else f"{item.generalization.lists:,}",
+        *_measured(item, metric, convention),
         row.run_id or NOTHING,
     ]
+
+
+def _measured(item: listing_of.ListedCheckpoint, metric: str, convention: Convention) -> list[str]:
+    if metric != listing_of.DEFAULT_METRIC:
+        value = item.measures[metric]
+        return [NOTHING if value is None else f"{value:.4g}"]
+    found = item.generalization
+    return [NOTHING] * 2 if found is None else [metrics.value_text(found.value, convention), f"{found.lists:,}"]
 
 
 def _print_paths(listing: listing_of.Listing, *, end: bytes) -> None:
@@ -194,8 +234,9 @@ def _tell(
     listing: listing_of.Summary,
     conditions: Sequence[where_conditions.Where],
     unmatched: Sequence[listing_of.Unmatched] = (),
+    lists: int | None = None,
 ) -> None:
-    """Say on stderr what the listing leaves out, and why it is empty."""
+    """Say on stderr how much that is, on how many lists each run was measured, what is left out, or why it is empty."""
     talk = console(stderr=True)
     for code, count in Counter(item.code for item in listing.not_listed).items():
         first = next(item for item in listing.not_listed if item.code == code)
@@ -207,7 +248,8 @@ def _tell(
         shown = count_text(listing.checkpoints, "checkpoint")
         if conditions or listing.checkpoints < listing.total:
             shown = f"{listing.checkpoints:,} of {count_text(listing.total, 'checkpoint')}"
-        talk.print(plain(f"{shown}, {count_text(listing.runs, 'run')}, {size_text(listing.size)}", "dim"))
+        measured = f"; measured on {count_text(lists, 'list')} each" if lists is not None else ""
+        talk.print(plain(f"{shown}, {count_text(listing.runs, 'run')}, {size_text(listing.size)}{measured}", "dim"))
         return
     if not listing.total:
         if any(item.code == "no-record" for item in listing.not_listed):

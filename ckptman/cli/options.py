@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckptman.cli import completing, helping
 from ckptman.cli.app import convention_for
 from ckptman.cli.text import be_verbose
-from ckptman.queries import conditions
 from ckptman.rules import Convention, convention_file, grids, selection, terms
 from ckptman.text import ConfigurationError, UsageError, strict_yaml, wording
-from ckptman.tree import roots
+
+if TYPE_CHECKING:  # imported where they are used: --help and completion need neither
+    from ckptman.queries import conditions
 
 DEFAULT_ROOT = "checkpoints"
 DEFAULT_OUT = "grid_outputs"
@@ -64,6 +65,8 @@ def tree_of(context: typer.Context, root: Path | None, directory: Path | None = 
         return directory
     if root is not None:
         return root
+    from ckptman.tree import roots
+
     here = Path.cwd()
     found = roots.find_tree(here, convention_for(context, here))
     return Path(DEFAULT_ROOT) if found is None else Path() if found == here else found
@@ -320,6 +323,8 @@ def conditions_of(
     convention: Convention, context: typer.Context, where: Iterable[str] | None
 ) -> list[conditions.Where]:
     """The conditions that the filters of `ls`, `results` and `plot` stand for."""
+    from ckptman.queries import conditions
+
     given = context.params
     check_k(given.get("longest"), convention)
     found = [

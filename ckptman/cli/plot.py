@@ -22,7 +22,7 @@ from ckptman.cli.options import (
 from ckptman.cli.text import console, count_text, plain
 from ckptman.documents import Curves, data, drawing
 from ckptman.fs import placing
-from ckptman.queries import list_checkpoints, over_seeds
+from ckptman.queries import list_checkpoints, listing
 from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
 
@@ -45,7 +45,7 @@ def _plot(
     where: Conditions = None,
     metric: Annotated[
         str, typer.Option("--metric", metavar="KEY", help="Another metric; with *, the mean of all that match.")
-    ] = over_seeds.DEFAULT_METRIC,
+    ] = listing.DEFAULT_METRIC,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf. [default: WHAT.svg]"),

@@ -26,7 +26,7 @@ from ckptman.cli.options import (
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.rows import FORMATS, Format, Rows, print_rows
 from ckptman.cli.text import console, count_text, plain
-from ckptman.queries import Results, over_seeds, results
+from ckptman.queries import Results, listing, over_seeds, results
 from ckptman.rules import Convention
 from ckptman.text import UsageError, wording
 
@@ -49,7 +49,7 @@ def _results(
             help="A metric of the runs; with *, the mean of all that match.",
             autocompletion=completing.keys,
         ),
-    ] = over_seeds.DEFAULT_METRIC,
+    ] = listing.DEFAULT_METRIC,
     by: Annotated[
         list[str] | None,
         typer.Option(

@@ -21,6 +21,11 @@ _TEXT = 22
 _SHORTEST = 10
 """Columns that a shortened cell keeps."""
 
+FOLD = "/"
+"""Among what gives way: headings of several words are folded."""
+
+_BETWEEN_WORDS, _WITHIN_WORDS = "[^ ]+", "[^ _/]+[_/]?|[_/]"
+
 _MANY = 2000
 """Texts that it is not worth while to compare."""
 
@@ -63,7 +68,8 @@ def table_lines(
         right: Columns whose cells stand at their right.
         room: Columns of the screen that a line may take; None for any.
         give: What gives way where that is too little, the first one first: the heading of a column whose cells are
-            shortened in their middle, or, after a minus, of one that is left out. All others are never cut.
+            shortened in their middle, or, after a minus, of one that is left out; or `FOLD`. All others are never
+            cut.
     """
     heads, lines = _laid_out(rows, right, room, give, spread=False)
     return heads + lines
@@ -80,7 +86,7 @@ def _laid_out(
     heads = [[cell] for cell in cells[0]]
     parts = [shown]
     if room is not None:
-        _fit(widths, shown, cells, room, give)
+        _fit(widths, shown, heads, cells, lengths, room, give)
     to_right = frozenset(right)
     hang = 0
     if room is not None and spread and not _fold_heads(heads, widths, shown, lengths, room):
@@ -118,10 +124,22 @@ def _taken(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[index] for index in shown) + 2 * (len(shown) - 1)
 
 
-def _fit(widths: list[int], shown: list[int], cells: Sequence[Sequence[str]], room: int, give: Sequence[str]) -> None:
+def _fit(
+    widths: list[int],
+    shown: list[int],
+    heads: list[list[str]],
+    cells: Sequence[Sequence[str]],
+    lengths: Sequence[Sequence[int]],
+    room: int,
+    give: Sequence[str],
+) -> None:
     """Take from `widths` and leave columns out of `shown` until a line has room, or nothing more can give way."""
     head, *body = cells
+    whole = list(widths)
     for item in give:
+        if item == FOLD:
+            _fold(heads, widths, shown, lengths, room, _BETWEEN_WORDS)
+            continue
         title = item.removeprefix("-")
         over = _taken(widths, shown) - room
         if over <= 0 or title not in head or (index := head.index(title)) not in shown:
@@ -131,6 +149,12 @@ def _fit(widths: list[int], shown: list[int], cells: Sequence[Sequence[str]], ro
         else:
             least = max(min(widths[index], max(_SHORTEST, cell_len(title))), widths[index] - over)
             widths[index] = _telling({row[index] for row in body}, least, widths[index])
+    for index in sorted(shown, key=lambda index: len(heads[index])):  # what was left out later leaves room over
+        free, wanting = max(0, room - _taken(widths, shown)), whole[index] - widths[index]
+        if len(heads[index]) == 1:
+            widths[index] += min(free, wanting)
+        elif wanting <= free:
+            widths[index], heads[index] = whole[index], [head[index]]
 
 
 def _telling(texts: Collection[str], least: int, most: int) -> int:
@@ -147,28 +171,40 @@ def _fold_heads(
 ) -> bool:
     """Whether a line has room, once headings that are wider than what is below them are folded, the widest first.
 
-    They fold between words, and where that is too little, at underscores. Where it all is too little, none is folded.
+    They fold between words, and where that is too little, at underscores and slashes; where even that is, not at all.
     """
-    if _taken(widths, shown) <= room:
-        return True
-    folded, narrower = list(heads), list(widths)
-    for pattern in ("[^ ]+", "[^ _]+_?|_"):
-        words = {index: re.findall(pattern, heads[index][0]) for index in shown}
-        least = {index: max(1, *(row[index] for row in lengths[1:]), *map(cell_len, words[index])) for index in shown}
-        for index in sorted(shown, key=lambda index: least[index] - widths[index]):
-            if least[index] < narrower[index]:
-                narrower[index] = least[index]
-                folded[index] = _lines_of(words[index], least[index])
-            if _taken(narrower, shown) <= room:
-                heads[:], widths[:] = folded, narrower
-                return True
+    for pattern in (_BETWEEN_WORDS, _WITHIN_WORDS):
+        folded, narrower = list(heads), list(widths)
+        _fold(folded, narrower, shown, lengths, room, pattern)
+        if _taken(narrower, shown) <= room:
+            heads[:], widths[:] = folded, narrower
+            return True
     return False
+
+
+def _fold(
+    heads: list[list[str]],
+    widths: list[int],
+    shown: Sequence[int],
+    lengths: Sequence[Sequence[int]],
+    room: int,
+    pattern: str,
+) -> None:
+    """Fold headings that are wider than what is below them, the widest first, until a line has room."""
+    words = {index: re.findall(pattern, " ".join(heads[index])) for index in shown}
+    least = {index: max(1, *(row[index] for row in lengths[1:]), *map(cell_len, words[index])) for index in shown}
+    for index in sorted(shown, key=lambda index: least[index] - widths[index]):
+        if _taken(widths, shown) <= room:
+            return
+        if least[index] < widths[index]:
+            widths[index] = least[index]
+            heads[index] = _lines_of(words[index], least[index])
 
 
 def _lines_of(words: Iterable[str], width: int) -> list[str]:
     lines = [""]
     for word in words:
-        joined = lines[-1] + ("" if not lines[-1] or lines[-1].endswith("_") else " ") + word
+        joined = lines[-1] + ("" if not lines[-1] or lines[-1].endswith(("_", "/")) else " ") + word
         if lines[-1] and cell_len(joined) > width:
             lines.append(word)
         else:

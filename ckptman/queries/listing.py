@@ -12,15 +12,17 @@ import os
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from statistics import fmean
 from typing import Any, cast
 
 from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
-from ckptman.text import json_text, wording
+from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
 
@@ -44,6 +46,8 @@ class ListedCheckpoint:
     """The run's last metrics."""
     facets: Mapping[str, Any] = field(default_factory=dict)
     """Its facets that are no levels of the tree, where they are known."""
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """What metrics by a name of their own come to, where they were asked for."""
 
     @property
     def has_file(self) -> bool:
@@ -65,12 +69,16 @@ class ListedCheckpoint:
     @cached_property
     def values(self) -> Mapping[str, Any]:
         """Everything a condition can ask for; of keys with one name, the checkpoint's, then the configuration's."""
-        return ChainMap(*(cast(MutableMapping[str, Any], part) for part in (self.fields, self.config, self.metrics)))
+        return ChainMap(
+            *(cast(MutableMapping[str, Any], part) for part in (self.fields, self.measures, self.config, self.metrics))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The checkpoint as a JSON object."""
         source = None if self.generalization is None else self.generalization.source
-        more = {"gen_em_source": source, "config": self.config, "metrics": self.metrics}
+        more: dict[str, Any] = {"gen_em_source": source, "config": self.config, "metrics": self.metrics}
+        if self.measures:
+            more["measures"] = self.measures
         return {key: json_text.jsonable(value) for key, value in {**self.fields, **more}.items()}
 
     def to_line(self, values: bytes) -> bytes:
@@ -169,6 +177,7 @@ def list_checkpoints(
     convention: Convention | None = None,
     where: Sequence[Where] = (),
     sort: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> Listing:
     """List the checkpoints of a tree that fulfil every condition.
 
@@ -179,14 +188,20 @@ def list_checkpoints(
             `CheckpointRow`, and `final`, `k`, `gen_em`), of the configuration, and of the run's metrics.
         sort: The key to sort by, with a `-` before it for the largest first; what has no value stands last.
             By default in the order of the folders, numbers in their names by size.
+        metrics: Metrics that each checkpoint is to have a value of, in `measures`: as for `results`.
 
     Raises:
-        UsageError: where there is no tree, and for a key that nothing has (see `Where.check`).
+        UsageError: where there is no tree, and for a key or metric that nothing has (see `Where.check`).
     """
     root = Path(root)
     convention = convention or convention_file.load_convention(convention_file.find_file(root))
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
     found = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
+    asked = {*(key for condition in where for key in condition.keys), (sort or "").removeprefix("-")}
+    named = [*metrics, *(name for name in convention.metrics if name in asked)]
+    if named:
+        check_metrics(metrics, found, convention)
+        found = [replace(item, measures={name: value_of(item, name, convention) for name in named}) for item in found]
     rows = [item.values for item in found]
     known = known_keys(convention)
     for condition in where:
@@ -323,6 +338,49 @@ def known_keys(convention: Convention) -> frozenset[str]:
             *convention.metrics,
         }
     )
+
+
+# --- what was measured ------------------------------------------------------------------------------------------------
+
+DEFAULT_METRIC = "gen_em"
+"""A run's generalization, from 0 to 1."""
+
+
+def value_of(item: ListedCheckpoint, metric: str, convention: Convention) -> float | None:
+    """A run's value of a metric: `gen_em`, one that the convention names, a key, or with `*` the mean of all that
+    match."""
+    if metric == DEFAULT_METRIC:
+        return None if item.generalization is None else item.generalization.value
+    if (named := convention.metrics.get(metric)) is not None:
+        return tree_metrics.from_metrics(item.metrics, item.config, convention, named)
+    keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
+    values = [value for key in keys if (value := tree_metrics.finite(item.metrics.get(key))) is not None]
+    return fmean(values) if values else None
+
+
+def check_metrics(
+    asked: Iterable[str], runs: Sequence[ListedCheckpoint], convention: Convention, names: Iterable[str] | None = None
+) -> None:
+    """Refuse a metric that no run has.
+
+    Args:
+        asked: The metrics.
+        runs: The runs; without any, nothing is refused.
+        convention: Names metrics.
+        names: The names of all that was measured; by default those that the runs hold.
+
+    Raises:
+        UsageError: (`no-metric`).
+    """
+    for metric in asked:
+        if not runs or metric == DEFAULT_METRIC or any(value_of(x, metric, convention) is not None for x in runs):
+            continue
+        known = sorted({key for item in runs for key in item.metrics} if names is None else names)
+        raise UsageError(
+            f"no run has a metric {metric!r}{wording.did_you_mean(metric, known)}",
+            code="no-metric",
+            fix=f"There are: {', '.join(known[:12]) or 'none'}{' …' if len(known) > 12 else ''}",
+        )
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------

@@ -18,13 +18,19 @@ from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from ckptman.queries.conditions import Where, check_key
-from ckptman.queries.listing import ListedCheckpoint, Listing, known_keys, list_checkpoints, list_runs
+from ckptman.queries.listing import (
+    DEFAULT_METRIC,
+    ListedCheckpoint,
+    Listing,
+    check_metrics,
+    known_keys,
+    list_checkpoints,
+    list_runs,
+    value_of,
+)
 from ckptman.rules import Convention, comparing, convention_file
 from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import metrics, records, statistics
-
-DEFAULT_METRIC = "gen_em"
-"""A run's generalization, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +186,7 @@ def results(
     rows = [item.values for item in runs] if by else []
     for key in by:
         check_key(key, rows, known_keys(convention))
-    if runs and metric != DEFAULT_METRIC and not any(_matching(item, metric, convention) for item in runs):
-        there_are = sorted(names)
-        raise UsageError(
-            f"no run has a metric {metric!r}",
-            code="no-metric",
-            fix=f"There are: {', '.join(there_are[:12]) or 'none'}{' …' if len(there_are) > 12 else ''}",
-        )
+    check_metrics([metric], runs, convention, names)
     groups: dict[object, list[ListedCheckpoint]] = {}
     for item in runs:
         groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
@@ -252,18 +252,6 @@ def differences(found: Results, key: str, convention: Convention) -> tuple[Diffe
         rest = tuple((name, value) for name, value in row.settings.items() if name not in follows)
         pairs.setdefault(rest, {})[row.settings.get(key)] = row
     return tuple(Difference(dict(rest), means) for rest, means in pairs.items() if len(means) > 1)
-
-
-def _matching(item: ListedCheckpoint, metric: str, convention: Convention) -> list[float]:
-    """The run's values of a metric."""
-    if metric == DEFAULT_METRIC:
-        return [] if item.generalization is None else [item.generalization.value]
-    if (named := convention.metrics.get(metric)) is not None:
-        value = metrics.from_metrics(item.metrics, item.config, convention, named)
-        return [] if value is None else [value]
-    keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
-    values = (metrics.finite(item.metrics.get(key)) for key in keys)
-    return [value for value in values if value is not None]
 
 
 def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention, *, summary: bool) -> object:
@@ -339,7 +327,8 @@ def _result(
     members: list[ListedCheckpoint], columns: Sequence[str], metric: str, convention: Convention, *, population: bool
 ) -> Result:
     here = [item for item in members if item.has_file]
-    measured = [(item.row.seed, fmean(values)) for item in here if (values := _matching(item, metric, convention))]
+    values = [(item.row.seed, value_of(item, metric, convention)) for item in here]
+    measured = [(seed, value) for seed, value in values if value is not None]
     return Result(
         settings={key: members[0].values.get(key) for key in columns},
         values=tuple(sorted(measured, key=lambda pair: _order(pair[0]))),
@@ -355,7 +344,7 @@ def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Conven
         if metric == DEFAULT_METRIC:
             value = metrics.from_metrics(item.metrics, item.config, convention)
         else:
-            value = fmean(values) if (values := _matching(item, metric, convention)) else None
+            value = value_of(item, metric, convention)
         run = LoggedRun(item.row.run_id, item.row.seed, value, item.has_file)
         if run.run_id is not None or item.metrics:  # else it is not known which run it is, and these are told
             found.setdefault(item.row.path if run.run_id is None else (run.run_id, run.seed), run)

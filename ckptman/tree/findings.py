@@ -6,7 +6,7 @@ The table is all there is: the checks raise its codes, `--explain` prints it, `-
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
@@ -66,6 +66,8 @@ class Finding:
     """Relative to the root; `.` for the root itself."""
     message: str
     fix: str
+    values: Mapping[str, Any] | None = field(default=None, compare=False)
+    """What tells the configuration that it is about from others of the same path."""
 
     @property
     def kind(self) -> FindingKind:
@@ -88,9 +90,11 @@ class Finding:
         }
 
 
-def finding(code: str, path: object, message: str, fix: str | None = None) -> Finding:
+def finding(
+    code: str, path: object, message: str, fix: str | None = None, values: Mapping[str, Any] | None = None
+) -> Finding:
     """A finding of a code of the table; without a fix of its own, it has the table's."""
-    return Finding(code=code, path=str(path), message=message, fix=KINDS[code].fix if fix is None else fix)
+    return Finding(code, str(path), message, KINDS[code].fix if fix is None else fix, values)
 
 
 def matching_codes(name: str) -> tuple[str, ...]:

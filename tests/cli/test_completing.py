@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptman.cli import commands
 from tests.helpers.raw import config
 from tests.helpers.trees import make_tree
 
@@ -53,6 +54,19 @@ def test_values_are_completed_from_the_grid_and_the_tree(tree: Path, words: str,
     found = offered(words, tree / "with_layernorm")
     assert wanted <= set(found)
     assert all(name.startswith(words.rpartition(" ")[2]) for name in found)
+
+
+def test_commands_are_completed_without_importing_them(tmp_path: Path) -> None:
+    assert offered("ckptman ", tmp_path) == list(commands.COMMANDS)
+    assert offered("ckptman va", tmp_path) == ["validate"]
+    assert "--version" in offered("ckptman --v", tmp_path)
+    program = (
+        "import sys, typer; from ckptman.cli.app import app; group = typer.main.get_command(app)\n"
+        "assert group.shell_complete(group.make_context('ckptman', [], resilient_parsing=True), 'l')\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('ckptman.queries', 'ckptman.formats'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_without_a_tree_the_grid_is_offered(tmp_path: Path) -> None:

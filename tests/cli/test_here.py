@@ -158,10 +158,25 @@ def test_a_wrong_value_of_the_environment_is_said_to_come_from_there(
     assert run(["ingest", "raw", "--mode", "steal"]) == 2
     said = capsys.readouterr().err
     assert "comes from" not in said  # the control
-    assert ": 'steal' is not one of" in said
+    assert "--mode: 'steal' is none of copy, hardlink, symlink, move" in said
     monkeypatch.setenv("CKPTMAN_MODE", "steal")
     assert run(["ingest", "raw"]) == 2
     assert "comes from the environment variable CKPTMAN_MODE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train --k 4 --task 1 --iters x", "--iters: 'x' is not a whole number"),
+        ("train --k 4 --task 1 --lr x", "--lr: 'x' is not a number"),
+        ("ls --layers x", "--layers: 'x' is not a whole number from 1 on"),
+        ("task x", "ID: 'x' is not a whole number from 0 on"),
+        ("ls --format cvs", "--format: 'cvs' is none of table, csv, tsv, md, json, parquet; did you mean 'csv'?"),
+    ],
+)
+def test_what_an_option_does_not_take_is_said_with_what_it_takes(line: str, says: str, capsys: Capture) -> None:
+    assert run(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"ERROR {says}\n")
 
 
 @pytest.mark.parametrize(

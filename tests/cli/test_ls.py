@@ -61,7 +61,7 @@ def test_columns_forms_and_a_limit_are_chosen(tree: Path, capsys: pytest.Capture
         (["--columns", "nlayers"], "did you mean 'n_layers'?"),
         (["--paths", "--format", "csv"], "two outputs"),
         (["--paths", "--columns", "seed"], "--paths has no columns"),
-        (["--limit", "0"], "greater than or equal to 1"),
+        (["--limit", "0"], "is not a whole number from 1 on"),
     ],
 )
 def test_columns_that_there_are_not_are_told(
@@ -154,6 +154,36 @@ def test_sorted_by_generalization(tree: Path, capsys: pytest.CaptureFixture[str]
     best_first = [row["run_id"] for row in listed(tree, capsys, "--final", "--sort", "-gen_em")]
     assert best_first == ["run0", "run3", "run1", "run2", "run4"]
     assert [row["run_id"] for row in listed(tree, capsys, "--final", "--sort", "gen_em")][:4] == best_first[3::-1]
+
+
+def test_another_metric_is_shown_sorted_by_and_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, all_lengths = "gen/K32/exact_match_acc", "gen/K*/exact_match_acc"
+    for metric in (one, all_lengths):
+        asked = ["--metric", metric, "--final", "--sort", f"-{metric}"]
+        assert run(["ls", "--root", str(tree), *asked]) == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert metric in head
+        assert "Gen." not in head
+        assert [line.split()[-2] for line in lines] == ["0.98", "0.97", "0.95", "0.6", "–"]
+        rows = listed(tree, capsys, *asked)
+        assert [row["measures"].get(metric) for row in rows] == pytest.approx([0.98, 0.97, 0.95, 0.6, None])
+        assert run(["ls", "--root", str(tree), *asked, "--format", "csv"]) == 0
+        assert next(csv.reader(capsys.readouterr().out.splitlines()))[-2:] == [metric, "run_id"]
+        assert len(listed(tree, capsys, *asked, "--where", f"{metric} > 0.96")) == 2
+    assert "measures" not in listed(tree, capsys)[0], "the control"
+    assert run(["ls", "--root", str(tree), "--metric", "gen/K33/exact_match_acc"]) == 2
+    assert "no run has a metric" in capsys.readouterr().err
+
+
+def test_what_all_have_in_common_is_told_once_where_there_is_no_room(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["ls", "--root", str(tree)]) == 0
+    said = capsys.readouterr()
+    assert "len_gen_single_k4 " in said.out
+    assert "1,600" not in said.out
+    assert "measured on 1,600 lists each" in said.err
 
 
 def test_paths_lead_to_the_files_from_here(

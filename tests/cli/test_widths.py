@@ -47,10 +47,13 @@ def test_ls(root: Path, width: int, capsys: Capture, monkeypatch: pytest.MonkeyP
     lines = printed(width, capsys, monkeypatch, "ls")
     assert all(cell_len(line) <= width for line in lines)
     assert sum(" 1337 " in line for line in lines) == sum(" 2337 " in line for line in lines) == 2
-    assert all("%" in line or "–" in line for line in lines[1:])
-    assert ("Run" in lines[0]) is (width >= 120)
-    assert (LONG in lines[1]) is (width >= 120)
-    assert re.match(r"len_[\w…]*k16 ", lines[1])
+    at = next(number for number, line in enumerate(lines) if line.startswith("Group"))
+    head, *below = lines[at:]
+    assert all("%" in line or "–" in line for line in below)
+    assert ("Run" in head) is (width >= 120)
+    assert (LONG in below[0]) is (width >= 120)
+    assert re.match(r"len_[\w…]*k16 ", below[0])
+    assert len(set(below)) == 4, "no two files look the same"
 
 
 @WIDTHS

@@ -190,6 +190,28 @@ def test_files_that_are_gone_stand_beside_those_that_are_there(root: Path) -> No
     assert values(files["columns"]["there"], files["count"]) == [True, False]
 
 
+def test_a_finding_is_of_one_of_the_configurations_that_share_a_folder(tmp_path: Path) -> None:
+    merged = load_convention(numbering="merged")
+    for mlp in (False, True):
+        add_run(tmp_path, config(use_mlp=mlp, seed=1337), run_id=f"run{mlp}", convention=merged)
+    add_run(tmp_path, config(use_mlp=True, seed=2337), run_id="third", convention=merged)
+    found = validate(tmp_path, convention=merged).findings
+    document = shown(count_tree(tmp_path, merged), found)
+    columns = document["cells"]["columns"]
+    folders = values(columns["folder"], document["cells"]["count"])
+    placed = {item[2]: item[4:] for item in document["findings"] if item[0] == "missing-seed"}
+    assert len(placed) == 2
+    at = [index for (index,) in placed.values()]
+    assert len(set(at)) == 2
+    assert len({folders[index] for index in at}) == 1, "the control: their path is the same"
+    for message, (index,) in placed.items():
+        here = {row["state"] for row in rows(document) if row["cell"] == index and row["seed"] == 2337}
+        assert here == ({"missing"} if "2337, 3337" in message else {"complete"})
+    others = [item for item in document["findings"] if item[0] == "missing-task"]
+    assert others
+    assert all(len(item) == 4 for item in others)
+
+
 def test_findings_beyond_counting_are_left_out(root: Path) -> None:
     found = [finding("missing-seed", f"some/{number}", "it lacks seeds") for number in range(20_003)]
     document = shown(count_tree(root, load_convention()), found)

@@ -34,7 +34,7 @@ CELL = "td[aria-label^='L1, MLP off, mix, K 8']"
 
 def find(root: Path) -> list[Finding]:
     return [
-        finding("missing-seed", TASK, "it lacks seed 3337"),
+        finding("missing-seed", TASK, "it lacks seed 3337", values={"n_layers": 1, "use_mlp": False}),
         finding("unrecorded-file", f"{TASK}/seed_2337/{HOSTILE}.pt", f"{HOSTILE} is not listed, {TURNED} neither"),
     ]
 

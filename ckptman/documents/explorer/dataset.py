@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ from ckptman.documents import document_text as say
 from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
 from ckptman.documents.explorer.curves import curves
 from ckptman.documents.learning_curves import Curves
-from ckptman.rules import Convention, GroupPattern, grids, placement, terms
+from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import RefusedError, json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
@@ -95,7 +96,7 @@ def dataset(
     """
     room = Room(size)
     cells = _Cells(statistics)
-    shown = [[item.code, item.path, *_findable(item, statistics)] for item in found[:_MOST_FINDINGS]]
+    shown = [[item.code, item.path, *_findable(item, statistics), *cells.of(item)] for item in found[:_MOST_FINDINGS]]
     room.takes(shown)
     left_out = [f"{len(found) - len(shown):,} findings"] if len(shown) < len(found) else []
     return {
@@ -194,6 +195,23 @@ class _Cells:
             _Row(state=_UNREADABLE, folder=str(path.parent), seed=None, config={}, files=[_file(path, None)])
             for path in statistics.unknown
         ]
+
+    def of(self, item: Finding) -> list[int]:
+        """Where the cell stands that a finding is about, if its path alone does not tell."""
+        return [
+            index
+            for index in self._of_folder[item.path]
+            if item.values is not None
+            for config in [self.cells[index].rows[0].config]
+            if all(key in config and comparing.same_value(config[key], item.values[key]) for key in item.values)
+        ][:1]
+
+    @cached_property
+    def _of_folder(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = defaultdict(list)
+        for index, cell in enumerate(self.cells):
+            found[cell.folder].append(index)
+        return found
 
     def _cell(
         self,

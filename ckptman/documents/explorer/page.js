@@ -128,7 +128,8 @@
       if (!isAway(row)) rowAt.set(runs.folder.get(row), [...(rowAt.get(runs.folder.get(row)) ?? []), row]);
     for (let cell = 0; cell < cells.count; cell++) cellsAt.set(cells.folder.get(cell), [...(cellsAt.get(cells.folder.get(cell)) ?? []), cell]);
     const put = (map, key, index) => map.set(key, [...(map.get(key) ?? []), index]);
-    data.findings.forEach(([, path], index) => {
+    data.findings.forEach(([, path, , , cell], index) => {
+      if (cell !== undefined) return put(cellFindings, cell, index);
       for (let folder = path; folder; folder = folder.slice(0, Math.max(folder.lastIndexOf("/"), 0))) {
         if (rowAt.has(folder)) return rowAt.get(folder).forEach((row) => put(findingsOf, row, index));
         if (cellsAt.has(folder)) return cellsAt.get(folder).forEach((cell) => put(cellFindings, cell, index));
@@ -878,7 +879,7 @@
 
   const findingItem = (index, isNamed = true) => {
     const [code, path, ...texts] = data.findings[index];
-    const [message, fix] = texts.map((text) => text.replaceAll(ROOT_MARK, root));
+    const [message, fix] = texts.slice(0, 2).map((text) => text.replaceAll(ROOT_MARK, root));
     const severity = data.codes[code][0];
     return h("li", { class: `finding ${severity}` }, h("p", {}, isNamed ? [h("span", { class: "severity" }, severity), h("code", {}, code), " "] : null, message),
       h("p", { class: "path" }, path), fix && h("p", { class: "fix" }, h("b", {}, "Fix: "), fix));
