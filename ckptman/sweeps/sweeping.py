@@ -333,11 +333,11 @@ def time_kinds(plan: SweepPlan, *, processes: int | None = None, how: How | None
     from ckptman.training import timing
 
     threads = share(len(plan.wanted), processes, asked)[1]
-    rates: dict[tuple[int, bool], float] = {}
+    rates: dict[tuple[Any, ...], float] = {}
     for run in unknown:
         config = run.raw.config
-        if (config.n_layers, config.use_mlp) not in rates:
-            rates[config.n_layers, config.use_mlp] = timing.positions_per_second(
+        if (kind := _kind(config)) not in rates:
+            rates[kind] = timing.positions_per_second(
                 config, device=asked.device, threads=threads, compiled=asked.compiled
             )
     speeds = Speeds(rates)
@@ -356,25 +356,30 @@ def _seconds(run: SweepRun, speeds: Speeds) -> float | None:
 class Speeds:
     """How fast runs were: mean samples times positions a second, for each kind of model."""
 
-    rates: Mapping[tuple[int, bool], float] = field(default_factory=dict)
-    """By layers and MLP: iterations a second × batch size × mean sequence length, the median over runs."""
+    rates: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    """By `_kind`: iterations a second × batch size × mean sequence length, the median over runs."""
     measured: int = 0
 
     @classmethod
     def of(cls, runs: Iterable[RunStanding]) -> Speeds:
         """The speeds of runs whose configuration and speed are known."""
-        found: dict[tuple[int, bool], list[float]] = {}
+        found: dict[tuple[Any, ...], list[float]] = {}
         for item in runs:
             if item.iterations_per_second and item.config is not None:
                 config = TrainConfig.from_dict(item.config)
                 work = item.iterations_per_second * _work(config)
-                found.setdefault((config.n_layers, config.use_mlp), []).append(work)
+                found.setdefault(_kind(config), []).append(work)
         return cls({kind: median(rates) for kind, rates in found.items()}, sum(map(len, found.values())))
 
     def of_config(self, config: TrainConfig) -> float | None:
         """About how many iterations a second such a run does; None where no run of its kind was measured."""
-        rate = self.rates.get((config.n_layers, config.use_mlp))
+        rate = self.rates.get(_kind(config))
         return None if rate is None else rate / _work(config)
+
+
+def _kind(config: TrainConfig) -> tuple[Any, ...]:
+    """What decides how fast a position is; norms and gates add little to it."""
+    return config.n_layers, config.use_mlp, config.n_embd, config.n_heads, config.vocab_n
 
 
 def _work(config: TrainConfig) -> float:

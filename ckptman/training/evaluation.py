@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -263,7 +264,7 @@ def find_checkpoints(
     for path in paths:
         if path.is_dir():
             below = list(_below(path, convention, unreadable))
-            taken = below if all_checkpoints else [file for file in below if _is_final(file.name, convention)]
+            taken = below if all_checkpoints else list(_finals(below, convention))
             if not taken and not unreadable:
                 raise _no_checkpoints(path, others=len(below))
         elif path.exists():
@@ -302,7 +303,20 @@ def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) 
                 yield Path(top, name)
 
 
-def _is_final(name: str, convention: Convention) -> bool:
+def _finals(paths: Iterable[Path], convention: Convention) -> Iterator[Path]:
+    """Those of the end of training: by the `run.json` beside them, or else by their names."""
+    for folder, files in itertools.groupby(paths, key=lambda file: file.parent):
+        try:
+            kinds = {entry.file: entry.kind for entry in records.read_record(folder).checkpoints}
+        except CkptmanError:
+            kinds = {}
+        for file in files:
+            kind = kinds.get(file.name)
+            if kind in convention.final_kinds or (kind is None and _says_final(file.name, convention)):
+                yield file
+
+
+def _says_final(name: str, convention: Convention) -> bool:
     try:
         return naming.naming_of(convention).parse(name).is_final
     except RefusedError:

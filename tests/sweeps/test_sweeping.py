@@ -139,6 +139,7 @@ def test_the_estimate_is_from_measured_speeds() -> None:
     assert Speeds.of([standing(8.0)]).of_config(config) == pytest.approx(8.0)
     assert Speeds.of([standing(8.0), standing(10.0), standing(100.0)]).of_config(config) == pytest.approx(10.0)
     assert Speeds.of([standing(8.0, n_layers=2)]).of_config(config) is None, "another kind of model"
+    assert Speeds.of([standing(8.0, n_embd=512)]).of_config(config) is None, "wider"
     half = Speeds.of([standing(8.0, effective_batch_size=2_048, micro_batch_size=2_048)])
     assert half.of_config(config) == pytest.approx(4.0)
     longer = Speeds.of([standing(8.0, train_min_k=13, train_max_k=13)])

@@ -11,7 +11,7 @@ import torch
 
 from ckptman.fs import locks
 from ckptman.ingestion.ingesting import ingest
-from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.convention_file import built_in, convention_of, load_convention
 from ckptman.text.errors import MachineError, UsageError
 from ckptman.training import evaluation
 from ckptman.training.accuracy import Accuracy, measure_accuracy
@@ -189,6 +189,21 @@ def test_a_folder_stands_for_the_checkpoints_of_the_end_of_training(tree: Path) 
     assert len(find_checkpoints([tree], rules, all_checkpoints=True)[0]) == 4
     checkpoint = next(run.glob("Checkpoint_*"))
     assert find_checkpoints([checkpoint], rules)[0] == [checkpoint]
+
+
+def test_in_a_tree_the_record_tells_what_is_of_the_end_of_training(tmp_path: Path) -> None:
+    rules = convention_of("name: {keep: true}", "ckptman.yaml")
+    task = tmp_path / "outputs/len_gen_k8/task_0006"
+    write_run(task, config(), run_id="aaaaaaaa")
+    for kind, name in (("Final", "last.pt"), ("Checkpoint", "half.pt")):  # names that say nothing
+        (file,) = task.glob(f"saved_models/{kind}_*.pt")
+        file.rename(file.with_name(name))
+    ingest(tmp_path / "outputs", tmp_path / "tree", convention=rules, settle=0)
+    (last,) = tmp_path.glob("tree/**/last.pt")
+    assert find_checkpoints([tmp_path / "tree"], rules)[0] == [last]
+    (last.parent / "run.json").unlink()
+    with pytest.raises(UsageError, match="no checkpoint of the end of training"):
+        find_checkpoints([tmp_path / "tree"], rules)
 
 
 def test_a_file_is_taken_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
