@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ckptman.checks import places
 from ckptman.checks.validation import ValidationResult
 from ckptman.formats import folder_bytes
 from ckptman.fs import files, moving
@@ -217,21 +218,9 @@ def _aside(run: contents.Run, target: PurePosixPath) -> PurePosixPath:
 
 def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
     """Copies that no run.json lists, and whole run folders that are copies of another."""
-    recorded = {file.path: file for file in inventory.files if file.entry is not None}
-    folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    for copy in recorded:
-        folders[copy.parent].append(copy)
-    whole = {
-        folder
-        for folder, files in folders.items()
-        if folder not in moved and all(file in inventory.copies for file in files)
-    }
-    records_of = {folder.path: folder.record for folder in inventory.scan.runs}
-    for folder in sorted(whole):
-        original = inventory.copies[folders[folder][0]].parent
-        one, two = records_of.get(folder), records_of.get(original)
-        if original not in whole and one is not None and two is not None and one.run_id == two.run_id:
-            yield Step("trash", "duplicate", str(folder), str(_trash(folder)))
+    recorded = {file.path for file in inventory.files if file.entry is not None}
+    for folder in sorted(places.copied_runs(inventory) - moved):
+        yield Step("trash", "duplicate", str(folder), str(_trash(folder)))
     for copy, source in sorted(inventory.copies.items()):
         if copy not in recorded and copy not in moved:
             yield Step("trash", "duplicate", str(copy), str(_trash(copy)), same_as=str(source))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import PurePosixPath
+
+from ckptman.tree import Inventory
 
 
 def apart(one: PurePosixPath, other: PurePosixPath) -> tuple[PurePosixPath, PurePosixPath]:
@@ -17,3 +20,21 @@ def apart(one: PurePosixPath, other: PurePosixPath) -> tuple[PurePosixPath, Pure
         ours.pop()
         theirs.pop()
     return PurePosixPath(*ours), PurePosixPath(*theirs)
+
+
+def copied_runs(inventory: Inventory) -> set[PurePosixPath]:
+    """Run folders that hold nothing but copies of another's files, and whose run.json knows of no other run than that
+    one's."""
+    folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in inventory.files:
+        if file.entry is not None:
+            folders[file.path.parent].append(file.path)
+    copied = {folder for folder, files in folders.items() if all(file in inventory.copies for file in files)}
+    records_of = {folder.path: folder.record for folder in inventory.scan.runs}
+    found = set()
+    for folder in copied:
+        original = inventory.copies[folders[folder][0]].parent
+        one, two = records_of.get(folder), records_of.get(original)
+        if original not in copied and one is not None and two is not None and one.run_id in (None, two.run_id):
+            found.add(folder)
+    return found

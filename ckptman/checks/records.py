@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.checks.places import apart
+from ckptman.checks.places import apart, copied_runs
 from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, comparing, placement
 from ckptman.text import RefusedError, wording
@@ -22,6 +22,10 @@ _KINDS = {"folder": "a folder", "symlink": "a symbolic link", "other": "a pipe, 
 _INGEST_AGAIN = (
     "Ingest the source again: its logs are then read again. If no log of the run that run.json names is there, move "
     "run.json out of the tree and ingest the source: it is written anew."
+)
+_OF_TWO_RUNS = (
+    "Two runs list these bytes, and one of them is wrong: look at both (ckptman show), and move the run's folder "
+    "that is wrong out of the tree."
 )
 _WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
 _LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes this list anew."
@@ -294,10 +298,14 @@ def _check_duplicates(inventory: Inventory) -> Iterator[Finding]:
     folders: dict[tuple[PurePosixPath, PurePosixPath], list[PurePosixPath]] = defaultdict(list)
     for copy, original in inventory.copies.items():
         folders[apart(copy.parent, original.parent)].append(copy)
+    recorded = {file.path for file in inventory.files if file.entry is not None}
+    copied = copied_runs(inventory)
     for (folder, other), paths in folders.items():
+        is_listed = any(path in recorded and path.parent not in copied for path in paths)
+        fix = _OF_TWO_RUNS if is_listed else None
         if len(paths) == 1:
-            yield finding("duplicate", paths[0], f"it has the same bytes as {inventory.copies[paths[0]]}")
+            yield finding("duplicate", paths[0], f"it has the same bytes as {inventory.copies[paths[0]]}", fix)
         else:
             count = wording.count_text(len(paths), "checkpoint")
             where = other if other.parts else "the tree itself"
-            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {where}")
+            yield finding("duplicate", folder, f"each of {count} here has the same bytes as one in {where}", fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from ckptman.tree import Finding, Inventory, contents, finding, numbering, recor
 
 _MEND = "ckptman validate --fix"
 """What does it without replacing anything."""
+_COMPLETE = standing.Extent.COMPLETE
 _MOST_STEPS = 4
 """Missing checkpoints of a run that one message names."""
 
@@ -43,12 +44,18 @@ def check_each_run(inventory: Inventory, convention: Convention) -> Iterator[Fin
         if run.run_id is not None:
             same[run.run_id].append(run)
     split = _split(same.values())
+    ended = {key for run in whole if run.standing.extent is _COMPLETE and (key := repeatable(run, convention))}
     for run in whole:
         if (home := split.get(run.folder)) not in (None, run.folder):
             yield finding("split-run", run.folder, f"{_described(run)} lies here and in {home}")
-        if run.folder not in unfinished and home is None:
+        if run.folder not in unfinished and home is None and not _is_repeated(run, ended, convention):
             others = [part for part in same.get(run.run_id or "", ()) if part is not run]
             yield from _check_whole(run, others, inventory, convention)
+
+
+def _is_repeated(run: contents.Run, ended: Collection[tuple[object, ...]], convention: Convention) -> bool:
+    """Whether a run did not get to its end, and another one of its configuration and seed did: which is told then."""
+    return run.standing.extent is not _COMPLETE and repeatable(run, convention) in ended
 
 
 def _is_told(run: contents.Run, inventory: Inventory) -> bool:
@@ -253,7 +260,7 @@ def _range(run: contents.Run, keys: tuple[str, str] | None) -> tuple[int, int] |
 
 
 def _check_attribution(run: contents.Run) -> Iterator[Finding]:
-    if run.record is not None and run.record.run_id is None and len(run.record.attribution.candidates) > 1:
+    if run.record is not None and run.record.run_id is None and run.record.attribution.candidates:
         note = run.record.attribution
         yield finding("ambiguous-run", run.folder, f"{note.evidence}: {', '.join(note.candidates)}")
 
@@ -339,6 +346,7 @@ def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> It
         if (key := repeatable(run, convention)) is not None:
             same[key].append(run)
     for runs in same.values():
+        runs.sort(key=lambda run: run.standing.extent is not _COMPLETE)
         first = runs[0]
         for run in runs[1:]:
             if run.run_id is not None and run.run_id == first.run_id:
@@ -347,6 +355,8 @@ def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> It
                 continue  # parts of one run, in two folders
             keys = comparing.differing_keys(first.config, run.config, convention.ignored_keys)
             differ = f"; their configurations differ in {', '.join(keys)}" if keys else ""
+            if first.standing.extent is _COMPLETE is not run.standing.extent:
+                differ += f"; it has only: {', '.join(sorted(run.standing.kinds))}"
             yield finding(
                 "repeated-run",
                 run.folder,

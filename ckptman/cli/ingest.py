@@ -205,7 +205,7 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     )
     _section(
         out,
-        f"{count_text(len(plan.ambiguous), 'checkpoint')} that several W&B runs could have written (see run.json)",
+        f"{count_text(len(plan.ambiguous), 'checkpoint')} whose W&B run is not known for sure (see run.json)",
         [row.path for row in plan.ambiguous],
         most,
     )

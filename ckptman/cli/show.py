@@ -243,7 +243,7 @@ def _run_facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
     record = shown.record
     if record is None:
         return []
-    others = record.attribution.candidates if len(record.attribution.candidates) > 1 else ()
+    others = record.attribution.candidates if record.run_id is None or len(record.attribution.candidates) > 1 else ()
     candidates = f" (candidates: {', '.join(others)})" if others else ""
     seed = "unknown seed" if record.seed is None else f"seed {record.seed}"
     source = record.source.root if shown.entry is None else str(Path(record.source.root, shown.entry.source.path))

@@ -189,7 +189,12 @@ class _Planner:
 
     def place_all(self, progress: contents.Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
-        read = self.raw.read(self._owner_of_known, progress=progress)
+        homes = {
+            entry.sha256: outputs.Home(record.group, record.task)
+            for _, record in self.tree.records
+            for entry in record.checkpoints
+        }
+        read = self.raw.read(self._owner_of_known, home_of=homes.get, progress=progress)
         self.folders.tell_apart(saved.file for saved in read)
         # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
         for saved in sorted(read, key=lambda saved: not self.folders.holds(saved.file)):
@@ -486,7 +491,7 @@ def _record_of(
 
 
 def _is_ambiguous(record: tree_records.RunRecord) -> bool:
-    return record.run_id is None and len(record.attribution.candidates) > 1
+    return record.run_id is None and bool(record.attribution.candidates)
 
 
 def _is_resolved(slot: Slot) -> bool:

@@ -113,7 +113,7 @@ def attribute(
     fits = {name: in_spans(saved_at, own, _starts(spans)) for name, own in spans.items()}
     if len(spans) == 1:
         name, fit = next(iter(fits.items()))
-        return Attribution(name, ONLY_MATCH, f"only run with {what}{_ONLY_MATCH_TIME[fit]}", (name,), fit)
+        return Attribution(name, ONLY_MATCH, f"only run on record with {what}{_ONLY_MATCH_TIME[fit]}", (name,), fit)
     return _of_several(fits, one_sided, what, saved_at)
 
 
@@ -131,6 +131,16 @@ def in_spans(saved_at: float | None, spans: Sequence[Span], starts: Sequence[flo
     if any(fits):
         return True
     return None if None in fits else False
+
+
+def doubted(found: Attribution) -> Attribution:
+    """An attribution of a file that was saved while its run did not run, where the files of most runs beside it have
+    kept their times: then it may be of a run of which there is no record."""
+    if found.in_span is not False or found.code not in (ONLY_MATCH, KEY_SET) or found.run_id is None:
+        return found
+    known = found.evidence.partition("; the file")[0]
+    evidence = f"{known}, but it did not run when the file was saved, and files beside it have kept their times"
+    return replace(found, run_id=None, code=AMBIGUOUS, evidence=evidence, candidates=(found.run_id,), in_span=None)
 
 
 _ONLY_MATCH_TIME = {

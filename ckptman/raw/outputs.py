@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ckptman.fs import files
 from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
 from ckptman.raw.beside import Beside, Evidence, Problem
-from ckptman.raw.examination import Examined, Examiner, Trust, group_said
+from ckptman.raw.examination import Examined, Examiner, Read, Trust, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -36,6 +36,17 @@ PASSED_OVER = "passed-over"
 
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
+
+
+_HOMELESS = frozenset({"no-group", "no-task"})
+"""Refusals of files whose folders do not say where they belong."""
+
+
+class Home(NamedTuple):
+    """The group and the task that the folders of a source say."""
+
+    group: str | None
+    task: int | None
 
 
 class Metrics(NamedTuple):
@@ -152,12 +163,14 @@ class RawOutputs:
         self,
         known: Callable[[SourceCheckpoint], Owner | None] = lambda file: None,
         *,
+        home_of: Callable[[str], Home | None] = lambda content: None,
         progress: contents.Progress | None = None,
     ) -> Sequence[SavedFile]:
         """Read every checkpoint, and find the run of each.
 
         Args:
             known: Tells who wrote a file that need not be read. It may refuse one.
+            home_of: Tells the group and the task that a source said of the same bytes before.
             progress: Called with `reading`, and the bytes.
         """
         to_read = []
@@ -169,14 +182,22 @@ class RawOutputs:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
         examined: list[Examined] = []
-        for file, read in self._examiner.read_all(to_read):
+        homeless: list[tuple[SourceCheckpoint, Read]] = []
+        for file, reading in self._examiner.read_all(to_read):
             with self._refusing(file):
-                examined.append(self._examiner.examine(file, read()))
+                read = reading()
+                try:
+                    examined.append(self._examiner.examine(file, read))
+                except RefusedError as error:
+                    if error.code not in _HOMELESS:
+                        raise
+                    homeless.append((file, read))
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
+        examined += self._of_copies(homeless, {one.content: one.source for one in examined}, home_of)
         examined.sort(key=lambda file: file.source.relative)
-        attributed = list(self._attributed(examined))
+        attributed = _with_originals(self._attributed(examined))
         content: dict[Path, str] = {}
         for saved in attributed:
             folder = saved.file.source.path.parent
@@ -187,12 +208,35 @@ class RawOutputs:
             self._own(saved.file.source.path, saved.owner)
         return self.files
 
+    def _of_copies(
+        self,
+        homeless: Iterable[tuple[SourceCheckpoint, Read]],
+        originals: Mapping[str, SourceCheckpoint],
+        home_of: Callable[[str], Home | None],
+    ) -> Iterator[Examined]:
+        """Files whose own folders do not say where they belong, as copies of files of which that is known."""
+        for file, read in homeless:
+            original = originals.get(read.content)
+            home = home_of(read.content) if original is None else Home(original.group, original.task)
+            with self._refusing(file):
+                yield self._examiner.examine(file if home is None else replace(file, **home._asdict()), read)
+
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
-        found = self.wandb.attribute(claims, self._held)
+        found = self.wandb.attribute(claims, self._held, self._timely())
         for attribution in found:
             self._undecided.update(attribution.candidates if attribution.run_id is None else ())
         return found
+
+    def _timely(self) -> list[tuple[Path, str | None]]:
+        """The folder and the run of each file whose run is known already, and ran when it was saved."""
+        return [
+            (file.path.parent, owner.run_id)
+            for file in self.scan.checkpoints
+            if (owner := self.owners.get(file.path)) is not None
+            and (run := self.wandb.by_id.get(owner.run_id or "")) is not None
+            and run.covers(file.state.mtime_ns / 1e9)
+        ]
 
     def lost(self, known: Iterable[records.RunRecord] = ()) -> LostRuns:
         """Find the runs whose checkpoints are not there, once all are read.
@@ -497,6 +541,18 @@ class RawOutputs:
                     )
                     listed[run.run_id] = replace(run, group=place.group, task=place.task)
         return list(listed.values())
+
+
+def _with_originals(files: Sequence[SavedFile]) -> list[SavedFile]:
+    """The files, each copy in the place of the file that it is a copy of, whatever task its own folder says."""
+    originals = {saved.file.content: saved.file for saved in files if not saved.attribution.is_copy}
+    found = []
+    for saved in files:
+        original = originals.get(saved.file.content, saved.file)
+        if original.place != saved.file.place and original.config == saved.file.config:
+            saved = replace(saved, file=replace(saved.file, place=original.place))
+        found.append(saved)
+    return found
 
 
 _Spellings = dict[str, dict[Hashable, list[Any]]]

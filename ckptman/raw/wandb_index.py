@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute
+from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute, doubted
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
 from ckptman.rules import Convention, comparing
@@ -88,7 +88,9 @@ class WandbIndex:
                 yield runs
                 count = len(runs)
 
-    def attribute(self, claims: Sequence[Claim], held: Holders) -> list[Attribution]:
+    def attribute(
+        self, claims: Sequence[Claim], held: Holders, timely: Iterable[tuple[Path, str | None]] = ()
+    ) -> list[Attribution]:
         """Find the run that wrote each checkpoint; the same one for copies of the same bytes.
 
         A run that is recorded elsewhere, not beside the file, counts only if it was told to save into the same folder
@@ -97,6 +99,7 @@ class WandbIndex:
         Args:
             claims: The checkpoints.
             held: Checkpoints whose run is known.
+            timely: The folder and the run of each file that is known to have been saved while its run ran.
         """
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
@@ -115,6 +118,16 @@ class WandbIndex:
             if found.code == NONE
         }
         settled = {**near, **_without_contradictions(wide)}
+        told = [(claim.path.parent, found.run_id, found) for claim, found in settled.values()]
+        kept = {*timely, *((folder, run_id) for folder, run_id, found in told if found.in_span)}
+        other = {(folder, run_id) for folder, run_id, found in told if doubted(found) is not found} - kept
+        runs_of = Counter(folder for folder, _ in kept)
+        runs_of.subtract(folder for folder, _ in other)
+        timed = {folder for folder, _ in kept if runs_of[folder] >= 0}
+        settled = {
+            sha: (claim, doubted(found) if claim.path.parent in timed else found)
+            for sha, (claim, found) in settled.items()
+        }
         return [
             replace(settled[claim.content][1], is_copy=settled[claim.content][0].path != claim.path) for claim in claims
         ]

@@ -439,8 +439,9 @@ _TABLE = (
     ),
     _warning(
         "ambiguous-run",
-        "More than one W&B run could have written a checkpoint.",
-        "Several runs have its configuration and seed, and the file's time does not tell them apart. Its metrics are "
+        "It is not known which W&B run wrote a checkpoint, though some could have.",
+        "Several runs have its configuration and seed, and the file's time does not tell them apart; or the only one "
+        "on record did not run when it was saved, though files beside it have kept their times. Its metrics are "
         "unknown, and the run counts in no average.",
         "Look at the candidates in run.json. Ingest again once their W&B folders, with their times, are at the source; "
         "or, if you know which it is, say so: ckptman assign PATH --run ID",
@@ -458,8 +459,8 @@ _TABLE = (
         "missing-final",
         "A run has no final checkpoint.",
         "It was stopped before its end, or a later run wrote a file of the same name over it.",
-        "Look for it at the source, and ingest that again; if it is nowhere, train the run to its end, into a folder "
-        "of its own.",
+        "Look for it at the source, and ingest that again; if it is nowhere, train the run again, into a folder of its "
+        "own, and ingest that: the one that was not finished counts as a repetition then.",
     ),
     _warning(
         "missing-checkpoint",

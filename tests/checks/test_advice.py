@@ -19,6 +19,7 @@ from ckptman.checks.mending import mend, plan_mending
 from ckptman.checks.validation import ValidationResult
 from ckptman.documents.reporting import report
 from ckptman.fs import folders as fs_folders
+from ckptman.ingestion.assigning import assign
 from ckptman.ingestion.ingesting import ingest
 from ckptman.ingestion.migrating import migrate
 from ckptman.raw.examination import Trust
@@ -180,14 +181,15 @@ def _back(it: Follower, item: Finding, _: re.Match[str]) -> None:
 
 
 def _train(it: Follower, _: Finding, __: re.Match[str]) -> None:
-    """What the tree has no run of, each into a folder of its own."""
+    """What the tree has no run of that got to its end, each into a folder of its own."""
     scan = scan_tree(it.root, load_convention(it.root / "ckptman.yaml"))
+    ended = (record for _, record in scan.records if any(entry.kind == "Final" for entry in record.checkpoints))
     here = {(record.group, record.config["n_layers"], record.config["use_mlp"], record.config["length_mode"],
-             record.seed) for _, record in scan.records}  # fmt: skip
-    source = it.folder / f"trained {sum(it.done.values())}"
+             record.seed) for record in ended}  # fmt: skip
+    source, salt = it.folder / f"trained {sum(it.done.values())}", sum(it.done.values())
     for index, item in enumerate(_wanted(it.root)):
         if (item.wandb_group, item.n_layers, item.use_mlp, item.length_mode, item.seed) not in here:
-            write_run(source / str(item.wandb_group) / "task_0000", item, run_id=f"again{index:03d}",
+            write_run(source / str(item.wandb_group) / "task_0000", item, run_id=f"{salt}again{index:03d}", salt=salt,
                       started=START + 10**6 + 1000 * index, saved_models=f"saved_models/{index}")  # fmt: skip
     if source.exists():
         it.sort(source, it.root)
@@ -225,6 +227,10 @@ def _evaluate(it: Follower, item: Finding, _: re.Match[str]) -> None:
             edit_record(it.root / path, evaluations=[evaluation])
 
 
+def _assign(it: Follower, item: Finding, _: re.Match[str]) -> None:
+    assign(it.root / item.path, item.message.rpartition(": ")[2].split(", ")[0], root=it.root)
+
+
 def _list_classes(it: Follower, item: Finding, _: re.Match[str]) -> None:
     names = re.findall(r"\w+(?:\.\w+)+", item.message)
     with (it.root / "ckptman.yaml").open("a") as rules:
@@ -242,8 +248,8 @@ _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = 
     (r"(?:Rename it to|Move it back to) ", _back),
     (r"[Ww]ith: ckptman ingest SRC --root DIR", _ingest),
     (r"^(?!.*ove .* out of the tree[,.] (?:and|It)).*[Ii]ngest (?:the|that|it|again|its)\b(?! into)", _ingest),
-    (r"[Mm]ove (what the finding names|run\.json|the file|the run's folder|its folder|it|these files|these files, and "
-     r"nothing else,|one of them),? (?:and nothing else, )?out of the tree", _take_out),
+    (r"[Mm]ove (what the finding names|run\.json|the file|the run's folder(?: that is wrong)?|its folder|it|"
+     r"these files|these files, and nothing else,|one of them),? (?:and nothing else, )?out of the tree", _take_out),
     (r"run\.json is wrong: move that out of the tree too", _take_record_out_too),
     (r"[Tt]rain (?:the|it)", _train),
     (r"Delete it, once no program uses it", _unlink),
@@ -252,6 +258,7 @@ _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = 
     (r"Give yourself permission", _allow),
     (r"--ignore (\S+)", _ignore),
     (r"with: ckptman eval", _evaluate),
+    (r"say so: ckptman assign PATH --run ID", _assign),
     (r"list the classes that you know", _list_classes),
 ]  # fmt: skip
 """Each thing that a fix can say."""
@@ -311,6 +318,9 @@ _BOTH = (
     ("a_learning_curve_that_is_gone", "a_test_on_other_lengths"),  # both the file and run.json have to go
     ("a_name_of_another_step", "a_file_of_another_seed_in_a_run"),  # one that no source has, and a run that it repeats
     ("a_record_that_lost_a_bit", "a_learning_curve_that_is_gone"),  # of a run that no source knows
+    ("a_run_without_its_end", "a_record_that_lost_a_bit"),  # a run that is not finished, and that the source has whole
+    ("a_name_of_another_configuration", "a_run_that_could_be_another"),  # copies of an unknown run
+    ("a_test_on_other_lengths", "a_run_that_could_be_another"),  # of two runs that no source has
     ("a_pickle_that_would_run_code", "a_broken_record"),  # nothing lists a file that is refused wherever it lies
 )
 

@@ -61,7 +61,7 @@ def runs_of_grid(seeds: int, metrics: Sequence[str], *, width: int = 8) -> Itera
                     task=place.task, seed=seed, config=values, config_source="checkpoint",
                     metrics={key: round(chance.random(), 2 if "exact" in key else 4) for key in metrics},
                     source=RunSource(root="/scratch/grid_outputs", group=group, task=place.task),
-                    attribution=AttributionNote("only-match", "only run with this config and seed"),
+                    attribution=AttributionNote("only-match", "only run on record with this config and seed"),
                     checkpoints=tuple(entries),
                 )  # fmt: skip
                 files = tuple(CheckpointFile(folder / entry.file, entry.size, entry) for entry in entries)

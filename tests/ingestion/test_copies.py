@@ -116,3 +116,20 @@ def test_of_files_that_no_time_tells_apart_the_folders_names_decide_nothing(sour
         assert len(result.plan.ambiguous) == 4
         found.add(tuple((row.path, row.sha256) for row in result.placed))
     assert len(found) == 1
+
+
+def test_a_copy_outside_of_any_task_is_one_and_is_not_refused(source: Path, tmp_path: Path) -> None:
+    """A group of no known pattern takes its tasks from folders: those of a backup say none, or others."""
+    for folders, where in ((f, w) for f in permuted(source) for w in ("", "kept", "task_0001/saved_models")):
+        shutil.rmtree(source, ignore_errors=True)
+        group, backup, _ = folders
+        files = write_run(group / "task_0006", config(wandb_group="mine"), run_id="abcd1234")
+        copy(files[1], backup / where)
+        placed, result = told(source, tmp_path / "tree")
+        assert placed == {("abcd1234", "Checkpoint", "seed_1337"), ("abcd1234", "Final", "seed_1337")}
+        assert len(result.plan.duplicates) == 1
+        assert {row.task for row in result.placed} == {6}
+        shutil.rmtree(group)
+        assert not ingest(source, tmp_path / "tree").refused  # of what the tree has
+    alone = ingest(source, tmp_path / "other").refused  # the control: here nothing says the task
+    assert [item.code for item in alone] == []

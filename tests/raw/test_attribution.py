@@ -53,7 +53,7 @@ def of(saved_at: float | None, *runs: Run, config: Mapping[str, Any] = CONFIG, *
 def test_the_run_with_the_config_and_seed_of_the_checkpoint() -> None:
     others = [Run(f"seed{seed}", config={**CONFIG, "seed": seed}) for seed in (2337, 3337)]
     assert of(1_500.0, Run("mine"), *others) == Attribution(
-        "mine", ONLY_MATCH, "only run with this config and seed", ("mine",), True
+        "mine", ONLY_MATCH, "only run on record with this config and seed", ("mine",), True
     )
 
 
@@ -61,7 +61,8 @@ def test_a_single_match_counts_whatever_the_time_and_says_so() -> None:
     outside = of(9_000_000.0, Run("mine"))
     assert (outside.run_id, outside.code, outside.in_span) == ("mine", ONLY_MATCH, False)
     assert outside.evidence == (
-        "only run with this config and seed; the file's time lies outside the run's span (copying may not keep it)"
+        "only run on record with this config and seed; the file's time lies outside the run's span (copying may not keep "
+        "it)"
     )
     for saved_at, spans in (
         (None, (Span(1.0, 2.0),)),
