@@ -61,8 +61,8 @@ def test_a_single_match_counts_whatever_the_time_and_says_so() -> None:
     outside = of(9_000_000.0, Run("mine"))
     assert (outside.run_id, outside.code, outside.in_span) == ("mine", ONLY_MATCH, False)
     assert outside.evidence == (
-        "only run on record with this config and seed; the file's time lies outside the run's span (copying may not keep "
-        "it)"
+        "only run on record with this config and seed; the file's time lies outside the run's span (copying may "
+        "not keep it)"
     )
     for saved_at, spans in (
         (None, (Span(1.0, 2.0),)),
