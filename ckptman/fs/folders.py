@@ -183,17 +183,18 @@ class Way:
         flags = os.O_RDONLY | os.O_DIRECTORY
         if path == self._root:
             return os.open(path, flags)
-        while self._open and not path.parent.is_relative_to(self._open[-1][0]):
+        names = path.parts[:-1]
+        while self._open and names[: len(self._open[-1][0].parts)] != self._open[-1][0].parts:
             files.close(self._open.pop()[1])
         if not self._open:
+            path.relative_to(self._root)  # or it is refused
             self._open.append((self._root, os.open(self._root, flags)))
         at, above = self._open[-1]
-        *between, name = path.relative_to(at).parts
-        for part in between:
+        for part in names[len(at.parts) :]:
             at = at / part
             above = _enter_folder(above, at, make=make, made=made)
             self._open.append((at, above))
-        return _enter_folder(above, at / name, make=make, made=made)
+        return _enter_folder(above, path, make=make, made=made)
 
     def close(self) -> None:
         """Close them."""

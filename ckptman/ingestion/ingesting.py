@@ -287,7 +287,12 @@ class _Apply:
         """Remove what an ingest that was killed has left in the folders of the plan."""
         root = self.plan.root
         runs = {root / planned.folder for planned in self.plan.runs}
-        above = {parent for folder in runs for parent in folder.parents if parent.is_relative_to(root)}
+        above = {root}
+        for folder in runs:
+            parent = folder.parent
+            while parent not in above:
+                above.add(parent)
+                parent = parent.parent
         there = [folder for folder in runs if os.path.lexists(folder)]
         below = {Path(parent) for folder in there for parent, _, _ in os.walk(folder)}
         for folder in sorted(above | below):

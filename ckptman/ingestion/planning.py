@@ -241,6 +241,7 @@ class _Planner:
         for slot in self.folders:
             self._refresh(slot, taken)
         records = {slot.folder: slot.record for slot in self.folders if slot.record is not None}
+        by_name = {str(folder): record for folder, record in records.items()}
         placed, unchanged = self._rows(records)
         here = sorted([*placed, *unchanged], key=lambda row: row.source)
         duplicates = tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source))
@@ -264,7 +265,7 @@ class _Planner:
             regrouped=tuple(
                 Regrouped(source=row.source, group=row.group, source_group=group)
                 for row in here
-                if (group := self._other_group(row, _record_of(row, records))) is not None
+                if (group := self._other_group(row, _record_of(row, by_name))) is not None
             ),
             completed=tuple(sorted(slot.folder for slot in self.folders if slot.is_completed)),
             removals=removals,
@@ -273,7 +274,7 @@ class _Planner:
             without_files=lost.without_files,
             wandb_problems=self.raw.wandb_problems,
             beside_problems=self.raw.beside_problems,
-            ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, records))),
+            ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, by_name))),
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
@@ -485,9 +486,9 @@ def _by_id(runs: Mapping[str, tree_records.OverwrittenRun]) -> tuple[tree_record
 
 
 def _record_of(
-    row: tree_records.CheckpointRow, records: Mapping[PurePosixPath, tree_records.RunRecord]
+    row: tree_records.CheckpointRow, records: Mapping[str, tree_records.RunRecord]
 ) -> tree_records.RunRecord:
-    return records[PurePosixPath(row.path).parent]
+    return records[row.path.rpartition("/")[0]]
 
 
 def _is_ambiguous(record: tree_records.RunRecord) -> bool:

@@ -90,8 +90,8 @@ class Evidence:
 
     def differing_from(self, config: Mapping[str, Any], ignored: Collection[str]) -> dict[Path, tuple[str, ...]]:
         """The files whose configuration says otherwise, and how."""
-        found = {}
-        held = _flat(config, ignored)
+        found: dict[Path, tuple[str, ...]] = {}
+        held = _flat(config, ignored) if self.readings else {}
         for reading in self.readings:
             said = _flat({**reading.config, **reading.values}, ignored)
             if keys := comparing.differing_keys(said, held, ()):

@@ -153,10 +153,11 @@ class _Walk:
     def __init__(self, convention: Convention, root: Path, leave_out: Path | None, follow: bool) -> None:
         self.convention = convention
         self.root = root
+        self.below = len(os.path.join(root, ""))  # noqa: PTH118  (what names of files in it begin with)
         self.leave_out = None if leave_out is None or not leave_out.exists() else FileState.of(leave_out)
         self.follow = follow
         self.checkpoints: list[SourceCheckpoint] = []
-        self.wandb: list[Path] = []
+        self.wandb: set[Path] = set()
         self.unread_wandb: dict[Path, Path] = {}
         self.records: dict[Path, tree_records.RunRecord] = {}
         self.lists: list[tree_records.OverwrittenList] = []
@@ -192,7 +193,7 @@ class _Walk:
                 )
                 continue
             if is_run:
-                self.wandb.append(folder)
+                self.wandb.add(folder)
                 found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
             elif is_checkpoint:
                 self._checkpoint_folder(folder)
@@ -212,7 +213,7 @@ class _Walk:
         if path.parent not in self.named:
             self.named[path.parent] = placement.named_by_folders(path, self.convention)
         group, task, seed = self.named[path.parent]
-        relative = str(path.relative_to(self.root))
+        relative = str(path)[self.below :]
         self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder))
 
     def _note_unread(self, path: Path) -> None:
@@ -263,7 +264,7 @@ class _Walk:
         if item.name in (tree_records.RUN_FILE, tree_records.OVERWRITTEN_FILE) and stat.S_ISREG(state.st_mode):
             self._record(path)
         elif wanted and stat.S_ISREG(state.st_mode):
-            self.file(path)
+            self._add(path, FileState.from_stat(state), is_folder=False)
         elif wanted:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
         elif item.name.endswith(self.convention.checkpoint.other_suffixes) and stat.S_ISREG(state.st_mode):

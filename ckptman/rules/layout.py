@@ -99,8 +99,6 @@ class Layout:
         return {facet.name: value for facet, value in zip(self.facets, family, strict=True)}
 
     def _format(self, level: str, values: Mapping[str, Any]) -> str:
-        facets = {facet.name: facet for facet in self.facets}
-
         def filled(match: re.Match[str]) -> str:
             name, digits = match.groups()
             value = values[name]
@@ -108,9 +106,13 @@ class Layout:
                 return self.unknown_seed if value is None else str(value)
             if name == TASK:
                 return f"{value:0{digits or 1}d}"
-            return str(value) if name == GROUP else facets[name].folder(value)
+            return str(value) if name == GROUP else self._by_name[name].folder(value)
 
         return HOLE.sub(filled, level)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Facet]:
+        return {facet.name: facet for facet in self.facets}
 
     def parse_task(self, name: str) -> int | None:
         """The task id that the name of a task folder holds, in a tree or in raw outputs; None for another folder."""
