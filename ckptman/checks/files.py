@@ -32,6 +32,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
                 yield from _check_recipe(file, run.config, convention)
                 yield from _check_weights(file, run.config, convention.model)
                 yield from _check_foreign(file)
+                yield from _check_fields(file)
 
 
 def _check_readable(file: contents.CheckpointFile, root: Path) -> Iterator[Finding]:
@@ -77,6 +78,11 @@ def _check_foreign(file: contents.CheckpointFile) -> Iterator[Finding]:
     if objects:
         said = [f"{item.name} (in {', '.join(item.places)})" if item.places else item.name for item in objects]
         yield finding("foreign-object", file.path, f"instances of {'; '.join(said)}")
+
+
+def _check_fields(file: contents.CheckpointFile) -> Iterator[Finding]:
+    if file.info is not None and file.info.odd_fields:
+        yield finding("odd-field", file.path, "; ".join(f"its {said}" for said in file.info.odd_fields))
 
 
 def _check_recipe(

@@ -211,8 +211,9 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
     kind = "a checkpoint" if prefix is None else f"{prefix.name} ({prefix.title})"
     done = "iterations done not said" if info.iters_done is None else f"{info.iters_done:,} iterations done"
     compiled = ", saved from a compiled model" if info.compiled else ""
+    under = f" (weights under {info.weights_key})" if info.is_found else ""
     facts = [
-        ("what", f"{kind}, {done}, form {info.form}, {size_text(info.size)}{compiled}"),
+        ("what", f"{kind}, {done}, form {info.form}{under}, {size_text(info.size)}{compiled}"),
         ("container", info.container + (f", {count_text(len(info.members), 'file')}" if info.members else "")),
         ("lies in", str(shown.location.folder)),
         ("belongs at", NOTHING if shown.belongs_at is None else str(shown.belongs_at)),
@@ -231,6 +232,8 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
         "missing": info.missing,
         "not read": info.other_keys,
         "configurations?": info.unused_configs,
+        "without names": tuple(f"{key}: the file does not hold the names of its fields" for key in info.unnamed_fields),
+        "not understood": info.odd_fields,
         "not tensors": info.not_tensors,
         "foreign objects": tuple(f"{item.name} ({', '.join(item.places) or item.how})" for item in info.foreign),
     }
@@ -298,9 +301,14 @@ def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:
 def _print_tensors(shown: ShownCheckpoint, out: Console) -> None:
     info = shown.info
     out.print()
+    counted = (
+        "each counted: safetensors does not say which are tied"
+        if "safetensors" in info.container
+        else ("tied weights counted once")
+    )
     out.print(
         plain(count_text(len(info.tensors), "tensor"), "bold")
-        + plain(f", {info.parameters:,} parameters (tied weights counted once)", "dim")
+        + plain(f", {info.parameters:,} parameters ({counted})", "dim")
     )
     rows = [(t.name, " × ".join(map(str, t.shape)) or "scalar", t.dtype) for t in info.tensors]
     print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ")

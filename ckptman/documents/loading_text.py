@@ -47,7 +47,9 @@ def forms_here(
         except RefusedError:
             continue
         found.setdefault(info.form, (path, info))
-    return {form.name: found[form.name] for form in statistics.convention.checkpoint.forms if form.name in found}
+    return {
+        form.name: found.pop(form.name) for form in statistics.convention.checkpoint.forms if form.name in found
+    } | found
 
 
 def _sample(statistics: tree_statistics.TreeStatistics) -> Iterator[str]:
@@ -68,8 +70,8 @@ def loading_text(statistics: tree_statistics.TreeStatistics) -> str:
     for name, (path, info) in forms.items():
         title = f"A file of form {markdown.text(name)}:" if len(forms) > 1 else ""
         parts += [title, markdown.fenced("python", _code(path, info, statistics))]
-        form = next(form for form in statistics.convention.checkpoint.forms if form.name == name)
-        if _is_documented(form, info, path, statistics):
+        form = next((form for form in statistics.convention.checkpoint.forms if form.name == name), None)
+        if form is not None and _is_documented(form, info, path, statistics):
             text = _DOCUMENTED.format(path=path, config=form.config, model=recipe.MODEL_CODE, weights=form.weights)
             parts += ["The same step by step:", markdown.fenced("python", text)]
     return markdown.join(*parts) or "There is no checkpoint here yet that can be loaded."

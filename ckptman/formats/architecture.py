@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 
 from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo
 from ckptman.formats.pickled import OtherTensor
-from ckptman.formats.weight_shapes import ExpectedWeights, Shape, model_shapes
-from ckptman.rules import Convention, convention_file, naming, recipe
+from ckptman.formats.weight_shapes import ExpectedWeights, Shape, is_of_wrapper, model_shapes
+from ckptman.rules import Convention, comparing, convention_file, naming, recipe
 from ckptman.text import RefusedError
 
 WTE: Final = "transformer.wte.weight"
@@ -46,8 +46,9 @@ def model_config(info: CheckpointInfo, path: str | os.PathLike[str], rules: Conv
         RefusedError: (`other-architecture`) it is another model, or may be one: its configuration has a key that nobody
             knows; (`no-architecture`) nothing says which it is.
     """
-    shapes = {tensor.name: tensor.shape for tensor in info.tensors}
-    refuse_other(_without_values(info.tensors))
+    tensors = of_model(info.tensors)
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    refuse_other(_without_values(tensors))
     refuse_other(_wrong_outline(shapes, info.size))
     said = _Said(info, _name_values(path, rules))
     heads = said.needed("n_heads", int)
@@ -80,6 +81,11 @@ def model_config(info: CheckpointInfo, path: str | os.PathLike[str], rules: Conv
     return config
 
 
+def of_model(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """Those that are a model's own."""
+    return [tensor for tensor in tensors if not is_of_wrapper(tensor.name, tensor.shape)]
+
+
 def refuse_other(differences: list[str]) -> None:
     """Refuse a checkpoint for what makes its model another one, if there is anything.
 
@@ -97,7 +103,7 @@ def _check_keys(info: CheckpointInfo, rules: Convention) -> None:
     config = info.model_config or info.config or {}
     unknown = recipe.unknown_keys(config, rules.model, of_model=bool(info.model_config))
     if unknown:
-        said = [f"{key} = {_brief(config[key])}" for key in unknown[:_MOST_DIFFERENCES]]
+        said = [f"{key} = {_brief(comparing.at(config, key))}" for key in unknown[:_MOST_DIFFERENCES]]
         more = f" and {len(unknown) - len(said)} more" if len(unknown) > len(said) else ""
         raise RefusedError(
             f"it may be another model than the built-in one: its configuration says {', '.join(said)}{more}, and "

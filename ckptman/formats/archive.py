@@ -397,7 +397,13 @@ def _read_archive(fd: int) -> Archive:
         directory = _read_at(fd, end.start, end.size)
     if len(directory) < end.size:
         raise refusal("cut", "it became shorter while it was read")
-    folder, entries = _known_directory(directory, end) or _read_directory(directory, end)
+    try:
+        folder, entries = _known_directory(directory, end) or _read_directory(directory, end)
+    except RefusedError as error:
+        names = _names_in(directory, end)
+        if error.code != "unsafe-archive" or any(name.endswith(f"/{PICKLE}") for name in names):
+            raise
+        raise _other_zip(names) from None
     archive = Archive(fd, size, folder, entries, end.start)
     _check_kind(archive)
     return archive
@@ -405,7 +411,7 @@ def _read_archive(fd: int) -> Archive:
 
 def _check_kind(archive: Archive) -> None:
     if PICKLE not in archive.entries:
-        raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch.save wrote: it has no {PICKLE}")
+        raise _other_zip([f"{archive.folder.decode(errors='replace')}{name}" for name in archive.entries])
     if "constants.pkl" in archive.entries or any(name.startswith("code/") for name in archive.entries):
         raise refusal("foreign", _TORCH_SCRIPT)
     if next(iter(archive.entries)) != PICKLE:
@@ -477,7 +483,8 @@ def _refuse_without_end(fd: int, size: int, tail: bytes) -> NoReturn:
         raise refusal("cut", "it begins with zero bytes: its content never reached the disk")
     if head[:1] == b"\x80" and head[2:].startswith(_LEGACY_MAGIC):
         raise refusal("legacy-format", "it is in torch's old format, which is not a zip archive")
-    raise refusal("not-a-checkpoint", f"not a checkpoint, but {_describe(head)}")
+    what = what_else(head) or "something that torch.save did not write"
+    raise refusal("not-a-checkpoint", f"not a checkpoint, but {what}")
 
 
 def _ends_earlier(size: int, tail: bytes) -> bool:
@@ -490,17 +497,57 @@ def _ends_earlier(size: int, tail: bytes) -> bool:
     return start == _NO_32 or start + length in (where, where - _LOCATOR.size - _END_64.size)
 
 
-def _describe(head: bytes) -> str:
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: the file itself was never fetched (`git lfs pull` does)"
+def what_else(head: bytes) -> str | None:
+    """What a file is, by its first bytes, that is no checkpoint; None where they do not tell."""
+    for start, what in _BEGINNINGS.items():
+        if head.startswith(start):
+            return what
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
     if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
         return "a plain pickle, which torch.save did not write"
     if head[8:9] == b"{" and head[3:8] == bytes(5):
         return "a safetensors file"
     text = head.decode("ascii", errors="replace")
     if all(letter.isprintable() or letter.isspace() for letter in text.replace("�", "\0")):
-        return "a text file"
-    return "something that torch.save did not write"
+        first = text.lstrip()[:16].lower()
+        return next((what for begin, what in _TEXTS.items() if first.startswith(begin)), "a text file")
+    return None
+
+
+_BEGINNINGS: Final = {
+    b"version https://git-lfs": "a Git LFS pointer: the file itself was never fetched (`git lfs pull` does)",
+    b"\x1f\x8b": "a file that gzip compressed: decompress it first",
+    b"BZh": "a file that bzip2 compressed: decompress it first",
+    b"\xfd7zXZ\0": "a file that xz compressed: decompress it first",
+    b"\x28\xb5\x2f\xfd": "a file that zstd compressed: decompress it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras saves weights, which is not read",
+    b"GGUF": "a GGUF file of llama.cpp, which is not read",
+    b"\x93NUMPY": "an array that numpy saved",
+}
+_TEXTS: Final = {
+    "<!doctype html": "a web page, such as a server's error message, that was saved in place of the file",
+    "<html": "a web page, such as a server's error message, that was saved in place of the file",
+    "<?xml": "an XML document, such as a server's error message, that was saved in place of the file",
+    "{": "a JSON document",
+    "[": "a JSON document",
+}
+
+
+def _other_zip(names: list[str]) -> RefusedError:
+    """What a zip archive is that is none of torch's."""
+    inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
+    if names and all(name.endswith(".npy") for name in names):
+        what = "numpy's .npz"
+    elif "model.weights.h5" in names:
+        what = "a model of Keras, which is not read"
+    elif inner:
+        what = f"it holds {_shown(inner[0])}: unpack it first"
+    else:
+        what = f"it has no {PICKLE}"
+    return refusal("not-a-checkpoint", f"a zip archive, but not one that torch.save wrote: {what}")
 
 
 # --- the directory ----------------------------------------------------------------------------------------------------
@@ -616,6 +663,19 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
     _check_alike(others, entries)
     _remember_directory(read, end, folder, entries)
     return folder, entries
+
+
+def _names_in(directory: bytes, end: _End) -> list[str]:
+    """The names in a directory that is not as torch writes it, as far as they can be read."""
+    names, at = [], 0
+    for _ in range(end.entries):
+        if at + _CENTRAL.size > len(directory):
+            break
+        name_length, extra_length, comment_length = _CENTRAL.unpack_from(directory, at)[6:9]
+        start = at + _CENTRAL.size
+        names.append(directory[start : start + name_length].decode(errors="replace"))
+        at = start + name_length + extra_length + comment_length
+    return names
 
 
 def _check_alike(names: list[str], entries: Mapping[str, Entry]) -> None:

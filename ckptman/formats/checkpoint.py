@@ -13,29 +13,26 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
+from itertools import chain, islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ckptman.formats import alike
+from ckptman.formats import alike, forms
 from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.bounded import Member
 from ckptman.formats.pickle_reader import garbage_left, read_pickle
 from ckptman.formats.pickled import (
     Array,
-    Device,
-    DType,
     Foreign,
     OtherTensor,
-    PathParts,
     Pickled,
     Record,
     Storage,
     Tensor,
-    fields_of,
 )
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
@@ -89,6 +86,8 @@ class OptimizerInfo:
     """Bytes of these tensors."""
     dtypes: tuple[str, ...] = ()
     """Of these tensors."""
+    keys: tuple[str, ...] = ()
+    """Where in the file it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +136,17 @@ class CheckpointInfo:
     """Objects in the file of classes that nobody listed."""
     nbytes: int = 0
     """Bytes of the weights, those of a storage counted once."""
+    weights_key: str | None = None
+    """Where in the file the weights stand; None where the file is the weights."""
+    unnamed_fields: tuple[str, ...] = ()
+    """Those of `other_keys` with an object whose fields stand in the file without their names."""
+    odd_fields: tuple[str, ...] = ()
+    """Known keys that hold what they cannot, and so are not read: each with what it holds."""
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the weights do not stand where a form has them, but were looked for."""
+        return self.form == forms.BY_CONTENT or "." in (self.weights_key or "")
 
 
 def read_checkpoint(
@@ -238,17 +248,20 @@ class _Description:
         self._pickled = pickled
         self._rules = rules
         self._archive = archive
-        whole = _module_weights(pickled.value)
-        self._value: Any = whole if whole is not None else pickled.value
-        self._form = _find_form(self._value, rules.forms)
-        self._weights = self._value if self._form.whole else _weights_of(self._value.get(self._form.weights)) or {}
-        self._used = {self._form.weights} | ({str(key) for key in self._value} if self._form.whole else set())
+        self._value, self._form, self._weights, self._inside = forms.find(pickled.value, rules.forms)
+        self._used: set[Any] = set()
+        if self._form.whole:
+            self._used |= {key for key, item in self._value.items() if forms.is_beside(key, item)}
+        else:
+            self._use(self._form.weights)
         self._classes: set[str] = set()
+        self._odd: list[str] = []
         self._opaque: set[str] = set()
 
     def info(self) -> CheckpointInfo:
         form = self._form
         config_key, config, config_class = self._config()
+        model_config = self._model_config()
         tensors, compiled = _tensors(self._weights, form.weights or "content", self._rules)
         others = {str(tensor.saved_as) for tensor in tensors}
         optimizer = self._optimizer()
@@ -256,29 +269,44 @@ class _Description:
         return CheckpointInfo(
             form=form.name,
             size=self._archive.size,
-            iters_done=self._count(form.iters),
+            iters_done=self._iters(),
             itr=self._count(form.itr),
             run_id=self._text(form.run_id),
             config=config,
             config_class=config_class,
-            model_config=self._model_config(),
+            model_config=model_config,
             tensors=tensors,
             compiled=compiled,
             parameters=parameters,
             optimizer=optimizer,
             other_keys=tuple(_shown_key(key) for key in self._other_keys()),
             config_key=config_key,
-            unused_configs=tuple(
-                _shown_key(key) for key in self._other_keys() if _looks_like_config(key, self._value[key])
-            ),
+            unused_configs=tuple(self._unused_configs(nested=config is None and model_config is None)),
+            unnamed_fields=tuple(_shown_key(key) for key in self._other_keys() if _has_no_names(self._value[key])),
+            odd_fields=tuple(self._odd),
             opaque=tuple(sorted(self._opaque)),
-            not_tensors=tuple(_shown_key(name) for name in self._weights if str(name) not in others),
+            not_tensors=tuple(
+                _shown_key(name)
+                for name, item in self._weights.items()
+                if str(name) not in others and (not form.whole or forms.is_beside(name, item))
+            ),
             foreign=self._foreign(config_key),
+            weights_key=form.weights or None,
             nbytes=nbytes,
         )
 
     def _other_keys(self) -> list[Any]:
         return [key for key in self._value if key not in self._used]
+
+    def _unused_configs(self, *, nested: bool) -> Iterator[str]:
+        """Keys that look like a configuration; where none was found, also those one level deeper."""
+        for key in self._other_keys():
+            value = self._value[key]
+            if _looks_like_config(key, value):
+                yield _shown_key(key)
+            elif nested and isinstance(value, dict) and not forms.is_optimizer(value):
+                inner = (_shown_key(name) for name, item in value.items() if _looks_like_config(name, item))
+                yield from (f"{_shown_key(key)}.{name}" for name in islice(inner, _MOST_INNER))
 
     def _foreign(self, config_key: str | None) -> tuple[Foreign, ...]:
         """Without the classes that are the configuration, whose fields were read."""
@@ -291,39 +319,40 @@ class _Description:
 
     # Its fields, by meaning
 
-    def _get(self, key: str | None) -> Any:
+    def _find(self, key: str | None) -> Any:
         """The value of a key of the form; a dotted one leads into dictionaries and objects."""
-        if not key or self._form.whole:
-            return None
-        found = self._value.get(key)
-        if found is None and "." in key:
-            found = self._value
-            for part in key.split("."):
-                found = (as_mapping(found) or {}).get(part)
-        if found is not None:
-            self._used.add(key if key in self._value else key.partition(".")[0])
-        return found
+        return forms.item_at(self._value, key) if key else None
+
+    def _use(self, key: str) -> None:
+        self._used.add(key if key in self._value else key.partition(".")[0])
+
+    def _iters(self) -> int | None:
+        """The iterations done: under the form's own key, else under the first of `step_keys` that has them."""
+        keys = (self._form.iters, *(f"{self._inside}{key}" for key in self._rules.step_keys), *self._rules.step_keys)
+        for key in () if self._form.whole else dict.fromkeys(keys):
+            if (found := self._count(key)) is not None:
+                return found
+        return None
 
     def _count(self, key: str | None) -> int | None:
-        found = value = self._get(key)
-        if isinstance(found, Tensor) and math.prod(found.shape) == 1:
-            found = self._number(found)
-        elif type(found) is Array:
-            found = found.item()
-        if type(found) is str and found.isascii() and found.isdecimal() and len(found) < 20:
-            found = int(found)
-        if type(found) is float and found.is_integer():
-            found = int(found)
-        if found is not None and (type(found) is not int or not 0 <= found < 1 << 63):
-            raise refusal("bad-field", f"its {key} is {_brief(value)}, not a number of iterations")
-        if found is None and value is not None:
-            raise refusal("bad-field", f"its {key} is {_brief(value)}, not a number of iterations")
+        value = self._find(key)
+        if key is None or value is None:
+            return None
+        found = count_of(self._number(value) if isinstance(value, Tensor) and math.prod(value.shape) == 1 else value)
+        if found is not None:
+            self._use(key)
+        elif key in (self._form.iters, self._form.itr):
+            self._odd.append(f"{key} is {brief(value)}, not a number of iterations")
         return found
 
     def _text(self, key: str | None) -> str | None:
-        found = self._get(key)
-        if found is not None and type(found) is not str:
-            raise refusal("bad-field", f"its {key} is {_brief(found)}, not text")
+        found = self._find(key)
+        if key is None or found is None:
+            return None
+        if type(found) is not str:
+            self._odd.append(f"{key} is {brief(found)}, not text")
+            return None
+        self._use(key)
         return found or None
 
     def _number(self, tensor: Tensor) -> Any:
@@ -336,32 +365,38 @@ class _Description:
         return -number if tensor.neg else number
 
     def _config(self) -> tuple[str | None, dict[str, Any] | None, str | None]:
-        """The training configuration: the form's own key, else the first of `config_keys` that holds one."""
-        for key in dict.fromkeys((self._form.config, *self._rules.config_keys)):
-            found = None if not key or self._form.whole or key == self._form.model_config else _read(self._find(key))
-            if key is None or not _as_config(found):
-                continue
-            self._get(key)
-            name = found.class_name if type(found) is Record else None
-            if name is not None and name.startswith("omegaconf."):
-                found = interpolation.interpolated(self._plain(found, key, self._opaque) or {})
-            key, section = _section(key, found)
-            plain = self._plain(section, key, self._opaque)
-            return key, plain, section.class_name if type(section) is Record else name if section is found else None
-        return None, None, None
+        """The training configuration: the form's own key, else one of `config_keys`.
 
-    def _find(self, key: str) -> Any:
-        used = set(self._used)
-        found = self._get(key)
-        self._used = used  # until it is known to be one
-        return found
+        Of several, the first that has keys of a run; where none has, the first.
+        """
+        keys = (
+            self._form.config,
+            *(f"{self._inside}{key}" for key in self._rules.config_keys),
+            *self._rules.config_keys,
+        )
+        found = {key: _read(self._find(key)) for key in dict.fromkeys(keys) if key and key != self._form.model_config}
+        configs = {key: value for key, value in found.items() if _as_config(value)}
+        if not configs:
+            return None, None, None
+        is_of_run = len(configs) > 1
+        key = next((key for key in configs if is_of_run and _has_keys_of_run(configs[key])), next(iter(configs)))
+        return self._read_config(key, configs[key])
+
+    def _read_config(self, key: str, found: Any) -> tuple[str, dict[str, Any] | None, str | None]:
+        self._use(key)
+        name = found.class_name if type(found) is Record else None
+        if name is not None and name.startswith("omegaconf."):
+            found = interpolation.interpolated(self._plain(found, key, self._opaque) or {})
+        key, section = _section(key, found)
+        plain = self._plain(section, key, self._opaque)
+        return key, plain, section.class_name if type(section) is Record else name if section is found else None
 
     def _model_config(self) -> dict[str, Any] | None:
         key = self._form.model_config
-        found = _read(self._find(key)) if key else None
-        if key is None or _as_config(found) is None:
+        found = _read(self._find(key))
+        if not key or _as_config(found) is None:
             return None
-        self._get(key)
+        self._use(key)
         return self._plain(found, key)
 
     def _plain(self, value: Any, key: str, opaque: set[str] | None = None) -> dict[str, Any] | None:
@@ -380,15 +415,33 @@ class _Description:
 
     def _optimizer(self) -> OptimizerInfo | None:
         key = self._form.optimizer
-        found = self._find(key) if key else None
+        found = self._find(key)
         if not key or not _optimizer_parts(found):
-            return None
-        self._get(key)
-        return _optimizer(found, key, self._number)
+            others = {key: self._value[key] for key in self._other_keys() if _is_of_optimizers(self._value[key])}
+            self._used |= others.keys()
+            found = list(chain(*map(_optimizer_parts, others.values())))
+            return _optimizer(found, tuple(map(_shown_key, others)), self._number) if found else None
+        self._use(key)
+        return _optimizer(found, (key,), self._number)
 
 
 def _shown_key(key: Any) -> str:
     return key if type(key) is str else str(key)[:80]
+
+
+def count_of(value: Any) -> int | None:
+    """The number of iterations that a value means, whatever holds it; None for what means none."""
+    if type(value) is Array:
+        value = value.item()
+    if type(value) is str and value.isascii() and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    if type(value).__name__ in ("float", "Decimal", "Fraction"):  # the latter two are only there if they were read
+        try:
+            whole = int(value) if abs(value) < 1 << 63 else -1
+            value = whole if whole == value else None
+        except ArithmeticError:  # a signalling NaN of Decimal
+            return None
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
 
 
 _ELEMENTS: Final = {
@@ -427,9 +480,9 @@ def by_meaning(key: str, value: Any) -> Any:
 def _as_config(value: Any) -> Mapping[Any, Any] | None:
     """What a configuration holds; None for what is none."""
     found = as_mapping(value)
-    if found is None or _TENSORS.isdisjoint(map(type, found.values())):
+    if found is None or forms.TENSORS.isdisjoint(map(type, found.values())):
         return found
-    weights = sum(_is_tensor(item) and bool(item.shape) for item in found.values())
+    weights = sum(type(item) in forms.TENSORS and bool(item.shape) for item in found.values())
     return None if weights > len(found) // 2 else found
 
 
@@ -525,101 +578,36 @@ _SECTION_LEVELS: Final = 4
 
 def _looks_like_config(key: Any, value: Any) -> bool:
     named = type(key) is str and any(word in key.lower() for word in ("config", "args", "hparam", "cfg", "hyper"))
-    if named and (isinstance(value, list | tuple | dict) or type(value) is Record or _is_written(value)):
+    is_code = type(value) is str and "=" in value and "\n" in value
+    if named and (isinstance(value, list | tuple | dict) or type(value) is Record or is_code or _is_written(value)):
         return bool(value)
     items = as_mapping(value)
     return items is not None and len(_KINDS.keys() & items.keys()) >= _FEW_KEYS
 
 
-# --- which form it is -------------------------------------------------------------------------------------------------
+def _has_keys_of_run(value: Any) -> bool:
+    """Whether a configuration, or its sections, has some of the keys that are known."""
+    items = _written_out(_as_config(value) or {})
+    return len(_KINDS.keys() & items.keys()) + len(_of_sections(items)) >= _FEW_KEYS
 
 
-def _find_form(value: Any, forms: tuple[terms.CheckpointForm, ...]) -> terms.CheckpointForm:
-    """The form with weights in the dictionary; of several, the one that knows most of its keys."""
-    if not isinstance(value, dict):
-        raise refusal("foreign", f"a torch file that holds {_kind(value)}, not a checkpoint")
-    fitting = [form for form in forms if not form.whole and _weights_of(value.get(form.weights)) is not None]
-    if not fitting:
-        bare = [form for form in forms if form.whole and _is_state_dict(value)]
-        if not bare:
-            raise refusal("foreign", _say_what_dict(value, forms))
-        return bare[0]
-    return max(fitting, key=lambda form: sum(value.get(key) is not None for key in _keys(form) if key))
+def _has_no_names(value: Any) -> bool:
+    """Whether it is an object whose fields stand in the file without their names: a named tuple, a frozen class with
+    slots."""
+    if type(value) is not Record or value.called or as_mapping(value) is not None:
+        return False
+    return bool(value.args) if value.state is None else isinstance(value.state, list | tuple)
 
 
-def _keys(form: terms.CheckpointForm) -> tuple[str | None, ...]:
-    return (form.weights, form.optimizer, form.config, form.model_config, form.iters, form.itr, form.run_id)
+def brief(value: object) -> str:
+    """A value in a message."""
+    if type(value) in (float, bool) or (type(value) is int and abs(value) < 1 << 64):
+        return repr(value)
+    return repr(value) if type(value) is str and len(value) <= _MOST_BRIEF else forms.kind(value)
 
 
-def _weights_of(value: Any) -> Mapping[Any, Any] | None:
-    """Weights by name: a state dict with a tensor in it, or the tensors of a module that was saved whole."""
-    if isinstance(value, dict):
-        return value if any(map(_is_tensor, value.values())) else None
-    return _module_weights(value)
-
-
-def _module_weights(value: Any, prefix: str = "", within: frozenset[int] = frozenset()) -> dict[str, Any] | None:
-    """The parameters and buffers of a `torch.nn.Module` that was saved whole; None for anything else."""
-    fields = (fields_of(value) or {}) if type(value) is Record and id(value) not in within else {}
-    parameters, modules = fields.get("_parameters"), fields.get("_modules")
-    if not isinstance(parameters, dict) or not isinstance(modules, dict):
-        return None
-    buffers = fields.get("_buffers")
-    own = [*parameters.items(), *(buffers.items() if isinstance(buffers, dict) else ())]
-    found = {f"{prefix}{name}": tensor for name, tensor in own if _is_tensor(tensor)}
-    for name, module in modules.items():
-        found |= _module_weights(module, f"{prefix}{name}.", within | {id(value)}) or {}
-        if len(found) > MAX_TENSORS:
-            raise refusal("pickle-bomb", f"its modules share their parts into more than {MAX_TENSORS:,} tensors")
-    return found
-
-
-MAX_TENSORS: Final = 100_000
-"""Weights of modules that were saved whole, which may share their parts."""
-
-
-def _is_state_dict(value: Mapping[Any, Any]) -> bool:
-    """Whether a dictionary is weights by name, and nothing else but what state dicts hold beside tensors."""
-    tensors = sum(map(_is_tensor, value.values()))
-    rest = [
-        key
-        for key, item in value.items()
-        if type(key) is not str
-        or not (_is_tensor(item) or type(item) in (int, float, bool, type(None), bytes) or key.endswith("_extra_state"))
-    ]
-    return tensors > len(value) // 2 and not rest
-
-
-_TENSORS: Final = frozenset({Tensor, OtherTensor})
-
-
-def _is_tensor(value: Any) -> bool:
-    return type(value) is Tensor or type(value) is OtherTensor
-
-
-def _say_what_dict(value: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...]) -> str:
-    if not value:
-        return "a torch file that holds an empty dictionary, not a checkpoint"
-    keys = ", ".join(repr(key[:40] if type(key) is str else key) for key in list(value)[:8])
-    more = ", …" if len(value) > 8 else ""
-    wanted = " or ".join(dict.fromkeys(repr(form.weights) for form in forms if form.weights))
-    return f"a torch file that holds a dictionary with the keys {keys}{more}, and no weights under {wanted}"
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Tensor | OtherTensor):
-        return f"a plain tensor of shape {list(value.shape)}"
-    if type(value) is Record:
-        return f"an instance of {value.class_name[:200]}"
-    if isinstance(value, Storage | DType | Device | PathParts):
-        return f"a {type(value).__name__.lower()}"
-    return f"a {type(value).__name__}" if value is not None else "None"
-
-
-def _brief(value: object) -> str:
-    return (
-        repr(value) if type(value) in (float, bool) or (type(value) is int and abs(value) < 1 << 64) else _kind(value)
-    )
+_MOST_BRIEF: Final = 40
+_MOST_INNER: Final = 8
 
 
 # --- its tensors ------------------------------------------------------------------------------------------------------
@@ -636,7 +624,7 @@ def _tensors(
         rules: The prefixes to see through.
         as_saved: Leave the names as they are.
     """
-    names = [name for name, tensor in weights.items() if type(tensor) in _TENSORS]
+    names = [name for name, tensor in weights.items() if type(tensor) in forms.TENSORS]
     for name in names:
         if type(name) is not str:
             raise refusal("bad-field", f"its {key} holds a tensor under {_shown_key(name)}, which is not text")
@@ -716,16 +704,32 @@ def _optimizer_parts(value: object) -> list[dict[Any, Any]]:
     return parts
 
 
-def _optimizer(value: object, key: str, read_number: ReadNumber | None = None) -> OptimizerInfo | None:
+def _is_of_optimizers(value: object) -> bool:
+    """Whether it is the state of an optimizer, or of several in a list, a tuple or a dictionary by name."""
+    parts = _optimizer_parts(value)
+    return bool(parts) and all(map(forms.is_optimizer, parts))
+
+
+def _tensors_in(state: object) -> Iterator[Any]:
+    """The tensors in the state of a parameter, in whatever containers."""
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    for item in items:
+        if type(item) in forms.TENSORS:
+            yield item
+        else:
+            yield from _tensors_in(item)
+
+
+def _optimizer(value: object, keys: tuple[str, ...], read_number: ReadNumber | None = None) -> OptimizerInfo | None:
     """A summary of the optimizers' states; None where it is none."""
     states = 0
     tensors: list[Any] = []
     groups: list[ParamGroup] = []
-    plain = Plain(key, read_number)
+    plain = Plain(", ".join(keys), read_number)
     for part in _optimizer_parts(value):
         for state in part["state"].values():
             states += 1
-            tensors += filter(_is_tensor, state.values()) if isinstance(state, dict) else ()
+            tensors += _tensors_in(state)
         param_groups = part.get("param_groups")
         groups += (
             [_param_group(group, plain) for group in param_groups if isinstance(group, dict)]
@@ -735,7 +739,7 @@ def _optimizer(value: object, key: str, read_number: ReadNumber | None = None) -
     if not states and not groups and value in (None, {}):
         return None
     dtypes = tuple(dict.fromkeys(tensor.dtype for tensor in tensors))
-    return OptimizerInfo(states, len(tensors), tuple(groups), count_elements(tensors)[1], dtypes)
+    return OptimizerInfo(states, len(tensors), tuple(groups), count_elements(tensors)[1], dtypes, keys)
 
 
 def _param_group(group: Mapping[Any, Any], plain: Plain) -> ParamGroup:

@@ -25,6 +25,7 @@ from ckptman.formats.pickled import (
     Record,
     Storage,
     Tensor,
+    fields_of,
     numpy_value,
 )
 from ckptman.formats.refusals import refusal
@@ -556,8 +557,22 @@ def _make_of_type(args: tuple[Any, ...]) -> Any:
     _check(args[0].name in _OF_TENSORS)
     tensor = args[0].stand_in(args[2])
     if type(tensor) is OtherTensor and tensor.kind == "subclass":
-        return OtherTensor("subclass", tensor.dtype, tensor.shape, (args[1].name, args[3]))
+        whole = _whole_of(args[3]) if args[1].name in _DISTRIBUTED else None
+        is_whole = type(whole) is Tensor and (whole.shape, whole.dtype) == (tensor.shape, tensor.dtype)
+        return whole if is_whole else OtherTensor("subclass", tensor.dtype, tensor.shape, (args[1].name, args[3]))
     return tensor
+
+
+_DISTRIBUTED: Final = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor")
+
+
+def _whole_of(state: Any) -> Any:
+    """The local part of a tensor that is distributed, unless it is but a term of a sum."""
+    fields = fields_of(Record("", state=state)) or {}
+    spec = fields.get("_spec")
+    placements = (fields_of(spec) or {}).get("placements") if type(spec) is Record else None
+    kinds = [type(each) is Record and each.class_name.rpartition(".")[2] for each in placements or ("",)]
+    return fields.get("_local_tensor") if all(kind in ("Shard", "Replicate") for kind in kinds) else None
 
 
 def _make_size(args: tuple[Any, ...]) -> tuple[int, ...]:

@@ -31,10 +31,11 @@ class Container(NamedTuple):
 
 
 _FORMS: Final = "those of `checkpoint.forms`"
+_FOUND: Final = "or any in which one dictionary or module holds weights"
 CONTAINERS: Final = (
     Container(
         "torch archive (`torch.save` since 1.6)",
-        _FORMS,
+        f"{_FORMS}; {_FOUND}",
         "configuration, progress, weights, optimizer",
         "yes",
         "the built-in architecture and its variants",
@@ -62,7 +63,7 @@ CONTAINERS: Final = (
     ),
     Container(
         "folder of torch.distributed.checkpoint",
-        f"`{distributed.METADATA}` and `*{distributed.SUFFIX}`; {_FORMS}",
+        f"`{distributed.METADATA}` and `*{distributed.SUFFIX}`; {_FORMS}; {_FOUND}",
         "configuration, progress, weights, optimizer, missing files",
         "its weights, if none is missing",
         "the built-in architecture and its variants",
@@ -128,13 +129,15 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
 
 
 def is_safetensors(path: Path, *, fd: int | None = None) -> bool:
-    """Whether a file (open, perhaps) is called or begins as one; whatever is in the way is for its reader to say."""
-    if path.suffix == SAFETENSORS_SUFFIX:
-        return True
+    """Whether a file (open, perhaps) begins as one, or is called so and begins as nothing else; whatever is in the way
+    is for its reader to say."""
+    is_called_so = path.suffix == SAFETENSORS_SUFFIX
     try:
         if fd is not None:
-            return safetensors.is_safetensors(os.pread(fd, 16, 0))
-        with open_bytes(path) as file:
-            return safetensors.is_safetensors(file.read(0, min(file.size, 16)))
+            head = os.pread(fd, 16, 0)
+        else:
+            with open_bytes(path) as file:
+                head = file.read(0, min(file.size, 16))
     except (OSError, RefusedError):
-        return False
+        return is_called_so
+    return safetensors.is_safetensors(head) or (is_called_so and not head.startswith(b"PK\3\4"))

@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ckptman.formats import bounded, containers, distributed, model_folder, safetensors
-from ckptman.formats.archive import Archive, open_archive
-from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo, read_archive, strided
+from ckptman.formats import bounded, containers, distributed, forms, model_folder, safetensors
+from ckptman.formats.archive import PICKLE, Archive, open_archive
+from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo, check_storages, read_archive, strided
+from ckptman.formats.pickle_reader import garbage_left, read_pickle
+from ckptman.formats.pickled import Storage
 from ckptman.formats.refusals import refusal
 from ckptman.rules import terms
 
@@ -63,6 +66,20 @@ def map_weights(path: str | os.PathLike[str], rules: terms.CheckpointRules, *, v
     return MappedWeights(info, storages)
 
 
+def map_values(
+    path: str | os.PathLike[str], rules: terms.CheckpointRules
+) -> tuple[Mapping[Any, Any], dict[str, memoryview]]:
+    """All that a torch archive holds, by its keys, and the bytes of each storage; nothing is checked against checksums.
+
+    Raises:
+        RefusedError: as `map_weights`.
+    """
+    with open_archive(path) as archive, garbage_left():
+        pickle = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
+        check_storages(archive, pickle.storages.values())
+        return forms.find(pickle.value, rules.forms).value, dict(_map_storages(archive, pickle.storages.values()))
+
+
 def _check_whole(info: CheckpointInfo) -> None:
     if info.missing:
         names = ", ".join(info.missing)
@@ -74,10 +91,16 @@ def _map_archive(
 ) -> Iterator[tuple[tuple[str, str], memoryview]]:
     if verify:
         archive.verify_crcs()
+    storages = {view.storage for view in strided(tensor.view for tensor in tensors)}
+    for key, data in _map_storages(archive, storages):
+        yield (file, key), data
+
+
+def _map_storages(archive: Archive, storages: Iterable[Storage]) -> Iterator[tuple[str, memoryview]]:
     mapped = bounded.map_bytes(archive.fd, archive.size)
-    for storage in {view.storage for view in strided(tensor.view for tensor in tensors)}:
+    for storage in storages:
         start = archive.data_start(f"data/{storage.key}")
-        yield (file, storage.key), mapped[start : start + storage.nbytes]
+        yield storage.key, mapped[start : start + storage.nbytes]
 
 
 def _map_safetensors(path: Path, file: str) -> Iterator[tuple[tuple[str, str], memoryview]]:

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ckptman.formats import checkpoint, plain_values, safetensors
+from ckptman.formats import checkpoint, forms, plain_values, safetensors
 from ckptman.formats.archive import PICKLE, open_archive
 from ckptman.formats.bounded import Member, parse_json, read_json
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
@@ -123,14 +123,13 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
     named = next((name for name in CONFIGS if name in sizes), None)
     config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
     step = state.get("global_step")
-    if step is not None and (type(step) is not int or step < 0):
-        raise refusal("bad-field", f"the global_step of its {STATE} is not a number of iterations")
     kind = ".bin" if ".bin" in main else "safetensors"
     return CheckpointInfo(
         container=f"{kind} in {'shards' if index else 'a folder'}",
         form="Trainer" if state else "transformers" if named else "weights",
         size=sum(sizes.values()),
-        iters_done=step,
+        iters_done=checkpoint.count_of(step),
+        odd_fields=_odd(step, f"global_step of its {STATE}"),
         itr=None,
         run_id=None,
         config=config,
@@ -152,14 +151,19 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
     """What one safetensors file says of itself. Its metadata may hold a configuration, as JSON, and the progress."""
     header = safetensors.read_header(path)
     weights = _of_header(header)
-    form = next((form for form in rules.forms if form.config in header.metadata), None)
+    known = {form: len(header.metadata.keys() & set(forms.keys(form)[1:])) for form in rules.forms}
+    form = max(known, key=lambda form: known[form]) if any(known.values()) else None
     said, shared = header.metadata, _shared(header)
+    iters, itr = (
+        None if form is None or not key else said.get(key) for key in (form and form.iters, form and form.itr)
+    )
     return CheckpointInfo(
         container="safetensors",
         form="weights" if form is None else form.name,
         size=header.size,
-        iters_done=None if form is None else _count(said, form.iters),
-        itr=None if form is None else _count(said, form.itr),
+        iters_done=checkpoint.count_of(iters),
+        itr=checkpoint.count_of(itr),
+        odd_fields=() if form is None else (*_odd(iters, form.iters), *_odd(itr, form.itr or "")),
         run_id=None if form is None or form.run_id is None else said.get(form.run_id) or None,
         config=None if form is None else _config_text(said, form.config),
         config_class=None,
@@ -168,21 +172,16 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
         compiled=any(rules.compiled_prefix in tensor.name for tensor in weights.tensors),
         parameters=weights.parameters,
         optimizer=None,
-        other_keys=tuple(
-            key for key in said if key not in shared and (form is None or key not in checkpoint._keys(form))
-        ),
+        other_keys=tuple(key for key in said if key not in shared and (form is None or key not in forms.keys(form))),
         config_key=None if form is None else form.config,
         nbytes=weights.nbytes,
     )
 
 
-def _count(metadata: Mapping[str, str], key: str | None) -> int | None:
-    text = None if key is None else metadata.get(key)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise refusal("bad-field", f"the {key} in its metadata is not a number of iterations")
-    return int(text)
+def _odd(value: object, name: str) -> tuple[str, ...]:
+    """What is said of a number of iterations that is none."""
+    is_odd = value is not None and checkpoint.count_of(value) is None
+    return (f"{name} is {checkpoint.brief(value)}, not a number of iterations",) if is_odd else ()
 
 
 def _json_config(document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -309,4 +308,4 @@ def _optimizer(folder: Path, sizes: Mapping[str, int]) -> OptimizerInfo | None:
     with open_archive(folder / name) as archive:
         pickled = read_pickle(archive.read(PICKLE, archive.size))
         checkpoint.check_storages(archive, pickled.storages.values())
-        return checkpoint._optimizer(pickled.value, name)
+        return checkpoint._optimizer(pickled.value, (name,))

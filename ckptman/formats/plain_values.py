@@ -193,12 +193,15 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         maps = (fields_of(value) or {}).get("maps")
         return ChainMap(*maps) if type(maps) is list and all(isinstance(each, dict) for each in maps) else None
     found = fields_of(value)
-    if found is not None and isinstance(found.get("__dict__"), dict) and "__pydantic_fields_set__" in found:
+    is_pydantic = found is not None and not _PYDANTIC.isdisjoint(found)
+    if found is not None and is_pydantic and isinstance(found.get("__dict__"), dict):
         more = found.get("__pydantic_extra__")
         return {**found["__dict__"], **(more if isinstance(more, dict) else {})}
     return found
 
 
+_PYDANTIC: Final = frozenset({"__pydantic_fields_set__", "__fields_set__"})
+"""A field of each model of pydantic, since version 2 and before it."""
 _CONTENT: Final = {"omegaconf": "_content", "ml_collections": "_fields", "collections": "data", "wandb": "_items"}
 """The field that holds the items of a container of each package; its other fields are the package's own."""
 _WRAPPING: Final = ("omegaconf.", "ml_collections.", "collections.UserDict", "wandb.sdk.wandb_config.Config")

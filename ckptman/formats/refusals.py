@@ -37,7 +37,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "If you know where it comes from, save it again as a zip archive: torch.save(torch.load(path), new_path).",
     ),
     "foreign": Refusal(
-        "A torch file, but not a checkpoint of a known form: no dictionary with weights under a known key.",
+        "A torch file, but not a checkpoint that is known: no weights under a known key, and none, or several, under "
+        "others.",
         "Move it out of the way; or, if it is a checkpoint, add its keys to `checkpoint.forms` in ckptman.yaml.",
     ),
     # Its zip archive
@@ -87,8 +88,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "A tensor reaches outside its storage, or the archive holds fewer bytes than a storage needs.", _COPY_AGAIN
     ),
     "bad-field": Refusal(
-        "A known key of the checkpoint holds what it cannot: a negative iteration count, a configuration value that "
-        "is not plain.",
+        "A known key of the checkpoint holds what it cannot: a configuration of more values than the limit, weights "
+        "under keys that are not text.",
         "Save the checkpoint again with plain values there, or without the key.",
     ),
 }

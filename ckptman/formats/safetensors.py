@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
+from ckptman.formats.archive import what_else
 from ckptman.formats.bounded import Bytes, open_bytes, parse_json
 from ckptman.formats.refusals import refusal
 
@@ -76,6 +77,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     with open_bytes(path) as file:
         if not file.size:
             raise refusal("empty", "the file is empty")
+        head = file.read(0, min(file.size, 512))
+        if not is_safetensors(head) and (what := what_else(head)) is not None:
+            raise refusal("not-a-checkpoint", f"not a safetensors file, but {what}")
         length = _LENGTH.unpack(file.read(0, _LENGTH.size))[0]
         if length > MAX_HEADER:
             raise refusal(

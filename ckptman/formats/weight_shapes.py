@@ -47,7 +47,8 @@ class ExpectedWeights:
             if found.get(name) != shape and not (name not in found and is_optional(name))
         ]
         if self.complete:
-            differences += [f"{name} {_text(found[name])} is not expected" for name in found if name not in self.shapes]
+            others = (name for name in found if name not in self.shapes and not is_of_wrapper(name, found[name]))
+            differences += [f"{name} {_text(found[name])} is not expected" for name in others]
         else:
             differences += self._wrong_blocks(found)
         return sorted(differences)
@@ -63,6 +64,11 @@ class ExpectedWeights:
 def is_optional(name: str) -> bool:
     """Whether a model is whole without this weight: the tied head, or the bias of a gate, which is then zero."""
     return name == "lm_head.weight" or name.endswith(".attn.c_gate.bias")
+
+
+def is_of_wrapper(name: str, shape: Shape) -> bool:
+    """Whether it is what `AveragedModel` adds to the weights of the model in it: how many were averaged."""
+    return name == "n_averaged" and not shape
 
 
 def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None = None) -> ExpectedWeights | None:

@@ -537,6 +537,7 @@ def _build_checkpoint(section: _Section) -> CheckpointRules:
         wrappers=section.maybe("wrappers", _list_of(_text), ()),
         prefixes=section.maybe("prefixes", _list_of(_text), ()),
         config_keys=section.maybe("config_keys", _list_of(_text), ()),
+        step_keys=section.maybe("step_keys", _list_of(_text), ()),
         inert=section.maybe("inert", _list_of(_inert_name), ()),
     )
     section.done()

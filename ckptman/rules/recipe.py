@@ -10,12 +10,13 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from ckptman.rules import comparing
 from ckptman.rules.terms import Convention, ModelRules
 from ckptman.text import UsageError
 
@@ -338,7 +339,8 @@ def saved_by(config: Mapping[str, Any], convention: Convention) -> dict[str, ran
 
 
 def unknown_keys(config: Mapping[str, Any], rules: ModelRules, *, of_model: bool = False) -> list[str]:
-    """The keys with which a configuration could be that of another model; those that are off are left out.
+    """The keys with which a configuration could be that of another model, those of sections as `model.depth`; those
+    that are off are left out.
 
     Args:
         config: A training configuration.
@@ -346,11 +348,30 @@ def unknown_keys(config: Mapping[str, Any], rules: ModelRules, *, of_model: bool
         of_model: The configuration is that of a model alone.
     """
     harmless = rules.without_effect if of_model else (*rules.training, *rules.without_effect)
-    return [
-        key
-        for key, value in config.items()
-        if key not in KNOWN_KEYS and _is_on(value) and not any(fnmatchcase(key, name) for name in harmless)
-    ]
+
+    def unknown(section: Mapping[str, Any], within: str, levels: int) -> Iterator[str]:
+        for key, value in section.items():
+            name = f"{within}{key}"
+            if _is_known(key, value, config, within) or not _is_on(value):
+                continue
+            if any(fnmatchcase(each, pattern) for pattern in harmless for each in {key, name}):
+                continue
+            if levels and isinstance(value, Mapping):
+                yield from unknown(value, f"{name}.", levels - 1)
+            else:
+                yield name
+
+    return list(unknown(config, "", _SECTION_LEVELS))
+
+
+_SECTION_LEVELS = 4
+
+
+def _is_known(key: str, value: Any, config: Mapping[str, Any], within: str) -> bool:
+    """Whether the effect of a key is known; in a section, that of one which the configuration has in another too."""
+    if key in DERIVED_KEYS or (key in KNOWN_KEYS and not within):
+        return True
+    return key in KNOWN_KEYS and key in config and comparing.same_value(config[key], value)
 
 
 def _is_on(value: Any) -> bool:

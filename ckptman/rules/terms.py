@@ -103,6 +103,8 @@ class CheckpointRules:
     """Prefixes that stand in front only: they may be a model's own."""
     config_keys: tuple[str, ...] = ()
     """Where a configuration may stand that is not where the form has it."""
+    step_keys: tuple[str, ...] = ()
+    """Where the iterations done may stand that are not where the form has them."""
     inert: tuple[str, ...] = ()
     """Functions whose calls in a pickle are kept as inert records."""
 

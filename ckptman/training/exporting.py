@@ -15,6 +15,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ckptman.formats import CheckpointInfo, containers, show_path
+from ckptman.formats import CheckpointInfo, containers, mapping, pickled, show_path
 from ckptman.fs import files, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file, terms
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
-from ckptman.training.loading import load_weights, mark_safe
+from ckptman.training.loading import Tensors, load_weights
 from ckptman.tree import records
 
 
@@ -145,7 +146,8 @@ def _names(sources: list[Path], folder: Path, target: Target, rules: Convention)
 def _name(source: Path, target: Target, rules: terms.CheckpointRules) -> str:
     """That of the source, with the suffix of what is written."""
     name = Path(os.path.abspath(source)).name  # noqa: PTH100  (not resolved: a link has a name of its own)
-    if target is Target.PLAIN and not source.is_dir() and not containers.is_safetensors(source):
+    is_archive = not source.is_dir() and not containers.is_safetensors(source)
+    if target is Target.PLAIN and is_archive and source.suffix != containers.SAFETENSORS_SUFFIX:  # by which torch goes
         return name
     suffixes = sorted((rules.suffix, *rules.other_suffixes), key=len, reverse=True)
     base = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix) and name != suffix), name)
@@ -156,10 +158,11 @@ def _export(source: Path, copy: Path, target: Target, weights_only: bool, rules:
     weights, info = load_weights(source, convention=rules)
     weights = {name: tensor.resolve_conj().resolve_neg() for name, tensor in weights.items()}
     document: dict[str, Any] = {}
+    left_out: list[str] = []
     if target is Target.SAFETENSORS:
         data = _safetensors(weights, info, rules)
     else:
-        document = _plain(source, weights, info, rules, weights_only=weights_only)
+        document = _plain(source, weights, info, rules, left_out, weights_only=weights_only)
         buffer = io.BytesIO()
         torch.save(document, buffer)
         data = buffer.getvalue()
@@ -176,52 +179,88 @@ def _export(source: Path, copy: Path, target: Target, weights_only: bool, rules:
     new = write_atomically(copy, data, replace=False, check=verify)
     if not new:
         verify(copy)
-    form = _form(info, rules)
     others = list(info.other_keys)
     if info.optimizer is not None:
-        others.append((form.optimizer if form is not None else None) or "optimizer")
+        others += info.optimizer.keys
     return Exported(
         source=str(source),
         path=str(copy),
         size=len(data),
         tensors=len(written),
-        left_out=(*(key for key in others if key not in document), *info.not_tensors),
+        left_out=tuple(dict.fromkeys([*(key for key in others if key not in document), *left_out, *info.not_tensors])),
         new=new,
     )
 
 
-def _form(info: CheckpointInfo, rules: Convention) -> terms.CheckpointForm | None:
-    return next((form for form in rules.checkpoint.forms if form.name == info.form), None)
+def _form(info: CheckpointInfo, rules: Convention) -> terms.CheckpointForm:
+    """The form of a copy: that of its source, or the first, where that has no key for what is known."""
+    form = next((form for form in rules.checkpoint.forms if form.name == info.form), rules.checkpoint.forms[0])
+    return rules.checkpoint.forms[0] if form.whole and info.config else form
 
 
 # --- plain ------------------------------------------------------------------------------------------------------------
 
 
 def _plain(
-    source: Path, weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Convention, *, weights_only: bool
+    source: Path,
+    weights: Mapping[str, Tensor],
+    info: CheckpointInfo,
+    rules: Convention,
+    left_out: list[str],
+    *,
+    weights_only: bool,
 ) -> dict[str, Any]:
     """The content of a plain copy, by the keys of the form; those of no form for a file that has none."""
-    form = _form(info, rules) or rules.checkpoint.forms[0]
+    form = _form(info, rules)
     if form.whole:
         return dict(weights)
     known = _known(info, form)
     document: dict[str, Any] = {form.weights: dict(weights), **known}
     if weights_only or not (info.optimizer or info.other_keys) or info.container != containers.TORCH_ARCHIVE:
         return document
-    mark_safe(rules.checkpoint.config_classes)
-    try:
-        saved = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises whatever a file makes it stumble over
-        raise RefusedError(
-            f"{show_path(source)}: torch's safe loader cannot read all of it, only the weights can be exported: "
-            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}",
-            code="not-loadable",
-            fix="Add --weights-only, or --to safetensors.",
-        ) from error
-    for key, value in saved.items():
-        if key not in document and key != form.config and _is_plain(value):
-            document[key] = value
+    value, storages = mapping.map_values(source, rules.checkpoint)
+    rest = _Rest(Tensors(storages), left_out)
+    written = {form.config, info.config_key, info.weights_key, *document}
+    for key, item in value.items():
+        if key not in written and (made := rest.plain(item, str(key)[:80])) is not _NOTHING:
+            document[key] = made
     return document
+
+
+_NOTHING = object()
+
+
+class _Rest:
+    """Makes of what a file holds what anybody can load: dictionaries, lists, numbers, texts and tensors."""
+
+    def __init__(self, tensors: Tensors, left_out: list[str]) -> None:
+        self._tensors = tensors
+        self._left_out = left_out
+
+    def plain(self, value: object, at: str) -> Any:
+        """The value; `_NOTHING`, and noted, where it is none of these. Of a dictionary what can be loaded is kept."""
+        if isinstance(value, pickled.Tensor | pickled.OtherTensor):
+            with suppress(RefusedError):
+                return self._tensors.make(value, at).resolve_conj().resolve_neg()
+        elif isinstance(value, dict):
+            made = {
+                key: self.plain(item if type(key) in _PLAIN else ..., f"{at}.{str(key)[:80]}")
+                for key, item in value.items()
+            }
+            return {key: item for key, item in made.items() if item is not _NOTHING}
+        elif type(value) in (list, tuple):
+            noted = len(self._left_out)
+            items = [self.plain(item, f"{at}[{index}]") for index, item in enumerate(value)]
+            if not any(item is _NOTHING for item in items):
+                return items if type(value) is list else tuple(items)
+            del self._left_out[noted:]  # with one item less it would be another list
+        elif type(value) in _PLAIN:
+            return value
+        self._left_out.append(at)
+        return _NOTHING
+
+
+_PLAIN = (str, int, float, bool, type(None))
 
 
 def _known(info: CheckpointInfo, form: terms.CheckpointForm) -> dict[str, Any]:
@@ -234,15 +273,6 @@ def _known(info: CheckpointInfo, form: terms.CheckpointForm) -> dict[str, Any]:
         form.run_id: info.run_id,
     }
     return {key: value for key, value in values.items() if key and value is not None}
-
-
-def _is_plain(value: object) -> bool:
-    """Whether anybody can load it: dictionaries, lists, numbers, texts and tensors."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (str, int, float, bool) or isinstance(value, Tensor)
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------
@@ -285,7 +315,7 @@ def _safetensors(weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Con
 
 def _metadata(info: CheckpointInfo, rules: Convention) -> dict[str, str]:
     """What the file says beside its weights, each value as text: a configuration as JSON."""
-    known = _known(info, _form(info, rules) or rules.checkpoint.forms[0])
+    known = _known(info, _form(info, rules))
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
     return {"format": "pt", "exported_by": "ckptman", **texts}
 

@@ -69,7 +69,8 @@ def load(
     try:
         mapped = mapping.map_weights(path, rules.checkpoint)
         config = architecture.model_config(mapped.info, path, rules)
-        weights = {name: _dense(weight) for name, weight in _tensors(mapped).items()}
+        found = _tensors(mapped)
+        weights = {tensor.name: _dense(found[tensor.name]) for tensor in architecture.of_model(mapped.info.tensors)}
         _check_values(weights)
     except RefusedError as error:
         raise _with_path(error, path) from error
@@ -134,25 +135,38 @@ def pick_device(name: str | torch.device) -> torch.device:
     return device
 
 
+class Tensors:
+    """Makes the tensors that descriptions over these storages are ones of."""
+
+    def __init__(self, storages: Mapping[str, memoryview]) -> None:
+        self._storages = {key: _storage(data) for key, data in storages.items()}
+
+    def make(self, view: object, name: str) -> Tensor:
+        """The tensor of a description.
+
+        Raises:
+            RefusedError: `not-loadable`, with the tensor's name.
+        """
+        try:
+            return _tensor(view, self._storages)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+            raise RefusedError(
+                f"its {name} is a tensor that this torch cannot make: {_first_line(error)}",
+                code="not-loadable",
+                fix="Use a newer torch.",
+            ) from error
+
+
 # --- the weights ------------------------------------------------------------------------------------------------------
 
 
 def _tensors(mapped: mapping.MappedWeights) -> dict[str, Tensor]:
     """The weights by name, those that share a storage in the file sharing their memory here."""
-    storages: defaultdict[str, dict[str, torch.UntypedStorage]] = defaultdict(dict)  # of each file
+    storages: defaultdict[str, dict[str, memoryview]] = defaultdict(dict)  # of each file
     for (file, key), data in mapped.storages.items():
-        storages[file][key] = _storage(data)
-    weights = {}
-    for tensor in mapped.info.tensors:
-        try:
-            weights[tensor.name] = _tensor(tensor.view, storages[tensor.file])
-        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-            raise RefusedError(
-                f"its {tensor.name} is a tensor that this torch cannot make: {_first_line(error)}",
-                code="not-loadable",
-                fix="Use a newer torch.",
-            ) from error
-    return weights
+        storages[file][key] = data
+    files = {file: Tensors(storages[file]) for file in {tensor.file for tensor in mapped.info.tensors}}
+    return {tensor.name: files[tensor.file].make(tensor.view, tensor.name) for tensor in mapped.info.tensors}
 
 
 def _tensor(view: object, storages: Mapping[str, torch.UntypedStorage]) -> Tensor:

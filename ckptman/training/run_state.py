@@ -89,7 +89,7 @@ def load_state(run: RawRun, path: Path) -> RunState:
     """
     rules = run.convention.checkpoint
     info = read_checkpoint(path, rules)
-    form = next(form for form in rules.forms if form.name == info.form)
+    form = next((form for form in rules.forms if form.name == info.form), _form(rules))
     mark_safe(rules.config_classes)
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)

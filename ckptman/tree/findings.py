@@ -270,6 +270,14 @@ _TABLE = (
         "Save plain values instead, make a copy of plain values with: ckptman export, or list the classes that you "
         "know: checkpoint: {config_classes: [module.Class]} in ckptman.yaml.",
     ),
+    _warning(
+        "odd-field",
+        "A checkpoint's number of iterations or W&B run is none.",
+        "The file has the key, and under it a negative number, NaN or something else. It is taken as if the key were "
+        "not there: the number of iterations is then that of the file's name.",
+        "Look into the run's log for how long it trained. If the name is wrong, move the file out of the tree, and "
+        "ingest a copy that was put right.",
+    ),
     _error(
         "bad-range",
         "A configuration's range of lengths ends before it begins.",

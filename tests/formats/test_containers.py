@@ -127,8 +127,12 @@ def test_a_configuration_in_its_metadata_is_read(tmp_path: Path) -> None:
     info = containers.read(path, RULES)
     assert info.config == {"n_layers": 2, "betas": [0.9, "Infinity"], "nested": {"a": None}}
     assert (info.form, info.iters_done, info.run_id) == ("A", 40000, "abc")
-    save_file(WEIGHTS, path, metadata={"train_config": "{}", "iters_done": "-1"})
-    assert code_of(path) == "bad-field"
+    save_file(WEIGHTS, path, metadata={"train_config": "{}", "iters_done": "-1", "itr": "3"})
+    info = containers.read(path, RULES)
+    assert (info.iters_done, info.itr) == (None, 3)
+    assert info.odd_fields == ("iters_done is '-1', not a number of iterations",)
+    save_file(WEIGHTS, path, metadata={"global_step": "7"})
+    assert (containers.read(path, RULES).form, containers.read(path, RULES).iters_done) == ("Lightning", 7)
 
 
 def raw(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -285,6 +289,17 @@ def test_a_missing_shard_is_named(tmp_path: Path, save: Any, suffix: str) -> Non
     assert shown.to_json()["missing"] == [lost]
 
 
+def test_a_step_that_is_none_is_named(tmp_path: Path) -> None:
+    folder = trainer_folder(tmp_path / "checkpoint-500")
+    assert (containers.read(folder, RULES).iters_done, containers.read(folder, RULES).odd_fields) == (500, ())
+    (folder / "trainer_state.json").write_text('{"global_step": -1}')
+    info = containers.read(folder, RULES)
+    assert (info.iters_done, info.odd_fields) == (
+        None,
+        ("global_step of its trainer_state.json is -1, not a number of iterations",),
+    )
+
+
 def break_index(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
     def apply(folder: Path) -> None:
         path = folder / "model.safetensors.index.json"
@@ -307,7 +322,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "more bytes than there are": (break_index(lambda index: index["metadata"].update(total_size=10**9)), "bad-header"),
     "no map": (break_index(lambda index: index.update(weight_map=[])), "bad-header"),
     "an index that is cut": (rewrite("model.safetensors.index.json", '{"weight_map": {'), "bad-header"),
-    "a step that is none": (rewrite("trainer_state.json", '{"global_step": -1}'), "bad-field"),
     "a large configuration": (rewrite("config.json", json.dumps({"a": [0] * 200_000})), "bad-field"),
     "a shard that is cut": (
         lambda folder: os.truncate(folder / "model-00001-of-00002.safetensors", 200), "cut"),

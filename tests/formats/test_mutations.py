@@ -149,7 +149,7 @@ def check(path: Path, count: int, seed: int) -> Counter[str | None]:
     return codes
 
 
-REACHED = {None, "unsafe-pickle", "broken-pickle", "bad-tensor", "bad-field", "foreign", "cut-pickle"}
+REACHED = {None, "unsafe-pickle", "broken-pickle", "bad-tensor", "bad-field", "cut-pickle"}
 
 
 def test_what_is_mutated_is_read_unchanged(tmp_path: Path) -> None:
@@ -164,8 +164,7 @@ def test_what_is_mutated_is_read_unchanged(tmp_path: Path) -> None:
             codes[None] += 1
         except RefusedError as error:
             codes[error.code] += 1
-    assert codes.keys() == {None, "bad-field"}  # not every value is a number of iterations
-    assert codes["bad-field"] < len(programs) // 3
+    assert codes.keys() == {None}
 
 
 def test_mutations(tmp_path: Path) -> None:

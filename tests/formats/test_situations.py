@@ -26,11 +26,14 @@ import pytest
 import torch
 import torch.utils.serialization.config as torch_config
 import yaml
+from torch.distributed.tensor import DTensor, Partial, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 
 import ckptman
 from ckptman.formats.archive import verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, read_checkpoint, see_through
 from ckptman.rules.convention_file import built_in
+from ckptman.text.errors import RefusedError
 from ckptman.training import loading
 from ckptman.training.model import GPT, GPTConfig
 from tests.helpers import contents
@@ -122,6 +125,7 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "YAML": lambda values: yaml.safe_dump(dict(values)),
     "pairs": lambda values: list(values.items()),
     "pydantic": lambda values: Whole(**values),
+    "pydantic 1": lambda values: contents.instance(contents.OldModel, **values),
     "pydantic, more than it has fields": lambda values: contents.Open(**values),
     "references of ml_collections": lambda values: contents.instance(
         contents.ConfigDict,
@@ -355,7 +359,18 @@ DEVICES: dict[str, Callable[[torch.Tensor], Any]] = {
     "transposed": lambda weight: weight.t().contiguous().t(),
     "float64": lambda weight: weight.double(),
     "negated": lambda weight: torch._neg_view(-weight),
+    "numpy": lambda weight: weight.numpy(),
+    "distributed, all of it here": lambda weight: distributed(weight, Shard(0)),
 }
+
+
+def distributed(weight: torch.Tensor, placement: Any) -> Rebuilt:
+    """As torch pickles a DTensor of one process."""
+    spec = contents.instance(DTensorSpec, placements=(placement,))
+    args = (DTensor, weight.dtype, weight.size(), weight.stride(), 0, weight.layout, weight.device, False)
+    state = (None, {"_local_tensor": weight, "_spec": spec})
+    make: Any = torch._tensor._rebuild_from_type_v2
+    return Rebuilt(make, U._rebuild_wrapper_subclass, DTensor, args, state)
 
 
 @pytest.mark.parametrize("how", DEVICES)
@@ -363,6 +378,37 @@ DEVICES: dict[str, Callable[[torch.Tensor], Any]] = {
 def test_weights_of_other_devices_and_makings(save: Callable[..., Path], how: str, protocol: int) -> None:
     make = DEVICES[how]
     checked(save(model=OrderedDict((name, make(weight)) for name, weight in WEIGHTS.items()), protocol=protocol))
+
+
+def test_a_term_of_a_distributed_sum_is_no_weight(save: Callable[..., Path]) -> None:
+    path = save(model={"w": distributed(torch.ones(2, 3), Partial())})
+    with pytest.raises(RefusedError, match="its w is a tensor that this torch cannot make") as refused:
+        loading.load_weights(path)
+    assert refused.value.code == "not-loadable"
+    weights, _ = loading.load_weights(save(model={"w": distributed(torch.ones(2, 3), Shard(0))}))
+    assert torch.equal(weights["w"], torch.ones(2, 3))
+
+
+def test_an_averaged_model_is_the_model(save: Callable[..., Path]) -> None:
+    model = GPT(GPTConfig.from_train_config(SETTINGS))
+    model.load_state_dict(WEIGHTS)
+    path = save(model=torch.optim.swa_utils.AveragedModel(model).state_dict())
+    loaded, info = loading.load(path)
+    assert all(torch.equal(weight, WEIGHTS[name]) for name, weight in loaded.state_dict().items())
+    assert "n_averaged" in {tensor.name for tensor in info.tensors}
+    for other in ({"n_averaged": torch.zeros(2)}, {"n_seen": torch.tensor(0)}):  # the control
+        with pytest.raises(RefusedError, match=f"{next(iter(other))} "):
+            loading.load(save(model={**WEIGHTS, **other}))
+
+
+def test_sections_of_which_every_key_is_harmless_are_so(save: Callable[..., Path]) -> None:
+    sections = spread(CONFIG)
+    sections["train"] |= {"num_workers": 4, "sched": {"warmup_steps": 3}, "n_embd": 8}
+    checked(save(train_config=sections, model_config=...))
+    sections["train"]["sched"]["window"] = 5
+    with pytest.raises(RefusedError, match=r"says train.sched.window = 5, and") as refused:
+        loading.load(save(train_config=sections, model_config=...))
+    assert "without_effect: [train.sched.window]" in refused.value.fix
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])

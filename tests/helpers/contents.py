@@ -380,6 +380,16 @@ class Open(pydantic.BaseModel, extra="allow"):
     seed: int = 1
 
 
+class OldModel:
+    """Of pydantic 1."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"__dict__": vars(self), "__fields_set__": {"seed"}, "__private_attribute_values__": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state["__dict__"])
+
+
 class Around:
     """Has classes of its own."""
 
@@ -425,7 +435,7 @@ class AttrsSlots:
             object.__setattr__(self, name, value)
 
 
-for _config in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings, Open, Around):
+for _config in (Inner, Outer, Slots, Frozen, FrozenSlots, HasState, AttrsSlots, Settings, Open, OldModel, Around):
     placed(_config, "trainer.config")
 for _inner in (Around.Kind, Around.Part):
     _inner.__module__, _inner.__qualname__ = "trainer.config", f"Around.{_inner.__name__}"

@@ -162,6 +162,12 @@ def objects_of_the_trainers_classes(root: Path, _: MonkeyPatch) -> None:
     record_again(root / RUN)
 
 
+@fault("odd-field", f"{RUN}/{FINAL}", says="its iters_done is -1, not a number of iterations")
+def a_number_of_iterations_below_0(root: Path, _: MonkeyPatch) -> None:
+    write_checkpoint(root / RUN / FINAL, small_config(), step=-1)
+    record_again(root / RUN)
+
+
 @fault("overruled-config", f"{RUN}/{FINAL.replace('nodup1', 'nodup0')}", says="allow_duplicates is True in the name")
 def a_configuration_that_the_name_overruled(root: Path, _: MonkeyPatch) -> None:
     for name in (CHECKPOINT, FINAL):

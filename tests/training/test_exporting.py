@@ -162,6 +162,10 @@ FORMS: dict[str, tuple[Any, tuple[str, ...] | None]] = {
     "Lightning": ({"state_dict": {"model.a": ONES}, "hyper_parameters": {"n": 1}, "global_step": 4}, ()),
     "Namespace": ({"model": {"a": ONES}, "args": argparse.Namespace(n=1), "iters_done": 3}, ()),
     "no tensors": ({"model": {"a": ONES, "_extra_state": {"x": 1}, "n": 3}}, ("_extra_state", "n")),
+    "found": ({"net": {"a": ONES}}, ()),
+    "inside": ({"state": {"model": {"a": ONES}, "config": {"n": 1}, "iters_done": 3}}, ()),
+    "of a list": ([{"a": ONES}], ()),
+    "bare with a configuration": ({"a": ONES, "b": ONES.t(), "c": ONES, "config": {"n": 1}}, ()),
     "conjugate": ({"model": {"a": torch.tensor([1 + 2j]).conj()}}, ()),
     "negative": ({"model": {"a": torch.tensor([1 + 2j]).conj().imag}}, ()),
     "sparse": ({"model": {"a": ONES.to_sparse()}}, None),
@@ -190,6 +194,22 @@ def test_every_form_is_exported_or_refused_with_the_reason(tmp_path: Path, name:
     assert load_weights(tmp_path / "file.pt")[1].config == info.config
 
 
+def test_of_the_rest_everything_that_is_plain_is_kept(tmp_path: Path) -> None:
+    optimizer = {
+        "state": {0: {"exp_avg": ONES.t(), "seen": (1, ONES)}}, "param_groups": [{"params": [0], "lr": 0.1, "fn": len}],
+    }  # fmt: skip
+    more = {"shapes": {"a": ONES.shape}, "kinds": [len, 1], "note": ("x", None, True), "args": argparse.Namespace(n=1)}
+    torch.save({"model": {"a": ONES}, "optimizer": optimizer, **more}, tmp_path / "file.pt")
+    [item] = export([tmp_path / "file.pt"], tmp_path / "out").exported
+    held = torch.load(item.path, weights_only=True)
+    assert held.keys() == {"model", "train_config", "optimizer", "shapes", "note"}
+    assert (held["train_config"], held["note"], held["shapes"]) == ({"n": 1}, ("x", None, True), {"a": (2, 3)})
+    assert held["optimizer"]["param_groups"] == [{"params": [0], "lr": 0.1}]
+    assert torch.equal(held["optimizer"]["state"][0]["exp_avg"], ONES.t())
+    assert torch.equal(held["optimizer"]["state"][0]["seen"][1], ONES)
+    assert item.left_out == ("kinds", "optimizer.param_groups[0].fn")
+
+
 def test_folders_are_exported_to_files(tmp_path: Path) -> None:
     for source in (trainer(tmp_path / "checkpoint-40000"), distributed(tmp_path / "dcp", optimizer={"state": {}})):
         for target, suffix in (("plain", ".pt"), ("safetensors", ".safetensors")):
@@ -199,7 +219,7 @@ def test_folders_are_exported_to_files(tmp_path: Path) -> None:
             assert all(torch.equal(found[name], tensor) for name, tensor in load_weights(source)[0].items())
             assert info.iters_done == 40000
             assert load(item.path)[1].config == load(source)[1].config
-    assert "optimizer" in export([tmp_path / "checkpoint-40000"], tmp_path / "new").exported[0].left_out
+    assert "optimizer.pt" in export([tmp_path / "checkpoint-40000"], tmp_path / "new").exported[0].left_out
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,12 +25,15 @@ ODD = torch.tensor([1.5, float("nan"), float("inf"), -0.0])
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.complex128, torch.complex64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32,
+    torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.complex128, torch.complex64,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32,
     torch.uint16, torch.uint8, torch.bool,
 )  # fmt: skip
 
 WEIGHTS: dict[str, Any] = {
     **{str(dtype): torch.arange(6).to(dtype) for dtype in DTYPES},
+    "exponents": torch.tensor([1.0, 2.0, 4.0]).to(torch.float8_e8m0fnu),
+    "pairs of 4 bits": torch.arange(6, dtype=torch.uint8).reshape(2, 3).view(torch.float4_e2m1fn_x2),
     "scalar": torch.tensor(3.0),
     "empty": torch.empty(0, 3),
     "transposed": FLOATS.t(),
