@@ -237,7 +237,7 @@ class _Rest:
         self._tensors = tensors
         self._left_out = left_out
 
-    def plain(self, value: object, at: str) -> Any:
+    def plain(self, value: Any, at: str) -> Any:
         """The value; `_NOTHING`, and noted, where it is none of these. Of a dictionary what can be loaded is kept."""
         if isinstance(value, pickled.Tensor | pickled.OtherTensor):
             with suppress(RefusedError):
