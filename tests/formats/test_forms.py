@@ -215,8 +215,8 @@ def test_numbers_of_every_kind_are_counts() -> None:
     for value in (7, 7.0, "7", decimal.Decimal("7.0"), fractions.Fraction(7)):
         assert count_of(value) == 7
     others: tuple[Any, ...] = (
-        None, -7, 7.5, "", "٧", decimal.Decimal("sNaN"), decimal.Decimal("1e999999999"), decimal.Decimal("1e-999999999"),
-        fractions.Fraction(1, 3), 7j,
+        None, -7, 7.5, "", "٧", decimal.Decimal("sNaN"), decimal.Decimal("1e999999999"),
+        decimal.Decimal("1e-999999999"), fractions.Fraction(1, 3), 7j,
     )  # fmt: skip
     assert [count_of(value) for value in others] == [None] * len(others)
 
