@@ -348,20 +348,22 @@ def unknown_keys(config: Mapping[str, Any], rules: ModelRules, *, of_model: bool
         of_model: The configuration is that of a model alone.
     """
     harmless = rules.without_effect if of_model else (*rules.training, *rules.without_effect)
+    return list(_unknown(config, harmless, config, "", _SECTION_LEVELS))
 
-    def unknown(section: Mapping[str, Any], within: str, levels: int) -> Iterator[str]:
-        for key, value in section.items():
-            name = f"{within}{key}"
-            if _is_known(key, value, config, within) or not _is_on(value):
-                continue
-            if any(fnmatchcase(each, pattern) for pattern in harmless for each in {key, name}):
-                continue
-            if levels and isinstance(value, Mapping):
-                yield from unknown(value, f"{name}.", levels - 1)
-            else:
-                yield name
 
-    return list(unknown(config, "", _SECTION_LEVELS))
+def _unknown(
+    section: Mapping[str, Any], harmless: tuple[str, ...], config: Mapping[str, Any], within: str, levels: int
+) -> Iterator[str]:
+    for key, value in section.items():
+        name = f"{within}{key}"
+        if _is_known(key, value, config, within) or not _is_on(value):
+            continue
+        if any(fnmatchcase(each, pattern) for pattern in harmless for each in {key, name}):
+            continue
+        if levels and isinstance(value, Mapping):
+            yield from _unknown(value, harmless, config, f"{name}.", levels - 1)
+        else:
+            yield name
 
 
 _SECTION_LEVELS = 4
