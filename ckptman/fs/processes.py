@@ -38,19 +38,20 @@ def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
         yield from map(work, items)
         return
     with ExitStack() as cleanup:
-        copies = []
+        copies: list[_Copy[_R]] = []
         for at in range(count):
-            copies.append(_Copy(work, items[at::count]))
+            copies.append(_Copy(work, items[at::count], copies))
             cleanup.callback(copies[-1].end)
         for at, item in enumerate(items):
             found = copies[at % count].take()
             yield work(item) if found is None else found[0]
 
 
-class _Copy(Generic[_T, _R]):
+class _Copy(Generic[_R]):
     """A copy of this process that works through its share of the items, and writes the outcomes into a pipe."""
 
-    def __init__(self, work: Callable[[_T], _R], items: Sequence[_T]) -> None:
+    def __init__(self, work: Callable[[_T], _R], items: Sequence[_T], others: Sequence[_Copy[_R]]) -> None:
+        """`others`: those that are there, with whose pipes this one has nothing to do."""
         outcomes, end = os.pipe()
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # which in the copy would end what it is a copy of
         try:
@@ -58,6 +59,9 @@ class _Copy(Generic[_T, _R]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are numpy's, which nobody uses
                 self._process = os.fork()
             if self._process == 0:
+                # Held open here, a pipe would outlive its reader, and who writes into it would wait for ever.
+                for reader in (outcomes, *(other._outcomes.fileno() for other in others)):
+                    os.close(reader)
                 _work_through(work, items, end)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)

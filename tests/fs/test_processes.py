@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,3 +99,25 @@ def test_whoever_asks_no_further_leaves_no_process() -> None:
 def test_large_outcomes_arrive_whole() -> None:
     found = list(in_processes(lambda number: bytes([number]) * (3 << 20), range(6)))
     assert found == [bytes([number]) * (3 << 20) for number in range(6)]
+
+
+KILLED = """
+    import os, signal, sys, threading
+    from ckptman.fs.files import in_processes
+
+    os.sched_getaffinity = lambda _: {0, 1, 2, 3}
+    found = in_processes(lambda number: bytes(1 << 20), range(400))
+    next(found)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_copy_outlives_a_process_that_is_killed() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as killed:
+        try:
+            killed.communicate(timeout=60)  # which ends when nobody is left who could write to it
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL

@@ -20,7 +20,7 @@ def shared_out() -> Iterator[list[object]]:
     told: list[object] = []
     take = processes._Copy.take
 
-    def taken(copy: processes._Copy[object, object]) -> tuple[object] | None:
+    def taken(copy: processes._Copy[object]) -> tuple[object] | None:
         found = take(copy)
         told.extend(found or ())
         return found
