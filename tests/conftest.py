@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.zygote import Zygote
 
 # One thread each: test files run side by side, and threads that wait for a core are slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,3 +17,11 @@ os.environ["CKPTMAN_FIGURES"] = "0"
 os.environ["CKPTMAN_CACHE"] = "off"
 # The width of the terminal that the tests were started from is not theirs.
 os.environ.pop("COLUMNS", None)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """A process from which others are forked."""
+    one = Zygote()
+    yield one
+    one.close()

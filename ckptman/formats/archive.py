@@ -713,12 +713,15 @@ def _read_zip64(extra: bytes, *values: int) -> list[int]:
     at = 0
     while at + 4 <= len(extra):
         kind, length = extra[at] | extra[at + 1] << 8, extra[at + 2] | extra[at + 3] << 8
+        if at + 4 + length > len(extra):
+            break
         if kind == 1:
             field = extra[at + 4 : at + 4 + length]
             longer = iter([int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)])
             found = [next(longer, -1) if value == _NO_32 else value for value in values]
             if -1 not in found:
                 return found
+            break  # as for torch, the first one counts
         at += 4 + length
     raise refusal("broken-archive", "the archive's directory lacks the size of a large entry")
 

@@ -17,7 +17,7 @@ from typing import Self
 
 from ckptman.fs import faults, files
 from ckptman.fs.faults import shown
-from ckptman.text import UsageError
+from ckptman.text import RefusedError, UsageError
 
 
 def make_folders(path: Path, root: Path) -> None:
@@ -265,16 +265,27 @@ def discard(folder: int, name: str) -> None:
 
 def discard_tree(folder: int, name: str) -> None:
     """Remove a temporary folder and what is in it, if it is there."""
-    with suppress(OSError):  # as above
+    with suppress(OSError, RefusedError):  # as above
         _remove_tree(folder, name)
 
 
-def _remove_tree(above: int, name: str, *, only_folders: bool = False) -> None:
+_DEEPEST = 100
+"""Folders in one another that are removed: ckptman makes none as deep, and each is a descriptor."""
+
+
+def _remove_tree(above: int, name: str, *, only_folders: bool = False, way: tuple[str, ...] = ()) -> None:
+    way = (*way, name)
+    if len(way) > _DEEPEST:
+        raise RefusedError(
+            f"{shown(Path(way[0]))} stays: more than {_DEEPEST} folders lie in it, one in another",
+            code="too-deep",
+            fix="Look at what they are, and remove them by hand.",
+        )
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     try:
         for below in os.listdir(descriptor):
             if stat.S_ISDIR(os.stat(below, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                _remove_tree(descriptor, below, only_folders=only_folders)
+                _remove_tree(descriptor, below, only_folders=only_folders, way=way)
             elif not only_folders:
                 os.unlink(below, dir_fd=descriptor)
     finally:
@@ -287,5 +298,6 @@ def remove_empty(folder: int, name: str) -> None:
 
     Raises:
         OSError: ENOTEMPTY where there is a file in it; as rmdir(2).
+        RefusedError: (`too-deep`) there are too many in one another.
     """
     _remove_tree(folder, name, only_folders=True)

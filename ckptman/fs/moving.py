@@ -1,7 +1,7 @@
 """Moving: within a tree, never to the name of something that is there; and the sources of what was moved into it."""
 
 # One kind of call throughout: most of these, with descriptors, dir_fd and flags, have no counterpart in pathlib.
-# ruff: noqa: PTH108, PTH116, PTH208
+# ruff: noqa: PTH208
 
 from __future__ import annotations
 
@@ -98,21 +98,24 @@ def remove_source(
         RefusedError: `source-kept`, with the reason; `unreadable`.
         MachineError: the disk does not keep `destination`.
     """
-    try:
-        found = os.stat(source, follow_symlinks=follow_symlinks)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise faults.source_error(error, source) from error
     root = destination.parent if root is None else root
     with ExitStack() as opened:
+        try:
+            # What is looked at and what is removed are of one folder, whatever its path leads to meanwhile.
+            above = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)
+            opened.callback(files.close, above)
+            found = os.stat(source.name, dir_fd=above, follow_symlinks=follow_symlinks)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise faults.source_error(error, source) from error
         folder = folders.open_folder(destination.parent, root)
         opened.callback(files.close, folder)
-        _remove_kept(source, found, placement, (destination, folder), root, follow_symlinks=follow_symlinks)
+        _remove_kept((source, above), found, placement, (destination, folder), root, follow_symlinks=follow_symlinks)
 
 
 def _remove_kept(
-    source: Path,
+    named: tuple[Path, int],
     found: os.stat_result,
     placement: Placement,
     kept: tuple[Path, int],
@@ -120,19 +123,23 @@ def _remove_kept(
     *,
     follow_symlinks: bool,
 ) -> None:
-    """Remove the source, of which stat(2) `found` that, if it is `kept` under a name in an open folder."""
-    _check_destination_keeps(source, found, placement, *kept)
+    """Remove a source from an open folder, of which stat(2) `found` that, if it is `kept` under a name in another."""
+    source, above = named
+    _check_destination_keeps(named, found, placement, *kept)
     state = files.FileState.from_stat(found)
     if state != placement.source:
         # Removing another name of the same file changes its ctime and nothing else: then the bytes decide.
         unchanged = state.same_but_ctime(placement.source) and (
-            files.hash_file(source, follow_symlinks=follow_symlinks) == (placement.sha256, state)
+            files.hash_file(source, follow_symlinks=follow_symlinks, folder=above) == (placement.sha256, state)
         )
         if not unchanged:
             raise _source_kept(source, "it was changed after it was placed")
     _sync_kept(source, *kept, root)
     try:
-        os.unlink(source)
+        now = os.stat(source.name, dir_fd=above, follow_symlinks=follow_symlinks)  # the disk took its time
+        if files.FileState.from_stat(now) != state:
+            raise _source_kept(source, "it was changed while the disk was waited for")
+        os.unlink(source.name, dir_fd=above)
     except OSError as error:
         raise _source_kept(source, f"it cannot be removed: {faults.reason_of(error)}") from error
 
@@ -171,12 +178,13 @@ def _opened(folder: Path, root: Path, opened: ExitStack) -> int:
 
 
 def _check_destination_keeps(
-    source: Path, found: os.stat_result, placement: Placement, destination: Path, folder: int
+    named: tuple[Path, int], found: os.stat_result, placement: Placement, destination: Path, folder: int
 ) -> None:
-    """Refuse unless a whole file stays at `destination`, in an open folder, when the name `source` goes."""
+    """Refuse unless a whole file stays at `destination`, in an open folder, when the source goes from its own."""
+    source, above = named
     try:
         kept = os.stat(destination.name, dir_fd=folder, follow_symlinks=False)
-        one_folder = os.path.samestat(os.stat(source.parent), os.fstat(folder))
+        one_folder = os.path.samestat(os.fstat(above), os.fstat(folder))
     except OSError as error:
         raise _source_kept(source, f"{shown(destination)} cannot be reached: {faults.reason_of(error)}") from error
     if not stat.S_ISREG(kept.st_mode) or kept.st_size != placement.size:

@@ -364,10 +364,9 @@ class _Planner:
 
     def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
         """Note the files to read the run's learning curve from, unless it was read from them as they are."""
-        wanted = (*([slot.kept_curve] if slot.kept_curve is not None else ()), *logs)
-        root = str(self.raw.root)
+        known, root = record.history, str(self.raw.root)
         sources = []
-        for file in wanted:
+        for file in logs:
             try:
                 state = FileState.of(file, follow_symlinks=self.options.follow_symlinks)
             except RefusedError as error:
@@ -383,7 +382,6 @@ class _Planner:
                         inode=state.inode,
                     )
                 )
-        known = record.history
         if known is None or known.sources != tuple(sources) or slot.curve_size != known.size:
             slot.curve_sources = tuple(sources)
 

@@ -61,8 +61,6 @@ class Slot:
     """File name → bytes, of the files that are in the tree."""
     learnt: dict[str, attributing.Attribution] = field(default_factory=dict)
     """File name → what this ingest knows of the run that wrote a file that was there."""
-    kept_curve: Path | None = None
-    """The learning curve of a tree that is the source."""
     curve_size: int | None = None
     """Bytes of the learning curve that is in the tree."""
     curve_sources: tuple[records.SourceFile, ...] = ()
@@ -299,7 +297,6 @@ class RunFolders:
             parts=tuple(records.PartEntry(part.name, part.state.size, part.sha256) for part in file.parts),
         )
         slot.files[file.name] = file.content
-        slot.kept_curve = slot.kept_curve or new.history
         if slot.record is None:
             slot.origins |= _origins(file)
             slot.record = records.RunRecord(

@@ -65,8 +65,6 @@ class SavedFile:
     metrics: Metrics
     evaluations: tuple[Mapping[str, Any], ...] = ()
     """What a tree that is the source knows of the run besides."""
-    history: Path | None = None
-    """The learning curve that it keeps."""
 
     @property
     def owner(self) -> Owner:
@@ -362,8 +360,17 @@ class RawOutputs:
         return merge_requeued(runs)
 
     def _is_undecided(self, saved: SavedFile) -> bool:
-        """Refuse a file that a W&B run may have written whose folder could not be read: then it is not known which."""
+        """Refuse a file that a W&B run may have written whose folder could not be read: then it is not known which; and
+        one beside a `run.json` that could not be read, which says so."""
         file, found = saved.file, saved.attribution
+        if file.source.path.parent in self.scan.unread_records:
+            error = RefusedError(
+                "what is known of its run is not: the run.json beside it cannot be read",
+                code="unreadable-record",
+                fix="See to it that you may read it and that its disk is well, and ingest again.",
+            )
+            self.refuse(file.source.relative, error)
+            return True
         if file.source.path.parent in self.scan.records:
             return False
         for folder, home in self._unread_wandb.items():
@@ -408,9 +415,8 @@ class RawOutputs:
             return None
         note = record.attribution
         attribution = Attribution(record.run_id, note.code, note.evidence, note.candidates)
-        curve = file.source.path.with_name(history.HISTORY_FILE) if record.history is not None else None
         measured = Metrics(record.metrics, record.metrics_source)
-        return SavedFile(file, attribution, measured, record.evaluations, curve)
+        return SavedFile(file, attribution, measured, record.evaluations)
 
     def _is_of(self, file: Examined, entry: records.CheckpointEntry) -> bool:
         if self._whole:
@@ -437,10 +443,23 @@ class RawOutputs:
         return self._beside.of(checkpoint, tables=True)
 
     def curves_of(self, record: records.RunRecord) -> list[Path]:
-        """The learning curves that training left in the run's own folder."""
-        files = (Path(path) for path, _, _ in record.source_paths)
-        curves = (folder / history.HISTORY_FILE for folder, _ in self._left_by_training(record.config, files))
-        return [curve for curve in curves if curve.is_file()]
+        """The learning curves of a tree that is the source, and those that training left in the run's own folder."""
+        placed = [(Path(path), entry) for path, _, entry in record.source_paths]
+        kept = dict.fromkeys(
+            path.with_name(history.HISTORY_FILE) for path, entry in placed if self._has_curve(path, entry)
+        )
+        left = self._left_by_training(record.config, (path for path, _ in placed))
+        curves = (folder / history.HISTORY_FILE for folder, _ in left)
+        return [*kept, *(curve for curve in curves if curve.is_file())]
+
+    def _has_curve(self, path: Path, entry: records.CheckpointEntry) -> bool:
+        """Whether a file was in a tree, with others of a run whose learning curve was kept."""
+        record = self.scan.records.get(path.parent)
+        return (
+            record is not None
+            and record.history is not None
+            and any((other.file, other.sha256) == (path.name, entry.sha256) for other in record.checkpoints)
+        )
 
     def _left_by_training(
         self, config: Mapping[str, Any], files: Iterable[Path]

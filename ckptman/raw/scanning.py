@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +75,8 @@ class SourceScan:
     """What an operating system left beside checkpoints, such as `._…`, relative to the root: no checkpoints."""
     unread_wandb: Mapping[Path, Path] = field(default_factory=dict)
     """What could not be looked into and is, or is part of, a folder of W&B runs → the folder whose runs these are."""
+    unread_records: frozenset[Path] = frozenset()
+    """The folders that have a `run.json` which could not be read."""
 
 
 def scan_source(
@@ -121,6 +122,7 @@ def scan_source(
         passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
         unread_wandb=walk.unread_wandb,
+        unread_records=frozenset(walk.unread_records),
     )
 
 
@@ -161,6 +163,7 @@ class _Walk:
         self.unread_wandb: dict[Path, Path] = {}
         self.records: dict[Path, tree_records.RunRecord] = {}
         self.lists: list[tree_records.OverwrittenList] = []
+        self.unread_records: list[Path] = []
         self.refusals: list[Refusal] = []
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
@@ -288,11 +291,22 @@ class _Walk:
         return path.name in raw.wandb_ignored or bool(target and target[0].startswith(raw.wandb_runs))
 
     def _record(self, path: Path) -> None:
-        with suppress(RefusedError):  # some other program's file; what lies beside it is read as if it were not there
+        try:
             if path.name == tree_records.RUN_FILE:
                 self.records[path.parent] = tree_records.read_record(path.parent)
             else:
                 self.lists.append(tree_records.read_overwritten(path.parent))
+        except RefusedError as error:
+            if not isinstance(error.__cause__, OSError):
+                return  # some other program's file; what lies beside it is read as if it were not there
+            if path.name == tree_records.RUN_FILE:
+                self.unread_records.append(path.parent)
+            self._refuse(
+                path,
+                "unreadable",
+                f"cannot be read: {error.__cause__.strerror}",
+                "See to it that you may read it and that its disk is well, and ingest again.",
+            )
 
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
         return folder.name.startswith(self.convention.raw.wandb_runs) and (

@@ -739,7 +739,7 @@ def read_record(folder: Path, name: str = RUN_FILE) -> RunRecord:
     record, error = _read_record(folder / name)
     if record is None:
         reason = "is missing" if error is None else _reason(error)
-        raise bad_record(folder / name, reason, is_newer=isinstance(error, NewerRecordError))
+        raise bad_record(folder / name, reason, is_newer=isinstance(error, NewerRecordError)) from error
     return record
 
 

@@ -7,13 +7,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ckptman.fs import folders
 from tests.helpers.ingested import task
-from tests.helpers.promises import tried
+from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, snapshot, write_run
 
 PROMISE = "A full disk, few inodes, read-only, small files, few descriptors: said, nothing left, the next one finishes"
@@ -28,9 +29,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ingest(source: Path, root: Path, limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+def ingest(
+    source: Path, root: Path, limit: Callable[[], None] | None = None, control: str = "pass"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ckptman", "ingest", source, "--root", root, "--settle", "0"],
+        [
+            sys.executable,
+            "-c",
+            f"{control}; from ckptman.cli import main; main()",
+            "ingest",
+            source,
+            "--root",
+            root,
+            "--settle",
+            "0",
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -51,13 +64,26 @@ def partials(root: Path) -> list[Path]:
 )
 def test_a_limit_of_the_process_is_named(source: Path, tmp_path: Path, kind: int, value: int, says: str) -> None:
     with tried(PROMISE, 1):
-        done = ingest(source, tmp_path / "tree", lambda: resource.setrlimit(kind, (value, value)))
-        assert done.returncode in (1, 3), done.stderr
-        assert says in done.stderr + done.stdout
-        assert "fault in ckptman" not in done.stderr
-        assert not partials(tmp_path / "tree")
-        assert ingest(source, tmp_path / "tree").returncode == 0
-        assert len(list((tmp_path / "tree").rglob("*.pt"))) == 2 * len(SEEDS)
+        limited(source, tmp_path / "tree", kind, value, says)
+
+
+def limited(source: Path, root: Path, kind: int, value: int, says: str, control: str = "pass") -> None:
+    done = ingest(source, root, lambda: resource.setrlimit(kind, (value, value)), control)
+    assert done.returncode in (1, 3), done.stderr
+    assert says in done.stderr + done.stdout
+    assert "fault in ckptman" not in done.stderr
+    assert not partials(root)
+    assert ingest(source, root).returncode == 0
+    assert len(list(root.rglob("*.pt"))) == 2 * len(SEEDS)
+
+
+@pytest.mark.slow
+def test_temporary_files_that_stay_would_be_found(source: Path, tmp_path: Path) -> None:
+    control = (
+        "from ckptman.fs import folders, placing; placing._Staged.remove_temporary = folders.discard = lambda *_: 0"
+    )
+    with caught(PROMISE), pytest.raises(AssertionError):
+        limited(source, tmp_path / "tree", resource.RLIMIT_FSIZE, 8_000, "ulimit -f", control)
 
 
 @pytest.mark.slow
@@ -114,3 +140,47 @@ def test_a_read_only_disk_is_told_of(source: Path, mounted: Callable[[str], Path
         assert done.returncode == 3
         assert "read-only" in done.stderr
         assert snapshot(root) == before
+
+
+@contextmanager
+def quota(home: Path) -> Iterator[Callable[[str], Path]]:
+    """A btrfs of its own, and in it a folder with a quota of its own; what is called sets it."""
+    image, disk = home / "image", home / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+
+    def limit(size: str) -> Path:
+        subprocess.run(["btrfs", "qgroup", "limit", size, disk / "limited"], check=True, capture_output=True)
+        return disk / "limited" / "tree"
+
+    try:
+        for words in (
+            ["mkfs.btrfs", "-q", image],
+            ["mount", "-o", "loop", image, disk],
+            ["btrfs", "quota", "enable", disk],
+            ["btrfs", "subvolume", "create", disk / "limited"],
+        ):
+            subprocess.run(words, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system with quotas may be made here (root, a loop device and btrfs-progs do it): {error}")
+    try:
+        yield limit
+    finally:
+        subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_quota_that_is_used_up_is_told_of_and_the_next_ingest_finishes(source: Path, tmp_path: Path) -> None:
+    with tried(PROMISE, 1), quota(tmp_path) as limit:
+        root = limit("300K")
+        done = ingest(source, root)
+        assert done.returncode == 3
+        assert "the disk quota is used up" in done.stderr
+        assert not partials(root)
+        before = snapshot(root)
+        limit("none")
+        assert ingest(source, root).returncode == 0
+        after = snapshot(root)
+        assert {name: data for name, data in after.items() if name in before} == before
+        assert len([name for name in after if name.endswith(".pt")]) == 2 * len(SEEDS)

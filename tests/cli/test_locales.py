@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, snapshot, write_run
 
+PROMISE = "Names that are not ASCII: a source and a document are the same in the POSIX locale and in UTF-8"
 POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 UTF8 = {"LC_ALL": "C.UTF-8"}
 
@@ -41,7 +43,11 @@ def source(tmp_path: Path) -> Path:
 def test_a_source_is_the_same_in_every_locale(
     source: Path, tmp_path: Path, first: dict[str, str], then: dict[str, str]
 ) -> None:
-    root = tmp_path / "bäume"
+    with tried(PROMISE, 1):
+        is_the_same(source, tmp_path / "bäume", first, then)
+
+
+def is_the_same(source: Path, root: Path, first: dict[str, str], then: dict[str, str]) -> None:
     assert ckptman(first, "ingest", source, "--root", root, "--settle", 0).returncode == 0
     before = snapshot(root)
     again = ckptman(then, "ingest", source, "--root", root, "--settle", 0, "--json")
@@ -63,7 +69,8 @@ def test_names_by_the_locale_would_be_found(source: Path, tmp_path: Path) -> Non
     ckptman({**POSIX, "CKPTMAN_BEGAN_ANEW": "1"}, "ingest", source, "--root", root, "--settle", 0)
     before = snapshot(root)
     ckptman(UTF8, "ingest", source, "--root", root, "--settle", 0)
-    assert snapshot(root) != before
+    with caught(PROMISE):
+        assert snapshot(root) != before
 
 
 def test_output_is_in_the_locale_of_the_terminal(source: Path, tmp_path: Path) -> None:

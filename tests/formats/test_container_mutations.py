@@ -63,7 +63,10 @@ class Distributed:
     reached: Final = frozenset({None, "bad-header", "unsafe-pickle", "broken-pickle", "cut-pickle"})
 
     def __init__(self, folder: Path) -> None:
-        self.path = model_folders.distributed(folder / "dcp", optimizer={"state": {0: {"step": torch.ones(2)}}})
+        self.path = folder / "dcp"
+        weights = {"w.weight": torch.ones(4, 3), "w.bias": torch.zeros(4, dtype=torch.bfloat16)}
+        optimizer = {"state": {0: {"step": torch.ones(2)}}}
+        model_folders.distributed(self.path, model=weights, optimizer=optimizer)
         self.metadata = self.path / ".metadata"
         self.data = self.metadata.read_bytes()
         found = list(pickletools.genops(self.data))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import json
+import pickle as stdlib_pickle
 import pickletools
 import random
 import struct
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,22 @@ from typing import Any
 import pytest
 import torch
 
-from ckptman.formats.checkpoint import read_checkpoint
+from ckptman.formats import checkpoint
 from ckptman.formats.pickle_reader import read_pickle
 from ckptman.formats.plain_values import Plain
 from ckptman.formats.refusals import REFUSALS
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
 from tests.helpers import contents, hostile, payloads
-from tests.helpers.promises import HOSTILE_FILES, tried
+from tests.helpers.looking import nothing_done
+from tests.helpers.promises import HOSTILE_FILES, caught, tried
 from tests.helpers.slices import SLICES
+from tests.helpers.timed import in_time
 
 RULES = built_in().checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of what is experimental in it
 MOST_SECONDS = 0.25
-"""For a pickle of some kilobytes, on a machine with other work."""
+"""Of processor time, for a pickle of some kilobytes."""
 SKIPPED = ("FRAME", "STOP")
 
 
@@ -126,27 +128,29 @@ def check(path: Path, count: int, seed: int) -> Counter[str | None]:
     draw = random.Random(seed)
     programs, pool = originals()
     codes: Counter[str | None] = Counter()
-    messages = set()
     storages = {str(number): bytes(256) for number in range(12)}
-    gc.freeze()  # what other tests have left in memory is no part of the time of a reading
+    path.write_bytes(hostile.good())
+    assert read_all(path, None) is None  # and what is imported at the first reading is there
     for index in range(count):
         data = mutated(programs[index % len(programs)], pool, draw)
         path.write_bytes(hostile.archive(data, storages))
-        start = time.thread_time()
-        try:
-            info = read_checkpoint(path, RULES)
-            json.dumps([info.config, info.model_config, info.other_keys, info.unused_configs], allow_nan=False)
-            if index % 4 == 0:
-                json.dumps(Plain("value").value(read_pickle(data).value), allow_nan=False)
-            codes[None] += 1
-        except RefusedError as error:
-            codes[error.code] += 1
-            messages.add(error.message.removeprefix(str(path)))
-        assert time.thread_time() - start < MOST_SECONDS, (seed, index)
-    gc.unfreeze()
+        with nothing_done() as done:
+            codes[in_time(partial(read_all, path, data if index % 4 == 0 else None), MOST_SECONDS)] += 1
+        assert done == [], (seed, index)
     assert codes.keys() <= {None, *REFUSALS}
-    assert [message for message in messages if not message.isprintable()] == []
     return codes
+
+
+def read_all(path: Path, data: bytes | None) -> str | None:
+    """The code with which a checkpoint, or else its pickle alone, is refused."""
+    try:
+        info = checkpoint.read_checkpoint(path, RULES)
+        json.dumps([info.config, info.model_config, info.other_keys, info.unused_configs], allow_nan=False)
+        if data is not None:
+            json.dumps(Plain("value").value(read_pickle(data).value), allow_nan=False)
+    except RefusedError as error:
+        return error.code if error.message.removeprefix(str(path)).isprintable() else "a message that is no text"
+    return None
 
 
 REACHED = {None, "unsafe-pickle", "broken-pickle", "bad-tensor", "bad-field", "cut-pickle"}
@@ -160,7 +164,7 @@ def test_what_is_mutated_is_read_unchanged(tmp_path: Path) -> None:
     for program in programs:
         (tmp_path / "file.pt").write_bytes(hostile.archive(put_together(program), storages))
         try:
-            read_checkpoint(tmp_path / "file.pt", RULES)
+            checkpoint.read_checkpoint(tmp_path / "file.pt", RULES)
             codes[None] += 1
         except RefusedError as error:
             codes[error.code] += 1
@@ -176,3 +180,33 @@ def test_mutations(tmp_path: Path) -> None:
 def test_10_000_mutations_a_slice(tmp_path: Path, seed: int) -> None:
     with tried(HOSTILE_FILES, 10_000):
         assert check(tmp_path / "file.pt", 10_000, seed).keys() >= REACHED
+
+
+def look_a_name_up() -> None:
+    stdlib_pickle.loads(b"cos\ngetpid\n.")
+
+
+def take_long() -> None:
+    begun = time.thread_time()
+    while time.thread_time() < begun + MOST_SECONDS:
+        pass
+
+
+def raise_something_else() -> None:
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize("control", [look_a_name_up, take_long, raise_something_else])
+def test_a_reader_that_does_more_than_read_would_be_found(
+    tmp_path: Path, control: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.describe
+
+    def describe(*arguments: Any) -> Any:
+        if arguments[2].size != len(hostile.good()):
+            control()
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "describe", describe)
+    with caught(HOSTILE_FILES), pytest.raises((AssertionError, KeyError)):
+        check(tmp_path / "file.pt", 100, 1)

@@ -204,3 +204,20 @@ def test_the_file_of_another_machine_stays_until_somebody_removes_it(tmp_path: P
     left.unlink()
     with locks.lock_tree(tmp_path):
         pass
+
+
+def test_folders_in_one_another_without_end_stay(tmp_path: Path) -> None:
+    for depth in (90, 1500):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        for name in (".ckptman-0123456789abcdef.partial", *("d",) * depth):
+            os.mkdir(name, dir_fd=descriptor)
+            above, descriptor = descriptor, os.open(name, os.O_RDONLY, dir_fd=descriptor)
+            os.close(above)
+        os.close(descriptor)
+        if depth < 100:
+            assert len(folders.remove_partials(tmp_path)) == 1
+            continue
+        with pytest.raises(RefusedError, match="partial stays: more than 100 folders") as caught:
+            folders.remove_partials(tmp_path)
+        assert caught.value.fix
+    subprocess.run(["rm", "-r", *tmp_path.iterdir()], check=True)  # pytest cannot either

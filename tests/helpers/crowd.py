@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from ckptman.tree.records import read_record
 from tests.helpers.disturbed import Disturbance, between
 from tests.helpers.ingested import task
 from tests.helpers.raw import START, config, write_run
+from tests.helpers.zygote import Call, Zygote
 
 
 class Late(Disturbance):
@@ -41,7 +39,7 @@ def no_lock(descriptor: object, operation: int) -> None:
     """Granted to everybody."""
 
 
-def take_part(source: Path, root: Path, mode: str, flock: str, seed: int) -> None:
+def take_part(source: str, root: str, mode: str, flock: str, seed: int) -> None:
     """Ingest until it is done, as a user would who is told that the tree is busy."""
     late = Late(seed)
     if flock == "useless":
@@ -64,23 +62,13 @@ def take_part(source: Path, root: Path, mode: str, flock: str, seed: int) -> Non
     raise AssertionError(f"it does not end: {result.refused} {result.deferred}")
 
 
-def crowd(sources: list[Path], root: Path, mode: str, flock: str, seed: int) -> list[str]:
+def crowd(zygote: Zygote, sources: list[Path], root: Path, mode: str, flock: str, seed: int) -> list[str]:
     """Let a process for each source take part; what went wrong in them."""
-    code = (
-        "import sys; from pathlib import Path; from tests.helpers.crowd import take_part;"
-        "take_part(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, source, root, mode, flock, str(100 * seed + number)],
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+    parts: list[Call] = [
+        (f"{__name__}:take_part", str(source), str(root), mode, flock, 100 * seed + number)
         for number, source in enumerate(sources)
     ]
-    return [error.strip().splitlines()[-1] for process in processes if (error := process.communicate()[1])]
+    return [done.err.strip().splitlines()[-1] for done in zygote.all(parts) if done.err]
 
 
 def grid(source: Path) -> None:

@@ -176,11 +176,24 @@ class Fault:
     kills: bool = False
 
 
+_TWICE = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "symlink": errno.EEXIST, "rename": errno.ENOENT,
+          "renameat2": errno.ENOENT, "unlink": errno.ENOENT, "rmdir": errno.ENOENT}  # fmt: skip
+
+
+def answering_twice(name: str, function: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """It is done, and done again, as over NFS where the answer got lost: the second time there is nothing to do."""
+    made = function(*arguments, **options)
+    if name in _TWICE:
+        raise OSError(_TWICE[name], os.strerror(_TWICE[name]))
+    return made
+
+
 FAULTS = {
     "EIO": Fault(raising(errno.EIO), lambda name: name != "close"),  # which closes all the same
     "EIO, though done": Fault(raising_late, lambda name: name not in ("scandir", "readv")),
     "ENOSPC": Fault(raising(errno.ENOSPC), _changes),
     "EMFILE": Fault(raising(errno.EMFILE), lambda name: name in ("open", "open+", "scandir", "listdir")),
+    "done twice": Fault(answering_twice, lambda name: name in _TWICE),
     "half": Fault(doing_half, lambda name: name in ("write", "read", "readv", "pread", "preadv")),
     "SIGKILL before": Fault(killing, _changes, kills=True),
     "SIGKILL after": Fault(killing_after, _changes, kills=True),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from ckptman.rules.convention_file import built_in
 from ckptman.tree import history, records
 from tests.helpers.disturbed import FAULTS, disturb_each_call, slice_of
 from tests.helpers.raw import config, snapshot, write_run
+from tests.helpers.recorded import add_overwritten
 
 CURVE = {step: {"loss": 1 / (step + 1)} for step in range(0, 1000, 250)}
 
@@ -49,7 +49,7 @@ class IngestTrial:
         self.source, self.root = self.place / "grid_outputs", self.place / "checkpoints"
         self.template.mkdir(parents=True)
         write_run(self.template / "earlier/len_gen_k16/task_0006", config(16), run_id="bbbb2222", curve=CURVE)
-        write_run(self.template / "grid_outputs/len_gen_k8/task_0006", config(), run_id="abcd1234", curve=CURVE)
+        self.make_source(self.template / "grid_outputs")
         ingest(self.template / "earlier", self.template / "checkpoints", settle=0)
         self.sources = snapshot(self.template / "grid_outputs")
         self.before = snapshot(self.template / "checkpoints")
@@ -57,6 +57,9 @@ class IngestTrial:
         assert self.act()
         self.reference = scrubbed(self.root)
         assert len(self.reference) > len(self.before)
+
+    def make_source(self, source: Path) -> None:
+        write_run(source / "len_gen_k8/task_0006", config(), run_id="abcd1234", curve=CURVE)
 
     def furnish(self) -> None:
         shutil.rmtree(self.place, ignore_errors=True)
@@ -132,11 +135,27 @@ def scrubbed(root: Path) -> dict[str, Any]:
     }
 
 
-def sweep_of_ingest(mode: str, with_wandb: bool, fault: str, every: int) -> int:
+class OfTreeTrial(IngestTrial):
+    """The source is a tree itself, whose records tell of the runs."""
+
+    def make_source(self, source: Path) -> None:
+        super().make_source(self.home / "raw")
+        ingest(self.home / "raw", source, settle=0)
+        add_overwritten(source, config(seed=2337))
+
+
+SOURCES: dict[str, Callable[[Path, str], IngestTrial]] = {
+    "with W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=True),
+    "without W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=False),
+    "a tree": lambda home, mode: OfTreeTrial(home, mode, with_wandb=False),
+}
+
+
+def sweep(mode: str, source: str, fault: str, every: int) -> int:
+    """Disturb every so many of the calls; how many cases there were. It forks: not where there are threads."""
     with in_memory() as home:
-        return disturb_each_call(
-            IngestTrial(home, mode, with_wandb), FAULTS[fault], first=slice_of(mode, fault), every=every
-        )
+        trial = SOURCES[source](home, mode)
+        return disturb_each_call(trial, FAULTS[fault], first=slice_of(mode, fault), every=every)
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -196,11 +215,3 @@ def sweep_of_control(name: str) -> None:
         trial = IngestTrial(home, mode, with_wandb=False)
         control(patch)
         disturb_each_call(trial, FAULTS[fault])
-
-
-if __name__ == "__main__":  # in a process of its own, since it forks
-    kind, *words = sys.argv[1:]
-    if kind == "control":
-        sweep_of_control(*words)
-    else:
-        print(sweep_of_ingest(words[0], words[1] == "with W&B", words[2], int(words[3])))

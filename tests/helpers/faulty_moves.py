@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -160,10 +159,10 @@ def remove_and_write(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(writing, "rename_noreplace", rename)
 
 
-if __name__ == "__main__":  # in a process of its own, since it forks
-    name, fault, every, *control = sys.argv[1:]
+def sweep(name: str, fault: str, every: int, with_control: bool = False) -> int:
+    """Disturb every so many of the calls; how many cases there were. It forks: not where there are threads."""
     with in_memory() as home, pytest.MonkeyPatch.context() as patch:
         trial = TRIALS[name](home)
-        if control:
+        if with_control:
             remove_and_write(patch)
-        print(disturb_each_call(trial, FAULTS[fault], first=slice_of(name, fault), every=int(every)))
+        return disturb_each_call(trial, FAULTS[fault], first=slice_of(name, fault), every=every)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -149,10 +148,10 @@ def write_in_place(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"{module}.write_atomically", write)
 
 
-if __name__ == "__main__":  # in a process of its own, since it forks
-    name, fault, every, *control = sys.argv[1:]
+def sweep(name: str, fault: str, every: int, with_control: bool = False) -> int:
+    """Disturb every so many of the calls; how many cases there were. It forks: not where there are threads."""
     with in_memory() as home, pytest.MonkeyPatch.context() as patch:
         trial = TRIALS[name](home)
-        if control:
+        if with_control:
             write_in_place(patch)
-        print(disturb_each_call(trial, FAULTS[fault], first=slice_of(name, fault), every=int(every)))
+        return disturb_each_call(trial, FAULTS[fault], first=slice_of(name, fault), every=every)

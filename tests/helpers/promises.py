@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,25 +63,82 @@ def _note(promise: str, **counts: int) -> None:
             file.write(json.dumps({"promise": promise, **counts}) + "\n")
 
 
-def table(file: Path) -> tuple[str, bool]:
-    """The table, and whether every promise was kept and every control caught."""
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for line in file.read_text().splitlines():
+@dataclass
+class Sum:
+    """What all tests noted of a promise."""
+
+    cases: int = 0
+    violations: int = 0
+    caught: int = 0
+    missed: int = 0
+
+    @property
+    def control(self) -> str:
+        """Whether every control was caught; a promise without one is not tested."""
+        return "yes" if self.caught and not self.missed else "NO"
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.cases and self.control == "yes" and not self.violations)
+
+
+def sums_of(notes: Path) -> tuple[dict[str, Sum], str]:
+    """The sums of each promise, and how long all of it took."""
+    sums: dict[str, Sum] = defaultdict(Sum)
+    took = ""
+    for line in notes.read_text().splitlines():
         note = json.loads(line)
+        if "took" in note:
+            took = note["took"]
+            continue
+        of = sums[note.pop("promise")]
         for name, count in note.items():
-            if name != "promise":
-                sums[note["promise"]][name] += count
+            setattr(of, name, getattr(of, name) + count)
+    return dict(sorted(sums.items())), took
+
+
+def table(sums: dict[str, Sum]) -> str:
     rows = [("promise", "cases", "violations", "control caught")]
-    for promise, of in sums.items():
-        control = "NO" if of["missed"] else "yes" if of["caught"] else "–"
-        rows.append((promise, f"{of['cases']:,}", str(of["violations"]), control))
+    rows += [(promise, f"{of.cases:,}", str(of.violations), of.control) for promise, of in sums.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{row[0]:{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}" for row in rows]
-    kept = not any(of["violations"] or of["missed"] for of in sums.values())
-    return "\n".join(lines), kept
+    return "\n".join(f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in rows)
+
+
+# --- by the command line ----------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- what `make faults` printed -->", "<!-- end -->"
+
+
+def run(notes: Path, command: list[str]) -> int:
+    """Run tests, print the table of what they noted, and how long they took."""
+    notes.unlink(missing_ok=True)
+    began = time.monotonic()
+    done = subprocess.run(command, env={**os.environ, _TABLE: str(notes.absolute())}, check=False)
+    wall, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cores = len(os.sched_getaffinity(0))
+    took = f"{wall / 60:.1f} minutes on {cores} cores, {(used.ru_utime + used.ru_stime) / 60:.1f} of processor time"
+    with notes.open("a") as file:
+        file.write(json.dumps({"took": took}) + "\n")
+    sums, _ = sums_of(notes)
+    print(f"\n{table(sums)}\n\n{took}")
+    return done.returncode or not all(of.is_kept for of in sums.values())
+
+
+def write(notes: Path, document: Path) -> None:
+    """Put the table of the last run into a Markdown document, between its marks."""
+    sums, took = sums_of(notes)
+    rows = [f"| {promise} | {of.cases:,} | {of.violations} | {of.control} |" for promise, of in sums.items()]
+    lines = ["| promise | cases | violations | control caught |", "| --- | ---: | ---: | --- |", *rows]
+    text = document.read_text()
+    before, rest = text.split(BEGIN)
+    document.write_text(
+        "\n".join([f"{before}{BEGIN}", *lines, "", f"All of it took {took}.", END + rest.split(END)[1]])
+    )
 
 
 if __name__ == "__main__":
-    text, is_kept = table(Path(sys.argv[1]))
-    print(text)
-    sys.exit(not is_kept)
+    match sys.argv[1:]:
+        case [file, "--write", target]:
+            write(Path(file), Path(target))
+        case [file, *words]:
+            sys.exit(run(Path(file), words))

@@ -88,8 +88,7 @@ def unsynced_at_removal(source: Path, root: Path, monkeypatch: pytest.MonkeyPatc
         os.fsync(descriptor)
 
     def unlink(path: Any, **options: Any) -> None:
-        if not options:  # the removals of temporary files name the folder
-            file = tree_has[Path(path).name]
+        if (file := tree_has.get(Path(path).name)) is not None:  # no temporary one
             way = {file, *(above for above in file.parents if above.is_relative_to(root))}
             missing.append({part for part in way if part.stat().st_ino not in synced})
         os.unlink(path, **options)

@@ -16,6 +16,7 @@ from ckptman.tree import records
 from tests.helpers.crowd import crowd, grid, told
 from tests.helpers.promises import caught, tried
 from tests.helpers.slices import SLICES
+from tests.helpers.zygote import Zygote
 
 PROMISE = "report, validate, ls, results and status during an ingest: no fault, and the tree of the ingest alone"
 COMMANDS = {"report": {0, 3}, "report --check": {0, 1}, "validate": {0, 1}, "validate --deep": {0, 1},
@@ -23,14 +24,14 @@ COMMANDS = {"report": {0, 3}, "report --check": {0, 1}, "validate": {0, 1}, "val
 """How each may end: clean, with findings, or, where it writes, since the tree is being written to."""
 
 
-def during(home: Path, mode: str, seed: int, capture: pytest.CaptureFixture[str]) -> int:
+def during(zygote: Zygote, home: Path, mode: str, seed: int, capture: pytest.CaptureFixture[str]) -> int:
     """Let every command have its say over and over while an ingest works; how often one had."""
     source, root = home / "grid", home / "tree"
     shutil.rmtree(home, ignore_errors=True)
     grid(source)
     ingest(source, home / "one")
     errors: list[str] = []
-    at_work = threading.Thread(target=lambda: errors.extend(crowd([source], root, mode, "as it is", seed)))
+    at_work = threading.Thread(target=lambda: errors.extend(crowd(zygote, [source], root, mode, "as it is", seed)))
     at_work.start()
     said = 0
     while at_work.is_alive():
@@ -59,18 +60,18 @@ def is_as_of_one(home: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["copy", "move"])
 def test_no_command_ends_in_a_fault_while_an_ingest_works(
-    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], zygote: Zygote
 ) -> None:
     with tried(PROMISE) as trial:
         for seed in range(1 + SLICES // 5):
-            trial.cases += during(tmp_path / "home", mode, seed, capsys)
+            trial.cases += during(zygote, tmp_path / "home", mode, seed, capsys)
             assert is_as_of_one(tmp_path / "home")
         assert trial.cases
 
 
 @pytest.mark.slow
 def test_a_reader_that_takes_a_record_for_granted_would_be_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, zygote: Zygote
 ) -> None:
     real = records.scan_folder
 
@@ -81,4 +82,4 @@ def test_a_reader_that_takes_a_record_for_granted_would_be_found(
 
     monkeypatch.setattr(records, "scan_folder", scan)
     with caught(PROMISE), pytest.raises(AssertionError):
-        sum(during(tmp_path / "home", "copy", seed, capsys) for seed in range(3))
+        sum(during(zygote, tmp_path / "home", "copy", seed, capsys) for seed in range(3))
