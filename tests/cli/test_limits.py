@@ -161,7 +161,7 @@ def quota(home: Path) -> Iterator[Callable[[str], Path]]:
             ["btrfs", "quota", "enable", disk],
             ["btrfs", "subvolume", "create", disk / "limited"],
         ):
-            subprocess.run(words, check=True, capture_output=True)
+            subprocess.run([*map(str, words)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system with quotas may be made here (root, a loop device and btrfs-progs do it): {error}")
     try:

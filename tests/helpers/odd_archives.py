@@ -37,7 +37,7 @@ def odd_archive(draw: random.Random) -> bytes:
 
 def _entry(name: bytes, data: bytes, offset: int, draw: random.Random, *, is_odd: bool) -> tuple[bytes, bytes]:
     crc, true = zlib.crc32(data), [len(data), len(data), offset]
-    stated, extra, local_extra, local = list(true), b"", b"", (0, 0, 0)
+    stated, extra, local_extra, local = list(true), b"", b"", [0, 0, 0]
     flags, attributes, descriptor = 0x0808, 0, struct.pack("<4sIII", b"PK\7\x08", crc, len(data), len(data))
     if is_odd:
         is_long = [draw.randrange(2) for _ in true]
@@ -57,7 +57,7 @@ def _entry(name: bytes, data: bytes, offset: int, draw: random.Random, *, is_odd
             local_extra = draw.choice((extra, field(1, struct.pack("<QQ", *true[:2])), bytes(7), field(2, bytes(50))))
         elif kind == 1:
             flags, descriptor = 0, b""
-            local = draw.choice(((crc, *true[:2]), (crc, ALL_32, ALL_32), (0, *true[:2]), (0, 0, 0)))
+            local = draw.choice(([crc, *true[:2]], [crc, ALL_32, ALL_32], [0, *true[:2]], [0, 0, 0]))
         elif kind == 2:
             descriptor = b""
         elif kind == 3:
