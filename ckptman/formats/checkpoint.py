@@ -19,7 +19,7 @@ from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
 from itertools import chain, islice
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ckptman.formats import alike, forms
 from ckptman.formats.archive import PICKLE, Archive, open_archive
@@ -215,6 +215,46 @@ def describe(pickled: Pickled, rules: terms.CheckpointRules, source: Source) -> 
         RefusedError: `foreign` or `bad-field`.
     """
     return _Description(pickled, rules, source).info()
+
+
+class Held(NamedTuple):
+    """What stands under a key of a saved dictionary."""
+
+    what: str
+    """`weights`, `optimizer`, `config` or `count`."""
+    number: int | None = None
+
+
+def outline(archive: Archive, rules: terms.CheckpointRules) -> dict[str, Held]:
+    """What the keys of a saved dictionary are of, whatever its form: weights, an optimizer, a configuration, a count.
+
+    Counts in a dictionary in it stand under its key and theirs, joined by a dot.
+
+    Raises:
+        RefusedError: as `read_checkpoint`.
+    """
+    value = read_pickle(
+        archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert
+    ).value
+    found: dict[str, Held] = {}
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if type(key) is not str or not key.isidentifier():
+            continue
+        if _optimizer_parts(item):
+            found[key] = Held("optimizer")
+        elif _weights_of(item) is not None:
+            found[key] = Held("weights")
+        elif _is_count(item):
+            found[key] = Held("count", item)
+        elif held := _as_config(_read(item)):
+            found[key] = Held("config")
+            inner = ((name, number) for name, number in held.items() if type(name) is str and name.isidentifier())
+            found |= {f"{key}.{name}": Held("count", number) for name, number in inner if _is_count(number)}
+    return found
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def check_storages(archive: Archive, storages: Iterable[Storage]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ckptman.formats import containers, folder_bytes
 from ckptman.formats.archive import Checksums, open_archive, show_path
 from ckptman.formats.bounded import refusals_name
-from ckptman.formats.checkpoint import CheckpointInfo, read_archive
+from ckptman.formats.checkpoint import CheckpointInfo, outline, read_archive
+from ckptman.formats.checkpoint import Held as Held
 from ckptman.formats.refusals import refusal
 from ckptman.fs import FileState, files
 from ckptman.text import RefusedError
@@ -108,3 +109,15 @@ def read_header(path: Path, rules: terms.CheckpointRules, *, follow_symlinks: bo
             info, content, state = read_archive(archive, rules), archive.checksums(), source.state
             source.check_unchanged()
     return Header(info, content or f"file:{state.device}:{state.inode}:{state.size}:{state.mtime_ns}", state)
+
+
+def outline_of(path: Path, rules: terms.CheckpointRules) -> dict[str, Held]:
+    """What the keys of the dictionary in a file are of; empty for a folder, and for what is no torch archive.
+
+    Raises:
+        RefusedError: as `read_whole`.
+    """
+    if path.is_dir() or containers.is_safetensors(path):
+        return {}
+    with files.opened(path) as source, open_archive(path, fd=source.fd) as archive:
+        return outline(archive, rules)

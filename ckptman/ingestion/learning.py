@@ -14,16 +14,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ckptman.ingestion import learnt_fields, learnt_layout, learnt_names, learnt_sources, learnt_text
+from ckptman.ingestion import learnt_fields, learnt_forms, learnt_layout, learnt_names, learnt_sources, learnt_text
 from ckptman.raw import attribution, outputs, scanning
-from ckptman.rules import Convention, convention_file, naming, terms
+from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
 from ckptman.tree import contents, records
 
 MOST_READ = 2000
 """Files whose insides are read; the names of all are looked at."""
 _PROPOSAL = "the proposed convention"
-_UUID = str(terms.regex_of("uuid"))
 
 
 @dataclass(frozen=True)
@@ -96,25 +95,22 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
     """
     folder = Path(source)
     suffix = _suffix_of(folder)
-    outline = _outline(folder, suffix)
+    outline = _outline(folder, suffix, {})
     explored = _read(folder, outline, progress)
-    files = explored.scan.checkpoints
-    # What no rule can say of a name is spelled out, by which it is read by none, and told of.
-    names = [wording.one_line(_stem(file.path.name, suffix)) for file in files]
-    read = {saved.file.source.path: saved for saved in explored.files}
-    evidence = []
-    for file, name in zip(files, names, strict=True):
-        saved = read.get(file.path)
-        config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key)
-        at = wording.one_line(PurePosixPath(file.relative).parent)
-        evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
+    evidence = _evidence(explored, outline, suffix)
     schemes, _ = schemes_of(evidence)
+    forms = learnt_forms.forms_of(explored.scan.checkpoints, outline.checkpoint, steps_named=_steps_named(schemes))
+    if forms:
+        outline = _outline(folder, suffix, forms)
+        explored = _read(folder, outline, progress)
+        evidence = _evidence(explored, outline, suffix)
+        schemes, _ = schemes_of(evidence)
     sources = learnt_sources.sources_of(explored, outline)
     best: Learnt | None = None
     for with_grids in (True, False):  # without, where the files do not fit into what seemed to be their grid
         plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources, with_grids=with_grids)
         try:
-            proposal = _written(_Proposal(folder, suffix, evidence, plan, sources, schemes))
+            proposal = _written(_Proposal(folder, suffix, forms, evidence, plan, sources, schemes))
         except ConfigurationError:
             if with_grids:
                 continue
@@ -126,6 +122,27 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
             break
     assert best is not None
     return best
+
+
+def _steps_named(schemes: Sequence[learnt_fields.Scheme]) -> str:
+    """How names tell steps."""
+    tags = [field.slot.tag for scheme in schemes for field in scheme.fields.values() if field.hole == "step"]
+    are_counts = all(learnt_names.kind_of(tag) for tag in tags)
+    return learnt_forms.BY_NOTHING if not tags else learnt_forms.BY_COUNT if are_counts else learnt_forms.BY_STEP
+
+
+def _evidence(explored: outputs.RawOutputs, outline: Convention, suffix: str) -> list[learnt_fields.Evidence]:
+    """What is known of each file."""
+    read = {saved.file.source.path: saved for saved in explored.files}
+    evidence = []
+    for file in explored.scan.checkpoints:
+        # What no rule can say of a name is spelled out, by which it is read by none, and told of.
+        name = wording.one_line(_stem(file.name, suffix))
+        saved = read.get(file.path)
+        config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key)
+        at = wording.one_line(PurePosixPath(file.relative).parent)
+        evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
+    return evidence
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -149,23 +166,27 @@ def _suffix_of(folder: Path) -> str:
     return max(counts, key=lambda suffix: (counts[suffix], -known.index(suffix)))
 
 
-def _outline(folder: Path, suffix: str) -> Convention:
+def _outline(folder: Path, suffix: str, forms: Mapping[str, Any]) -> Convention:
     """A convention under which every file is read, and nothing is made of its name."""
-    document = {**_frame(suffix), "names": {"any": {"pattern": "(?P<text>.+)", "fields": {"text": {"unused": True}},
-                                                    "examples": [f"x{suffix}"]}}}  # fmt: skip
+    anything = {"pattern": "(?P<text>.+)", "fields": {"text": {"unused": True}}, "examples": [f"x{suffix}"]}
+    document = {**_frame(suffix, forms), "names": {"any": anything}}
     plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
+    if steps := learnt_layout.step_folders([file.relative for file in scanning.scan_source(folder, plain).checkpoints]):
+        document["raw"] = {**document["raw"], "step_folders": steps}
+        plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
     if found := learnt_sources.unknown_sidecars(scanning.scan_source(folder, plain), plain):
         document["beside"] = found
         plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
     return plain
 
 
-def _frame(suffix: str) -> dict[str, Any]:
+def _frame(suffix: str, forms: Mapping[str, Any]) -> dict[str, Any]:
+    checkpoint = learnt_forms.section_of(suffix, forms)
     return {
         "title": "learnt",
         "replaces": ["name", "facets", "tree", "groups", "grids", "axes", "metrics", "summary"],
         "name": {"keep": True, "prefixes": {"Checkpoint": {"title": "checkpoint", "final": False}}},
-        **({} if suffix == ".pt" else {"checkpoint": {"suffix": suffix}}),
+        **({"checkpoint": checkpoint} if checkpoint else {}),
         "facets": {},
         "tree": ["{group}", convention_file.built_in().folders.run_pattern],
         "raw": {"task": None},
@@ -199,19 +220,17 @@ def _stem(name: str, suffix: str) -> str:
 def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fields.Scheme], list[int]]:
     """The schemes of names, and the indices of files that are of none."""
     whole = _uncut(files)
-    nothing = not any(file.config for file in files)
-    lists = any(isinstance(value, list | tuple) for file in files for value in file.config.values()) or (
-        nothing and not any(re.search("-[A-Za-z]|seed[_=]?[0-9]+-[0-9]", file.name) for file in files)
-    )  # where a word follows a dash, or a dash a seed, it separates fields
+    runs = Counter(file.run for file in files if file.config)
+    listed = any(isinstance(value, list | tuple) for file in files for value in file.config.values())
     sequences = [
-        learnt_names.chunks_of(learnt_names.lex(file.name, kept, lists=lists))
+        learnt_names.chunks_of(learnt_names.lex(file.name, kept, lists=_has_lists(file, is_usual=listed)))
         for file, kept in zip(files, whole, strict=True)
     ]
     found, strange, used = [], list[int](), set[str]()
     for cluster in learnt_names.cluster(sequences):
         shape = learnt_fields.split_words(learnt_names.shape_of(cluster), files)
-        scheme = learnt_fields.understand("", shape, files, nothing)
-        if not learnt_fields.is_supported(scheme, files, has_config=not nothing):
+        scheme = learnt_fields.understand("", shape, files, runs)
+        if not learnt_fields.is_supported(scheme, files):
             strange += shape.names
             continue
         base = learnt_fields.scheme_name(scheme)
@@ -221,6 +240,13 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
     if not any("Final" in (scheme.kind, *scheme.kinds.values()) for scheme in found):  # the step says which are
         found = [replace(scheme, kind=None) if scheme.kind == "Checkpoint" else scheme for scheme in found]
     return sorted(found, key=_looseness), strange
+
+
+def _has_lists(file: learnt_fields.Evidence, *, is_usual: bool) -> bool:
+    """Whether numbers that dashes join are lists: not where a word follows a dash, or a dash a seed."""
+    if file.config:
+        return is_usual
+    return re.search("-[A-Za-z]|seed[_=]?[0-9]+-[0-9]", file.name) is None
 
 
 def _looseness(scheme: learnt_fields.Scheme) -> tuple[int, int]:
@@ -244,28 +270,9 @@ def _uncut(files: Sequence[learnt_fields.Evidence]) -> list[list[str]]:
         for file in files
     ]
     keys = {key for texts in held for key, text in texts.items() if not text.isalpha()}
-    ids = _ids([file.name for file in files])
+    ids = learnt_names.ids_of([file.name for file in files])
     return [
         [*{text for key, text in texts.items() if key in keys}, *mine] for texts, mine in zip(held, ids, strict=True)
-    ]
-
-
-def _ids(names: Sequence[str]) -> list[list[str]]:
-    """The parts of each name that are ids: in one place, of one length, and digits and letters anywhere in them."""
-    places: dict[tuple[int, int], set[str]] = defaultdict(set)
-    parts = [re.split("[^0-9A-Za-z]+", name) for name in names]
-    for each in parts:
-        for at, part in enumerate(each):
-            if re.fullmatch("[0-9a-z]{6,40}", part):
-                places[at, len(part)].add(part)
-    found = set()
-    for place, texts in places.items():
-        forms = {re.sub("[a-z]", "a", re.sub("[0-9]", "0", text)) for text in texts}
-        if len(texts) > 2 and 2 * len(forms) > len(texts):
-            found.add(place)
-    return [
-        [*(part for at, part in enumerate(each) if (at, len(part)) in found), *re.findall(_UUID, name)]
-        for each, name in zip(parts, names, strict=True)
     ]
 
 
@@ -278,6 +285,7 @@ class _Proposal:
 
     folder: Path
     suffix: str
+    forms: Mapping[str, Any]
     evidence: Sequence[learnt_fields.Evidence]
     plan: learnt_layout.Plan
     sources: learnt_sources.Sources
@@ -320,7 +328,7 @@ def _written(proposal: _Proposal) -> _Proposal:
 
 def _text(proposal: _Proposal) -> str:
     suffix, plan, sources = proposal.suffix, proposal.plan, proposal.sources
-    document = _frame(suffix)
+    document = _frame(suffix, proposal.forms)
     document["title"] = f"learnt from {proposal.folder.resolve().name}"
     document["name"]["prefixes"] = plan.prefixes
     document = {key: value for key, value in document.items() if key not in plan.sections} | dict(plan.sections)
@@ -346,7 +354,7 @@ _HEADING = (
 _COMMENTS: Mapping[str, str] = {
     "name": "Kinds of checkpoints; a file keeps its own name where no scheme describes it.",
     "names": "How files are called: {hole} is a value of the configuration, what stands in [ ] may be left out.",
-    "checkpoint": "What checkpoints end in.",
+    "checkpoint": "What checkpoints end in, and under which keys their parts stand.",
     "facets": "What a configuration is, in one word.",
     "tree": "The folders of the tree.",
     "groups": "Groups of runs, by the names of their folders.",
@@ -393,7 +401,13 @@ def _measured(proposal: _Proposal, explored: outputs.RawOutputs) -> Learnt:
         wandb_runs=len(tried.wandb.runs),
         misfits=tuple(Misfit(what, why, tuple(files)) for (what, why), files in sorted(
             misfits.items(), key=lambda item: (item[0][0], -len(item[1])))),
-        findings=(*_told(proposal.schemes, proposal.evidence), *proposal.plan.findings, *proposal.sources.findings),
+        findings=(
+            *_told(proposal.schemes, proposal.evidence),
+            *(f"form {name}: weights under {form['weights']}, configuration under {form['config']}, step under "
+              f"{form['iters']}" for name, form in proposal.forms.items()),
+            *proposal.plan.findings,
+            *proposal.sources.findings,
+        ),
         passed_over=len(tried.scan.passed_over),
         fitting=_shipped(explored.scan.checkpoints, proposal.suffix),
     )  # fmt: skip
@@ -407,7 +421,7 @@ def _names_read(
 ) -> tuple[int, int]:
     known, parsed, total = naming.naming_of(rules), 0, 0
     for file in files:
-        name, total = file.path.name, total + 1
+        name, total = file.name, total + 1
         try:
             known.parse(name + (suffix if file.is_folder and not name.endswith(suffix) else ""))
             parsed += 1
@@ -426,7 +440,7 @@ def _shipped(files: Sequence[scanning.SourceCheckpoint], suffix: str) -> tuple[s
             continue
         with suppress(RefusedError):
             for file in files:
-                stem = file.path.name
+                stem = file.name
                 naming.naming_of(rules).parse(stem + (suffix if file.is_folder and not stem.endswith(suffix) else ""))
             found.append(name or "built-in")
     return tuple(found)

@@ -6,11 +6,11 @@ A place is a key where all files agree. How likely that is by chance decides how
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of
@@ -18,9 +18,17 @@ from ckptman.rules import comparing, terms
 
 STEP_TAGS = (
     "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
-    "updates", "batches", "ba", "ckpt", "checkpoint", "snapshot", "tokens", "epoch", "ep", "e",
+    "updates", "batches", "ba", "schritt", "schritte", "pas", "paso", "pasos", "passo", "ckpt", "checkpoint",
+    "snapshot", "tokens", "epoch", "epoche", "epoque", "ep", "e",
 )  # fmt: skip
 """What stands in front of a step, the surest first."""
+_SEED_TAGS = ("seed", "s", "sd", "rng", "randomseed", "saat", "graine", "semilla", "seme")
+_OF_CHECKPOINTS = ("model", "weights", "net", "state", "opt", "optim", "optimizer", "ema", "generator", "discriminator")
+"""What stands in front of a number that nothing else explains, if that is a step."""
+_ROLES = frozenset({"netg", "netd", "g", "d", "gen", "disc", "generator", "discriminator", "encoder", "decoder",
+                    "actor", "critic", "policy", "value", "qf", "vf", "student", "teacher", "ema", "model", "opt",
+                    "optim", "optimizer"})  # fmt: skip
+"""What the parts of one model are called, where each has a file."""
 _PROGRESS = re.compile(r"epoch|^ep$|loss|acc|metric|score|ppl|bleu|f1|time|date|stamp|hash|sha|index", re.IGNORECASE)
 """What stands in front of a value that belongs to one checkpoint, not to its run."""
 _MEANT = {
@@ -34,6 +42,8 @@ _MEANT = {
     "ctx": "block_size",
 }  # fmt: skip
 _NEGATIONS = ("without", "no", "not", "non", "dis")
+_FEW = 6
+"""Files of which one may say that most have a value of their own."""
 _MANY = 50
 """Steps of which a number behind no word may be one."""
 _ALL, _MOST_WRONG = 50, 0.02
@@ -50,6 +60,11 @@ class Evidence:
     step: int | None = None
     """As it says inside."""
     folder: str = "."
+
+    @cached_property
+    def run(self) -> tuple[str, str]:
+        """What files of one run have in common, as far as their configuration says."""
+        return self.folder, comparing.fingerprint(self.config, ())
 
 
 @dataclass(frozen=True)
@@ -283,14 +298,15 @@ def best_type(texts: Collection[str]) -> tuple[str, dict[str, Any]]:
 # --- a scheme ---------------------------------------------------------------------------------------------------------
 
 
-def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothing: bool) -> Scheme:
+def understand(name: str, shape: Shape, files: Sequence[Evidence], runs: Mapping[tuple[str, str], int]) -> Scheme:
     """Find out what each place of a scheme means.
 
     Args:
         name: What to call the scheme.
         shape: Its columns.
         files: What is known of all files, by the indices of the shape.
-        keys_of_nothing: No file has a configuration, so that tags name the keys.
+        runs: How many files there are of each run, as their configurations say; where none has one, tags name the
+            keys.
     """
     slots = shape.slots
     kind_slot, kinds = _kind_slot(slots)
@@ -311,7 +327,13 @@ def understand(name: str, shape: Shape, files: Sequence[Evidence], keys_of_nothi
             hole = _hole(match.key.rpartition(".")[2], taken)
             made = Field(slot, hole, match.type, match.key, match.inverted, words=match.words)
         else:
-            made = _unmatched(slot, taken, known_keys, files, has_config=not keys_of_nothing)
+            made = _unmatched(slot, taken, known_keys, files, runs)
+            if (
+                step_slot in slots[:-1]
+                and slots[slots.index(step_slot) + 1 :] == [slot]
+                and _is_measured(slot, of_each=False)
+            ):
+                made = replace(made, unused=True)  # 12-0.35: the epoch, and what was measured then
         taken.add(made.hole)
         fields[id(slot)] = made
     plain = all(len(made.words) <= _MOST_EXCEPTIONS for made in fields.values())
@@ -395,7 +417,7 @@ def best_together(found: Mapping[int, Sequence[Match]]) -> dict[int, Match]:
 
 def is_seed(tag: str) -> bool:
     """Whether a tag stands in front of a seed."""
-    return re.sub(r"[\W_]", "", tag).lower() in ("seed", "s", "sd", "rng", "randomseed")
+    return re.sub(r"[\W_]", "", tag).lower() in _SEED_TAGS
 
 
 def _tag(slot: Slot) -> str:
@@ -441,7 +463,7 @@ def _step_slot(
         return best_told
     for slot in reversed(free):  # a number behind no word of its own that grows by equal steps
         values = sorted({step_of(text) or 0 for text in slot.texts.values()})
-        if not _tag(slot) or kind_of(slot.tag) or _tag(slot) in ("model", "weights", "net", "state"):
+        if not _tag(slot) or kind_of(slot.tag) or _tag(slot) in _OF_CHECKPOINTS:
             gap = values[-1] - values[-2] if len(values) > 1 else 0
             is_tagged = kind_of(slot.tag) or _tag(slot) or len(slots) == 1
             if (
@@ -455,12 +477,16 @@ def _step_slot(
 
 def step_of(text: str) -> int | None:
     """The step that a text is: `500`, `000500`, `10k`, `1.5M`; None where it is none."""
-    kind = next((kind for kind in ("int", "kM", "KM") if _reads(kind, text)), None)
+    kind = next((kind for kind in ("int", "kM", "KM", ".0e", ".1e") if _reads(kind, text)), None)
     return comparing.whole(parse(kind, text)) if kind and not text.startswith("-") else None
 
 
 def _unmatched(
-    slot: Slot, taken: Iterable[str], known_keys: Iterable[str], files: Sequence[Evidence], *, has_config: bool
+    slot: Slot,
+    taken: Iterable[str],
+    known_keys: Iterable[str],
+    files: Sequence[Evidence],
+    runs: Mapping[tuple[str, str], int],
 ) -> Field:
     texts = set(slot.texts.values())
     kind, words = best_type(texts)
@@ -470,27 +496,38 @@ def _unmatched(
         kind, words = ("float" if all(re.fullmatch(r"[0-9.]+", t) for t in texts) and kind != "time" else kind), {}
     seeds = is_seed(slot.tag) and kind == "int"
     seeds = seeds and not any("seed" in key.lower() for key in known_keys) and "seed" not in taken
-    name = "seed" if seeds else slot.tag or {"time": "time", "word": "word", "text": "text"}.get(slot.sort, "number")
-    blocked = {*taken, *known_keys} if has_config else set(taken)
+    name = "seed" if seeds else slot.tag or {"#": "number"}.get(slot.sort, slot.sort)
+    name = "version" if slot.sort == "version" and name.lower() in ("v", "ver") else name
+    blocked = {*taken, *known_keys} if runs else set(taken)
     unused = (
         (not seeds and slot.sort == "time")
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
         or kind_of(slot.tag) is not None
-        or (_tag(slot) == "rank" and "0" in texts)  # of a process; other ranks begin at 1
-        or (has_config and _varies(slot, files))
+        or (_tag(slot) == "rank" and any(not text.strip("0") for text in texts))  # of a process; other ranks begin at 1
+        or (bool(runs) and _varies(slot, files, runs))
+        or (slot.sort == "word" and len(texts) > 1 and _ROLES.issuperset(text.lower() for text in texts))
+        or _is_measured(slot)
+        or (not runs and len(texts) == 1 and slot.tag.lower() in _ROLES)
     )
-    return Field(slot, _hole(name, blocked), kind, unused=unused, words=words)
+    hole = _hole(name, blocked)
+    key = name if not runs and hole != name and name.isidentifier() and name not in blocked else None
+    return Field(slot, hole, kind, key, unused=unused, words=words)
 
 
-def _varies(slot: Slot, files: Sequence[Evidence]) -> bool:
-    """Whether files of one configuration in one folder have several values there."""
-    seen: dict[tuple[str, str], str] = {}
+def _is_measured(slot: Slot, *, of_each: bool = True) -> bool:
+    """Whether numbers behind no word may have been measured, such as a loss; `of_each`: most files have their own."""
+    texts = set(slot.texts.values())
+    are_own = not of_each or 2 * len(texts) > len(slot.texts) >= _FEW
+    return not slot.tag and slot.sort == "#" and are_own and all("." in text for text in texts)
+
+
+def _varies(slot: Slot, files: Sequence[Evidence], runs: Mapping[tuple[str, str], int]) -> bool:
+    """Whether files of one configuration in one folder have several values there, or some of them none."""
+    seen: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for index, text in slot.texts.items():
         if files[index].config:
-            key = files[index].folder, comparing.fingerprint(files[index].config, ())
-            if seen.setdefault(key, text) != text:
-                return True
-    return False
+            seen[files[index].run][text] += 1
+    return any(len(texts) > 1 or texts.total() < runs[run] for run, texts in seen.items())
 
 
 def _hole(name: str, taken: Iterable[str]) -> str:
@@ -515,8 +552,9 @@ def renamed(scheme: Scheme, name: str) -> Scheme:
     return replace(scheme, name=name)
 
 
-def is_supported(scheme: Scheme, files: Sequence[Evidence], *, has_config: bool) -> bool:
+def is_supported(scheme: Scheme, files: Sequence[Evidence]) -> bool:
     """Whether a scheme is more than one odd name: several files have it, or what it says is known from elsewhere."""
+    has_config = any(files[index].config for index in scheme.shape.names)
     names = {files[index].name for index in scheme.shape.names}
     fields = [scheme.named(slot) for slot in scheme.shape.slots]
     known = sum(made.key is not None for made in fields) + any(made.hole == "step" for made in fields)

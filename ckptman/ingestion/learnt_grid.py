@@ -252,8 +252,8 @@ def _patterns(runs: Sequence[Run], seed_key: str, ignored: set[str]) -> list[Pat
     for run in runs:
         configs[run.group].append(run.config)
     names = sorted(configs)
-    if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names):
-        return []
+    if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names) or all(learnt_names.ids_of(names)):
+        return []  # what has an id is one run
     shared = [_shared(configs[name], name, ignored) for name in names]
     texts = [{v for v in known.values() if isinstance(v, str) and len(v) > 1 and v in name}
              for known, name in zip(shared, names, strict=True)]  # fmt: skip
@@ -333,12 +333,14 @@ def _pattern(
 def said_by_folders(names: Sequence[str]) -> Mapping[str, Config]:
     """What the names of groups' folders say where no configuration is anywhere: their values, by their tags."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    sequences = [learnt_names.chunks_of(learnt_names.lex(name)) for name in names]
+    ids = learnt_names.ids_of(names)
+    sequences = [learnt_names.chunks_of(learnt_names.lex(name, whole)) for name, whole in zip(names, ids, strict=True)]
     shapes = [learnt_names.shape_of(cluster) for cluster in learnt_names.cluster(sequences, exact=True)]
     slots: dict[tuple[str, int], dict[int, str]] = defaultdict(dict)
     for shape in shapes:
         for slot, place in _places(shape):
-            if slot.sort == "#" or (slot.tag and slot.sort != "time"):
+            is_id = any(text in ids[index] for index, text in slot.texts.items())
+            if slot.sort == "#" or (slot.tag and slot.sort != "time" and not is_id):
                 slots[place] |= slot.texts
     for (tag, number), texts in slots.items():
         kind, words = learnt_fields.best_type(set(texts.values()))
@@ -391,6 +393,8 @@ def _made(
     choice: _Choice,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
     """Groups and grids as sections: for each experiment one grid, or one for each value of a facet."""
+    if _have_own_seeds(runs, patterns, choice.seed_key):
+        return None
     found: dict[str, tuple[Sequence[Pattern], Sequence[Run], Numbering]] = {}
     experiments = _experiments(runs, patterns)
     for number, own in enumerate(experiments, start=1):
@@ -413,6 +417,15 @@ def _made(
                 found |= here
                 break
     return _sections(found, choice) if found else None
+
+
+def _have_own_seeds(runs: Sequence[Run], patterns: Sequence[Pattern], seed_key: str) -> bool:
+    """Whether there are groups of one form each, of a single seed each, and not of the same one: they are runs."""
+    seeds: dict[str, set[int | None]] = defaultdict(set)
+    for run in runs:
+        seeds[run.group].add(comparing.whole(run.config.get(seed_key)))
+    several = len(set.union(*seeds.values())) > 1
+    return several and all(not p.holes for p in patterns) and all(len(mine) == 1 for mine in seeds.values())
 
 
 def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[Pattern]]:

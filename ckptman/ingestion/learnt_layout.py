@@ -20,6 +20,10 @@ _ENDS = re.compile(
     r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
 )
 _SHARE = 0.9
+_STEP_FOLDER = re.compile(
+    "((?:iter|iters|iteration|step|steps|global_?step|checkpoint|ckpt|epoch|ep|update)[_-]?)[0-9]{1,18}", re.IGNORECASE
+)
+"""A folder that holds the files of one checkpoint."""
 _WORD = re.compile(r"[\w.-]+", re.ASCII)
 _MOST_LEVELS = 3
 
@@ -51,7 +55,7 @@ def layout_of(
     inner = {outline.raw.saved_models, *outline.raw.inner, *more}
     if more:
         findings.append(f"folders that every run has: {', '.join(more)}")
-    folders = [_outer(raw.root.name, file.relative, inner) for file in raw.scan.checkpoints]
+    folders = [_outer(raw.root.name, file.relative, inner, outline) for file in raw.scan.checkpoints]
     seed_word, by_folder = _seed_folders(folders)
     run_level = f"{seed_word}{{seed}}" if seed_word else outline.folders.run_pattern
     if by_folder:
@@ -64,7 +68,10 @@ def layout_of(
         "task": task,
         **({"inner": [*outline.raw.inner, *more]} if more else {}),
         **({"group_levels": levels} if levels > 1 else {}),
+        **({"step_folders": list(outline.raw.step_folders)} if outline.raw.step_folders else {}),
     }
+    if outline.raw.step_folders:
+        findings.append(f"folders of one checkpoint each: {', '.join(outline.raw.step_folders)}")
     if levels > 1:
         findings.append(f"groups are named by {levels} folders, one in the other")
     if task is not None:
@@ -109,7 +116,7 @@ def _runs(
     for run in raw.wandb.runs:
         home = scanning.wandb_home(run.folders[0], outline)
         if home.is_relative_to(raw.root):
-            parts = _outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner)
+            parts = _outer(raw.root.name, str(home.relative_to(raw.root) / "x"), inner, outline)
             places.append((parts[:-1] if _seed_folders([parts])[1] else parts, flat(run.config)))
     found = []
     for parts, config in places:
@@ -132,10 +139,11 @@ def _told_by_names(
     for scheme in schemes:
         for each in scheme.fields.values():
             if not each.unused and each.hole not in ("kind", "step"):
-                named.add(each.hole)
+                key = each.key or each.hole
+                named.add(key)
                 for index, text in each.slot.texts.items():
                     said = each.words[text] if text in each.words else parse(each.type, text)
-                    found[index] = replace(found[index], config={**found[index].config, each.hole: said})
+                    found[index] = replace(found[index], config={**found[index].config, key: said})
     return found, named
 
 
@@ -144,7 +152,7 @@ def _inner_folders(files: Sequence[str], outline: Convention) -> tuple[str, ...]
     found: list[str] = []
     inner = {outline.raw.saved_models, *outline.raw.inner}
     while True:
-        folders = [_outer("", relative, {*inner, *found}) for relative in files]
+        folders = [_outer("", relative, {*inner, *found}, outline) for relative in files]
         last = {parts[-1] for parts in folders}
         if len(last) > 1 or len({parts[:-1] for parts in folders}) < 2 or not all(map(_WORD.fullmatch, last)):
             return tuple(found)
@@ -161,12 +169,25 @@ def _group_levels(folders: Sequence[tuple[str, ...]], below: int) -> int:
     return next(ways, 1)
 
 
-def _outer(root: str, relative: str, inner: set[str]) -> tuple[str, ...]:
-    """The folders around a file, from the source inwards, without those that every run has."""
+def _outer(root: str, relative: str, inner: set[str], outline: Convention) -> tuple[str, ...]:
+    """The folders around a file, from the source inwards, without those that every run has, or every checkpoint."""
     parts = [root, *PurePosixPath(relative).parent.parts]
+    at = next((at for at in range(len(parts) - 1, 0, -1) if outline.raw.is_step_folder(parts[at])), len(parts))
+    del parts[at:]
     while len(parts) > 1 and parts[-1] in inner:
         parts.pop()
     return tuple(parts)
+
+
+def step_folders(files: Sequence[str]) -> list[str]:
+    """The names of folders that hold one checkpoint each, with `*` for the step, where most files lie in such."""
+    found: Counter[str] = Counter()
+    for relative in files:
+        folders = PurePosixPath(relative).parent.parts[1:][-_MOST_LEVELS:]
+        found.update(
+            next(([f"{match[1]}*"] for name in reversed(folders) if (match := _STEP_FOLDER.fullmatch(name))), [])
+        )
+    return sorted(found) if 2 * found.total() > len(files) and len(found) <= _MOST_LEVELS else []
 
 
 def task_pattern(folders: Sequence[tuple[str, ...]]) -> str | None:

@@ -17,6 +17,7 @@ from ckptman.rules import terms
 _TIME = rf"{terms.regex_of('time')}|1[0-9]{{9}}(?:\.[0-9]+)?"
 _LEXER = re.compile(
     rf"(?P<time>(?<![0-9])(?:{_TIME})(?![0-9]))"
+    r"|(?P<version>(?<![0-9.])[0-9]{1,4}(?:\.[0-9]{1,4}){2,3}(?:[.-]?(?:rc|alpha|beta|dev|post)\.?[0-9]*)?(?![A-Za-z0-9]))"
     r"|(?P<list>(?<=[A-Za-z])[0-9]+(?:-[0-9]+)+(?![0-9A-Za-z.]))"
     r"|(?P<over>[0-9]+over[1-9][0-9]*)"
     r"|(?P<p>[0-9]+p[0-9]+(?![A-Za-z0-9]))"
@@ -31,6 +32,7 @@ _WITHOUT_LISTS = re.compile(_LEXER.pattern.replace("(?P<list>", "(?P<list>(?!)")
 NUMBERS = ("int", "float", "p", "unit", "over", "list")
 """Kinds of tokens that stand in one place for one another."""
 _NUMBER, _WORD, _TEXT = "#", "word", "text"
+_UUID = str(terms.regex_of("uuid"))
 
 OF_THE_RUN = re.compile(
     r"(run|exp|experiment|job|wandb|log|ckpt|checkpoint|out|save).*(name|id)$|^(name|notes?|title|id|tags?|desc.*)$"
@@ -122,6 +124,25 @@ def lex(name: str, whole: Iterable[str] = (), *, lists: bool = True) -> list[Tok
                 end = match.end()
                 tokens.append(Token(str(match.lastgroup), match[0]))
     return tokens
+
+
+def ids_of(names: Sequence[str]) -> list[list[str]]:
+    """The parts of each name that are ids: in one place, of one length, and digits and letters anywhere in them."""
+    places: dict[tuple[int, int], set[str]] = defaultdict(set)
+    parts = [re.split("[^0-9A-Za-z]+", name) for name in names]
+    for each in parts:
+        for at, part in enumerate(each):
+            if re.fullmatch("[0-9a-z]{6,40}", part):
+                places[at, len(part)].add(part)
+    found = set()
+    for place, texts in places.items():
+        mixed = sum(len(re.findall("[0-9]+|[a-z]+", text)) > 2 for text in texts)
+        if len(texts) > 2 and 2 * mixed > len(texts):
+            found.add(place)
+    return [
+        [*(part for at, part in enumerate(each) if (at, len(part)) in found), *re.findall(_UUID, name)]
+        for each, name in zip(parts, names, strict=True)
+    ]
 
 
 def chunks_of(tokens: Sequence[Token]) -> tuple[Chunk, ...]:

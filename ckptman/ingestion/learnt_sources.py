@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptman.ingestion.learnt_fields import is_seed
 from ckptman.raw import documents, outputs, scanning
 from ckptman.rules import Convention, comparing, convention_file, terms
 from ckptman.text import RefusedError, wording
@@ -19,7 +20,7 @@ _CONFIG_PATHS = ("config", "train_config", "cfg", "args", "hparams", "hyperparam
                  "configuration", "settings")  # fmt: skip
 _METRIC_PATHS = ("metrics", "results", "summary", "final_metrics", "scores", "evaluation", "eval")
 _STEP_NAMES = ("step", "global_step", "iters_done", "iter", "iteration", "iterations", "iters", "it")
-_OF_METRICS = re.compile(r"metric|result|summar|eval|score|stats", re.IGNORECASE)
+_OF_METRICS = re.compile(r"metric|result|summar|eval|score|stats|(^|[^a-z])logs?([^a-z]|$)", re.IGNORECASE)
 _NO_METRICS = re.compile(
     r"^_|(^|[/_.])(lr|learning_rate|iter|iters|iters_done|iteration|step|steps|global_step|epoch|epochs|time|runtime"
     r"|timestamp|K_mean|K_min|K_max|seed|grad_norm|total_flos)$|per_second|sum$"
@@ -56,8 +57,12 @@ def unknown_sidecars(scan: scanning.SourceScan, rules: Convention) -> dict[str, 
     for file in every if len(every) <= _MOST_LOOKED_AT else chosen:
         stem = file.path.name.removesuffix(suffix)
         home = file.path if file.is_folder else file.path.parent
-        above = [home.parent] if home.name in (rules.raw.saved_models, *rules.raw.inner) else []
-        for folder in (home, *above):
+        around = [home]
+        while around[-1].name in (rules.raw.saved_models, *rules.raw.inner) or rules.raw.is_step_folder(
+            around[-1].name
+        ):
+            around.append(around[-1].parent)
+        for folder in around:
             shared = "" if folder not in folders else None
             if folder not in folders:
                 folders[folder] = _by_stem(folder, stems)
@@ -105,11 +110,10 @@ def _entry(path: Path) -> dict[str, Any] | None:
     metrics = [key for key in _METRIC_PATHS if isinstance(document.get(key), dict)]
     if inner:
         entry["config"] = inner[0] if len(inner) == 1 else inner
-    elif (
-        not metrics
-        and not _OF_METRICS.search(path.name)
-        and any(not isinstance(v, dict | list) for v in document.values())
-    ):
+    elif not metrics and not _OF_METRICS.search(path.name) and any(
+        not isinstance(v, dict | list) for value in document.values()
+        for v in (value.values() if isinstance(value, dict) else [value])
+    ):  # fmt: skip
         entry["config"] = "."
     if metrics:
         entry["metrics"] = metrics[0] if len(metrics) == 1 else metrics
@@ -213,7 +217,10 @@ def _seeds(configs: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[int, ...]]:
     count: Counter[str] = Counter()
     for config in configs:
         for key, value in config.items():
-            if "seed" in key.lower() and (number := comparing.whole(value)) is not None:
+            leaf = key.rpartition(".")[2]
+            if ("seed" in key.lower() or (len(leaf) > 2 and is_seed(leaf))) and (
+                number := comparing.whole(value)
+            ) is not None:
                 values[key].add(number)
                 count[key] += 1
     if not values:

@@ -400,8 +400,9 @@ class _Planner:
             if entry.file not in known:
                 if record.config_source != "checkpoint" or not path.is_relative_to(self.raw.root):
                     return record
+                name = placement.name_at_source(path, self.raw.convention)
                 claims[entry.file] = wandb_index.Claim(
-                    path, record.config, entry.source.mtime_ns / 1e9, entry.sha256, None, record.opaque
+                    path, record.config, entry.source.mtime_ns / 1e9, entry.sha256, name, None, record.opaque
                 )
         found = {**known, **dict(zip(claims, self.raw.attribute(list(claims.values())), strict=True))}
         notes = [found[entry.file] for entry in record.checkpoints]

@@ -13,7 +13,7 @@ from ckptman.formats import folder_bytes
 from ckptman.fs import FileState
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning
-from ckptman.rules import Convention, comparing, naming
+from ckptman.rules import Convention, comparing, naming, placement
 from ckptman.text import RefusedError
 from ckptman.tree import history, records
 
@@ -198,7 +198,11 @@ class RunFolders:
                 return
         if problem := next((slot.problem for slot in slots if slot.problem is not None), None):
             raise problem
-        self._enter(Slot(folder=self._free_folder(new), record=None, old=None, files={}, origins=_origins(file)))
+        self._enter(
+            Slot(
+                folder=self._free_folder(new), record=None, old=None, files={}, origins=_origins(file, self._convention)
+            )
+        )
         self.take(new)
 
     def require_readable(self, task_folder: PurePosixPath, run: str | None = None) -> None:
@@ -249,15 +253,17 @@ class RunFolders:
         file, run_id = new.file, new.attribution.run_id
         record = slot.record
         if record is None:
-            return not slot.origins or not slot.origins.isdisjoint(_origins(file))
+            return not slot.origins or not slot.origins.isdisjoint(_origins(file, self._convention))
         if record.run_id is None and run_id is not None:  # unless its own files are learnt to be of that run
             learnt = (slot.learnt.get(entry.file) for entry in slot.old.checkpoints) if slot.old is not None else ()
             return slot.old is not None and all(note is not None and note.run_id == run_id for note in learnt)
         if record.run_id is not None:
             return record.run_id == run_id
-        origins = slot.origins | {Path(path).parent for path, _, _ in record.source_paths}
+        origins = slot.origins | {
+            placement.folder_at_source(Path(path), self._convention) for path, _, _ in record.source_paths
+        }
         ignored = self._convention.ignored_keys
-        is_near = not origins.isdisjoint(_origins(file))
+        is_near = not origins.isdisjoint(_origins(file, self._convention))
         return is_near and comparing.same_configuration(record.config, file.config, ignored)
 
     def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
@@ -298,7 +304,7 @@ class RunFolders:
         )
         slot.files[file.name] = file.content
         if slot.record is None:
-            slot.origins |= _origins(file)
+            slot.origins |= _origins(file, self._convention)
             slot.record = records.RunRecord(
                 run_id=new.attribution.run_id,
                 group=file.place.group,
@@ -355,9 +361,12 @@ class RunFolders:
         slot.record = replace(record, checkpoints=tuple(entries))
 
 
-def _origins(file: examination.Examined) -> set[Path]:
+def _origins(file: examination.Examined, convention: Convention) -> set[Path]:
     """The folders that only one run saves into; a checkpoint that is a folder may hold earlier ones of its run."""
-    return {file.source.path.parent, *([file.source.path] if file.source.is_folder else [])}
+    return {
+        placement.folder_at_source(file.source.path, convention),
+        *([file.source.path] if file.source.is_folder else []),
+    }
 
 
 def note_of(attribution: attributing.Attribution) -> records.AttributionNote:

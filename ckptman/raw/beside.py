@@ -287,7 +287,7 @@ class Beside:
         Args:
             is_named: It lies in a checkpoint, or is named for one.
         """
-        name, count = Counter(file.path.name for file in finders).most_common(1)[0]
+        name, count = Counter(file.name for file in finders).most_common(1)[0]
         if count > 1:
             return f"{count} folders below it have a checkpoint {name}"
         if len(seeds := {file.seed for file in finders} - {None}) > 1:
@@ -295,7 +295,7 @@ class Beside:
         said: dict[str, Any] = {}
         for file in finders:
             with suppress(RefusedError):
-                for key, value in self._naming.parse(file.path.name).values.items():
+                for key, value in self._naming.parse(file.name).values.items():
                     if not comparing.same_value(said.setdefault(key, value), value):
                         return f"the checkpoints there differ in {key}, by their names"
         home = placement.task_folder_of(path.parent, self._convention) or path.parent

@@ -87,6 +87,7 @@ class Examined:
         """The file, as one whose run is sought."""
         return Claim(
             path=self.source.path,
+            name=self.source.name,
             config=self.config,
             saved_at=self.state.mtime_ns / 1e9,
             content=self.content,
@@ -341,7 +342,7 @@ class Examiner:
     def _name_at_source(self, file: SourceCheckpoint) -> str:
         """A folder may be called as a file would be, without the suffix."""
         suffix = self._convention.checkpoint.suffix
-        return file.path.name + (suffix if file.is_folder and not file.path.name.endswith(suffix) else "")
+        return file.name + (suffix if file.is_folder and not file.name.endswith(suffix) else "")
 
     def _name_from_config(
         self, info: Said, config: Mapping[str, Any], scheme: terms.Scheme | None = None

@@ -198,9 +198,9 @@ class RawOutputs:
         attributed = _with_originals(self._attributed(examined))
         content: dict[Path, str] = {}
         for saved in attributed:
-            folder = saved.file.source.path.parent
+            folder = self._folder_of(saved)
             content[folder] = min(saved.file.content, content.get(folder, saved.file.content))
-        found = sorted(attributed, key=lambda saved: self._order(saved, content[saved.file.source.path.parent]))
+        found = sorted(attributed, key=lambda saved: self._order(saved, content[self._folder_of(saved)]))
         self.files = [saved for saved in found if not self._is_undecided(saved)]
         for saved in self.files:
             self._own(saved.file.source.path, saved.owner)
@@ -218,6 +218,9 @@ class RawOutputs:
             home = home_of(read.content) if original is None else Home(original.group, original.task)
             with self._refusing(file):
                 yield self._examiner.examine(file if home is None else replace(file, **home._asdict()), read)
+
+    def _folder_of(self, saved: SavedFile) -> Path:
+        return placement.folder_at_source(saved.file.source.path, self.convention)
 
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
@@ -275,7 +278,7 @@ class RawOutputs:
             group, task, seed = placement.named_by_folders(path, self.convention)
             config = {**owner.config}
             with suppress(RefusedError):  # a name of no convention says nothing
-                config = config or dict(naming.parse(path.name).values)
+                config = config or dict(naming.parse(placement.name_at_source(path, self.convention)).values)
             if (seed := config.get(self.convention.seed_key, seed)) is not None:
                 config[self.convention.seed_key] = seed
             with suppress(RefusedError):  # it has no place that is known
@@ -320,7 +323,11 @@ class RawOutputs:
             saved_at = path.stat().st_mtime
         except OSError:
             saved_at = None
-        others = [run for run in self.wandb.runs if not self._held.get((path.name, run.run_id))]
+        others = [
+            run
+            for run in self.wandb.runs
+            if not self._held.get((placement.name_at_source(path, self.convention), run.run_id))
+        ]
         near: list[Iterable[WandbRun]] = [*self.wandb.beside(path), others]
         return owner_of_refused(path, saved_at, near, self.convention)
 
@@ -388,7 +395,7 @@ class RawOutputs:
     def _own(self, path: Path, owner: Owner) -> None:
         self.owners[path] = owner
         if owner.run_id is not None:
-            self._held[path.name, owner.run_id].add(owner.content)
+            self._held[placement.name_at_source(path, self.convention), owner.run_id].add(owner.content)
 
     @contextmanager
     def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:

@@ -141,9 +141,10 @@ class _Files:
         """By name."""
         for path, owner in sorted(owners.items()):
             task_folder = placement.task_folder_of(path, convention)
+            name = placement.name_at_source(path, convention)
             for folder in path.parents:
-                self._beside[path.name, folder, task_folder].append(path)
-            self._alike[path.name].add(self._traits(owner.config), path)
+                self._beside[name, folder, task_folder].append(path)
+            self._alike[name].add(self._traits(owner.config), path)
 
     def where_saved(self, run: WandbRun, name: str) -> list[Path]:
         """The files of this name that lie where the run saved its own."""

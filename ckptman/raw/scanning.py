@@ -52,6 +52,8 @@ class SourceCheckpoint:
     seed: int | None
     """The seed that a run folder around it says."""
     is_folder: bool = False
+    name: str = ""
+    """What it is called: see `placement.name_at_source`."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ class _Walk:
             self.named[path.parent] = placement.named_by_folders(path, self.convention)
         group, task, seed = self.named[path.parent]
         relative = str(path)[self.below :]
-        self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder))
+        name = placement.name_at_source(path, self.convention)
+        self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder, name))
 
     def _note_unread(self, path: Path) -> None:
         home = self.root

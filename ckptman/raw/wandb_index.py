@@ -36,6 +36,8 @@ class Claim:
     """Modification time, in seconds since 1970."""
     content: str
     """The same for files of the same bytes."""
+    name: str
+    """What it is called."""
     run_id: str | None = None
     """The run id that the checkpoint itself holds."""
     opaque: Collection[str] = ()
@@ -111,7 +113,7 @@ class WandbIndex:
         decided: dict[tuple[str, str], set[str]] = defaultdict(set)
         for claim, found in near.values():
             if found.run_id is not None:
-                decided[claim.path.name, found.run_id].add(claim.content)
+                decided[claim.name, found.run_id].add(claim.content)
         wide = {
             sha: self._best([(c, self._far(c, held, decided)) for c in copies[sha]], crowd)
             for sha, (_, found) in near.items()
@@ -179,7 +181,7 @@ class WandbIndex:
         found = self._ask(claim, [], ignored)
         for runs in self.around(claim.path):
             likely = self._likely(claim, runs, ignored)
-            keys = ((claim.path.name, run.run_id) for run in likely)
+            keys = ((claim.name, run.run_id) for run in likely)
             free = [
                 run
                 for run, key in zip(likely, keys, strict=True)
@@ -257,13 +259,13 @@ class WandbIndex:
     def _one_file_a_name(self, near: Mapping[str, tuple[Claim, Attribution]]) -> dict[str, tuple[Claim, Attribution]]:
         """A run's own file is the one where training saves: another of that name, kept elsewhere, is another run's."""
         saved = {
-            (claim.path.name, found.run_id)
+            (claim.name, found.run_id)
             for claim, found in near.values()
             if found.run_id is not None and self._is_saved(claim.path)
         }
         settled = dict(near)
         for sha, (claim, found) in near.items():
-            if (claim.path.name, found.run_id) in saved and claim.run_id is None and not self._is_saved(claim.path):
+            if (claim.name, found.run_id) in saved and claim.run_id is None and not self._is_saved(claim.path):
                 others = self._near(claim, without={str(found.run_id)})
                 settled[sha] = claim, others if others.code != NONE else found
         return settled
@@ -278,10 +280,10 @@ def _without_contradictions(
     wide: Mapping[str, tuple[Claim, Attribution]],
 ) -> dict[str, tuple[Claim, Attribution]]:
     """Leave open what one run, recorded elsewhere, cannot have done: write several files of one name."""
-    count = Counter((claim.path.name, found.run_id) for claim, found in wide.values())
+    count = Counter((claim.name, found.run_id) for claim, found in wide.values())
     settled = {}
     for sha, (claim, found) in wide.items():
-        if found.run_id is not None and count[claim.path.name, found.run_id] > 1:
+        if found.run_id is not None and count[claim.name, found.run_id] > 1:
             evidence = f"several files of this name could be of run {found.run_id}, which is recorded elsewhere"
             found = replace(found, run_id=None, code=AMBIGUOUS, evidence=evidence, in_span=None)
         settled[sha] = claim, found

@@ -581,11 +581,19 @@ def _build_raw(section: _Section) -> RawLayout:
         wandb_runs=section.get("wandb_runs", _list_of(_word)),
         wandb_ignored=section.get("wandb_ignored", _list_of(_word)),
         group_levels=section.maybe("group_levels", _whole, 1),
+        step_folders=section.maybe("step_folders", _list_of(_step_folder), ()),
     )
     section.done()
     if not 1 <= raw.group_levels <= _MOST_GROUP_LEVELS:
         raise _bad(f"{section.where}.group_levels must be 1 to {_MOST_GROUP_LEVELS}, not {raw.group_levels}")
     return raw
+
+
+def _step_folder(value: Any, where: str) -> str:
+    """The name of a folder, with `*` for a step."""
+    if _text(value, where).count("*") != 1 or value == "*":
+        raise _bad(f"{where} must be the name of a folder with one '*', for the step, not {value!r}")
+    return _word(value.replace("*", "0"), where) and str(value)
 
 
 def _build_beside(pattern: str, value: Any, where: str, seed_key: str) -> beside.BesideRule:

@@ -211,9 +211,12 @@ class Naming:
         return ""
 
     def short(self, key: str, config: Mapping[str, Any]) -> str:
-        """One configuration value as a name writes it, such as `mlp0`; for keys without a field, key and value."""
+        """One configuration value as a name writes it, such as `mlp0`; for keys without a field, key and value, in
+        letters that folders of runs may have."""
         field = next((field for field in self._fields if field.config == (key,)), None)
-        return f"{key}{config[key]}" if field is None else field.tag + self._value_text(field, config)
+        if field is not None:
+            return field.tag + self._value_text(field, config)
+        return re.sub("[^A-Za-z0-9_.-]+", "_", f"{key}{config[key]}")[:_LONGEST_NOTE]
 
     def telling(self, keys: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
         """What tells a run apart by these keys, for its folder's name: at most three, those that names state first."""

@@ -19,6 +19,8 @@ from ckptman.rules.terms import Convention, GroupPattern
 from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError, wording
 
 _Path = TypeVar("_Path", bound=PurePath)
+_MOST_BELOW_STEP = 3
+"""Folders between a checkpoint's file and the folder that says its step, that one included."""
 
 
 @dataclass(frozen=True)
@@ -331,9 +333,26 @@ def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None
         return _joined(names, convention), convention.folders.parse_task(folder.name), seed
     if not convention.folders.raw_task:  # the folder that a run has for itself, whatever it is called
         ignored = {convention.raw.saved_models, *convention.raw.inner}
-        inner = (p.name for p in path.parents if p.name not in ignored and not convention.folders.is_run(p.name))
+        home = folder_at_source(path, convention)
+        around = itertools.chain([home], home.parents)
+        inner = (p.name for p in around if p.name not in ignored and not convention.folders.is_run(p.name))
         return _joined(inner, convention), None, seed
     return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
+
+
+def folder_at_source(path: _Path, convention: Convention) -> _Path:
+    """The folder around a checkpoint at its source; of one below a folder that says its step, the one around that."""
+    if not convention.raw.step_folders:
+        return path.parent
+    near = itertools.islice(path.parents, _MOST_BELOW_STEP)
+    return next((folder.parent for folder in near if convention.raw.is_step_folder(folder.name)), path.parent)
+
+
+def name_at_source(path: PurePath, convention: Convention) -> str:
+    """What a checkpoint is called at its source: by its own name, below a folder that says its step by both."""
+    if not convention.raw.step_folders:
+        return path.name
+    return "_".join(path.relative_to(folder_at_source(path, convention)).parts)
 
 
 def _joined(names: Iterable[str], convention: Convention) -> str | None:

@@ -220,7 +220,7 @@ class Scheme:
         held = [(self.fields[key], self.fields[key].parse(text)) for key, text in said.items()]
         values = {field.config: value for field, value in held if not field.unused}
         unused = {field.config: value for field, value in held if field.unused}
-        return Parsed(kind, values, None if step is None else self.step.parse(step), unused)
+        return Parsed(kind, values, None if step is None else comparing.whole(self.step.parse(step)), unused)
 
     def format(self, config: Mapping[str, Any], kind: str | None, step: int | None) -> str | None:
         """The name of a checkpoint; None where the scheme cannot write it."""

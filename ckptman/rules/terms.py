@@ -134,6 +134,16 @@ class RawLayout:
     wandb_ignored: tuple[str, ...]
     group_levels: int = 1
     """The folders, one in the other, that name a group together."""
+    step_folders: tuple[str, ...] = ()
+    """Folders that hold the files of one checkpoint and say its step, where `*` stands."""
+
+    def is_step_folder(self, name: str) -> bool:
+        """Whether a folder is one of those."""
+        return any(pattern.fullmatch(name) for pattern in self._steps)
+
+    @cached_property
+    def _steps(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile("[0-9]+".join(map(re.escape, each.split("*")))) for each in self.step_folders)
 
 
 @dataclass(frozen=True)
