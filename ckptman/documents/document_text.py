@@ -92,6 +92,38 @@ def every_group(convention: Convention) -> str:
     return each_group(convention).replace(", the longest trained list", "").replace("one", "each", 1)
 
 
+def group_axis(convention: Convention) -> str:
+    """What the groups of the grids go over, for the head of a table: `K`, or `groups`."""
+    holes = {hole for pattern in convention.groups for hole in pattern.holes}
+    return "K" if holes == {convention.k_hole} else "groups"
+
+
+FAMILY, TASK, TASKS, TRAINED = "Family", "Task", "Tasks", "Trained K"
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], rules: Convention, *, right: Iterable[int] = ()
+) -> str:
+    """As `markdown.table`, without the columns that a convention has nothing for; empty where none is left."""
+    absent = set() if rules.family_facets else {FAMILY}
+    absent |= set() if rules.trained_keys else {TRAINED}
+    absent |= set() if rules.folders.task_pattern else {TASK, TASKS}
+    kept = [index for index, header in enumerate(headers) if header not in absent]
+    to_right = [place for place, index in enumerate(kept) if index in set(right)]
+    body = [[row[index] for index in kept] for row in rows]
+    return markdown.table([headers[index] for index in kept], body, right=to_right) if kept else ""
+
+
+def described(
+    config: Mapping[str, Any], axes: Iterable[str], family: terms.Family, convention: Convention
+) -> list[str]:
+    """A configuration in phrases: its family, its lengths, and its values of axes, as far as there are any."""
+    lengths = f"K = {trained(config, convention)}" if convention.trained_keys else ""
+    settings = markdown.text(brief(config, axes, convention))
+    title = family_title(family, convention) if convention.family_facets else ""
+    return list(filter(None, (title, lengths, settings)))
+
+
 def axis_title(axis: str, convention: Convention) -> str:
     """An axis for the head of a table."""
     return markdown.text(convention.axis(axis).title)

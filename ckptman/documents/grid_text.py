@@ -36,7 +36,12 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
         fixed = ", ".join(f"{key} = {value}" for key, value in regime.set.items())
         count = len(grids.cells(grid, name, convention.numbering))
         regimes.append(
-            [say.regime_title(name, convention), " × ".join(axes), str(count), markdown.text(fixed) or say.NOTHING]
+            [
+                say.regime_title(name, convention),
+                " × ".join(axes) or say.NOTHING,
+                str(count),
+                markdown.text(fixed) or say.NOTHING,
+            ]
         )
     groups, runs_in_all = [], 0
     for group in (group for group in convention.groups if group.grid == grid.name):
@@ -53,25 +58,26 @@ def _grid_construction(grid: convention_terms.Grid, convention: Convention) -> l
             f"{names} × {combinations} × {len(grid.seeds)} = {runs:,}",
         ])  # fmt: skip
     kinds = len(convention.prefixes)
+    are_told = all(prefix.step_config for prefix in convention.prefixes)
+    files = wording.count_text(kinds, "file") if are_told else "files of these kinds"
+    all_files = f", {wording.count_text(runs_in_all * kinds, 'file')}" if are_told else ""
     steps = " and ".join(
         f"{markdown.code(prefix.name)} ({markdown.text(prefix.title)})" for prefix in convention.prefixes
     )
     return [
         f"### Grid {markdown.code(grid.name)}" if len(convention.grids) > 1 else "",
         markdown.table(["Regime", "Axes, in order", "Combinations", "Set besides"], regimes, right=(2,)),
+        *(_formulas(grid, convention) if any(_inside(grid, regime, convention) for regime in grid.regimes) else ()),
         markdown.paragraph(
-            f"In the numbering {markdown.code(convention.numbering)}, with each value counted from 0 in the order "
-            "above:"
+            f"{_across(grid)}; seeds are {', '.join(map(str, grid.seeds))}; each run leaves {files}: {steps}."
         ),
-        "\n".join(f"- {_formula(grid, regime, convention)}" for regime in grid.regimes),
-        markdown.paragraph(
-            f"{_across(grid)}; seeds are {', '.join(map(str, grid.seeds))}; each run leaves "
-            f"{wording.count_text(kinds, 'file')}: {steps}."
+        say.table(
+            ["Group", say.FAMILY, "Folder", say.TRAINED, f"{say.group_axis(convention)} × combinations × seeds = runs"],
+            groups,
+            convention,
+            right=(4,),
         ),
-        markdown.table(
-            ["Group", "Family", "Folder", "Trained K", "K × combinations × seeds = runs"], groups, right=(4,)
-        ),
-        f"In all {wording.count_text(runs_in_all, 'run')}, {wording.count_text(runs_in_all * kinds, 'file')}.",
+        f"In all {wording.count_text(runs_in_all, 'run')}{all_files}.",
     ]
 
 
@@ -84,6 +90,12 @@ def _across(grid: convention_terms.Grid) -> str:
         )
         or "the names of groups hold nothing"
     )
+
+
+def _formulas(grid: convention_terms.Grid, convention: Convention) -> list[str]:
+    """How each regime's ids are reckoned."""
+    lead = f"In the numbering {markdown.code(convention.numbering)}, with each value counted from 0 in the order above:"
+    return [markdown.paragraph(lead), "\n".join(f"- {_formula(grid, name, convention)}" for name in grid.regimes)]
 
 
 def _formula(grid: convention_terms.Grid, regime: str, convention: Convention) -> str:

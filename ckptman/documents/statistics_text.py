@@ -171,30 +171,34 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
 
     def row(title: str, product: str, of: Sequence[tree_statistics.GridCount]) -> list[str]:
         figures = [f"{sum(map(get, of)):,}" for get in columns.values()]
-        found = f"{sum(c.files for c in of):,} of {sum(c.files_expected for c in of):,}"
+        found = f"{sum(c.files for c in of):,}"
+        found += f" of {sum(c.files_expected for c in of):,}" if counts[0].kinds else ""
         return [title, product, *figures, found]
 
     rows = [row(markdown.code(c.pattern.pattern), _product(c), [c]) for c in counts]
     rows.append(row("**In all**", "", counts))
     outside = statistics.outside_grid
+    names = say.group_axis(statistics.convention)
+    product = f"{names} × combinations × seeds{' × files' if counts[0].kinds else ''}"
     return markdown.join(
         markdown.paragraph(
             "What the grid of the naming convention has, and what is here of it. A run is partial where some of its",
             "checkpoints are missing.",
             "It is refused where `ingest` did not take one that is at the source." if is_refused else "",
         ),
-        markdown.table(["Groups", "K × combinations × seeds × files", *columns, "Files found"], rows,
+        markdown.table(["Groups", product, *columns, "Files found"], rows,
                        right=range(2, len(columns) + 3)),
         markdown.paragraph(
-            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another K or "
-            "seed, of a",
+            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another "
+            f"{'K' if names == 'K' else 'group'} or seed, of a",
             "second run of a seed, of a group of no known pattern, or of nothing known.",
         ) if outside else "",
     )  # fmt: skip
 
 
 def _product(count: tree_statistics.GridCount) -> str:
-    return f"{count.groups} × {count.configurations} × {count.seeds} × {count.kinds}"
+    product = f"{count.groups} × {count.configurations} × {count.seeds}"
+    return f"{product} × {count.kinds}" if count.kinds else product
 
 
 def _seeds(statistics: tree_statistics.TreeStatistics) -> str:

@@ -57,6 +57,10 @@ def task_mapping_text(convention: Convention, statistics: tree_statistics.TreeSt
 
 def _introduction(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
     folder = markdown.code(convention.folders.task(0))
+    if statistics is not None and not convention.folders.task_pattern:
+        return markdown.paragraph(
+            "What is in the groups of this tree, counted from its files, and how well it generalizes."
+        )
     if statistics is None:
         return markdown.paragraph(
             f"What the task folders ({folder} and so on) of the grid stand for. In a tree of checkpoints,",
@@ -123,7 +127,7 @@ def best_table(
     convention = statistics.convention
     axes = [axis for axis in say.all_axes(convention) if _tells_apart(axis, ranked, convention)]
     told_apart = [say.particulars(configuration, statistics) for configuration in ranked]
-    headers = ["", *(["Family"] if family else []), "Trained K", *(say.axis_title(axis, convention) for axis in axes),
+    headers = ["", *([say.FAMILY] if family else []), say.TRAINED, *(say.axis_title(axis, convention) for axis in axes),
                say.generalization_title(convention), "Runs", "Figures from", "95 % interval", "All W&B runs",
                "Folder"]  # fmt: skip
     rows = []
@@ -146,7 +150,7 @@ def best_table(
     if any(told_apart):
         headers.append("Told apart by")
         rows = [[*row, markdown.text(particulars)] for row, particulars in zip(rows, told_apart, strict=True)]
-    return markdown.table(headers, rows)
+    return say.table(headers, rows, convention)
 
 
 def _tells_apart(axis: str, configurations: list[tree_statistics.Configuration], convention: Convention) -> bool:
@@ -167,7 +171,8 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
     parts = ["## Tasks by family"]
     if statistics is not None:
         parts.append(markdown.paragraph(
-            f"A column for each K, and in it a mark for each seed: {_LEGEND}. Below it, where anything was measured,",
+            f"A column for each {'K' if say.group_axis(convention) == 'K' else 'group'}, and in it a mark for each",
+            f"seed: {_LEGEND}. Below it, where anything was measured,",
             f"the mean ± {convention.statistics} standard deviation of the runs that are here of each configuration."
         ))  # fmt: skip
     for family in say.families(convention) if statistics is None else say.families_of(statistics):
@@ -201,12 +206,13 @@ def _family_table(
         row += [say.axis_word(axis, cell.values[axis], convention) for axis in axes]
         row += [presence.marks(group, cell) for group in groups] if presence is not None else []
         rows.append(row)
-    headers = ["Task", *(say.axis_title(axis, convention) for axis in axes),
+    headers = [say.TASK, *(say.axis_title(axis, convention) for axis in axes),
                *(_group_title(pattern, group) for group in groups)]  # fmt: skip
     lengths = say.trained_by(pattern, convention)
-    where = f"Groups {markdown.code(pattern.pattern)} in {markdown.code(f'{folder}/')}; trained lengths: {lengths}."
+    more = f"; trained lengths: {lengths}" if convention.trained_keys else ""
+    where = f"Groups {markdown.code(pattern.pattern)} in {markdown.code(f'{folder}/')}{more}."
     tables = [presence.notes(), presence.results()] if presence is not None else []
-    return [where, markdown.table(headers, rows), *tables]
+    return [where, say.table(headers, rows, convention), *tables]
 
 
 class _Presence:
@@ -262,10 +268,10 @@ class _Presence:
                 *(say.axis_word(axis, cell.values[axis], self.convention) for axis in self.axes),
                 *("; ".join(found.get((group, values), ())) or _NOTHING for group in groups),
             ])  # fmt: skip
-        headers = ["Task", *(say.axis_title(axis, self.convention) for axis in self.axes),
+        headers = [say.TASK, *(say.axis_title(axis, self.convention) for axis in self.axes),
                    *(_group_title(self.pattern, group) for group in groups)]  # fmt: skip
         return markdown.join(f"{say.generalization_title(self.convention)}, and of how many runs:",
-                             markdown.table(headers, rows)) if rows else ""  # fmt: skip
+                             say.table(headers, rows, self.convention)) if rows else ""  # fmt: skip
 
     def notes(self) -> str:
         """Which seeds the marks stand for, and what the table does not show."""
@@ -325,7 +331,7 @@ def _other_groups(statistics: tree_statistics.TreeStatistics) -> str:
             "Groups of no known pattern keep the task ids of their source, which say nothing by themselves; the",
             "configurations are those inside the checkpoints.",
         ),
-        markdown.table(["Folder", "Family", "Trained K", "Configuration", "Seeds"], rows),
+        say.table(["Folder", say.FAMILY, say.TRAINED, "Configuration", "Seeds"], rows, convention),
     )
 
 
@@ -349,14 +355,19 @@ def _where(statistics: tree_statistics.TreeStatistics) -> str:
         rows.append([markdown.link(markdown.code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids,
                      str(len(configurations)), str(runs), str(files)])  # fmt: skip
     run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
-    shape = say.placeholders("/".join(("{family}", "{group}", convention.folders.task_pattern, *run_folder, "")))
+    above = "{family}" if convention.family_facets else ""
+    levels = filter(None, (above, "{group}", convention.folders.task_pattern, *run_folder))
+    shape = say.placeholders("/".join((*levels, "")))
     return markdown.join(
         "## Where to find a configuration",
         markdown.paragraph(
-            f"Its task is in a table above; it lies in {markdown.code(shape)}, with more at the end of the last name",
-            "where several runs of a task have one seed.",
+            "Its task is in a table above." if convention.folders.task_pattern else "",
+            f"It lies in {markdown.code(shape)}, with more at the end of the last name where several runs of a",
+            f"{'task' if convention.folders.task_pattern else 'group'} have one seed.",
         ),
-        markdown.table(["Group", "Trained K", "Tasks", "Configurations", "Runs", "Files"], rows, right=(3, 4, 5)),
+        say.table(
+            ["Group", say.TRAINED, say.TASKS, "Configurations", "Runs", "Files"], rows, convention, right=(3, 4, 5)
+        ),
         _misnumbered(statistics),
         _example(statistics),
     )
@@ -414,16 +425,18 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
         *(convention.trained_keys or ()),
     ]
     keys = list(dict.fromkeys(keys))
-    condition = " and ".join(f"{key} == {grid_text.bare(run.config.get(key))}" for key in keys)
-    title = _lower(say.family_title(configuration.family, convention))
+    keys = keys or [key for hole in pattern.holes if (key := convention.key_of(hole))]
+    config = convention.lifted(run.config)
+    condition = " and ".join(f"{key} == {grid_text.bare(config.get(key))}" for key in keys)
+    phrases = say.described(run.config, axes, configuration.family, convention)
     return markdown.join(
         markdown.paragraph(
-            f"For example, {markdown.text(say.brief(run.config, axes, convention))} ({title}, K = "
-            f"{say.trained(run.config, convention)}), seed {say.seeds_text([run.seed], convention)}, lies in",
+            f"For example, {', '.join((*map(_lower, phrases), 'seed'))} {say.seeds_text([run.seed], convention)},",
+            "lies in",
             f"{markdown.link(markdown.code(f'{run.folder}/'), run.folder, folder=True)}.",
             "`ckptman ls` finds checkpoints by their configuration; in the folder of this file:",
         ),
-        markdown.fenced("bash", f"ckptman ls --root . --paths --where {shlex.quote(condition)}"),
+        markdown.fenced("bash", "ckptman ls --root . --paths" + (f" --where {shlex.quote(condition)}" if keys else "")),
     )
 
 

@@ -182,12 +182,13 @@ def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
             parts += [
                 f"### {say.regime_title(regime, convention)}{of_grid}",
                 f"Groups {' and '.join(map(markdown.code, patterns))}:" if patterns else "",
-                markdown.table(["Task", *(say.axis_title(axis, convention) for axis in rule.axes)], rows),
+                say.table([say.TASK, *(say.axis_title(axis, convention) for axis in rule.axes)], rows, convention),
             ]
         seeds = ", ".join(map(str, grid.seeds))
-        kinds = wording.count_text(len(convention.prefixes), "checkpoint")
+        are_told = all(prefix.step_config for prefix in convention.prefixes)
+        kinds = f", each with {wording.count_text(len(convention.prefixes), 'checkpoint')}" if are_told else ""
         runs = wording.count_text(len(grid.seeds), "run")
-        parts.append(f"A complete configuration has {runs} (seeds {seeds}), each with {kinds}{of_grid}.")
+        parts.append(f"A complete configuration has {runs} (seeds {seeds}){kinds}{of_grid}.")
     return markdown.join(*parts)
 
 
@@ -300,10 +301,11 @@ def _example(
     convention: Convention,
 ) -> list[str]:
     prefix = convention.prefix(file.kind or "")
+    lengths = f"K = {say.trained(run.config, convention)}" if convention.trained_keys else ""
     settings = markdown.text(say.brief(run.config, say.all_axes(convention), convention))
     facts = [
-        f"{say.family_title(configuration.family, convention)}, K = {say.trained(run.config, convention)}",
-        f"{settings}; seed {say.seeds_text([run.seed], convention)}",
+        ", ".join(filter(None, (say.family_title(configuration.family, convention), lengths))),
+        "; ".join(filter(None, (settings, f"seed {say.seeds_text([run.seed], convention)}"))),
     ]
     if prefix is not None and file.step is not None:
         facts.append(f"{markdown.text(prefix.title[:1].upper() + prefix.title[1:])}, {file.step:,} iterations")
@@ -378,7 +380,8 @@ def _source(statistics: tree_statistics.TreeStatistics) -> str:
         by_root[run.record.source.root].update(runs=1, files=len(run.files))
     for lost in statistics.lost:
         by_root[lost.run.source.root].update(overwritten=1)
-    layout = say.placeholders("/".join(("{group}", convention.folders.task_pattern, convention.raw.saved_models)))
+    levels = filter(None, ("{group}", convention.folders.task_pattern, convention.raw.saved_models))
+    layout = say.placeholders("/".join(levels))
     if not by_root:
         return f"No {markdown.code(records.RUN_FILE)} tells where the files came from."
     rows = [[markdown.code(root), *(f"{by_root[root][key]:,}" for key in ("runs", "files", "overwritten"))]

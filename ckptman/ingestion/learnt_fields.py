@@ -328,11 +328,8 @@ def understand(name: str, shape: Shape, files: Sequence[Evidence], runs: Mapping
             made = Field(slot, hole, match.type, match.key, match.inverted, words=match.words)
         else:
             made = _unmatched(slot, taken, known_keys, files, runs)
-            if (
-                step_slot in slots[:-1]
-                and slots[slots.index(step_slot) + 1 :] == [slot]
-                and _is_measured(slot, of_each=False)
-            ):
+            is_last = step_slot is not None and slots[-2:] == [step_slot, slot]
+            if is_last and _is_measured(slot, of_each=False):
                 made = replace(made, unused=True)  # 12-0.35: the epoch, and what was measured then
         taken.add(made.hole)
         fields[id(slot)] = made

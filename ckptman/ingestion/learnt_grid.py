@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptman.ingestion import learnt_fields, learnt_names
-from ckptman.rules import comparing
+from ckptman.rules import comparing, terms
 from ckptman.text import wording
 
 Config = Mapping[str, Any]
@@ -252,20 +252,22 @@ def _patterns(runs: Sequence[Run], seed_key: str, ignored: set[str]) -> list[Pat
     for run in runs:
         configs[run.group].append(run.config)
     names = sorted(configs)
-    if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names) or all(learnt_names.ids_of(names)):
-        return []  # what has an id is one run
+    if any(not re.fullmatch(r"[A-Za-z0-9_.,=+@-]+", name) for name in names):
+        return []
     shared = [_shared(configs[name], name, ignored) for name in names]
     texts = [{v for v in known.values() if isinstance(v, str) and len(v) > 1 and v in name}
              for known, name in zip(shared, names, strict=True)]  # fmt: skip
     common = set.intersection(*texts)
+    ids = learnt_names.ids_of(names)
     sequences = [
-        learnt_names.chunks_of(learnt_names.lex(name, mine - common)) for name, mine in zip(names, texts, strict=True)
+        learnt_names.chunks_of(learnt_names.lex(name, {*mine - common, *own}))
+        for name, mine, own in zip(names, texts, ids, strict=True)
     ]
     shapes = [learnt_names.shape_of(cluster) for cluster in learnt_names.cluster(sequences, exact=True)]
     if len(shapes) > _MOST_PATTERNS:
         return []
     keys = _keys(shapes, shared)
-    found = [_pattern(shape, keys, names, seed_key) for shape in shapes]
+    found = [_pattern(shape, keys, names, seed_key, ids) for shape in shapes]
     return sorted((p for p in found if p), key=lambda p: p.text) if all(found) else _literal(names)
 
 
@@ -281,10 +283,18 @@ def _shared(configs: Sequence[Config], name: str, ignored: set[str]) -> Config:
 
 
 def _pattern(
-    shape: learnt_names.Shape, keys: Mapping[tuple[str, int], learnt_fields.Match], names: Sequence[str], seed_key: str
+    shape: learnt_names.Shape,
+    keys: Mapping[tuple[str, int], learnt_fields.Match],
+    names: Sequence[str],
+    seed_key: str,
+    ids: Sequence[Sequence[str]],
 ) -> Pattern | None:
-    """The form of these names, without their seed; None where something in them is of no key."""
+    """The form of these names, without their seed and an id; None where something in them is of no key."""
     matches = {id(slot): keys.get(place) for slot, place in _places(shape)}
+    for slot in shape.slots:
+        if matches[id(slot)] is None and all(text in ids[index] for index, text in slot.texts.items()):
+            own = learnt_fields.Match(slot, terms.RUN_ID, "word", inverted=False, words={}, distinct=0, like=0.0)
+            matches[id(slot)] = own
     fixed = {id(slot) for slot in shape.slots if len(set(slot.texts.values())) == 1 and matches[id(slot)] is None}
     if any((match is None or match.words or match.inverted) and at not in fixed for at, match in matches.items()):
         return None
@@ -292,8 +302,8 @@ def _pattern(
     for at, parts in enumerate(columns):
         for part in parts:
             match = None if isinstance(part, str) else matches[id(part)]
-            if isinstance(part, learnt_names.Slot) and match is not None and match.key == seed_key:
-                tag = columns[at - 1][-1] if at and len(parts) < 3 else None
+            if isinstance(part, learnt_names.Slot) and match is not None and match.key in (seed_key, terms.RUN_ID):
+                tag = columns[at - 1][-1] if at and columns[at - 1] and len(parts) < 3 else None
                 if isinstance(tag, str) and tag == part.tag:
                     columns[at - 1] = []
                 columns[at] = []
@@ -492,14 +502,16 @@ def _shown(values: Sequence[Any]) -> str:
 
 def _across(held: Sequence[Mapping[str, Any]]) -> list[dict[str, list[Any]]]:
     """What names hold, as a sum of products: those that differ in one hole only are put together, again and again."""
-    terms = [{hole: (value,) for hole, value in values.items()} for values in held]
-    terms = [dict(term) for term in {tuple(sorted(term.items())): term for term in terms}.values()]
-    for hole in reversed(list(terms[0]) if all(set(t) == set(terms[0]) for t in terms) else []):
+    products = [{hole: (value,) for hole, value in values.items()} for values in held]
+    products = [dict(term) for term in {tuple(sorted(term.items())): term for term in products}.values()]
+    for hole in reversed(list(products[0]) if all(set(t) == set(products[0]) for t in products) else []):
         merged: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
-        for term in terms:
+        for term in products:
             merged[tuple((h, v) for h, v in term.items() if h != hole)] |= set(term[hole])
-        terms = [{h: dict(rest).get(h, tuple(sorted(values))) for h in terms[0]} for rest, values in merged.items()]
-    return [{hole: list(values) for hole, values in term.items()} for term in terms]
+        products = [
+            {h: dict(rest).get(h, tuple(sorted(values))) for h in products[0]} for rest, values in merged.items()
+        ]
+    return [{hole: list(values) for hole, values in term.items()} for term in products]
 
 
 def _set(

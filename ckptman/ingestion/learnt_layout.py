@@ -262,5 +262,10 @@ def _end(files: Sequence[Evidence], share: float = 0.5) -> dict[str, Any]:
     if not usable:
         return {}
     best = max(usable, key=lambda key: (ends[key], -len(key)))
-    early = {} if ends[best] == len(known) or share == 0 else {"early": True}
-    return {"step": best, **early}
+    last: dict[tuple[str, str], bool] = defaultdict(bool)
+    for file in known:
+        last[file.run] |= file.step == comparing.whole(file.config.get(best))
+    if share == 0 and 2 * sum(last.values()) < len(last):  # most ended earlier: what their last one is, nothing says
+        return {}
+    are_early = share > 0 and ends[best] < len(known)
+    return {"step": best, **({"early": True} if are_early else {})}

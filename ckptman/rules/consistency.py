@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from ckptman.rules.naming import Naming
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.schemes import Scheme
-from ckptman.rules.terms import GROUP_HOLE, Convention, K, Scalar
+from ckptman.rules.terms import GROUP_HOLE, RUN_ID, Convention, K, Scalar
 from ckptman.text import RefusedError, wording
 
 _ALIKE = 0.85
@@ -57,7 +57,7 @@ def numbering_problem(convention: Convention) -> str:
 def _unheld(convention: Convention) -> Iterator[Problem]:
     """Keys that a grid goes over and no name of its groups holds, so they part no runs; unknown keys of old names."""
     for group in convention.groups:
-        known = (*group.holes, *convention.facets, convention.seed_key)
+        known = (*group.holes, *convention.facets, convention.seed_key, RUN_ID)
         for hole, _ in GROUP_HOLE.findall("".join(group.was)):
             if hole not in known:
                 yield f"groups.{group.pattern}.was", f"{{{hole}}} is in no name of this group{near(hole, known)}"

@@ -129,8 +129,15 @@ def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
 
 def said_by_group(name: str | None, convention: Convention) -> dict[str, Any]:
     """The configuration values that a group's name says; none where it is of no known pattern."""
-    said = next((said for group in convention.groups if name and (said := group.said_by(name)) is not None), {})
-    return {key: value for hole, value in said.items() if (key := convention.key_of(hole)) is not None}
+    found = ((group, said) for group in convention.groups if name and (said := group.said_by(name)) is not None)
+    group, said = next(found, (None, {}))
+    keys = {hole: convention.key_of(hole) for hole in said}
+    told = {*(() if group is None else group.holes)}  # of what only a former name said, the seed alone
+    return {
+        key: value
+        for hole, value in said.items()
+        if (key := keys[hole]) is not None and (hole in told or key == convention.seed_key)
+    }
 
 
 def parse_group(name: str, convention: Convention) -> tuple[GroupPattern, dict[str, Any]]:

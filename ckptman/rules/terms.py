@@ -34,6 +34,9 @@ K = "K"
 GROUP_HOLE = re.compile(r"\{([A-Za-z]\w*)(?::([A-Za-z0-9.]+))?\}", re.ASCII)
 """What a group's name holds: a whole number, or a value of a type, as names of files do."""
 
+RUN_ID = "id"
+"""What former names of groups may hold besides: a run's own id, which is of no key."""
+
 Setting = Scalar | tuple[Scalar, ...]
 
 

@@ -121,7 +121,7 @@ class GridCount:
     """In each group."""
     seeds: int
     kinds: int
-    """Files of a run."""
+    """Files of a run; 0 where no recipe says them."""
     complete: int
     """Runs with a file of each kind; with those of the next fields they add up to the runs that are expected."""
     partial: int
@@ -130,7 +130,7 @@ class GridCount:
     overwritten: int
     missing: int
     files: int
-    """Files found, at most one of each kind for each run that is expected."""
+    """Files found, of a run that is expected: all, or at most one of each kind where a recipe says which."""
 
     @property
     def runs_expected(self) -> int:
@@ -305,17 +305,17 @@ class TreeStatistics:
     def outside_grid(self) -> tuple[CheckpointFile, ...]:
         """Files that no grid expects: other K or seeds, second runs of a seed, groups of no known pattern."""
         expected = {group.name: group for group in self.grid_groups}
-        kinds = {prefix.name for prefix in self.convention.prefixes}
-        unknown, filled = set(self.unknown), set()
+        kinds, are_told = _kinds(self.convention)
+        unknown, filled = set(self.unknown), dict[Any, Any]()
         outside = [file for file in self.files if file.path in unknown]
         for run in self.runs:
             group = expected.get(run.group)
             seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
             for file in run.files:
-                slot = (run.cell, run.seed, file.kind)
-                if run.cell is None or run.seed not in seeds or file.kind not in kinds or slot in filled:
+                slot, owner = (run.cell, run.seed, file.kind), file.path if are_told else run.folder
+                is_taken = filled.setdefault(slot, owner) != owner
+                if run.cell is None or run.seed not in seeds or file.kind not in kinds or is_taken:
                     outside.append(file)
-                filled.add(slot)
         return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
 
 
@@ -413,11 +413,11 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     combinations = [
         tuple(c.values[axis] for axis in axes) for c in grids.cells(grid, pattern.regime, convention.numbering)
     ]
-    kinds = {prefix.name for prefix in convention.prefixes}
+    kinds, are_told = _kinds(convention)
     held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
     whole: set[tuple[CellKey | None, int | None]] = set()
     for run in statistics.runs:
-        there = {file.kind for file in run.files if file.kind in kinds}
+        there = {str(file.kind if are_told else file.path) for file in run.files if file.kind in kinds}
         held[run.cell, run.seed].append(there)
         if run.standing.extent is Extent.COMPLETE:
             whole.add((run.cell, run.seed))
@@ -440,7 +440,7 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         groups=len(groups),
         configurations=len(combinations),
         seeds=len(grid.seeds),
-        kinds=len(kinds),
+        kinds=len(kinds) if are_told else 0,
         complete=states["complete"],
         partial=states["partial"],
         refused=states["refused"],
@@ -448,6 +448,11 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         missing=states["missing"],
         files=files,
     )
+
+
+def _kinds(convention: Convention) -> tuple[set[str], bool]:
+    """The kinds of checkpoints, and whether a recipe says when each is saved."""
+    return {prefix.name for prefix in convention.prefixes}, all(prefix.step_config for prefix in convention.prefixes)
 
 
 def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:
