@@ -26,18 +26,20 @@ class Output:
     runs: dict[str, str] = field(default_factory=dict)
     """Of each file, which run it is of."""
 
-    def save(self, path: str, content: Callable[[Config], Any], config: Config, step: int | None = None) -> None:
+    def save(self, path: str, config: Config, step: int | None = None, /, *, under: str = "", **others: Any) -> None:
         """Write a checkpoint.
 
         Args:
             path: Where, relative to the root.
-            content: The file's content, of its weights.
             config: What can be known of its run.
             step: What can be known of its step.
+            under: The key of the weights; without, they are the whole file.
+            others: What else is in it.
         """
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content({"layer.weight": torch.full((2, 2), float(len(self.said)))}), file)
+        weights = {"layer.weight": torch.full((2, 2), float(len(self.said)))}
+        torch.save({under: weights, **others} if under else weights, file)
         self.said[path], self.steps[path] = config, step
         self.runs[path] = json.dumps(config, sort_keys=True)
 
@@ -61,7 +63,7 @@ def _timm(out: Output) -> None:
         folder = f"output/2024050{1 + number}-103005-{config['model']}-224"
         out.text(f"{folder}/args.yaml", json.dumps(config))
         for name, epoch in (("checkpoint-10", 10), ("checkpoint-11", 11), ("last", 11), ("model_best", 10)):
-            out.save(f"{folder}/{name}.pth.tar", lambda w, e=epoch: {"epoch": e, "state_dict": w}, config, epoch)
+            out.save(f"{folder}/{name}.pth.tar", config, epoch, under="state_dict", epoch=epoch)
 
 
 def _espnet(out: Output) -> None:
@@ -69,21 +71,21 @@ def _espnet(out: Output) -> None:
         folder = f"exp/asr_d{config['adim']}_lr{config['lr']}_raw_bpe5000_sp_seed{config['seed']}"
         out.text(f"{folder}/config.yaml", json.dumps(config))
         for name, epoch in (("39epoch", 39), ("40epoch", 40), ("valid.acc.best", None), ("valid.acc.ave_10best", None)):
-            out.save(f"{folder}/{name}.pth", dict, config, epoch)
+            out.save(f"{folder}/{name}.pth", config, epoch)
 
 
 def _options(out: Output) -> None:
     """Configurations under `opt`, as OpenNMT and others have them."""
     for number, config in _grid(layers=[3, 6], dropout=[0.1, 0.3], seed=[1234, 4321]):
         for step in (5000, 10000):
-            out.save(f"run{number}/model_step_{step}.pt", lambda w, c=config: {"model": w, "opt": c}, config, step)
+            out.save(f"run{number}/model_step_{step}.pt", config, step, under="model", opt=config)
 
 
 def _net(out: Output) -> None:
     for _, config in _grid(sparsity=[50, 90, 95], method=["mag", "snip"], seed=[1, 2]):
         for epoch in (20, 40):
             name = f"prune_{config['method']}_{config['sparsity']}%_seed{config['seed']}_ep{epoch}.pt"
-            out.save(name, lambda w, c=config, e=epoch: {"net": w, "args": c, "epoch": e}, config, epoch)
+            out.save(name, config, epoch, under="net", args=config, epoch=epoch)
 
 
 def _tune(out: Output) -> None:
@@ -95,15 +97,15 @@ def _tune(out: Output) -> None:
         for count in (0, 4):
             path = f"sweep/{trial}/checkpoint_{count:06d}/model.pt"
             step = 10 * (count + 1)
-            out.save(path, lambda w, s=step: {"model_state_dict": w, "step": s}, config, step)
+            out.save(path, config, step, under="model_state_dict", step=step)
 
 
 def _megatron(out: Output) -> None:
     for _, config in _grid(num_layers=[2, 4], lr=[1e-4, 3e-4], seed=[1234, 5678]):
         folder = f"gpt_l{config['num_layers']}_lr{config['lr']:g}_seed{config['seed']}"
         for step in (1000, 2000):
-            out.save(f"{folder}/iter_{step:07d}/mp_rank_00/model_optim_rng.pt",
-                     lambda w, c=config, s=step: {"args": c, "iteration": s, "model": w}, config, step)  # fmt: skip
+            path = f"{folder}/iter_{step:07d}/mp_rank_00/model_optim_rng.pt"
+            out.save(path, config, step, under="model", args=config, iteration=step)
 
 
 def _deepspeed(out: Output) -> None:
@@ -111,15 +113,15 @@ def _deepspeed(out: Output) -> None:
         folder = f"ds_h{config['hidden']}_lr{config['lr']:g}_seed{config['seed']}"
         out.text(f"{folder}/config.json", json.dumps(config))
         for step in (100, 200):
-            out.save(f"{folder}/global_step{step}/mp_rank_00_model_states.pt",
-                     lambda w, s=step: {"module": w, "global_steps": s}, config, step)  # fmt: skip
+            path = f"{folder}/global_step{step}/mp_rank_00_model_states.pt"
+            out.save(path, config, step, under="module", global_steps=step)
 
 
 def _dvc(out: Output) -> None:
     for _, config in _grid(lr=[0.1, 0.01], batch=[16, 32], seed=[1, 2]):
         folder = f"experiments/exp-{_id(config)[:5]}"
         out.text(f"{folder}/params.yaml", json.dumps({"train": config}))
-        out.save(f"{folder}/model.pt", dict, config)
+        out.save(f"{folder}/model.pt", config)
 
 
 def _tasks(out: Output) -> None:
@@ -127,14 +129,14 @@ def _tasks(out: Output) -> None:
     for _, config in _grid(lr=[0.1, 0.01], b=[16, 32], seed=[1, 2]):
         folder = f"proj/train-lr{config['lr']}-b{config['b']}-seed{config['seed']}.{_id(config)}/models"
         for epoch in (1, 2):
-            out.save(f"{folder}/model_epoch_{epoch}.pt", dict, config, epoch)
+            out.save(f"{folder}/model_epoch_{epoch}.pt", config, epoch)
 
 
 def _gan(out: Output) -> None:
     for _, config in _grid(nz=[64, 100], lr=[0.0002, 0.0001], seed=[1, 2]):
         folder = f"dcgan_nz{config['nz']}_lr{config['lr']}_seed{config['seed']}"
         for epoch, net in itertools.product((10, 20), ("netG", "netD")):
-            out.save(f"{folder}/{net}_epoch_{epoch}.pth", dict, config, epoch)
+            out.save(f"{folder}/{net}_epoch_{epoch}.pth", config, epoch)
 
 
 def _averages(out: Output) -> None:
@@ -142,21 +144,21 @@ def _averages(out: Output) -> None:
         folder = f"openai-c{config['c']}-lr{config['lr']}-seed{config['seed']}"
         for step in (10000, 20000):
             for name in (f"ema_0.9999_{step:06d}", f"model{step:06d}", f"opt{step:06d}"):
-                out.save(f"{folder}/{name}.pt", dict, config, step)
+                out.save(f"{folder}/{name}.pt", config, step)
 
 
 def _losses(out: Output) -> None:
     for number, config in _grid(units=[64, 128], rate=[0.2, 0.5], seed=[1, 2]):
         folder = f"lstm_units{config['units']}_rate{config['rate']}_seed{config['seed']}"
         for epoch in (5, 10):
-            out.save(f"{folder}/weights.{epoch:02d}-{0.42 - epoch / 100 + number / 1000:.2f}.pt", dict, config, epoch)
+            out.save(f"{folder}/weights.{epoch:02d}-{0.42 - epoch / 100 + number / 1000:.2f}.pt", config, epoch)
 
 
 def _versions(out: Output) -> None:
     for _, config in _grid(version=["1.2.3", "1.3.0", "2.0.0-rc1"], width=[8, 16], seed=[1, 2]):
         for step in (100, 200):
             name = f"mynet-v{config['version']}-width{config['width']}-seed{config['seed']}-step{step}.pt"
-            out.save(name, dict, config, step)
+            out.save(name, config, step)
 
 
 def _letters(out: Output) -> None:
@@ -164,14 +166,14 @@ def _letters(out: Output) -> None:
     for _, config in _grid(α=[0.5, 1.5], couches=[2, 4], seed=[3, 4]):
         for step in (1000, 2000):
             name = f"modèle α={config['α']} couches={config['couches']} graine={config['seed']} pas={step}.pt"
-            out.save(name, dict, config, step)
+            out.save(name, config, step)
 
 
 def _powers(out: Output) -> None:
     for _, config in _grid(lr=[1e-3, 5e-4], wd=[1e-5, 0.0], seed=[1, 2]):
         for step in (10000, 20000):
             name = f"run_lr{config['lr']:.0e}_wd{config['wd']:.1e}_seed{config['seed']}_step{step:.0e}.pt"
-            out.save(name, dict, config, step)
+            out.save(name, config, step)
 
 
 def _early(out: Output) -> None:
@@ -179,8 +181,8 @@ def _early(out: Output) -> None:
     for number, config in _grid(lr=[0.1, 0.01], depth=[2, 3], seed=[1, 2]):
         step = 400 + 50 * (number % 3)
         held = {**config, "max_steps": 500}
-        out.save(f"net_lr{config['lr']}_depth{config['depth']}_seed{config['seed']}.pt",
-                 lambda w, c=held, s=step: {"model": w, "config": c, "global_step": s}, held, step)  # fmt: skip
+        name = f"net_lr{config['lr']}_depth{config['depth']}_seed{config['seed']}.pt"
+        out.save(name, held, step, under="model", config=held, global_step=step)
 
 
 def _logs(out: Output) -> None:
@@ -189,11 +191,9 @@ def _logs(out: Output) -> None:
         folder = f"work_dirs/fcn_{config['arch']}_depth{config['depth']}"
         out.text(f"{folder}/20240101_120000.log.json", json.dumps({"mode": "train", "epoch": 1, "lr": 0.01}))
         for epoch in (11, 12):
-            held = {"depth": config["depth"]}
-            out.save(
-                f"{folder}/epoch_{epoch}.pth", lambda w, e=epoch: {"meta": {"epoch": e}, "state_dict": w}, held, epoch
-            )
-            out.runs[f"{folder}/epoch_{epoch}.pth"] = folder
+            path = f"{folder}/epoch_{epoch}.pth"
+            out.save(path, {}, epoch, under="state_dict", meta={"epoch": epoch})
+            out.runs[path] = folder
 
 
 PROGRAMS: dict[str, Callable[[Output], None]] = {
