@@ -242,7 +242,7 @@ def outline(archive: Archive, rules: terms.CheckpointRules) -> dict[str, Held]:
             continue
         if _optimizer_parts(item):
             found[key] = Held("optimizer")
-        elif _weights_of(item) is not None:
+        elif forms.weights_of(item) is not None:
             found[key] = Held("weights")
         elif _is_count(item):
             found[key] = Held("count", item)
