@@ -52,3 +52,13 @@ def test_where_no_time_is_kept_the_only_run_is_taken(source: Path, root: Path) -
         os.utime(path, (START + 10**7, START + 10**7))
     ingest(source, root, settle=0)
     assert runs(root)[1337] == ("first111", "only-match")
+
+
+def test_a_run_whose_other_file_has_kept_its_time_saved_both(source: Path, root: Path) -> None:
+    folder = task(source)
+    write_run(folder, config(), run_id="first111", started=START)
+    (last,) = folder.rglob("Final_*.pt")
+    os.utime(last, (START + 10**7, START + 10**7))  # copied, or written anew, since
+    ingest(source, root, settle=0)
+    assert runs(root) == {1337: ("first111", "only-match")}
+    assert len(list(root.rglob("run.json"))) == 1
