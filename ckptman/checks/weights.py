@@ -34,6 +34,10 @@ class Testimony(Protocol):
         """The files that are certainly of other runs."""
 
     @property
+    def mixed(self) -> tuple[int, ...]:
+        """Seeds each of which has a part in them."""
+
+    @property
     def problem(self) -> str | None:
         """`not-finite` or `constant`."""
 
@@ -60,6 +64,9 @@ def check_weights(inventory: Inventory, convention: Convention, witness: Witness
             yield finding("broken-weights", file.path, f"{item.tensor} has {what}")
         elif item is not None and item.trained is False and file.step != 0:
             yield finding("untrained-weights", file.path, "its biases and gains are those that training begins with")
+        elif item is not None and item.mixed:
+            parts = " and ".join(map(str, item.mixed[:3])) + (" and others" if len(item.mixed) > 3 else "")
+            yield finding("other-run", file.path, f"seeds {parts} have a part in its weights: it is an average of runs")
     for run in inventory.runs:
         mine = [(file, item) for file in run.files if (item := told.get(str(root / file.path))) is not None]
         yield from _check_run(run, mine)
@@ -68,7 +75,7 @@ def check_weights(inventory: Inventory, convention: Convention, witness: Witness
 def _check_run(run: contents.Run, files: list[tuple[contents.CheckpointFile, Testimony]]) -> Iterator[Finding]:
     """A seed that all files of a run deny is wrong in its record; a file that alone denies it is not of the run."""
     seed = _seed_of(run)
-    denying = [(file, item) for file, item in files if item.seed is not None and seed not in (None, item.seed)]
+    denying = [(file, item) for file, item in files if _is_other(seed, item.seed)]
     drawn = sorted({item.seed for _, item in denying if item.seed is not None})
     if denying and len(drawn) == 1 and all(item.seed in (None, *drawn) for _, item in files):
         worst = max(item.p_value or 0.0 for _, item in denying)
@@ -82,6 +89,11 @@ def _check_run(run: contents.Run, files: list[tuple[contents.CheckpointFile, Tes
         others = [other for other, one in files[:index] if one.path in item.unlike and one.path not in told]
         if item.path not in told and others:
             yield finding("other-run", file.path, f"its weights are of another run than those of {others[0].path.name}")
+
+
+def _is_other(seed: int | None, drawn: int | None) -> bool:
+    """Whether a seed draws other numbers than the one that drew weights; torch takes 32 bits of it."""
+    return None not in (seed, drawn) and (seed or 0) % 2**32 != (drawn or 0) % 2**32
 
 
 def _seed_of(run: contents.Run) -> int | None:

@@ -76,6 +76,8 @@ def show(result: witnessing.WitnessResult, out: Console) -> None:
 
 
 def _seed_text(item: witnessing.Testimony) -> str:
+    if item.mixed:
+        return f"mix of {', '.join(map(str, item.mixed[:3]))}{' …' if len(item.mixed) > 3 else ''}"
     return "cannot tell" if item.seed is None else str(item.seed)
 
 

@@ -182,7 +182,7 @@ def standings(
                 told[other].append(replace(maybe.standing(expected[other]), of_unknown_seed=frozenset({fact.reason})))
         elif key in expected:
             told[key].append(fact.standing(expected[key]))
-        elif key not in known:
+        elif key not in known and fact.state != REFUSED:  # of a refused file, not all may be known
             outside.add(fact.path or str(fact.run_id))
     own: dict[_Key, RunStanding] = {}
     if out is not None:

@@ -50,6 +50,13 @@ _EQUAL: Final = 1 - 2e-6
 _UNMOVED: Final = 2e-3
 """Length of what training did to a matrix of length 1, up to which it did nothing: bfloat16 rounds by 1.2e-3."""
 
+_TELLING: Final = 4096
+"""Elements of a matrix from which on two that are not alike are of two runs: of fewer, long training can leave nothing
+that is more than chance."""
+
+_STATES: Final = 2**32
+"""Seeds that differ by a multiple of it draw the same numbers, as torch's generator takes so many bits of them."""
+
 _CHUNK: Final = 32
 """Seeds drawn before their cosines are computed together."""
 
@@ -78,6 +85,8 @@ class Testimony:
     """The other files that are of the same run."""
     unlike: tuple[str, ...] = ()
     """The other files that are certainly of other runs."""
+    mixed: tuple[int, ...] = ()
+    """Seeds each of which has a part in the weights, as in an average of runs; then `seed` is None."""
     problem: str | None = None
     """What is wrong with the weights: `not-finite` or `constant`."""
     tensor: str | None = None
@@ -93,6 +102,7 @@ class Testimony:
             "trained": self.trained,
             "initialization": self.initialization,
             "same_run_as": list(self.same_run_as),
+            "mixed": list(self.mixed),
             "problem": self.problem,
             "tensor": self.tensor,
         }
@@ -282,6 +292,8 @@ class _Match:
     cosine: float
     seed: int
     draws: _Draws
+    mixed: tuple[int, ...] = ()
+    """All seeds that chance does not explain, where there are several."""
 
 
 def _best(draws: Sequence[_Draws], members: Sequence[_Witness], seeds: Sequence[int], count: _Counter) -> list[_Match]:
@@ -295,15 +307,23 @@ def _best(draws: Sequence[_Draws], members: Sequence[_Witness], seeds: Sequence[
         return matrices @ torch.stack([how.matrix(seed) for seed in chunk]).T
 
     best: list[_Match | None] = [None] * len(members)
+    sure: list[dict[int, int]] = [{} for _ in members]
+    least = _least_cosine(draws[0].size, len(seeds) * len(draws))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for (how, chunk), found in zip(jobs, pool.map(cosines, jobs), strict=True):
+            for index, place in (found > least).nonzero().tolist():
+                sure[index].setdefault(chunk[place] % _STATES, chunk[place])
             values, places = found.max(dim=1)
             for index, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
                 old = best[index]
                 if old is None or value > old.cosine:
                     best[index] = _Match(value, chunk[place], how)
             count.add(len(chunk))
-    return [match for match in best if match is not None]
+    return [
+        replace(match, mixed=tuple(sorted(held.values())) if len(held) > 1 else ())
+        for match, held in zip(best, sure, strict=True)
+        if match is not None
+    ]
 
 
 def _judged(members: Sequence[_Witness], best: Sequence[_Match], tests: int) -> Iterator[Testimony]:
@@ -313,8 +333,8 @@ def _judged(members: Sequence[_Witness], best: Sequence[_Match], tests: int) -> 
     alike = moved @ moved.T  # before what training did is told apart from where it began
     for index, (item, match) in enumerate(zip(members, best, strict=True)):
         p_value = _chance(match.cosine, match.draws.size, tests)
-        if p_value >= SURE:
-            known.append(item)
+        if p_value >= SURE or match.mixed:
+            known.append(replace(item, testimony=replace(item.testimony, mixed=match.mixed)))
             continue
         moved[index] -= match.cosine * match.draws.matrix(match.seed)
         trained = item.testimony.trained
@@ -350,13 +370,25 @@ def _same_run(one: _Witness, other: _Witness, alike: float, together: float) -> 
         return True if first.trained is not False else None  # untrained weights are those of every run of the seed
     if one.step is not None and one.step == other.step:
         return False  # a run has one state at one step
-    if _chance(alike, one.draws[0].size, 1) >= SURE:
-        return False
+    if first.mixed or second.mixed:
+        return None
     if first.seed is None or second.seed is None:
+        size = one.draws[0].size
+        if size >= _TELLING and _chance(alike, size, 1) >= SURE:
+            return False
         return True if alike > SAME_RUN_UNTOLD and first.seed == second.seed else None
     if (first.seed, one.draws) != (second.seed, other.draws):
         return False
     return True if together > SAME_RUN else None
+
+
+def _least_cosine(size: int, tests: int) -> float:
+    """The cosine above which chance does not explain one of so many random matrices."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _chance(middle, size, tests) < SURE else (middle, high)
+    return high
 
 
 def _chance(cosine: float, size: int, tests: int) -> float:

@@ -15,9 +15,13 @@ from ckptman.rules.recipe import TrainConfig
 from ckptman.training import witnessing
 from ckptman.training.loop import initial_model
 from ckptman.tree.findings import Finding
-from tests.helpers.trees import CHECKPOINT, FINAL, TASK, make_tree, record_again, small_config
+from tests.helpers import trees
+from tests.helpers.trees import TASK, make_tree, record_again, small_config
 
-RUNS = {seed: small_config(n_layers=1, use_mlp=False, seed=seed) for seed in (1337, 2337, 3337)}
+WIDE = 40
+"""So that matrices are large enough to deny that they are of one run by what they have not in common."""
+RUNS = {seed: small_config(n_layers=1, use_mlp=False, n_embd=WIDE, seed=seed) for seed in (1337, 2337, 3337)}
+CHECKPOINT, FINAL = (name.replace("_d8_", f"_d{WIDE}_") for name in (trees.CHECKPOINT, trees.FINAL))
 
 
 def put(file: Path, config: TrainConfig, *, seed: int | None = None, gain: float = 2) -> None:
@@ -65,6 +69,20 @@ def test_a_file_of_another_run_is_named_and_its_neighbour_is_not(root: Path) -> 
     (item,) = found(root)
     assert (item.code, item.path) == ("other-run", f"{TASK}/seed_2337/{FINAL}")
     assert item.message == "seed 1337 drew its weights, but the run has seed 2337"
+
+
+def test_an_average_of_runs_and_seeds_of_the_same_bits(root: Path) -> None:
+    file = root / TASK / "seed_2337" / FINAL
+    models = [initial_model(RUNS[seed]).state_dict() for seed in (1337, 2337)]
+    mixed = {name: (weight + models[1][name]) / 2 for name, weight in models[0].items()}
+    mixed["transformer.ln_f.weight"] = torch.full((WIDE,), 2.0)
+    torch.save(torch.load(file, weights_only=True) | {"model": mixed}, file)
+    record_again(file.parent)
+    (item,) = found(root)
+    assert (item.code, item.path) == ("other-run", f"{TASK}/seed_2337/{FINAL}")
+    assert item.message == "seeds 1337 and 2337 have a part in its weights: it is an average of runs"
+    put(file, RUNS[2337], seed=2337 + 2**32)  # which draws what 2337 draws
+    assert found(root) == []
 
 
 def test_a_file_of_another_run_is_known_though_its_seed_is_not(root: Path) -> None:

@@ -41,7 +41,8 @@ def test_json_holds_nothing_that_cannot_be_told(tmp_path: Path, capfd: pytest.Ca
     assert (document["schema_version"], document["seeds"], document["refused"]) == (1, 3, [])
     (found,) = document["files"]
     assert found == {"path": str(file), "seed": None, "p_value": None, "cosine": None, "trained": True,
-                     "initialization": None, "same_run_as": [], "problem": None, "tensor": None}  # fmt: skip
+                     "initialization": None, "same_run_as": [], "mixed": [], "problem": None,
+                     "tensor": None}  # fmt: skip
 
 
 def test_broken_weights_and_refused_files_give_exit_status_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from ckptman.checks import validate
 from ckptman.ingestion import ingest
@@ -214,3 +215,14 @@ def test_a_source_that_lies_elsewhere_now_changes_no_record(
     assert {file: file.read_bytes() for file in root.rglob("run.json")} == before
     (elsewhere / "len_gen_k8").rename(elsewhere / "copy")  # the control: another place within the source is told of
     assert len(ingest(elsewhere, root, settle=0).plan.duplicates) == 2
+
+
+def test_a_refused_file_that_says_nothing_is_not_said_to_be_outside_of_the_grid(source: Path, root: Path) -> None:
+    folder = write_run(task(source), config(), run_id="abcd1234")[0].parent
+    torch.save({"model": {"weight": torch.ones(2)}}, folder / "thing.pt")
+    ingest(source, root)
+    for found in (grid_status.status(None, root), grid_status.status(source, root)):
+        assert [item.code for item in found.refused] == ["no-config"]
+        assert found.outside == ()
+    write_run(task(source), config(9), run_id="other222")  # the control: no grid has this K
+    assert len(grid_status.status(source, root).outside) == 1

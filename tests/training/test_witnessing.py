@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,63 @@ def test_weights_of_another_precision_say_the_same(how: str, dtype: torch.dtype,
         (str(files[1]),), (str(files[0]),), (), (), (str(files[5]),), (str(files[4]),)
     ]  # fmt: skip
     assert set(found[0].unlike) >= set(map(str, files[4:]))  # the control
+
+
+def changed(model: GPT, change: Callable[[torch.Tensor], torch.Tensor]) -> GPT:
+    """A copy whose matrices were changed."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            if weight.dim() == 2:
+                weight.copy_(change(weight))
+    return other
+
+
+def average(one: GPT, other: GPT, share: float) -> GPT:
+    mixed = copy.deepcopy(one)
+    with torch.no_grad():
+        for weight, first, second in zip(mixed.parameters(), one.parameters(), other.parameters(), strict=True):
+            weight.copy_((1 - share) * first + share * second)
+    return mixed
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.55])
+def test_an_average_of_runs_is_of_no_seed_and_of_no_run(share: float, tmp_path: Path) -> None:
+    config = short_config(seed=7, n_embd=16)
+    one, other, later = (train(initial_model(replace(config, seed=seed)), config, iterations=count)
+                         for seed, count in ((7, 8), (8, 8), (7, 16)))  # fmt: skip
+    models = {"a": average(one, other, share), "b": one, "c": other, "d": average(one, later, share)}
+    found = witness([save(model, tmp_path / f"{name}.pt") for name, model in models.items()], seeds=range(20)).files
+    assert [item.mixed for item in found] == [(7, 8), (), (), ()]
+    assert [item.seed for item in found] == [None, 7, 8, 7]  # the control: an average within a run is of its seed
+    assert (found[0].p_value, found[0].same_run_as, found[0].unlike) == (None, (), ())
+
+
+def pruned(weight: torch.Tensor) -> torch.Tensor:
+    return weight * (weight.abs() > weight.abs().flatten().kthvalue(int(0.9 * weight.numel())).values)
+
+
+def of_four_bits(weight: torch.Tensor) -> torch.Tensor:
+    step = weight.abs().max() / 7
+    return (weight / step).round() * step if step else weight
+
+
+def test_what_is_done_to_weights_later_leaves_the_seed_and_makes_no_other_run(tmp_path: Path) -> None:
+    config = short_config(seed=7, n_embd=16, effective_batch_size=64)
+    model = train(initial_model(config), config)
+    tuned = train(copy.deepcopy(model), replace(config, seed=9, train_min_k=2), iterations=20)
+    models = [model, changed(model, pruned), changed(model, of_four_bits), changed(model, lambda weight: 3 * weight),
+              tuned, train(copy.deepcopy(model), config, first=8, iterations=300)]  # fmt: skip
+    found = witness([save(each, tmp_path / f"{i}.pt") for i, each in enumerate(models)], seeds=range(300)).files
+    assert [(item.seed, item.trained, item.unlike) for item in found] == [(7, True, ())] * len(models)
+
+
+def test_seeds_of_which_torch_takes_the_same_bits_are_not_told_apart(tmp_path: Path) -> None:
+    file = save(train(initial_model(config := short_config(seed=2**32 + 7)), config), tmp_path / "a.pt")
+    assert [only(file, seeds=[seed]).seed for seed in (2**32 + 7, 7, 8)] == [2**32 + 7, 7, None]
+    both = only(file, seeds=[7, 2**32 + 7])
+    assert both.seed in (7, 2**32 + 7)
+    assert both.mixed == ()
 
 
 # --- broken weights ---------------------------------------------------------------------------------------------------
