@@ -27,7 +27,10 @@ _OF_TWO_RUNS = (
     "Two runs list these bytes, and one of them is wrong: look at both (ckptman show), and move the run's folder "
     "that is wrong out of the tree."
 )
-_WANDB_AGAIN = "Bring it back, or ingest the run's source again with --with-wandb, which does."
+_WANDB_AGAIN = (
+    "Bring it back, or ingest the run's source again with --with-wandb, which does. If it is nowhere, move run.json "
+    "out of the tree and ingest the source: its list is written anew."
+)
 _LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes this list anew."
 
 

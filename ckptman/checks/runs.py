@@ -59,7 +59,9 @@ def _is_repeated(run: contents.Run, ended: Collection[tuple[object, ...]], conve
 
 
 def _is_told(run: contents.Run, inventory: Inventory) -> bool:
-    """Whether all there is to say of a run is told of its files, one by one."""
+    """Whether all there is to say of a run is told of its files, one by one, or is that no run.json tells of them."""
+    if run.origin is contents.Origin.LOOSE and inventory.has_records:
+        return True
     if run.origin is contents.Origin.EXTRA and all(file.entry is not None for file in run.files):
         return True  # of another configuration than the run.json that lists them
     return bool(run.files) and all(file.path in inventory.told for file in run.files)
@@ -91,7 +93,7 @@ def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding
         if wrong.trees:
             fix = f"Check that: ckptman validate --root {wording.shell_word(wrong.trees[0])}"
         else:
-            fix = _sort_it(inventory, PurePosixPath())
+            fix = f"Sort it into a new tree: ckptman ingest {wording.shell_word(inventory.scan.root)} --root NEW"
         yield finding("wrong-root", ".", wrong.message, fix)
 
 
@@ -119,17 +121,22 @@ def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
                 "no-record",
                 folder,
                 f"{message}: the run was not placed to its end",
-                "If an ingest is at work, wait for it; if not, ingest the same source again, which completes the run.",
+                "If an ingest is at work, wait for it; if not, ingest the same source again, which completes the run. "
+                "If it has not these files, move the checkpoints of this folder, and nothing else, out of the tree; "
+                "then ingest them from there.",
             )
         else:
-            yield finding("no-record", folder, message, _sort_it(inventory, folder))
+            yield finding("no-record", folder, message, _sort_it(inventory))
 
 
-def _sort_it(inventory: Inventory, folder: PurePosixPath) -> str:
-    """How to sort a folder; the whole tree where ckptman has sorted nothing of it."""
-    root = inventory.scan.root
-    source = root / folder if inventory.has_records else root
-    return f"Sort it into a new tree: ckptman ingest {wording.shell_word(source)} --root NEW"
+def _sort_it(inventory: Inventory) -> str:
+    """How to sort what ckptman has not sorted: into the tree, or, where there is none yet, all of it into a new one."""
+    if inventory.has_records:
+        return (
+            "Move the checkpoints of this folder, and nothing else, out of the tree, and ingest them from there: what "
+            "the tree does not have comes to its place."
+        )
+    return f"Sort it into a new tree: ckptman ingest {wording.shell_word(inventory.scan.root)} --root NEW"
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def _put_right(runs: list[contents.Run], target: object, inventory: Inventory) -
     if runs[0].origin is contents.Origin.RECORDED:
         folders = "the run" if len(runs) == 1 else "the runs"
         return f"Let ckptman move {folders} into {target}, beside what is there: {_MEND}"
-    return _sort_it(inventory, runs[0].folder)
+    return _sort_it(inventory)
 
 
 def _check_run_folder(

@@ -345,7 +345,8 @@ _TABLE = (
         "In a run folder: an ingest was interrupted before it was done with the run. In any other folder: the files "
         "were put there by hand. Where they come from, which run wrote them, and whether their bytes are still those "
         "that were written, nobody can tell.",
-        "Sort the folder into a tree: ckptman ingest THIS --root NEW",
+        "Move the checkpoints out of the tree, and ingest them from there; or, where nothing is sorted yet, sort all "
+        "of it: ckptman ingest THIS --root NEW",
     ),
     _error(
         "bad-record",

@@ -164,6 +164,14 @@ def _take_out(it: Follower, item: Finding, found: re.Match[str]) -> None:
         _train(it, item, found)
 
 
+def _take_checkpoints_out(it: Follower, item: Finding, _: re.Match[str]) -> None:
+    folder = it.aside / str(len(list(it.aside.glob("*"))))
+    folder.mkdir(parents=True)
+    for path in sorted((it.root / item.path).glob("*.pt")):
+        shutil.move(path, folder / path.name)
+    it.sort(folder, it.root)
+
+
 def _take_record_out_too(it: Follower, item: Finding, _: re.Match[str]) -> None:
     path = it.root / item.path
     if path.name != "run.json":
@@ -250,6 +258,7 @@ _ADVICE: list[tuple[str, Callable[[Follower, Finding, re.Match[str]], None]]] = 
     (r"^(?!.*ove .* out of the tree[,.] (?:and|It)).*[Ii]ngest (?:the|that|it|again|its)\b(?! into)", _ingest),
     (r"[Mm]ove (what the finding names|run\.json|the file|the run's folder(?: that is wrong)?|its folder|it|"
      r"these files|these files, and nothing else,|one of them),? (?:and nothing else, )?out of the tree", _take_out),
+    (r"[Mm]ove the checkpoints of this folder, and nothing else, out of the tree", _take_checkpoints_out),
     (r"run\.json is wrong: move that out of the tree too", _take_record_out_too),
     (r"[Tt]rain (?:the|it)", _train),
     (r"Delete it, once no program uses it", _unlink),
@@ -318,6 +327,8 @@ _BOTH = (
     ("a_learning_curve_that_is_gone", "a_test_on_other_lengths"),  # both the file and run.json have to go
     ("a_name_of_another_step", "a_file_of_another_seed_in_a_run"),  # one that no source has, and a run that it repeats
     ("a_record_that_lost_a_bit", "a_learning_curve_that_is_gone"),  # of a run that no source knows
+    ("a_test_on_other_lengths", "a_record_that_lost_a_bit", "a_learning_curve_that_is_gone"),  # files of no source
+    ("a_run_that_could_be_another", "a_kept_wandb_folder_that_was_deleted"),  # which is of a run that nobody means
     ("a_run_without_its_end", "a_record_that_lost_a_bit"),  # a run that is not finished, and that the source has whole
     ("a_name_of_another_configuration", "a_run_that_could_be_another"),  # copies of an unknown run
     ("a_test_on_other_lengths", "a_run_that_could_be_another"),  # of two runs that no source has
@@ -326,7 +337,7 @@ _BOTH = (
 
 
 @pytest.mark.parametrize("names", _BOTH, ids=" and ".join)
-def test_of_two_faults_in_one_run_both_can_be_mended(
+def test_of_several_faults_in_one_run_all_can_be_mended(
     names: tuple[str, str], root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plants = {getattr(plant.plant, "__name__", ""): plant for plant in PLANTS}
