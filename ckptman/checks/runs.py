@@ -68,9 +68,11 @@ def _is_told(run: contents.Run, inventory: Inventory) -> bool:
 
 
 def _unfinished(inventory: Inventory) -> set[PurePosixPath]:
-    """Run folders of a tree that ckptman made in which there is no run.json: there are more files to come."""
+    """Run folders of a tree that ckptman made in which there is no run.json, so that there are more files to come; or
+    one that cannot be used, so that it is not known which there are."""
     recorded = {path for path, _ in inventory.scan.records}
-    return {run.path for run in inventory.scan.runs if inventory.has_records and run.path not in recorded}
+    runs = inventory.scan.runs if inventory.has_records else (run for run in inventory.scan.runs if run.problem)
+    return {run.path for run in runs} - recorded
 
 
 # --- numbering --------------------------------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ def _check_run_folder(
 def _right_folder(expected: PurePosixPath, inventory: Inventory) -> str:
     """What to do about a run in another run's folder."""
     if os.path.lexists(inventory.scan.root / expected):
-        return f"{expected.name} is the folder of another run: let ckptman find a name that is free: {_MEND}"
+        return f"The name {expected.name} is taken: let ckptman find one that is free: {_MEND}"
     return f"Let ckptman rename the folder to {expected.name}: {_MEND}"
 
 

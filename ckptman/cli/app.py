@@ -243,6 +243,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
             return _unwritable_output(error)
+        if isinstance(error, FileNotFoundError) and not _is_somewhere():
+            _print_error("the folder that this shell is in is not there any more", "Go to another one, with cd.")
+            return 3
         if error.errno not in _OF_THE_MACHINE:
             return _bug(error, arguments)
         where = "" if error.filename is None else f" ({error.filename})"
@@ -255,6 +258,15 @@ def run(arguments: list[str]) -> int:
         goes_on = invoked in commands.GOES_ON and commands.LEAVES_NOTHING.isdisjoint(arguments)
         _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
     return status
+
+
+def _is_somewhere() -> bool:
+    """Whether the current folder is there."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _prepare_streams() -> None:

@@ -229,3 +229,16 @@ def test_a_seed_that_only_the_source_folder_said_is_the_runs(tmp_path: Path, in_
     assert codes(validate(tmp_path / "tree")) & wrong == set()
     edit_record(run, config=settings.to_dict() | {"seed": 7})  # the control
     assert codes(validate(tmp_path / "tree")) & wrong
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_of_a_run_whose_record_cannot_be_read_nothing_is_said_to_be_missing(root: Path, readable: bool) -> None:
+    """Also where it is the only one: its record may list what is here under another name."""
+    (root / RUN / FINAL).rename(root / RUN / "best.pt")
+    for run in [path.parent for path in root.rglob("run.json")]:
+        if run != root / RUN:
+            shutil.rmtree(run)
+    if not readable:
+        (root / RUN / "run.json").write_text("{")
+    found = codes(validate(root, ignore=["missing-task", "missing-seed", "empty-folder"]))
+    assert found == ({"missing-file"} if readable else {"bad-record", "unknown-name"})

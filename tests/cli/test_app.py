@@ -56,3 +56,12 @@ def test_an_empty_root_is_not_the_current_folder(root: Path) -> None:
     assert done.returncode == 2
     assert "--root is empty" in done.stderr
     assert shell(f"cd {root} && {PROGRAM} ls --root .").returncode == 0
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_shell_whose_folder_is_gone_is_no_bug(is_there: bool, tmp_path: Path) -> None:
+    gone = "" if is_there else f"rmdir {tmp_path}/here;"
+    done = shell(f"mkdir {tmp_path}/here; cd {tmp_path}/here; {gone} {PROGRAM} task 6 --k 8")
+    assert done.returncode == (0 if is_there else 3)
+    assert ("is not there any more" in done.stderr) is not is_there
+    assert "fault in ckptman" not in done.stderr
