@@ -286,18 +286,15 @@ class _Apply:
     def _remove_leftovers(self) -> None:
         """Remove what an ingest that was killed has left in the folders of the plan."""
         root = self.plan.root
-        runs = {root / planned.folder for planned in self.plan.runs}
-        above = {root}
-        for folder in runs:
-            parent = folder.parent
-            while parent not in above:
-                above.add(parent)
-                parent = parent.parent
-        there = [folder for folder in runs if os.path.lexists(folder)]
-        below = {Path(parent) for folder in there for parent, _, _ in os.walk(folder)}
-        for folder in sorted(above | below):
+        if not self.plan.leftovers:
+            return
+        runs = {planned.folder for planned in self.plan.runs}
+        above = {parent for folder in runs for parent in folder.parents}
+        for folder in self.plan.leftovers:
+            if folder not in above and runs.isdisjoint((folder, *folder.parents)):
+                continue
             with suppress(RefusedError):  # something is in its place by now: what is written there says so
-                folders.remove_partials(folder, root)
+                folders.remove_partials(root / folder, root)
 
     def result(self) -> IngestResult:
         """What was done."""
@@ -438,8 +435,13 @@ class _Apply:
         """Write the `run.json` of each run whose files are all in place; for a move, let go of the sources."""
         ready = [work for work in self.at_work if work.all_staged and work.waiting == 0]
         self.at_work = [work for work in self.at_work if work not in ready]
-        recorded = [(work, record) for work in ready if (record := self._record_of(work)) is not None]
         root = self.plan.root
+        recorded = [
+            (work, record)
+            for work in ready
+            if (record := self._record_of(work)) is not None
+            and not (record == work.run.known and records.is_signed(root / work.run.folder / records.RUN_FILE))
+        ]
         for work, _ in recorded:
             for name in work.run.found:  # another program may have put them there a moment ago
                 moving.sync_there(root / work.run.folder / name, root)

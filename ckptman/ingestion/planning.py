@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import FileState, Mode, files
+from ckptman.fs import FileState, Mode, files, folders
 from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
@@ -69,6 +69,8 @@ class PlannedFolder:
     """The files from which its learning curve is read, where it has to be written."""
     found: tuple[str, ...] = ()
     """The checkpoints that were in the tree, and in no record."""
+    known: tree_records.RunRecord | None = None
+    """Its record as the tree has it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Plan:
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
     unused_configs: tuple[UnusedConfigs, ...]
+    leftovers: tuple[PurePosixPath, ...]
+    """Folders of the tree in which something lies that an interrupted run left."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,9 @@ class _Planner:
             contradicted=tuple(text for slot in self.folders for text in _contradicting(slot)),
             system_files=self.raw.scan.system_files,
             unused_configs=tuple(self.unused_configs),
+            leftovers=tuple(
+                sorted({entry.path.parent for entry in self.tree.entries if folders.is_partial(entry.path.name)})
+            ),
         )
 
     def _rows(
@@ -304,7 +311,7 @@ class _Planner:
         known = {entry.file for entry in slot.old.checkpoints} if slot.old is not None else set()
         known |= {placement.destination.name for placement in slot.placements}
         found = tuple(entry.file for entry in record.checkpoints if entry.file not in known)
-        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources, found)
+        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources, found, slot.old)
 
     def _removals(
         self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]

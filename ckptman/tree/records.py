@@ -716,8 +716,8 @@ def is_as_written(file: Path) -> bool:
         OSError: it cannot be read.
     """
     data = fs_files.read_bytes(file, _MOST_BYTES)
-    if data.count(_DIGEST_BEGIN) == 1 and (found := _DIGEST_LINE.search(data)) is not None:  # as all that were written
-        return data == _signed(data[: found.start()] + data[found.end() :])
+    if (is_signed := _is_signed(data)) is not None:
+        return is_signed
     rest, count = _DIGEST_LINE.subn(b"", data)
     if count:
         return data == _signed(rest)
@@ -728,6 +728,21 @@ def is_as_written(file: Path) -> bool:
     except (RecursionError, ValueError):
         return True  # that it cannot be used is another matter
     return not isinstance(document, dict) or _DIGEST not in document  # somebody laid it out anew
+
+
+def is_signed(file: Path) -> bool:
+    """Whether a record is there with the digest of its other lines."""
+    try:
+        return _is_signed(fs_files.read_bytes(file, _MOST_BYTES)) is True
+    except OSError:
+        return False
+
+
+def _is_signed(data: bytes) -> bool | None:
+    """Whether a record has the digest of its other lines; None where it has none in its place."""
+    if data.count(_DIGEST_BEGIN) == 1 and (found := _DIGEST_LINE.search(data)) is not None:
+        return data == _signed(data[: found.start()] + data[found.end() :])
+    return None
 
 
 def read_record(folder: Path, name: str = RUN_FILE) -> RunRecord:
