@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,20 +225,21 @@ class RawOutputs:
 
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
-        found = self.wandb.attribute(claims, self._held, self._timely())
+        found = self.wandb.attribute(claims, self._held, self._timely)
         for attribution in found:
             self._undecided.update(attribution.candidates if attribution.run_id is None else ())
         return found
 
-    def _timely(self) -> list[tuple[Path, str | None]]:
-        """The folder and the run of each file whose run is known already, and ran when it was saved."""
-        return [
-            (file.path.parent, owner.run_id)
-            for file in self.scan.checkpoints
-            if (owner := self.owners.get(file.path)) is not None
-            and (run := self.wandb.by_id.get(owner.run_id or "")) is not None
-            and run.covers(file.state.mtime_ns / 1e9)
-        ]
+    @cached_property
+    def _timely(self) -> Mapping[Path, Collection[str]]:
+        """By folder, the runs of the files in it whose run is known already, and ran when they were saved."""
+        found: dict[Path, set[str]] = defaultdict(set)
+        for file in self.scan.checkpoints if self.wandb.runs else ():
+            owner = self.owners.get(file.path)
+            run = None if owner is None else self.wandb.by_id.get(owner.run_id or "")
+            if run is not None and run.covers(file.state.mtime_ns / 1e9):
+                found[file.path.parent].add(run.run_id)
+        return found
 
     def lost(self, known: Iterable[records.RunRecord] = ()) -> LostRuns:
         """Find the runs whose checkpoints are not there, once all are read.
@@ -394,6 +396,7 @@ class RawOutputs:
 
     def _own(self, path: Path, owner: Owner) -> None:
         self.owners[path] = owner
+        vars(self).pop("_timely", None)  # it is worked out anew
         if owner.run_id is not None:
             self._held[placement.name_at_source(path, self.convention), owner.run_id].add(owner.content)
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute, doubted
@@ -91,7 +92,7 @@ class WandbIndex:
                 count = len(runs)
 
     def attribute(
-        self, claims: Sequence[Claim], held: Holders, timely: Iterable[tuple[Path, str | None]] = ()
+        self, claims: Sequence[Claim], held: Holders, timely: Mapping[Path, Collection[str]] = MappingProxyType({})
     ) -> list[Attribution]:
         """Find the run that wrote each checkpoint; the same one for copies of the same bytes.
 
@@ -101,7 +102,7 @@ class WandbIndex:
         Args:
             claims: The checkpoints.
             held: Checkpoints whose run is known.
-            timely: The folder and the run of each file that is known to have been saved while its run ran.
+            timely: By folder, the runs of the files in it that are known to have been saved while their runs ran.
         """
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
@@ -121,7 +122,8 @@ class WandbIndex:
         }
         settled = {**near, **_without_contradictions(wide)}
         told = [(claim.path.parent, found.run_id, found) for claim, found in settled.values()]
-        kept = {*timely, *((folder, run_id) for folder, run_id, found in told if found.in_span)}
+        kept = {(folder, run_id) for folder, run_id, found in told if found.in_span}
+        kept |= {(folder, run_id) for folder in {folder for folder, *_ in told} for run_id in timely.get(folder, ())}
         other = {(folder, run_id) for folder, run_id, found in told if doubted(found) is not found} - kept
         runs_of = Counter(folder for folder, _ in kept)
         runs_of.subtract(folder for folder, _ in other)

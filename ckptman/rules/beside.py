@@ -71,13 +71,6 @@ class BesideRule:
 
     def parts(self, stem: str) -> list[str | re.Pattern[str]]:
         """What its folders and it are called for a checkpoint of this name: each by its name, or by a pattern."""
-        return self._parts(stem) if self.is_named else self._parts_of_all
-
-    @cached_property
-    def _parts_of_all(self) -> list[str | re.Pattern[str]]:
-        return self._parts("")
-
-    def _parts(self, stem: str) -> list[str | re.Pattern[str]]:
         parts = ([piece.replace(STEM, stem) for piece in part.split("*")] for part in self.pattern.split("/"))
         return [
             pieces[0] if len(pieces) == 1 else re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)

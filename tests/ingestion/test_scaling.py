@@ -17,6 +17,7 @@ import ckptman
 from ckptman.ingestion.planning import IngestOptions, make_plan
 from ckptman.ingestion.run_folders import RunFolders
 from ckptman.rules import convention_file
+from tests.helpers.grown import grow_source
 from tests.helpers.raw import START, config, write_run
 
 PACKAGE = str(Path(ckptman.__file__).parent)
@@ -115,6 +116,14 @@ def test_the_plan_of_a_second_ingest_takes_as_long_for_each_file(
     sources: dict[int, Path], trees: dict[int, Path]
 ) -> None:
     assert growing(lambda count: dry_run(sources[count], trees[count])) == []
+
+
+def test_the_plan_of_a_second_ingest_of_runs_that_wandb_does_not_know_takes_as_long_for_each_file(
+    tmp_path: Path,
+) -> None:
+    for count in SIZES:
+        ckptman.ingest(grow_source(tmp_path / f"source-{count}", count), tmp_path / f"{count}")
+    assert growing(lambda count: dry_run(tmp_path / f"source-{count}", tmp_path / f"{count}")) == []
 
 
 def test_the_plan_of_a_copy_takes_as_long_for_each_file(trees: dict[int, Path], tmp_path: Path) -> None:
