@@ -23,7 +23,7 @@ ALL = SLICES >= 10
 @pytest.mark.parametrize("fault", FAULTS if ALL else ["EIO", "SIGKILL before"])
 def test_an_ingest_that_is_disturbed_at_any_call(mode: str, source: str, fault: str, zygote: Zygote) -> None:
     with tried(PROMISE) as trial:
-        done = zygote.call(f"{HELPERS}:sweep", mode, source, fault, 2 if ALL else 41)
+        done = zygote.call(f"{HELPERS}:sweep", mode, source, fault, 1 if ALL else 41)
         assert done.status == 0, done.err[-3000:]
         trial.cases = int(done.out)
         assert trial.cases > 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from ckptman.raw import wandb_runs
 from ckptman.rules import naming
 from ckptman.text import RefusedError, strict_yaml
 from ckptman.tree import records
-from tests.helpers.mutated_documents import KINDS, MOST_BYTES, check, outcome
+from tests.helpers.mutated_documents import KINDS, check, outcome
 from tests.helpers.promises import caught, tried
 from tests.helpers.slices import SLICES
 
@@ -29,19 +27,6 @@ CASES = {name: 4_000 if name == "file names" else 1_200 for name in KINDS}
 def test_mutations(tmp_path: Path, name: str) -> None:
     with tried(PROMISE, CASES[name] * SLICES):
         check(tmp_path, name, CASES[name] * SLICES, SLICES)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_mutations_take_little_memory(tmp_path: Path, name: str) -> None:
-    draw, kind = random.Random(3), KINDS[name](tmp_path)
-    tracemalloc.start()
-    try:
-        for _ in range(50):
-            kind.write(draw, 2)
-            outcome(kind)
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
-    finally:
-        tracemalloc.stop()
 
 
 def load_what_yaml_can_do(patch: pytest.MonkeyPatch) -> None:
