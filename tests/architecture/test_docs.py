@@ -31,9 +31,9 @@ class Example:
     output: tuple[str, ...]
 
 
-def examples(section: str) -> list[Example]:
-    """The commands in the console blocks of a section of the README, in their order."""
-    text = re.split(rf"^## {re.escape(section)}$", README, flags=re.M)[1].split("\n## ")[0]
+def examples(section: str, document: str = README) -> list[Example]:
+    """The commands in the console blocks of a section of a document, in their order."""
+    text = re.split(rf"^## {re.escape(section)}$", document, flags=re.M)[1].split("\n## ")[0]
     found = []
     for block in re.findall(r"^```console\n(.*?)^```$", text, flags=re.M | re.S):
         for part in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.M)[1:]:
@@ -76,10 +76,11 @@ def follow(tour: list[Example], home: str) -> None:
             assert as_printed(line, printed), (example.command, line, printed)
 
 
-def test_the_worked_example_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    section = README.split("## Your own experiment")[1]
+def test_the_worked_example_prints_what_its_guide_shows(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "your_own_experiment.md").read_text()
+    section = guide.split("## By hand")[1]
     (tmp_path / "ckptman.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
-    (example,) = examples("Your own experiment: ckptman.yaml")
+    (example,) = examples("By hand", guide)
     done = subprocess.run(
         [sys.executable, "-m", *example.command.split()], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -98,7 +99,8 @@ def test_a_line_that_was_not_printed_is_noticed() -> None:
 
 def test_the_generated_parts_are_current() -> None:
     assert reference.filled(reference.REFERENCE, REFERENCE) == REFERENCE
-    assert reference.filled(reference.README, README) == README
+    inheriting = reference.INHERITING.read_text()
+    assert reference.filled(reference.INHERITING, inheriting) == inheriting
 
 
 def test_a_stale_part_is_noticed() -> None:

@@ -1,4 +1,4 @@
-"""The example of a ckptman.yaml that the README has."""
+"""The example of a ckptman.yaml that docs/your_own_experiment.md has."""
 
 from __future__ import annotations
 

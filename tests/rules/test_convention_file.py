@@ -60,8 +60,8 @@ def test_a_lab_adds_a_field_a_group_and_a_grid_without_python(tmp_path: Path) ->
 
 
 def test_the_worked_example_is_the_documented_one() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    assert WORKED_EXAMPLE in readme.read_text()
+    guide = Path(__file__).parents[2] / "docs" / "your_own_experiment.md"
+    assert WORKED_EXAMPLE in guide.read_text()
 
 
 @pytest.mark.parametrize(
