@@ -62,9 +62,9 @@ class Commands(typer.core.TyperGroup):
         """What the shell is offered: commands from their table, without importing them."""
         words = [name for name in commands.COMMANDS if name.startswith(incomplete)]
         if not words:
-            return super().shell_complete(ctx, incomplete)
+            return helping.briefly(super().shell_complete(ctx, incomplete))
         item: Any = vars(typer.core)["CompletionItem"]
-        return [item(name, help=commands.COMMANDS[name].summary) for name in words]
+        return helping.briefly([item(name, help=commands.COMMANDS[name].summary) for name in words])
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands for --help."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import textwrap
 from functools import cache
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ import typer
 from ckptman.cli import text
 
 _EXAMPLE = "Example: "
+_LINE = 56
+"""Characters of an explanation that a shell shows."""
 
 
 @cache
@@ -42,6 +45,17 @@ def widest() -> int:
     return max(shutil.get_terminal_size().columns, 60)
 
 
+def briefly(items: list[Any]) -> list[Any]:
+    """What a shell is offered, each explained in a line that is not wrapped, and without what a shell reads as a quote.
+
+    Typer wraps an explanation, and a shell takes the second line for another word that is offered.
+    """
+    for item in items:
+        if item.help:
+            item.help = textwrap.shorten(item.help.replace("'", "’"), _LINE, placeholder=" …")
+    return items
+
+
 class Helped(typer.core.TyperCommand):
     """A command whose help is laid out so."""
 
@@ -58,7 +72,7 @@ class Helped(typer.core.TyperCommand):
             takes = before in param.opts and not getattr(param, "is_flag", False)
             if takes and incomplete.startswith("-") and not incomplete.startswith("--"):
                 return param.shell_complete(ctx, incomplete)
-        return super().shell_complete(ctx, incomplete)
+        return briefly(super().shell_complete(ctx, incomplete))
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the command does, then its examples, which are never wrapped: a part of one is another command."""

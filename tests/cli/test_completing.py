@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,6 +55,22 @@ def test_values_are_completed_from_the_grid_and_the_tree(tree: Path, words: str,
     found = offered(words, tree / "with_layernorm")
     assert wanted <= set(found)
     assert all(name.startswith(words.rpartition(" ")[2]) for name in found)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_what_explains_a_word_stays_in_its_line(shell: str, tmp_path: Path) -> None:
+    for words in ("ckptman ", "ckptman train --"):
+        action = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"} if shell == "fish" else {}
+        env = {"_CKPTMAN_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": words, "COLUMNS": "60",
+               "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **action}  # fmt: skip
+        said = subprocess.run(
+            [sys.executable, "-m", "ckptman"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        ).stdout
+        lines = said.removeprefix("_arguments '*: :((").removesuffix("\n").removesuffix("))'").splitlines()
+        assert len(lines) > 15
+        names = [re.split(r'"?:"|\t', line.lstrip('"'))[0] for line in lines]
+        assert all(name in commands.COMMANDS or name.startswith("--") for name in names), names
+        assert "'" not in "".join(lines)
 
 
 def test_commands_are_completed_without_importing_them(tmp_path: Path) -> None:
