@@ -223,9 +223,14 @@ def _bands(widths: Sequence[int], shown: Sequence[int], room: int) -> list[list[
 
 
 def shortened(text: str, width: int) -> str:
-    """A text cut in its middle to `width` columns: what things are told apart by stands at their ends."""
+    """A text cut in its middle to `width` columns: what things are told apart by stands at their ends.
+
+    Of a run's label only the group is cut, where that is enough.
+    """
     if cell_len(text) <= width:
         return text
+    if " task " in text and cell_len(label := shortened_label(text, width)) <= width:
+        return label
     left, right = (width - 1) // 2, width - 1 - (width - 1) // 2
     return f"{set_cell_size(text, left).rstrip()}…{_last(text, right)}"
 

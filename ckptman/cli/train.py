@@ -254,7 +254,7 @@ def show_plan(plan: planning.TrainPlan, out: Console, *, dry_run: bool = False) 
         out.print(plain(_recipe_text([run.run.config for run in plan.runs])))
         out.print(plain(f"outputs go to {plan.out}"))
     rows = [(run.run.label, _action_text(run), str(run.run.folder.relative_to(plan.out))) for run in plan.runs]
-    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows])
+    print_table(out, [("Run", "Training" if not dry_run else "Would be", "Folder"), *rows], give=("-Folder",))
 
 
 def show(result: runs.TrainResult, out: Console, *, verbose: bool = False) -> None:
@@ -273,7 +273,7 @@ def show(result: runs.TrainResult, out: Console, *, verbose: bool = False) -> No
     if rows:
         config = result.runs[0].run.config
         trained, tested = _span(*config.trained_span), _span(config.test_min_k, config.test_max_k)
-        print_table(out, [("Exact match", "", trained, tested), *rows], right=(2, 3))
+        print_table(out, [("Exact match", "", trained, tested), *rows], right=(2, 3), give=("Exact match",))
     for run in result.runs:
         if verbose:
             _show_details(run, out)

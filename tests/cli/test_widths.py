@@ -145,6 +145,17 @@ def test_what_tells_things_apart_stays_when_a_text_is_shortened() -> None:
     assert shortened_label("len_gen_single_no_ln_k16 task 3 seed 1337", 27) == "len_…n_k16 task 3 seed 1337"
 
 
+def test_the_result_of_a_training_has_a_line_for_each_run() -> None:
+    name = "len_gen_single_no_ln_k16 task 3 seed"
+    rows = [("Exact match", "", "K 16", "K 17–32"), (f"{name} 1337", "interrupted at 485 of 3,000", "0.0 %", "0.0 %"),
+            (f"{name} 2337", "not started", "–", "–"), ("mean ± deviation (sample)", "", "–", "–")]  # fmt: skip
+    lines = table_lines(rows, (2, 3), room=80, give=("Exact match",))
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert [line.split("  ")[0].partition("…")[2].partition(" ")[2] for line in lines[1:3]] == [
+        "task 3 seed 1337", "task 3 seed 2337"
+    ]  # fmt: skip
+
+
 def test_what_tells_rows_of_one_task_apart_never_gives_way(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
