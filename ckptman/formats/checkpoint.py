@@ -414,22 +414,37 @@ class _Description:
             *(f"{self._inside}{key}" for key in self._rules.config_keys),
             *self._rules.config_keys,
         )
-        found = {key: _read(self._find(key)) for key in dict.fromkeys(keys) if key and key != self._form.model_config}
-        configs = {key: value for key, value in found.items() if _as_config(value)}
-        if not configs:
-            return None, None, None
-        is_of_run = len(configs) > 1
-        key = next((key for key in configs if is_of_run and _has_keys_of_run(configs[key])), next(iter(configs)))
-        return self._read_config(key, configs[key])
+        first = None
+        seen = {id(None)}
+        for key in dict.fromkeys(keys):
+            value = None if key == self._form.model_config else self._find(key)
+            found = None if id(value) in seen else _read(value)
+            seen.add(id(value))
+            if not _as_config(found):
+                continue
+            if _has_keys_of_run(found):
+                return self._read_config(key, found)
+            first = first or (key, found)
+        return (None, None, None) if first is None else self._read_config(*first)
 
     def _read_config(self, key: str, found: Any) -> tuple[str, dict[str, Any] | None, str | None]:
         self._use(key)
         name = found.class_name if type(found) is Record else None
-        if name is not None and name.startswith("omegaconf."):
-            found = interpolation.interpolated(self._plain(found, key, self._opaque) or {})
+        if _is_omegaconf(found):
+            found = self._interpolated(found, key)
+        elif any(map(_is_omegaconf, (items := as_mapping(found) or {}).values())):
+            found = {
+                each: self._interpolated(item, key) if _is_omegaconf(item) else item for each, item in items.items()
+            }
+            self._classes |= {name} if name else set()
         key, section = _section(key, found)
         plain = self._plain(section, key, self._opaque)
         return key, plain, section.class_name if type(section) is Record else name if section is found else None
+
+    def _interpolated(self, found: Any, key: str) -> Any:
+        """What a container of OmegaConf holds, with what its interpolations stand for."""
+        plain = self._plain(found, key, self._opaque)
+        return found if plain is None else interpolation.interpolated(plain)
 
     def _model_config(self) -> dict[str, Any] | None:
         key = self._form.model_config
@@ -625,9 +640,16 @@ def _looks_like_config(key: Any, value: Any) -> bool:
     return items is not None and len(_KINDS.keys() & items.keys()) >= _FEW_KEYS
 
 
+def _is_omegaconf(value: Any) -> bool:
+    return type(value) is Record and value.class_name.startswith("omegaconf.")
+
+
 def _has_keys_of_run(value: Any) -> bool:
     """Whether a configuration, or its sections, has some of the keys that are known."""
-    items = _written_out(_as_config(value) or {})
+    items = _as_config(value) or {}
+    if len(_KINDS.keys() & items.keys()) >= _FEW_KEYS:
+        return True
+    items = _written_out(items)
     return len(_KINDS.keys() & items.keys()) + len(_of_sections(items)) >= _FEW_KEYS
 
 
@@ -739,6 +761,8 @@ def _optimizer_parts(value: object) -> list[dict[Any, Any]]:
     parts: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
     if isinstance(value, dict) and "state" not in value:
         parts = list(value.values())
+        if any(map(forms.is_optimizer, parts)):  # beside what a wrapper of optimizers keeps
+            parts = list(filter(forms.is_optimizer, parts))
     if not all(isinstance(part, dict) and isinstance(part.get("state"), dict) for part in parts):
         return []
     return parts
@@ -746,7 +770,7 @@ def _optimizer_parts(value: object) -> list[dict[Any, Any]]:
 
 def _is_of_optimizers(value: object) -> bool:
     """Whether it is the state of an optimizer, or of several in a list, a tuple or a dictionary by name."""
-    parts = _optimizer_parts(value)
+    parts = value.values() if isinstance(value, dict) and "state" not in value else _optimizer_parts(value)
     return bool(parts) and all(map(forms.is_optimizer, parts))
 
 

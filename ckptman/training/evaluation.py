@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ckptman.formats import containers
 from ckptman.fs import folders, locks
 from ckptman.rules import Convention, convention_file, naming, placement
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
@@ -252,7 +253,7 @@ def find_checkpoints(
     """The checkpoint files that paths stand for, each once, and the folders that could not be read.
 
     Args:
-        paths: Files, which are taken whatever they are called, and folders.
+        paths: Files and folders that are checkpoints, which are taken whatever they are called, and folders of them.
         convention: Says what a checkpoint of the end of training is called.
         all_checkpoints: Take all checkpoints of a folder, not only those of the end of training.
 
@@ -262,7 +263,9 @@ def find_checkpoints(
     found: dict[str, Path] = {}
     unreadable: list[RefusedFile] = []
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and _is_checkpoint(path, convention):
+            taken = [path]
+        elif path.is_dir():
             below = list(_below(path, convention, unreadable))
             taken = below if all_checkpoints else list(_finals(below, convention))
             if not taken and not unreadable:
@@ -285,6 +288,13 @@ def _mode(name: EvaluationMode | str) -> EvaluationMode:
 
 
 # --- finding files ----------------------------------------------------------------------------------------------------
+
+
+def _is_checkpoint(folder: Path, convention: Convention) -> bool:
+    """Whether a folder is a checkpoint itself, not one that checkpoints lie in, some weights among them."""
+    return containers.is_checkpoint_folder(folder) and all(
+        containers.is_companion(path.name) for path in _below(folder, convention, [])
+    )
 
 
 def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) -> Iterator[Path]:

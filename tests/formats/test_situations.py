@@ -139,6 +139,9 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         key: str(value) if isinstance(value, bool | int | float) else value for key, value in values.items()
     },
     "with an Enum by its name": lambda values: {**values, "length_mode": ByName(contents.Mode, "MIX")},
+    "references in a container of OmegaConf, in one of Lightning": lambda values: contents.AttributeDict(
+        cfg=contents.omega({**values, "data_k": values["train_max_k"], "train_max_k": "${.data_k}"}), extra=None
+    ),
     "in a section": lambda values: {"run": dict(values), "hydra": {"job": 1}},
     "in sections": spread,
     "in sections of OmegaConf": lambda values: contents.omega(spread(values)),
@@ -274,6 +277,16 @@ def test_several_optimizers(save: Callable[..., Path], several: Callable[[Any], 
     assert found is not None
     assert [group.hyperparameters["lr"] for group in found.groups] == [0.1, 0.2]
     assert (found.states, found.tensors, found.nbytes) == (2, 6, 2 * (4 + 2 * 24))
+
+
+def test_an_optimizer_in_what_wraps_it(save: Callable[..., Path]) -> None:
+    state = contents.optimizer_of(torch.optim.AdamW).state_dict()
+    for wrapped in ({"base": state, "rho": 0.05}, {"optimizer": state, "scaler": {"scale": torch.tensor(1.0)}}):
+        info = read_checkpoint(save(optimizer=wrapped), RULES)
+        assert info.optimizer is not None
+        assert (info.optimizer.states, info.other_keys) == (1, ())
+    info = read_checkpoint(save(optimizer=..., more={"base": state, "rho": 0.05}), RULES)
+    assert (info.optimizer, info.other_keys) == (None, ("more",))
 
 
 def test_forms_of_other_programs(save: Callable[..., Path]) -> None:

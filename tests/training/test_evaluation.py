@@ -26,6 +26,7 @@ from ckptman.training.evaluation import (
 from ckptman.training.loading import load
 from ckptman.tree.metrics import measured
 from ckptman.tree.records import read_record
+from tests.helpers.model_folders import distributed, trainer
 from tests.helpers.raw import config, name_of, snapshot, write_checkpoint, write_run
 
 KS = [2, 3]
@@ -233,6 +234,14 @@ def test_paths_without_checkpoints_are_wrong_usage(tmp_path: Path) -> None:
         evaluate(tmp_path / "on_the_way", k=KS, samples=SAMPLES)
     assert "--all" in others.value.fix
     assert len(evaluate(tmp_path / "on_the_way", k=KS, samples=SAMPLES, all_checkpoints=True).evaluations) == 1
+
+
+def test_a_checkpoint_that_is_a_folder_is_evaluated_by_its_own_name(tmp_path: Path) -> None:
+    for folder in (trainer(tmp_path / "checkpoint-40000"), distributed(tmp_path / "step_40000")):
+        result = evaluate([folder], k=[2], samples=2)
+        assert ([item.path for item in result.evaluations], result.refused) == ([str(folder)], ())
+    file = write_checkpoint(folder / name_of(config()), config())  # the control: one that a checkpoint lies in
+    assert find_checkpoints([folder], built_in())[0] == [file]
 
 
 def test_a_folder_that_cannot_be_read_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
