@@ -24,8 +24,8 @@ _INGEST_AGAIN = (
     "run.json out of the tree and ingest the source: it is written anew."
 )
 _OF_TWO_RUNS = (
-    "Two runs list these bytes, and one of them is wrong: look at both (ckptman show), and move the run's folder "
-    "that is wrong out of the tree."
+    "Two runs list these bytes, and one of them is likely to be wrong: look at both (ckptman show), and move the run's "
+    "folder that is wrong out of the tree."
 )
 _WANDB_AGAIN = (
     "Bring it back, or ingest the run's source again with --with-wandb, which does. If it is nowhere, move run.json "

@@ -15,13 +15,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ckptman.raw.attribution import AMBIGUOUS, NONE, Attribution, attribute, doubted
+from ckptman.raw.attribution import AMBIGUOUS, END_TOLERANCE_SECONDS, NONE, Attribution, attribute, doubted
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
 from ckptman.rules import Convention, comparing
 from ckptman.rules import naming as naming_rules
 
 _Runs = comparing.ByConfiguration[WandbRun]
+
+_LEAST_APART = 0.25
+"""Of the time that a run takes, how much lies between its checkpoints at least; copies follow each other at once."""
 
 Holders = Mapping[tuple[str, str], Collection[str]]
 """Name of a checkpoint, and the id of the run that wrote it → `Claim.content` of the files of that name."""
@@ -121,20 +124,45 @@ class WandbIndex:
             if found.code == NONE
         }
         settled = {**near, **_without_contradictions(wide)}
-        told = [(claim.path.parent, found.run_id, found) for claim, found in settled.values()]
-        kept = {(folder, run_id) for folder, run_id, found in told if found.in_span}
-        kept |= {(folder, run_id) for folder in {folder for folder, *_ in told} for run_id in timely.get(folder, ())}
-        other = {(folder, run_id) for folder, run_id, found in told if doubted(found) is not found} - kept
-        runs_of = Counter(folder for folder, _ in kept)
-        runs_of.subtract(folder for folder, _ in other)
-        timed = {folder for folder, _ in kept if runs_of[folder] >= 0}
-        settled = {
-            sha: (claim, doubted(found) if claim.path.parent in timed else found)
-            for sha, (claim, found) in settled.items()
-        }
+        settled = self._without_strangers(settled, timely)
         return [
             replace(settled[claim.content][1], is_copy=settled[claim.content][0].path != claim.path) for claim in claims
         ]
+
+    def _without_strangers(
+        self, settled: Mapping[str, tuple[Claim, Attribution]], timely: Mapping[Path, Collection[str]]
+    ) -> dict[str, tuple[Claim, Attribution]]:
+        """Leave open what was saved while the only run that fits did not run, where times are not those of a copy:
+        where files of other runs, no fewer, were saved while these ran, or the files of this one as far apart as a run
+        saves them.
+
+        Args:
+            timely: As in `attribute`.
+        """
+        told = [(claim.path.parent, found.run_id, found) for claim, found in settled.values()]
+        kept = {(folder, run_id) for folder, run_id, found in told if found.in_span}
+        kept |= {(folder, run_id) for folder in {folder for folder, *_ in told} for run_id in timely.get(folder, ())}
+        times: dict[tuple[Path, str | None], list[float]] = defaultdict(list)
+        for claim, found in settled.values():
+            if doubted(found) is not found:
+                times[claim.path.parent, found.run_id].append(claim.saved_at)
+        runs_of = Counter(folder for folder, _ in kept)
+        runs_of.subtract(folder for folder, _ in times.keys() - kept)
+        timed = {folder for folder, _ in kept if runs_of[folder] >= 0}
+        apart = {key for key, saved in times.items() if self._is_apart(key[1], saved)}
+        return {
+            sha: (claim, doubted(found) if at.parent in timed or (at.parent, found.run_id) in apart else found)
+            for sha, (claim, found) in settled.items()
+            for at in (claim.path,)
+        }
+
+    def _is_apart(self, run_id: str | None, saved: Sequence[float]) -> bool:
+        """Whether files were saved as far apart as a run like this one saves its checkpoints."""
+        run = self.by_id.get(run_id or "")
+        if run is None or run.started is None or run.ended is None:
+            return False
+        length = run.ended - run.started
+        return 0 < _LEAST_APART * length <= max(saved) - min(saved) <= length + END_TOLERANCE_SECONDS
 
     def config_by_name(
         self, file: Path, name: naming_rules.CheckpointName, *, group: str | None, seed: int | None, saved_at: float

@@ -62,3 +62,14 @@ def test_a_run_whose_other_file_has_kept_its_time_saved_both(source: Path, root:
     ingest(source, root, settle=0)
     assert runs(root) == {1337: ("first111", "only-match")}
     assert len(list(root.rglob("run.json"))) == 1
+
+
+@pytest.mark.parametrize("apart", [150.0, 2.0], ids=["as a run saves them", "as a copy makes them"])
+def test_of_files_that_lie_alone_the_time_between_them_tells(source: Path, root: Path, apart: float) -> None:
+    folder = task(source)
+    write_run(folder, config(), run_id="first111", started=START, metrics={"iters_done": 40000})
+    for number, path in enumerate(sorted((folder / "saved_models").glob("*.pt"))):  # those of a run without a record
+        os.utime(path, (START + 5000, START + 5000 + number * apart))
+    for _ in range(2):
+        ingest(source, root, settle=0)
+        assert runs(root) == {1337: (None, "ambiguous") if apart > 100 else ("first111", "only-match")}
