@@ -319,7 +319,8 @@ def _defaults(context: typer.Context, settings: dict[str, Any], file: Path) -> d
         if all(problems):
             shown = list(value) if isinstance(value, tuple) else value
             raise ConfigurationError(
-                f"{file}: settings: {key} cannot be {shown!r}: {problems[0]}",
+                f"{file}: settings: {key}: "
+                + (problems[0] if problems[0].startswith(repr(shown)) else f"cannot be {shown!r}: {problems[0]}"),
                 code="bad-convention",
                 fix="Correct the value, or take the key out.",
             )

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,13 +38,16 @@ from ckptman.formats.pickled import (
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
 from ckptman.rules import TrainConfig, comparing, recipe
-from ckptman.text import ConfigurationError, interpolation, strict_yaml
+from ckptman.text import ConfigurationError, interpolation, strict_yaml, wording
 
 if TYPE_CHECKING:
     from ckptman.rules import terms
 
 TORCH_ARCHIVE: Final = "torch archive"
 """The container of a file that `torch.save` wrote."""
+
+_SHOWN = 1000
+"""Characters of a line of what is printed of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,19 @@ class CheckpointInfo:
     """Those of `other_keys` with an object whose fields stand in the file without their names."""
     odd_fields: tuple[str, ...] = ()
     """Known keys that hold what they cannot, and so are not read: each with what it holds."""
+
+    def __str__(self) -> str:
+        """What it is, on a screen; `repr` has all of it."""
+        done = "" if self.iters_done is None else f", {self.iters_done:,} iterations done"
+        kinds = ", ".join(sorted({tensor.dtype for tensor in self.tensors}))
+        config = ", ".join(f"{key}={value!r}" for key, value in (self.config or {}).items())
+        lines = [
+            f"{self.container}, form {self.form}, {wording.size_text(self.size)}{done}",
+            f"weights: {wording.count_text(len(self.tensors), 'tensor')}, {self.parameters:,} parameters, {kinds}",
+            f"config: {config or 'none'}",
+            *(f"missing: {name}" for name in self.missing[:1]),
+        ]
+        return "\n".join(textwrap.shorten(wording.one_line(line), _SHOWN, placeholder=" …") for line in lines)
 
     @property
     def is_found(self) -> bool:

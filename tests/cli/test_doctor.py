@@ -111,6 +111,6 @@ def test_a_wrong_setting_is_found_by_every_command(
     (tmp_path / "ckptman.yaml").write_text("settings: {mode: steal}\n")
     for command in (["task"], ["config"], []):
         assert run(command) == 2
-        assert "settings: mode cannot be 'steal'" in capsys.readouterr().err
+        assert "settings: mode: 'steal' is none of copy, " in capsys.readouterr().err
     (tmp_path / "ckptman.yaml").write_text("settings: {mode: move}\n")
     assert run(["task"]) == 0

@@ -97,6 +97,25 @@ def test_form_a(read: Callable[[bytes], CheckpointInfo]) -> None:
     assert "params" not in group.hyperparameters
 
 
+def test_what_is_printed_of_it_fits_a_screen(read: Callable[[bytes], CheckpointInfo]) -> None:
+    def screen(info: CheckpointInfo) -> int:
+        return sum(-(-len(line) // 80) for line in str(info).splitlines())
+
+    config = SETTINGS.to_dict() | {"save_dir": "a\u202eb\n"}
+    content = hostile.saved({"iters_done": 20, "train_config": config, "model": trained()[0].state_dict()})
+    info = read(content)
+    shown = str(info)
+    assert "iterations done" in shown
+    assert f"{info.parameters:,} parameters, float32" in shown
+    assert "n_layers=2" in shown
+    assert "\u202e" not in shown
+    large = replace(info, config={f"key_{number}": number for number in range(900)}, tensors=info.tensors * 200,
+                    missing=("a.bin", "b.bin"))  # fmt: skip
+    assert screen(info) < 24
+    assert screen(large) < 24
+    assert len(repr(large)) > 24 * 80, "the control"
+
+
 def test_only_weights_are_needed(read: Callable[[bytes], CheckpointInfo]) -> None:
     info = read(hostile.saved({"model": {"w": torch.zeros(2, dtype=torch.bfloat16)}}))
     assert info.tensors == (TensorInfo("w", (2,), "bfloat16"),)
