@@ -107,7 +107,8 @@ def table(
     """As `markdown.table`, without the columns that a convention has nothing for; empty where none is left."""
     absent = set() if rules.family_facets else {FAMILY}
     absent |= set() if rules.trained_keys else {TRAINED}
-    absent |= set() if rules.folders.task_pattern else {TASK, TASKS}
+    absent |= {TASKS} if not rules.folders.has_tasks else set()  # of folders, of which the tree has none
+    absent |= {TASK} if not rules.folders.task_pattern else set()
     kept = [index for index, header in enumerate(headers) if header not in absent]
     to_right = [place for place, index in enumerate(kept) if index in set(right)]
     body = [[row[index] for index in kept] for row in rows]

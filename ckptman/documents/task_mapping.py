@@ -356,14 +356,15 @@ def _where(statistics: tree_statistics.TreeStatistics) -> str:
                      str(len(configurations)), str(runs), str(files)])  # fmt: skip
     run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
     above = "{family}" if convention.family_facets else ""
-    levels = filter(None, (above, "{group}", convention.folders.task_pattern, *run_folder))
+    task = convention.folders.task_pattern if convention.folders.has_tasks else ""
+    levels = filter(None, (above, "{group}", task, *run_folder))
     shape = say.placeholders("/".join((*levels, "")))
     return markdown.join(
         "## Where to find a configuration",
         markdown.paragraph(
-            "Its task is in a table above." if convention.folders.task_pattern else "",
+            "Its task is in a table above." if convention.folders.has_tasks else "",
             f"It lies in {markdown.code(shape)}, with more at the end of the last name where several runs of a",
-            f"{'task' if convention.folders.task_pattern else 'group'} have one seed.",
+            f"{'task' if convention.folders.has_tasks else 'group'} have one seed.",
         ),
         say.table(
             ["Group", say.TRAINED, say.TASKS, "Configurations", "Runs", "Files"], rows, convention, right=(3, 4, 5)

@@ -70,6 +70,19 @@ def test_an_axis_of_two_switches_is_an_option_with_a_no(
     assert run(["task", "--no-mlp"]) == 2
 
 
+def test_an_axis_that_is_a_facet_has_the_option_of_the_facet_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, known in (("--use-layernorm", False), ("--no-use-layernorm", False), ("--no-layernorm", True)):
+        capsys.readouterr()
+        status = run(["--convention", "lab-later", "task", "--layers", "1", "--mode", "mix", "--no-mlp", option])
+        assert ("No such option" in capsys.readouterr().err) is not known
+        assert (status == 0) is known
+    capsys.readouterr()
+    assert run(["--convention", "lab-later", "ls", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--layernorm" in told
+    assert "use-layernorm" not in told
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_without_k_each_command_says_so(verb: str, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()

@@ -68,6 +68,8 @@ class Shape(NamedTuple):
     fits: list[str]
     """Options that all of it fits."""
     has_k: bool = True
+    task: int | None = 1
+    """The task that the tree's folders tell."""
 
 
 SHAPES = {
@@ -76,6 +78,10 @@ SHAPES = {
         ["len_gen_single_k4/task_0001/seed_1", "len_gen_single_k4/task_0001/seed_2"], ["--dynamic"],
         ["--fixed"],
     ),
+    "a number behind the task's": Shape(
+        'tree: ["{group}", "t{task:02d}of08", "seed_{seed}"]\n', "len_gen_single_k4", SMALL,
+        ["len_gen_single_k4/t01of08/seed_1", "len_gen_single_k4/t01of08/seed_2"], ["--dynamic"], ["--fixed"],
+    ),
     "seven levels": Shape(
         SIX, "len_gen_single_k4", SMALL,
         [f"with_layernorm/fixed/mix/len_gen_single_k4/L2/task_0001/seed_{seed}" for seed in (1, 2)],
@@ -83,7 +89,7 @@ SHAPES = {
     ),
     "without K and tasks": Shape(
         NO_K, "width_8", [], ["width_8/seed_1-L1-mlp0", "width_8/seed_2-L1-mlp0"], ["--where", "n_embd == 16"],
-        ["--where", "n_embd == 8", "--no-mlp"], has_k=False,
+        ["--where", "n_embd == 8", "--no-mlp"], has_k=False, task=None,
     ),
     "without LayerNorm": Shape(
         NO_LAYERNORM, "8_by_4", [], ["small/8_by_4/t01/s1", "small/8_by_4/t01/s2"], ["--size", "large"],
@@ -96,6 +102,13 @@ def explored(page: Path) -> str:
     """The data of an explorer, as JSON."""
     (packed,) = re.findall(r'id="data">([^<]*)<', page.read_text())
     return zlib.decompress(base64.b64decode(packed)).decode()
+
+
+def told(column: dict[str, Any], row: int) -> Any:
+    """What a column of the explorer's tables has in a row."""
+    if "all" in column:
+        return column["all"]
+    return column["each"][row] if "each" in column else column["pool"][column["at"][row]]
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -122,9 +135,19 @@ def test_it_goes_through_every_verb(
     assert run(["report", "--html"]) == 0
     assert run(["report", "--html", "--check"]) == 0
     assert "seed" in (tree / "TASK_MAPPING.md").read_text()
-    assert shape.group in explored(tree / "report" / "explorer.html")
+    data = json.loads(explored(tree / "report" / "explorer.html"))
+    assert shape.group in json.dumps(data)
+    columns = data["cells"]["columns"]
+    home = str(Path(shape.places[0]).parent)
+    at = next(i for i in range(data["cells"]["count"]) if told(columns["folder"], i) == home)
+    assert told(columns["task"], at) == shape.task
+    mapping = (tree / "TASK_MAPPING.md").read_text()
+    (row,) = (line for line in mapping.splitlines() if line.endswith(" 1 |    2 |     6 |"))
+    assert ("| 1 " in row) is (shape.task == 1)
+    assert ("| Tasks |" in mapping) is (shape.task == 1)
     listed = answer(capsys, "ls", "--final")["checkpoints"]
     assert [Path(item["path"]).parent.as_posix() for item in listed] == shape.places
+    assert {item["task"] for item in listed} == {1}
     assert answer(capsys, "ls", *shape.filter)["checkpoints"] == [], "nothing here is so"
     assert len(answer(capsys, "ls", "--final", *shape.fits)["checkpoints"]) == 2, "the control: all is so"
     if shape.has_k:

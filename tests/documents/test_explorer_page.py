@@ -15,11 +15,14 @@ import pytest
 from ckptman.documents.explorer import EXPLORER, page
 from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import report
+from ckptman.ingestion import ingest
+from ckptman.rules import convention_file
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
 from tests.helpers.many_runs import METRICS, many_runs
+from tests.helpers.other_labs import OUTPUTS
 from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, gen_metrics
 from tests.helpers.recorded import add_overwritten, add_run
@@ -390,6 +393,20 @@ def test_a_single_length_has_no_fractions_of_it(browser: Any, tmp_path: Path, he
         assert {text for text in shown if re.fullmatch(r"[0-9.]+", text)} == ticks
     explorer.context.close()
     assert heard == Heard()
+
+
+def test_a_tree_without_a_k_has_none_in_its_map(browser: Any, shown: Any, tmp_path: Path, heard: Heard) -> None:
+    rules = convention_file.load_convention(convention_file.shipped()["nanogpt"])
+    OUTPUTS["nanogpt"](tmp_path / "raw")
+    ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    report(tmp_path / "tree", convention=rules, html="")
+    page = opened(browser, tmp_path / "tree" / "report" / "explorer.html", heard)
+    corner = "table.map th.corner"
+    assert page.locator(corner).first.inner_text() == ""
+    assert shown.locator(corner).first.inner_text() == "K", "the control: another tree has it"
+    page.locator("table.map td").first.click()
+    assert " K " not in page.locator("body").inner_text()
+    page.context.close()
 
 
 @pytest.mark.parametrize("is_grid", [True, False])

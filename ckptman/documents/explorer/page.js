@@ -77,7 +77,7 @@
 
   // --- data: tables are columns --------------------------------------------------------------------------------------
 
-  let data, runs, cells, files, fields, findingsOf, cellFindings;
+  let data, hasK, runs, cells, files, fields, findingsOf, cellFindings;
 
   async function load() {
     const packed = $("data").textContent;
@@ -101,6 +101,7 @@
 
   function prepare(document_) {
     data = document_;
+    hasK = data.sections.some((section) => section.columns.some((k) => k !== null));
     const length = data.runs.count;
     runs = { count: length, ...table(data.runs.place, length), config: table(data.runs.config, length), metrics: table(data.runs.metrics, length) };
     cells = { count: data.cells.count, ...table(data.cells.columns, data.cells.count) };
@@ -436,7 +437,7 @@
     }));
     const byLength = lengthMetrics();
     const [low, high] = data.trained.map((key) => runs.config[key]?.get(here(chosen[0])[0] ?? cells.rows[chosen[0]][0]));
-    add_([...byLength.keys()], [data.pattern.split("{k}")[1].replace(/^[/]/, "")], "By test length", (name) => ({
+    add_([...byLength.keys()], [(data.pattern.split("{k}")[1] ?? "").replace(/^[/]/, "")], "By test length", (name) => ({
       title: "At the end of training", x: "test length K", y: name, share: byLength.get(name).every(([, metric]) => isShare(metric, runs.metrics[metric])),
       band: chosen.length === 1 && typeof low === "number" && typeof high === "number" ? [low, high] : null, series: lines((row) => valuesByLength(row, byLength.get(name))),
     }));
@@ -455,7 +456,9 @@
   let metric = COMPLETENESS, everything = true;
   const cellRowLabel = (cell) => data.sections[cells.section.get(cell)].rows[cells.row.get(cell)];
   const clipped = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most - 1).join("")}…` : text);
-  const cellName = (cell) => `${clipped(cellRowLabel(cell), 80)} · K ${cells.k.get(cell) ?? NOTHING} · ${data.sections[cells.section.get(cell)].title}`;
+  /** The K of a cell, in words; empty in a tree of an experiment without any. */
+  const cellK = (cell) => (hasK ? `K ${cells.k.get(cell) ?? NOTHING}` : "");
+  const cellName = (cell) => `${[clipped(cellRowLabel(cell), 80), cellK(cell)].filter(Boolean).join(" · ")} · ${data.sections[cells.section.get(cell)].title}`;
 
   function cellValue(cell) {
     const rows = cells.rows[cell];
@@ -497,7 +500,7 @@
 
   function drawSection(section, index, rows, columns, at, values, low, high) {
     const body = h("tbody", {});
-    const head = h("tr", {}, h("th", { scope: "col", class: "corner" }, h("span", {}, "K")), columns.map((k) => h("th", { scope: "col" }, k ?? NOTHING)));
+    const head = h("tr", {}, h("th", { scope: "col", class: "corner" }, h("span", {}, hasK ? "K" : "")), columns.map((k) => h("th", { scope: "col" }, k ?? (hasK ? NOTHING : ""))));
     const grid = h("table", { role: "grid", class: "map", "aria-label": `${section.title}: ${metricTitle()}`, "aria-rowcount": rows.length + 1 }, h("thead", {}, head), body);
     const most = Math.max(1, Math.floor(MOST_CELLS / (columns.length + 1)));
     const draw = (from) => {
@@ -526,7 +529,7 @@
     return h("td", {
         tabindex: -1, "data-cell": cell, set: { "--t": `${(100 * share).toFixed(1)}%` },
         class: [isEmpty ? "blank" : value === null ? "unmeasured" : share > 0.5 ? "high" : "low", compared.includes(cell) ? "chosen" : ""].join(" "),
-        "aria-label": `${cellRowLabel(cell)}, K ${k ?? "unknown"}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`,
+        "aria-label": `${cellRowLabel(cell)}${hasK ? `, K ${k ?? "unknown"}` : ""}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`,
         onclick: (event) => (event.shiftKey || event.ctrlKey || event.metaKey ? toggleCompared(cell) : openCell(cell)),
       },
       isEmpty && metric !== COMPLETENESS ? null : h("b", {}, text || NOTHING),
@@ -898,7 +901,7 @@
     const rows = cells.rows[cell];
     const gen = over(cell, fields.get("gen_em"));
     const task = cells.folder.get(cell);
-    const about = [section.title, " · ", h("span", { class: "nowrap" }, `K ${cells.k.get(cell) ?? NOTHING}`), " · ", h("code", {}, cells.group.get(cell)), cells.task.get(cell) === null ? null : [" · ", h("span", { class: "nowrap" }, `task ${cells.task.get(cell)}`)]];
+    const about = [section.title, " · ", ...(hasK ? [h("span", { class: "nowrap" }, cellK(cell)), " · "] : []), h("code", {}, cells.group.get(cell)), cells.task.get(cell) === null ? null : [" · ", h("span", { class: "nowrap" }, `task ${cells.task.get(cell)}`)]];
     const list = `ckptman ls --root ${shellWord(root)} --group ${shellWord(cells.group.get(cell))}${cells.task.get(cell) === null ? "" : ` --task ${cells.task.get(cell)}`}`;
     const choose = h("button", { type: "button", class: "small", "aria-pressed": String(compared.includes(cell)), onclick: () => { toggleCompared(cell); choose.setAttribute("aria-pressed", String(compared.includes(cell))); } }, "Compare");
     const ordered = only === undefined ? rows : [only, ...rows.filter((row) => row !== only)];
