@@ -6,6 +6,7 @@ of which storage it views; an object of any other class is a `Record` with the c
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import dataclass, field
 from struct import Struct
@@ -237,7 +238,8 @@ def numpy_value(dtype: NumpyType, data: bytes) -> Any:
         found = numbers.unpack(data)
         return complex(*found) if len(found) == 2 else found[0]
     if dtype.code[:1] == "U":
-        return data.decode("utf-32-be" if dtype.order == ">" else "utf-32-le").rstrip("\0")
+        decode = codecs.utf_32_be_decode if dtype.order == ">" else codecs.utf_32_le_decode  # by name, it is imported
+        return decode(data, "strict", True)[0].rstrip("\0")
     return data.rstrip(b"\0") if dtype.code[:1] == "S" else None
 
 
