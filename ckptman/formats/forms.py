@@ -66,12 +66,14 @@ def find(value: Any, forms: tuple[terms.CheckpointForm, ...]) -> Found:
         raise refusal("foreign", f"a torch file that holds {kind(value)}, not a checkpoint")
     if (found := _by_keys(top, forms) or _bare(top, forms)) is not None:
         return found
-    candidates = [*_by_content(top, forms), *_inside(top, forms)]
+    seen: set[int] = set()
+    candidates = [*_by_content(top, forms, seen), *_inside(top, forms)]
     if not candidates and (found := _by_keys(top, forms, nested=True)) is not None:
         return found
     for key in () if candidates else list(top):  # a level deeper
-        if isinstance(top[key], dict) and _is_key(key) and not is_optimizer(top[key]):
-            candidates += _by_content(top, forms, inside=key)
+        if isinstance(top[key], dict) and _is_key(key) and not is_optimizer(top[key]) and ~id(top[key]) not in seen:
+            seen.add(~id(top[key]))  # looked into, not only at
+            candidates += _by_content(top, forms, seen, inside=key)
     if len(candidates) == 1:
         return candidates[0]
     raise refusal("foreign", _what_dict(top, forms, candidates))
@@ -165,15 +167,16 @@ def is_beside(key: str, item: Any) -> bool:
     return type(item) in TENSORS or type(item) in _BESIDE or key.endswith("_extra_state")
 
 
-def _by_content(top: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...], inside: str = "") -> Iterator[Found]:
-    """The weights under keys that no form names, each once, however many keys lead to it."""
-    seen: set[int] = set()
+def _by_content(
+    top: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...], seen: set[int], inside: str = ""
+) -> Iterator[Found]:
+    """The weights under keys that no form names, each looked at once, however many keys lead to it."""
     for key, item in (as_mapping(top[inside]) or {} if inside else top).items():
-        if not _is_key(key) or id(item) in seen or is_optimizer(item):
+        if type(item) not in _HOLDING or id(item) in seen or not _is_key(key) or is_optimizer(item):
             continue
+        seen.add(id(item))
         weights = weights_of(item)
         if weights is not None and _is_model(weights):
-            seen.add(id(item))
             opened = _opened(top, inside) if inside else top
             prefix = f"{inside}." if inside else ""
             form = terms.CheckpointForm(BY_CONTENT, f"{prefix}{key}", **_known_keys(opened, forms, prefix))
@@ -226,6 +229,7 @@ def weights_of(value: Any) -> Mapping[Any, Any] | None:
 
 
 _DICTIONARIES: Final = frozenset({dict, OrderedMapping})
+_HOLDING: Final = _DICTIONARIES | {Record}
 
 
 def _of_numpy(value: Any) -> Any:

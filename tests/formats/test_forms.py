@@ -25,6 +25,7 @@ from ckptman.text.errors import RefusedError
 from ckptman.training import loading
 from tests.helpers import contents, hostile
 from tests.helpers.raw import config as small
+from tests.helpers.timed import in_time
 
 RULES = built_in().checkpoint
 CONFIG = small().to_dict()
@@ -286,3 +287,30 @@ def test_a_torch_archive_is_one_under_the_name_of_another_container(tmp_path: Pa
         torch.save({"model": WEIGHTS, "note": random.random()}, tmp_path / name)
         weights, info = loading.load_weights(tmp_path / name)
         assert (list(weights), info.container) == (list(WEIGHTS), "torch archive")
+
+
+# --- within bounds ----------------------------------------------------------------------------------------------------
+
+MANY = {str(number): number for number in range(2000)}
+VIEW = torch.zeros(2, 2)
+SHARED: dict[str, dict[str, Any]] = {
+    "one dictionary by many keys": {str(number): MANY for number in range(2400)},
+    "one object by many keys": dict.fromkeys(map(str, range(2400)), argparse.Namespace(**MANY)),
+    "one dictionary by many keys of one": {"a": {str(number): MANY for number in range(2400)}},
+    "one array by many keys": {str(number): dict.fromkeys(MANY, np.zeros(1)) for number in range(20)},
+    "one part of many": {"model": {str(number): dict.fromkeys(MANY, VIEW) for number in range(40)}},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_looking_for_weights_takes_time_by_the_size_of_the_file(tmp_path: Path, name: str) -> None:
+    torch.save({**SHARED[name], "room": bytes(5_000_000)}, tmp_path / "file.pt")
+
+    def code() -> str | None:
+        try:
+            read_checkpoint(tmp_path / "file.pt", RULES)
+        except RefusedError as error:
+            return error.code
+        return None
+
+    assert in_time(code, 0.5) == (None if "model" in SHARED[name] else "foreign")
