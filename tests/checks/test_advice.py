@@ -355,6 +355,32 @@ def test_of_several_faults_in_one_run_all_can_be_mended(
     assert it.check().findings == ()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4000, 4012))
+def test_of_three_random_faults_in_one_run_all_can_be_mended(
+    root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance, good = random.Random(seed), shutil.copytree(root, tmp_path / "good", symlinks=True)
+    for _ in range(100):
+        with contextlib.suppress(Exception):  # a fault needs what another one took away
+            for plant in chance.sample(PLANTS, 3):
+                plant.plant(root, monkeypatch)
+            break
+        monkeypatch.undo()
+        shutil.rmtree(root)
+        shutil.copytree(good, root, symlinks=True)
+    it = Follower(root, source, tmp_path, monkeypatch.undo)
+    it.patience = 4
+    before = contents(root)
+    for _ in range(60):
+        found = it.check().findings
+        if not found:
+            break
+        it.follow(min(found, key=lambda item: it.done[item.code, item.path]))
+        assert not before - contents(root, it.root, it.aside), found[0]
+    assert it.check().findings == ()
+
+
 # --- many faults at once ----------------------------------------------------------------------------------------------
 
 
