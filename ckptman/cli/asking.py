@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from ckptman.cli.app import warn
-from ckptman.cli.text import count_text
+from ckptman.cli.text import console, count_text, plain
 from ckptman.rules import terms
 from ckptman.text import UsageError
 
@@ -40,17 +40,32 @@ def ask(runs: int, off: Sequence[str], *, yes: bool) -> None:
 
     Raises:
         UsageError: (`needs-yes`) where it has to be asked, and nobody is there to answer.
-        Abort: where the answer is no.
+        Exit: where the answer is no.
     """
     if yes or not (runs > UNASKED or off):
         return
     for text in off:
         warn(text)
     if sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(f"Train {count_text(runs, 'run')}?", abort=True, err=True)
+        confirm(f"Train {count_text(runs, 'run')}?", "nothing is trained")
     elif runs > UNASKED:
         raise UsageError(
             f"nothing is trained: these are {runs:,} runs, more than {UNASKED}",
             code="needs-yes",
             fix="Look at the plan with --dry-run; then add --yes, or choose fewer with --k, --task or --seed.",
         )
+
+
+def confirm(question: str, otherwise: str) -> None:
+    """Ask a question, on a terminal; where the answer is no, say what that means, and end.
+
+    Raises:
+        Exit: where the answer is no, or Ctrl-C.
+    """
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        console(stderr=True, urgent=True).print(plain(otherwise))
+        raise typer.Exit(1)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ckptman.cli import asking
 from ckptman.cli.app import app, convention_for, next_step, print_json
 from ckptman.cli.options import Json, Numbering, Root, Tree, Verbose, tree_of
 from ckptman.cli.progress import StageProgress
@@ -69,7 +70,7 @@ def _ask(planned: MigrateResult) -> None:
 
     Raises:
         UsageError: (`needs-yes`) where nobody is there to answer.
-        Abort: where the answer is no.
+        Exit: where the answer is no.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
@@ -78,7 +79,7 @@ def _ask(planned: MigrateResult) -> None:
             fix="Look at the plan with --dry-run; then add --yes.",
         )
     what = "Take them back?" if planned.undo else "Migrate them?"
-    typer.confirm(f"{count_text(len(planned.runs), 'run')}. {what}", abort=True, err=True)
+    asking.confirm(f"{count_text(len(planned.runs), 'run')}. {what}", "nothing is moved")
 
 
 def _show(result: MigrateResult, *, whole: bool = True) -> None:

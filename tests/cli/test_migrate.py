@@ -54,15 +54,15 @@ def test_on_a_terminal_it_asks(
 ) -> None:
     before, asked = snapshot(tree), []
 
-    def confirm(text: str, **options: Any) -> None:
+    def confirm(text: str, **options: Any) -> bool:
         asked.append(text)
-        if not answer:
-            raise typer.Abort
+        return answer
 
     monkeypatch.setattr(typer, "confirm", confirm)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    status, out, _ = call(capsys, "migrate", tree)
+    status, out, err = call(capsys, "migrate", tree)
+    assert ("nothing is moved" in err) is not answer
     assert asked == ["2 runs. Migrate them?"]
     assert (status == 0, snapshot(tree) != before) == (answer, answer)
     assert out.count("task_0004/seed_1337") == 1
