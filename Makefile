@@ -23,7 +23,7 @@ test: $(READY)  ## Run all tests
 quick: $(READY)  ## Run the tests that take no more than seconds
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py tests/ingestion/test_readers_meanwhile.py tests/ingestion/test_swapped_folders.py \
+FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py tests/ingestion/test_readers_meanwhile.py tests/ingestion/test_swapped_folders.py tests/ingestion/test_changing_sources.py \
 	tests/ingestion/test_mutated_documents.py tests/ingestion/test_block_snapshots.py tests/ingestion/test_full_disks.py tests/ingestion/test_power_cuts.py tests/cli/test_safe_output.py \
 	tests/training/test_twice_at_once.py tests/training/test_disturbed_writes.py tests/checks/test_rot.py tests/fs/test_promise.py tests/cli/test_locales.py tests/cli/test_limits.py \
 	tests/formats/test_mutations.py tests/formats/test_container_mutations.py tests/formats/test_torch_zip.py \
