@@ -128,7 +128,9 @@ def _structure(statistics: tree_statistics.TreeStatistics) -> str:
         if convention_file.FILE_NAME in statistics.top_files
         else []
     )
-    top_files = [(TASK_MAPPING, "what each task id stands for, and what is there of it"), (README, "this file"), *rules]
+    has_ids = bool(statistics.convention.folders.task_pattern)
+    what = "what each task id stands for, and what is there of it" if has_ids else "what is there of each configuration"
+    top_files = [(TASK_MAPPING, what), (README, "this file"), *rules]
     return markdown.join(
         markdown.fenced("", draw_tree(statistics, top_files)),
         markdown.paragraph(
@@ -166,10 +168,13 @@ def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
             "The groups here are of no grid that the rules describe: they keep the task ids of their source, and the",
             f"configurations inside the checkpoints say what was trained. {_MAPPING_LINK} lists them.",
         )
+    has_axes = any(rule.axes for grid in expected for rule in grid.regimes.values())
+    of_tasks = "; a task of it those with one combination of the values below" if has_axes else ""
+    how = "how the ids are made, and " if convention.folders.task_pattern else ""
     parts = [
         markdown.paragraph(
-            f"A group holds the runs for {say.each_group(convention)}; a task of it those with one combination of",
-            f"the values below, each with another seed. {_MAPPING_LINK} tells how the ids are made, and what is here.",
+            f"A group holds the runs for {say.each_group(convention)}{of_tasks}, each with another seed.",
+            f"{_MAPPING_LINK} tells {how}what is here.",
         )
     ]
     for grid in expected:
@@ -181,7 +186,7 @@ def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
                     for cell in grids.cells(grid, regime, convention.numbering)]  # fmt: skip
             parts += [
                 f"### {say.regime_title(regime, convention)}{of_grid}",
-                f"Groups {' and '.join(map(markdown.code, patterns))}:" if patterns else "",
+                f"Groups {' and '.join(map(markdown.code, patterns))}{':' if rule.axes else '.'}" if patterns else "",
                 say.table([say.TASK, *(say.axis_title(axis, convention) for axis in rule.axes)], rows, convention),
             ]
         seeds = ", ".join(map(str, grid.seeds))

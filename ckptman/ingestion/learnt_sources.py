@@ -25,7 +25,22 @@ _NO_METRICS = re.compile(
     r"^_|(^|[/_.])(lr|learning_rate|iter|iters|iters_done|iteration|step|steps|global_step|epoch|epochs|time|runtime"
     r"|timestamp|K_mean|K_min|K_max|seed|grad_norm|total_flos)$|per_second|sum$"
 )
-_GOOD = ("exact_match", "acc", "em", "f1", "bleu", "auc", "score", "reward", "return", "success", "map", "iou")
+_GOOD = (
+    "exact_match",
+    "acc",
+    "top1",
+    "ap",
+    "em",
+    "f1",
+    "bleu",
+    "auc",
+    "score",
+    "reward",
+    "return",
+    "success",
+    "map",
+    "iou",
+)
 _BAD = ("loss", "ppl", "perplexity", "err", "error", "nll", "mse", "mae", "fid", "wer")
 _WHERE = ("gen", "test", "val", "valid", "eval")
 _FORMS = (".json", ".yaml", ".yml", ".jsonl", ".csv")

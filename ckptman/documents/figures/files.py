@@ -87,7 +87,7 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     root = statistics.inventory.scan.root
     here = [name for name in names(statistics.convention) if _read(root / records.REPORT / f"{name}.svg") is not None]
     if not here:
-        return "No figures are drawn yet: `ckptman report` draws them where matplotlib is installed."
+        return "No figures are drawn yet: `ckptman report` draws what is measured, where matplotlib is installed."
     facet = data.sided(statistics.convention)
     best = {"generalization", "" if facet is None else facet.name}
     shown = [name for name in here if name.partition("-")[0] in best]
