@@ -24,6 +24,8 @@ MAX_HEADER: Final = 100_000_000
 MAX_DIMENSIONS: Final = 64
 _METADATA: Final = "__metadata__"
 _LENGTH = Struct("<Q")
+_SHORTEST: Final = 16
+"""Bytes from which on a file is told to be something else; a shorter one is being written, perhaps."""
 
 _BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -78,7 +80,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         if not file.size:
             raise refusal("empty", "the file is empty")
         head = file.read(0, min(file.size, 512))
-        if not is_safetensors(head) and (what := what_else(head)) is not None:
+        if len(head) > _SHORTEST and not is_safetensors(head) and (what := what_else(head)) is not None:
             raise refusal("not-a-checkpoint", f"not a safetensors file, but {what}")
         length = _LENGTH.unpack(file.read(0, _LENGTH.size))[0]
         if length > MAX_HEADER:
