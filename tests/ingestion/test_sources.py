@@ -59,7 +59,7 @@ def test_what_looks_like_a_checkpoint_and_is_passed_over_is_named(task: Path, tm
     transformers = folder / "checkpoint-500"
     transformers.mkdir()
     for name in ("model.safetensors", "training_args.bin", "config.json"):
-        (transformers / name).write_bytes(b"{}")
+        (transformers / name).write_bytes(b"{}" if name == "config.json" else b"@\0")  # as a copy begins
     result = ingest(task, tmp_path / "tree")
     assert (len(result.placed), result.refused) == (2, ())
     assert result.to_json()["passed_over"] == ["saved_models/last.ckpt"]
