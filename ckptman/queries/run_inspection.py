@@ -68,7 +68,7 @@ def show_run(name: str, root: str | os.PathLike[str], *, convention: Convention 
         run for run in scan.runs if _is_of_seed(run, name, rules)
     ]
     if len(found) != 1:
-        raise _not_one(name, found, scan)
+        raise _not_one(name, found, scan, rules)
     [run] = found
     if run.record is None:
         raise records.bad_record(scan.root / run.path / records.RUN_FILE, run.problem or "it is missing",
@@ -89,27 +89,27 @@ def _is_meant(run: records.RunFolder, name: str, scan: records.TreeScan, convent
     path = Path(name)
     if path.is_dir() and path.resolve() == (scan.root / run.path).resolve():
         return True
-    return run.path.name in _ends_of(run, name, convention)
+    return run.path.name in _ends_of(run.path, name, convention)
 
 
 def _is_of_seed(run: records.RunFolder, name: str, convention: Convention) -> bool:
     """Whether a run is one of several of the seed that is meant, whose folders say more: `seed_1337-mlp0`."""
-    return any(run.path.name.startswith(f"{end}-") for end in _ends_of(run, name, convention))
+    return any(run.path.name.startswith(f"{end}-") for end in _ends_of(run.path, name, convention))
 
 
-def _ends_of(run: records.RunFolder, name: str, convention: Convention) -> set[str]:
-    """The run folders that a name means, as far as this run's folder lies where the name says; none if it does not."""
+def _ends_of(folder: PurePosixPath, name: str, convention: Convention) -> set[str]:
+    """The run folders that a name means, as far as this one lies where the name says; none if it does not."""
     parts = PurePosixPath(name).parts
-    if len(parts) < 2 or len(parts) > len(run.path.parts):
+    if len(parts) < 2 or len(parts) > len(folder.parts):
         return set()
-    *above, task, _ = run.path.parts
+    *above, task, _ = folder.parts
     said = [*parts[:-2], *([convention.folders.task(int(parts[-2]))] if parts[-2].isdecimal() else [parts[-2]])]
     if [*above, task][-len(said) :] != said:
         return set()
     return {parts[-1], convention.folders.run(int(parts[-1])) if parts[-1].isdecimal() else parts[-1]}
 
 
-def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan) -> UsageError:
+def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan, convention: Convention) -> UsageError:
     if found:
         paths = ", ".join(str(run.path) for run in found[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
         return UsageError(
@@ -117,11 +117,30 @@ def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan) 
             code="several-runs",
             fix="Name one of these folders, or its run id.",
         )
+    for folder, run in _lost(name, scan, convention):
+        is_lost = run in scan.overwritten.get(folder, ())
+        by = f"{' and '.join(run.overwritten_by) or 'another run'} wrote over them" if is_lost else "none is known"
+        return UsageError(
+            f"run {run.run_id} ({folder}, {convention.folders.run(run.seed)}) has no checkpoints here: {by}",
+            code="no-run",
+            fix=f"What W&B recorded of it is in {scan.root / folder / records.OVERWRITTEN_FILE}.",
+        )
     return UsageError(
         f"{name!r} is no file, and no run of the tree {scan.root} by its id, folder or group/task/seed",
         code="no-run",
         fix="See what there is with: ckptman ls",
     )
+
+
+def _lost(
+    name: str, scan: records.TreeScan, convention: Convention
+) -> Iterator[tuple[PurePosixPath, records.OverwrittenRun]]:
+    """The runs without checkpoints that a name means, each with its task's folder."""
+    for folder, runs in (*scan.overwritten.items(), *scan.without_files.items()):
+        for run in runs:
+            own = folder / convention.folders.run(run.seed)
+            if name == run.run_id or own.name in _ends_of(own, name, convention):
+                yield folder, run
 
 
 def _by_k(record: records.RunRecord, convention: Convention) -> Iterator[tuple[int, float]]:

@@ -8,6 +8,7 @@ import pytest
 
 from ckptman.queries.run_inspection import show_run
 from ckptman.text.errors import UsageError
+from tests.helpers.recorded import add_overwritten
 from tests.helpers.trees import RUN, make_tree, small_config
 
 
@@ -49,3 +50,14 @@ def test_no_run_is_told_so(root: Path, name: str) -> None:
     with pytest.raises(UsageError) as error:
         show_run(name, root)
     assert error.value.code == "no-run"
+
+
+def test_a_run_that_was_overwritten_is_told_so(root: Path) -> None:
+    add_overwritten(root, small_config(seed=42), by="later000")
+    _, _, group, task, _ = RUN.split("/")
+    for name in ("lost42", f"{group}/{task}/seed_42", f"{group}/{int(task.removeprefix('task_'))}/42"):
+        with pytest.raises(UsageError, match="checkpoints here: later000 wrote over them") as error:
+            show_run(name, root)
+        assert "overwritten.json" in error.value.fix
+    with pytest.raises(UsageError, match="is no file, and no run"):  # the control
+        show_run(f"{group}/{task}/seed_43", root)
