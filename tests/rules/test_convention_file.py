@@ -188,12 +188,12 @@ def test_a_setting_gives_several_values(
 @pytest.mark.parametrize(
     ("command", "setting", "told"),
     [
-        ("ingest", "settle: abc", "settle cannot be 'abc': "),
-        ("ingest", "settle: -1", "settle cannot be -1: "),
-        ("ingest", "settle: [1, 2]", "settle cannot be [1, 2]: one value is wanted, not 2"),
-        ("ingest", "mode: hard", "mode cannot be 'hard': "),
-        ("ls", "limit: 0", "limit cannot be 0: "),
-        ("ls", "mode: hard", "mode cannot be 'hard': "),
+        ("ingest", "settle: abc", "settle: 'abc' is not a number"),
+        ("ingest", "settle: -1", "settle: -1 is not a number"),
+        ("ingest", "settle: [1, 2]", "settle: cannot be [1, 2]: one value is wanted, not 2"),
+        ("ingest", "mode: hard", "mode: 'hard' is none of copy, "),
+        ("ls", "limit: 0", "limit: 0 is not a whole number"),
+        ("ls", "mode: hard", "mode: 'hard' is none of copy, "),
     ],
 )
 def test_a_bad_setting_is_blamed_on_its_file(
