@@ -167,6 +167,7 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     final.parent.with_name("seed_3337").mkdir()
     (final.parent.with_name("seed_3337") / "run.json").write_text("{")
     yield "ckptman ls --json", call("ls", "--root", root)
+    yield "ckptman ls --json", call("ls", "--root", root, "--metric", "gen/K17/exact_match_acc")
     yield "ckptman results --json", call("results", "--root", root, "--all-runs")
     yield "ckptman results --threshold 0.95 --json", call("results", "--root", root, "--threshold", "0.95")
     (folder / "model").mkdir()

@@ -89,7 +89,7 @@ def swap_at_calls(home: Path, mode: str, *, every: int, trial: Any) -> int:
 @pytest.mark.parametrize("mode", ["copy", "hardlink", "symlink", "move"])
 def test_nothing_is_written_where_a_swapped_link_leads(mode: str, fast: Path) -> None:
     with tried(PROMISE) as trial:
-        assert swap_at_calls(fast, mode, every=max(1, 50 // SLICES), trial=trial) == 0
+        assert swap_at_calls(fast, mode, every=max(1, 35 // SLICES), trial=trial) == 0
         assert trial.cases >= 20
 
 
