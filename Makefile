@@ -17,11 +17,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# One more than there are cores: tests of sweeps and clusters wait for processes that they started.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 test: $(READY)  ## Run all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 quick: $(READY)  ## Run the tests that take no more than seconds
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py tests/ingestion/test_readers_meanwhile.py tests/ingestion/test_swapped_folders.py tests/ingestion/test_changing_sources.py \
 	tests/ingestion/test_mutated_documents.py tests/ingestion/test_block_snapshots.py tests/ingestion/test_full_disks.py tests/ingestion/test_power_cuts.py tests/cli/test_safe_output.py \

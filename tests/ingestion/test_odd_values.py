@@ -33,6 +33,7 @@ ODD = [
 
 
 SLOW = pytest.mark.slow
+ALL = SLICES >= 10
 
 
 def put(file: Path, key: str, value: str) -> None:
@@ -79,7 +80,8 @@ def ingested_with(tmp_path: Path, name: str, key: str, value: str) -> None:
 )
 def test_whatever_stands_in_a_wandb_folder_every_command_says_something(tmp_path: Path, name: str, key: str) -> None:
     for at, value in enumerate(ODD):
-        ingested_with(tmp_path / str(at), name, key, value)
+        if ALL or (at + len(key)) % 3 == 0:
+            ingested_with(tmp_path / str(at), name, key, value)
 
 
 def test_a_fault_about_such_a_value_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +113,7 @@ def test_whatever_stands_in_any_field_of_a_record_every_command_says_something(t
     document = json.loads(file.read_text())
     del document["digest"]
     cases = [(place, value) for place in places(document) for value in ODD]
-    for place, value in random.Random(SLICES).sample(cases, 60):
+    for place, value in random.Random(SLICES).sample(cases, 60 if ALL else 20):
         changed = part = json.loads(json.dumps(document))
         for key in place[:-1]:
             part = part[key]
