@@ -19,6 +19,11 @@ os.environ["CKPTMAN_CACHE"] = "off"
 os.environ.pop("COLUMNS", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, and wait for processes most of the time."""
+    items.sort(key=lambda item: "/sweeps/" not in f"/{item.nodeid}")
+
+
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """A process from which others are forked."""

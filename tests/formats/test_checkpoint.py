@@ -456,5 +456,5 @@ def test_mutations(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_20_000_mutations(tmp_path: Path) -> None:
-    check_mutations(tmp_path / "file.pt", 20_000, 2)
+def test_10_000_mutations(tmp_path: Path) -> None:
+    check_mutations(tmp_path / "file.pt", 10_000, 2)

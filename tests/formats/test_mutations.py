@@ -28,7 +28,7 @@ from ckptman.text.errors import RefusedError
 from tests.helpers import contents, hostile, payloads
 from tests.helpers.looking import little_memory, nothing_done
 from tests.helpers.promises import HOSTILE_FILES, caught, tried
-from tests.helpers.slices import SLICES
+from tests.helpers.slices import SLICE, SLICES
 from tests.helpers.timed import in_time
 
 RULES = built_in().checkpoint
@@ -178,9 +178,9 @@ def test_mutations(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 2 + SLICES))
-def test_10_000_mutations_a_slice(tmp_path: Path, seed: int) -> None:
-    with tried(HOSTILE_FILES, 10_000):
-        assert check(tmp_path / "file.pt", 10_000, seed).keys() >= REACHED
+def test_a_slice_of_mutations(tmp_path: Path, seed: int) -> None:
+    with tried(HOSTILE_FILES, SLICE):
+        assert check(tmp_path / "file.pt", SLICE, seed).keys() >= REACHED
 
 
 def look_a_name_up() -> None:

@@ -29,7 +29,7 @@ from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
 from tests.helpers.mutations import mutated
 from tests.helpers.promises import HOSTILE_FILES, tried
-from tests.helpers.slices import SLICES
+from tests.helpers.slices import SLICE, SLICES
 from tests.helpers.timed import in_time
 
 CLASSES = ("__main__.TrainConfig",)
@@ -571,6 +571,6 @@ def test_mutations() -> None:
 
 
 @pytest.mark.slow
-def test_10_000_mutations_a_slice() -> None:
-    with tried(HOSTILE_FILES, 10_000 * SLICES):
-        check_mutations(10_000 * SLICES, 2)
+def test_slices_of_mutations() -> None:
+    with tried(HOSTILE_FILES, SLICE * SLICES):
+        check_mutations(SLICE * SLICES, 2)

@@ -20,7 +20,7 @@ from tests.helpers import hostile
 from tests.helpers.hostile import Entry, build_zip
 from tests.helpers.odd_archives import ALL_32, field, odd_archive
 from tests.helpers.promises import ONE_READER, caught, tried
-from tests.helpers.slices import SLICES
+from tests.helpers.slices import SLICE, SLICES
 
 PICKLE_ENTRY = Entry("top/data.pkl", hostile.weights_pickle())
 STORAGE_ENTRY = Entry("top/data/0", bytes(range(8)))
@@ -221,9 +221,9 @@ def test_a_zip64_field_counts_as_it_does_for_torch(tmp_path: Path, content: byte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 2 + SLICES))
-def test_10_000_mutations_a_slice_are_read_as_torch_reads_them(tmp_path: Path, seed: int) -> None:
-    with tried(ONE_READER, 10_000):
-        compare(tmp_path / "file.pt", mutations(10_000, random.Random(seed)), seed)
+def test_a_slice_of_mutations_is_read_as_torch_reads_it(tmp_path: Path, seed: int) -> None:
+    with tried(ONE_READER, SLICE):
+        compare(tmp_path / "file.pt", mutations(SLICE, random.Random(seed)), seed)
 
 
 def misleading() -> Iterator[bytes]:

@@ -5,4 +5,7 @@ from __future__ import annotations
 import os
 
 SLICES = int(os.environ.get("CKPTMAN_SLICES", "1"))
-"""Slices of 10,000; `make faults` asks for ten."""
+"""How many slices; `make faults` asks for ten."""
+
+SLICE = 10_000 if SLICES >= 10 else 3_000
+"""Cases of a slice."""
