@@ -99,8 +99,8 @@ def test_a_line_that_was_not_printed_is_noticed() -> None:
 
 def test_the_generated_parts_are_current() -> None:
     assert reference.filled(reference.REFERENCE, REFERENCE) == REFERENCE
-    inheriting = reference.INHERITING.read_text()
-    assert reference.filled(reference.INHERITING, inheriting) == inheriting
+    readme = reference.README.read_text()
+    assert reference.filled(reference.README, readme) == readme
 
 
 def test_a_stale_part_is_noticed() -> None:

@@ -1,4 +1,4 @@
-"""The generated parts of docs/inheriting.md (what is read) and docs/reference.md (commands, codes, Python calls).
+"""The generated parts of README.md (what is read) and docs/reference.md (commands, codes, Python calls).
 
 python -m tests.helpers.reference          writes them
 python -m tests.helpers.reference --check  writes nothing, and exits 1 where they are stale
@@ -24,14 +24,14 @@ from ckptman.text.markdown import code, table, text
 from ckptman.tree.findings import KINDS
 
 _ROOT = Path(__file__).parents[2]
-INHERITING, REFERENCE = _ROOT / "docs" / "inheriting.md", _ROOT / "docs" / "reference.md"
+README, REFERENCE = _ROOT / "README.md", _ROOT / "docs" / "reference.md"
 EXAMPLE = "Example: "
 
 
 def filled(file: Path, document: str) -> str:
     """One of the two documents with its generated blocks as they should be."""
     contents = {
-        INHERITING: {"containers": containers.table},
+        README: {"containers": containers.table},
         REFERENCE: {"commands": _commands, "findings": _findings, "refusals": _refusals, "api": _api},
     }[file]
     return fill_blocks(document, {name: write() for name, write in contents.items()}, str(file))
@@ -96,7 +96,7 @@ def _api() -> str:
 def main(arguments: list[str]) -> int:
     """Write both documents, or check them; the exit status."""
     status = 0
-    for file in (INHERITING, REFERENCE):
+    for file in (README, REFERENCE):
         now = decode(file.read_bytes(), str(file))
         should_be = filled(file, now)
         if now != should_be and "--check" in arguments:
