@@ -357,7 +357,7 @@ def test_of_several_faults_in_one_run_all_can_be_mended(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4000, 4012 if SLICES >= 10 else 4006))
+@pytest.mark.parametrize("seed", range(4000, 4012 if SLICES >= 10 else 4004))
 def test_of_three_random_faults_in_one_run_all_can_be_mended(
     root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -507,7 +507,7 @@ _BREAKS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12 if SLICES >= 10 else 6))
+@pytest.mark.parametrize("seed", range(12 if SLICES >= 10 else 4))
 def test_a_tree_broken_in_twenty_random_ways_ends_clean_with_every_byte(
     root: Path, source: Path, tmp_path: Path, seed: int
 ) -> None:

@@ -306,9 +306,9 @@ MEASURE = """
 
 
 WORST = ("nested lists", "members", "instances", "whole numbers as keys")
-"""Those that come nearest to the limits."""
+"""Those that come nearest to the limits: the others, and other places, are for `make faults`."""
 
-KEYS = ("other", "train_config", "model") if SLICES >= 10 else ("train_config",)
+KEYS = ("other", "train_config", "model") if SLICES >= 10 else ()
 
 
 @pytest.mark.parametrize(
