@@ -10,7 +10,6 @@ import hashlib
 import os
 import resource
 import stat
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from ckptman.fs import faults
+from ckptman.fs.processes import cores as cores
 from ckptman.fs.processes import in_processes as in_processes
 
 CHANGED = faults.CHANGED
@@ -31,14 +31,6 @@ _CHUNK = 1 << 20
 
 SYNC_THREADS = 8
 """Requests to a disk at once."""
-
-
-def cores() -> int:
-    """The cores that this process may use; where the system does not tell (macOS), those of the machine."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
 
 CORES = min(4, cores())
 """Threads that copy or hash: more would wait for the disk, or for each other."""

@@ -23,6 +23,13 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell (macOS), those of the machine."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
     """The outcomes of some work on each item, in their order; done by copies of this process, where that pays.
 
@@ -33,7 +40,7 @@ def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
     Raises:
         Exception: what the work raises.
     """
-    count = min(MOST, len(os.sched_getaffinity(0)), len(items)) if sys.platform == "linux" else 1
+    count = min(MOST, cores(), len(items)) if sys.platform == "linux" else 1
     if count < 2 or len(items) < LEAST or threading.active_count() > 1:
         yield from map(work, items)
         return
