@@ -20,6 +20,7 @@ from ckptman.cli.options import (
     GroupText,
     Json,
     KText,
+    Metric,
     Root,
     SeedText,
     TaskText,
@@ -73,15 +74,7 @@ def _ls(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, metavar="N", help="List the first N of them alone.")
     ] = None,
-    metric: Annotated[
-        str,
-        typer.Option(
-            "--metric",
-            metavar="KEY",
-            help="A metric of the runs to show; with *, the mean of all that match.",
-            autocompletion=completing.keys,
-        ),
-    ] = listing_of.DEFAULT_METRIC,
+    metric: Metric = listing_of.DEFAULT_METRIC,
     output: Annotated[Format, typer.Option("--format", metavar="FORMAT", help=FORMATS)] = Format.TABLE,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths, one a line.")] = False,
     null: Annotated[

@@ -157,6 +157,16 @@ Set = Annotated[
         rich_help_panel=_CONFIGURATION,
     ),
 ]
+Metric = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        metavar="KEY",
+        help="A metric of the runs; with *, the mean of all that match.",
+        autocompletion=completing.keys,
+    ),
+]
+
 Conditions = Annotated[
     list[str] | None,
     typer.Option(

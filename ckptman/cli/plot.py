@@ -12,6 +12,7 @@ from ckptman.cli.options import (
     Conditions,
     GroupText,
     KText,
+    Metric,
     Root,
     SeedText,
     TaskText,
@@ -43,9 +44,7 @@ def _plot(
     group: GroupText = None,
     task: TaskText = None,
     where: Conditions = None,
-    metric: Annotated[
-        str, typer.Option("--metric", metavar="KEY", help="Another metric; with *, the mean of all that match.")
-    ] = listing.DEFAULT_METRIC,
+    metric: Metric = listing.DEFAULT_METRIC,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf. [default: WHAT.svg]"),

@@ -15,6 +15,7 @@ from ckptman.cli.options import (
     GroupText,
     Json,
     KText,
+    Metric,
     Root,
     SeedText,
     TaskText,
@@ -41,15 +42,7 @@ def _results(
     group: GroupText = None,
     task: TaskText = None,
     where: Conditions = None,
-    metric: Annotated[
-        str,
-        typer.Option(
-            "--metric",
-            metavar="KEY",
-            help="A metric of the runs; with *, the mean of all that match.",
-            autocompletion=completing.keys,
-        ),
-    ] = listing.DEFAULT_METRIC,
+    metric: Metric = listing.DEFAULT_METRIC,
     by: Annotated[
         list[str] | None,
         typer.Option(
