@@ -274,8 +274,13 @@ def _is_undescribed(result: IngestResult) -> bool:
 
 
 def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
-    if item.missing or item.refused:
-        kinds = ((item.missing, "missing"), (item.refused, "refused or deferred, see below"))
+    if item.missing or item.refused or item.unsure:
+        unsure = tuple(name for name in item.unsure if name not in item.refused)
+        kinds = (
+            (item.missing, "missing"),
+            (item.refused, "refused or deferred, see below"),
+            (unsure, "there, and it is not known whether it wrote that"),
+        )
         return "; ".join(f"{', '.join(names)} {what}" for names, what in kinds if names)
     last = item.run.last_iter
     if last is None:

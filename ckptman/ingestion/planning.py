@@ -235,7 +235,7 @@ class _Planner:
             self.unchanged.append((folder, entry, file))
         else:
             self.repeated.append(Duplicate(source=file.relative, same_as=str(folder / entry.file)))
-        return lost_files.Owner(record.run_id, record.seed, record.config, entry.sha256)
+        return lost_files.Owner.recorded(record, entry)
 
     # --- the plan -----------------------------------------------------------------------------------------------------
 

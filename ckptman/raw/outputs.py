@@ -70,7 +70,9 @@ class SavedFile:
     @property
     def owner(self) -> Owner:
         """Who wrote the file."""
-        return Owner(self.attribution.run_id, self.file.place.seed, self.file.config, self.file.content)
+        found, file = self.attribution, self.file
+        candidates = found.candidates if found.run_id is None else ()
+        return Owner(found.run_id, file.place.seed, file.config, file.content, candidates=candidates)
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,6 @@ class RawOutputs:
         """The same files, as `wandb_index.Holders`."""
         self.files: list[SavedFile] = []
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
-        self._undecided: set[str] = set()
-        """Ids of W&B runs that are candidates of an ambiguous checkpoint."""
         self._trained: dict[Path, records.TrainingMetrics | None] = {}
         """By folder, what training left in it."""
         self._settle = settle
@@ -225,10 +225,7 @@ class RawOutputs:
 
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
-        found = self.wandb.attribute(claims, self._held, self._timely)
-        for attribution in found:
-            self._undecided.update(attribution.candidates if attribution.run_id is None else ())
-        return found
+        return self.wandb.attribute(claims, self._held, self._timely)
 
     @cached_property
     def _timely(self) -> Mapping[Path, Collection[str]]:
@@ -245,28 +242,33 @@ class RawOutputs:
         """Find the runs whose checkpoints are not there, once all are read.
 
         Args:
-            known: Runs of a tree; their files may have been moved away from here.
+            known: Runs of a tree; their files may have been moved away from here. What it knows of the same bytes counts.
         """
         owned, present = dict(self.owners), {saved.attribution.run_id for saved in self.files}
         known = list(known)
         spellings = self._spellings(known)
+        told: dict[str, Owner] = {}
         for record in known:
             present.add(record.run_id)
             for path, _, entry in record.source_paths:
-                owned.setdefault(Path(path), Owner(record.run_id, record.seed, record.config, entry.sha256))
+                owned.setdefault(Path(path), Owner.recorded(record, entry))
+                if record.run_id is not None:
+                    told[entry.sha256] = Owner.recorded(record, entry)
+        owned = {path: owner if owner.run_id else told.get(owner.content, owner) for path, owner in owned.items()}
+        undecided = {name for owner in owned.values() for name in owner.candidates}
         for file, _ in self._not_taken():
             owned.setdefault(file, self._owner_of_refused(file))
         as_in_files = [_spelled(run, spellings) for run in self.wandb.runs]
-        runs = [run for run in as_in_files if run.run_id not in self._undecided]
+        runs = [run for run in as_in_files if run.run_id not in undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
         present |= {run.run_id for run in overwritten if run is not None}
         overwritten += self._listed((run for listed in self.scan.lists for run in listed.runs), present)
         partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
         gone = tuple(item for item in lost if not item.overwritten and not item.survives)
-        undecided = [run for run in as_in_files if run.run_id in self._undecided - present]
+        open_runs = [run for run in as_in_files if run.run_id in undecided - present]
         logged = [self._logged(item.run, item.folder, item.missing) for item in gone]
-        logged += [self._logged(run, wandb_home(run.folders[0], self.convention), ()) for run in undecided]
+        logged += [self._logged(run, wandb_home(run.folders[0], self.convention), ()) for run in open_runs]
         present |= {run.run_id for run in (*overwritten, *logged) if run is not None}
         logged += self._listed((run for listed in self.scan.lists for run in listed.without_files), present)
         return LostRuns(_in_order(overwritten), _in_order(partly), gone, _in_order(logged))

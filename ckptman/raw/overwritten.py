@@ -15,6 +15,7 @@ from ckptman.raw.wandb_runs import WandbRun
 from ckptman.rules import Convention, comparing, placement
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError
+from ckptman.tree import records
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,20 @@ class Owner:
     """As `wandb_index.Claim` has it."""
     is_refused: bool = False
     """Whether the file could not be read, so that it is in no tree."""
+    candidates: tuple[str, ...] = ()
+    """Ids of the runs of which one wrote it, where it is not known which."""
+
+    @classmethod
+    def recorded(cls, record: records.RunRecord, entry: records.CheckpointEntry) -> Owner:
+        """As a tree has it."""
+        candidates = () if record.run_id is not None else record.attribution.candidates
+        return cls(record.run_id, record.seed, record.config, entry.sha256, candidates=candidates)
 
     def may_be(self, run_id: str, seed: object) -> bool:
         """Whether the run with this id and seed could have written the file."""
-        return self.run_id == run_id if self.run_id is not None else self.seed in (None, seed)
+        if self.run_id is None and not self.candidates:
+            return self.seed in (None, seed)
+        return run_id in (self.run_id, *self.candidates)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class LostFiles:
     """Where the run saved, or where its W&B folder lies."""
     refused: tuple[str, ...] = ()
     """Names under which a file of the run lies that could not be read."""
+    unsure: tuple[str, ...] = ()
+    """Names under which a file lies that the run may have written."""
 
 
 def find_lost_files(
@@ -98,6 +111,11 @@ def find_lost_files(
                     survives=survives,
                     folder=folders[0] if folders else wandb_home(run.folders[0], convention),
                     refused=tuple(name for name, paths in where.items() if all(owners[p].is_refused for p in paths)),
+                    unsure=tuple(
+                        name
+                        for name in names
+                        if name in where.keys() - others.keys() and all(owners[p].run_id is None for p in where[name])
+                    ),
                 )
             )
     return sorted(found, key=lambda item: item.run.run_id)

@@ -243,7 +243,7 @@ def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention)
     """The raw outputs, but for the files that the tree has and that are as they were."""
     found = outputs.RawOutputs(out, convention, leave_out=None if tree is None else tree.root, whole=False)
     known = {
-        path: (remembered, overwritten.Owner(run.record.run_id, run.record.seed, run.record.config, entry.sha256))
+        path: (remembered, overwritten.Owner.recorded(run.record, entry))
         for run in (() if tree is None else tree.runs)
         if run.record is not None
         for path, remembered, entry in run.record.source_paths

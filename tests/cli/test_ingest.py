@@ -324,6 +324,18 @@ def test_a_record_that_ends_late_is_not_said_to_end_early(source: Path, capsys: 
     assert "  run late: its record ends at iteration 40000; its configuration does not tell what it saved" in lines
 
 
+def test_of_a_file_of_no_known_run_it_is_said_that_it_may_be_another_ones(source: Path, capsys: Capture) -> None:
+    task = source / "len_gen_k16/task_0000"
+    write_run(task, config(16, learning_rate=0.5), run_id="unknown", files=("Final",))
+    shutil.rmtree(task / "wandb")
+    write_run(task, config(16), run_id="other", save=False)
+    run(["ingest", "raw"])
+    lines = capsys.readouterr().out.replace("\n    ", " ")
+    name = "{}_N128_d8_H1_L1_npos1_mlp0_ln1_lenmix_trainK2to16_testK17to32_nodup1_iters{}.pt".format
+    missing = f"  run other: {name('Checkpoint', 20001)} missing; "
+    assert f"{missing}{name('Final', 40000)} there, and it is not known whether it wrote that\n" in lines
+
+
 @pytest.mark.parametrize("seed", ["x", True, -1, 1.5, None])
 def test_an_unusable_seed_is_not_a_missing_one(source: Path, capsys: Capture, seed: Any) -> None:
     for file in source.rglob("*.pt"):

@@ -133,3 +133,33 @@ def test_a_copy_outside_of_any_task_is_one_and_is_not_refused(source: Path, tmp_
         assert not ingest(source, tmp_path / "tree").refused  # of what the tree has
     alone = ingest(source, tmp_path / "other").refused  # the control: here nothing says the task
     assert [item.code for item in alone] == []
+
+
+def test_what_the_tree_knows_of_the_same_bytes_tells_who_lost_files_in_a_copy(source: Path, tmp_path: Path) -> None:
+    """A git clone's times tell nothing, and the tree has read the files with their own."""
+    for number, run_id in enumerate(("first111", "rerun222")):
+        write_run(source / "len_gen_k8/task_0006", config(), run_id=run_id, started=START + 1_000 * number, salt=number)
+    root, clone = tmp_path / "tree", tmp_path / "clone"
+    first = ingest(source, root)
+    shutil.copytree(source, clone)
+    for file in clone.rglob("*.pt"):
+        os.utime(file, (NOW, NOW))
+    for result in (first, ingest(clone, root)):
+        assert [(run.run_id, run.overwritten_by) for run in result.plan.overwritten] == [("first111", ("rerun222",))]
+    # The control: to a tree that knows nothing, either may have written them.
+    alone = ingest(clone, tmp_path / "other").plan
+    assert (alone.overwritten, len(alone.ambiguous)) == ((), 2)
+
+
+def test_a_run_that_is_no_candidate_has_lost_its_files_whoever_wrote_them(source: Path, tmp_path: Path) -> None:
+    """The set of keys rules the first out; which of the reruns it was, no time tells."""
+    folder = source / "len_gen_k8/task_0006"
+    for number, more in enumerate(({}, {"use_xavier_init": True}, {"use_xavier_init": True})):
+        files = write_run(
+            folder, config(), run_id=f"run{number}", started=START + 1_000 * number, salt=number, more=more
+        )
+    for file in files:
+        os.utime(file, (NOW, NOW))
+    plan = ingest(source, tmp_path / "tree").plan
+    assert ([run.run_id for run in plan.overwritten], plan.without_files) == (["run0"], ())
+    assert {row.path: row.run_id for row in plan.ambiguous}.keys() == {row.path for row in plan.placed}
