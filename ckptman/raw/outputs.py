@@ -242,7 +242,7 @@ class RawOutputs:
         """Find the runs whose checkpoints are not there, once all are read.
 
         Args:
-            known: Runs of a tree; their files may have been moved away from here. What it knows of the same bytes counts.
+            known: Runs of a tree: what it knows of the same bytes counts; its files may have been moved away from here.
         """
         owned, present = dict(self.owners), {saved.attribution.run_id for saved in self.files}
         known = list(known)
