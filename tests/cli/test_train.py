@@ -119,7 +119,7 @@ def test_another_run_in_the_folder_exits_1(tmp_path: Path, capsys: pytest.Captur
 def test_a_signal_exits_130_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    command = [*TASK, *SHORT, "--iters", "3000", "--eval-every", "0", "--out", str(tmp_path), "--json"]
+    command = [*TASK, *SHORT, "--iters", "1500", "--eval-every", "0", "--out", str(tmp_path), "--json"]
     code = "import sys; from ckptman.cli.app import run; sys.exit(run(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     status = tmp_path / "len_gen_single_k4/task_0003/seed_1337/status.json"

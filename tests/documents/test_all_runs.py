@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ckptman.cli.app import run as run_command
 from ckptman.ingestion.ingesting import ingest
 from ckptman.queries import results
 from ckptman.rules.convention_file import load_convention
@@ -19,13 +17,16 @@ from tests.helpers.task_mappings import best, document
 
 
 @pytest.mark.slow
-def test_figures_of_runs_that_overwrote_each_other_equal_ten_lines_of_python(tmp_path: Path) -> None:
+def test_figures_of_runs_that_overwrote_each_other_equal_ten_lines_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
     values, lab = [], tmp_path / "lab" / "len_gen_k4" / "task_0006"
     for out, seed in (("a", 1337), ("a", 2337), ("a", 3337), ("b", 1337)):  # the last is a rerun
         command = ["train", "--k", "4", "--task", "6", "--seed", str(seed), "--iters", "12", "--batch-size", "16",
                    "--lr", "0.01", "--threads", "1", "--wandb", "offline", "--out", str(tmp_path / out)]  # fmt: skip
-        subprocess.run([sys.executable, "-m", "ckptman", *command], check=True, capture_output=True, cwd=tmp_path,
-                       env={**os.environ, "WANDB_SILENT": "true"})  # fmt: skip
+        assert run_command(command) == 0
         run = tmp_path / out / "len_gen_k4" / "task_0006" / f"seed_{seed}"
         metrics = json.loads((run / "metrics.json").read_text())["metrics"]
         values.append(statistics.mean(metrics[f"gen/K{k}/loss"] for k in range(17, 33)))
