@@ -6,22 +6,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ckptman.cli.app import app, convention_for, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, tree_of
-from ckptman.cli.progress import ByteProgress
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import console, count_text, plain, size_text
 from ckptman.fs import Mode, write_atomically
-from ckptman.ingestion import IngestResult, ingest
-from ckptman.raw import examination, overwritten, scanning
-from ckptman.rules import Convention, convention_file, placement
+from ckptman.rules import Convention, convention_file, naming, placement
 from ckptman.text import wording
-from ckptman.tree import records
+
+if TYPE_CHECKING:  # imported where they are used: an answer that is known needs none of them
+    from rich.console import Console
+
+    from ckptman.ingestion import IngestResult
+    from ckptman.raw import overwritten, scanning
+    from ckptman.tree import records
 
 _MOST_LINES = 12
 """Lines shown of each kind; --verbose shows all."""
@@ -46,9 +48,9 @@ def _ingest(
         Mode, typer.Option(envvar="CKPTMAN_MODE", help="How files get to their place; move removes the source.")
     ] = Mode.COPY,
     trust: Annotated[
-        examination.Trust,
+        naming.Trust,
         typer.Option(envvar="CKPTMAN_TRUST", help="Which decides where a name and the configuration disagree."),
-    ] = examination.Trust.NEITHER,
+    ] = naming.Trust.NEITHER,
     settle: Annotated[
         float,
         typer.Option(
@@ -80,6 +82,9 @@ def _ingest(
     root = tree_of(context, root)
     rules = convention_for(context, root, numbering)
     with _remembered(context, source, root, rules) as answer:
+        from ckptman.cli.progress import ByteProgress
+        from ckptman.ingestion import ingest
+
         with ByteProgress() as progress:
             result = ingest(
                 source,

@@ -23,12 +23,11 @@ import typer
 import ckptman
 from ckptman.cli.options import given_facets
 from ckptman.fs import cache, files
-from ckptman.rules import Convention
-from ckptman.tree import records
+from ckptman.rules import Convention, placement
 
 _ENVIRONMENT = ("CKPTMAN_", "LC_", "LANG", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHON")
 """Beginnings of the variables that an answer may hang on."""
-_ELSEWHERE = frozenset({records.REFUSED_FILE})
+_ELSEWHERE = frozenset({placement.REFUSED_FILE})
 """What in a tree tells of files outside of it."""
 
 

@@ -29,8 +29,8 @@ from ckptman.fs import (
 )
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
-from ckptman.raw import examination, histories, outputs, scanning
-from ckptman.rules import Convention, convention_file
+from ckptman.raw import histories, outputs, scanning
+from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text, wording
 from ckptman.tree import contents, history, records
 
@@ -119,7 +119,7 @@ def ingest(
     *,
     convention: Convention | None = None,
     mode: Mode | str = Mode.COPY,
-    trust: examination.Trust | str = examination.Trust.NEITHER,
+    trust: naming.Trust | str = naming.Trust.NEITHER,
     settle: float = outputs.SETTLE_SECONDS,
     checksum: bool = False,
     follow_symlinks: bool = False,
@@ -158,7 +158,7 @@ def ingest(
     """
     rules = convention or convention_file.built_in()
     source, root = _given(source, "source"), _given(root, "root")
-    options = IngestOptions(Mode(mode), examination.Trust(trust), settle, checksum, follow_symlinks)
+    options = IngestOptions(Mode(mode), naming.Trust(trust), settle, checksum, follow_symlinks)
     with files.calls_of("the ingest ended early"):
         return _ingest(source, root, rules, options, with_wandb=with_wandb, dry_run=dry_run, progress=progress)
 

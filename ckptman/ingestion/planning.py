@@ -17,9 +17,9 @@ from ckptman.fs import FileState, Mode, files, folders
 from ckptman.ingestion.assigning import PROOF
 from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
-from ckptman.raw import beside, examination, outputs, scanning, wandb_index
+from ckptman.raw import beside, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
-from ckptman.rules import Convention, placement
+from ckptman.rules import Convention, naming, placement
 from ckptman.text import RefusedError
 from ckptman.tree import contents, numbering
 from ckptman.tree import records as tree_records
@@ -133,7 +133,7 @@ class IngestOptions:
 
     mode: Mode = Mode.COPY
     """A move reads again what is in the tree already, there and at the source: only what is the same may go."""
-    trust: examination.Trust = examination.Trust.NEITHER
+    trust: naming.Trust = naming.Trust.NEITHER
     settle: float = outputs.SETTLE_SECONDS
     """A cut file younger than this many seconds may still be being written: it is deferred, not refused."""
     checksum: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from enum import StrEnum
 from functools import partial
 from itertools import chain
 from sys import intern
@@ -21,14 +20,6 @@ from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.rules import Convention, Place, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree import records
-
-
-class Trust(StrEnum):
-    """What decides where a file's name and the configuration inside it disagree."""
-
-    NEITHER = "neither"
-    CONFIG = "config"
-    NAME = "name"
 
 
 class Said(NamedTuple):
@@ -157,7 +148,7 @@ class Examiner:
         wandb: WandbIndex,
         beside: Beside,
         *,
-        trust: Trust,
+        trust: naming.Trust,
         follow_symlinks: bool,
         whole: bool,
     ) -> None:
@@ -316,7 +307,7 @@ class Examiner:
         except RefusedError as error:
             if self._convention.keep_names:
                 return name, naming.CheckpointName(None, {}, None), config, config_source
-            if self._trust is Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
+            if self._trust is naming.Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
                 return *self._name_from_config(info, config), config, config_source
             raise RefusedError(
                 error.message,
@@ -329,9 +320,9 @@ class Examiner:
             differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
         if not differences:
             return name, parsed, config, config_source
-        if self._trust is Trust.CONFIG:
+        if self._trust is naming.Trust.CONFIG:
             return *self._name_from_config(info, config, parsed.scheme), config, config_source
-        if self._trust is Trust.NAME:
+        if self._trust is naming.Trust.NAME:
             return name, parsed, {**config, **parsed.values}, "name"
         raise RefusedError(
             f"the name disagrees with the configuration inside: {'; '.join(differences)}",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ckptman.fs import files
 from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
 from ckptman.raw.beside import Beside, Evidence, Problem
-from ckptman.raw.examination import Examined, Examiner, Read, Trust, group_said
+from ckptman.raw.examination import Examined, Examiner, Read, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
@@ -105,7 +105,7 @@ class RawOutputs:
         convention: Convention,
         *,
         leave_out: Path | None = None,
-        trust: Trust = Trust.NEITHER,
+        trust: naming_rules.Trust = naming_rules.Trust.NEITHER,
         settle: float = SETTLE_SECONDS,
         follow_symlinks: bool = False,
         whole: bool = True,

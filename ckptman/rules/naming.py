@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,14 @@ _VALUE = {
 }
 FIELD_TYPES = tuple(_VALUE)
 _MOST_NOTES, _LONGEST_NOTE = 3, 40
+
+
+class Trust(StrEnum):
+    """What decides where a file's name and the configuration inside it disagree."""
+
+    NEITHER = "neither"
+    CONFIG = "config"
+    NAME = "name"
 
 
 @dataclass(frozen=True)

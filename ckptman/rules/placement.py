@@ -18,6 +18,9 @@ from ckptman.rules.recipe import SEED_END
 from ckptman.rules.terms import Convention, GroupPattern
 from ckptman.text import CkptmanError, ConfigurationError, RefusedError, UsageError, wording
 
+REFUSED_FILE = "refused.json"
+"""At the root of a tree: what of its sources was not taken. It alone tells of files elsewhere."""
+
 _Path = TypeVar("_Path", bound=PurePath)
 _MOST_BELOW_STEP = 3
 """Folders between a checkpoint's file and the folder that says its step, that one included."""

@@ -19,7 +19,7 @@ from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, placing, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
-from ckptman.rules import Convention
+from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError, json_text, wording
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ MIGRATIONS = ".ckptman-migrations"
 """Folder at the root for what `migrate` writes down, and keeps; nothing in it belongs to the tree."""
 JOURNAL, MIGRATION_DONE = "journal.json", "done"
 """What each migration keeps, and its state when nothing is left to do."""
-REFUSED_FILE = "refused.json"
+REFUSED_FILE = placement.REFUSED_FILE
 """At the root: the files that the last ingest of each source did not take, and what is known of their runs."""
 FROM_BESIDE = "beside"
 """`RunRecord.config_source` and `metrics_source` where they are from files that lay beside the checkpoints."""

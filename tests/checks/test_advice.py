@@ -22,8 +22,8 @@ from ckptman.fs import folders as fs_folders
 from ckptman.ingestion.assigning import assign
 from ckptman.ingestion.ingesting import ingest
 from ckptman.ingestion.migrating import migrate
-from ckptman.raw.examination import Trust
 from ckptman.rules.convention_file import load_convention
+from ckptman.rules.naming import Trust
 from ckptman.rules.recipe import TrainConfig
 from ckptman.tree import Finding
 from ckptman.tree.records import scan_tree
