@@ -23,7 +23,7 @@ from ckptman.raw.examination import Examined, Examiner, Read, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
 from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
-from ckptman.raw.wandb_runs import WandbRun, merge_requeued, read_run_folder
+from ckptman.raw.wandb_runs import WandbRun, last_iter, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError
@@ -55,6 +55,12 @@ class Metrics(NamedTuple):
 
     values: Mapping[str, Any]
     source: str | None
+
+    def rank(self, other: Metrics) -> tuple[bool, int, bool]:
+        """What counts more than others: a file beside the checkpoints, then what is of a later iteration, then W&B."""
+        mine, theirs = last_iter(self.values), last_iter(other.values)
+        is_beside = self.source is not None and self.source != records.FROM_TRAINING
+        return is_beside, 0 if mine is None or theirs is None else mine, self.source is None
 
 
 @dataclass(frozen=True)
@@ -438,17 +444,19 @@ class RawOutputs:
     def metrics(
         self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path], opaque: Collection[str] = ()
     ) -> Metrics:
-        """The last metrics of a run: by W&B, else those that training left in the run's own folder.
+        """The last metrics of a run: by W&B, else those that training left in the run's own folder; by these, where the
+        run went on after the last that W&B has of it.
 
         A record of another configuration has none of this run's, whatever its id: `wandb agent` can give one id to
         several runs.
         """
         ignored = self.convention.ignored_keys
         run = self.wandb.by_id.get(run_id or "")
-        if run is not None and run.summary and not comparing.differing_keys(config, run.config, ignored, opaque):
-            return Metrics(run.summary, None)
+        is_its = run is not None and not comparing.differing_keys(config, run.config, ignored, opaque)
+        by_wandb = Metrics(run.summary if run is not None and is_its else {}, None)
         left = next((left for _, left in self._left_by_training(config, files)), None)
-        return Metrics({}, None) if left is None else Metrics(left.metrics, records.FROM_TRAINING)
+        own = Metrics({} if left is None else left.metrics, None if left is None else records.FROM_TRAINING)
+        return by_wandb if by_wandb.values and by_wandb.rank(own) >= own.rank(by_wandb) else own
 
     def beside(self, checkpoint: Path) -> Evidence:
         """What lies beside a checkpoint, histories too."""
@@ -498,7 +506,8 @@ class RawOutputs:
             others = () if found.values.keys() <= beside.metrics.keys() else (found.source or "W&B",)
             source = ", ".join((records.FROM_BESIDE, *others))
             found = Metrics({**found.values, **beside.metrics}, source)
-        if found.values and (_weight(found.source) >= _weight(record.metrics_source) or not record.metrics):
+        known = Metrics(record.metrics, record.metrics_source)
+        if found.values and (not known.values or found.rank(known) >= known.rank(found)):
             record = replace(record, metrics=found.values, metrics_source=found.source)
         return replace(record, source=replace(record.source, beside=beside.notes)), beside.curves
 
@@ -596,11 +605,6 @@ def _spelled(run: WandbRun, spellings: _Spellings) -> WandbRun:
             if key in run.config}  # fmt: skip
     known = {key: values[0] for key, values in said.items() if len(set(map(comparing.key_of, values))) == 1}
     return replace(run, config={**run.config, **known}) if known else run
-
-
-def _weight(metrics_source: str | None) -> int:
-    """What counts more of two sources of metrics."""
-    return 1 if metrics_source is None else 0 if metrics_source == records.FROM_TRAINING else 2
 
 
 def _in_order(runs: Iterable[records.OverwrittenRun | None]) -> tuple[records.OverwrittenRun, ...]:

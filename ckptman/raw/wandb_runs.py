@@ -131,7 +131,7 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
         spans=(Span(started, ended, over=log.exited or finished),),
         exit_code=log.exit_code,
         finished=finished,
-        last_iter=_last_iter(summary),
+        last_iter=last_iter(summary),
         problems=tuple(folder.problems),
         history=folder.history(log),
     )
@@ -343,7 +343,8 @@ def _differences(configs: Iterable[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def _last_iter(summary: Mapping[str, Any]) -> int | None:
+def last_iter(summary: Mapping[str, Any]) -> int | None:
+    """The training iteration of a run's last metrics."""
     numbers = (_finite(summary.get(name)) for name in STEP_METRICS)
     return next((int(number) for number in numbers if number is not None), None)
 

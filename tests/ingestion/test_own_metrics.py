@@ -15,9 +15,10 @@ from tests.helpers.ingested import RUN, task
 from tests.helpers.raw import START, config, gen_metrics, name_of, write_checkpoint, write_run
 
 
-def leave(folder: Path, value: float, seed: int = 1337) -> None:
+def leave(folder: Path, value: float, seed: int = 1337, **more: int) -> None:
     """As training does."""
-    left = records.TrainingMetrics(iters_done=40000, config=config(seed=seed).to_dict(), metrics=gen_metrics(value))
+    measured = {**gen_metrics(value), **more}
+    left = records.TrainingMetrics(iters_done=40000, config=config(seed=seed).to_dict(), metrics=measured)
     records.write_training_metrics(folder / "metrics.json", left)
 
 
@@ -64,6 +65,23 @@ def test_a_later_ingest_takes_the_newer_ones_and_wandb_goes_before(source: Path,
     ingest(source, root)
     record = records.read_record(root / RUN)
     assert (record.run_id, record.metrics_source, record.metrics["gen/K17/exact_match_acc"]) == ("abcd1234", None, 1.0)
+
+
+@pytest.mark.parametrize(("last", "source_of"), [(1000, "training"), (40000, None), (50000, None)])
+def test_of_a_run_that_went_on_without_wandb_the_later_figures_are_taken(
+    source: Path, root: Path, last: int, source_of: str | None
+) -> None:
+    folder = task(source) / "seed_1337"
+    write_run(folder, config(), run_id="abcd1234", last_iter=last, metrics=gen_metrics(0.25))
+    ingest(source, root)
+    leave(folder, 0.75, iter=40000)
+    for _ in range(2):
+        ingest(source, root)
+        record = records.read_record(root / RUN)
+        wanted = 0.25 if source_of is None else 0.75
+        assert (record.metrics["gen/K17/exact_match_acc"], record.metrics_source) == (wanted, source_of)
+        if source_of is not None:
+            (folder / "metrics.json").unlink(missing_ok=True)  # what was known stays
 
 
 def test_the_figures_of_a_wandb_run_of_another_seed_are_not_taken_whatever_its_id(source: Path, root: Path) -> None:
