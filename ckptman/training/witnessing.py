@@ -170,7 +170,7 @@ def witness(
     count = _Counter(progress, len(tried) * sum(map(len, groups)))
     for draws, members in groups.items():
         best = _best(draws, members, tried, count)
-        found |= {item.path: item for item in _judged(members, best, len(tried) * len(draws))}
+        found |= {item.path: item for item in _judged(members, best, 2 * len(tried) * len(draws))}
     return WitnessResult(tuple(found.values()), len(tried), tuple(refused))
 
 
@@ -297,7 +297,11 @@ class _Match:
 
 
 def _best(draws: Sequence[_Draws], members: Sequence[_Witness], seeds: Sequence[int], count: _Counter) -> list[_Match]:
-    """The closest initialization of each file. Every seed is drawn once for all of them."""
+    """The closest initialization of each file. Every seed is drawn once for all of them.
+
+    Negated weights are closest to what they are the negation of: the numbers that a seed gives one distribution are not
+    independent of those that it gives another (a cosine of -0.34), so that they would pass for these.
+    """
     matrices = torch.stack([item.matrix for item in members])
     chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
     jobs = [(how, chunk) for how in draws for chunk in chunks]
@@ -308,16 +312,15 @@ def _best(draws: Sequence[_Draws], members: Sequence[_Witness], seeds: Sequence[
 
     best: list[_Match | None] = [None] * len(members)
     sure: list[dict[int, int]] = [{} for _ in members]
-    least = _least_cosine(draws[0].size, len(seeds) * len(draws))
+    least = _least_cosine(draws[0].size, 2 * len(seeds) * len(draws))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for (how, chunk), found in zip(jobs, pool.map(cosines, jobs), strict=True):
-            for index, place in (found > least).nonzero().tolist():
+            for index, place in (found.abs() > least).nonzero().tolist():
                 sure[index].setdefault(chunk[place] % _STATES, chunk[place])
-            values, places = found.max(dim=1)
-            for index, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
-                old = best[index]
-                if old is None or value > old.cosine:
-                    best[index] = _Match(value, chunk[place], how)
+            for index, place in enumerate(found.abs().argmax(dim=1).tolist()):
+                old, cosine = best[index], float(found[index, place])
+                if old is None or abs(cosine) > abs(old.cosine):
+                    best[index] = _Match(cosine, chunk[place], how)
             count.add(len(chunk))
     return [
         replace(match, mixed=tuple(sorted(held.values())) if len(held) > 1 else ())
@@ -368,18 +371,17 @@ def _same_run(one: _Witness, other: _Witness, alike: float, together: float) -> 
     first, second = one.testimony, other.testimony
     if alike > _EQUAL:
         return True if first.trained is not False else None  # untrained weights are those of every run of the seed
-    if one.step is not None and one.step == other.step:
-        return False  # a run has one state at one step
     if first.mixed or second.mixed:
         return None
     if first.seed is None or second.seed is None:
         size = one.draws[0].size
-        if size >= _TELLING and _chance(alike, size, 1) >= SURE:
+        if size >= _TELLING and _chance(abs(alike), size, 2) >= SURE:
             return False
         return True if alike > SAME_RUN_UNTOLD and first.seed == second.seed else None
     if (first.seed, one.draws) != (second.seed, other.draws):
         return False
-    return True if together > SAME_RUN else None
+    is_one_state = one.step is not None and one.step == other.step  # of an average of the run, or of a repetition
+    return True if together > SAME_RUN and not is_one_state else None
 
 
 def _least_cosine(size: int, tests: int) -> float:

@@ -155,7 +155,7 @@ def test_two_files_of_a_run_are_known_from_those_of_another_with_the_seed(tmp_pa
     assert same == {"a1": ["a2"], "a2": ["a1"], "b1": ["b2"], "b2": ["b1"], "c1": ["c2"], "c2": ["c1"]}
     unlike = {Path(item.path).stem: {Path(other).stem for other in item.unlike} for item in result.files}
     assert unlike["c1"] == {"a1", "a2", "b1", "b2"}
-    assert unlike["a1"] == {"b1", "c1", "c2"}  # b1 is of the same seed, and of the same iteration
+    assert unlike["a1"] == {"c1", "c2"}
 
 
 def test_a_copy_is_of_the_run_of_its_original_and_untrained_weights_are_of_no_certain_run(tmp_path: Path) -> None:
@@ -227,14 +227,27 @@ def of_four_bits(weight: torch.Tensor) -> torch.Tensor:
     return (weight / step).round() * step if step else weight
 
 
-def test_what_is_done_to_weights_later_leaves_the_seed_and_makes_no_other_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("iters_done", [{}, {"iters_done": 8}])
+def test_what_is_done_to_weights_later_leaves_the_seed_and_makes_no_other_run(
+    iters_done: dict[str, int], tmp_path: Path
+) -> None:
     config = short_config(seed=7, n_embd=16, effective_batch_size=64)
     model = train(initial_model(config), config)
     tuned = train(copy.deepcopy(model), replace(config, seed=9, train_min_k=2), iterations=20)
     models = [model, changed(model, pruned), changed(model, of_four_bits), changed(model, lambda weight: 3 * weight),
               tuned, train(copy.deepcopy(model), config, first=8, iterations=300)]  # fmt: skip
-    found = witness([save(each, tmp_path / f"{i}.pt") for i, each in enumerate(models)], seeds=range(300)).files
+    files = [save(each, tmp_path / f"{i}.pt", **iters_done) for i, each in enumerate(models)]
+    found = witness(files, seeds=range(300)).files
     assert [(item.seed, item.trained, item.unlike) for item in found] == [(7, True, ())] * len(models)
+
+
+def test_weights_of_the_other_sign_are_of_no_seed_and_of_no_other_run(tmp_path: Path) -> None:
+    config = short_config(seed=7, n_embd=64)
+    model = train(initial_model(config), config)
+    models = [model, changed(model, lambda weight: -weight), changed(model, torch.randn_like)]
+    found = witness([save(each, tmp_path / f"{i}.pt") for i, each in enumerate(models)], seeds=range(10)).files
+    assert [item.seed for item in found] == [7, None, None]
+    assert [len(item.unlike) for item in found] == [1, 1, 2]  # the control: those of no seed at all
 
 
 def test_seeds_of_which_torch_takes_the_same_bits_are_not_told_apart(tmp_path: Path) -> None:
