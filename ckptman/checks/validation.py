@@ -90,7 +90,7 @@ def validate(
     select: Collection[str] = (),
     ignore: Collection[str] = (),
     progress: contents.Progress | None = None,
-    stale_documents: Callable[[records.TreeScan], Iterable[str]] | None = None,
+    stale_documents: Callable[[Path], Iterable[str]] | None = None,
     witness: Witness | None = None,
 ) -> ValidationResult:
     """Check a tree, whether ckptman sorted it or somebody else did.
@@ -105,7 +105,7 @@ def validate(
         ignore: The same, to leave out.
         progress: Called with a stage, the amount done and the amount in all: files while `reading`, bytes while
             `hashing`.
-        stale_documents: Gives the names of the documents at the root that are out of date. Without it, documents are
+        stale_documents: Gives the names of the documents at a root that are out of date. Without it, documents are
             not looked at.
         witness: Says of files which seed drew their weights. Without it, weights are not looked at.
 
@@ -125,7 +125,7 @@ def validate(
     inventory = inventory.placed_by(fitting)
     found = list(_findings(inventory, given=rules, fitting=fitting))
     if stale_documents is not None and "stale-document" in codes:
-        found += _check_documents(inventory, rules, stale_documents)
+        found += _check_documents(inventory.scan, stale_documents)
     if witness is not None:
         found += check_weights(inventory, fitting, witness)
     kept = {item for item in found if item.code in codes}
@@ -142,17 +142,12 @@ def validate(
     )
 
 
-def _check_documents(
-    inventory: Inventory, rules: Convention, stale_documents: Callable[[records.TreeScan], Iterable[str]]
-) -> Iterator[Finding]:
+def _check_documents(scan: records.TreeScan, stale_documents: Callable[[Path], Iterable[str]]) -> Iterator[Finding]:
     """Documents that are there and out of date; a tree without any is not the worse for it."""
-    scan = inventory.scan
     if all(entry.kind == "folder" or len(entry.path.parts) > 1 for entry in scan.entries):
         return  # there is none
     try:
-        if inventory.passed.runs:
-            scan = records.scan_tree(scan.root, rules)
-        for name in stale_documents(scan):
+        for name in stale_documents(scan.root):
             if (scan.root / name).exists():
                 fix = f"Bring it up to date with: ckptman report --root {wording.shell_word(scan.root)}"
                 yield finding("stale-document", name, "it does not say what the tree holds now", fix)

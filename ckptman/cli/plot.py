@@ -80,7 +80,7 @@ def _plot(
     conditions = conditions_of(convention, context, where)
     listed = list_checkpoints(tree, convention=convention, where=conditions)
     chosen = {item.row.path.rpartition("/")[0] for item in listed.checkpoints}
-    found = statistics.count_tree(tree.absolute(), convention)
+    found = statistics.count_tree(tree.absolute(), convention, whole=True)
     runs = [run for run in found.inventory.runs if str(run.folder) in chosen]
     curves = Curves(tree.absolute(), found.convention)
     figure = known[what](data.Selection.of(runs, found.convention, curves, metric))

@@ -130,7 +130,7 @@ def _show(result: ReportResult, out: Console, *, diff: bool) -> None:
     found = result.statistics
     if found is not None:
         out.print(
-            plain(f"{count_text(len(found.files), 'checkpoint')}, {count_text(len(found.finished), 'run')}, ")
+            plain(f"{count_text(found.file_count, 'checkpoint')}, {count_text(len(found.finished), 'run')}, ")
             + plain(f"{count_text(len(found.configurations), 'configuration')}, ")
             + plain(f"{count_text(len(found.lost), 'overwritten run')}")
         )

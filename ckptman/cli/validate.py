@@ -114,7 +114,7 @@ def _validate(
     root = tree_of(context, root, directory)
     convention = convention_for(context, root, numbering)
 
-    def stale_documents(tree: records.TreeScan) -> Iterable[str]:
+    def stale_documents(tree: Path) -> Iterable[str]:
         from ckptman.documents import stale
 
         return stale(tree, convention)

@@ -190,7 +190,7 @@ def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:
     """The metrics that runs have, in a sentence, those that differ in a number alone as one; empty for none."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for run in statistics.finished:
-        for key in run.record.metrics if run.record is not None else ():
+        for key in run.alike.metric_names:
             if not key.startswith("_"):  # W&B's own
                 pattern, *_ = _NUMBER.subn("{k}", key, count=1)
                 numbers[pattern].update(int(number) for number in _NUMBER.findall(key)[:1])

@@ -57,7 +57,7 @@ def _sample(statistics: tree_statistics.TreeStatistics) -> Iterator[str]:
     seen: set[object] = set()
     for run in statistics.runs:
         for file in reversed(run.files):
-            sort = frozenset(run.config), file.kind, run.record.config_source if run.record is not None else None
+            sort = frozenset(run.config), file.kind, run.is_recorded, run.alike.config_source
             if sort not in seen and len(seen) < _MOST_READ and str(file.path).isprintable():
                 seen.add(sort)
                 yield str(file.path)

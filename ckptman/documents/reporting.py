@@ -99,8 +99,8 @@ class ReportResult:
         if self.statistics is not None:
             found = self.statistics
             document["statistics"] = {
-                "files": len(found.files),
-                "bytes": sum(file.size for file in found.files),
+                "files": found.file_count,
+                "bytes": found.size,
                 "runs": len(found.finished),
                 "configurations": len(found.configurations),
                 "overwritten_runs": len(found.lost),
@@ -159,9 +159,9 @@ def report(
         if not html.parent.is_dir():
             raise UsageError(f"there is no folder {html.parent}", code="no-folder", fix="Make the folder first.")
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():
-        statistics = tree_statistics.count_tree(root, rules)
-        _require_tree(statistics)
         has_page = html is not None or (root / explorer.EXPLORER).is_file()
+        statistics = tree_statistics.count_tree(root, rules, whole=has_page or figures)
+        _require_tree(statistics)
         is_shown = has_page and len(statistics.runs) <= explorer.MOST_RUNS
         curves = Curves(root, statistics.convention, whole=is_shown)
         drawn = _figures(root, statistics, curves, check=check, png=png) if figures else ()
@@ -170,12 +170,11 @@ def report(
         return replace(result, documents=result.documents + drawn + page)
 
 
-def stale(tree: str | Path | records.TreeScan, convention: Convention) -> list[str]:
+def stale(root: str | Path, convention: Convention) -> list[str]:
     """Names of the documents of a tree that do not say what the tree holds now; nothing is written."""
-    scan = tree if isinstance(tree, records.TreeScan) else records.scan_tree(Path(tree), convention)
-    scan = replace(scan, root=scan.root.absolute())
-    statistics = tree_statistics.count_scan(scan, convention)
-    return [*_report(scan.root, statistics, check=True).stale, *_stale_explorer(scan.root, statistics)]
+    root = Path(root).absolute()
+    statistics = tree_statistics.count_tree(root, convention, whole=(root / explorer.EXPLORER).is_file())
+    return [*_report(root, statistics, check=True).stale, *_stale_explorer(root, statistics)]
 
 
 def _stale_explorer(root: Path, statistics: tree_statistics.TreeStatistics) -> Iterator[str]:
@@ -240,8 +239,8 @@ def _require_tree(statistics: tree_statistics.TreeStatistics) -> None:
         else:
             fix = f"Sort it into a new tree: ckptman ingest {wording.shell_word(root)} --root NEW"
         raise UsageError(f"there is no report on {root}: {wrong.message}", code="wrong-root", fix=fix)
-    if statistics.files and not roots.is_tree_root(root, rules):
-        count = wording.count_text(len(statistics.files), "checkpoint")
+    if statistics.file_count and not roots.is_tree_root(root, rules):
+        count = wording.count_text(statistics.file_count, "checkpoint")
         raise UsageError(
             f"there is no report on {root}: {count} below it, and it is not the root of a tree",
             code="wrong-root",

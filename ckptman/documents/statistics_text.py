@@ -36,9 +36,9 @@ def statistics_text(statistics: tree_statistics.TreeStatistics) -> str:
 
 
 def _totals(statistics: tree_statistics.TreeStatistics) -> str:
-    size = sum(file.size for file in statistics.files)
+    size = statistics.size
     rows = [
-        ["Checkpoint files", f"{len(statistics.files):,}"],
+        ["Checkpoint files", f"{statistics.file_count:,}"],
         ["Size in all", f"{wording.size_text(size)} ({size:,} bytes)" if size >= 1000 else wording.size_text(size)],
         ["Runs", f"{len(statistics.finished):,}"],
         ["Configurations", f"{len(statistics.configurations):,}"],
@@ -177,7 +177,7 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
 
     rows = [row(markdown.code(c.pattern.pattern), _product(c), [c]) for c in counts]
     rows.append(row("**In all**", "", counts))
-    outside = statistics.outside_grid
+    outside = sum(1 for _ in statistics.outside_grid)
     names = say.group_axis(statistics.convention)
     product = f"{names} × combinations × seeds{' × files' if counts[0].kinds else ''}"
     return markdown.join(
@@ -189,7 +189,7 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
         markdown.table(["Groups", product, *columns, "Files found"], rows,
                        right=range(2, len(columns) + 3)),
         markdown.paragraph(
-            f"{wording.count_text(len(outside), 'file')} {_is_are(outside)} outside the grid: of another "
+            f"{wording.count_text(outside, 'file')} {'is' if outside == 1 else 'are'} outside the grid: of another "
             f"{'K' if names == 'K' else 'group'} or seed, of a",
             "second run of a seed, of a group of no known pattern, or of nothing known.",
         ) if outside else "",
@@ -205,7 +205,7 @@ def _seeds(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     counts: dict[int | None, Counter[str]] = defaultdict(Counter)
     for run in statistics.runs:
-        counts[run.seed].update(runs=run.record is not None, files=len(run.files))
+        counts[run.seed].update(runs=run.is_recorded, files=len(run.files))
     for lost in statistics.lost:
         counts[lost.run.seed].update(overwritten=1)
     expected = (grid for grid in convention.grids.values() if statistics.expects(grid.name))
@@ -224,7 +224,7 @@ def _recount(statistics: tree_statistics.TreeStatistics) -> str:
     # A link counts where it leads to a file; a linked folder is not entered.
     named = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept}"
     count, size = f"{named} -exec test -f {{}} \\; -print", f"{named} -exec test -f {{}} \\; -exec cat {{}} +"
-    if any(file.entry is not None and file.entry.parts for file in statistics.files):  # one folder is one checkpoint
+    if any(file.is_folder for file in statistics.files):  # one folder is one checkpoint
         count = f"{named} -prune \\( -exec test -f {{}} \\; -o -type d \\) -print"
         size = f"{count}0 | xargs -0 -I{{}} find -L {{}} -type f -print0 | xargs -0 cat"
     return markdown.join(

@@ -13,8 +13,9 @@ from ckptman.documents import document_text as say
 from ckptman.documents import grid_text
 from ckptman.rules import Convention, GroupPattern, comparing, convention_file, grids, placement, terms
 from ckptman.text import markdown, wording
-from ckptman.tree import contents, metrics, records, standing
+from ckptman.tree import metrics, records, standing
 from ckptman.tree import statistics as tree_statistics
+from ckptman.tree.counting import CountedRun
 
 GENERATED = "<!-- ckptman:generated"
 """How the line begins that says that ckptman wrote a file."""
@@ -230,7 +231,7 @@ class _Presence:
         self.absent = [group for group in say.natural(expected) if group not in self.groups]
         found = {run.seed for run in self.runs} | {item.run.seed for item in self.lost}
         self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=tree_statistics.seed_order)
-        self.by_slot: dict[Any, list[contents.Run]] = defaultdict(list)
+        self.by_slot: dict[Any, list[CountedRun]] = defaultdict(list)
         for run in self.runs:
             self.by_slot[run.cell, run.seed].append(run)
         self.lost_slots = {(item.cell, item.run.seed) for item in self.lost}
@@ -290,7 +291,7 @@ class _Presence:
         return markdown.paragraph(*notes)
 
 
-def _mark(run: contents.Run) -> str:
+def _mark(run: CountedRun) -> str:
     return _MARKS[run.standing.extent]
 
 
@@ -351,7 +352,7 @@ def _where(statistics: tree_statistics.TreeStatistics) -> str:
         tasks = [convention.folders.parse_task(c.folder.name) for c in configurations]
         ids = say.ids_text(task for task in tasks if task is not None) or say.NOTHING
         files = sum(len(run.files) for c in configurations for run in c.runs)
-        runs = sum(run.record is not None for c in configurations for run in c.runs)
+        runs = sum(run.is_recorded for c in configurations for run in c.runs)
         rows.append([markdown.link(markdown.code(f"{folder}/"), folder, folder=True), ", ".join(trained), ids,
                      str(len(configurations)), str(runs), str(files)])  # fmt: skip
     run_folder = (convention.folders.run_pattern,) if statistics.finished else ()
@@ -413,7 +414,7 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     ranking = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
     candidates = [*ranking, *(c for c in statistics.configurations if c.runs[0].cell is not None)]
-    fitting = ((c, r) for c in candidates for r in c.runs if r.files and r.record is not None and r.cell is not None)
+    fitting = ((c, r) for c in candidates for r in c.runs if r.files and r.is_recorded and r.cell is not None)
     configuration, run = next(fitting, (None, None))
     if configuration is None or run is None:
         return ""

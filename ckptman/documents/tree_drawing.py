@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from ckptman.documents import document_text as say
 from ckptman.rules import Convention, placement
 from ckptman.text import wording
-from ckptman.tree import contents, history, records
+from ckptman.tree import history, records
 from ckptman.tree import statistics as tree_statistics
+from ckptman.tree.counting import CountedFile, CountedRun
 
 _MOST_TASKS = 16
 """Task folders drawn of one group."""
@@ -169,11 +170,12 @@ class _Drawing:
         """The run folders of a task, the first with its files; or the files of a task folder sorted by hand."""
         runs = [run for configuration in self.configurations[task] for run in configuration.runs]
         nodes = []
-        for folder in self.below[task]:
-            files = [run for run in runs if run.folder == folder]
+        below = {*self.below[task], *(run.folder for run in runs if run.folder.parent == task)}
+        first = {run.folder: run for run in reversed(runs)}
+        for folder in sorted(below, key=wording.path_key):
             node = _Node(f"{wording.one_line(folder.name)}/")
-            if files and not self.run_is_drawn:
-                node.children = self._files(files[0])
+            if folder in first and not self.run_is_drawn:
+                node.children = self._files(first[folder])
                 self.run_is_drawn = True
             nodes.append(node)
         direct = [run for run in runs if run.folder == task]
@@ -184,38 +186,36 @@ class _Drawing:
             nodes.append(_Node(records.OVERWRITTEN_FILE, "the W&B runs of which no checkpoint is here"))
         return nodes
 
-    def _files(self, run: contents.Run) -> list[_Node]:
+    def _files(self, run: CountedRun) -> list[_Node]:
         nodes = self._file_nodes(run.files)
-        if run.record is not None:
+        if run.is_recorded:
             nodes.append(_Node(records.RUN_FILE, "configuration, metrics, hashes, and where all of it came from"))
-            if run.record.history is not None:
+            if run.alike.has_history:
                 nodes.append(_Node(history.HISTORY_FILE, "the learning curve, for pandas.read_csv"))
-            if run.record.wandb:
+            if run.alike.has_wandb:
                 nodes.append(_Node(f"{self.convention.folders.saved_wandb}/", "the run's W&B folder"))
         return nodes
 
-    def _file_nodes(self, files: Iterable[contents.CheckpointFile]) -> list[_Node]:
+    def _file_nodes(self, files: Iterable[CountedFile]) -> list[_Node]:
         """Files by short names, where these tell them apart."""
-        listed = sorted(files, key=lambda file: wording.path_key(file.path))
+        listed = sorted(files, key=lambda file: wording.natural_key(file.name))
         short = [self._short(file) for file in listed]
         apart = len(set(short)) == len(short)
-        return [
-            _Node(name if apart else wording.one_line(file.path.name)) for name, file in zip(short, listed, strict=True)
-        ]
+        return [_Node(name if apart else wording.one_line(file.name)) for name, file in zip(short, listed, strict=True)]
 
-    def _short(self, file: contents.CheckpointFile) -> str:
+    def _short(self, file: CountedFile) -> str:
         """A file's name without its middle."""
-        first, _, _ = file.path.name.partition("_")
+        first, _, _ = file.name.partition("_")
         last = file.path.stem.rpartition("_")[2]
         if file.kind is None or first != file.kind:
-            return wording.one_line(file.path.name)
+            return wording.one_line(file.name)
         return f"{first}_…_{last}{self.convention.checkpoint.suffix}"
 
 
-def _counts(runs: Iterable[contents.Run]) -> str:
+def _counts(runs: Iterable[CountedRun]) -> str:
     """`8 runs, 16 files`; runs only where there are finished ones."""
     listed = list(runs)
-    finished = sum(run.record is not None for run in listed)
+    finished = sum(run.is_recorded for run in listed)
     files = wording.count_text(sum(len(run.files) for run in listed), "file")
     return f"{wording.count_text(finished, 'run')}, {files}" if finished else files
 

@@ -17,8 +17,9 @@ from ckptman.documents.tree_drawing import draw_tree
 from ckptman.rules import Convention, convention_file, grids, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
-from ckptman.tree import contents, metrics, records
+from ckptman.tree import metrics, records
 from ckptman.tree import statistics as tree_statistics
+from ckptman.tree.counting import CountedFile, CountedRun
 
 README = "README.md"
 TASK_MAPPING = "TASK_MAPPING.md"
@@ -95,7 +96,7 @@ def _new_readme() -> str:
 
 
 def _summary(statistics: tree_statistics.TreeStatistics) -> str:
-    counted = [wording.count_text(len(statistics.files), "checkpoint file")]
+    counted = [wording.count_text(statistics.file_count, "checkpoint file")]
     if statistics.finished:
         counted.append(wording.count_text(len(statistics.finished), "run"))
     counted.append(wording.count_text(len(statistics.configurations), "configuration"))
@@ -105,7 +106,7 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
     whose = "its" if len(statistics.lost) == 1 else "their"
     gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {whose} checkpoints"
     return markdown.paragraph(
-        f"**{', '.join(counted)}**, {wording.size_text(sum(file.size for file in statistics.files))}:",
+        f"**{', '.join(counted)}**, {wording.size_text(statistics.size)}:",
         f"{markdown.text(statistics.convention.title)}.",
         f"Of the {wording.count_text(expected, 'run')} that the experiment's grid expects, {complete:,} "
         f"{'is' if complete == 1 else 'are'} here with all checkpoints."
@@ -245,7 +246,7 @@ def _seen_values(
 ) -> Mapping[tuple[str, str], set[str]]:
     """What the names here say, by field."""
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for name in {file.path.name for file in statistics.files}:
+    for name in {file.name for file in statistics.files}:
         try:
             parsed = naming.parse(name)
         except RefusedError:
@@ -288,7 +289,7 @@ def _examples(statistics: tree_statistics.TreeStatistics) -> str:
 
 def _example_files(
     statistics: tree_statistics.TreeStatistics,
-) -> list[tuple[tree_statistics.Configuration, contents.Run, contents.CheckpointFile]]:
+) -> list[tuple[tree_statistics.Configuration, CountedRun, CountedFile]]:
     """The last checkpoint of the best configuration of each family, or of its first one."""
     found = []
     ranking = say.ranked(statistics)
@@ -301,8 +302,8 @@ def _example_files(
 
 def _example(
     configuration: tree_statistics.Configuration,
-    run: contents.Run,
-    file: contents.CheckpointFile,
+    run: CountedRun,
+    file: CountedFile,
     convention: Convention,
 ) -> list[str]:
     prefix = convention.prefix(file.kind or "")
@@ -319,8 +320,8 @@ def _example(
             f"Generalization {metrics.value_text(run.measured.value, convention)} "
             f"({markdown.text(run.measured.source)})"
         )
-    facts.append(f"In {markdown.link(markdown.code(f'{file.path.parent}/'), file.path.parent, folder=True)}")
-    return [markdown.fenced("", wording.one_line(file.path.name)), "\n".join(f"- {fact}" for fact in facts)]
+    facts.append(f"In {markdown.link(markdown.code(f'{file.folder}/'), file.folder, folder=True)}")
+    return [markdown.fenced("", wording.one_line(file.name)), "\n".join(f"- {fact}" for fact in facts)]
 
 
 # --- contents and loading ---------------------------------------------------------------------------------------------
@@ -381,8 +382,7 @@ def _source(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     by_root: dict[str, Counter[str]] = defaultdict(Counter)
     for run in statistics.finished:
-        assert run.record is not None  # it is finished
-        by_root[run.record.source.root].update(runs=1, files=len(run.files))
+        by_root[run.alike.source_root].update(runs=1, files=len(run.files))
     for lost in statistics.lost:
         by_root[lost.run.source.root].update(overwritten=1)
     levels = filter(None, ("{group}", convention.folders.task_pattern, convention.raw.saved_models))

@@ -30,7 +30,7 @@ CONFIDENCE = 0.95
 """Confidence level of every interval."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """A run's generalization and where the number is from."""
 
@@ -43,8 +43,15 @@ class Measured:
     """Lists of each length."""
     lists: int
     """Lists of all lengths together."""
-    interval: tuple[float, float] | None
-    """95 % Wilson score interval, from the lists of all lengths together; None for what is no share."""
+    is_share: bool
+    """Whether it is one of these lists."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % Wilson score interval, from the lists of all lengths together; None for what is no share."""
+        if not self.is_share:
+            return None
+        return wilson_interval(round(min(max(self.value, 0.0), 1.0) * self.lists), self.lists)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
         return None
     samples, value, source = max(reversed(found), key=lambda item: item[0])
     lists = samples * max(1, len(convention.metric.keys(record.config)))
-    interval = wilson_interval(round(min(max(value, 0.0), 1.0) * lists), lists) if convention.metric.share else None
-    return Measured(value, source, samples, lists, interval)
+    return Measured(value, source, samples, lists, convention.metric.share)
 
 
 def from_metrics(

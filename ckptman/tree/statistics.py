@@ -7,17 +7,30 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import merge
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import wording
-from ckptman.tree.contents import CellKey, CheckpointFile, Depth, Inventory, Run, cell_of, inventory_of, take_inventory
+from ckptman.tree import counting
+from ckptman.tree.contents import (
+    CellKey,
+    CheckpointFile,
+    Depth,
+    Inventory,
+    Passed,
+    cell_of,
+    inventory_of,
+    take_inventory,
+)
+from ckptman.tree.counting import CountedFile, CountedRun
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
-from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, RefusedFile, TreeScan
+from ckptman.tree.numbering import numbering_of
+from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, RefusedFile
 from ckptman.tree.standing import Extent
 
 
@@ -46,7 +59,7 @@ class Configuration:
 
     folder: PurePosixPath
     """Their task folder."""
-    runs: tuple[Run, ...]
+    runs: tuple[CountedRun, ...]
     """At least one."""
     lost: tuple[Lost, ...]
     """Those of it whose checkpoints were overwritten."""
@@ -74,15 +87,15 @@ class Configuration:
     @cached_property
     def logged(self) -> Generalization | None:
         """The same over all its W&B runs, with files or without, by what they logged; None where none did."""
-        found: dict[object, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}  # one in several folders is one
+        found: dict[object, float | None] = {}  # one in several folders is one
         for run in self.runs:
-            if (record := run.record) is not None:
-                key = run.folder if record.run_id is None else (record.run_id, record.seed)
-                found.setdefault(key, (record.metrics, record.config))
+            if run.is_recorded:
+                found.setdefault(run.folder if run.run_id is None else (run.run_id, run.seed), run.logged)
         for item in (*self.lost, *self.without_files):
-            found.setdefault((item.run.run_id, item.run.seed), (item.run.metrics, item.run.config))
-        values = (from_metrics(*item, self.convention) for item in found.values())
-        return over_runs((value for value in values if value is not None), self.convention)
+            key = item.run.run_id, item.run.seed
+            if key not in found:
+                found[key] = from_metrics(item.run.metrics, item.run.config, self.convention)
+        return over_runs((value for value in found.values() if value is not None), self.convention)
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -148,24 +161,43 @@ class TreeStatistics:
     """All that the documents tell of a tree. Sequences are in natural path order."""
 
     inventory: Inventory
+    """The tree, but for the runs that are `counted`."""
     convention: Convention
+    counted: Sequence[CountedRun] = ()
 
-    @cached_property
-    def files(self) -> tuple[CheckpointFile, ...]:
+    @property
+    def files(self) -> Iterator[CountedFile]:
         """Every checkpoint file that exists, wherever it lies; files in kept W&B folders are none."""
-        return tuple(sorted(self.inventory.files, key=lambda file: wording.path_key(file.path)))
+        for run in self.counted:
+            yield from run.files
+        for file in self.inventory.files:
+            is_folder = file.entry is not None and bool(file.entry.parts)
+            yield CountedFile(file.path.parent, file.path.name, file.kind, file.step, is_folder, file.size)
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
+    def file_count(self) -> int:
+        """How many they are."""
+        return sum(len(run.sizes) for run in self.counted) + len(self.inventory.files)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(sum(run.sizes) for run in self.counted) + sum(file.size for file in self.inventory.files)
+
+    @cached_property
+    def runs(self) -> tuple[CountedRun, ...]:
         """Those whose family and group are known: finished ones, and those that only their files' headers tell of."""
         known = (run for run in self.inventory.runs if run.family is not None and run.group)
-        return tuple(sorted(known, key=_run_order))
+        sharing = counting.Sharing(self.convention)
+        others = sorted((sharing.counted(counting.told(run), run) for run in known), key=_run_order)
+        return tuple(merge(self.counted, others, key=_run_order) if others else self.counted)
 
     @cached_property
     def unknown(self) -> tuple[PurePosixPath, ...]:
         """Checkpoint files of which neither a `run.json` nor their header says what they are."""
-        known = {file.path for run in self.runs for file in run.files}
-        return tuple(file.path for file in self.files if file.path not in known)
+        runs = (run for run in self.inventory.runs if run.family is not None and run.group)
+        known = {file.path for run in runs for file in run.files}
+        return _natural(file.path for file in self.inventory.files if file.path not in known)
 
     @property
     def unfinished(self) -> tuple[PurePosixPath, ...]:
@@ -175,7 +207,7 @@ class TreeStatistics:
     @cached_property
     def absent(self) -> tuple[PurePosixPath, ...]:
         """Checkpoints that a `run.json` names and that are not there."""
-        here = {file.path for file in self.files}
+        here = {file.path for file in self.inventory.files}
         named = (folder / entry.file for folder, record in self.inventory.scan.records for entry in record.checkpoints)
         return _natural(path for path in named if path not in here)
 
@@ -218,7 +250,7 @@ class TreeStatistics:
 
     @property
     def folders(self) -> tuple[PurePosixPath, ...]:
-        """Every folder of the tree, but for those inside kept W&B folders, and what `report` draws."""
+        """Every folder of the tree, but for those of `counted` runs, in kept W&B folders, and what `report` draws."""
         scan = self.inventory.scan
         folders = (item.path for item in scan.entries if item.kind == "folder" and not scan.is_kept(item.path))
         return _natural(path for path in folders if path.parts[0] != REPORT)
@@ -240,20 +272,21 @@ class TreeStatistics:
         return _natural([*(path for path, _ in scan.unreadable if not scan.is_kept(path)), *unread])
 
     @property
-    def finished(self) -> tuple[Run, ...]:
+    def finished(self) -> tuple[CountedRun, ...]:
         """The runs that have a `run.json`."""
-        return tuple(run for run in self.runs if run.record is not None)
+        return tuple(run for run in self.runs if run.is_recorded)
 
     @property
     def loose(self) -> tuple[CheckpointFile, ...]:
         """Files that no `run.json` names."""
-        return tuple(file for file in self.files if file.entry is None)
+        loose = (file for file in self.inventory.files if file.entry is None)
+        return tuple(sorted(loose, key=lambda file: wording.path_key(file.path)))
 
     @cached_property
     def configurations(self) -> tuple[Configuration, ...]:
         """The runs, those of one configuration together."""
         ignored = {*self.convention.ignored_keys, self.convention.seed_key}
-        by_folder: dict[tuple[PurePosixPath, str], list[Run]] = defaultdict(list)
+        by_folder: dict[tuple[PurePosixPath, str], list[CountedRun]] = defaultdict(list)
         for run in self.runs:
             folder = placement.task_folder_of(run.folder, self.convention) or placement.above_run(
                 run.folder, self.convention
@@ -297,26 +330,34 @@ class TreeStatistics:
 
     def expects(self, grid: str) -> bool:
         """Whether the runs of a grid are expected here: some of it is here, or nothing at all."""
-        there = [run.cell for run in self.runs] + [item.cell for item in self.lost]
         patterns = [pattern for pattern in self.convention.groups if pattern.grid == grid]
-        return not there or any(cell and pattern.parse(cell[0]) is not None for cell in there for pattern in patterns)
+        there = self._groups
+        return not there or any(pattern.parse(group) is not None for group in there - {""} for pattern in patterns)
 
     @cached_property
-    def outside_grid(self) -> tuple[CheckpointFile, ...]:
+    def _groups(self) -> frozenset[str]:
+        """The groups that cells are filled of; an empty one for what fills none."""
+        cells = {run.cell for run in self.runs} | {item.cell for item in self.lost}
+        return frozenset("" if cell is None else cell[0] for cell in cells)
+
+    @property
+    def outside_grid(self) -> Iterator[CountedFile]:
         """Files that no grid expects: other K or seeds, second runs of a seed, groups of no known pattern."""
         expected = {group.name: group for group in self.grid_groups}
         kinds, are_told = _kinds(self.convention)
         unknown, filled = set(self.unknown), dict[Any, Any]()
-        outside = [file for file in self.files if file.path in unknown]
+        yield from (file for file in self.files if unknown and file.path in unknown)
         for run in self.runs:
             group = expected.get(run.group)
             seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
+            if run.cell is None or run.seed not in seeds:
+                yield from run.files
+                continue
             for file in run.files:
                 slot, owner = (run.cell, run.seed, file.kind), file.path if are_told else run.folder
                 is_taken = filled.setdefault(slot, owner) != owner
-                if run.cell is None or run.seed not in seeds or file.kind not in kinds or is_taken:
-                    outside.append(file)
-        return tuple(sorted(outside, key=lambda file: wording.path_key(file.path)))
+                if file.kind not in kinds or is_taken:
+                    yield file
 
 
 def pooled(
@@ -353,18 +394,23 @@ def _by_folder(items: Iterable[Lost]) -> Mapping[PurePosixPath, Sequence[Lost]]:
     return found
 
 
-def count_tree(root: Path, convention: Convention) -> TreeStatistics:
+def count_tree(root: Path, convention: Convention, *, whole: bool = False) -> TreeStatistics:
     """Count what is in a tree.
+
+    Args:
+        root: The tree.
+        convention: Its rules.
+        whole: Hold all that is known of each run, for the sake of those who ask for more than is counted.
 
     Raises:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
+    if not whole:
+        scan, counted = counting.count_runs(root, convention)
+        inventory = inventory_of(scan, convention, Depth.UNRECORDED)
+        if not counted or numbering_of(inventory, convention) is convention:  # by which those were in their places
+            return TreeStatistics(replace(inventory, passed=Passed(runs=len(counted))), convention, counted)
     return TreeStatistics(take_inventory(root, convention, Depth.UNRECORDED), convention)
-
-
-def count_scan(scan: TreeScan, convention: Convention) -> TreeStatistics:
-    """Count what is in a tree that was scanned already."""
-    return TreeStatistics(inventory_of(scan, convention, Depth.UNRECORDED), convention)
 
 
 def expected_groups(convention: Convention, found: Iterable[str] = ()) -> tuple[GridGroup, ...]:
@@ -408,7 +454,7 @@ def cell_order(cell: CellKey | None, convention: Convention) -> list[int]:
 def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     convention = statistics.convention
     grid = convention.grids[pattern.grid]
-    groups = [group.name for group in statistics.grid_groups if group.pattern is pattern]
+    groups = {group.name: None for group in statistics.grid_groups if group.pattern is pattern}
     axes = grid.regimes[pattern.regime].axes
     combinations = [
         tuple(c.values[axis] for axis in axes) for c in grids.cells(grid, pattern.regime, convention.numbering)
@@ -417,6 +463,8 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
     whole: set[tuple[CellKey | None, int | None]] = set()
     for run in statistics.runs:
+        if run.group not in groups or run.seed not in grid.seeds:
+            continue
         there = {str(file.kind if are_told else file.path) for file in run.files if file.kind in kinds}
         held[run.cell, run.seed].append(there)
         if run.standing.extent is Extent.COMPLETE:
@@ -459,5 +507,5 @@ def _natural(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:
     return tuple(sorted(paths, key=wording.path_key))
 
 
-def _run_order(run: Run) -> tuple[Any, ...]:
+def _run_order(run: CountedRun) -> tuple[Any, ...]:
     return wording.path_key(run.folder), seed_order(run.seed), [wording.path_key(file.path) for file in run.files]

@@ -17,7 +17,6 @@ from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import MachineError, UsageError
-from ckptman.tree.records import TreeScan
 from tests.helpers.raw import config, name_of, write_checkpoint, write_run
 from tests.helpers.trees import (
     CHECKPOINTS,
@@ -257,8 +256,8 @@ def test_only_a_deep_validation_reads_the_bytes(root: Path) -> None:
 def test_documents_are_looked_at_only_if_somebody_tells_which_are_stale(root: Path) -> None:
     asked: list[Path] = []
 
-    def stale_documents(tree: TreeScan) -> Iterator[str]:
-        asked.append(tree.root)
+    def stale_documents(tree: Path) -> Iterator[str]:
+        asked.append(tree)
         yield from ("README.md", "TASK_MAPPING.md")
 
     (root / "README.md").touch()
@@ -271,8 +270,8 @@ def test_documents_are_looked_at_only_if_somebody_tells_which_are_stale(root: Pa
 
 
 def test_documents_that_cannot_be_read_do_not_end_the_validation(root: Path) -> None:
-    def stale_documents(tree: TreeScan) -> list[str]:
-        raise MachineError(f"cannot read {tree.root / 'README.md'}", code="unreadable")
+    def stale_documents(tree: Path) -> list[str]:
+        raise MachineError(f"cannot read {tree / 'README.md'}", code="unreadable")
 
     (root / "notes.txt").touch()
     assert codes(validate(root, stale_documents=stale_documents)) == {"unreadable", "stray-file"}

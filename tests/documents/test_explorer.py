@@ -138,7 +138,7 @@ def test_what_report_draws_is_no_stray_and_anything_else_is(root: Path) -> None:
 
 def test_a_page_compressed_otherwise_is_the_same_and_any_other_is_not(root: Path) -> None:
     rules = load_convention()
-    text = page(count_tree(root, rules), (), Curves(root, rules), root / EXPLORER)
+    text = page(count_tree(root, rules, whole=True), (), Curves(root, rules), root / EXPLORER)
     packed = re.findall(r'id="data">([^<]*)<', text)[0]
     raw = zlib.decompress(base64.b64decode(packed))
     other = text.replace(packed, base64.b64encode(zlib.compress(raw, 1)).decode())
@@ -160,7 +160,7 @@ def shown(tree: TreeStatistics, found: Sequence[Finding] = (), *, size: int = SI
 def test_every_run_that_the_grid_expects_has_a_row(root: Path) -> None:
     add_run(root, config(seed=2337), run_id="half", kinds=("Checkpoint",))
     add_overwritten(root, config(seed=3337), metrics=gen_metrics(0.25))
-    document = shown(count_tree(root, load_convention()))
+    document = shown(count_tree(root, load_convention(), whole=True))
     found = rows(document)
     states = [row["state"] for row in found]
     assert len(found) == document["counts"]["expected"] == 504
@@ -177,7 +177,7 @@ def test_what_no_grid_describes_has_a_place_too(root: Path) -> None:
     strange = add_run(root, config(8, n_layers=2), run_id="odd")
     edit_json(strange / "run.json", lambda doc: doc.update(group="mine"))
     (strange / "unknown.pt").write_bytes(b"x")
-    document = shown(count_tree(root, load_convention()))
+    document = shown(count_tree(root, load_convention(), whole=True))
     assert document["sections"][-1]["title"] == "With LayerNorm, dynamic training, outside of the grid"
     last = rows(document)[-1]
     assert (last["state"], last["cell"], last["folder"]) == ("unreadable", -1, str(strange.relative_to(root)))
@@ -185,7 +185,7 @@ def test_what_no_grid_describes_has_a_place_too(root: Path) -> None:
 
 def test_files_that_are_gone_stand_beside_those_that_are_there(root: Path) -> None:
     next(root.rglob("Final*")).unlink()
-    document = shown(count_tree(root, load_convention()))
+    document = shown(count_tree(root, load_convention(), whole=True))
     files = document["files"]
     assert values(files["columns"]["there"], files["count"]) == [True, False]
 
@@ -196,7 +196,7 @@ def test_a_finding_is_of_one_of_the_configurations_that_share_a_folder(tmp_path:
         add_run(tmp_path, config(use_mlp=mlp, seed=1337), run_id=f"run{mlp}", convention=merged)
     add_run(tmp_path, config(use_mlp=True, seed=2337), run_id="third", convention=merged)
     found = validate(tmp_path, convention=merged).findings
-    document = shown(count_tree(tmp_path, merged), found)
+    document = shown(count_tree(tmp_path, merged, whole=True), found)
     columns = document["cells"]["columns"]
     folders = values(columns["folder"], document["cells"]["count"])
     placed = {item[2]: item[4:] for item in document["findings"] if item[0] == "missing-seed"}
@@ -214,7 +214,7 @@ def test_a_finding_is_of_one_of_the_configurations_that_share_a_folder(tmp_path:
 
 def test_findings_beyond_counting_are_left_out(root: Path) -> None:
     found = [finding("missing-seed", f"some/{number}", "it lacks seeds") for number in range(20_003)]
-    document = shown(count_tree(root, load_convention()), found)
+    document = shown(count_tree(root, load_convention(), whole=True), found)
     assert (len(document["findings"]), document["left_out"]) == (20_000, ["3 findings"])
 
 
@@ -300,6 +300,6 @@ def test_another_experiments_metric_is_called_as_its_convention_calls_it(tmp_pat
     for name, expected in (("lab-later", ("Exact match, each run's own lengths", "Exact match")),
                            ("", ("Exact match, K = 17–32", "Generalization"))):  # fmt: skip
         (tmp_path / "ckptman.yaml").write_text(f"extends: {name}\n" if name else "")
-        tree = count_tree(tmp_path, load_convention(tmp_path / "ckptman.yaml"))
+        tree = count_tree(tmp_path, load_convention(tmp_path / "ckptman.yaml"), whole=True)
         words = data_of(page(tree, (), Curves(tmp_path, tree.convention), tmp_path / "explorer.html"))
         assert (words["metric"], words["measured"]) == expected

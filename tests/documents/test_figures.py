@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def selection(root: Path, convention: Convention | None = None) -> data.Selection:
-    found = statistics.count_tree(root, convention or built_in())
+    found = statistics.count_tree(root, convention or built_in(), whole=True)
     return data.Selection.of(found.inventory.runs, found.convention, Curves(root, found.convention))
 
 

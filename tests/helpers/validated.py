@@ -9,7 +9,6 @@ from ckptman.checks.validation import ValidationResult, validate
 from ckptman.documents.reporting import stale
 from ckptman.rules.convention_file import load_convention
 from ckptman.tree.findings import ALL
-from ckptman.tree.records import TreeScan
 from tests.helpers.raw import config, name_of, write_checkpoint
 
 
@@ -20,8 +19,8 @@ def codes(result: ValidationResult) -> set[str]:
 def check(root: Path, **options: Any) -> ValidationResult:
     """Look for everything, absent groups and stale documents included."""
 
-    def stale_documents(tree: TreeScan) -> list[str]:
-        return stale(tree, load_convention(tree.root / "ckptman.yaml"))
+    def stale_documents(tree: Path) -> list[str]:
+        return stale(tree, load_convention(tree / "ckptman.yaml"))
 
     return validate(root, **{"select": [ALL], "deep": True, "stale_documents": stale_documents, **options})
 

@@ -31,7 +31,7 @@ def counted(root: Path) -> tuple[int, int, int]:
     listed = list_checkpoints(root)
     unlisted = sum(item.code in ("no-record", "unrecorded-file") for item in listed.not_listed)
     assert written is not None
-    return validate(root).checked, len(written.files), listed.total + unlisted
+    return validate(root).checked, written.file_count, listed.total + unlisted
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, placement,
 from ckptman.text import RefusedError, json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
+from ckptman.tree.counting import CountedRun
 
 SIZE = 5_400_000
 """Bytes that the compressed data of a page may take, before it is written in letters: a third more."""
@@ -151,8 +152,8 @@ def _counts(statistics: tree_statistics.TreeStatistics) -> dict[str, int]:
         "overwritten": sum(count.overwritten for count in counts),
         "missing": sum(count.missing for count in counts),
         "runs": len(statistics.runs),
-        "files": len(statistics.files),
-        "bytes": sum(file.size for file in statistics.files),
+        "files": statistics.file_count,
+        "bytes": statistics.size,
     }
 
 
@@ -175,7 +176,7 @@ class _Cells:
             first = configuration.runs[0]
             note = say.particulars(configuration, statistics)
             cell = self._cell(first.group, first.cell, first.config, configuration.folder, note, first.family)
-            cell.rows += [self._here(run) for run in configuration.runs]
+            cell.rows += [self._here(_all_of(run)) for run in configuration.runs]
             lost = (*configuration.lost, *configuration.without_files)
             cell.rows += [self._lost(item) for item in lost]
             told |= {id(item) for item in lost}
@@ -352,6 +353,11 @@ def _lacks(stands: standing.Standing, convention: Convention) -> str:
         listed = ", ".join(map(str, steps[:3])) + (", …" if len(steps) > 3 else "")
         found.append(f"{missing.count} × {missing.kind} ({listed})")
     return "; ".join(found)
+
+
+def _all_of(run: CountedRun) -> contents.Run:
+    assert run.whole is not None  # of a tree that has a page, all is held
+    return run.whole
 
 
 def _file(
