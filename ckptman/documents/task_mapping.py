@@ -15,7 +15,6 @@ from ckptman.rules import Convention, GroupPattern, comparing, convention_file, 
 from ckptman.text import markdown, wording
 from ckptman.tree import metrics, records, standing
 from ckptman.tree import statistics as tree_statistics
-from ckptman.tree.counting import CountedRun
 
 GENERATED = "<!-- ckptman:generated"
 """How the line begins that says that ckptman wrote a file."""
@@ -231,7 +230,7 @@ class _Presence:
         self.absent = [group for group in say.natural(expected) if group not in self.groups]
         found = {run.seed for run in self.runs} | {item.run.seed for item in self.lost}
         self.seeds = sorted(found | set(self.convention.grids[pattern.grid].seeds), key=tree_statistics.seed_order)
-        self.by_slot: dict[Any, list[CountedRun]] = defaultdict(list)
+        self.by_slot: dict[Any, list[tree_statistics.CountedRun]] = defaultdict(list)
         for run in self.runs:
             self.by_slot[run.cell, run.seed].append(run)
         self.lost_slots = {(item.cell, item.run.seed) for item in self.lost}
@@ -291,7 +290,7 @@ class _Presence:
         return markdown.paragraph(*notes)
 
 
-def _mark(run: CountedRun) -> str:
+def _mark(run: tree_statistics.CountedRun) -> str:
     return _MARKS[run.standing.extent]
 
 

@@ -12,7 +12,6 @@ from ckptman.rules import Convention, placement
 from ckptman.text import wording
 from ckptman.tree import history, records
 from ckptman.tree import statistics as tree_statistics
-from ckptman.tree.counting import CountedFile, CountedRun
 
 _MOST_TASKS = 16
 """Task folders drawn of one group."""
@@ -186,7 +185,7 @@ class _Drawing:
             nodes.append(_Node(records.OVERWRITTEN_FILE, "the W&B runs of which no checkpoint is here"))
         return nodes
 
-    def _files(self, run: CountedRun) -> list[_Node]:
+    def _files(self, run: tree_statistics.CountedRun) -> list[_Node]:
         nodes = self._file_nodes(run.files)
         if run.is_recorded:
             nodes.append(_Node(records.RUN_FILE, "configuration, metrics, hashes, and where all of it came from"))
@@ -196,14 +195,14 @@ class _Drawing:
                 nodes.append(_Node(f"{self.convention.folders.saved_wandb}/", "the run's W&B folder"))
         return nodes
 
-    def _file_nodes(self, files: Iterable[CountedFile]) -> list[_Node]:
+    def _file_nodes(self, files: Iterable[tree_statistics.CountedFile]) -> list[_Node]:
         """Files by short names, where these tell them apart."""
         listed = sorted(files, key=lambda file: wording.natural_key(file.name))
         short = [self._short(file) for file in listed]
         apart = len(set(short)) == len(short)
         return [_Node(name if apart else wording.one_line(file.name)) for name, file in zip(short, listed, strict=True)]
 
-    def _short(self, file: CountedFile) -> str:
+    def _short(self, file: tree_statistics.CountedFile) -> str:
         """A file's name without its middle."""
         first, _, _ = file.name.partition("_")
         last = file.path.stem.rpartition("_")[2]
@@ -212,7 +211,7 @@ class _Drawing:
         return f"{first}_…_{last}{self.convention.checkpoint.suffix}"
 
 
-def _counts(runs: Iterable[CountedRun]) -> str:
+def _counts(runs: Iterable[tree_statistics.CountedRun]) -> str:
     """`8 runs, 16 files`; runs only where there are finished ones."""
     listed = list(runs)
     finished = sum(run.is_recorded for run in listed)

@@ -19,7 +19,6 @@ from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
 from ckptman.tree import metrics, records
 from ckptman.tree import statistics as tree_statistics
-from ckptman.tree.counting import CountedFile, CountedRun
 
 README = "README.md"
 TASK_MAPPING = "TASK_MAPPING.md"
@@ -289,7 +288,7 @@ def _examples(statistics: tree_statistics.TreeStatistics) -> str:
 
 def _example_files(
     statistics: tree_statistics.TreeStatistics,
-) -> list[tuple[tree_statistics.Configuration, CountedRun, CountedFile]]:
+) -> list[tuple[tree_statistics.Configuration, tree_statistics.CountedRun, tree_statistics.CountedFile]]:
     """The last checkpoint of the best configuration of each family, or of its first one."""
     found = []
     ranking = say.ranked(statistics)
@@ -302,8 +301,8 @@ def _example_files(
 
 def _example(
     configuration: tree_statistics.Configuration,
-    run: CountedRun,
-    file: CountedFile,
+    run: tree_statistics.CountedRun,
+    file: tree_statistics.CountedFile,
     convention: Convention,
 ) -> list[str]:
     prefix = convention.prefix(file.kind or "")

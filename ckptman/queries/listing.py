@@ -23,7 +23,7 @@ from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
 from ckptman.text import UsageError, json_text, wording
-from ckptman.tree import Finding, Inventory, contents, finding, records
+from ckptman.tree import Finding, Inventory, contents, finding, records, statistics
 from ckptman.tree import metrics as tree_metrics
 
 _MOST_VALUES = 8
@@ -286,24 +286,25 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
     not_listed: list[Finding] = []
     found: list[ListedCheckpoint] = []
     names: set[str] = set()
-    alike: dict[object, Any] = {}  # values that many runs share, once
+    sharing = statistics.Sharing(convention)
+    families: dict[str, Mapping[str, Any]] = {}
     total = 0
     for items in _in_turn(root, convention, folders, not_listed):
         total += len(items)
         for item in items[-1:]:
             names.update(item.metrics)
-            config = {
-                key: alike.setdefault((type(value), value), value) if type(value) in _SCALARS else value
-                for key, value in item.config.items()
-            }
+            row = item.row
+            family = families.setdefault(repr(row.family), row.family)
+            row = replace(row, family=family, group=sharing.one(row.group), kind=sharing.one(row.kind))
+            config = statistics.SharedConfig(*sharing.config(item.config))
             metrics = {key: value for key, value in item.metrics.items() if keep(key)}
-            found.append(replace(item, config=config, metrics=metrics))
+            found.append(replace(item, row=row, config=config, metrics=metrics or _NONE, facets=item.facets or _NONE))
     without_files = tuple(_without_files(folders.rest(), convention))
     not_listed.sort(key=lambda item: (item.path, item.code))
     return Listing(root, tuple(found), total, tuple(not_listed), (), without_files), frozenset(names)
 
 
-_SCALARS = frozenset({int, float, str})
+_NONE: Mapping[str, Any] = {}
 
 
 def _in_turn(

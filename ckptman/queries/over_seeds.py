@@ -179,9 +179,10 @@ def results(
     if where:
         listing = list_checkpoints(root, convention=convention, where=where)
         names = frozenset(key for item in listing.checkpoints for key in item.metrics)
+        runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
     else:
         listing, names = list_runs(root, convention, _needed(metric, by, convention, all_runs=all_runs))
-    runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
+        runs = list(listing.checkpoints)
     without_files = listing.without_files if all_runs else ()
     rows = [item.values for item in runs] if by else []
     for key in by:

@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
@@ -877,7 +877,7 @@ def require_no_migration(root: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CheckpointRow:
     """One checkpoint as the commands list it: what it is, its place in the tree and where it came from."""
 
@@ -906,9 +906,16 @@ class CheckpointRow:
     def fields(self) -> dict[str, Any]:
         """Its values by name, each facet of the family as one."""
         found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            found.update(value if name == "family" else {name: value})
+        for name in _ROW_FIELDS:
+            value = getattr(self, name)
+            if name == "family":
+                found.update(value)
+            else:
+                found[name] = value
         return found
+
+
+_ROW_FIELDS = tuple(each.name for each in fields(CheckpointRow))
 
 
 def row_of(folder: PurePosixPath, record: RunRecord, entry: CheckpointEntry) -> CheckpointRow:

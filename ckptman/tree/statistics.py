@@ -27,7 +27,10 @@ from ckptman.tree.contents import (
     inventory_of,
     take_inventory,
 )
-from ckptman.tree.counting import CountedFile, CountedRun
+from ckptman.tree.counting import CountedFile as CountedFile
+from ckptman.tree.counting import CountedRun as CountedRun
+from ckptman.tree.counting import SharedConfig as SharedConfig
+from ckptman.tree.counting import Sharing as Sharing
 from ckptman.tree.metrics import Generalization, from_metrics, over_runs, wilson_interval
 from ckptman.tree.numbering import numbering_of
 from ckptman.tree.records import REPORT, RUN_FILE, OverwrittenRun, RefusedFile
@@ -188,7 +191,7 @@ class TreeStatistics:
     def runs(self) -> tuple[CountedRun, ...]:
         """Those whose family and group are known: finished ones, and those that only their files' headers tell of."""
         known = (run for run in self.inventory.runs if run.family is not None and run.group)
-        sharing = counting.Sharing(self.convention)
+        sharing = Sharing(self.convention)
         others = sorted((sharing.counted(counting.told(run), run) for run in known), key=_run_order)
         return tuple(merge(self.counted, others, key=_run_order) if others else self.counted)
 

@@ -18,12 +18,17 @@ import pytest
 import ckptman
 from ckptman.checks import passing
 from ckptman.cli.app import run
+from ckptman.documents import stale
 from ckptman.fs import cache, placing
-from ckptman.queries.listing import Summary, json_lines
+from ckptman.queries.listing import Summary, json_lines, list_runs
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import contents
+from ckptman.tree.statistics import count_tree
 from tests.helpers.bytes_read import bytes_read
 from tests.helpers.grown import grow_source, grow_tree
+from tests.helpers.many_runs import METRICS
+from tests.helpers.raw import config
+from tests.helpers.recorded import add_run
 
 SIZES = (12, 24)
 """Runs, of two files each."""
@@ -178,6 +183,8 @@ IN_TURN: dict[str, Callable[[Path], object]] = {
     "status": lambda root: ckptman.status(None, root),
     "validate": lambda root: ckptman.validate(root, convention=built_in()),  # by which pickles are known already
     "results": lambda root: ckptman.results(root, convention=built_in()),  # its rows have each run's value
+    "report --check": lambda root: ckptman.report(root, convention=built_in(), check=True),
+    "stale documents": lambda root: stale(root, built_in()),
 }
 
 
@@ -185,6 +192,41 @@ IN_TURN: dict[str, Callable[[Path], object]] = {
 def test_a_verb_that_takes_runs_in_turn_holds_none(verb: Callable[[Path], object], trees: dict[int, Path]) -> None:
     # The answer itself has each run of the grid, with its configuration: some 2 kB.
     assert held_for_each_run(verb, trees) < 4_000
+
+
+def kept_of_each_run(verb: Callable[[Path], object], folder: Path) -> float:
+    """Bytes that an answer keeps of each further seed of a configuration."""
+    kept = []
+    for seeds in SIZES:
+        root = folder / str(seeds)
+        for seed in range(seeds):
+            add_run(root, config(seed=seed), run_id=f"run{seed}", metrics=dict.fromkeys(METRICS, 0.5))
+        verb(root)
+        gc.collect()
+        tracemalloc.start()
+        found = verb(root)
+        gc.collect()
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        del found
+    return (kept[1] - kept[0]) / (SIZES[1] - SIZES[0])
+
+
+KEPT: dict[str, Callable[[Path], object]] = {
+    "results": lambda root: list_runs(root, built_in(), lambda key: key == "loss")[0],
+    "report": lambda root: count_tree(root, built_in()),
+}
+
+
+@pytest.mark.parametrize("verb", KEPT.values(), ids=KEPT)
+def test_what_is_kept_of_a_run_lets_a_hundred_thousand_files_pass(
+    verb: Callable[[Path], object], tmp_path: Path
+) -> None:
+    assert kept_of_each_run(verb, tmp_path) < 2_000
+
+
+def test_all_that_is_known_of_a_run_is_far_more(tmp_path: Path) -> None:
+    assert kept_of_each_run(lambda root: count_tree(root, built_in(), whole=True), tmp_path) > 8_000
 
 
 def test_what_holds_all_runs_is_found(trees: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from ckptman.rules import Convention, GroupPattern, comparing, grids, placement,
 from ckptman.text import RefusedError, json_text, wording
 from ckptman.tree import Finding, contents, findings, records, standing
 from ckptman.tree import statistics as tree_statistics
-from ckptman.tree.counting import CountedRun
 
 SIZE = 5_400_000
 """Bytes that the compressed data of a page may take, before it is written in letters: a third more."""
@@ -355,7 +354,7 @@ def _lacks(stands: standing.Standing, convention: Convention) -> str:
     return "; ".join(found)
 
 
-def _all_of(run: CountedRun) -> contents.Run:
+def _all_of(run: tree_statistics.CountedRun) -> contents.Run:
     assert run.whole is not None  # of a tree that has a page, all is held
     return run.whole
 
