@@ -89,11 +89,11 @@ def _draw_distinct(
     """
     if k > numbers:
         raise UsageError(f"lists of {k} distinct numbers cannot be drawn from {numbers} numbers", code="k-too-large")
-    left = np.repeat(np.arange(numbers)[:, None], samples, axis=1)  # (numbers, B); not yet drawn from row i on
+    left = np.repeat(np.arange(numbers, dtype=np.int32), samples)  # (numbers · B); from entry i · B on not yet drawn
     drawn = np.empty((samples, k), dtype=np.int64)
     every = np.arange(samples)
     for i in range(k):
-        row = generator.integers(i, numbers, size=samples)
-        drawn[:, i] = left[row, every]
-        left[row, every] = left[i]
+        chosen = generator.integers(i, numbers, size=samples) * samples + every
+        drawn[:, i] = left[chosen]
+        left[chosen] = left[i * samples : (i + 1) * samples]
     return drawn

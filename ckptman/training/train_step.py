@@ -13,7 +13,7 @@ equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd,
 * **After block 1's attention the residual stream is `own[token] + Σ weight · keys[token]`**, and what follows is
   linear until the next nonlinearity: it folds into the tables. The first MLP's hidden layer, or the logits of a
   one-layer model without MLP, are the same sum over other tables. Layer norm is linear but for its scale, one number a
-  position.
+  position. Without one, the head folds into the MLP's second matrix, too.
 * **The loss reads the K sorted positions.** The last block's queries, projection and MLP, the final norm and the head
   run on those alone. Its keys and values need no projection of their own: a score is x Wq Wkᵀ xᵀ, so one matrix on the
   query's side does for both, and another does for the values and the projection.
@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from ckptman.text import UsageError
-from ckptman.training.model import GPT, Block
+from ckptman.training.model import GPT, MLP_RATIO, Block
 
 BETAS = (0.9, 0.95)
 """AdamW's decay rates in the published recipe."""
@@ -57,11 +57,11 @@ ALIGNMENT = 4
 UNLIKELY = -1e30
 """Logit of the tokens that are none: the softmax gives them exactly 0, and 0 times it is no NaN as with infinity."""
 
-CPU_PIECE_ROWS = 2_048
-"""Positions in a piece, for each CPU thread: few enough for the caches, enough for the matrix products."""
+CPU_PIECE_NUMBERS = 2_048 * 384
+"""Numbers in a piece's widest tensor, for each CPU thread: few enough for the caches, enough to be worth the calls."""
 
-ATTENTION_PIECES = 16
-"""Pieces whose attention in block 1 is computed at once: it is small, and each call of an operation has its price."""
+ATTENTION_ROWS = 1 << 15
+"""Positions whose attention in block 1 is computed at once: it is small, and each call of an operation has a price."""
 
 DEVICE_PIECE_ROWS = 1 << 17
 """Positions in a piece on any other device, where pieces only bound the memory."""
@@ -112,7 +112,7 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
     samples, k = _batch_shape(tokens)
     device = tokens.device.type
     if piece_rows is None:
-        piece_rows = CPU_PIECE_ROWS * torch.get_num_threads() if device == "cpu" else DEVICE_PIECE_ROWS
+        piece_rows = _piece_rows(model, device)
     if why_plain(model) is not None:
         return plain_loss_and_backward(model, tokens, piece_samples=max(1, piece_rows // (2 * k)))
 
@@ -121,11 +121,11 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
     losses: list[Tensor] = []
     right: list[Tensor] = []
     with torch.autocast(device, enabled=False):
-        tables = _Tables.of(model)
+        tables = _Tables.of(model, low=low)
         detached = _detached(tables)
         with torch.no_grad():
             piece = max(1, piece_rows // positions)
-            for several in torch.split(tokens, ATTENTION_PIECES * piece):
+            for several in torch.split(tokens, max(1, ATTENTION_ROWS // piece_rows) * piece):
                 whole, attention_back = _attend(detached, several)
                 by_attention: list[Tensor] = []
                 for context, part in zip(whole.split(piece), torch.split(several, piece), strict=True):
@@ -145,12 +145,12 @@ def fast_logits(model: GPT) -> Callable[[Tensor], Tensor] | None:
     """
     if why_plain(model) is not None or model.config.n_layers > 2:
         return None
-    with torch.no_grad():
-        tables = _detached(_Tables.of(model))
+    with torch.inference_mode():
+        tables = _detached(_Tables.of(model, low=None))
 
     def logits(tokens: Tensor) -> Tensor:
         samples, k = _batch_shape(tokens)
-        with torch.no_grad():
+        with torch.inference_mode():
             found, _ = _logits(model, tables, _attend(tables, tokens)[0], k, None)
         return found.view(samples, k, -1)[:, :, : model.config.vocab_size]
 
@@ -231,6 +231,15 @@ def keep_freed_memory() -> bool:
 _T = TypeVar("_T")
 
 
+def _piece_rows(model: GPT, device: str) -> int:
+    """Positions in a piece, by its widest tensor: the MLP's hidden layer or the logits."""
+    if device != "cpu":
+        return DEVICE_PIECE_ROWS
+    config = model.config
+    width = max(config.vocab_size, config.n_embd * (MLP_RATIO if config.use_mlp else 1))
+    return max(1, CPU_PIECE_NUMBERS * torch.get_num_threads() // width)
+
+
 def _batch_shape(tokens: Tensor) -> tuple[int, int]:
     """Samples and K of a batch."""
     if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 3 or tokens.shape[1] % 2 == 0:
@@ -295,9 +304,11 @@ class _Lookup:
     rows: Tensor  # (2V + 1, width): own, keys, bias
 
     @classmethod
-    def of(cls, own: Tensor, keys: Tensor, bias: Tensor) -> _Lookup:
-        """From own and keys, (V, width), and the bias, (width,)."""
-        return cls(torch.cat([own, keys, bias[None]]))
+    def of(cls, stream: Tensor, linear: _Linear | None = None) -> _Lookup:
+        """Of the stream itself, own and keys, (2V, C), or of a linear layer that reads it."""
+        if linear is not None:
+            return cls(torch.cat([stream @ linear.weight.t(), linear.bias[None]]))
+        return cls(F.pad(stream, (0, 0, 0, 1)))
 
     @property
     def vocabulary(self) -> int:
@@ -351,7 +362,7 @@ class _Tables:
 
     scores: Tensor  # (V, V) query by key
     gram: _Gram | None  # with layer norm, of the stream that `logits` is a function of
-    stream: _Lookup | None  # C wide, centered where layer norms follow
+    stream: _Lookup | None  # C wide, centered where layer norms follow; or what the head makes of it, see `folded`
     hidden: _Lookup | None  # H wide: input of block 1's GELU
     fc_2: _Linear | None  # block 1's
     last: _LastBlock | None
@@ -359,7 +370,8 @@ class _Tables:
     head: _Linear | None  # of any other
 
     @classmethod
-    def of(cls, model: GPT) -> _Tables:
+    def of(cls, model: GPT, *, low: torch.dtype | None) -> _Tables:
+        """Those of a model whose matrix products are computed in `low` where given."""
         first, norms = model.blocks[0], model.config.variant.norm == "layernorm"
         embedding = model.wte.weight  # (V, C)
         query, key, value = first.attn.c_attn(first.ln_1(embedding)).chunk(3, dim=1)
@@ -369,19 +381,23 @@ class _Tables:
         head = _Linear.of(model.lm_head, model.ln_f)
         head = head.widened(-(-model.config.vocab_size // ALIGNMENT) * ALIGNMENT)
 
-        def through(linear: _Linear) -> _Lookup:
-            return _Lookup.of(own @ linear.weight.t(), keys @ linear.weight.t(), linear.bias)
-
+        stream = torch.cat([own, keys])  # (2V, C)
         only_tables = model.config.n_layers == 1 and first.mlp is None
+        fc_2 = None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms)
+        # Without a norm between them, the head and all before it back to the GELU are one matrix; but the head alone
+        # is not computed in the lower precision.
+        folded = model.config.n_layers == 1 and fc_2 is not None and not norms and low is None
+        if folded and fc_2 is not None:
+            fc_2 = _Linear(head.weight @ fc_2.weight, head.weight @ fc_2.bias)
         return cls(
             scores=query @ key.t() / math.sqrt(query.shape[1]),
             gram=_Gram.of(own, keys) if norms and only_tables else None,
-            stream=None if only_tables else _Lookup.of(own, keys, own.new_zeros(own.shape[1])),
-            hidden=None if first.mlp is None else through(_Linear.of(first.mlp.fc_1, first.ln_2)),
-            fc_2=None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms),
+            stream=None if only_tables else _Lookup.of(stream, head if folded else None),
+            hidden=None if first.mlp is None else _Lookup.of(stream, _Linear.of(first.mlp.fc_1, first.ln_2)),
+            fc_2=fc_2,
             last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1], norms),
-            logits=through(head) if only_tables else None,
-            head=None if only_tables else head,
+            logits=_Lookup.of(stream, head) if only_tables else None,
+            head=None if only_tables or folded else head,
         )
 
 
@@ -450,9 +466,10 @@ def _logits(
     """The logits of a piece, (B K, padded V); the pullback goes to the weights of block 1's attention."""
     if tables.logits is not None:
         return _read_logits(tables, tables.logits, context)
-    assert tables.head is not None
     norms = model.config.variant.norm == "layernorm"
     x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
+    if tables.head is None:  # folded into the tables
+        return x, first_back
     x, later_back = _later_blocks(model, tables.last, x, k, low)  # (B K, C)
     seen, norm_back = _normalize(x, norms)
     logits, head_back = _linear(seen, tables.head)
@@ -555,6 +572,7 @@ class _Context:
     """What each position reads in block 1. Indices for `embedding_bag` are int32, with which it is faster."""
 
     own: Tensor  # (B P,) token of each position
+    own_keys: Tensor  # (B P N,) entries of it and each of its keys in a flat V × V table
     keys: Tensor  # (B N,) distinct tokens of each sample
     attention: Tensor  # (B, P, N) weights of a sample's keys at each of its positions; sums to 1 over N
     entries: Tensor  # (B P, 1 + N + 1) what a `_Lookup` adds up at each position: rows of own, keys, bias
@@ -565,9 +583,12 @@ class _Context:
         """In pieces of so many samples."""
         _, positions, n = self.attention.shape
         for start in range(0, len(self.attention), samples):
-            rows, keys = (slice(start * each, (start + samples) * each) for each in (positions, n))
+            rows, keys, pairs = (
+                slice(start * each, (start + samples) * each) for each in (positions, n, positions * n)
+            )
             yield _Context(
                 self.own[rows],
+                self.own_keys[pairs],
                 self.keys[keys],
                 self.attention[start : start + samples],
                 self.entries[rows],
@@ -597,6 +618,7 @@ def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor
     readers = rows.view(samples, 1, positions).expand(samples, n, positions)
     context = _Context(
         own=own.contiguous().view(-1),
+        own_keys=own_keys,
         keys=keys.contiguous().view(-1),
         attention=attention,
         entries=entries.flatten(0, 1),
@@ -621,7 +643,7 @@ def _inverse_rms_by_gram(gram: _Gram, context: _Context) -> tuple[Tensor, _Pullb
     weights, own = context.attention, context.own
     samples, positions, n = weights.shape
     keys = context.keys.view(samples, n)
-    own_keys, key_keys = (_pairs(of.view(samples, -1), keys, len(gram.own)) for of in (own, keys))
+    own_keys, key_keys = context.own_keys, _pairs(keys, keys, len(gram.own))
     of_keys = gram.keys.view(-1).index_select(0, key_keys).view(samples, n, n)
     by_keys = torch.bmm(weights, of_keys)  # (B, P, N)
     sums = gram.cross.view(-1).index_select(0, own_keys).view_as(weights).add_(by_keys)
@@ -719,12 +741,15 @@ def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, on
     """onto + gelu(hidden) @ weightᵀ + bias, overwriting hidden; the pullback leaves what it is given.
 
     The tanh-approximated GELU, 0.5 h (1 + tanh(u)), is h · sigmoid(2 u), and a vectorized sigmoid takes a quarter of
-    the time of gelu's own kernels. Its derivative is computed here too, so that neither h nor the sigmoid need be kept.
+    the time of gelu's own kernels. Its derivative is computed here too, so that neither h nor the sigmoid need be kept;
+    but not in inference mode, which has no way back.
     """
     slope_at_0 = 2 * math.sqrt(2 / math.pi)  # 2 u = slope_at_0 (h + 0.044715 h³)
     linear_term, one = hidden.new_full((), slope_at_0), hidden.new_ones(())
     cubic = slope_at_0 * 0.044715
     sigmoid = torch.addcmul(linear_term, hidden, hidden, value=cubic).mul_(hidden).sigmoid_()
+    if torch.is_inference_mode_enabled():
+        return _linear(hidden.mul_(sigmoid), linear, low, onto=onto)
     slope = torch.addcmul(linear_term, hidden, hidden, value=3 * cubic)  # of 2 u
     gelu = hidden.mul_(sigmoid)
     # gelu' = s + h s (1 - s) slope, which lies s of the way from gelu · slope to 1
@@ -753,12 +778,15 @@ def _last_attention(x: Tensor, query: _Linear, low: torch.dtype | None) -> tuple
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """scale · summed cross-entropy, (); where the most probable token is the target, (rows,); the logits' gradient."""
+    """scale · summed cross-entropy, (); where the most probable token is the target, (rows,); the logits' gradient.
+
+    It overwrites the logits.
+    """
     target, highest = logits.gather(1, targets), logits.amax(1, keepdim=True)
-    probabilities = torch.softmax(logits, dim=1)
-    # log Σ exp(logit) = highest - log(highest probability), and that probability is at least 1 / V
-    loss = (highest - probabilities.amax(1, keepdim=True).log_() - target).sum() * scale
-    gradient = probabilities.scatter_add_(1, targets, torch.full_like(target, -1.0)).mul_(scale)
+    exponentials = _exp(logits.sub_(highest))
+    total = exponentials.sum(1, keepdim=True)
+    loss = (total.log() + (highest - target)).sum() * scale
+    gradient = exponentials.scatter_add_(1, targets, -total).mul_(scale / total)
     return loss, (target >= highest).view(-1), gradient
 
 
@@ -767,8 +795,13 @@ def _softmax_of_few(logits: Tensor) -> Tensor:
 
     For rows of a few numbers, torch's own takes three times as long.
     """
-    exponentials = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    exponentials = _exp(logits.sub_(logits.amax(-1, keepdim=True)))
     return exponentials.div_(exponentials.sum(-1, keepdim=True))
+
+
+def _exp(x: Tensor) -> Tensor:
+    """e to the power of x, overwriting it. By powers of 2, which on a CPU take less than half the time of `exp_`."""
+    return x.mul_(1 / math.log(2)).exp2_()
 
 
 def _softmax_back(gradient: Tensor, weights: Tensor) -> Tensor:

@@ -122,6 +122,17 @@ def test_a_model_that_cannot_sort_is_wrong() -> None:
     assert accuracy.token_accuracy < 0.5
 
 
+def test_of_equal_scores_the_first_is_the_answer() -> None:
+    model, k, samples = random_model(), 5, 2000
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # every score is 0, and the answer 0 everywhere
+    first_is_zero = int((batch(k, samples)[:, k + 1] == 0).sum())
+    assert 0 < first_is_zero < samples
+    accuracy = measure_accuracy(model, k, samples=samples, seed=0)
+    assert (accuracy.exact, accuracy.tokens) == (0, first_is_zero)
+
+
 def test_a_model_with_a_known_fault_is_wrong_exactly_there() -> None:
     k, samples = 5, 2000
     model = sorting_model(blind_to_zero=True)
