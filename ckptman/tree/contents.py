@@ -25,12 +25,14 @@ from ckptman.rules import Convention, Place, comparing, grids, naming, placement
 from ckptman.text import RefusedError
 from ckptman.tree.metrics import Measured, measured
 from ckptman.tree.records import (
+    RUN_FILE,
     CheckpointEntry,
     Entry,
     RunFolder,
     RunRecord,
     ScannedFolder,
     TreeScan,
+    is_signed,
     scan_of,
     scan_tree,
 )
@@ -543,8 +545,13 @@ def _read_bytes(
 ) -> CheckpointFile:
     """Read a file in one pass; of one that is no checkpoint, the SHA-256 alone."""
     file = with_name(file, convention)
+    # Ingest, which signs its records, worked out all checksums of what it placed.
+    is_told = file.entry is not None and is_signed(root / file.path.parent / RUN_FILE)
+    sound = file.entry.sha256 if file.entry is not None and is_told else None
     try:
-        read = whole.read_whole(root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count)
+        read = whole.read_whole(
+            root / file.path, convention.checkpoint, follow_symlinks=True, on_bytes=count, sound=sound
+        )
         parts = {part.name: part.sha256 for part in read.parts}
         return replace(file, info=read.info, sha256=read.sha256, damage=read.damage, parts=parts)
     except RefusedError as error:

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from ckptman.checks.validation import validate
+from ckptman.formats import folder_bytes
 from ckptman.formats.archive import Checksums, open_archive, verify_crcs
 from ckptman.formats.checkpoint import read_checkpoint
 from ckptman.formats.whole import read_header, read_whole
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
+from tests.helpers import model_folders
 from tests.helpers.raw import config, name_of, write_checkpoint
 
 RULES = built_in().checkpoint
@@ -181,3 +183,40 @@ def test_the_pieces_in_which_bytes_come_make_no_difference(size: int, tmp_path: 
         problem = checksums.problem()
         assert problem is not None
         assert problem.code == "cut"
+
+
+def test_checksums_are_not_worked_out_of_bytes_that_are_known_to_be_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]
+) -> None:
+    path = write(tmp_path / name_of(config()))
+    known = read_whole(path, RULES)
+    once = count()
+    taken: list[int] = []
+    real = Checksums.take
+
+    def take(self: Checksums, chunk: memoryview) -> None:
+        taken.append(len(chunk))
+        real(self, chunk)
+
+    monkeypatch.setattr(Checksums, "take", take)
+    assert read_whole(path, RULES, sound=known.sha256) == known
+    assert (taken, count()) == ([], once)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    changed = read_whole(path, RULES, sound=known.sha256)
+    assert changed.damage is not None
+    assert changed.damage.code == "bad-crc"
+    assert changed.sha256 == hashlib.sha256(data).hexdigest()
+    assert sum(taken) == len(data)
+    assert count() == once + len(data)
+
+
+def test_a_folder_of_known_bytes_is_read_once(tmp_path: Path) -> None:
+    folder = model_folders.trainer(tmp_path / "checkpoint-40000.pt")
+    known = read_whole(folder, RULES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_bytes, "verify", lambda *_: pytest.fail("it is read once more"))
+        assert read_whole(folder, RULES, sound=known.sha256).sha256 == known.sha256
+        with pytest.raises(pytest.fail.Exception):
+            read_whole(folder, RULES, sound="0" * 64)
