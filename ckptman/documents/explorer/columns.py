@@ -11,6 +11,9 @@ from typing import Any
 _PLACES = 5
 """Digits of a measured value that are kept."""
 
+EXACT = 9
+"""Digits that are kept of what is averaged and shown beside the same from elsewhere: the last one shown agrees."""
+
 
 def compact(document: Any) -> str:
     """A document as ASCII JSON without a space; whatever a name holds, bytes that are no text too."""
@@ -36,14 +39,14 @@ def table(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     return {name: column(values) for name, values in columns.items()}
 
 
-def brief(value: object) -> float | int | str | None:
+def brief(value: object, places: int = _PLACES) -> float | int | str | None:
     """A measured value as it is shown; None for what is no number."""
     if type(value) is not float:
         is_number = isinstance(value, int) and not isinstance(value, bool)
         return value if is_number or value in ("NaN", "Infinity", "-Infinity") else None  # type: ignore[return-value]
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    short = round(value, _PLACES) if abs(value) >= 0.01 else float(f"{value:.{_PLACES - 1}g}")
+    short = round(value, places) if abs(value) >= 0.01 else float(f"{value:.{places - 1}g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 

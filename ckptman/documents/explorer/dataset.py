@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.documents import document_text as say
-from ckptman.documents.explorer.columns import Room, brief, column, fitting, table
+from ckptman.documents.explorer.columns import EXACT, Room, brief, column, fitting, table
 from ckptman.documents.explorer.curves import curves
 from ckptman.documents.learning_curves import Curves
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
@@ -266,7 +266,7 @@ class _Cells:
                                 "recorded": run.record is not None, "lacks": _lacks(stands, convention)}  # fmt: skip
         if run.measured is not None:
             low, high = run.measured.interval or (None, None)
-            more |= {"generalization": brief(run.measured.value), "from": run.measured.source,
+            more |= {"generalization": brief(run.measured.value, EXACT), "from": run.measured.source,
                      "samples": run.measured.samples, "low": brief(low), "high": brief(high)}  # fmt: skip
         metrics: Mapping[str, Any] = {}
         if run.record is not None:

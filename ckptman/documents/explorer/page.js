@@ -42,6 +42,24 @@
     return element;
   }
 
+  /** Draw anew, and give the focus to the control that takes the place of the one that had it. */
+  function redraw(holder, draw) {
+    const controls = () => [...holder.querySelectorAll("a, button, select, input, summary, [tabindex='0']")];
+    const place = controls().indexOf(document.activeElement);
+    draw();
+    if (place >= 0) (controls()[place] ?? controls().at(-1) ?? $("main")).focus();
+  }
+
+  /** A list of which one is taken at a time. Keys open it: in a closed one, the first key would take the first of them. */
+  function chooser(label, take, options) {
+    const select = h("select", { "aria-label": label, onchange: () => select.value !== "" && take(select.value), onkeydown: (event) => {
+      if (!/^(Arrow(Up|Down|Left|Right)|Page(Up|Down)|Home|End|.)$/.test(event.key) || event.ctrlKey || event.metaKey || !select.showPicker) return;
+      event.preventDefault();
+      select.showPicker();
+    } }, h("option", { value: "" }, label + " …"), options);
+    return select;
+  }
+
   const count = (number, noun, plural = noun + "s") => `${number.toLocaleString("en")} ${number === 1 ? noun : plural}`;
 
   function bytes(size) {
@@ -51,11 +69,34 @@
       size /= 1000;
       unit = larger;
     }
-    return unit === "B" ? `${size} B` : `${size < 9.995 ? size.toFixed(2) : size.toFixed(1)} ${unit}`;
+    return unit === "B" ? `${size} B` : `${fixed(size, size < 9.995 ? 2 : 1)} ${unit}`;
+  }
+
+  /** A number as Python writes it, halves to the even digit: figures here are those of the command line and the documents. */
+  function fixed(value, digits) {
+    const exact = value.toFixed(20), cut = exact.slice(0, digits - 20);
+    return /^50*$/.test(exact.slice(digits - 20)) && "02468".includes(cut.at(-1)) ? cut : value.toFixed(digits);
+  }
+
+  /** A sum whose last digits are right too. */
+  function sum(values) {
+    let found = 0, lost = 0;
+    for (const value of values) {
+      const next = found + value;
+      lost += Math.abs(found) >= Math.abs(value) ? found - next + value : value - next + found;
+      found = next;
+    }
+    return found + lost;
   }
 
   /** A share in percent; only what is all of it is 100. */
-  const percent = (value) => (value < 1 && value > 0.9995 ? "> 99.9" : (100 * value).toFixed(1));
+  function percent(value) {
+    for (const places of [1, 2, 3]) {
+      const text = fixed(100 * value, places);
+      if (Number(text) < 100 || value >= 1) return text;
+    }
+    return "> 99.999";
+  }
 
   function short(value) {
     if (typeof value !== "number") return value === null || value === undefined ? NOTHING : String(value);
@@ -108,6 +149,8 @@
     files = { count: data.files.count, ...table(data.files.columns, data.files.count) };
     cells.rows = Array.from({ length: cells.count }, () => []);
     for (let row = 0; row < length; row++) if (runs.cell.get(row) >= 0) cells.rows[runs.cell.get(row)].push(row);
+    cells.grid = data.sections.map((section) => section.rows.map(() => new Map()));
+    for (let cell = 0; cell < cells.count; cell++) cells.grid[cells.section.get(cell)][cells.row.get(cell)].set(cells.k.get(cell), cell);
     files.start = new Uint32Array(length + 1); // files stand in the order of their runs
     for (let file = 0; file < files.count; file++) files.start[files.run.get(file) + 1]++;
     for (let row = 0; row < length; row++) files.start[row + 1] += files.start[row];
@@ -198,15 +241,15 @@
     }
     if (!values.length) return null;
     const isOne = values.every((value) => value === values[0]); // else rounding would show as a deviation
-    const mean = isOne ? values[0] : values.reduce((a, b) => a + b, 0) / values.length;
-    const squares = values.reduce((a, b) => a + (b - mean) ** 2, 0);
+    const mean = isOne ? values[0] : sum(values) / values.length;
+    const squares = sum(values.map((value) => (value - mean) ** 2));
     const free = values.length - (data.deviation === "population" ? 0 : 1);
     return { mean, n: values.length, deviation: values.length > 1 ? Math.sqrt(squares / free) : null };
   }
 
   function overText(result, field) {
     if (!result) return NOTHING;
-    const scale = (value) => (field.share ? (100 * value).toFixed(1) : short(value));
+    const scale = (value) => (field.share ? fixed(100 * value, 1) : short(value));
     const mean = field.share ? percent(result.mean) : short(result.mean);
     return mean + (result.deviation === null ? "" : ` ± ${scale(result.deviation)}`) + (field.share ? " %" : "");
   }
@@ -312,7 +355,7 @@
     function draw(width) {
       const height = Math.max(180, Math.min(280, width * 0.52));
       const left = 52, right = 12, top = 10, bottom = 40;
-      const [first, last] = [xs[0], xs.at(-1) === xs[0] ? xs[0] + 1 : xs.at(-1)];
+      const [first, last] = xs.length > 1 ? [xs[0], xs.at(-1)] : [xs[0] - 0.5, xs[0] + 0.5];
       const px = (value) => left + ((value - first) / (last - first)) * (width - left - right);
       const py = (value) => top + (1 - (value - lowY) / (highY - lowY)) * (height - top - bottom);
       const best = series.map((line) => `${line.label}: ${tell(line.points.at(-1)[1])} at ${thousands(line.points.at(-1)[0])}`);
@@ -402,7 +445,7 @@
   function meanLine(lines) {
     const sums = new Map();
     for (const line of lines) for (const [x, y] of line) sums.set(x, [...(sums.get(x) ?? []), y]);
-    return [...sums].filter(([, ys]) => ys.length === lines.length).sort((a, b) => a[0] - b[0]).map(([x, ys]) => [x, ys.reduce((a, b) => a + b, 0) / ys.length]);
+    return [...sums].filter(([, ys]) => ys.length === lines.length).sort((a, b) => a[0] - b[0]).map(([x, ys]) => [x, sum(ys) / ys.length]);
   }
 
   const here = (cell) => cells.rows[cell].filter((row) => !isAway(row));
@@ -469,10 +512,18 @@
     const field = fields.get(metric);
     const result = over(cell, field);
     if (!result) return { value: null, text: "", spoken: "not measured" };
-    return { value: result.mean, text: field.share ? percent(result.mean) : short(result.mean), note: result.deviation === null ? `n = ${result.n}` : `± ${field.share ? (100 * result.deviation).toFixed(1) : short(result.deviation)}`, spoken: `${overText(result, field)}, ${count(result.n, "run")}` };
+    return { value: result.mean, text: field.share ? percent(result.mean) : short(result.mean), note: result.deviation === null ? `n = ${result.n}` : `± ${field.share ? fixed(100 * result.deviation, 1) : short(result.deviation)}`, spoken: `${overText(result, field)}, ${count(result.n, "run")}` };
   }
 
   const MOST_CELLS = 2000;
+
+  const isFilled = (cell) => cell !== undefined && cells.rows[cell].some((row) => runs.state.get(row) !== "missing");
+
+  /** The rows and columns of a section in which there is anything. */
+  function filledParts(index) {
+    const { rows, columns } = data.sections[index], at = cells.grid[index];
+    return [rows.map((_, row) => row).filter((row) => columns.some((k) => isFilled(at[row].get(k)))), columns.filter((k) => rows.some((_, row) => isFilled(at[row].get(k))))];
+  }
 
   function drawMap(holder) {
     const values = Array.from({ length: cells.count }, (_, cell) => cellValue(cell));
@@ -483,17 +534,17 @@
       low = known.reduce((a, b) => Math.min(a, b));
       high = known.reduce((a, b) => Math.max(a, b));
     }
-    const at = (section, row, column_) => grid[section][row]?.get(column_);
-    const grid = data.sections.map((section) => section.rows.map(() => new Map()));
-    for (let cell = 0; cell < cells.count; cell++) grid[cells.section.get(cell)][cells.row.get(cell)].set(cells.k.get(cell), cell);
-    const filled = (cell) => cell !== undefined && cells.rows[cell].some((row) => runs.state.get(row) !== "missing");
+    const at = (section, row, column_) => cells.grid[section][row]?.get(column_);
+    const kinds = new Set();
     const drawn = data.sections.map((section, index) => {
-      const rows = section.rows.map((_, row) => row).filter((row) => everything || section.columns.some((k) => filled(at(index, row, k))));
-      const columns = section.columns.filter((k) => everything || rows.some((row) => filled(at(index, row, k))));
+      const [rows, columns] = everything ? [section.rows.map((_, row) => row), section.columns] : filledParts(index);
+      for (const row of rows) for (const k of columns) {
+        const cell = at(index, row, k);
+        if (cell !== undefined && values[cell].value === null) kinds.add(isFilled(cell) ? "unmeasured" : "blank");
+      }
       return rows.length ? drawSection(section, index, rows, columns, at, values, low, high) : null;
     });
     const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
-    const kinds = new Set(values.map(({ value }, cell) => (value === null ? (filled(cell) ? "unmeasured" : "blank") : "")));
     holder.replaceChildren(legend(low, high, kinds), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
     if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
   }
@@ -527,7 +578,7 @@
     const found = (cellFindings.get(cell)?.length ?? 0) + rows.reduce((sum, row) => sum + (findingsOf.get(row)?.length ?? 0), 0);
     const kinds = AWAY.map((state) => [rows.filter((row) => runs.state.get(row) === state).length, state]).filter(([number]) => number);
     return h("td", {
-        tabindex: -1, "data-cell": cell, set: { "--t": `${(100 * share).toFixed(1)}%` },
+        tabindex: -1, "data-cell": cell, "aria-selected": String(compared.includes(cell)), set: { "--t": `${(100 * share).toFixed(1)}%` },
         class: [isEmpty ? "blank" : value === null ? "unmeasured" : share > 0.5 ? "high" : "low", compared.includes(cell) ? "chosen" : ""].join(" "),
         "aria-label": `${cellRowLabel(cell)}${hasK ? `, K ${k ?? "unknown"}` : ""}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`,
         onclick: (event) => (event.shiftKey || event.ctrlKey || event.metaKey ? toggleCompared(cell) : openCell(cell)),
@@ -728,7 +779,7 @@
   function drawRuns() {
     const chosen = ["state", "group", "task", ...Object.keys(data.axes), "seed", "gen_em", "files", "size", "findings", "run_id"].filter((name) => fields.has(name));
     if (!runsView.columns.length) runsView.columns = chosen;
-    const search = h("input", { type: "search", id: "search", placeholder: "mix k>=8 gen_em>0.9", "aria-label": "Search and filter runs", autocomplete: "off", spellcheck: "false", value: runsView.query });
+    const search = h("input", { type: "search", id: "search", placeholder: hasK ? "mix k>=8 gen_em>0.9" : "complete findings=0", "aria-label": "Search and filter runs", autocomplete: "off", spellcheck: "false", value: runsView.query });
     search.addEventListener("input", () => {
       runsView.query = search.value;
       refresh();
@@ -745,11 +796,10 @@
     const withFindings = h("input", { type: "checkbox", onchange: () => { runsView.facets.findings = withFindings.checked ? "yes" : ""; refresh(); } });
     withFindings.checked = Boolean(runsView.facets.findings);
     const others = [...fields.values()].filter((field) => !chosen.includes(field.name));
-    const columns = h("select", { "aria-label": "Add or remove a column", onchange: () => {
-      const name = columns.value;
+    const columns = chooser("Add or remove a column", (name) => {
       runsView.columns = runsView.columns.includes(name) ? runsView.columns.filter((item) => item !== name) : [...runsView.columns, name];
-      drawRuns();
-    } }, h("option", { value: "" }, "Add a column …"), others.map((field) => h("option", { value: field.name }, (runsView.columns.includes(field.name) ? "✓ " : "") + field.title)));
+      redraw(view, drawRuns);
+    }, others.map((field) => h("option", { value: field.name }, (runsView.columns.includes(field.name) ? "✓ " : "") + field.title)));
     const number = h("p", { class: "number", id: "number" });
     const head = h("div", { role: "row", class: "row head", "aria-rowindex": 1 });
     const body = h("div", { class: "space", role: "rowgroup" });
@@ -1001,7 +1051,10 @@
   function toggleCompared(cell) {
     if (!compared.includes(cell) && compared.length === MOST_COMPARED) return say(`No more than ${MOST_COMPARED} configurations can be compared.`);
     compared = compared.includes(cell) ? compared.filter((item) => item !== cell) : [...compared, cell];
-    document.querySelectorAll(`[data-cell="${cell}"]`).forEach((item) => item.classList.toggle("chosen", compared.includes(cell)));
+    document.querySelectorAll(`[data-cell="${cell}"]`).forEach((item) => {
+      item.classList.toggle("chosen", compared.includes(cell));
+      item.setAttribute("aria-selected", String(compared.includes(cell)));
+    });
     say(compared.includes(cell) ? `Chosen for comparison: ${cellName(cell)}` : "Taken out of the comparison");
     drawTabs();
     if (view.dataset.view === "compare") location.hash = `#/compare/${compared.join(",")}`;
@@ -1009,9 +1062,8 @@
 
   function drawCompare() {
     const choices = Array.from({ length: cells.count }, (_, cell) => cell).filter((cell) => here(cell).length && !compared.includes(cell));
-    const select = h("select", { "aria-label": "Add a configuration", onchange: () => select.value !== "" && toggleCompared(Number(select.value)) },
-      h("option", { value: "" }, "Add a configuration …"), choices.slice(0, 3000).map((cell) => h("option", { value: cell }, cellName(cell))));
-    const only = h("input", { type: "checkbox", onchange: () => { onlyDifferences = only.checked; drawCompare(); } });
+    const select = chooser("Add a configuration", (cell) => toggleCompared(Number(cell)), choices.slice(0, 3000).map((cell) => h("option", { value: cell }, cellName(cell))));
+    const only = h("input", { type: "checkbox", onchange: () => { onlyDifferences = only.checked; redraw(view, drawCompare); } });
     only.checked = onlyDifferences;
     const shownCells = compared.filter((cell) => cell < cells.count);
     view.replaceChildren(...[
@@ -1062,8 +1114,8 @@
 
   function drawTabs() {
     const numbers = { runs: data.counts.runs, findings: data.findings.length, compare: compared.length };
-    $("tabs").replaceChildren(...Object.entries(VIEWS).map(([name, [title]]) =>
-      h("a", { href: name === "compare" && compared.length ? `#/compare/${compared.join(",")}` : `#/${name}`, "aria-current": view?.dataset.view === name ? "page" : null }, title, numbers[name] ? h("span", { class: "number" }, numbers[name].toLocaleString("en")) : null)));
+    redraw($("tabs"), () => $("tabs").replaceChildren(...Object.entries(VIEWS).map(([name, [title]]) =>
+      h("a", { href: name === "compare" && compared.length ? `#/compare/${compared.join(",")}` : `#/${name}`, "aria-current": view?.dataset.view === name ? "page" : null }, title, numbers[name] ? h("span", { class: "number" }, numbers[name].toLocaleString("en")) : null))));
   }
 
   function drawGrid() {
@@ -1075,6 +1127,7 @@
     select.value = metric;
     const all = h("input", { type: "checkbox", onchange: () => { everything = all.checked; drawMap(holder); } });
     all.checked = everything;
+    const isSpare = data.sections.some(({ rows, columns }, index) => filledParts(index).some((part, axis) => part.length < [rows, columns][axis].length));
     const totals = data.counts;
     const errors = data.findings.filter(([code]) => data.codes[code][0] === "error").length;
     const share = totals.expected ? `${percent(totals.complete / totals.expected)} % of the grid` : "";
@@ -1086,19 +1139,27 @@
         tile("Overwritten", totals.overwritten.toLocaleString("en"), "of the runs expected"),
         tile("Missing", totals.missing.toLocaleString("en"), "of the runs expected"),
         tile("Findings", data.findings.length.toLocaleString("en"), data.findings.length ? `${count(errors, "error")}, ${count(data.findings.length - errors, "warning")}` : "nothing is wrong")),
-      h("div", { class: "tools" }, h("label", { class: "inline" }, "Show", select), h("label", { class: "check" }, all, "Empty rows and columns")), holder);
+      h("div", { class: "tools" }, h("label", { class: "inline" }, "Show", select), isSpare && h("label", { class: "check" }, all, "Empty rows and columns")), holder);
     drawMap(holder);
   }
+
+  let isSearching = false;
 
   function route() {
     const [, name = "grid", argument] = location.hash.split("/");
     const known = VIEWS[name] ? name : "grid";
-    if (view && view.dataset.view !== known) hide(); // details belong to what is beside them
-    view = h("div", { "data-view": known });
+    const isOther = view && view.dataset.view !== known;
+    const isLost = isOther && ["main", "details"].some((id) => $(id).contains(document.activeElement));
+    if (isOther) hide(); // details belong to what is beside them
     if (known === "compare" && argument) compared = [...new Set(argument.split(",").map(Number))].filter((cell) => Number.isInteger(cell) && cell >= 0 && cell < cells.count).slice(0, MOST_COMPARED);
-    $("main").replaceChildren(h("h2", { class: "offscreen" }, VIEWS[known][0]), view);
+    redraw($("main"), () => {
+      view = h("div", { "data-view": known });
+      $("main").replaceChildren(h("h2", { class: "offscreen" }, VIEWS[known][0]), view);
+      VIEWS[known][1]();
+    });
     drawTabs();
-    VIEWS[known][1]();
+    if (isLost || isSearching) $(isSearching ? "search" : "main").focus();
+    isSearching = false;
     if (known === "grid" && argument && Number(argument) < cells.count) openCell(Number(argument));
   }
 
@@ -1161,8 +1222,9 @@
       if (event.key === "Escape" && !$("details").hidden) close();
       else if (event.key === "/" && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement.tagName)) {
         event.preventDefault();
-        if (view.dataset.view === "runs") $("search").focus();
-        else location.hash = "#/runs";
+        if (view.dataset.view === "runs") return $("search").focus();
+        isSearching = true;
+        location.hash = "#/runs";
       }
     });
     let folded = [];
