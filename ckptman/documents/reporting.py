@@ -295,7 +295,7 @@ def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bo
 def _figures(
     root: Path, statistics: tree_statistics.TreeStatistics, curves: Curves, *, check: bool, png: bool
 ) -> tuple[Document, ...]:
-    """The figures, each drawn where its table is another one than it was drawn from."""
+    """The figures, each drawn where its table, or how it is drawn, is other than it was."""
     if not check:
         drawing.check_possible()
     found = []
@@ -308,7 +308,7 @@ def _figures(
         else:
             try:
                 make_folders(root / records.REPORT, root)
-                for file in figure_files.draw(name, figure, png=png):
+                for file in figure_files.draw(root, name, figure, png=png):
                     write_atomically(root / file.name, file.content, replace=True, root=root)
             except RefusedError as error:
                 found.append(Document(path, State.REFUSED, refusal=error, is_page=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -226,6 +227,64 @@ def test_report_draws_them_once_and_says_when_they_are_stale(root: Path) -> None
     assert run(["validate", "--root", str(root), "--select", "stray-file,stray-folder,stale-document"]) == 0
 
 
+def test_what_is_drawn_in_another_way_is_drawn_anew_and_its_png_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(tmp_path, config(), metrics=gen_metrics(0.5))
+    name = "report/generalization-with_layernorm"
+    report(tmp_path, figures=True, png=True)
+    image = (tmp_path / f"{name}.png").read_bytes()
+    assert report(tmp_path, figures=True, check=True).stale == (), "the control"
+    monkeypatch.setattr(figure_files, "_drawing_source", lambda: b"of another version")
+    assert f"{name}.svg" in report(tmp_path, figures=True, check=True).stale
+    report(tmp_path, figures=True)
+    assert report(tmp_path, figures=True, check=True).stale == ()
+    assert (tmp_path / f"{name}.png").read_bytes() != image, "it tells of what it was drawn from"
+    monkeypatch.undo()
+    add_run(tmp_path, config(seed=2), run_id="b", metrics=gen_metrics(0.75))
+    report(tmp_path, figures=True)
+    (tmp_path / f"{name}.png").rename(tmp_path / "kept.png")
+    report(tmp_path, figures=True, png=True)
+    assert (tmp_path / "kept.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+
+
+def panels_of(*places: tuple[str, str], series: str = "mix") -> data.Figure:
+    rows = tuple(
+        {"row": row, "column": column, "series": series, "k": k, "value": 50.0, "mean": 50.0, "deviation": None}
+        for row, column in places for k in (4, 8)
+    )  # fmt: skip
+    return data.Figure("lines", "lines", "Lines", "", "K", "Exact match (%)", rows, True, ("mix", "fixed"),
+                       order=(("L2", "L1"), ("on", "off")))  # fmt: skip
+
+
+def test_panels_close_up_where_a_row_would_be_empty() -> None:
+    def height(figure: data.Figure) -> float:
+        match = re.search(r' viewBox="0 0 [0-9.]+ ([0-9.]+)"', drawing.draw(figure).decode())
+        assert match
+        return float(match[1])
+
+    full = panels_of(("L2", "on"), ("L2", "off"), ("L1", "on"), ("L1", "off"))
+    assert height(panels_of(("L2", "on"), ("L1", "off"))) == height(panels_of(("L2", "on"), ("L2", "off")))
+    assert height(panels_of(("L2", "on"), ("L1", "off"))) < height(full)
+    assert height(panels_of(("L2", "on"), ("L2", "off"), ("L1", "off"))) == height(full), "the control"
+
+
+def test_a_series_alone_in_its_panel_stands_at_its_k() -> None:
+    alone, other = panels_of(("L2", "on")), panels_of(("L1", "on"), series="fixed")
+    assert drawing._dodge(alone, alone.rows, (4, 8)) == {"mix": 0.0}
+    both = drawing._dodge(alone, (*alone.rows, *other.rows), (4, 8))
+    assert both["mix"] < 0 < both["fixed"], "the control"
+
+
+def test_differences_are_read_at_three_ticks_at_least(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = FIGURES["layernorm"](selection(root))
+    assert figure is not None
+    for most, ticks in ((85.0, ["0", "25", "50", "75"]), (18.0, ["0", "10", "20"])):
+        rows = tuple({**row, "difference": most * (row["k"] == 6)} for row in figure.rows)
+        drawn = re.findall(">([0-9]+)<", texts(replace(figure, rows=rows), monkeypatch))
+        assert drawn == ["0", "25", "50", "75", "100", "4", "6", *ticks]
+
+
 def test_without_matplotlib_the_report_is_as_it_was(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +314,7 @@ def test_a_matplotlib_that_cannot_be_imported_is_told_and_leaves_no_file(
     figure = FIGURES["generalization"](selection(root))
     assert figure is not None
     with pytest.raises(MachineError, match="libfreetype"):
-        figure_files.draw("generalization", figure, png=True)
+        figure_files.draw(tmp_path, "generalization", figure, png=True)
     assert list(tmp_path.rglob("*.csv")) == []
     monkeypatch.undo()
     assert run(["report", str(tmp_path), "--figures"]) == 0

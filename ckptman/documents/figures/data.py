@@ -473,7 +473,7 @@ def _lengths(selection: Selection) -> Figure | None:
     return Figure(
         "lengths", "heat", "Exact match by test length" + selection.which,
         "Each line of cells is a training K, each cell a test length: the mean exact match over runs. Lengths left of "
-        "the red mark were trained on; what is white was not measured.",
+        "the orange mark were trained on; what is white was not measured.",
         "Test length K (numbers)", "Longest trained list K (numbers)", tuple(rows), True, selection.series,
         order=(selection.series, _order(selection, _panel_of)[0]),
     )  # fmt: skip

@@ -129,43 +129,47 @@ def _panels(
 ) -> dict[tuple[str, str], list[Any]]:
     """A panel for each row and column that has something, and none else; `parts` axes one above another in each.
 
-    Only the outer axes have numbers. `titles` says whether each panel has its own; otherwise the first of each column
-    and of each row have.
+    Only the outer axes have numbers. `titles` says whether each panel has its own, and then they close up where they
+    would leave a row's room empty; otherwise the first of each column and of each row have.
     """
     rows, columns = (_ordered((row[key] for row in figure.rows), order)
                      for key, order in zip(("row", "column"), figure.order, strict=True))  # fmt: skip
     filled = {(row["row"], row["column"]) for row in figure.rows}
     titles = titles or len(filled) == 1
+    across, down = len(columns), len(rows)
+    places = {(row, column): divmod(i * across + j, across) for i, row in enumerate(rows)
+              for j, column in enumerate(columns) if (row, column) in filled}  # fmt: skip
+    if titles and len(filled) <= across * (down - 1):
+        places = {panel: divmod(number, across) for number, panel in enumerate(places)}
+        down = -(-len(filled) // across)
     wide, high = size
     if not titles:  # room for the longest line of them
         wide = max(wide, _LETTER * 1.1 * max(len(line) for title in columns for line in title.split(", ")))
         high = max(high, _LETTER * 1.2 * max(len(line) for title in rows for line in title.split(", ")))
-    height = max(_LEAST_HEIGHT, high * len(rows) * parts)
-    width = max(6.4, 1.0 + wide * len(columns))
+    height = max(_LEAST_HEIGHT, high * down * parts)
+    width = max(6.4, 1.0 + wide * across)
     title = textwrap.wrap(figure.title, int(width / _TITLE_LETTER))
     canvas.set_size_inches(width, _AROUND + height + _TITLE_LINE * (len(title) - 1))
-    heights = [(1.0, 0.75)[part] for _ in rows for part in range(parts)]
-    axes = canvas.subplots(len(rows) * parts, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
+    heights = [(1.0, 0.75)[part] for _ in range(down) for part in range(parts)]
+    axes = canvas.subplots(down * parts, across, squeeze=False, gridspec_kw={"height_ratios": heights})
+    taken = set(places.values())
     found = {}
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            mine = [axes[i * parts + part][j] for part in range(parts)]
-            if (row, column) in filled:
-                found[row, column] = mine
-                first = column == next(one for one in columns if (row, one) in filled)
-                top = row == next(one for one in rows if (one, column) in filled)
-                last = row == next(one for one in reversed(rows) if (one, column) in filled)
-                for part, one in enumerate(mine):
-                    one.tick_params(labelleft=first, labelbottom=last and part == parts - 1)
-                if titles:
-                    mine[0].set_title(", ".join(filter(None, (row, column))), loc="left", color=_INK)
-                elif top:
-                    mine[0].set_title(column.replace(", ", "\n"), loc="left", color=_INK)
-                if first and not titles:
-                    mine[0].set_ylabel(row.replace(", ", "\n"), color=_INK)
-            else:
-                for one in mine:
-                    one.remove()
+    for (row, column), (i, j) in places.items():
+        found[row, column] = mine = [axes[i * parts + part][j] for part in range(parts)]
+        first = j == min(y for x, y in taken if x == i)
+        top = i == min(x for x, y in taken if y == j)
+        last = i == max(x for x, y in taken if y == j)
+        for part, one in enumerate(mine):
+            one.tick_params(labelleft=first, labelbottom=last and part == parts - 1)
+        if titles:
+            mine[0].set_title(", ".join(filter(None, (row, column))), loc="left", color=_INK)
+        elif top:
+            mine[0].set_title(column.replace(", ", "\n"), loc="left", color=_INK)
+        if first and not titles:
+            mine[0].set_ylabel(row.replace(", ", "\n"), color=_INK)
+    for i, j in {(i, j) for i in range(down) for j in range(across)} - taken:
+        for part in range(parts):
+            axes[i * parts + part][j].remove()
     canvas.suptitle("\n".join(title), x=0.01, ha="left", fontweight="bold", color=_INK)
     return found
 
@@ -226,6 +230,9 @@ def _legend(
         fitting = [number for number in range(1, len(handles) + 1)
                    if sum(max(widths[at::number]) for at in range(number)) <= canvas.get_figwidth()]  # fmt: skip
         columns = min(fitting or [1], key=lambda number: (-(-len(handles) // number), number))
+        if drawn and len(handles) > columns:  # what is longest stands below what is last, and parts no others
+            blank = Line2D([], [], linestyle="none", label="")
+            handles[-1:-1] = [blank] * (-len(handles) % columns)
         canvas.legend(
             handles=[handle for column in range(columns) for handle in handles[column::columns]],  # read in lines
             loc="outside lower center", ncol=columns, handlelength=3, title=figure.x, title_fontsize=11,
@@ -256,9 +263,9 @@ def _same_scale(panels: Sequence[Any], *, percent: bool = False) -> None:
             axes.set_ylim(low - room, high + room)
 
 
-def _dodge(figure: Figure, ks: Sequence[int]) -> dict[str, float]:
-    """How far each series stands beside its K, so that none hides another."""
-    present = [name for name in figure.series if any(row["series"] == name for row in figure.rows)]
+def _dodge(figure: Figure, rows: Sequence[Row], ks: Sequence[int]) -> dict[str, float]:
+    """How far each series of a panel stands beside its K, so that none hides another."""
+    present = [name for name in figure.series if any(row["series"] == name for row in rows)]
     gap = min((b - a for a, b in pairwise(ks)), default=1)
     step = 0.3 * gap / max(3, len(present))
     return {name: (index - (len(present) - 1) / 2) * step for index, name in enumerate(present)}
@@ -270,12 +277,14 @@ def _dodge(figure: Figure, ks: Sequence[int]) -> dict[str, float]:
 def _lines(canvas: Any, figure: Figure) -> None:
     panels = _panels(canvas, figure, size=(3.3, 2.3))
     ks = sorted({row["k"] for row in figure.rows})
-    dodge = _dodge(figure, ks)
     for key, (axes,) in panels.items():
         rows = _of_panel(figure, key)
+        dodge = _dodge(figure, rows, ks)
         if figure.threshold is not None:
             axes.axhline(figure.threshold, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
         for name, (color, marker, line) in _styles(figure).items():
+            if name not in dodge:
+                continue
             mine = [row for row in rows if row["series"] == name]
             means = {row["k"]: row for row in sorted(mine, key=lambda row: row["k"])}
             axes.plot(
@@ -305,10 +314,12 @@ def _lines(canvas: Any, figure: Figure) -> None:
 
 
 def _versus(canvas: Any, figure: Figure) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     panels = _panels(canvas, figure, size=(3.3, 1.75), parts=2)
     ks = sorted({row["k"] for row in figure.rows})
-    dodge = _dodge(figure, ks)
     for key, (above, below) in panels.items():
+        dodge = _dodge(figure, _of_panel(figure, key), ks)
         below.axhline(0, color=_FAINT, linewidth=1.0, zorder=1)
         for name, (color, marker, _) in _styles(figure).items():  # a line's dots say which side it is, and no series
             mine = sorted((row for row in _of_panel(figure, key) if row["series"] == name), key=lambda row: row["k"])
@@ -331,6 +342,8 @@ def _versus(canvas: Any, figure: Figure) -> None:
                 axes.set_ylabel(title)
     _same_scale([above for above, _ in panels.values()], percent=figure.percent)
     _same_scale([below for _, below in panels.values()])
+    for _, below in panels.values():
+        below.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     on, off = (lower(value.title) for value in figure.sides)
     grey = {"color": _INK, "marker": "o", "markersize": 5}
     more = [(on, {**grey, "linestyle": "-"}), (off, {**grey, "linestyle": ":", "markerfacecolor": "white"})]
@@ -369,6 +382,7 @@ def _scatter(canvas: Any, figure: Figure) -> None:
 def _heat(canvas: Any, figure: Figure) -> None:
     import matplotlib
     import numpy as np
+    from matplotlib.transforms import ScaledTranslation
 
     measured = {row["test_k"] for row in figure.rows}
     tested = list(range(min(measured), max(measured) + 1))  # lengths in between that nobody measured stay white
@@ -383,11 +397,15 @@ def _heat(canvas: Any, figure: Figure) -> None:
             grid[ks.index(row["k"]), tested.index(row["test_k"])] = row["mean"]
         image = axes.imshow(grid, cmap=colors, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
-            x, y = tested.index(k) + 0.5, ks.index(k)
-            for color, width in (("white", 4.0), ("#D55E00", 2.0)):  # the rim shows it on dark cells in print
+            column, row = tested.index(k), ks.index(k)
+            is_free = column + 1 == len(tested) or bool(np.isnan(grid[row, column + 1]))
+            at = axes.transData + ScaledTranslation(0.8 / 72 if is_free else 0, 0, canvas.dpi_scale_trans)
+            rim = [] if is_free else [("white", 3.0)]  # it shows the mark on dark cells in print
+            for color, width in (*rim, ("#D55E00", 1.6)):
                 axes.plot(
-                    [x, x], [y - 0.5, y + 0.5], color=color, linewidth=width, solid_capstyle="butt", clip_on=False
-                )
+                    [column + 0.5] * 2, [row - 0.5, row + 0.5], color=color, linewidth=width, transform=at,
+                    solid_capstyle="butt", clip_on=False,
+                )  # fmt: skip
             is_marked = True
         axes.grid(visible=False)
         axes.set_yticks(range(len(ks)), [str(k) for k in ks])
@@ -396,7 +414,7 @@ def _heat(canvas: Any, figure: Figure) -> None:
     _title_rows(canvas, figure.y)
     every = [axes for (axes,) in panels.values()]
     canvas.colorbar(image, ax=every, label="Exact match (%)", ticks=[0, 25, 50, 75, 100], aspect=30)
-    mark = ("end of the trained lengths", {"color": "#D55E00", "linewidth": 2.0})
+    mark = ("end of the trained lengths", {"color": "#D55E00", "linewidth": 1.6})
     _legend(canvas, figure, [mark] if is_marked else [], series=False)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,6 @@ _TITLES: Mapping[str, str] = {
     "tokens": "Token accuracy",
     "curves": "Learning curves",
 }
-_DIGEST = re.compile(r"data sha256:([0-9a-f]{64})")
 
 
 class Drawn(NamedTuple):
@@ -59,27 +60,40 @@ def figures(statistics: tree_statistics.TreeStatistics, curves: Curves) -> dict[
 
 
 def stale(root: Path, name: str, figure: data.Figure, *, png: bool) -> bool:
-    """Whether the files of a figure are missing, or drawn from another table."""
-    table = figure.csv()
-    digest = hashlib.sha256(table).hexdigest()
-    there = _read(root / records.REPORT / f"{name}.svg")
-    match = None if there is None else _DIGEST.search(there.decode("utf-8", "replace"))
-    if match is None or match[1] != digest or _read(root / records.REPORT / f"{name}.csv") != table:
-        return True
-    return png and _read(root / records.REPORT / f"{name}.png") is None
+    """Whether the files of a figure are missing, or drawn from another table or in another way."""
+    note = _note(figure).encode()
+    images = [_read(root / records.REPORT / f"{name}.{form}") for form in _forms(root, name, png=png)]
+    return _read(root / records.REPORT / f"{name}.csv") != figure.csv() or not all(
+        image is not None and note in image for image in images
+    )
 
 
-def draw(name: str, figure: data.Figure, *, png: bool) -> list[Drawn]:
+def draw(root: Path, name: str, figure: data.Figure, *, png: bool) -> list[Drawn]:
     """The files of a figure, in the order in which they are written: the SVG last, as it says that all is there.
 
     Raises:
         MachineError: (`no-matplotlib`).
     """
-    table = figure.csv()
-    note = f"data sha256:{hashlib.sha256(table).hexdigest()}"
-    forms = ("png", "svg") if png else ("svg",)
-    images = [Drawn(f"{records.REPORT}/{name}.{form}", drawing.draw(figure, form, note=note)) for form in forms]
-    return [Drawn(f"{records.REPORT}/{name}.csv", table), *images]
+    note = _note(figure)
+    images = [Drawn(f"{records.REPORT}/{name}.{form}", drawing.draw(figure, form, note=note))
+              for form in _forms(root, name, png=png)]  # fmt: skip
+    return [Drawn(f"{records.REPORT}/{name}.csv", figure.csv()), *images]
+
+
+def _forms(root: Path, name: str, *, png: bool) -> tuple[str, ...]:
+    """The forms of a figure's images: a PNG that is there is kept up to date, as all that is generated."""
+    return ("png", "svg") if png or (root / records.REPORT / f"{name}.png").is_file() else ("svg",)
+
+
+def _note(figure: data.Figure) -> str:
+    """What an image tells of what it was drawn from: its table; and its titles, and how it is drawn."""
+    look = repr(replace(figure, rows=())).encode() + _drawing_source()
+    return f"data sha256:{hashlib.sha256(figure.csv()).hexdigest()} drawing sha256:{hashlib.sha256(look).hexdigest()}"
+
+
+@cache
+def _drawing_source() -> bytes:
+    return resources.files(__package__ or "").joinpath("drawing.py").read_bytes()
 
 
 def text(statistics: tree_statistics.TreeStatistics) -> str:
