@@ -137,13 +137,13 @@ def _results(
             if threshold > 1 and all(0 <= value <= 1 for row in over.rows for _, value in row.values):
                 warn(f"values are from 0 to 1, and none can reach {threshold:g}: 95 % is --threshold 0.95")
         elif versus is not None:
-            rows = _versus_rows(over, versus, convention)
-            print_rows(rows, output)
+            rows = _versus_rows(over, versus, convention, whole=output not in (Format.TABLE, Format.MD))
+            print_rows(rows, output, over=versus)
             if len(rows) == 1:
                 warn(f"no two rows differ in {versus} alone")
         else:
             print_rows(_rows(found), output, give=() if keys else _said_twice(found, convention))
-        _tell(found)
+        _tell(found, is_spread_shown=threshold is None and versus is None)
         raise typer.Exit(0 if found.listing.complete else 1)
 
 
@@ -178,14 +178,20 @@ def _threshold_rows(found: Results, least: float, convention: Convention) -> Row
     return [[*keys, f"smallest K with mean ≥ {least:g}", "K measured"], *measured]
 
 
-def _versus_rows(found: Results, key: str, convention: Convention) -> Rows:
+def _versus_rows(found: Results, key: str, convention: Convention, *, whole: bool) -> Rows:
+    """Means side by side, and the difference; with `whole`, deviation and n of each mean too."""
     rows = over_seeds.differences(found, key, convention)
     if not rows:
         return [[key]]
     values = sorted({value for row in rows for value in row.means}, key=str)
-    head = [*rows[0].settings, *(f"{key} {wording.value_text(value)}" for value in values), "difference"]
-    means = [[row.means[value].mean if value in row.means else None for value in values] for row in rows]
-    return [head, *([*row.settings.values(), *mean, row.difference] for row, mean in zip(rows, means, strict=True))]
+    columns = [f"{key} {wording.value_text(value)}" for value in values]
+    more = [f"{column} {name}" for column in columns for name in ("deviation", "n")] if whole else []
+    table = []
+    for row in rows:
+        each = [row.means.get(value) for value in values]
+        rest = [part for one in each for part in ((one.deviation, one.runs) if one else (None, 0))] if whole else []
+        table.append([*row.settings.values(), *(one.mean if one else None for one in each), row.difference, *rest])
+    return [[*rows[0].settings, *columns, "difference", *more], *table]
 
 
 def _summary_rows(found: Results) -> Rows:
@@ -194,8 +200,8 @@ def _summary_rows(found: Results) -> Rows:
     return [head, *([*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows)]
 
 
-def _tell(found: Results) -> None:
-    """Say on stderr over how many runs the rows are, and what they leave out."""
+def _tell(found: Results, *, is_spread_shown: bool) -> None:
+    """Say on stderr over how many runs the rows are, what their deviation is, and what they leave out."""
     talk = console(stderr=True)
     for item in found.listing.not_listed[:3]:
         warn(f"not counted: {item.path}: {item.message}")
@@ -210,7 +216,10 @@ def _tell(found: Results) -> None:
     if logged := [run for row in found.rows for run in row.logged]:
         _tell_of_all(logged)
     rest = f"; in {count_text(unmeasured, 'further run')} it was not measured" if unmeasured else ""
-    talk.print(plain(f"{found.metric} over {count_text(measured, 'run')}, deviation of the {kind}{rest}", "dim"))
+    numbers = sorted({row.runs for row in found.rows if row.runs})
+    each = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}" if numbers else "none"
+    said = f"deviation of the {kind}" if is_spread_shown else f"{each} for each mean"
+    talk.print(plain(f"{found.metric} over {count_text(measured, 'run')}, {said}{rest}", "dim"))
 
 
 def _tell_of_all(logged: Sequence[over_seeds.LoggedRun]) -> None:

@@ -34,13 +34,14 @@ Rows = list[list[Any]]
 """A head, and a row for each thing; figures as numbers, None where there is none."""
 
 
-def print_rows(rows: Rows, output: Format, *, give: Sequence[str] = ()) -> None:
+def print_rows(rows: Rows, output: Format, *, give: Sequence[str] = (), over: str = "") -> None:
     """Print rows; the first one is their heading.
 
     Args:
         rows: The heading, and the rows.
         output: The form.
         give: What gives way in a table, see `tables.table_lines`.
+        over: What may stand once above several columns of a table, see `tables.print_table`.
 
     Raises:
         UsageError: (`terminal`) for Parquet, which is no text, on a terminal.
@@ -63,7 +64,7 @@ def print_rows(rows: Rows, output: Format, *, give: Sequence[str] = ()) -> None:
     elif body:
         numbers = [index for index in range(len(head)) if any(_is_number(row[index]) for row in body)]
         shown = [list(map(str, head)), *([_cell(cell) for cell in row] for row in body)]
-        print_table(console(), shown, numbers, give=give)
+        print_table(console(), shown, numbers, give=give, over=over)
 
 
 def _write_parquet(head: list[str], body: Rows) -> None:

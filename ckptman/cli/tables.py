@@ -37,6 +37,7 @@ def print_table(
     *,
     indent: str = "",
     give: Sequence[str] = (),
+    over: str = "",
 ) -> None:
     """Print rows as a table; the first one is its heading. A pipe gets each row in a line.
 
@@ -49,9 +50,11 @@ def print_table(
         right: See `table_lines`.
         indent: What each line begins with.
         give: See `table_lines`.
+        over: What the headings of neighbouring columns begin with: where there is too little room, it stands once,
+            above them.
     """
     room = out.width - len(indent) if fits(out.file) else None
-    heads, lines = _laid_out(rows, right, room, give, spread=True)
+    heads, lines = _laid_out(rows, right, room, give, spread=True, over=over)
     for head in heads:
         out.out(indent + head, style="bold", highlight=False)
     if lines:  # at once, since a call for each line would take a second for ten thousand
@@ -76,8 +79,9 @@ def table_lines(
 
 
 def _laid_out(
-    rows: Sequence[Sequence[str]], right: Iterable[int], room: int | None, give: Sequence[str], *, spread: bool
-) -> tuple[list[str], list[str]]:
+    rows: Sequence[Sequence[str]], right: Iterable[int], room: int | None, give: Sequence[str], *, spread: bool,
+    over: str = "",
+) -> tuple[list[str], list[str]]:  # fmt: skip
     """The lines of the heading and of the rows; with `spread`, what has no room yet goes onto further lines."""
     cells = [[cell if cell.isascii() and cell.isprintable() else clean(cell) for cell in row] for row in rows]
     lengths = [[cell_len(cell) for cell in row] for row in cells]
@@ -85,8 +89,12 @@ def _laid_out(
     shown = list(range(len(widths)))
     heads = [[cell] for cell in cells[0]]
     parts = [shown]
+    under: list[int] = []
     if room is not None:
         _fit(widths, shown, heads, cells, lengths, room, give)
+        if over and _taken(widths, shown) > room:
+            under = [index for index in shown if cells[0][index].startswith(f"{over} ")]
+            _put_above(over, under, widths, heads, lengths)
     to_right = frozenset(right)
     hang = 0
     if room is not None and spread and not _fold_heads(heads, widths, shown, lengths, room):
@@ -94,6 +102,10 @@ def _laid_out(
         wide = sum(any(cell_len(word) > room - hang for word in row[shown[-1]].split()) for row in cells[1:])
         if shown[-1] in to_right or room - hang < _TEXT or wide * 10 > len(cells):
             hang, parts = 0, _bands(widths, shown, room)
+            if under and not any(set(under) <= set(part) for part in parts):
+                for index in under:
+                    heads[index], widths[index] = [cells[0][index]], max(row[index] for row in lengths)
+                under, parts = [], _bands(widths, shown, room)
 
     def line(part: Sequence[int], row: Sequence[str]) -> str:
         padded = []
@@ -107,16 +119,34 @@ def _laid_out(
             padded.append(fill + cell if index in to_right else cell + fill)
         return ("" if part is parts[0] else "    ") + "  ".join(padded).rstrip()
 
-    most = [max(len(heads[index]) for index in part) if part else 1 for part in parts]
-    above = [
-        line(part, ["" if number < high - len(head) else head[number - high + len(head)] for head in heads])
-        for part, high in zip(parts, most, strict=True)
-        for number in range(high)
-    ]
+    above = []
+    for part in parts:
+        most = max((len(heads[index]) for index in part), default=1)
+        for number in range(most):
+            above.append(
+                line(part, ["" if number < most - len(head) else head[number - most + len(head)] for head in heads])
+            )
+        if under and under[0] in part:
+            if most == 1:
+                above.insert(-1, "")
+            start = _taken(widths, part[: part.index(under[0])]) + 2 + (0 if part is parts[0] else 4)
+            left, right_of = above[-2].ljust(start)[:start], above[-2][start + _taken(widths, under) :]
+            above[-2] = (left + over.center(_taken(widths, under)) + right_of).rstrip()
     below = [line(part, row) for row in cells[1:] for part in parts]
     if room is not None and (hang or len(parts) > 1):
         below = [folding.folded(text, room, hang or 6) for text in below]
     return above, below
+
+
+def _put_above(
+    over: str, under: Sequence[int], widths: list[int], heads: list[list[str]], lengths: Sequence[Sequence[int]]
+) -> None:
+    """Take out of headings what will stand above them, and leave the columns as wide as that is."""
+    for index in under:
+        heads[index] = [" ".join(heads[index]).removeprefix(f"{over} ")]
+        widths[index] = max(cell_len(heads[index][0]), *(row[index] for row in lengths[1:]))
+    if under:
+        widths[under[0]] += max(0, cell_len(over) - _taken(widths, under))
 
 
 def _taken(widths: Sequence[int], shown: Sequence[int]) -> int:

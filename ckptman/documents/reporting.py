@@ -166,7 +166,12 @@ def report(
         curves = Curves(root, statistics.convention, whole=is_shown)
         drawn = _figures(root, statistics, curves, check=check, png=png) if figures else ()
         result = _report(root, statistics, check=check)
+        was_there = (root / explorer.EXPLORER).is_file()
         page = _explorer(root, statistics, curves, html, check, find) if has_page else ()
+        if not was_there and (root / explorer.EXPLORER).is_file():
+            mapping, readme = result.documents
+            led = _readme(root, statistics, check=False)  # it leads to the page now
+            result = replace(result, documents=(mapping, replace(led, before=readme.before)))
         return replace(result, documents=result.documents + drawn + page)
 
 
@@ -287,9 +292,13 @@ def _report(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bo
     rules = statistics.convention
     documents = (
         _document(root / TASK_MAPPING, check, lambda _: task_mapping_text(rules, statistics), whole=True),
-        _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old)),
+        _readme(root, statistics, check=check),
     )
     return ReportResult(root=root, check=check, documents=documents, statistics=statistics)
+
+
+def _readme(root: Path, statistics: tree_statistics.TreeStatistics, *, check: bool) -> Document:
+    return _document(root / _readme_name(statistics), check, lambda old: readme_text(statistics, old))
 
 
 def _figures(

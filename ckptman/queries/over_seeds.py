@@ -10,8 +10,8 @@ its files are here, were overwritten, or never were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
@@ -60,6 +60,8 @@ class Result:
     """In a summary, the configuration keys in which the runs differ, seeds and columns apart."""
     logged: tuple[LoggedRun, ...] = ()
     """All W&B runs of the row, by seed, where they were asked for."""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The configuration of which the row is; empty where it is over several."""
 
     @property
     def over_all(self) -> Result:
@@ -194,7 +196,8 @@ def results(
     for item, counted in _without_files(without_files, {} if by or summary else groups, convention):
         groups.setdefault(counted or _group_key(item, by, convention, summary=summary), []).append(item)
     columns = tuple(by) or (() if summary else _columns(groups.values(), convention))
-    found = [_result(members, columns, metric, convention, population=population) for members in groups.values()]
+    found = [_result(members, columns, metric, convention, population=population,
+                     config={} if by or summary else members[0].config) for members in groups.values()]  # fmt: skip
     if all_runs:
         logged = (_logged(members, metric, convention) for members in groups.values())
         found = [replace(row, logged=each) for row, each in zip(found, logged, strict=True)]
@@ -225,18 +228,15 @@ def thresholds(found: Results, least: float, convention: Convention) -> tuple[Th
     }  # one that a part sets is told all the same
     follows = convention.set_keys - axes
     apart = {"group", "task", k_key, "k", "block_size", *follows, *convention.ignored_keys}
-    curves: dict[tuple[tuple[str, Any], ...], dict[int, float]] = {}
-    for row in found.rows:
-        k = row.settings.get(k_key, row.settings.get("k"))
-        settings = tuple((key, value) for key, value in row.settings.items() if key not in apart)
-        means = curves.setdefault(settings, {})
+    curves: dict[object, tuple[dict[str, Any], dict[int, float]]] = {}
+    ks = [row.settings.get(k_key, row.settings.get("k")) for row in found.rows]
+    for row, k, settings in zip(found.rows, ks, _lines(found.rows, ks, apart, {k_key, "k"}, convention), strict=True):
+        _, means = curves.setdefault(_key(settings), (settings, {}))
         if isinstance(k, int) and row.mean is not None:
             means[k] = row.mean
     return tuple(
-        Threshold(
-            dict(settings), min((k for k, mean in means.items() if mean >= least), default=None), tuple(sorted(means))
-        )
-        for settings, means in curves.items()
+        Threshold(settings, min((k for k, mean in means.items() if mean >= least), default=None), tuple(sorted(means)))
+        for settings, means in curves.values()
     )
 
 
@@ -247,12 +247,57 @@ def differences(found: Results, key: str, convention: Convention) -> tuple[Diffe
         raise UsageError(
             f"the results have no column {key!r}", code="unknown-key", fix=f"Columns are: {', '.join(found.by)}"
         )
-    follows = {key, "group", "task"}
-    pairs: dict[tuple[tuple[str, Any], ...], dict[Any, Result]] = {}
-    for row in found.rows:
-        rest = tuple((name, value) for name, value in row.settings.items() if name not in follows)
-        pairs.setdefault(rest, {})[row.settings.get(key)] = row
-    return tuple(Difference(dict(rest), means) for rest, means in pairs.items() if len(means) > 1)
+    configs = {key, *(facet.config for facet in convention.told_facets if facet.name == key and facet.config)}
+    values = [row.settings.get(key) for row in found.rows]
+    pairs: dict[object, Difference] = {}
+    for row, value, settings in zip(
+        found.rows, values, _lines(found.rows, values, {"group", "task", *configs}, configs, convention), strict=True
+    ):
+        means = pairs.setdefault(_key(settings), Difference(settings, {})).means
+        assert isinstance(means, dict)  # made here
+        means[value] = row
+    return tuple(pair for pair in pairs.values() if len(pair.means) > 1)
+
+
+def _key(settings: Mapping[str, Any]) -> object:
+    return tuple((name, comparing.key_of(value)) for name, value in settings.items())
+
+
+def _lines(
+    rows: Sequence[Result],
+    values: Sequence[Any],
+    dropped: Collection[str],
+    own: Collection[str],
+    convention: Convention,
+) -> list[dict[str, Any]]:
+    """What the lines stand for in which several rows come together, each by its value.
+
+    That is the rows' settings but for the dropped ones. Where two rows would have one place then, their configurations
+    differ in something that the dropped ones told (a group's name, the width of its models), which is added.
+    """
+    lines = [{name: value for name, value in row.settings.items() if name not in dropped} for row in rows]
+    ignored = {*convention.ignored_keys, convention.seed_key, convention.group_key, *dropped}
+
+    def clashes() -> list[list[int]]:
+        places: dict[object, list[int]] = defaultdict(list)
+        for at, (line, value) in enumerate(zip(lines, values, strict=True)):
+            places[comparing.key_of(value), _key(line)].append(at)
+        return [members for members in places.values() if len(members) > 1]
+
+    first = clashes()
+    differing = {key for members in first for key in _differing([rows[at].config for at in members], ignored)}
+    for names in (sorted(differing), *([name] for name in dict.fromkeys(key for row in rows for key in row.settings)
+                                       if name in dropped and name not in own)):  # fmt: skip
+        if names and clashes():
+            for line, row in zip(lines, rows, strict=True):
+                line.update((name, row.settings.get(name, row.config.get(name))) for name in names)
+    return lines
+
+
+def _differing(configs: Sequence[Mapping[str, Any]], ignored: Collection[str]) -> set[str]:
+    """The keys in which configurations differ, those that not all have too."""
+    keys = {key for config in configs for key in config} - set(ignored)
+    return {key for key in keys if len({comparing.key_of(config.get(key)) for config in configs}) > 1}
 
 
 def _group_key(item: ListedCheckpoint, by: Sequence[str], convention: Convention, *, summary: bool) -> object:
@@ -319,14 +364,14 @@ def _columns(groups: Any, convention: Convention) -> tuple[str, ...]:
     ignored = convention.ignored_keys | {convention.seed_key, *shown}
     more: set[str] = set()
     for members in alike.values():
-        keys = {key for item in members for key in item.config} - ignored if len(members) > 1 else set()
-        more |= {key for key in keys if len({comparing.key_of(item.config.get(key)) for item in members}) > 1}
+        more |= _differing([item.config for item in members], ignored)
     return (*shown, *sorted(more))
 
 
 def _result(
-    members: list[ListedCheckpoint], columns: Sequence[str], metric: str, convention: Convention, *, population: bool
-) -> Result:
+    members: list[ListedCheckpoint], columns: Sequence[str], metric: str, convention: Convention, *, population: bool,
+    config: Mapping[str, Any],
+) -> Result:  # fmt: skip
     here = [item for item in members if item.has_file]
     values = [(item.row.seed, value_of(item, metric, convention)) for item in here]
     measured = [(seed, value) for seed, value in values if value is not None]
@@ -335,6 +380,7 @@ def _result(
         values=tuple(sorted(measured, key=lambda pair: _order(pair[0]))),
         unmeasured=len(here) - len(measured),
         population=population,
+        config=config,
     )
 
 

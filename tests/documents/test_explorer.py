@@ -74,6 +74,22 @@ def test_the_policy_admits_this_style_and_program_alone(root: Path) -> None:
     assert re.findall(r"https?://", text.replace("http://www.w3.org/2000/svg", "")) == []
 
 
+@pytest.mark.parametrize("figures", [True, False])
+def test_the_readme_leads_to_it_where_it_is(root: Path, figures: bool) -> None:
+    link = f"]({EXPLORER})"
+    report(root, figures=figures)
+    assert link not in (root / "README.md").read_text()
+    report(root, html="", figures=figures)
+    assert (root / "README.md").read_text().count(link) == 1
+    assert stale(root, built_in()) == []
+    again = report(root, figures=figures)
+    assert {item.state for item in again.documents} == {State.UNCHANGED}
+    (root / EXPLORER).unlink()
+    assert stale(root, built_in()) == ["README.md"]
+    report(root, figures=figures)
+    assert link not in (root / "README.md").read_text()
+
+
 def test_a_tree_gives_the_same_page_wherever_it_lies(tmp_path: Path) -> None:
     for place in ("a", "b/c"):
         for seed in (1337, 2337):

@@ -13,12 +13,16 @@ from statistics import mean, pstdev, stdev
 import pytest
 
 from ckptman.cli.app import run
+from ckptman.queries.conditions import parse_where
 from ckptman.queries.over_seeds import differences, results, thresholds
+from ckptman.rules import Convention
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import UsageError
 from tests.helpers.raw import config, gen_metrics
 from tests.helpers.recorded import add_run
 from tests.helpers.trees import edit_record, make_tree
+
+Capture = pytest.CaptureFixture[str]
 
 VALUES = {
     (8, True, 1337): 0.90, (8, True, 2337): 0.96, (8, True, 3337): 0.99,
@@ -210,3 +214,76 @@ def test_a_facet_that_is_an_axis_too_is_one_column(tmp_path: Path, capsys: pytes
     out, err = capsys.readouterr()
     assert json.loads(out)["rows"] == []
     assert "no two rows differ in use_mlp alone" in err, "the control"
+
+
+def two_vocabularies(root: Path) -> Convention:
+    """Of each vocabulary a group with both values of LayerNorm: what tells the models apart is the group's name."""
+    (root / "ckptman.yaml").write_text("extends: lab-later\n")
+    rules = load_convention(root / "ckptman.yaml")
+    for vocab, width, k in ((64, 32, 16), (128, 64, 16), (128, 64, 32)):
+        for norm in (True, False):
+            made = config(k, train_min_k=k, test_min_k=k, test_max_k=k, vocab_n=vocab, n_embd=width, use_layernorm=norm,
+                          wandb_group=f"len_gen_v{vocab}_e{width}_k{k}")  # fmt: skip
+            metrics = {f"test/K{k}/exact_match_acc": vocab / 256 + norm / 4 + k / 128}
+            add_run(root, made, run_id=f"{vocab}{k}{norm:d}abcd", metrics=metrics, convention=rules)
+    return rules
+
+
+def test_models_that_a_groups_name_tells_apart_are_no_one_line(tmp_path: Path) -> None:
+    rules = two_vocabularies(tmp_path)
+    found = results(tmp_path, convention=rules)
+    pairs = {
+        (pair.settings["vocab_n"], pair.settings["train_max_k"]): pair
+        for pair in differences(found, "layernorm", rules)
+    }
+    assert {key: pair.difference for key, pair in pairs.items()} == dict.fromkeys(
+        ((64, 16), (128, 16), (128, 32)), 0.25
+    )
+    assert {key: pair.means[False].mean for key, pair in pairs.items()} == {
+        (64, 16): 0.375, (128, 16): 0.625, (128, 32): 0.75}  # fmt: skip
+    assert all("group" not in pair.settings for pair in pairs.values())
+    reached = {(line.settings["vocab_n"], line.settings["layernorm"]): (line.smallest, line.measured)
+               for line in thresholds(found, 0.7, rules)}  # fmt: skip
+    assert reached == {(64, True): (None, (16,)), (64, False): (None, (16,)), (128, True): (16, (16, 32)),
+                       (128, False): (32, (16, 32))}  # fmt: skip
+    alone = results(tmp_path, convention=rules, where=[parse_where("vocab_n == 128")])
+    assert all("vocab_n" not in line.settings for line in thresholds(alone, 0.7, rules)), "the control: one of them"
+
+
+def test_groups_of_the_same_configurations_are_no_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ckptman.yaml").write_text("settings: {}\n")
+    for number, group in enumerate(("again_k8", "len_gen_k8")):
+        add_run(
+            tmp_path, config(8, wandb_group=group), run_id=f"{number}abcdefg", metrics=gen_metrics(0.25 + number / 2)
+        )
+    found = results(tmp_path)
+    lines = {line.settings.get("group"): line.smallest for line in thresholds(found, 0.5, built_in())}
+    assert lines == {"again_k8": None, "len_gen_k8": 8}
+    by = results(tmp_path, by=["group", "k"])
+    assert {line.settings["group"] for line in thresholds(by, 0.5, built_in())} == {"again_k8", "len_gen_k8"}
+
+
+def test_a_key_stands_once_above_its_values(tree: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["results", "--root", str(tree), "--versus", "use_layernorm"]
+    heads = {}
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert run(command) == 0
+        heads[width] = capsys.readouterr().out.splitlines()[:2]
+    above, below = heads[80]
+    assert above.split() == ["use_layernorm"]
+    assert below.endswith(" false    true  difference")
+    assert below.index("false") - 2 < above.index("use_layernorm") < below.index("difference")
+    assert "use_layernorm false  use_layernorm true  difference" in heads[120][0], "the control"
+
+
+def test_a_difference_says_of_how_many_runs_it_is(tree: Path, capsys: Capture) -> None:
+    assert run(["results", "--root", str(tree), "--versus", "use_layernorm", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    first, second = json.loads(out)["rows"]
+    assert [(row["use_layernorm false n"], row["use_layernorm true n"]) for row in (first, second)] == [(2, 3), (0, 2)]
+    assert first["use_layernorm true deviation"] == pytest.approx(stdev([0.90, 0.96, 0.99]))
+    assert "over 7 runs, 2 to 3 for each mean" in err
+    assert "deviation of" not in err
+    assert run(["results", "--root", str(tree)]) == 0
+    assert "over 7 runs, deviation of the sample" in capsys.readouterr().err, "the control"

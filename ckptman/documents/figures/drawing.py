@@ -397,13 +397,13 @@ def _heat(canvas: Any, figure: Figure) -> None:
             grid[ks.index(row["k"]), tested.index(row["test_k"])] = row["mean"]
         image = axes.imshow(grid, cmap=colors, vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
-            column, row = tested.index(k), ks.index(k)
-            is_free = column + 1 == len(tested) or bool(np.isnan(grid[row, column + 1]))
+            across, down = tested.index(k), ks.index(k)
+            is_free = across + 1 == len(tested) or bool(np.isnan(grid[down, across + 1]))
             at = axes.transData + ScaledTranslation(0.8 / 72 if is_free else 0, 0, canvas.dpi_scale_trans)
             rim = [] if is_free else [("white", 3.0)]  # it shows the mark on dark cells in print
             for color, width in (*rim, ("#D55E00", 1.6)):
                 axes.plot(
-                    [column + 0.5] * 2, [row - 0.5, row + 0.5], color=color, linewidth=width, transform=at,
+                    [across + 0.5] * 2, [down - 0.5, down + 0.5], color=color, linewidth=width, transform=at,
                     solid_capstyle="butt", clip_on=False,
                 )  # fmt: skip
             is_marked = True

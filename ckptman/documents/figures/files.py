@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptman.documents.explorer import EXPLORER
 from ckptman.documents.figures import data, drawing
 from ckptman.documents.learning_curves import Curves
 from ckptman.fs import files
@@ -100,8 +101,11 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     """What the README shows of the figures that are there."""
     root = statistics.inventory.scan.root
     here = [name for name in names(statistics.convention) if _read(root / records.REPORT / f"{name}.svg") is not None]
+    page = f"All runs, to sort, search and compare: [the explorer]({EXPLORER}), which a browser opens from the disk."
+    page = page if (root / EXPLORER).is_file() else ""
     if not here:
-        return "No figures are drawn yet: `ckptman report` draws what is measured, where matplotlib is installed."
+        none = "No figures are drawn yet: `ckptman report` draws what is measured, where matplotlib is installed."
+        return markdown.join(page, none)
     facet = data.sided(statistics.convention)
     best = {"generalization", "" if facet is None else facet.name}
     shown = [name for name in here if name.partition("-")[0] in best]
@@ -109,7 +113,7 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     more = ", ".join(
         f"[{_title(name, statistics.convention)}]({records.REPORT}/{name}.svg)" for name in here if name not in shown
     )
-    return markdown.join(*images, f"Further figures: {more}." if more else "",
+    return markdown.join(*images, page, f"Further figures: {more}." if more else "",
                          "The table behind each figure lies beside it as CSV.")  # fmt: skip
 
 
