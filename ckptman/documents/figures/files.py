@@ -94,7 +94,7 @@ def _note(figure: data.Figure) -> str:
 
 @cache
 def _drawing_source() -> bytes:
-    return resources.files(__package__ or "").joinpath("drawing.py").read_bytes()
+    return resources.files(__package__ or "").joinpath("drawing.py").read_text("utf-8").encode()
 
 
 def text(statistics: tree_statistics.TreeStatistics) -> str:
