@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +94,7 @@ def _note(figure: data.Figure) -> str:
 
 @cache
 def _drawing_source() -> bytes:
-    return resources.files(__package__ or "").joinpath("drawing.py").read_text("utf-8").encode()
+    return inspect.getsource(drawing).encode()
 
 
 def text(statistics: tree_statistics.TreeStatistics) -> str:
