@@ -12,10 +12,11 @@ import os
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 import typer
@@ -37,16 +38,26 @@ class _Answer(msgspec.Struct):
     status: int
 
 
+class _Before(NamedTuple):
+    """What a command found that changes the tree."""
+
+    files: Mapping[str, str]
+    """Of the tree: path → state."""
+    source: cache.FolderState
+    """Without what links change."""
+    newest_ns: int
+
+
 class _Recorder:
     """A stream that also takes note of what is written to it."""
 
-    def __init__(self, stream: TextIO, parts: list[tuple[bool, str]], *, stderr: bool) -> None:
-        self.stream, self._parts, self._stderr = stream, parts, stderr
+    def __init__(self, stream: TextIO, parts: list[tuple[bool, str]], *, stderr: bool, is_silent: bool = False) -> None:
+        self.stream, self._parts, self._stderr, self._is_silent = stream, parts, stderr, is_silent
 
     def write(self, text: str) -> int:
         """Write, and take note."""
         self._parts.append((self._stderr, text))
-        return self.stream.write(text)
+        return len(text) if self._is_silent else self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -65,9 +76,12 @@ class Remembered:
         self.may_be_kept = True
         self._root = root
         self._source = source
+        self._linked = convention.checkpoint.suffix
         self._parts: list[tuple[bool, str]] = []
         self._key = ""
         self._state: cache.FolderState | None = None
+        self._before: _Before | None = None
+        self._began = 0
         if cache.folder() is not None:
             self._key = _key(context, root, convention, more)
             self._state = self._look()
@@ -77,14 +91,84 @@ class Remembered:
         if tree is None or self._source is None:
             return tree
         source = cache.folder_state(self._source)
-        return source and cache.FolderState(f"{tree.digest} {source.digest}", max(tree.newest_ns, source.newest_ns))
+        return source and _both(tree, source)
+
+    def _look_before(self) -> _Before | None:
+        if self._source is None or not self._key:
+            return None
+        tree, found = self._files()
+        source = cache.folder_state(self._source, linked=self._linked)
+        if source is None or (tree is None and os.path.lexists(self._root)):
+            return None
+        newest = max(source.newest_ns, 0 if tree is None else tree.newest_ns)
+        return _Before({path: told for path, (told, _) in found.items()}, source, newest)
+
+    def _files(self) -> tuple[cache.FolderState | None, dict[str, tuple[str, int]]]:
+        """The state of the tree, and of each file in it, with its size."""
+        found: dict[str, tuple[str, int]] = {}
+        return cache.folder_state(
+            self._root, without=_ELSEWHERE, on_file=lambda path, told, size: found.update({path: (told, size)})
+        ), found
+
+    def expect(self, show: Callable[[], None], placed: Mapping[str, int], written: Mapping[str, str]) -> None:
+        """Keep what the same question is answered next, after the command has changed the tree; `show` prints that.
+
+        Nothing is kept if anything else has changed since the command began, or may change without its times telling.
+
+        Args:
+            show: Prints the answer.
+            placed: What was put into the tree and tells by its size alone: path → bytes.
+            written: What else was: path → SHA-256.
+        """
+        if self._before is None or self._before.newest_ns > self._began - cache.SETTLED_NS:
+            return
+        with suppress(OSError):
+            now = cache.moment(self._root)  # before the last look: what changes after it has another time
+            state = self._as_left(self._before, now, placed, written)
+            if state is None:
+                return
+            parts: list[tuple[bool, str]] = []
+            out = _Recorder(sys.stdout, parts, stderr=False, is_silent=True)
+            err = _Recorder(sys.stderr, parts, stderr=True, is_silent=True)
+            with redirect_stdout(out), redirect_stderr(err):
+                show()
+            self._keep(parts, 0, state, since_ns=now + cache.SETTLED_NS)
+
+    def _as_left(
+        self, before: _Before, now: int, placed: Mapping[str, int], written: Mapping[str, str]
+    ) -> cache.FolderState | None:
+        """The state of the tree and the source, if nothing but what the command did differs from what was before."""
+        assert self._source is not None
+        tree, found = self._files()
+        source = cache.folder_state(self._source)
+        lasting = cache.folder_state(self._source, linked=self._linked)
+        if tree is None or source is None or lasting is None or lasting.digest != before.source.digest:
+            return None
+        is_one_clock = self._root.stat().st_dev == self._source.stat().st_dev
+        is_past = tree.newest_ns < now and source.newest_ns < (now if is_one_clock else before.newest_ns + 1)
+        ours = placed.keys() | written.keys()
+        others = {path: told for path, (told, _) in found.items() if path not in ours}
+        is_ours = (
+            others == {path: told for path, told in before.files.items() if path not in ours}
+            and all(path in found and found[path][1] == size for path, size in placed.items())
+            and all(
+                hashlib.sha256(files.read_bytes(self._root / path)).hexdigest() == sha256
+                for path, sha256 in written.items()
+            )
+        )
+        return _both(tree, source) if is_past and is_ours else None
+
+    def _keep(self, parts: list[tuple[bool, str]], status: int, state: cache.FolderState, *, since_ns: int) -> None:
+        with suppress(UnicodeEncodeError):  # a name that is no text
+            cache.keep(self._key, state, msgspec.json.encode(_Answer(parts, status)), since_ns=since_ns)
 
     def __enter__(self) -> Remembered:
+        if self._state is not None and (value := cache.recall(self._key, self._state)) is not None:
+            _repeat(value)
+        self._before = self._look_before()
+        self._began = time.time_ns()
         if self._state is None:
             return self
-        if (value := cache.recall(self._key, self._state)) is not None:
-            _repeat(value)
-        self._began = time.time_ns()
         self._streams = sys.stdout, sys.stderr
         sys.stdout = _Recorder(sys.stdout, self._parts, stderr=False)
         sys.stderr = _Recorder(sys.stderr, self._parts, stderr=True)
@@ -96,10 +180,12 @@ class Remembered:
         if self._state is not None:
             sys.stdout, sys.stderr = self._streams
             if isinstance(error, typer.Exit) and self.may_be_kept and self._look() == self._state:
-                with suppress(UnicodeEncodeError):  # a name that is no text
-                    value = msgspec.json.encode(_Answer(self._parts, error.exit_code))
-                    cache.keep(self._key, self._state, value, since_ns=self._began)
+                self._keep(self._parts, error.exit_code, self._state, since_ns=self._began)
         return False
+
+
+def _both(tree: cache.FolderState, source: cache.FolderState) -> cache.FolderState:
+    return cache.FolderState(f"{tree.digest} {source.digest}", max(tree.newest_ns, source.newest_ns))
 
 
 def _repeat(value: bytes) -> None:

@@ -12,11 +12,13 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ckptman.fs import folders
 
 if TYPE_CHECKING:  # imported where it is used: most commands keep nothing
     import sqlite3
@@ -28,6 +30,8 @@ MOST_BYTES = 64 << 20
 SETTLED_NS = 2_000_000_000
 """A file changed no longer ago than this may change again without its times telling."""
 
+_TICK = 0.02
+"""Seconds in which the clock of a local file system goes on."""
 _LARGEST = 8 << 20
 _OFF = frozenset({"", "0", "off", "no", "false"})
 
@@ -41,13 +45,22 @@ class FolderState:
     """When the last change was made, as the kernel says."""
 
 
-def folder_state(folder: Path, *, without: Collection[str] = (), leave_out: Collection[str] = ()) -> FolderState | None:
+def folder_state(
+    folder: Path,
+    *,
+    without: Collection[str] = (),
+    leave_out: Collection[str] = (),
+    linked: str = "",
+    on_file: Callable[[str, str, int], None] | None = None,
+) -> FolderState | None:
     """The state of everything below a folder; None where something cannot be looked at, so that nothing is known.
 
     Args:
         folder: The folder.
         without: Names directly in it that make its state unknown, since what they tell of lies elsewhere.
         leave_out: Names of entries, anywhere, that do not count.
+        linked: End of the names of files whose ctime does not count, since further links to them change it.
+        on_file: Called for each entry that is no folder, with its path in the folder, its state, and its size.
     """
     digest, newest = hashlib.blake2b(digest_size=32), 0
     top = os.path.realpath(folder)
@@ -67,7 +80,12 @@ def folder_state(folder: Path, *, without: Collection[str] = (), leave_out: Coll
                         continue
                     found = item.stat(follow_symlinks=False)
                     newest = max(newest, found.st_ctime_ns)
-                    lines.append(f"{item.name}\0{_told(found)}")
+                    told = _told(found)
+                    if on_file is not None:
+                        on_file(f"{at}/{item.name}"[len(top) + 1 :], told, found.st_size)
+                    if linked and item.name.endswith(linked):
+                        told = told.rpartition(",")[0]
+                    lines.append(f"{item.name}\0{told}")
                     if stat.S_ISLNK(found.st_mode):
                         lines.append(_target(item.path))
             below.sort()
@@ -91,6 +109,24 @@ def _target(link: str) -> str:
         return _told(os.stat(link))  # noqa: PTH116
     except OSError as error:
         return f"nowhere {error.errno}"
+
+
+def moment(folder: Path) -> int:
+    """The time of a change in a folder now, by the clock of its file system.
+
+    What has an earlier time there, and changes from now on, has another time then.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    time.sleep(_TICK)
+    name = folder / folders.temporary_name()
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        return os.fstat(descriptor).st_ctime_ns
+    finally:
+        os.close(descriptor)
+        os.unlink(name)  # noqa: PTH108
 
 
 def recall(key: str, state: FolderState) -> bytes | None:

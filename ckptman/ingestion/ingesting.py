@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -63,6 +63,38 @@ class IngestResult:
     histories: tuple[str, ...] = ()
     """Learning curves that were written, relative to the root; of a dry run, those that would be read."""
     warnings: tuple[str, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict)
+    """What else was written, relative to the root, with its SHA-256: records, lists and learning curves."""
+
+    @property
+    def again(self) -> IngestResult | None:
+        """What the same ingest finds next, if nothing changes: nothing to do. None where it might find anything else.
+
+        It might where this one met something that the next one looks at anew, or learns more of.
+        """
+        plan = self.plan
+        open_ends = (
+            self.refused, self.deferred, self.removed, self.wandb_placed, plan.duplicates, plan.completed,
+            plan.resolved, plan.ambiguous, plan.wandb_problems, plan.beside_problems, plan.unused_configs,
+            plan.contradicted, plan.leftovers, plan.partly_overwritten,
+        )  # fmt: skip
+        lost = plan.overwritten or plan.without_files
+        unknown = [run for run in plan.runs if run.record.run_id is None]
+        is_plain = self.mode in (Mode.COPY, Mode.HARDLINK) and not any(
+            item.parts for run in plan.runs for item in run.placements
+        )
+        if self.dry_run or not (self.placed and is_plain) or any(open_ends) or (lost and unknown):
+            return None
+        unchanged = tuple(sorted((*plan.unchanged, *self.placed), key=lambda row: row.path))
+        return replace(
+            self,
+            plan=replace(plan, runs=(), placed=(), unchanged=unchanged),
+            placed=(),
+            space=replace(self.space, needed=0),
+            histories=(),
+            warnings=(),
+            written={},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ckptman ingest --json` prints."""
@@ -231,6 +263,7 @@ class _Apply:
         self.wandb_kept: list[tuple[Path, Path]] = []
         """W&B files that the tree had, and where."""
         self.histories: list[str] = []
+        self.written: dict[str, str] = {}
         self.on_disk: set[Path] = set()
         """Records of which that is known."""
         self.done_bytes = 0
@@ -310,6 +343,7 @@ class _Apply:
             removed=tuple(self.removed),
             histories=tuple(sorted(self.histories)),
             warnings=_warnings(self.mode, self.plan),
+            written=self.written,
         )
 
     def _place_runs(self, batch: Batch, runs: Sequence[PlannedFolder], *, with_wandb: bool) -> None:
@@ -452,6 +486,7 @@ class _Apply:
                 self.failed.update(str(folder / entry.file) for entry in record.checkpoints)
                 self._refuse(root / folder / records.RUN_FILE, outcome)
                 continue
+            self.written[str(folder / records.RUN_FILE)] = outcome
             self.recorded_bytes += sum(item.size for item in work.run.placements)
             self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
@@ -492,10 +527,12 @@ class _Apply:
         except RefusedError as error:
             self._refuse(folder / history.HISTORY_FILE, error)
             return known
-        self.histories.append(str(run.folder / history.HISTORY_FILE))
+        written, sha256 = str(run.folder / history.HISTORY_FILE), hashlib.sha256(data).hexdigest()
+        self.histories.append(written)
+        self.written[written] = sha256
         return records.HistoryEntry(
             size=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             steps=len(curve.steps),
             metrics=len(curve.columns),
             sources=run.curve_sources,
@@ -557,6 +594,8 @@ class _Apply:
         try:
             make_folders(folder, root=self.plan.root)
             records.write_overwritten(folder, listed, root=self.plan.root)
+            path = str((folder / records.OVERWRITTEN_FILE).relative_to(self.plan.root))
+            self.written[path] = hashlib.sha256(records.signed(listed)).hexdigest()
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
 

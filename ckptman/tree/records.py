@@ -668,13 +668,13 @@ def write_record(folder: Path, record: RunRecord, *, root: Path | None = None) -
     return _write(folder / RUN_FILE, record, root, is_signed=True)
 
 
-def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> list[bool | RefusedError]:
+def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> list[str | RefusedError]:
     """Write the `run.json` of many run folders of a tree, each atomically, and wait for the disk once for many.
 
     Returns:
-        For each whether anything was written, or why it alone could not be.
+        For each the SHA-256 of its file, or why it alone could not be written.
     """
-    outcomes: list[bool | RefusedError] = []
+    outcomes: list[str | RefusedError] = []
     files = []
     for folder, record in records:
         try:
@@ -682,9 +682,14 @@ def write_records(records: Sequence[tuple[Path, RunRecord]], *, root: Path) -> l
         except RefusedError as error:
             outcomes.append(error)
         else:
-            outcomes.append(False)
+            outcomes.append(hashlib.sha256(files[-1][1]).hexdigest())
     written = iter(placing.write_together(files, replace=True, root=root))
-    return [outcome if isinstance(outcome, RefusedError) else next(written) for outcome in outcomes]
+    return [
+        problem
+        if not isinstance(outcome, RefusedError) and isinstance(problem := next(written), RefusedError)
+        else outcome
+        for outcome in outcomes
+    ]
 
 
 def write_overwritten(folder: Path, listed: OverwrittenList, *, root: Path | None = None) -> bool:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,6 +15,7 @@ import pytest
 
 from ckptman.cli.app import run
 from ckptman.fs import cache
+from ckptman.fs.cache import SETTLED_NS
 from tests.helpers.trees import FINAL, RUN, copy, make_good_tree, small_config, write_source
 
 
@@ -136,10 +141,10 @@ def test_an_ingest_with_nothing_to_do_is_remembered_until_the_source_or_the_tree
 ) -> None:
     source = write_source(tmp_path / "grid_outputs", [small_config(seed=9), small_config(seed=10)])
     assert "placed 4 checkpoints" in ask("ingest", str(source)).out
-    again = ask("ingest", str(source))
+    again = ask("ingest", str(source), "--settle", "0")
     assert "nothing to place" in again.out
     assert again.opened > 0
-    assert ask("ingest", str(source)) == again._replace(opened=0)
+    assert ask("ingest", str(source), "--settle", "0") == again._replace(opened=0)
     assert ask("ingest", str(source), "--checksum").opened > 0
     assert ask("ingest", str(source), "--json").opened > 0
     write_source(source / "more", [small_config(seed=11)])
@@ -148,3 +153,101 @@ def test_an_ingest_with_nothing_to_do_is_remembered_until_the_source_or_the_tree
     [file] = root.rglob("seed_9/Final*")
     file.unlink()
     assert "placed 1 checkpoint" in ask("ingest", str(source)).out
+
+
+# --- what the next ingest will say ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "grid_outputs", [small_config(seed=9), small_config(seed=10)])
+
+
+def unremembered(ask: Ask, *arguments: str) -> Answer:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, "off")
+        return ask(*arguments)
+
+
+@pytest.mark.parametrize("mode", ["copy", "hardlink"])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_the_first_ingest_remembers_what_the_next_one_says(
+    ask: Ask, root: Path, source: Path, mode: str, is_new: bool
+) -> None:
+    if is_new:
+        shutil.rmtree(root)
+    words = ["ingest", str(source), "--mode", mode]
+    assert "placed 4 checkpoints" in ask(*words).out
+    told = ask(*words)
+    assert (told.opened, "nothing to place" in told.out) == (0, True)
+    assert unremembered(ask, *words)[:3] == told[:3]
+    assert not [path for path in root.rglob(".ckptman-*") if path.is_file()]
+
+
+def same_but_ctime(file: Path) -> None:
+    was = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"[")
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+MEDDLING: dict[str, Callable[[Path, Path], object]] = {
+    "a record written to": lambda root, source: same_but_ctime(next(root.rglob("seed_9/run.json"))),
+    "a record gone": lambda root, source: next(root.rglob("seed_9/run.json")).unlink(),
+    "a checkpoint cut": lambda root, source: os.truncate(next(root.rglob("seed_9/Final*")), 100),
+    "a checkpoint gone": lambda root, source: next(root.rglob("seed_9/Final*")).unlink(),
+    "a file that was there gone": lambda root, source: (root / RUN / FINAL).unlink(),
+    "another file": lambda root, source: next(root.rglob("seed_9/run.json")).with_name("more").touch(),
+    "another checkpoint at the source": lambda root, source: write_source(source / "more", [small_config(seed=11)]),
+    "a checkpoint cut at the source": lambda root, source: os.truncate(next(source.rglob("Final*")), 100),
+    "a record of W&B written to": lambda root, source: same_but_ctime(next(source.rglob("config.yaml"))),
+}
+
+
+@pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING)
+@pytest.mark.parametrize("when", ["meanwhile", "at once"])
+def test_what_somebody_else_changes_meanwhile_or_at_once_is_looked_at(
+    ask: Ask,
+    root: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    meddle: Callable[[Path, Path], object],
+) -> None:
+    moment = cache.moment
+
+    def disturbed(folder: Path) -> int:
+        meddle(root, source)
+        return moment(folder)
+
+    if when == "meanwhile":
+        monkeypatch.setattr(cache, "moment", disturbed)
+    ask("ingest", str(source))
+    if when == "at once":
+        meddle(root, source)
+    found = ask("ingest", str(source))
+    assert found.opened > 0
+    assert found.status == unremembered(ask, "ingest", str(source)).status
+
+
+def test_nothing_is_remembered_where_times_do_not_tell(
+    ask: Ask, source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = lambda folder: max(path.lstat().st_ctime_ns for path in root.rglob("*"))  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "moment", newest)  # a clock that has not gone on since
+        ask("ingest", str(source))
+    assert ask("ingest", str(source)).opened > 0
+    shutil.rmtree(root)
+    monkeypatch.setattr(cache, "SETTLED_NS", 10**12)  # a source that was written a moment ago
+    ask("ingest", str(source))
+    assert ask("ingest", str(source)).opened > 0
+
+
+def test_an_ingest_that_is_remembered_imports_nothing_that_ingests(source: Path, root: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ckptman", "ingest", str(source), "--root", str(root / "new")]
+    time.sleep(SETTLED_NS / 1e9 + 0.1)
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert ("ckptman.ingestion" in first.stderr, "ckptman.ingestion" in second.stderr) == (True, False)
+    assert "rich.console" not in second.stderr
+    assert "nothing to place" in second.stdout

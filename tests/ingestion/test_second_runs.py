@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,41 @@ from ckptman.rules.convention_file import load_convention
 from ckptman.tree.records import read_record, write_record
 from tests.helpers.ingested import RUN, opened_checkpoints, task
 from tests.helpers.raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
+
+# --- the same again ---------------------------------------------------------------------------------------------------
+
+
+def overwritten(source: Path) -> None:
+    for seed in (1337, 2337):
+        write_run(task(source, 2), config(seed=seed), run_id=f"run{seed}", started=START + seed)
+
+
+def without_wandb(source: Path) -> None:
+    write_checkpoint(task(source) / "saved_models" / name_of(config()), config())
+
+
+def repeated(source: Path) -> None:
+    shutil.copy2(write_run(task(source), config(), run_id="abcd1234")[1], task(source))
+
+
+def cut(source: Path) -> None:
+    os.truncate(write_run(task(source), config(), run_id="abcd1234")[1], 100)
+
+
+@pytest.mark.parametrize(
+    ("write", "is_known"), [(overwritten, True), (without_wandb, True), (repeated, False), (cut, False)]
+)
+def test_an_ingest_knows_what_the_next_one_finds(
+    source: Path, root: Path, write: Callable[[Path], None], is_known: bool
+) -> None:
+    write(source)
+    first = ingest(source, root)
+    before, again, second = snapshot(root), first.again, ingest(source, root)
+    assert (again is not None, ingest(source, root, dry_run=True).again) == (is_known, None)
+    if again is not None:
+        assert again.to_json() | {"space": None} == second.to_json() | {"space": None}
+        assert snapshot(root) == before
+
 
 # --- second runs, duplicates ------------------------------------------------------------------------------------------
 
