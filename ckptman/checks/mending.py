@@ -99,7 +99,7 @@ def _done(root: Path, step: Step) -> Step:
 
 
 def _hash(path: Path) -> str:
-    return folder_bytes.hash_any(path) if path.is_dir() else files.hash_file(path)[0]
+    return folder_bytes.hash_any(path) if path.is_dir() else files.hash_file(path, follow_symlinks=True)[0]
 
 
 def _moved(root: Path, step: Step, path: PurePosixPath, target: PurePosixPath) -> Step:
@@ -219,11 +219,21 @@ def _aside(run: contents.Run, target: PurePosixPath) -> PurePosixPath:
 def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
     """Copies that no run.json lists, and whole run folders that are copies of another."""
     recorded = {file.path for file in inventory.files if file.entry is not None}
+    root = inventory.scan.root
     for folder in sorted(places.copied_runs(inventory) - moved):
         yield Step("trash", "duplicate", str(folder), str(_trash(folder)))
     for copy, source in sorted(inventory.copies.items()):
-        if copy not in recorded and copy not in moved:
+        if copy in recorded or copy in moved:
+            continue
+        if _leads_to(root / source, root / copy):  # which is no copy, but what the link stands for
+            yield Step("trash", "duplicate", str(source), str(_trash(source)), same_as=str(copy))
+            yield Step("move", "duplicate", str(copy), str(source))
+        else:
             yield Step("trash", "duplicate", str(copy), str(_trash(copy)), same_as=str(source))
+
+
+def _leads_to(link: Path, file: Path) -> bool:
+    return link.is_symlink() and not file.is_symlink() and link.resolve() == file.resolve()
 
 
 def _trash(path: PurePosixPath) -> PurePosixPath:

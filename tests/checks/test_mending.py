@@ -56,6 +56,11 @@ def rename_to_another_step(root: Path) -> None:
     (root / RUN / FINAL).rename(root / RUN / FINAL.replace("iters40000", "iters30000"))
 
 
+def link_to_another_name(root: Path, *, to: str = f"{RUN}/best.pt") -> None:
+    (root / RUN / FINAL).rename(root / to)
+    (root / RUN / FINAL).symlink_to(root / to)
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "swapped seeds": swap_seeds,
     "three runs turned": turn_three,
@@ -77,13 +82,20 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a system's file": lambda root: (root / RUN / ".DS_Store").write_bytes(b"x"),
     "a system's file like a checkpoint": lambda root: (root / RUN / f"._{FINAL}").write_bytes(b"y"),
     "swapped and copied": swap_and_copy,
+    "a file under another name, and a link to it": link_to_another_name,
+    "a file at the root, and a link to it": lambda root: link_to_another_name(root, to=FINAL),
+    "a link to a file": lambda root: (root / RUN / "best.pt").symlink_to(root / RUN / FINAL),
 }
 """Ways to break a tree that can be put right with what is in it."""
 
 
 def contents(root: Path) -> Counter[str]:
     """How often each content is there, wherever it lies."""
-    return Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file())
+    return Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(root))
+
+
+def _files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -99,6 +111,15 @@ def test_every_fault_is_found_and_put_right_and_no_byte_is_lost(root: Path, faul
     assert validate(root, deep=True).findings == ()
     assert contents(root) == before
     assert plan_mending(validate(root, deep=True)) == ()
+
+
+def test_a_copy_of_a_file_that_is_a_link_is_put_away(root: Path) -> None:
+    """As after an ingest with symbolic links."""
+    (root / RUN / FINAL).rename(root.with_name("source.pt"))
+    (root / RUN / FINAL).symlink_to(root.with_name("source.pt"))
+    shutil.copy(root / RUN / FINAL, root / RUN / "copy.pt")
+    assert [step.problem for step in mend(root, plan_mending(validate(root, deep=True)))] == [None]
+    assert [item.code for item in validate(root, deep=True).findings] == ["linked-checkpoint"]
 
 
 def test_the_counting_of_bytes_can_fail(root: Path) -> None:
