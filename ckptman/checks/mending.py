@@ -144,7 +144,7 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     for run in inventory.runs:
         if run.folder in crowded or not _may_move(run, alone, convention):
             continue
-        if all(file.path in inventory.told for file in run.files):
+        if run.files and all(file.path in inventory.told for file in run.files):
             continue  # a copy of a run, for one, which goes nowhere but into the trash
         target = _target(run, convention)
         if target is not None and target.is_relative_to(run.folder):  # its files lie in a folder above
@@ -185,12 +185,12 @@ class _Taken:
 def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:
     """Whether all of a run's files are read, and run.json, or the only configuration in the folder, says its place."""
     record, place = run.record, run.place
-    if place is None or not run.files or any(file.info is None for file in run.files):
+    if place is None or any(file.info is None for file in run.files):
         return False
     if record is not None:
         family = all(record.family.get(name) == value for name, value in place.family.items())
         return family and all(getattr(record, name) == getattr(place, name) for name in _PLACE)
-    return run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
+    return bool(run.files) and run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
 
 
 def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:
@@ -212,7 +212,10 @@ def _files_of(run: contents.Run, target: PurePosixPath, taken: _Taken) -> Iterat
 def _aside(run: contents.Run, target: PurePosixPath) -> PurePosixPath:
     """The name of a second run of the seed, as `ingest` gives it."""
     record = run.record
-    apart = record.run_id if record is not None and record.run_id else run.files[0].sha256 or str(run.files[0].size)
+    told = [record.run_id] if record is not None else []
+    told += [file.sha256 or str(file.size) for file in run.files]
+    told += [entry.sha256 for entry in (record.checkpoints if record is not None else ())]
+    apart = next(filter(None, told), "again")
     return target.with_name(f"{target.name}-{apart[:16]}")
 
 

@@ -206,6 +206,8 @@ def _right_folder(expected: PurePosixPath, inventory: Inventory) -> str:
 
 def _which_files(runs: list[contents.Run]) -> str:
     names = [file.path.name for run in runs for file in run.files]
+    if not names:
+        return "the run"
     return names[0] if len(names) == 1 else f"each of {wording.count_text(len(names), 'checkpoint')} here"
 
 

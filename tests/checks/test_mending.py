@@ -122,6 +122,19 @@ def test_a_copy_of_a_file_that_is_a_link_is_put_away(root: Path) -> None:
     assert [item.code for item in validate(root, deep=True).findings] == ["linked-checkpoint"]
 
 
+def test_a_run_folder_goes_to_its_place_before_its_files_are_back(root: Path) -> None:
+    (root / RUN).rename(root / TASK / "seed_9")
+    moved = [file.rename(root.with_name(file.name)) for file in (root / TASK / "seed_9").glob("*.pt")]
+    found = validate(root, deep=True)
+    [wrong] = (item for item in found.findings if item.code == "wrong-run-folder")
+    assert wrong.message.startswith("by its configuration, the run belongs in ")
+    mend(root, plan_mending(found))
+    assert {item.code for item in validate(root, deep=True).findings} == {"missing-file"}
+    for file in moved:
+        file.rename(root / RUN / file.name)
+    assert validate(root, deep=True).findings == ()  # the control
+
+
 def test_the_counting_of_bytes_can_fail(root: Path) -> None:
     before = contents(root)
     shutil.copy(root / SECOND / FINAL, root / RUN / FINAL)  # what following the old advice word for word did
