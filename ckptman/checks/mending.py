@@ -190,7 +190,12 @@ def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: C
     if record is not None:
         family = all(record.family.get(name) == value for name, value in place.family.items())
         return family and all(getattr(record, name) == getattr(place, name) for name in _PLACE)
-    return bool(run.files) and run.folder in alone and run.folder.parent == place.folder and convention.folders.is_run(run.folder.name)
+    return (
+        bool(run.files)
+        and run.folder in alone
+        and run.folder.parent == place.folder
+        and convention.folders.is_run(run.folder.name)
+    )
 
 
 def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:

@@ -19,6 +19,8 @@ from ckptman.rules import Convention, comparing
 _ENDS = re.compile(
     r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
 )
+_STOPS = re.compile(r"patience|early_?stop", re.IGNORECASE)
+"""Keys of what lets a run end before that."""
 _SHARE = 0.9
 _STEP_FOLDER = re.compile(
     "((?:iter|iters|iteration|step|steps|global_?step|checkpoint|ckpt|epoch|ep|update)[_-]?)[0-9]{1,18}", re.IGNORECASE
@@ -230,11 +232,14 @@ def _prefixes(evidence: Sequence[Evidence], schemes: Sequence[Scheme]) -> dict[s
         found[kind] = {"title": _TITLES[kind], "final": kind == "Final"}
         if kind == "Final":
             found[kind] |= _end(by_kind[kind])
+            # Where nothing says at which step a run ends, and most have no such file, it is not one that each run has.
+            ended, runs = ({file.run[1] for file in files} for files in (by_kind[kind], evidence))
+            found[kind]["final"] = "step" in found[kind] or 2 * len(ended) >= len(runs)
     if "Final" not in found and (ended := _end([*by_kind[""], *by_kind["Checkpoint"]], share=0.0)):
         found = {"Final": {"title": _TITLES["Final"], "final": True, **ended}, **found}
     plain = {"Checkpoint": {"title": _TITLES["Checkpoint"], "final": False}}
     return (
-        {kind: found[kind] for kind in found if kind == "Final"} | plain | found
+        {kind: found[kind] for kind in found if found[kind]["final"]} | plain | found
     )  # of those not final, the first counts
 
 
@@ -265,7 +270,8 @@ def _end(files: Sequence[Evidence], share: float = 0.5) -> dict[str, Any]:
     last: dict[tuple[str, str], bool] = defaultdict(bool)
     for file in known:
         last[file.run] |= file.step == comparing.whole(file.config.get(best))
-    if share == 0 and 2 * sum(last.values()) < len(last):  # most ended earlier: what their last one is, nothing says
-        return {}
+    may_stop = any(_STOPS.search(key) and value for file in known for key, value in file.config.items())
+    if share == 0 and (2 * sum(last.values()) < len(last) or (may_stop and not all(last.values()))):
+        return {}  # most ended earlier, or any may have: what their last one is, nothing says
     are_early = share > 0 and ends[best] < len(known)
     return {"step": best, **({"early": True} if are_early else {})}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from ckptman.rules import Convention, recipe
@@ -76,6 +77,9 @@ def compare(
         if kind is not None and convention.prefix(kind) is not None:
             here[kind].update(() if step is None else (step,))
     has_final = not convention.final_kinds or not convention.final_kinds.isdisjoint(here)
+    if not has_final:  # one of the end is that, whatever it is called
+        lifted, reached = convention.lifted(config), set(chain.from_iterable(here.values()))
+        has_final = any(prefix.final and prefix.expected_step(lifted) in reached for prefix in convention.prefixes)
     missing = []
     for kind, due in recipe.saved_by(config, convention).items():
         if due is None or kind in convention.final_kinds:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptman.checks import validate
 from ckptman.ingestion import ingest, learning
 from ckptman.rules import convention_file
 from tests.helpers.learnable import EXPERIMENTS, make
@@ -63,3 +64,41 @@ def test_fields_are_the_keys_that_they_state(tmp_path: Path) -> None:
         "n_layers", "use_mlp", "norm_type", "use_qk_norm", "choices", "train_min_k", "train_max_k", "allow_duplicates",
         "length_mode", "without_pos",
     }  # fmt: skip
+
+
+def _runs(out: Path, steps: list[dict[str, int | None]], **config: object) -> Path:
+    """A run of each seed, each with the files that a dictionary names, and their steps."""
+    for seed, files in enumerate(steps):
+        (out / f"seed{seed}").mkdir(parents=True)
+        for name, step in files.items():
+            weights = {"w": torch.full((4, 4), float(seed)), "b": torch.full((4,), float(step or 0))}
+            document = {"model": weights, "config": {"lr": 0.1, "seed": seed, **config}, "step": step}
+            torch.save(document, out / f"seed{seed}" / f"{name}.pt")
+    return out
+
+
+WAY: dict[str, int | None] = {"model_50": 50, "model_100": 100}
+ENDED: dict[str, int | None] = {**WAY, "model_final": None}
+
+
+@pytest.mark.parametrize(
+    ("steps", "config", "unfinished"),
+    [
+        ([ENDED, WAY, WAY, WAY], {}, 0),
+        ([ENDED, ENDED, ENDED, WAY], {}, 1),
+        ([WAY, WAY, WAY, {"model_50": 50}], {"max_steps": 100}, 1),
+        ([WAY, WAY, WAY, {"model_50": 50}], {"max_steps": 100, "patience": 0}, 1),
+        ([WAY, WAY, WAY, {"model_50": 50}], {"max_steps": 100, "patience": 5}, 0),
+        ([{"model_50": 50}, WAY, {"model_50": 50, "model_final": 100}], {"max_steps": 100}, 1),
+        ([{"model_30": 30, "model_90": 90}] * 3, {"max_steps": 100}, 0),
+    ],
+    ids=["few write one", "most do", "cut", "cut, no early stopping", "may stop early", "known by its step", "none"],
+)
+def test_a_final_checkpoint_is_missed_only_where_it_is_known_that_the_run_should_have_one(
+    steps: list[dict[str, int | None]], config: dict[str, object], unfinished: int, tmp_path: Path
+) -> None:
+    source = _runs(tmp_path / "raw", steps, **config)
+    rules = convention_file.convention_of(learning.learn(source).text, "the proposal")
+    assert not ingest(source, tmp_path / "tree", convention=rules, settle=0).refused
+    found = [item.code for item in validate(tmp_path / "tree", convention=rules).findings]
+    assert found.count("missing-final") == unfinished

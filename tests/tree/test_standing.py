@@ -35,6 +35,7 @@ def test_what_a_recipe_saves() -> None:
         ([("Final", 30), ("Checkpoint", 21)], Extent.FINAL),
         ([("Final", 30)], Extent.FINAL),
         ([("Checkpoint", 11), ("Checkpoint", 21)], Extent.ON_THE_WAY),
+        ([("Checkpoint", 11), ("Checkpoint", 21), ("Checkpoint", 30)], Extent.COMPLETE),
         ([(None, 30)], Extent.NOTHING),
         ([], Extent.NOTHING),
     ],
