@@ -233,8 +233,8 @@ def _prefixes(evidence: Sequence[Evidence], schemes: Sequence[Scheme]) -> dict[s
         if kind == "Final":
             found[kind] |= _end(by_kind[kind])
             # Where nothing says at which step a run ends, and most have no such file, it is not one that each run has.
-            ended, runs = ({file.run[1] for file in files} for files in (by_kind[kind], evidence))
-            found[kind]["final"] = "step" in found[kind] or 2 * len(ended) >= len(runs)
+            having, known = ({file.run[1] for file in files} for files in (by_kind[kind], evidence))
+            found[kind]["final"] = "step" in found[kind] or 2 * len(having) >= len(known)
     if "Final" not in found and (ended := _end([*by_kind[""], *by_kind["Checkpoint"]], share=0.0)):
         found = {"Final": {"title": _TITLES["Final"], "final": True, **ended}, **found}
     plain = {"Checkpoint": {"title": _TITLES["Checkpoint"], "final": False}}
