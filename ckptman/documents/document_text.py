@@ -178,10 +178,12 @@ def interval(configuration: tree_statistics.Configuration) -> str:
 
 def nothing_ranked(statistics: tree_statistics.TreeStatistics) -> tuple[str, str]:
     """Why no configuration can be ranked, and which metrics there are instead."""
+    if not statistics.runs:
+        return "There is no run in this tree yet.", ""
     metric = statistics.convention.metric
     each = f" for each K from {metric.low} to {metric.high}" if metric.span else ""
     why = f"No run here has a finite value of {markdown.code(metric.pattern)}{each}, logged or evaluated."
-    if metric.fixed is not None and metric.share:
+    if metric.fixed is not None and metric.is_exact_match:
         why += " `ckptman eval` measures it, where a model can read such lengths."
     return why, other_metrics(statistics)
 
@@ -213,7 +215,7 @@ def generalization_title(convention: Convention) -> str:
 def exact_match(convention: Convention) -> str:
     """What generalization is measured by, in a sentence."""
     metric = convention.metric
-    if metric.fixed is None:
+    if metric.fixed is None or not metric.is_exact_match:
         title = markdown.text(metric.title[:1].lower() + metric.title[1:])
         return f"{'mean ' if metric.span else ''}{title} ({markdown.code(metric.pattern)})"
     low, high = metric.fixed
@@ -238,11 +240,26 @@ def ranked(statistics: tree_statistics.TreeStatistics) -> dict[terms.Family, lis
     return {family: sorted(configurations, key=_rank) for family, configurations in found.items()}
 
 
-def is_starred(configuration: tree_statistics.Configuration) -> bool:
-    """Whether being the best of its family means something: tested on new lengths only, and above chance."""
-    if not configuration.convention.metric.share:
-        return configuration.generalization is not None and configuration.generalization.runs > 1
-    return not configuration.overlaps and configuration.interval is not None and configuration.interval[0] > _CHANCE
+def starred(ranked: Sequence[tree_statistics.Configuration]) -> tree_statistics.Configuration | None:
+    """The best of a family where being that means something, of its configurations as `ranked` has them.
+
+    There are others that were tested as it was, on lengths that none of them was trained on; and it is above chance,
+    or, where nobody knows what that is, measured more than once.
+    """
+    rivals = [configuration for configuration in ranked if not configuration.overlaps]
+    if len(rivals) < 2 or len({_tested_on(configuration) for configuration in rivals}) > 1:
+        return None
+    best, (low, _) = rivals[0], rivals[0].interval or (0.0, 1.0)
+    if best.convention.metric.is_exact_match:
+        return best if low > _CHANCE else None
+    return best if best.generalization is not None and best.generalization.runs > 1 else None
+
+
+def _tested_on(configuration: tree_statistics.Configuration) -> tuple[object, ...]:
+    """What decides which lists a model was tested on."""
+    config = configuration.convention.lifted(configuration.config)
+    drawn_from = (comparing.key_of(config.get(key)) for key in ("vocab_n", "allow_duplicates"))
+    return configuration.convention.metric.bounds(config), *drawn_from
 
 
 def _rank(configuration: tree_statistics.Configuration) -> tuple[Any, ...]:

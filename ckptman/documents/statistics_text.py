@@ -156,7 +156,7 @@ def _count_row(title: str, counts: Counter[str]) -> list[str]:
 def _expected(statistics: tree_statistics.TreeStatistics) -> str:
     counts = [count for count in statistics.grid_counts if count.groups and statistics.expects(count.pattern.grid)]
     if not counts:
-        return "Nothing here is of a grid of the naming convention."
+        return f"Nothing {'here is' if statistics.runs else 'is here yet'} of a grid of the naming convention."
     columns: dict[str, Callable[[tree_statistics.GridCount], int]] = {
         "Runs": lambda c: c.runs_expected,
         "Complete": lambda c: c.complete,
@@ -220,7 +220,8 @@ def _seeds(statistics: tree_statistics.TreeStatistics) -> str:
 def _recount(statistics: tree_statistics.TreeStatistics) -> str:
     """Commands that count the same from the disk."""
     folders = statistics.convention.folders
-    kept = f"-not -path '*/{folders.run_pattern.replace('{seed}', '*')}/{folders.saved_wandb}/*'"
+    run = folders.run_pattern.replace("{seed}", "*")
+    kept = f"-not -name '._*' -not -path './{records.TRASH}/*' -not -path '*/{run}/{folders.saved_wandb}/*'"
     # A link counts where it leads to a file; a linked folder is not entered.
     named = f"find . -name '*{statistics.convention.checkpoint.suffix}' {kept}"
     count, size = f"{named} -exec test -f {{}} \\; -print", f"{named} -exec test -f {{}} \\; -exec cat {{}} +"

@@ -97,23 +97,23 @@ def _best(statistics: tree_statistics.TreeStatistics) -> str:
         "deviation over the measured runs of a configuration that are here, and over all its W&B runs, overwritten and",
         "repeated ones included; the interval is that of the lists that were tested.",
         "The trained lengths are a part of a configuration, the seed is not.",
-        f"{say.STAR} is the best of its family, where it is above chance; {say.OVERLAP} was trained on lengths that it",
-        f"is tested on, and stands last. {say.MEASURED_BY}",
+        f"{say.STAR} is the best of several of its family that were tested alike, where it is above chance;",
+        f"{say.OVERLAP} was trained on lengths that it is tested on, and stands last. {say.MEASURED_BY}",
     )
     parts = ["## Best configurations", explanation]
     for family, ranked in ranking.items():
         if ranked:
             among = f", the best {_BEST} of {len(ranked):,}" if len(ranked) > _BEST else ""
             title = f"**{say.family_title(family, convention)}**{among}:"
-            parts += [title, best_table(ranked[:_BEST], statistics)]
+            parts += [title, best_table(ranked[:_BEST], statistics, [say.starred(ranked)])]
     return markdown.join(*parts)
 
 
 def best_table(
     ranked: list[tree_statistics.Configuration],
     statistics: tree_statistics.TreeStatistics,
+    starred: Sequence[tree_statistics.Configuration | None],
     *,
-    stars: int = 1,
     family: bool = False,
 ) -> str:
     """A table of measured configurations.
@@ -121,7 +121,7 @@ def best_table(
     Args:
         ranked: The configurations, in the order of the table.
         statistics: The tree's.
-        stars: How many of them, from the first, get a star.
+        starred: Those of them that get a star.
         family: Whether there is a column for the family.
     """
     convention = statistics.convention
@@ -131,12 +131,12 @@ def best_table(
                say.generalization_title(convention), "Runs", "Figures from", "95 % interval", "All W&B runs",
                "Folder"]  # fmt: skip
     rows = []
-    for place, configuration in enumerate(ranked):
+    for configuration in ranked:
         value, logged = configuration.generalization, configuration.logged
         assert value is not None  # it is ranked
         rows.append([
             say.OVERLAP if configuration.overlaps
-            else say.STAR if place < stars and say.is_starred(configuration) else "",
+            else say.STAR if any(configuration is star for star in starred) else "",
                 *([say.family_title(configuration.family, convention)] if family else []),
             say.trained(configuration.config, convention),
             *(say.axis_word(axis, configuration.config.get(axis), convention) for axis in axes),
@@ -169,12 +169,14 @@ def _measured_by(configuration: tree_statistics.Configuration) -> list[str]:
 
 def _families(convention: Convention, statistics: tree_statistics.TreeStatistics | None) -> str:
     parts = ["## Tasks by family"]
-    if statistics is not None:
+    if statistics is not None and _grid(convention, statistics):
         parts.append(markdown.paragraph(
             f"A column for each {'K' if say.group_axis(convention) == 'K' else 'group'}, and in it a mark for each",
             f"seed: {_LEGEND}. Below it, where anything was measured,",
             f"the mean ± {convention.statistics} standard deviation of the runs that are here of each configuration."
         ))  # fmt: skip
+    elif statistics is not None and statistics.runs:
+        parts.append(f"After each seed is a mark: {_LEGEND}.")
     for family in say.families(convention) if statistics is None else say.families_of(statistics):
         folder = placement.family_folder(family, convention)
         patterns = say.patterns_of(family, convention)
@@ -187,7 +189,7 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
             parts += _family_table(pattern, family, statistics, convention)
     if statistics is not None:
         parts.append(_other_groups(statistics))
-    return markdown.join(*parts)
+    return markdown.join(*parts) if any(parts[1:]) else ""
 
 
 def _family_table(
@@ -456,7 +458,7 @@ def _overwritten(statistics: tree_statistics.TreeStatistics) -> str:
             _counted(statistics.lost, statistics.convention),
         ),
         markdown.table(
-            ["Folder", "Configuration", "Seed (W&B run, generalization)", "Overwritten by"],
+            ["Folder", "Configuration", _seeds_title(statistics.lost, statistics.convention), "Overwritten by"],
             _lost_rows(statistics.lost, statistics),
         ),
     )
@@ -475,7 +477,7 @@ def _without_files(statistics: tree_statistics.TreeStatistics) -> str:
             _counted(statistics.without_files, statistics.convention),
         ),
         markdown.table(
-            ["Folder", "Configuration", "Seed (W&B run, generalization)"],
+            ["Folder", "Configuration", _seeds_title(statistics.without_files, statistics.convention)],
             [row[:-1] for row in _lost_rows(statistics.without_files, statistics)],
         ),
     )
@@ -483,10 +485,18 @@ def _without_files(statistics: tree_statistics.TreeStatistics) -> str:
 
 def _counted(items: Sequence[tree_statistics.Lost], convention: Convention) -> str:
     """In which figures runs without files are."""
-    values = (metrics.from_metrics(item.run.metrics, item.run.config, convention) for item in items)
-    if all(value is None for value in values):
+    if not _is_measured(items, convention):
         return ""
     return "The generalization that these logged is in the means over all W&B runs, and in no other."
+
+
+def _seeds_title(items: Sequence[tree_statistics.Lost], convention: Convention) -> str:
+    return f"Seed (W&B run{', generalization' if _is_measured(items, convention) else ''})"
+
+
+def _is_measured(items: Sequence[tree_statistics.Lost], convention: Convention) -> bool:
+    values = (metrics.from_metrics(item.run.metrics, item.run.config, convention) for item in items)
+    return any(value is not None for value in values)
 
 
 def _lost_rows(items: Sequence[tree_statistics.Lost], statistics: tree_statistics.TreeStatistics) -> list[list[str]]:

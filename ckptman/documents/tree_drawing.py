@@ -54,7 +54,9 @@ class _Drawing:
         self.configurations: dict[PurePosixPath, list[tree_statistics.Configuration]] = defaultdict(list)
         for configuration in statistics.configurations:
             self.configurations[configuration.folder].append(configuration)
-        self.best = {ranked[0].folder: ranked[0] for ranked in say.ranked(statistics).values() if ranked}
+        ranking = [ranked for ranked in say.ranked(statistics).values() if ranked]
+        self.best = {ranked[0].folder for ranked in ranking}
+        self.starred = {star.folder: star for ranked in ranking if (star := say.starred(ranked)) is not None}
         self.run_is_drawn = False
 
     def layers(self) -> list[_Node]:
@@ -156,10 +158,10 @@ class _Drawing:
 
     def _star(self, task: PurePosixPath) -> str:
         """The mark of the best configuration; which one it is, where the folder has several."""
-        if task not in self.best or not say.is_starred(self.best[task]):
+        if task not in self.starred:
             return ""
         many = len(self.configurations[task]) > 1
-        which = say.brief(self.best[task].config, say.all_axes(self.convention), self.convention) if many else ""
+        which = say.brief(self.starred[task].config, say.all_axes(self.convention), self.convention) if many else ""
         return f" {say.STAR} {wording.one_line(which)}".rstrip()
 
     def _has_list(self, task: PurePosixPath) -> bool:

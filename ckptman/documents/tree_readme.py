@@ -9,11 +9,12 @@ from typing import Any
 
 from ckptman.documents import document_text as say
 from ckptman.documents.figures import files as figure_files
-from ckptman.documents.loading_text import forms_here, loading_text
+from ckptman.documents.loading_text import forms_here, loading_text, title_of
 from ckptman.documents.marked_blocks import append_blocks, empty_block, fill_blocks, find_blocks
 from ckptman.documents.statistics_text import statistics_text
 from ckptman.documents.task_mapping import best_table
 from ckptman.documents.tree_drawing import draw_tree
+from ckptman.formats import CheckpointInfo, containers
 from ckptman.rules import Convention, convention_file, grids, terms
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError, markdown, wording
@@ -145,7 +146,8 @@ def _structure(statistics: tree_statistics.TreeStatistics) -> str:
 
 
 def _best(statistics: tree_statistics.TreeStatistics) -> str:
-    best = [ranked[0] for ranked in say.ranked(statistics).values() if ranked]
+    ranking = [ranked for ranked in say.ranked(statistics).values() if ranked]
+    best = [ranked[0] for ranked in ranking]
     if not best:
         return markdown.paragraph(
             *say.nothing_ranked(statistics),
@@ -156,13 +158,15 @@ def _best(statistics: tree_statistics.TreeStatistics) -> str:
             f"mean ± {statistics.convention.statistics} standard deviation over runs, those that are here and all W&B "
             f"runs. {say.MEASURED_BY} {_MAPPING_LINK} has more of them.",
         ),
-        best_table(best, statistics, stars=len(best), family=True),
+        best_table(best, statistics, list(map(say.starred, ranking)), family=True),
     )
 
 
 def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     expected = [grid for grid in convention.grids.values() if statistics.expects(grid.name)]
+    if not expected and not statistics.runs:
+        return "There is no run in this tree yet."
     if not expected:
         return markdown.paragraph(
             "The groups here are of no grid that the rules describe: they keep the task ids of their source, and the",
@@ -327,30 +331,56 @@ def _example(
 
 
 def _contents(statistics: tree_statistics.TreeStatistics) -> str:
-    here = forms_here(statistics)
-    forms = [form for form in statistics.convention.checkpoint.forms if form.name in here or not here]
-    holds: list[tuple[str, Callable[[terms.CheckpointForm], str | None]]] = [
-        ("Weights by parameter name", lambda form: form.weights),
-        ("Optimizer state; final files may lack it", lambda form: form.optimizer),
-        ("Training configuration, seed included", lambda form: form.config),
-        ("Shape of the model", lambda form: form.model_config),
-        ("Iterations done", lambda form: form.iters),
-        ("Index of the last iteration, on the way only", lambda form: form.itr),
-        ("W&B run, where the trainer knew it", lambda form: form.run_id),
-    ]
-    rows = [
-        [what, *(markdown.code(key) if (key := get(form)) else say.NOTHING for form in forms)] for what, get in holds
-    ]
+    by_name = {form.name: form for form in statistics.convention.checkpoint.forms}
+    here = [info for _, info in forms_here(statistics)]
+    if here:
+        columns = {title_of(info): _where(info, by_name.get(info.form)) for info in here}
+    else:
+        columns = {f"Form {markdown.text(name)}": _keys(form) for name, form in by_name.items() if not form.whole}
+    dictionaries = all(info.container == containers.TORCH_ARCHIVE and info.weights_key for info in here)
+    rows = [[what, *(held[what] for held in columns.values())] for what in _HOLDS]
+    rows = [row for row in rows if {*row[1:]} != {say.NOTHING}]
+    one = len(columns) == 1
     return markdown.join(
         markdown.paragraph(
-            "Each file is a dictionary that `torch.save` wrote. Its keys depend on the trainer.",
-            f"{'Of this form' if len(forms) == 1 else 'Of these forms'} are files here:"
+            "Each file is a dictionary that `torch.save` wrote. Its keys depend on the trainer."
+            if dictionaries
+            else "What a checkpoint holds, and where in it, depends on the program that wrote it.",
+            f"{'Of this form' if one else 'Of these forms'} are files here:"
             if here
-            else f"{'One form is' if len(forms) == 1 else 'These forms are'} known:",
+            else f"{'One form is' if one else 'These forms are'} known:",
         ),
-        markdown.table(["Holds", *(f"Form {markdown.text(form.name)}" for form in forms)], rows),
+        markdown.table(["Holds", *columns], rows),
         "`ckptman show FILE` tells what a file holds.",
     )
+
+
+_HOLDS: Mapping[str, Callable[[terms.CheckpointForm], str | None]] = {
+    "Weights by parameter name": lambda form: form.weights,
+    "Optimizer state; final files may lack it": lambda form: form.optimizer,
+    "Training configuration, seed included": lambda form: form.config,
+    "Shape of the model": lambda form: form.model_config,
+    "Iterations done": lambda form: form.iters,
+    "Index of the last iteration, on the way only": lambda form: form.itr,
+    "W&B run, where the trainer knew it": lambda form: form.run_id,
+}
+
+
+def _keys(form: terms.CheckpointForm | None) -> dict[str, str]:
+    """Under which key a form holds what."""
+    keys = {what: get(form) if form is not None else None for what, get in _HOLDS.items()}
+    return {what: markdown.code(key) if key else say.NOTHING for what, key in keys.items()}
+
+
+def _where(info: CheckpointInfo, form: terms.CheckpointForm | None) -> dict[str, str]:
+    """The same of a file, which may have its weights and its configuration elsewhere than its form says."""
+    found = _keys(form)
+    weights, _, config, *_ = found
+    whole = "the files of the folder" if info.members else "the file itself"
+    found[weights] = whole if info.weights_key is None else markdown.code(info.weights_key)
+    if info.config_key is not None:
+        found[config] = markdown.code(info.config_key)
+    return found
 
 
 # --- adding, and where from -------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def find_file(start: Path) -> Path | None:
     return None
 
 
-def load_convention(file: Path | None = None, *, numbering: str | None = None) -> Convention:
+def load_convention(file: str | os.PathLike[str] | None = None, *, numbering: str | None = None) -> Convention:
     """Load the built-in convention, extended by `file` if one is given.
 
     Args:
@@ -84,6 +84,7 @@ def load_convention(file: Path | None = None, *, numbering: str | None = None) -
         ConfigurationError: naming the file, the key and the nearest known one; (`unknown-numbering`) where a grid has
             no numbering `numbering`.
     """
+    file = None if file is None else Path(file)
     where = str(file or BUILT_IN.name)
     document = _built_in_document() if file is None else _extended(_read(file), where)
     convention = _build(document, where, file)

@@ -10,6 +10,8 @@ from ckptman.rules import comparing
 
 LENGTH = "{k}"
 """Stands in a pattern for a length."""
+EXACT_MATCH = "exact_match_acc"
+"""What the exact match, which training logs and `eval` measures, is called at the end of a key."""
 _MOST_LENGTHS = 100_000
 Bound = int | str | None
 
@@ -53,6 +55,11 @@ class Metric:
     def is_by_length(self) -> bool:
         """Whether it is the mean over several lengths."""
         return LENGTH in self.pattern
+
+    @property
+    def is_exact_match(self) -> bool:
+        """Whether it is the share of lists of some lengths that are sorted right, as `eval` measures it."""
+        return self.is_by_length and self.share and self.pattern.rpartition("/")[2] == EXACT_MATCH
 
     @property
     def glob(self) -> str:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from ckptman.rules import TrainConfig
+from ckptman.rules import TrainConfig, measures
 from ckptman.training.accuracy import CPU_BATCH_POSITIONS, DEVICE_BATCH_POSITIONS, Predictor, draw_samples
 from ckptman.training.model import GPT
 from ckptman.training.train_step import StepResult
 
 TRAINED, TESTED = "test/K{k}", "gen/K{k}"
 """Names of the trained and of the tested lengths; a metric's name follows after a slash."""
-
-EXACT_MATCH = "exact_match_acc"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class LengthMetrics:
         """The metrics under their published names."""
         return {
             f"{length}/loss": self.loss,
-            f"{length}/{EXACT_MATCH}": self.exact_match,
+            f"{length}/{measures.EXACT_MATCH}": self.exact_match,
             f"{length}/token_acc": self.token_accuracy,
             f"{length}/pos_abs_err_sum": self.error_sum,
             f"{length}/pos_abs_err_mean": self.error_mean,

@@ -67,17 +67,17 @@ class Generalization:
 def measured(record: RunRecord, convention: Convention) -> Measured | None:
     """A run's generalization; None where it was not measured on every tested length.
 
-    Of the teacher-forced evaluations of the final checkpoint and the metrics that training logged last, the one with
-    the most samples counts; of several, the newest.
+    Of the teacher-forced evaluations of the final checkpoint, where they measure the metric, and the metrics that
+    training logged last, the one with the most samples counts; of several, the newest.
     """
     finals = [entry.file for entry in record.checkpoints if entry.kind in convention.final_kinds]
     found = [
-        (_samples(item.get("samples")), float(item["gen_em"]), "evaluation")
+        (_samples(item.get("samples")), value, "evaluation")
         for item in record.evaluations
-        if convention.metric.share
+        if convention.metric.is_exact_match
         and item.get("mode") == TEACHER_FORCED
         and item.get("file") in finals
-        and finite(item.get("gen_em")) is not None
+        and (value := _evaluated(item, record.config, convention)) is not None
     ]
     logged = from_metrics(record.metrics, record.config, convention)
     if logged is not None:
@@ -88,6 +88,18 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
     samples, value, source = max(reversed(found), key=lambda item: item[0])
     lists = samples * max(1, len(convention.metric.keys(record.config)))
     return Measured(value, source, samples, lists, convention.metric.share)
+
+
+def _evaluated(item: Mapping[str, Any], config: Mapping[str, Any], convention: Convention) -> float | None:
+    """What an evaluation found on the metric's lengths, which may not be those of the time when it was made."""
+    tested, by_k = item.get("k"), item.get("by_k")
+    if not isinstance(tested, list) or not isinstance(by_k, dict):
+        return finite(item.get("gen_em"))
+    low, high = convention.metric.bounds(config) or (min(tested, default=0), max(tested, default=-1))
+    found = [by_k.get(str(k)) for k in range(low, high + 1)]
+    values = [finite(one.get("exact_match")) for one in found if isinstance(one, dict)]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(found) else None
 
 
 def from_metrics(

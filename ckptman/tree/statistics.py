@@ -332,15 +332,15 @@ class TreeStatistics:
         return tuple(_count_grid(self, pattern) for pattern in self.convention.groups)
 
     def expects(self, grid: str) -> bool:
-        """Whether the runs of a grid are expected here: some of it is here, or nothing at all."""
+        """Whether the runs of a grid are expected here: some of it is."""
         patterns = [pattern for pattern in self.convention.groups if pattern.grid == grid]
-        there = self._groups
-        return not there or any(pattern.parse(group) is not None for group in there - {""} for pattern in patterns)
+        return any(pattern.parse(group) is not None for group in self._groups - {""} for pattern in patterns)
 
     @cached_property
     def _groups(self) -> frozenset[str]:
         """The groups that cells are filled of; an empty one for what fills none."""
-        cells = {run.cell for run in self.runs} | {item.cell for item in self.lost}
+        cells = {run.cell for run in self.runs} | {item.cell for item in self.refused}
+        cells |= {item.cell for item in (*self.lost, *self.without_files)}
         return frozenset("" if cell is None else cell[0] for cell in cells)
 
     @property

@@ -17,7 +17,6 @@ from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import report
 from ckptman.ingestion import ingest
 from ckptman.rules import convention_file
-from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
@@ -498,13 +497,11 @@ def test_a_tree_without_a_k_has_none_in_its_map(browser: Any, shown: Any, tmp_pa
     page.context.close()
 
 
-@pytest.mark.parametrize("is_grid", [True, False])
-def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Heard, is_grid: bool) -> None:
-    no_groups = ", ".join(f"{group.pattern!r}: null" for group in built_in().groups)
-    (tmp_path / "ckptman.yaml").write_text("" if is_grid else f"groups: {{{no_groups}}}")
+def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    (tmp_path / "ckptman.yaml").write_text("")
     report(tmp_path, html="")
     explorer = opened(browser, tmp_path / EXPLORER, heard)
-    assert explorer.locator("td[data-cell]").count() == (168 if is_grid else 0)
+    assert explorer.locator("td[data-cell]").count() == 0
     for view, text in {"#/findings": "finds nothing wrong", "#/compare": "Nothing is chosen yet"}.items():
         go(explorer, view)
         assert text in explorer.locator("main").inner_text()

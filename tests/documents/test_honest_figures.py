@@ -12,6 +12,9 @@ from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.documents.tree_readme import block_contents
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
+from ckptman.training.accuracy import Accuracy
+from ckptman.training.evaluation import Evaluation, EvaluationMode, record_evaluation
 from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import START, config, gen_metrics, write_run
 from tests.helpers.recorded import add_run
@@ -48,16 +51,77 @@ def test_an_interval_is_that_of_all_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "mark"), [(0.0, ""), (0.002, ""), (0.02, "⭐")])
 def test_no_star_is_given_for_chance(value: float, mark: str, tmp_path: Path) -> None:
     add_run(tmp_path, config(), metrics=gen_metrics(value))
-    assert [row[0] for row in best(document(tmp_path))] == [mark]
+    add_run(tmp_path, config(use_mlp=True), run_id="b", metrics=gen_metrics(0.0))
+    assert [row[0] for row in best(document(tmp_path))] == [mark, ""]
     assert ("⭐" in block_contents(count_tree(tmp_path, built_in()))["structure"]) == bool(mark)
 
 
 def test_what_was_trained_on_tested_lengths_is_marked_and_stands_last(tmp_path: Path) -> None:
     add_run(tmp_path, config(k=32, wandb_group="len_gen_k32"), run_id="a", metrics=gen_metrics(1.0))
     add_run(tmp_path, config(), run_id="b", metrics=gen_metrics(0.5))
+    add_run(tmp_path, config(k=4, wandb_group="len_gen_k4"), run_id="c", metrics=gen_metrics(0.4))
     assert [(row[0], row[1], row[5]) for row in best(document(tmp_path))] == [
-        ("⭐", "2–8", "50.0 %"), ("⚠", "2–32", "100.0 %"),
+        ("⭐", "2–8", "50.0 %"), ("", "2–4", "40.0 %"), ("⚠", "2–32", "100.0 %"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rival", "mark"),
+    [
+        (None, ""),
+        (config(k=32, wandb_group="len_gen_k32"), ""),
+        (config(vocab_n=64, use_mlp=True), ""),
+        (config(use_mlp=True), "⭐"),
+    ],
+)
+def test_the_best_has_a_star_only_where_another_was_tested_alike(
+    rival: TrainConfig | None, mark: str, tmp_path: Path
+) -> None:
+    add_run(tmp_path, config(), metrics=gen_metrics(0.5))
+    if rival is not None:
+        add_run(tmp_path, rival, run_id="b", metrics=gen_metrics(0.4))
+    assert best(document(tmp_path))[0][0] == mark
+    counted = block_contents(count_tree(tmp_path, built_in()))
+    assert [("⭐" in counted[name]) == bool(mark) for name in ("structure", "best")] == [True, True]
+
+
+@pytest.mark.parametrize("of", ["exact_match_acc", "token_acc"])
+def test_a_metric_that_eval_does_not_measure_is_not_replaced_by_an_evaluation(of: str, tmp_path: Path) -> None:
+    """Nor is it called an exact match, nor is its chance level known."""
+    for seed, mlp in ((1337, False), (2337, True)):
+        logged = {f"gen/K{k}/{of}": 0.6 for k in range(17, 33)}
+        folder = add_run(tmp_path, config(seed=seed, use_mlp=mlp), run_id=str(seed), metrics=logged)
+        final = next(folder.glob("Final*"))
+        by_k = {k: Accuracy(k, 2000, 1000, 2000 * k) for k in range(17, 33)}
+        assert record_evaluation(
+            Evaluation(str(final), EvaluationMode.TEACHER_FORCED, 2000, 0, by_k, (17, 32)), built_in()
+        )
+    (tmp_path / "ckptman.yaml").write_text(
+        f'metrics: {{generalization: {{pattern: "gen/K{{k}}/{of}", k: [17, 32], title: That, default: true}}}}\n'
+    )
+    text = document(tmp_path, load_convention(tmp_path / "ckptman.yaml"))
+    is_measured = of == "exact_match_acc"
+    assert [(row[0], row[5], row[7]) for row in best(text)] == [
+        ("⭐" if is_measured else "", "50.0 %" if is_measured else "60.0 %", "evaluation" if is_measured else "W&B"),
+        ("", "50.0 %" if is_measured else "60.0 %", "evaluation" if is_measured else "W&B"),
+    ]
+    assert ("mean exact match on lists" in " ".join(text.split())) == is_measured
+
+
+def test_an_evaluation_counts_for_the_lengths_of_the_metric(tmp_path: Path) -> None:
+    folder = add_run(tmp_path, config(), metrics={})
+    by_k = {k: Accuracy(k, 100, 100 if k < 25 else 50, 100 * k) for k in range(17, 33)}
+    record_evaluation(
+        Evaluation(str(next(folder.glob("Final*"))), EvaluationMode.TEACHER_FORCED, 100, 0, by_k, (17, 32)), built_in()
+    )
+    found = {}
+    for low, high in ((17, 32), (17, 24), (17, 40)):
+        (tmp_path / "ckptman.yaml").write_text(
+            f'metrics: {{generalization: {{pattern: "gen/K{{k}}/exact_match_acc", k: [{low}, {high}], default: true}}}}'
+        )
+        [run] = count_tree(tmp_path, load_convention(tmp_path / "ckptman.yaml")).runs
+        found[high] = None if run.measured is None else run.measured.value
+    assert found == {32: 0.75, 24: 1.0, 40: None}
 
 
 def test_an_experiment_of_which_nothing_is_here_is_not_told_of(tmp_path: Path) -> None:
@@ -77,6 +141,10 @@ def test_an_experiment_of_which_nothing_is_here_is_not_told_of(tmp_path: Path) -
         assert said in " ".join(text.split())
         assert "Nothing is measured" not in text
         assert "has not been run" not in text
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "504" not in block_contents(count_tree(empty, built_in()))["summary"]
+    assert "| Task " not in document(empty) + block_contents(count_tree(empty, built_in()))["tasks"]
     for title in ("How the grid is built", "Decoding an id", "With LayerNorm, fixed"):
         assert (f"# {title}" in document(known), f"# {title}" in document(other)) == (True, False)
     seeds = readme["statistics"].partition("### Seeds")[2].partition("###")[0]

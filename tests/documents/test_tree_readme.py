@@ -21,6 +21,7 @@ from ckptman.rules.terms import Convention
 from ckptman.text.wording import size_text
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.tree.statistics import count_tree
+from tests.helpers.model_folders import distributed, trainer
 from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
 from tests.helpers.recorded import SIZE, add_overwritten, add_run
 
@@ -56,7 +57,7 @@ def code(text: str, language: str) -> list[str]:
 def root(tmp_path: Path) -> Path:
     for seed in (1337, 2337, 3337):
         add_run(tmp_path, config(seed=seed), run_id=f"run{seed}", metrics=gen_metrics(0.9))
-    add_run(tmp_path, config(n_layers=2), run_id="b", kinds=("Checkpoint",))
+    add_run(tmp_path, config(n_layers=2), run_id="b", kinds=("Checkpoint",), metrics=gen_metrics(0.5))
     fixed = config(k=4, train_min_k=4, use_layernorm=False, wandb_group="len_gen_single_no_ln_k4")
     add_run(tmp_path, fixed, run_id="c", source_root="/scratch/b")
     add_run(tmp_path, config(wandb_group="my_group"), run_id="d", source_task=12)
@@ -122,6 +123,10 @@ def test_the_readmes_own_commands_count_the_same(root: Path) -> None:
     (kept := root / "with_layernorm/dynamic/len_gen_k8/task_0006/seed_1337/wandb/run-1/files").mkdir(parents=True)
     (kept / "media.pt").write_bytes(b"x")
     (kept / "run.json").write_text("{}")
+    (trash := root / ".ckptman-trash" / "seed_1337").mkdir(parents=True)
+    for name in ("a.pt", "run.json"):
+        (trash / name).write_bytes(b"x")
+        (kept.parents[2] / f"._{name}").write_bytes(b"x")
     text = block(root, "statistics")
     (commands,) = code(text, "bash")
     counted = [
@@ -381,3 +386,55 @@ def test_the_loading_code_of_another_model_loads_its_weights(tmp_path: Path) -> 
     [snippet] = code(block(tmp_path / "tree", "loading"), "python")
     assert "ckptman.load_weights(" in snippet
     assert int(python(snippet + "print(len(weights))", tmp_path / "tree")) > 5
+
+
+def test_the_loading_code_of_a_tree_with_its_own_rules_is_by_these(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    write_run(folder, config(), run_id="abcd1234", files=("Final",), more={"use_mystery": True})
+    ingest(tmp_path / "raw", root := tmp_path / "tree")
+    (root / "ckptman.yaml").write_text("model: {without_effect: [use_mystery]}\n")
+    [snippet] = code(block(root, "loading", load_convention(root / "ckptman.yaml")), "python")
+    assert python(snippet + "print(type(model).__name__)", root) == "GPT\n"
+
+
+def test_checkpoints_that_are_folders_are_told_of_and_loaded(tmp_path: Path) -> None:
+    saved = tmp_path / "raw" / "len_gen_k8" / "task_0006" / "saved_models"
+    trainer(saved / "seed_1337" / "checkpoint-40000", config(n_layers=1))
+    distributed(saved / "seed_2337" / "step-40000", config(n_layers=1, seed=2337))
+    ingest(tmp_path / "raw", root := tmp_path / "tree")
+    snippets = code(block(root, "loading"), "python")
+    assert [python(snippet + "print(type(model).__name__)", root) for snippet in snippets] == ["GPT\n"] * 2
+    told = block(root, "contents")
+    assert "Form A, torch.distributed.checkpoint folder" in told
+    assert "Form Trainer, safetensors in shards" in told
+    assert figures(told)["Weights by parameter name"] == ["`model`", "the files of the folder"]
+    assert "torch.save" not in told
+    write_run(folder := tmp_path / "more" / "len_gen_k8" / "task_0006", config(seed=3337), run_id="abcd1234")
+    ingest(folder.parents[1], tmp_path / "files")
+    assert "Each file is a dictionary that `torch.save` wrote" in block(tmp_path / "files", "contents")
+
+
+def test_two_forms_with_one_set_of_keys_are_both_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    for seed, form in ((1337, "A"), (2337, "Lightning")):
+        values = config(seed=seed)
+        [file] = write_run(folder / f"seed_{seed}", values, run_id=f"run{seed}", files=("Final",))
+        when = file.stat().st_mtime
+        torch.save(_saved(form, GPT(GPTConfig.from_train_config(values)).state_dict(), values), file)
+        os.utime(file, (when, when))
+    assert ingest(tmp_path / "raw", tmp_path / "tree").refused == ()
+    assert "Form A " in block(tmp_path / "tree", "contents")
+    assert "Form Lightning " in block(tmp_path / "tree", "contents")
+
+
+def test_a_file_that_is_its_weights_is_said_to_be(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    [file] = write_run(folder, config(), run_id="abcd1234", files=("Final",))
+    when = file.stat().st_mtime
+    torch.save(GPT(GPTConfig.from_train_config(config())).state_dict(), file)
+    os.utime(file, (when, when))
+    ingest(tmp_path / "raw", tmp_path / "tree")
+    told = figures(block(tmp_path / "tree", "contents"))
+    assert {key: value for key, value in told.items() if not key.startswith("-")} == {
+        "Holds": ["Form weights"], "Weights by parameter name": ["the file itself"],
+    }  # fmt: skip
