@@ -48,7 +48,7 @@ COMMANDS = {
 """By name, in the order in which they are listed."""
 
 
-GOES_ON = frozenset({"train", "sweep", "ingest", "eval", "migrate"})
+GOES_ON = frozenset({"train", "sweep", "ingest", "migrate"})
 """Those that, interrupted and called again, do not begin anew."""
 
 LEAVES_NOTHING = frozenset({"--dry-run", "--no-record", "--no-resume"})

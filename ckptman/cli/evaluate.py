@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def _eval(
     the token accuracy (positions that are right). The mean exact match over K = 17..32 is a run's generalization; in a
     tree it is recorded in run.json, beside those of other modes, lengths, seeds and numbers of samples; ls, report and
     the stars use the one with the most samples. What is recorded already is not measured again, so an evaluation that
-    was interrupted goes on from where it was; --forget takes a recorded one back.
+    was interrupted goes on with the file that it was at; --forget takes a recorded one back.
 
     Teacher-forced, each number is predicted from the correct ones before it: the metric that training logs. With
     --autoregressive the model reads its own output, as it does in use. The exact match is the same both ways, since the
@@ -102,26 +103,24 @@ def _eval(
                                           all_checkpoints=all_checkpoints, dry_run=dry_run, convention=convention)
         ]  # fmt: skip
         show_forgotten(gone, console(), dry_run=dry_run, as_json=as_json)
+        if not gone:
+            lengths_text = f", K {','.join(lengths)}" if lengths else ""
+            warn(f"nothing is recorded of {mode}, {count_text(samples, 'list')} of each length, seed {sample_seed}"
+                 f"{lengths_text}: ckptman show RUN lists what is")  # fmt: skip
         return
+    work = partial(
+        evaluating.evaluate, k=ks, samples=samples, seed=sample_seed, mode=mode, all_checkpoints=all_checkpoints,
+        device=device, threads=threads, record=not no_record,
+    )  # fmt: skip
     results = []
     with SampleProgress() as progress:
-        for convention, members in groups:
-            results.append(
-                evaluating.evaluate(
-                    members,
-                    k=ks,
-                    samples=samples,
-                    seed=sample_seed,
-                    mode=mode,
-                    all_checkpoints=all_checkpoints,
-                    device=device,
-                    threads=threads,
-                    record=not no_record,
-                    dry_run=dry_run,
-                    convention=convention,
-                    progress=progress,
-                )
-            )
+        try:
+            for convention, members in groups:
+                results.append(work(members, dry_run=dry_run, convention=convention, progress=progress))
+        except KeyboardInterrupt:
+            looked = [work(members, dry_run=True, convention=convention) for convention, members in groups]
+            _tell_standing(evaluating.EvaluationResult.joined(looked))
+            raise
     result = evaluating.EvaluationResult.joined(results)
     for message in result.warnings:
         warn(message)
@@ -131,6 +130,13 @@ def _eval(
         show(result, console())
     say_refused((item.message, item.code, item.fix) for item in result.refused)
     raise typer.Exit(1 if result.refused or result.warnings else 0)  # a warning: what was measured is not recorded
+
+
+def _tell_standing(result: evaluating.EvaluationResult) -> None:
+    """Say on stderr from where the same command would go on."""
+    done, left = len(result.evaluations), len(result.planned)
+    goes_on = "the same command goes on with the next one" if done else "the same command starts over"
+    warn(f"{done:,} of {count_text(done + left, 'checkpoint')} measured and recorded: {goes_on}")
 
 
 def show_forgotten(
@@ -178,7 +184,11 @@ def show(result: evaluating.EvaluationResult, out: Console) -> None:
 
 def _show_one(evaluation: evaluating.Evaluation, out: Console) -> None:
     out.print(plain(evaluation.path, "bold"))
-    out.print(plain(f"{_mode_text(evaluation)}; {evaluation.samples:,} lists of each length, seed {evaluation.seed}"))
+    out.print(
+        plain(
+            f"{_mode_text(evaluation)}; {count_text(evaluation.samples, 'list')} of each length, seed {evaluation.seed}"
+        )
+    )
     rows = [
         (
             str(k),

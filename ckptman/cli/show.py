@@ -148,7 +148,7 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
     out.print(plain(evaluations, "bold"))
     if record.evaluations:
         measured = [_evaluation_row(item) for item in record.evaluations]
-        titles = ("Mode", "Lists", "Seed", "K", "Generalization", "File")
+        titles = ("Mode", "Lists each", "Seed", "K", "Exact match", "Date", "File")
         print_table(out, [titles, *measured], right=(1, 2), indent="  ")
     out.print()
     out.print(
@@ -168,7 +168,7 @@ def _evaluation_row(item: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(low, int | float) and isinstance(high, int | float):
         shown += f" ({wording.percent(low)} to {wording.percent(high)})"
     texts = (str(item.get(key, NOTHING)) for key in ("mode", "samples", "seed"))
-    return *texts, span, shown, str(item.get("file", NOTHING))
+    return *texts, span, shown, str(item.get("date") or NOTHING)[:10], str(item.get("file", NOTHING))
 
 
 def _refused_json(file: Path, error: RefusedError) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain
-from ckptman.rules import Convention, TrainConfig, comparing, grids, measures, placement, terms
+from ckptman.rules import Convention, TrainConfig, comparing, grids, placement, terms
 from ckptman.text import CkptmanError, UsageError, wording
 from ckptman.training import planning
 from ckptman.training import wandb as wandb_logging
@@ -442,7 +442,7 @@ def _exact_match(metrics: Mapping[str, float], config: TrainConfig) -> list[tupl
         (learning_curve.TESTED, _TESTED, config.test_min_k, config.test_max_k),
     ):
         for k in range(low, high + 1):
-            value = metrics.get(f"{name.replace('{k}', str(k))}/{measures.EXACT_MATCH}")
+            value = metrics.get(f"{name.replace('{k}', str(k))}/{terms.EXACT_MATCH}")
             if value is not None:
                 rows.append((k, where, value))
     return rows

@@ -23,6 +23,7 @@ from ckptman.rules.inert import is_full_name as is_full_name
 from ckptman.rules.inert import reaches_system as reaches_system
 from ckptman.rules.layout import Layout
 from ckptman.rules.layout import Levels as Levels
+from ckptman.rules.measures import EXACT_MATCH as EXACT_MATCH
 from ckptman.rules.measures import Metric as Metric
 from ckptman.rules.schemes import Field as Field
 from ckptman.rules.schemes import Scheme as Scheme

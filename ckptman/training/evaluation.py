@@ -193,7 +193,7 @@ def evaluate(
 
     In a tree, the result is recorded in the run's `run.json`, beside those of other modes, lengths, seeds and numbers
     of samples. What is recorded there already is not measured again: an evaluation that was interrupted goes on with
-    the next file. A file that cannot be evaluated is refused, and the others go on.
+    the file that it was at, from its first length. A file that cannot be evaluated is refused, and the others go on.
 
     Args:
         paths: Checkpoint files and folders: a run, a whole tree, or any folder with checkpoints below it.
@@ -305,12 +305,18 @@ def _below(folder: Path, convention: Convention, unreadable: list[RefusedFile]) 
 
     for top, subfolders, files in os.walk(folder, onerror=refuse):
         subfolders.sort(key=wording.natural_key)
+        subfolders[:] = [name for name in subfolders if _is_looked_at(name) and name != records.TRASH]
         whole = [name for name in subfolders if name.endswith(convention.checkpoint.suffix)]
-        subfolders[:] = [name for name in subfolders if name not in whole and not folders.is_partial(name)]
+        subfolders[:] = [name for name in subfolders if name not in whole]
         yield from (Path(top, name) for name in whole)  # checkpoints that are folders
         for name in sorted(files, key=wording.natural_key):
-            if name.endswith(convention.checkpoint.suffix) and not folders.is_partial(name):
+            if name.endswith(convention.checkpoint.suffix) and _is_looked_at(name):
                 yield Path(top, name)
+
+
+def _is_looked_at(name: str) -> bool:
+    """Whether it is neither unfinished nor an operating system's."""
+    return not folders.is_partial(name) and not contents.is_system_name(name)
 
 
 def _finals(paths: Iterable[Path], convention: Convention) -> Iterator[Path]:

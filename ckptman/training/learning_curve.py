@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
-from ckptman.rules import TrainConfig, measures
+from ckptman.rules import TrainConfig, terms
 from ckptman.training.accuracy import CPU_BATCH_POSITIONS, DEVICE_BATCH_POSITIONS, Predictor, draw_samples
 from ckptman.training.model import GPT
 from ckptman.training.train_step import StepResult
@@ -40,7 +40,7 @@ class LengthMetrics:
         """The metrics under their published names."""
         return {
             f"{length}/loss": self.loss,
-            f"{length}/{measures.EXACT_MATCH}": self.exact_match,
+            f"{length}/{terms.EXACT_MATCH}": self.exact_match,
             f"{length}/token_acc": self.token_accuracy,
             f"{length}/pos_abs_err_sum": self.error_sum,
             f"{length}/pos_abs_err_mean": self.error_mean,

@@ -14,8 +14,11 @@ import torch
 from ckptman.cli.app import run
 from ckptman.cli.evaluate import parse_lengths
 from ckptman.ingestion.ingesting import ingest
+from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
+from ckptman.training import evaluation
 from ckptman.training.evaluation import DEFAULT_SAMPLES, DEFAULT_SEED, evaluate
+from ckptman.tree.records import read_record
 from tests.helpers.raw import config, snapshot, write_checkpoint, write_run
 
 QUICK = ["--k", "2,3", "--samples", "20"]
@@ -198,4 +201,57 @@ def test_what_was_recorded_is_forgotten_as_the_dry_run_says(tree: Path, capsys: 
     assert run(["eval", str(tree), *QUICK, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("would be measured: ")
     assert run(["eval", str(tree), *QUICK, "--forget"]) == 0
-    assert capsys.readouterr().out == "0 evaluations forgotten\n"
+    said = capsys.readouterr()
+    assert said.out == "0 evaluations forgotten\n"
+    assert "nothing is recorded of teacher-forced, 20 lists of each length, seed 0, K 2,3" in " ".join(said.err.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "1 of 2 checkpoints measured and recorded: the same command goes on with the next one"),
+        (["--no-record"], "0 of 2 checkpoints measured and recorded: the same command starts over"),
+    ],
+)
+def test_an_interrupted_evaluation_says_from_where_it_goes_on(
+    more: list[str], said: str, tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(100))
+    measure = evaluation.measure_accuracy
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        if next(calls) == 3:  # in the second length of the second file
+            raise KeyboardInterrupt
+        return measure(*given, **named)
+
+    command = ["eval", str(tree), "--all", *QUICK, *more]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "measure_accuracy", interrupted)
+        assert run(command) == 130
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert run([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("would be measured") == (2 if more else 1)
+
+
+def test_neither_the_trash_nor_an_operating_systems_files_are_evaluated(tree: Path) -> None:
+    [final] = evaluation.find_checkpoints([tree], built_in())[0]
+    for other in (final.with_name(f"._{final.name}"), tree / ".ckptman-trash" / final.name):
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(final.read_bytes())
+    assert evaluation.find_checkpoints([tree], built_in())[0] == [final]
+    assert len(evaluation.find_checkpoints([tree], built_in(), all_checkpoints=True)[0]) == 2
+    other = final.with_name(final.name.replace("iters40000", "iters40001"))  # the control: any other name
+    other.write_bytes(final.read_bytes())
+    assert len(evaluation.find_checkpoints([tree], built_in(), all_checkpoints=True)[0]) == 3
+
+
+def test_show_tells_evaluations_apart_by_their_lists_and_dates(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for samples in ("1", "20"):
+        run(["eval", str(tree), "--k", "2", "--samples", samples])
+    assert "; 1 list of each length, seed 0" in capsys.readouterr().out
+    run_folder = evaluation.find_checkpoints([tree], built_in())[0][0].parent
+    assert run(["show", str(run_folder)]) == 0
+    out = capsys.readouterr().out
+    today = read_record(run_folder).evaluations[0]["date"][:10]
+    assert out.count(today) == 2
+    assert "Lists each" in out
