@@ -17,6 +17,7 @@ from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import report
 from ckptman.ingestion import ingest
 from ckptman.rules import convention_file
+from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
