@@ -17,6 +17,7 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from ckptman.training import evaluation
+from ckptman.training.accuracy import measure_accuracy
 from ckptman.training.evaluation import DEFAULT_SAMPLES, DEFAULT_SEED, evaluate
 from ckptman.tree.records import read_record
 from tests.helpers.raw import config, snapshot, write_checkpoint, write_run
@@ -217,16 +218,15 @@ def test_an_interrupted_evaluation_says_from_where_it_goes_on(
     more: list[str], said: str, tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter(range(100))
-    measure = evaluation.measure_accuracy
 
     def interrupted(*given: Any, **named: Any) -> Any:
         if next(calls) == 3:  # in the second length of the second file
             raise KeyboardInterrupt
-        return measure(*given, **named)
+        return measure_accuracy(*given, **named)
 
     command = ["eval", str(tree), "--all", *QUICK, *more]
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "measure_accuracy", interrupted)
+        patched.setattr("ckptman.training.evaluation.measure_accuracy", interrupted)
         assert run(command) == 130
     assert said in " ".join(capsys.readouterr().err.split())
     assert run([*command, "--dry-run"]) == 0
