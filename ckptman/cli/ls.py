@@ -147,7 +147,7 @@ def _print_table(listing: listing_of.Listing, convention: Convention, metric: st
     facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
                                                                    listing.checkpoints))  # fmt: skip
     titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
-    measured = ["Gen. (run)" if convention.metric.share else f"{convention.metric.title} (run)", "Lists"]
+    measured = ["Gen. (run)", "Lists"] if convention.metric.share else [f"{convention.metric.title} (run)"]
     if metric != listing_of.DEFAULT_METRIC:
         measured = [metric]
     head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", *measured, "Run"]
@@ -170,7 +170,7 @@ def _is_said_by_task(axis: str, listing: listing_of.Listing) -> bool:
 
 def _common_lists(listing: listing_of.Listing) -> int | None:
     """On how many lists each generalization is measured; None where they differ, or nothing is measured."""
-    found = {item.generalization.lists for item in listing.checkpoints if item.generalization is not None}
+    found = {item.generalization.known_lists for item in listing.checkpoints if item.generalization is not None}
     return found.pop() if len(found) == 1 else None
 
 
@@ -205,7 +205,8 @@ def _measured(item: listing_of.ListedCheckpoint, metric: str, convention: Conven
         value = item.measures[metric]
         return [NOTHING if value is None else f"{value:.4g}"]
     found = item.generalization
-    return [NOTHING] * 2 if found is None else [metrics.value_text(found.value, convention), f"{found.lists:,}"]
+    lists = [] if not convention.metric.share else [NOTHING if found is None else f"{found.lists:,}"]
+    return [NOTHING if found is None else metrics.value_text(found.value, convention), *lists]
 
 
 def _print_paths(listing: listing_of.Listing, *, end: bytes) -> None:

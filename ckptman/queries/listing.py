@@ -63,7 +63,7 @@ class ListedCheckpoint:
             "final": self.final,
             "k": self.k,
             "gen_em": None if self.generalization is None else self.generalization.value,
-            "gen_em_lists": None if self.generalization is None else self.generalization.lists,
+            "gen_em_lists": None if self.generalization is None else self.generalization.known_lists,
         }
 
     @cached_property

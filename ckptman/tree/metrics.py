@@ -47,6 +47,11 @@ class Measured:
     """Whether it is one of these lists."""
 
     @property
+    def known_lists(self) -> int | None:
+        """`lists`; None for what is no share of any, such as a loss."""
+        return self.lists if self.is_share else None
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % Wilson score interval, from the lists of all lengths together; None for what is no share."""
         if not self.is_share:

@@ -72,6 +72,8 @@ def test_logs_beside_the_checkpoints_are_kept(
         assert run(["results", f"tree-{name}", "--json"]) == 0
         means = [row["mean"] for row in json.loads(capsys.readouterr().out)["results"]]
         assert means == ([0.6, 0.6] if name == "lightning" else [0.8, 0.8])
+        assert run(["ls", f"tree-{name}"]) == 0
+        assert "lists" not in "".join(capsys.readouterr()).lower(), "a loss is measured on none that are known"
 
 
 def test_without_the_convention_they_are_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

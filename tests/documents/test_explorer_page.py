@@ -498,6 +498,27 @@ def test_a_tree_without_a_k_has_none_in_its_map(browser: Any, shown: Any, tmp_pa
     page.context.close()
 
 
+def test_a_loss_is_no_share(browser: Any, shown: Any, tmp_path: Path, heard: Heard) -> None:
+    rules = convention_file.load_convention(convention_file.shipped()["hf-trainer"])
+    OUTPUTS["hf-trainer"](tmp_path / "raw")
+    ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    report(tmp_path / "tree", convention=rules, html="")
+    page = opened(browser, tmp_path / "tree" / EXPLORER, heard)
+    cell = page.locator("table.map td").first
+    assert cell.locator("b").text_content() == "0.8"
+    cell.click()
+    assert page.locator("#details .run summary b").all_text_contents() == ["0.8"]
+    shown.click(CELL)
+    for text in ("%", "95 % interval", "lists of each length"):
+        assert text not in page.locator("#details .facts").first.inner_text()
+        assert text in shown.locator("#details .facts").first.inner_text(), "the control: a share of lists"
+    ends = page.locator("svg.chart").first.evaluate("""(chart) => [...chart.querySelectorAll("text")].map((text) =>
+      chart.getBoundingClientRect().right - text.getBoundingClientRect().right)""")
+    assert 0 <= min(ends) < 8, "room for the last step, 1000, whole"
+    page.context.close()
+    assert heard == Heard()
+
+
 def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Heard) -> None:
     (tmp_path / "ckptman.yaml").write_text("")
     report(tmp_path, html="")

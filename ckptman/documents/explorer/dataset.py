@@ -135,6 +135,7 @@ def _words(statistics: tree_statistics.TreeStatistics) -> dict[str, Any]:
         "tested": list(convention.metric.fixed or ()),
         "metric": convention.metric.heading,
         "measured": convention.metric.short,
+        "share": convention.metric.share,
         "trained": list(convention.trained_keys or ()),
         "pattern": convention.metric.pattern,
         "deviation": convention.statistics,
@@ -266,8 +267,9 @@ class _Cells:
                                 "recorded": run.record is not None, "lacks": _lacks(stands, convention)}  # fmt: skip
         if run.measured is not None:
             low, high = run.measured.interval or (None, None)
+            samples = run.measured.samples if run.measured.is_share else None
             more |= {"generalization": brief(run.measured.value, EXACT), "from": run.measured.source,
-                     "samples": run.measured.samples, "low": brief(low), "high": brief(high)}  # fmt: skip
+                     "samples": samples, "low": brief(low), "high": brief(high)}  # fmt: skip
         metrics: Mapping[str, Any] = {}
         if run.record is not None:
             metrics = run.record.metrics

@@ -204,7 +204,7 @@
       put(axis, title, column(data.runs.config[axis], runs.count), { word: (value) => words.get(value) ?? short(value), axis: true });
     }
     put("seed", "Seed", runs.seed, { number: true });
-    put("gen_em", data.measured, runs.generalization, { number: true, share: true });
+    put("gen_em", data.measured, runs.generalization, { number: true, share: data.share });
     put("files", "Files", runs.files, { number: true });
     put("size", "Size", runs.size, { number: true, word: (value) => (value === null ? NOTHING : bytes(value)) });
     put("findings", "Findings", { length: runs.count, get: found }, { number: true, word: (value) => value || "" });
@@ -354,7 +354,7 @@
     let at = xs.length - 1;
     function draw(width) {
       const height = Math.max(180, Math.min(280, width * 0.52));
-      const left = 52, right = 12, top = 10, bottom = 40;
+      const left = 52, right = 20, top = 10, bottom = 40;
       const [first, last] = xs.length > 1 ? [xs[0], xs.at(-1)] : [xs[0] - 0.5, xs[0] + 0.5];
       const px = (value) => left + ((value - first) / (last - first)) * (width - left - right);
       const py = (value) => top + (1 - (value - lowY) / (highY - lowY)) * (height - top - bottom);
@@ -985,11 +985,13 @@
   function runCard(row, isOpen) {
     const get = (name) => runs[name].get(row);
     const state = get("state");
-    const gen = get("generalization");
+    const gen = get("generalization"), genText = word(fields.get("gen_em"), gen);
+    const interval = get("low") === null ? "" : `95 % interval ${percent(get("low"))}–${percent(get("high"))} %; `;
+    const lists = get("samples") === null ? "" : `, ${count(get("samples"), "list")} of each length`;
     const facts = [
       ["Lacks", get("lacks")], ["Refused by ingest", get("refused")], ["Overwritten by", get("overwritten_by")], ["Lost files", get("lost_files")],
       ["run.json", get("recorded") === false ? "none: told by the files alone" : null],
-      [data.measured, typeof gen === "number" ? `${percent(gen)} % (95 % interval ${percent(get("low"))}–${percent(get("high"))} %; ${get("from")}, ${count(get("samples"), "list")} of each length)` : null],
+      [data.measured, typeof gen === "number" ? `${genText} (${interval}${get("from")}${lists})` : null],
       ["From", get("source")], ["Task there", get("source_task") === null ? null : String(get("source_task"))],
       ["Run known by", get("evidence") && `${get("evidence")} (${get("attribution")})`], ["Configuration from", get("config_source")],
     ].filter(([, value]) => value);
@@ -998,7 +1000,7 @@
     const isGrid = !data.sections[cells.section.get(get("cell"))]?.title.endsWith("outside of the grid");
     const train = `ckptman train --group ${shellWord(String(fields.get("group").get(row)))} --task ${fields.get("task").get(row)} --seed ${get("seed")}`;
     return h("details", { class: `run ${stateClass(state)}`, open: isOpen },
-      h("summary", {}, h("span", { class: "seed" }, get("cell") < 0 ? "File" : `Seed ${get("seed") ?? "unknown"}`), badge(state), typeof gen === "number" ? h("b", {}, `${percent(gen)} %`) : null, get("run_id") && h("code", {}, get("run_id"))),
+      h("summary", {}, h("span", { class: "seed" }, get("cell") < 0 ? "File" : `Seed ${get("seed") ?? "unknown"}`), badge(state), typeof gen === "number" ? h("b", {}, genText) : null, get("run_id") && h("code", {}, get("run_id"))),
       state === "missing" ? h("p", { class: "note" }, "Nothing of this run is in the tree. ", isGrid && get("cell") >= 0 ? copyButton("Copy command to train it", () => train, "the command", train) : null) : null,
       facts.length ? h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])) : null,
       list.length ? h("ul", { class: "files" }, list) : null,
