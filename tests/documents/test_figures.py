@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,6 +268,30 @@ def test_panels_close_up_where_a_row_would_be_empty() -> None:
     assert height(panels_of(("L2", "on"), ("L1", "off"))) == height(panels_of(("L2", "on"), ("L2", "off")))
     assert height(panels_of(("L2", "on"), ("L1", "off"))) < height(full)
     assert height(panels_of(("L2", "on"), ("L2", "off"), ("L1", "off"))) == height(full), "the control"
+
+
+def test_a_legend_fits_its_figure() -> None:
+    def named(*labels: str) -> list[Any]:
+        return [SimpleNamespace(get_label=lambda label=label: label) for label in labels]
+
+    several = named("mix", "curriculum", "95 %", "a run", "mean ± standard deviation (sample)")
+    lines = drawing._in_lines(several, 3, last=True)
+    assert [part.get_label() for part in lines] == [
+        *(part.get_label() for part in several[:-1]),
+        "",
+        lines[-1].get_label(),
+    ]
+    assert drawing._width_of(lines, 3) > 6.4 > drawing._width_of(several, 3), (
+        "the control: what was reckoned with before"
+    )
+    rows = tuple({"row": "", "column": "", "series": name, "k": 16, "value": 50.0, "mean": 50.0, "deviation": 1.0}
+                 for name in ("mix", "curriculum"))  # fmt: skip
+    figure = data.Figure("lines", "lines", "Lines", "", "K", "Exact match (%)", rows, True, ("mix", "curriculum"),
+                         threshold=95.0, spread="mean ± standard deviation (sample)")  # fmt: skip
+    pixels = importlib.import_module("matplotlib.image").imread(io.BytesIO(drawing.draw(figure, "png")))
+    ink = (pixels[:, :, :3].min(axis=2) < 0.5).any(axis=0)
+    assert not ink[:4].any()
+    assert not ink[-4:].any()
 
 
 def test_a_series_alone_in_its_panel_stands_at_its_k() -> None:

@@ -226,13 +226,10 @@ def _legend(
         + list(drawn)
     )
     if handles:
-        widths = [0.8 + _LETTER * len(str(handle.get_label())) for handle in handles]
-        fitting = [number for number in range(1, len(handles) + 1)
-                   if sum(max(widths[at::number]) for at in range(number)) <= canvas.get_figwidth()]  # fmt: skip
-        columns = min(fitting or [1], key=lambda number: (-(-len(handles) // number), number))
-        if drawn and len(handles) > columns:  # what is longest stands below what is last, and parts no others
-            blank = Line2D([], [], linestyle="none", label="")
-            handles[-1:-1] = [blank] * (-len(handles) % columns)
+        number = next(number for number in range(len(handles), 0, -1) if number == 1 or _width_of(
+            _in_lines(handles, number, last=bool(drawn)), number) <= canvas.get_figwidth())  # fmt: skip
+        columns = -(-len(handles) // -(-len(handles) // number))  # as few as give no more lines
+        handles = _in_lines(handles, columns, last=bool(drawn))
         canvas.legend(
             handles=[handle for column in range(columns) for handle in handles[column::columns]],  # read in lines
             loc="outside lower center", ncol=columns, handlelength=3, title=figure.x, title_fontsize=11,
@@ -240,6 +237,21 @@ def _legend(
         )  # fmt: skip
     else:
         canvas.supxlabel(figure.x, fontsize=11)
+
+
+def _in_lines(handles: Sequence[Any], columns: int, *, last: bool) -> list[Any]:
+    """Parts of a legend; with `last`, the longest stands last, in the last column, where it parts no others."""
+    from matplotlib.lines import Line2D
+
+    if not last or len(handles) <= columns:
+        return list(handles)
+    return [*handles[:-1], *[Line2D([], [], linestyle="none", label="")] * (-len(handles) % columns), handles[-1]]
+
+
+def _width_of(handles: Sequence[Any], columns: int) -> float:
+    """Inches that a legend takes."""
+    widths = [0.8 + _LETTER * len(str(handle.get_label())) for handle in handles]
+    return sum(max(widths[at::columns]) for at in range(columns))
 
 
 def _k_axis(axes: Any, ks: Sequence[int]) -> None:
