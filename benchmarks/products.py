@@ -1,35 +1,44 @@
-"""How many operations of matrix products a piece of work needs: at one rate, no program can beat the ratio of two."""
+"""What of a piece of work are matrix products: were there nothing else, they would still take their time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear"}
 
 
-def operations(work: Callable[[], object]) -> int:
-    """Multiplications and additions in the matrix products of some work; those of attention and look-ups are none."""
-    counting = _Counting()
-    with counting:
+def share(work: Callable[[], object], *, repeats: int = 9) -> float:
+    """The time of some work's matrix products, each among all else that it does, over the time of the work.
+
+    The one is measured while each operation is watched, the other while none is, in turns.
+    """
+    watching = _Watching()
+    shares = []
+    for _ in range(repeats):
+        watching.seconds = 0.0
+        with watching:
+            work()
+        began = time.perf_counter()
         work()
-    return counting.found
+        shares.append(watching.seconds / (time.perf_counter() - began))
+    return median(shares)
 
 
-class _Counting(TorchDispatchMode):
+class _Watching(TorchDispatchMode):
+    """Adds up the time of matrix products."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # by torch
-        self.found = 0
+        self.seconds = 0.0
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+        began = time.perf_counter()
         result = function(*arguments, **(more or {}))
-        packet = function._overloadpacket
-        name = packet.__name__.rstrip("_")
-        known = flop_registry.get(getattr(torch.ops.aten, name, packet))
-        if name == "linear":  # as inference has it, undivided
-            self.found += 2 * result.numel() * arguments[1].shape[1]
-        elif known is not None and "attention" not in name:
-            self.found += known(*arguments, **(more or {}), out_val=result)
+        if function._overloadpacket.__name__.rstrip("_") in PRODUCTS:
+            self.seconds += time.perf_counter() - began
         return result
