@@ -22,7 +22,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
     for file in inventory.files:
         yield from _check_readable(file, inventory.scan.root)
         is_kept = convention.keep_names and file.entry is not None
-        if file.name is None and file.path not in inventory.told and not is_kept:
+        if file.name is None and file.refusal is None and file.path not in inventory.told and not is_kept:
             fix = _RENAME if file.entry is None else None
             yield finding("unknown-name", file.path, file.name_problem, fix)
     for run in inventory.runs:

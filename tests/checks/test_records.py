@@ -206,6 +206,17 @@ def test_a_link_with_the_suffix_of_a_checkpoint_is_one_only_if_it_leads_to_one(r
     }
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_file_that_holds_no_checkpoint_is_one_finding_whatever_it_is_called(root: Path, empty: bool) -> None:
+    path = root / RUN / "Final_old.pt"
+    if empty:
+        path.touch()
+    else:  # the control
+        write_checkpoint(path, small_config(seed=5))
+    found = [item.code for item in validate(root).findings if item.path == f"{RUN}/Final_old.pt"]
+    assert found == (["bad-checkpoint"] if empty else ["unrecorded-file"])
+
+
 def test_no_message_says_a_path_twice(root: Path) -> None:
     (root / RUN / FINAL).write_text("no checkpoint")
     (root / TASK / "overwritten.json").write_text("[]")

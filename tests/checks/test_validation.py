@@ -333,7 +333,7 @@ def test_odd_names_are_named_as_they_are(root: Path, name: str) -> None:
     found = {(item.code, item.path) for item in result.findings}
     assert ("stray-file", f"{RUN}/{name}") in found
     assert ("bad-checkpoint", f"{DYNAMIC}/{name}/{name}.pt") in found
-    assert ("unknown-name", f"{DYNAMIC}/{name}/{name}.pt") in found
+    assert ("no-record", f"{DYNAMIC}/{name}") in found
 
 
 def test_version_control_and_licences_belong(root: Path) -> None:
