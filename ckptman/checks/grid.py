@@ -187,8 +187,10 @@ def _check_seeds(
     fix = _SEPARATELY.format("seeds", "them") if item.overwritten and lost and item.is_filled else None
     for file in refused:
         whose = "one of them" if file.seed is None else f"seed {file.seed}"
-        lost += f"; {whose} may be {Path(file.root, file.path)}, which ingest refused: {file.message}"
-        fix = f"{file.fix} Then ingest it again."
+        where = "in " if file.what else ""
+        lost += f"; {whose} may be {where}{Path(file.root, file.path)}, which ingest {file.how or 'refused'}: "
+        lost += file.message
+        fix = file.advice
     if item.is_filled:
         there = ", ".join(map(str, sorted(item.seeds))) or "none"
         yield finding(

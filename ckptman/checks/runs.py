@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ckptman.checks.places import apart
 from ckptman.rules import Convention, Place, comparing, naming, placement
@@ -298,9 +298,8 @@ def _check_whole(
     if not stands.has_final:
         only = f"{_described(run)} has only: {', '.join(sorted(stands.kinds))}"
         refused = _refused_finals(run, inventory, convention)
-        said = [f"ingest refused {Path(file.root, file.path)}: {file.message}" for file in refused]
-        fix = f"{refused[0].fix} Then ingest it again." if refused else None
-        yield finding("missing-final", run.folder, "; ".join((only, *said)), fix)
+        fix = refused[0].advice if refused else None
+        yield finding("missing-final", run.folder, "; ".join((only, *map(str, refused))), fix)
     for missing in stands.missing:
         listed = list(islice(missing.steps(), _MOST_STEPS))
         more = missing.count - len(listed)
@@ -329,6 +328,9 @@ def _refused_finals(run: contents.Run, inventory: Inventory, convention: Convent
     if place is None:
         return []
     for file in inventory.scan.refused:
+        if file.what is not None:  # a folder, in which it may be
+            found += [file] if file.may_be_of(run.run_id, place.group, place.task, place.seed) else []
+            continue
         with suppress(RefusedError):  # a name of no convention
             name = naming.naming_of(convention).parse(file.file)
             if (

@@ -320,9 +320,14 @@ def _tell(found: GridStatus) -> None:
 
 
 def _tell_recipe(found: GridStatus) -> None:
-    """Say on stderr with which recipe the commands are, where it is not the published one."""
+    """Say on stderr with which recipe the commands are, where it is not the published one, and whom they leave out."""
+    refused = found.counts[grid_status.REFUSED]
+    if refused:
+        have, are = ("has a file that was", "is") if refused == 1 else ("have files that were", "are")
+        said = f"{count_text(refused, 'run')} {have} refused, and {are} not among these: ckptman status tells why"
+        console(stderr=True).print(plain(said))
     flags = flags_of(_shared_recipe(found))
-    if flags:
+    if flags and found.gaps:
         console(stderr=True).print(
             plain(f"with the recipe that the other runs share: {' '.join(flags)}"), soft_wrap=True
         )

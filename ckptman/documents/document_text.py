@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from ckptman.rules import Convention, GroupPattern, comparing, grids, placement, terms
 from ckptman.text import markdown, wording
-from ckptman.tree import metrics
+from ckptman.tree import metrics, records
 from ckptman.tree import statistics as tree_statistics
 
 NOTHING = "–"
@@ -205,6 +205,12 @@ def other_metrics(statistics: tree_statistics.TreeStatistics) -> str:
         for pattern in tested[:_MOST_METRICS]
     )
     return f"Training logged other metrics: {listed}{more}; `ckptman results --metric` shows any of them."
+
+
+def refused_text(refused: Iterable[records.RefusedFile]) -> str:
+    """How many files and folders were refused: `2 files and 1 folder`; a folder once, whatever may be in it."""
+    counts = Counter(what for what, *_ in {(file.what or "file", file.root, file.path) for file in refused})
+    return " and ".join(wording.count_text(count, what) for what, count in sorted(counts.items()))
 
 
 def generalization_title(convention: Convention) -> str:

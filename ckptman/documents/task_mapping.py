@@ -535,7 +535,7 @@ def _refused(statistics: tree_statistics.TreeStatistics) -> str:
     return markdown.join(
         "## Refused files",
         markdown.paragraph(
-            f"{wording.count_text(len(refused), 'file')} that ingest did not take, as far as it is known of which run.",
+            f"{say.refused_text(refused)} that ingest did not take, as far as it is known of which run.",
             "Such a run is not called missing or overwritten; `ckptman ingest` takes a file once it is mended.",
         ),
         markdown.table(["File", "Group", "Task", "Seed", "Why"], rows),

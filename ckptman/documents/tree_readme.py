@@ -116,7 +116,7 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
         f"Of {wording.count_text(len(statistics.without_files), 'further W&B run')} no file here is known to be."
         if statistics.without_files
         else "",
-        f"{wording.count_text(len(refused), 'file')} {'was' if len(refused) == 1 else 'were'} refused: {_MAPPING_LINK} "
+        f"{say.refused_text(refused)} {'was' if len(refused) == 1 else 'were'} refused: {_MAPPING_LINK} "
         "says which, and why."
         if refused
         else "",

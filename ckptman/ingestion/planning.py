@@ -428,7 +428,8 @@ class _Planner:
 
         def is_taken(file: tree_records.RefusedFile) -> bool:
             return any(
-                file.file in slot.files and file.may_be_of(record.run_id, record.group, record.task, record.seed)
+                (file.file in slot.files if file.what is None else file.seed is not None and self._has_end(record))
+                and file.may_be_of(record.run_id, record.group, record.task, record.seed)
                 for slot in self.folders
                 if (record := slot.record) is not None
             )
@@ -444,6 +445,9 @@ class _Planner:
             if not is_taken(file) or (file in mine and file.code != outputs.PASSED_OVER)
         ]
         return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
+
+    def _has_end(self, record: tree_records.RunRecord) -> bool:
+        return any(entry.kind in self.convention.final_kinds for entry in record.checkpoints)
 
     def _is_read(self, file: tree_records.RefusedFile) -> bool:
         """Whether this ingest has read a file that was refused before, if it is there, so that it is no longer."""

@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptman.fs import files
+from ckptman.fs import FileState, files
 from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
 from ckptman.raw.beside import Beside, Evidence, Problem
 from ckptman.raw.examination import Examined, Examiner, Read, group_said
-from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused
-from ckptman.raw.scanning import Refusal, SourceCheckpoint, scan_source, wandb_home
+from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused, saved_names
+from ckptman.raw.scanning import Refusal, SourceCheckpoint, checkpoint_name, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, last_iter, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
@@ -33,6 +33,8 @@ CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
 
 PASSED_OVER = "passed-over"
+_NOT_SEEN = ("unreadable-folder", "symlink")
+"""Codes of folders of which it is not known what is in them."""
 """Code of a file that is called like a checkpoint of the convention, but for its suffix."""
 
 SETTLE_SECONDS = 600.0
@@ -264,6 +266,10 @@ class RawOutputs:
         undecided = {name for owner in owned.values() for name in owner.candidates}
         for file, _ in self._not_taken():
             owned.setdefault(file, self._owner_of_refused(file))
+        for folder, _ in self._not_seen():
+            seed = placement.named_by_folders(folder / folder.name, self.convention)[2]
+            for name in {name for run in self.wandb.runs for name in saved_names(run, self.convention)}:
+                owned.setdefault(folder / name, Owner(None, seed, is_refused=True))
         as_in_files = [_spelled(run, spellings) for run in self.wandb.runs]
         runs = [run for run in as_in_files if run.run_id not in undecided]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
@@ -295,22 +301,66 @@ class RawOutputs:
                 said = group_said(config, group, self.convention)
                 place = placement.place_of(config, self.convention, source_group=said, source_task=task)
                 group, task, seed = place.group, place.task, place.seed
-            found.append(
-                records.RefusedFile(
-                    root=str(self.root),
-                    path=refusal.source,
-                    file=path.name,
-                    code=refusal.code,
-                    message=refusal.message,
-                    fix=refusal.fix,
-                    run_id=owner.run_id,
-                    group=group,
-                    task=task,
-                    seed=seed if isinstance(seed, int) else None,
-                    config=config,
-                )
-            )
+            found.append(self._refused(refusal, path.name, config, (group, task, seed), owner.run_id))
+        for folder, refusal in self._not_seen():
+            found += self._refused_folder(folder, refusal)
         return tuple(sorted(found, key=lambda file: file.path))
+
+    def _refused(
+        self,
+        refusal: Refusal,
+        name: str,
+        config: Mapping[str, Any],
+        place: tuple[str | None, int | None, object],
+        run_id: str | None,
+    ) -> records.RefusedFile:
+        group, task, seed = place
+        state = None
+        with suppress(RefusedError):
+            state = FileState.of(self.root / refusal.source) if refusal.what == "file" else None
+        return records.RefusedFile(
+            root=str(self.root),
+            path=refusal.source,
+            file=name,
+            code=refusal.code,
+            message=refusal.message,
+            fix=refusal.fix,
+            run_id=run_id,
+            group=group,
+            task=task,
+            seed=seed if isinstance(seed, int) else None,
+            config=config,
+            what=None if refusal.what == "file" else refusal.what,
+            how="deferred" if refusal in self.deferred else None,
+            size=None if state is None else state.size,
+            mtime_ns=None if state is None else state.mtime_ns,
+            ctime_ns=None if state is None else state.ctime_ns,
+        )
+
+    def _refused_folder(self, folder: Path, refusal: Refusal) -> Iterator[records.RefusedFile]:
+        """Of a folder that could not be looked into, each run that may have files in it: those that W&B recorded around
+        it, or else those that the names of folders say."""
+        inside = folder / folder.name
+        group, task, seed = placement.named_by_folders(inside, self.convention)
+        key = self.convention.seed_key
+        runs = [run for run in next(iter(self.wandb.beside(inside)), ()) if seed in (None, run.config.get(key))]
+        configs = [{**config, key: seed} for config in placement.configs_of(group, task, self.convention)]
+        known: list[tuple[str | None, Mapping[str, Any]]] = [(run.run_id, run.config) for run in runs]
+        for run_id, config in known or [(None, config) for config in configs] or [(None, {key: seed})]:
+            where: tuple[str | None, int | None, object] = (group, task, config.get(key))
+            with suppress(RefusedError):  # it has no place that is known
+                said = group_said(config, group, self.convention)
+                place = placement.place_of(config, self.convention, source_group=said, source_task=task)
+                where = place.group, place.task, place.seed
+            yield self._refused(refusal, folder.name, config, where, run_id)
+
+    def _not_seen(self) -> Iterator[tuple[Path, Refusal]]:
+        """The folders that could not be looked into, and may hold checkpoints."""
+        for refusal in self.refused:
+            parts, rules = Path(refusal.source).parts, self.convention
+            of_wandb = any(p == rules.folders.saved_wandb or p.startswith(rules.raw.wandb_runs) for p in parts)
+            if refusal.what == "folder" and refusal.code in _NOT_SEEN and not of_wandb:
+                yield self.root / refusal.source, refusal
 
     def _not_taken(self) -> Iterator[tuple[Path, Refusal]]:
         """What was not taken: each with the path that it would have as a checkpoint, and why."""
@@ -321,7 +371,8 @@ class RawOutputs:
                 yield path, refusal
         naming = naming_rules.naming_of(self.convention)
         for source in self.scan.passed_over:
-            path = (self.root / source).with_suffix(suffix)
+            path = self.root / source
+            path = path.with_name(checkpoint_name(path, self.convention) or path.with_suffix(suffix).name)
             with suppress(RefusedError):
                 naming.parse(path.name)
                 if path not in self.owners:

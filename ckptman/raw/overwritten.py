@@ -89,7 +89,7 @@ def find_lost_files(
         return found
     files = _Files(owners, convention)
     for run in runs:
-        names = _saved_names(run, convention)
+        names = saved_names(run, convention)
         seed = run.config.get(convention.seed_key)
         where = {name: paths for name in names if (paths := files.where_saved(run, name))}
         others = {
@@ -137,7 +137,7 @@ def owner_of_refused(
         writers = [
             run
             for run in runs
-            if path.name in _saved_names(run, convention) and seed in (None, run.config.get(convention.seed_key))
+            if path.name in saved_names(run, convention) and seed in (None, run.config.get(convention.seed_key))
         ]
         for found in (writers, [run for run in writers if saved_at is not None and run.covers(saved_at)]):
             if len(found) == 1:
@@ -223,7 +223,7 @@ def _shared_parts(one: Path, other: Path) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.parts, other.parts, strict=False)))
 
 
-def _saved_names(run: WandbRun, convention: Convention) -> list[str]:
+def saved_names(run: WandbRun, convention: Convention) -> list[str]:
     """Names of the files that a run has saved, judged by its recipe and its last logged iteration."""
     naming = naming_rules.naming_of(convention)
     names = []

@@ -6,6 +6,7 @@ Nothing is read here but folders, and the `run.json` files of a tree that is its
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +127,19 @@ def scan_source(
         unread_wandb=walk.unread_wandb,
         unread_records=frozenset(walk.unread_records),
     )
+
+
+_ON_THE_WAY = re.compile(
+    r"(\.)?(.+?)(\.(tmp|temp|part|partial|filepart|crdownload|gz|xz|zst|bz2|zip|bak|old|orig)|~|(?(1)\.\w{6}))",
+    re.DOTALL,
+)
+"""Names that copying, packing and keeping programs give; rsync's is `.NAME.aX3bY7`."""
+
+
+def checkpoint_name(path: Path, convention: Convention) -> str | None:
+    """What a file would be called that is half-written, packed, or kept under another name; None for any other."""
+    found = _ON_THE_WAY.fullmatch(path.name)
+    return found[2] if found is not None and found[2].endswith(convention.checkpoint.suffix) else None
 
 
 def is_one_checkpoint(folder: Path, convention: Convention, names: Collection[str] | None = None) -> bool:
@@ -252,13 +266,15 @@ class _Walk:
             if item.is_symlink():
                 if self._is_wandb_link(path):
                     return False
+                to = f"a symbolic link to {os.readlink(path)!r}"  # noqa: PTH115
+                if not os.path.exists(path):  # noqa: PTH110  (pathlib's raises where one may not look)
+                    fix = "Bring back what it leads to, or put the file itself in its place."
+                    self._refuse(path, "unreadable" if self.follow else "symlink", f"{to}, which leads nowhere", fix)
+                    return False
                 if not self.follow:
-                    self._refuse(
-                        path,
-                        "symlink",
-                        f"a symbolic link to {os.readlink(path)!r}, not followed",  # noqa: PTH115
-                        "Pass --follow-symlinks to follow links.",
-                    )
+                    what = "folder" if os.path.isdir(path) else "file"  # noqa: PTH112
+                    fix = "Pass --follow-symlinks to follow links."
+                    self._refuse(path, "symlink", f"{to}, not followed", fix, what)
                     return False
             state = item.stat(follow_symlinks=self.follow)
         except OSError as error:
@@ -273,9 +289,16 @@ class _Walk:
             self._add(path, FileState.from_stat(state), is_folder=False)
         elif wanted:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
-        elif item.name.endswith(self.convention.checkpoint.other_suffixes) and stat.S_ISREG(state.st_mode):
+        elif stat.S_ISREG(state.st_mode) and (
+            item.name.endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
+        ):
             self._pass_over(path)
         return False
+
+    def _is_half_written(self, path: Path) -> bool:
+        """Whether it is what programs make of a checkpoint on its way, or pack it into, and that is not there."""
+        name = checkpoint_name(path, self.convention)
+        return name is not None and not os.path.lexists(path.with_name(name))
 
     def _pass_over(self, path: Path) -> None:
         if folders.is_partial(path.name) or contents.is_system_name(path.name):

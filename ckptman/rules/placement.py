@@ -350,6 +350,21 @@ def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None
     return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
 
 
+def configs_of(group: str | None, task: int | None, convention: Convention) -> list[dict[str, Any]]:
+    """The configurations that the folders of a group and a task may be of, by any numbering, as far as these decide."""
+    pattern = group_pattern(group or "", convention)
+    if group is None or pattern is None:
+        return []
+    grid, held = convention.grids[pattern.grid], pattern.parse(group) or {}
+    found = {
+        tuple(cell.values.items()): cell
+        for numbering in grid.numberings
+        for cell in cells(grid, pattern.regime, numbering)
+        if task in (None, cell.task)
+    }
+    return [dict(config_values(pattern, grid, held, cell, convention)) for cell in found.values()]
+
+
 def folder_at_source(path: _Path, convention: Convention) -> _Path:
     """The folder around a checkpoint at its source; of one below a folder that says its step, the one around that."""
     if not convention.raw.step_folders:

@@ -34,6 +34,9 @@ its end, and could not be used, so that nobody knows whether it has to be traine
 _ROUNDING = 0.1
 """Seconds by which a status's time may lie after the moment that it was written in."""
 
+_DAMAGED = ("bad-crc", "broken-archive")
+"""Codes of refusals that a header may say nothing of."""
+
 _Key = tuple[str, tuple[tuple[str, Any], ...], Any]
 
 
@@ -250,7 +253,13 @@ def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention)
         if entry.file in run.files
     }
 
+    # Damage behind a header, which is not looked for here, was found by the ingest.
+    damaged = {str(Path(f.root, f.path)): f for f in (() if tree is None else tree.refused) if f.code in _DAMAGED}
+
     def owner_of_known(file: scanning.SourceCheckpoint) -> overwritten.Owner | None:
+        bad = damaged.get(str(file.path))
+        if bad is not None and bad.is_in_state(file.state):
+            raise RefusedError(bad.message, code=bad.code, fix=bad.fix)
         remembered, owner = known.get(str(file.path), (None, None))
         return owner if remembered is not None and remembered.is_in_state(file.state) else None
 
@@ -373,7 +382,7 @@ def _not_taken(
 
 def _of_refused(file: tree_records.RefusedFile, convention: Convention) -> _Fact:
     try:
-        is_end = naming.naming_of(convention).parse(file.file).is_final
+        is_end = file.what is not None or naming.naming_of(convention).parse(file.file).is_final
     except RefusedError:
         is_end = False
     return _Fact(

@@ -273,7 +273,28 @@ class RefusedFile:
     seed: int | None = None
     config: Mapping[str, Any]
     """What is known of its configuration: by W&B, or by its name."""
+    what: str | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """`folder` for one that could not be looked into, so that nobody knows what is in it; None for a file."""
+    how: str | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """`deferred` where it may still have been being written; None where it was refused."""
+    size: int | None = field(default=None, metadata=json_text.OMIT_NONE)
+    """Here and below: the file's state then, which any write to it changes; None where it is not known."""
+    mtime_ns: int | None = field(default=None, metadata=json_text.OMIT_NONE)
+    ctime_ns: int | None = field(default=None, metadata=json_text.OMIT_NONE)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """What became of it, in words: `ingest refused /…/Final_….pt: the file is empty`."""
+        return f"ingest {self.how or 'refused'} {Path(self.root, self.path)}: {self.message}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return self.fix if "ingest" in self.fix else f"{self.fix} Then ingest the source again."
+
+    def is_in_state(self, state: FileState) -> bool:
+        """Whether the file is as it was, by all that can be told without reading it."""
+        return (self.size, self.mtime_ns, self.ctime_ns) == (state.size, state.mtime_ns, state.ctime_ns)
 
     @property
     def is_gone(self) -> bool:

@@ -232,12 +232,21 @@ class TreeStatistics:
 
     @cached_property
     def refused_slots(self) -> Mapping[tuple[CellKey, int | None], Sequence[Refused]]:
-        """The same by the cell and the seed of the runs they seem to be of, where these are known."""
+        """The same by the cell and the seed of the runs they seem to be of; where nobody knows the seed, by each one of
+        the cell of which the end is not here."""
         found: dict[tuple[CellKey, int | None], list[Refused]] = defaultdict(list)
+        of_any = {item.cell for item in self.refused if item.file.seed is None}
+        ended = {(run.cell, run.seed) for run in self.runs if run.cell in of_any and run.standing.has_final}
         for item in self.refused:
             if item.cell is not None:
-                found[item.cell, item.file.seed].append(item)
+                for seed in self._seeds_of(item.cell) if item.file.seed is None else (item.file.seed,):
+                    if item.file.seed is not None or (item.cell, seed) not in ended:
+                        found[item.cell, seed].append(item)
         return found
+
+    def _seeds_of(self, cell: CellKey) -> Sequence[int]:
+        pattern = placement.group_pattern(cell[0], self.convention)
+        return () if pattern is None else self.convention.grids[pattern.grid].seeds
 
     def _listed(self, by_folder: Mapping[PurePosixPath, Iterable[OverwrittenRun]]) -> tuple[Lost, ...]:
         found = (

@@ -196,6 +196,13 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     yield "ckptman train --json", call(*TASK, *SHORT, "--out", out)
     yield "metrics.json", json.loads(next(out.rglob("metrics.json")).read_text())
     yield "ckptman ingest --json", call("ingest", out, "--root", folder / "trained")
+    cut = next(out.rglob("Final_*.pt"))
+    (half := cut.with_name(cut.name.replace("_mlp0", "_mlp1"))).write_bytes(cut.read_bytes()[:-100])  # deferred
+    (out / "linked").symlink_to(folder / "model")
+    call("ingest", out, "--root", folder / "trained")
+    yield "refused.json", json.loads((folder / "trained" / "refused.json").read_text())
+    for made in (half, out / "linked"):
+        made.unlink()
     yield "run.json", json.loads(next((folder / "trained").rglob("run.json")).read_text())
     yield "ckptman show --json", call("show", next(out.rglob("Checkpoint_*.pt")))
     for options in ([], ["--iters", "7"]):

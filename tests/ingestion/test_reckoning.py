@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ckptman.checks import validate
+from ckptman.documents.task_mapping import task_mapping_text
+from ckptman.documents.tree_readme import block_contents
 from ckptman.ingestion import ingest
+from ckptman.raw.scanning import scan_source
+from ckptman.rules.convention_file import built_in
 from ckptman.rules.selection import Selection
 from ckptman.sweeps import grid_status
 from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.tree.records import read_record, read_refused
+from ckptman.tree.statistics import count_tree
 from tests.helpers.ingested import task
 from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
@@ -93,7 +99,7 @@ def test_the_tree_remembers_what_was_refused_until_it_is_mended_or_taken_away(
     [finding] = [item for item in validate(root).findings if item.code == "missing-final"]
     assert f"run abcd1234 has only: Checkpoint; ingest refused {final}: " in finding.message
     assert finding.fix is not None
-    assert finding.fix.endswith("Then ingest it again.")
+    assert finding.fix.endswith("Then ingest the source again.")
     if end == "source gone":
         shutil.rmtree(source)
         assert standings(root)[1337] == "refused"  # the file may be on a disk that is not here
@@ -110,13 +116,20 @@ def test_the_tree_remembers_what_was_refused_until_it_is_mended_or_taken_away(
     assert first.exists()
 
 
-@pytest.mark.parametrize("kind", ["deferred", "symlink", "other suffix"])
+@pytest.mark.parametrize("kind", ["deferred", "symlink", "other suffix", "dead link", "rsync", "packed"])
 def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: Path, root: Path, kind: str) -> None:
     [final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234", files=("Final",))
     if kind == "deferred":
         final.write_bytes(final.read_bytes()[:-100])
     elif kind == "symlink":
         final.symlink_to(final.rename(source / "elsewhere"))
+    elif kind == "dead link":
+        final.unlink()
+        final.symlink_to(final.name)
+    elif kind == "rsync":
+        final.rename(final.with_name(f".{final.name}.aX3bY7"))
+    elif kind == "packed":
+        final.rename(final.with_name(f"{final.name}.gz"))
     else:
         final.rename(final.with_suffix(".safetensors"))
     ingest(source, root)
@@ -125,6 +138,90 @@ def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: 
     assert standings(root, source)[1337] == standings(root)[1337] == "refused"
     found = grid_status.status(source, root)
     assert not [item for item in found.gaps if item.run_id == "abcd1234"]
+
+
+@pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
+def test_a_file_beside_a_checkpoint_stands_for_nothing(name: str, source: Path, root: Path) -> None:
+    [first, final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
+    for file in (first, final):
+        file.with_name(name.format(file.name)).write_bytes(b"x")
+    assert ingest(source, root).plan.refused == ()
+    assert read_refused(root) == ()
+    assert scan_source(source, built_in()).passed_over == ()
+
+
+def hide(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a folder from being looked into."""
+    if how == "link":
+        folder.symlink_to(folder.rename(folder.parents[4] / "elsewhere"))
+        return
+    look = os.scandir
+
+    def refuse(at: Any = ".") -> Any:
+        if Path(at) == folder:
+            raise PermissionError(13, "Permission denied", str(at))
+        return look(at)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.parametrize("has_wandb", [True, False])
+@pytest.mark.parametrize("how", ["link", "unreadable"])
+def test_what_lies_in_a_folder_that_was_not_looked_into_is_not_missing(
+    how: str, has_wandb: bool, source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {}
+    for seed in (1337, 2337):
+        name = task(source) / "saved_models" / f"seed_{seed}"
+        if has_wandb:
+            write_run(task(source), config(seed=seed), run_id=f"run{seed}", files=(), started=START + seed)
+        for step, kind in ((20001, "Checkpoint"), (40000, "Final")):
+            of = config(seed=seed)
+            write_checkpoint(name / name_of(of, kind), of, step=step, saved_at=START + seed + 10)
+        folders[seed] = name
+    with monkeypatch.context() as patched:
+        hide(folders[2337], how, patched)
+        result = ingest(source, root)
+        assert [item.what for item in result.refused] == ["folder"]
+        assert standings(root) == {1337: "complete", 2337: "refused", 3337: "missing"}
+        assert standings(root, source) == standings(root)
+    [message] = [item.message for item in validate(root).findings if item.code == "missing-seed"]
+    assert f"seed 2337 may be in {folders[2337]}, which ingest refused: " in message
+    counted = count_tree(root, built_in())
+    assert sum(count.refused for count in counted.grid_counts) == 1
+    assert "1 folder was refused" in " ".join(block_contents(counted)["summary"].split())
+    if how == "link":
+        folders[2337].unlink()
+        (source.parent / "elsewhere").rename(folders[2337])
+    ingest(source, root)
+    assert standings(root)[2337] == "complete"
+    assert read_refused(root) == ()
+
+
+def test_damage_that_ingest_found_counts_until_the_file_is_another(source: Path, root: Path) -> None:
+    final = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")[1]
+    good = final.read_bytes()
+    bad = bytearray(good)
+    bad[bad.index(b"data/0") + 200] ^= 0xFF
+    times = final.stat().st_mtime_ns
+    for content, state in ((bytes(bad), "refused"), (good, "complete")):
+        final.unlink()
+        final.write_bytes(content)
+        os.utime(final, ns=(times, times))
+        if state == "refused":
+            ingest(source, root)
+        assert standings(root, source)[1337] == state
+    assert standings(root)[1337] == "refused", "no ingest has seen the good one yet"
+
+
+def test_a_refused_file_of_an_unknown_seed_is_told_of_for_each_seed_in_the_documents(source: Path, root: Path) -> None:
+    write_run(task(source) / "seed_2337", config(seed=2337), run_id="abcd1234")
+    spoil(write_checkpoint(task(source) / "saved_models" / name_of(config()), config()))
+    ingest(source, root, settle=0)
+    counted = count_tree(root, built_in())
+    [count] = [item for item in counted.grid_counts if item.complete]
+    assert (count.complete, count.refused) == (1, 2)
+    assert "!●!" in task_mapping_text(built_in(), counted)
 
 
 def test_a_refused_file_of_an_unknown_seed_may_be_any_of_those_that_are_missing(source: Path, root: Path) -> None:

@@ -150,7 +150,7 @@ def test_what_was_refused_is_named_where_the_missing_are(source: Path, root: Pat
             file.write_bytes(b"no checkpoint")
         os.utime(file, (START + 300, START + 300))
     ingest(source, root, settle=0)
-    tree = count_tree(root, built_in())
+    tree = count_tree(root, built_in(), whole=True)
     assert sum(count.refused for count in tree.grid_counts) == int(refused)
     assert sum(count.complete for count in tree.grid_counts) == 2 - int(refused)
     assert sum(count.missing for count in tree.grid_counts) == 502
@@ -171,7 +171,7 @@ def test_runs_of_one_id_in_two_folders_are_two(tmp_path: Path, root: Path, secon
         write_run(folder, settings, run_id=run_id, metrics=gen_metrics(0.5))
         write_run(folder, settings, run_id=f"{name}00000", started=START + 1000, metrics=gen_metrics(0.7))
         ingest(tmp_path / name, root)
-    tree = count_tree(root, built_in())
+    tree = count_tree(root, built_in(), whole=True)
     state = dataset(tree, (), Curves(root, built_in()))["runs"]["place"]["state"]
     assert [state["pool"][at] for at in state["at"]].count("overwritten") == 2
     assert [item.logged and item.logged.runs for item in tree.configurations] == [2, 2]
