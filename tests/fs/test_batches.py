@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +43,33 @@ def test_a_batch_places_many_and_can_go_on(world: World) -> None:
     assert last.sha256 == hashlib.sha256(b"149").hexdigest()
     world.check(done=True)
     assert open_descriptors() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such advice")
+@pytest.mark.parametrize("error", [None, errno.EINVAL])
+def test_the_disk_begins_with_each_copy_and_is_waited_for_all_the_same(
+    error: int | None, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync = os.fsync
+
+    def advise(descriptor: int, start: int, length: int, advice: int) -> None:
+        calls.append("begin")
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+
+    def wait(descriptor: int) -> None:
+        calls.append("wait")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(os, "fsync", wait)
+    with Batch() as batch:
+        for name in ("a.pt", "b.pt"):
+            batch.stage(world.source(name), world.destination(name), Mode.COPY)
+        batch.publish()
+    assert calls == ["begin", "begin", "wait", "wait", "wait"]  # of the files, and of their folder
+    world.check(done=True)
 
 
 def test_one_refusal_does_not_hold_up_a_batch(world: World) -> None:
