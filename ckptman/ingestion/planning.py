@@ -20,7 +20,7 @@ from ckptman.raw import attribution as attributing
 from ckptman.raw import beside, outputs, scanning, wandb_index
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, naming, placement
-from ckptman.text import RefusedError
+from ckptman.text import RefusedError, wording
 from ckptman.tree import contents, numbering
 from ckptman.tree import records as tree_records
 
@@ -283,7 +283,7 @@ class _Planner:
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
             not_taken=self._not_taken(),
-            contradicted=tuple(text for slot in self.folders for text in _contradicting(slot)),
+            contradicted=tuple(text for slot in self.folders for text in _contradicting(slot, self.tree.root)),
             system_files=self.raw.scan.system_files,
             unused_configs=tuple(self.unused_configs),
             leftovers=tuple(
@@ -509,13 +509,20 @@ def _is_resolved(slot: Slot) -> bool:
     return slot.old is not None and slot.record is not None and slot.old.run_id is None is not slot.record.run_id
 
 
-def _contradicting(slot: Slot) -> Iterator[str]:
+def _contradicting(slot: Slot, root: Path) -> Iterator[str]:
+    """What this ingest learnt of the run of a folder against what a person said of it: once for each run."""
     record = slot.record
-    if record is not None and record.attribution.code == tree_records.ASSIGNED:
-        for file, note in sorted(slot.learnt.items()):
-            if note.code in PROOF and note.run_id != record.run_id:
-                by = record.attribution.assigned_by
-                yield (
-                    f"{slot.folder / file} is of run {record.run_id}, as {by} said; but it is of run {note.run_id}: "
-                    f"{note.evidence}. If that is right: ckptman assign … --run {note.run_id}"
-                )
+    if record is None or record.attribution.code != tree_records.ASSIGNED:
+        return
+    runs: dict[str | None, dict[str, str]] = defaultdict(dict)
+    for file, note in sorted(slot.learnt.items()):
+        if note.code in PROOF and note.run_id != record.run_id:
+            runs[note.run_id][file] = note.evidence
+    for run_id, files in runs.items():
+        is_whole = files.keys() >= {entry.file for entry in record.checkpoints}
+        paths = [slot.folder] if is_whole else [slot.folder / file for file in files]
+        commands = "; ".join(f"ckptman assign {wording.shell_word(root / path)} --run {run_id}" for path in paths)
+        yield (
+            f"{', '.join(map(str, paths))}: {record.attribution.assigned_by} said that it is of run {record.run_id}; but "
+            f"it is of run {run_id}: {next(iter(files.values()))}. If that is right: {commands}"
+        )
