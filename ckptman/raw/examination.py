@@ -319,6 +319,9 @@ class Examiner:
             tag = self._convention.step_tag
             differences.append(f"{parsed.step} iterations in the name ({tag}) and {info.iters_done} in the file")
         if not differences:
+            silent = {key: value for key, value in parsed.values.items() if config.get(key) is None}
+            if silent and self._trust is naming.Trust.NAME:
+                return name, parsed, {**config, **silent}, "name"
             return name, parsed, config, config_source
         if self._trust is naming.Trust.CONFIG:
             return *self._name_from_config(info, config, parsed.scheme), config, config_source

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckptman.checks import validate
 from ckptman.fs import locks
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.text.errors import MachineError, UsageError
@@ -260,3 +261,19 @@ def test_a_future_time_does_not_defer_for_ever(source: Path, root: Path) -> None
     cut.write_bytes(b"PK\x03\x04cut")
     os.utime(cut, (time.time() + 1e6, time.time() + 1e6))
     assert codes(ingest(source, root)) == ["cut"]
+
+
+@pytest.mark.parametrize("layernorm", [True, False])
+def test_what_a_configuration_does_not_tell_is_taken_from_the_name_where_that_is_asked_for(
+    source: Path, root: Path, layernorm: bool
+) -> None:
+    run = config(use_layernorm=layernorm)
+    told = {key: value for key, value in run.to_dict().items() if key not in ("use_layernorm", "norm_type")}
+    write_checkpoint(source / "len_gen_k8/task_0006/saved_models" / name_of(run), run, train_config=told)
+    (refused,) = ingest(source, root).refused  # the control
+    assert (refused.code, refused.fix) == ("no-family", "If the file's name says it, pass --trust name.")
+    (row,) = ingest(source, root, trust="name").placed
+    assert row.path.startswith("with_layernorm/" if layernorm else "without_layernorm/")
+    assert not {"no-place", "misplaced", "config-disagrees"} & {
+        item.code for item in validate(root, deep=True).findings
+    }
