@@ -518,11 +518,12 @@ def _contradicting(slot: Slot, root: Path) -> Iterator[str]:
     for file, note in sorted(slot.learnt.items()):
         if note.code in PROOF and note.run_id != record.run_id:
             runs[note.run_id][file] = note.evidence
-    for run_id, files in runs.items():
-        is_whole = files.keys() >= {entry.file for entry in record.checkpoints}
-        paths = [slot.folder] if is_whole else [slot.folder / file for file in files]
+    by = record.attribution.assigned_by
+    for run_id, told in runs.items():
+        is_whole = told.keys() >= {entry.file for entry in record.checkpoints}
+        paths = [slot.folder] if is_whole else [slot.folder / file for file in told]
         commands = "; ".join(f"ckptman assign {wording.shell_word(root / path)} --run {run_id}" for path in paths)
         yield (
-            f"{', '.join(map(str, paths))}: {record.attribution.assigned_by} said that it is of run {record.run_id}; but "
-            f"it is of run {run_id}: {next(iter(files.values()))}. If that is right: {commands}"
+            f"{', '.join(map(str, paths))}: {by} said that it is of run {record.run_id}; but it is of run {run_id}: "
+            f"{next(iter(told.values()))}. If that is right: {commands}"
         )
