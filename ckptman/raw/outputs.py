@@ -331,7 +331,7 @@ class RawOutputs:
             seed=seed if isinstance(seed, int) else None,
             config=config,
             what=None if refusal.what == "file" else refusal.what,
-            how="deferred" if refusal in self.deferred else None,
+            how="deferred" if refusal in self.deferred else "passed over" if refusal.code == PASSED_OVER else None,
             size=None if state is None else state.size,
             mtime_ns=None if state is None else state.mtime_ns,
             ctime_ns=None if state is None else state.ctime_ns,
@@ -376,8 +376,10 @@ class RawOutputs:
             with suppress(RefusedError):
                 naming.parse(path.name)
                 if path not in self.owners:
-                    message = f"it was passed over, since it is not named *{suffix}"
-                    yield path, Refusal(source, PASSED_OVER, message, "See what is in it: ckptman show FILE")
+                    fix = "See what is in it, with ckptman show."
+                    if checkpoint_name(self.root / source, self.convention):
+                        fix = f"Wait until it is copied, or unpack it, or, where it is whole, call it {path.name}."
+                    yield path, Refusal(source, PASSED_OVER, f"it is not named *{suffix}", fix)
 
     def _owner_of_refused(self, path: Path) -> Owner:
         try:

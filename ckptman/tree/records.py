@@ -276,7 +276,7 @@ class RefusedFile:
     what: str | None = field(default=None, metadata=json_text.OMIT_NONE)
     """`folder` for one that could not be looked into, so that nobody knows what is in it; None for a file."""
     how: str | None = field(default=None, metadata=json_text.OMIT_NONE)
-    """`deferred` where it may still have been being written; None where it was refused."""
+    """`deferred` where it may still have been being written, `passed over` for its name; None where it was refused."""
     size: int | None = field(default=None, metadata=json_text.OMIT_NONE)
     """Here and below: the file's state then, which any write to it changes; None where it is not known."""
     mtime_ns: int | None = field(default=None, metadata=json_text.OMIT_NONE)

@@ -135,6 +135,9 @@ def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: 
     ingest(source, root)
     [file] = read_refused(root)
     assert (file.file, file.run_id) == (final.name, "abcd1234")
+    how = {"deferred": "deferred", "symlink": "refused", "dead link": "refused"}.get(kind, "passed over")
+    assert str(file).startswith(f"ingest {how} {Path(file.root, file.path)}: ")
+    assert file.advice.count("ingest") == 1
     assert standings(root, source)[1337] == standings(root)[1337] == "refused"
     found = grid_status.status(source, root)
     assert not [item for item in found.gaps if item.run_id == "abcd1234"]
