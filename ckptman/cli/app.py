@@ -352,13 +352,21 @@ def _problem_of(context: typer.Context, option: Any, value: Any) -> str:
 
 def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
-    hint = f"See: {context.command_path} --help" if context is not None else ""
+    hint = (_placed(error, context) or f"See: {context.command_path} --help") if context is not None else ""
     variable = _variable_of(error, context)
     _print_error(
         refused_values.message_of(error),
         f"The value comes from the environment variable {variable}." if variable else hint,
     )
     return 2
+
+
+def _placed(error: typer.TyperException, context: Any) -> str:
+    """Where an option belongs that a command does not take; empty where it is none of the program's own."""
+    name, root = getattr(error, "option_name", None), context.find_root()
+    known = (param for param in root.command.params if context is not root and name in param.opts)
+    return next((f"It stands before the command: {root.info_name} {name} {param.metavar or ''} {context.info_name} …"
+                 for param in known), "")  # fmt: skip
 
 
 def _variable_of(error: typer.TyperException, context: Any) -> str:

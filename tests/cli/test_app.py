@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptman.cli.app import run
 from tests.helpers.raw import config
 from tests.helpers.recorded import add_run
 
@@ -65,3 +66,10 @@ def test_a_shell_whose_folder_is_gone_is_no_bug(is_there: bool, tmp_path: Path) 
     assert done.returncode == (0 if is_there else 3)
     assert ("is not there any more" in done.stderr) is not is_there
     assert "fault in ckptman" not in done.stderr
+
+
+def test_an_option_of_the_program_is_told_where_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ingest", "x", "--convention", "lab-later"]) == 2
+    assert "It stands before the command: ckptman --convention NAME ingest …" in capsys.readouterr().err
+    assert run(["ingest", "x", "--conventions", "lab-later"]) == 2
+    assert "See: ckptman ingest --help" in capsys.readouterr().err, "the control"

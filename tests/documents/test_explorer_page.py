@@ -6,14 +6,13 @@ import ast
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ckptman.documents.explorer import EXPLORER, page
-from ckptman.documents.learning_curves import Curves
+from ckptman.documents.explorer import EXPLORER
 from ckptman.documents.reporting import report
 from ckptman.ingestion import ingest
 from ckptman.rules import convention_file
@@ -21,12 +20,10 @@ from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, chromium, opened
-from tests.helpers.many_runs import METRICS, many_runs
 from tests.helpers.other_labs import OUTPUTS
 from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, gen_metrics
 from tests.helpers.recorded import add_overwritten, add_run
-from tests.helpers.slices import SLICES
 from tests.helpers.trees import edit_json
 
 PROMISE = "Values from files in the explorer, in Chromium: text, nothing is run, fetched or shown otherwise"
@@ -498,6 +495,35 @@ def test_a_tree_without_a_k_has_none_in_its_map(browser: Any, shown: Any, tmp_pa
     page.context.close()
 
 
+def test_runs_outside_of_the_grid_are_counted_and_told_apart(
+    browser: Any, shown: Any, tmp_path: Path, heard: Heard
+) -> None:
+    group = "a_group_of_another_experiment_k8"
+    for task in (0, 1):
+        for number, notes in enumerate(((), ("again",))):
+            add_run(tmp_path, config(8, wandb_group=group, seed=1), notes=notes,
+                    run_id=f"r{task}{number}", source_task=task, metrics={"test/K3/exact_match_acc": 1.0})  # fmt: skip
+    report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard)
+
+    def tiles(page: Any) -> list[str]:
+        return [str(text) for text in page.locator(".tiles.summary dt").all_text_contents()]
+
+    assert tiles(explorer) == ["Complete runs", "Checkpoints", "Overwritten", "Findings"]
+    assert "Missing" in tiles(shown), "the control: a grid expects runs"
+    assert explorer.locator(".tiles.summary b").first.text_content() == "4"
+    assert explorer.locator("#metric").input_value() == "completeness", "the metric is measured of none"
+    assert shown.locator("#metric").input_value() == "gen_em"
+    labels = explorer.locator(".map tbody th span").all_text_contents()
+    assert [label[-4:] for label in labels] == ["0000", "0001"]
+    assert all(len(label) <= 30 for label in labels)
+    explorer.locator("td[data-cell]").first.click()
+    lines = explorer.locator("#details .legend-lines span").all_text_contents()
+    assert len({line for line in lines if line.startswith("seed 1, ")}) == 2
+    explorer.context.close()
+    assert heard == Heard()
+
+
 def test_a_loss_is_no_share(browser: Any, shown: Any, tmp_path: Path, heard: Heard) -> None:
     rules = convention_file.load_convention(convention_file.shipped()["hf-trainer"])
     OUTPUTS["hf-trainer"](tmp_path / "raw")
@@ -530,57 +556,5 @@ def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Hear
     go(explorer, "#/runs")
     explorer.fill("#search", "nothing")
     assert explorer.locator(".empty").is_visible()
-    explorer.context.close()
-    assert heard == Heard()
-
-
-def write_many(folder: Path, number: int, metrics: Sequence[str] = METRICS) -> Path:
-    file = folder / "tree" / EXPLORER
-    file.parent.mkdir(parents=True)
-    tree = many_runs(number, metrics)
-    file.write_text(page(tree, (), Curves(folder / "tree", tree.convention), file))
-    return file
-
-
-def filter_times(explorer: Any) -> dict[str, float]:
-    """Milliseconds from a letter typed to the table drawn."""
-    found: dict[str, float] = explorer.evaluate("""() => {
-      const search = document.getElementById("search"), times = {};
-      for (const query of ["m", "mix", "curriculum k>=8", "gen_em>0.5", "a1b2", "nothing fits", "Final_N128", ""]) {
-        search.value = query;
-        const start = performance.now();
-        search.dispatchEvent(new Event("input"));
-        document.getElementById("runs").getBoundingClientRect();
-        times[query] = performance.now() - start;
-      }
-      return times;
-    }""")
-    return found
-
-
-def test_five_hundred_runs_are_small_and_there_at_once(browser: Any, tmp_path: Path, heard: Heard) -> None:
-    file = write_many(tmp_path, 504)
-    assert file.stat().st_size < 3_000_000
-    explorer = opened(browser, file, heard)
-    paint = explorer.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert paint < 1000
-    explorer.context.close()
-    assert heard == Heard()
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_runs_are_still_found_at_once(browser: Any, tmp_path: Path, heard: Heard) -> None:
-    """So many with `make faults`, else as many as its slices have."""
-    runs = 10_000 * SLICES
-    file = write_many(tmp_path, runs, METRICS[::3])  # more would be left out
-    assert file.stat().st_size < 8_000_000 * max(0.3, runs / 100_000)
-    explorer = opened(browser, file, heard)
-    go(explorer, "#/runs")
-    filter_times(explorer)  # texts are made ready by the first search
-    times = filter_times(explorer)
-    assert max(times.values()) < 200, times
-    explorer.evaluate("document.getElementById('runs').scrollTop = 1e6")
-    explorer.wait_for_timeout(100)
-    assert 20 < explorer.locator(".space .row").count() < 100
     explorer.context.close()
     assert heard == Heard()

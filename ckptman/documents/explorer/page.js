@@ -232,6 +232,12 @@
       : typeof value === "boolean" ? (value ? "yes" : "no")
       : short(value);
 
+  /** Whether any run has a number there. */
+  function isMeasured(field) {
+    for (let row = 0; row < runs.count; row++) if (typeof field.get(row) === "number") return true;
+    return false;
+  }
+
   /** Mean, deviation and number over the runs of a cell that are here. */
   function over(cell, field) {
     const values = [];
@@ -448,6 +454,9 @@
     return [...sums].filter(([, ys]) => ys.length === lines.length).sort((a, b) => a[0] - b[0]).map(([x, ys]) => [x, sum(ys) / ys.length]);
   }
 
+  /** The seed of a run, and its id where another one has the same seed. */
+  const seedName = (row, all) => `seed ${runs.seed.get(row) ?? "unknown"}${all.some((other) => other !== row && runs.seed.get(other) === runs.seed.get(row)) ? `, ${runs.run_id.get(row) ?? runs.folder.get(row)}` : ""}`;
+
   const here = (cell) => cells.rows[cell].filter((row) => !isAway(row));
   const preferred = (names, wanted) => wanted.find((name) => names.includes(name)) ?? names[0];
 
@@ -456,7 +465,7 @@
     const holder = h("div", { class: "charts" });
     const lines = (read) => {
       if (chosen.length === 1 && here(chosen[0]).length <= 8)
-        return here(chosen[0]).map((row, index) => ({ label: `seed ${runs.seed.get(row) ?? "unknown"}`, points: read(row), style: index })).filter((line) => line.points.length);
+        return here(chosen[0]).map((row, index, all) => ({ label: seedName(row, all), points: read(row), style: index })).filter((line) => line.points.length);
       return chosen.flatMap((cell, index) => {
         const each = here(cell).map(read).filter((points) => points.length);
         const mean = meanLine(each);
@@ -499,6 +508,8 @@
   let metric = COMPLETENESS, everything = true;
   const cellRowLabel = (cell) => data.sections[cells.section.get(cell)].rows[cells.row.get(cell)];
   const clipped = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most - 1).join("")}…` : text);
+  /** A text cut in its middle: what others differ in from it often stands at its end. */
+  const cutInside = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most / 2 - 1).join("")}…${Array.from(text).slice(-most / 2).join("")}` : text);
   /** The K of a cell, in words; empty in a tree of an experiment without any. */
   const cellK = (cell) => (hasK ? `K ${cells.k.get(cell) ?? NOTHING}` : "");
   const cellName = (cell) => `${[clipped(cellRowLabel(cell), 80), cellK(cell)].filter(Boolean).join(" · ")} · ${data.sections[cells.section.get(cell)].title}`;
@@ -545,7 +556,7 @@
       return rows.length ? drawSection(section, index, rows, columns, at, values, low, high) : null;
     });
     const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
-    holder.replaceChildren(legend(low, high, kinds), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 30) * 0.56}em` } }, drawn));
+    holder.replaceChildren(legend(low, high, kinds), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 31) * 0.56}em` } }, drawn));
     if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
   }
 
@@ -556,7 +567,7 @@
     const most = Math.max(1, Math.floor(MOST_CELLS / (columns.length + 1)));
     const draw = (from) => {
       for (const row of rows.slice(from, from + most))
-        body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, section.rows[row])), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
+        body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, cutInside(section.rows[row], 30))), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
       more.hidden = from + most >= rows.length;
       more.onclick = () => draw(from + most);
       more.textContent = `Show ${Math.min(most, rows.length - from - most)} more rows of ${rows.length}`;
@@ -621,7 +632,7 @@
     const deviation = `${data.deviation} standard deviation over seeds`;
     return h("div", { class: "legend" },
       h("div", { class: "scale" }, h("span", {}, label(low)), h("span", { class: "bar" }), h("span", {}, label(high)),
-        h("span", { class: "note" }, metric === COMPLETENESS ? "complete runs of those expected" : `mean ± ${deviation}, runs that are here`)),
+        h("span", { class: "note" }, metric === COMPLETENESS ? `complete runs of ${data.counts.expected ? "those expected" : "all that are known"}` : `mean ± ${deviation}, runs that are here`)),
       metric === COMPLETENESS ? h("ul", { class: "states" }, states.map((state) => h("li", {}, mark(state), state)))
         : h("ul", { class: "states" }, ["blank", "unmeasured"].filter((kind) => kinds.has(kind)).map((kind) => h("li", {}, h("i", { class: `swatch ${kind}` }), { blank: "no run", unmeasured: "not measured" }[kind]))),
       data.findings.length ? h("span", { class: "note" }, h("i", { class: "flag" }), " has findings") : null,
@@ -1130,16 +1141,16 @@
     const all = h("input", { type: "checkbox", onchange: () => { everything = all.checked; drawMap(holder); } });
     all.checked = everything;
     const isSpare = data.sections.some(({ rows, columns }, index) => filledParts(index).some((part, axis) => part.length < [rows, columns][axis].length));
-    const totals = data.counts;
+    const totals = data.counts, inState = (state) => Array.from({ length: runs.count }, (_, row) => row).filter((row) => runs.state.get(row) === state).length;
     const errors = data.findings.filter(([code]) => data.codes[code][0] === "error").length;
     const share = totals.expected ? `${percent(totals.complete / totals.expected)} % of the grid` : "";
     view.replaceChildren(
       h("dl", { class: "tiles summary" },
-        tile("Complete runs", totals.expected ? `${totals.complete.toLocaleString("en")} of ${totals.expected.toLocaleString("en")}` : String(totals.complete), share),
+        tile("Complete runs", totals.expected ? `${totals.complete.toLocaleString("en")} of ${totals.expected.toLocaleString("en")}` : inState("complete").toLocaleString("en"), share),
         tile("Checkpoints", totals.files.toLocaleString("en"), bytes(totals.bytes)),
         totals.refused ? tile("Refused", totals.refused.toLocaleString("en"), "of the runs expected") : null,
-        tile("Overwritten", totals.overwritten.toLocaleString("en"), "of the runs expected"),
-        tile("Missing", totals.missing.toLocaleString("en"), "of the runs expected"),
+        tile("Overwritten", inState("overwritten").toLocaleString("en"), totals.expected ? `${totals.overwritten.toLocaleString("en")} of the runs expected` : ""),
+        totals.expected ? tile("Missing", totals.missing.toLocaleString("en"), "of the runs expected") : null,
         tile("Findings", data.findings.length.toLocaleString("en"), data.findings.length ? `${count(errors, "error")}, ${count(data.findings.length - errors, "warning")}` : "nothing is wrong")),
       h("div", { class: "tools" }, h("label", { class: "inline" }, "Show", select), isSpare && h("label", { class: "check" }, all, "Empty rows and columns")), holder);
     drawMap(holder);
@@ -1213,7 +1224,7 @@
     document.title = `${shown(name)} · checkpoints`;
     const there = Array.from({ length: cells.count }, (_, cell) => cells.rows[cell].some((row) => runs.state.get(row) !== "missing")).filter(Boolean).length;
     everything = !there || there >= cells.count / 5;
-    if (Object.keys(runs.metrics).length || runs.generalization?.pool?.some((value) => value !== null)) metric = there ? "gen_em" : COMPLETENESS;
+    if (there && isMeasured(fields.get("gen_em"))) metric = "gen_em";
     drawFoot();
     addEventListener("hashchange", route);
     document.querySelector(".skip").addEventListener("click", (event) => {

@@ -104,7 +104,7 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     page = f"All runs, to sort, search and compare: [the explorer]({EXPLORER}), which a browser opens from the disk."
     page = page if (root / EXPLORER).is_file() else ""
     if not here:
-        none = "No figures are drawn yet: `ckptman report` draws what is measured, where matplotlib is installed."
+        none = "There is no figure: `ckptman report` draws the convention's metric, where matplotlib is installed."
         return markdown.join(page, none)
     facet = data.sided(statistics.convention)
     best = {"generalization", "" if facet is None else facet.name}
