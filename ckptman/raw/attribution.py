@@ -8,6 +8,7 @@ within the span of one of them, or it stays open and is said to be: a guess is n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -78,6 +79,7 @@ def attribute(
     run_id: str | None = None,
     others: int = 0,
     opaque: Collection[str] = (),
+    is_end: bool = False,
 ) -> Attribution:
     """Find the run that wrote a checkpoint.
 
@@ -95,6 +97,7 @@ def attribute(
         run_id: The run id that the checkpoint itself holds, which decides.
         others: Runs that were left out since they are configured otherwise, for the evidence.
         opaque: Keys of the configuration of which W&B may have made what the checkpoint does not tell.
+        is_end: Whether the checkpoint is of the end of its run.
     """
     candidates = list(candidates)
     if run_id is not None:
@@ -110,23 +113,29 @@ def attribute(
     what = "this config and seed" if seed_key in config else "this config (the checkpoint tells no seed)"
     if not spans:
         return _undecided(NONE, f"none of {len(candidates) + others} W&B runs has {what}")
-    fits = {name: in_spans(saved_at, own, _starts(spans)) for name, own in spans.items()}
+    fits = {name: in_spans(saved_at, own, _starts(spans), is_end=is_end) for name, own in spans.items()}
     if len(spans) == 1:
         name, fit = next(iter(fits.items()))
         return Attribution(name, ONLY_MATCH, f"only run on record with {what}{_ONLY_MATCH_TIME[fit]}", (name,), fit)
     return _of_several(fits, one_sided, what, saved_at)
 
 
-def in_spans(saved_at: float | None, spans: Sequence[Span], starts: Sequence[float] = ()) -> bool | None:
+def in_spans(
+    saved_at: float | None, spans: Sequence[Span], starts: Sequence[float] = (), *, is_end: bool = False
+) -> bool | None:
     """Whether a file was saved while a run ran, or soon enough after; None where that cannot be told.
 
     Args:
         saved_at: Modification time of the file, in seconds since 1970.
         spans: When the run ran.
         starts: When the runs began that write the same files; each ends what has no known end.
+        is_end: Whether the file is of the end of the run: a run of one process does not save it in its first half. That
+            is the time of a copy, made to keep an older run's file from a rerun.
     """
     if saved_at is None or not spans:
         return None
+    if is_end and len(spans) == 1 and saved_at < _half(spans[0]):
+        return False
     fits = [_fits_one(saved_at, span, starts) for span in spans]
     if any(fits):
         return True
@@ -235,6 +244,11 @@ def _undecided(code: str, evidence: str, candidates: Iterable[str] = ()) -> Attr
 
 def _starts(spans: Mapping[str, Sequence[Span]]) -> list[float]:
     return [span.start for own in spans.values() for span in own if span.start is not None]
+
+
+def _half(span: Span) -> float:
+    """When half of what is known of a span was over."""
+    return (span.start + span.end) / 2 if span.start is not None and span.end is not None else -math.inf
 
 
 def _fits_one(saved_at: float, span: Span, starts: Sequence[float]) -> bool | None:

@@ -72,6 +72,8 @@ class Examined:
     """Keys of the configuration of which W&B may have made what the file does not tell."""
     beside: tuple[records.BesideFile, ...] = ()
     """The files beside it that gave its configuration, keys of it, or its step."""
+    is_end: bool = False
+    """Whether it is of the end of its run, by the recipe."""
 
     @property
     def claim(self) -> Claim:
@@ -84,6 +86,7 @@ class Examined:
             content=self.content,
             run_id=self.run_id,
             opaque=self.opaque,
+            is_end=self.is_end,
         )
 
 
@@ -204,6 +207,9 @@ class Examiner:
             parts=parts,
             opaque=info.opaque if config_source == "checkpoint" else (),
             beside=notes,
+            is_end=parsed.prefix.final
+            and parsed.step is not None
+            and parsed.step == parsed.prefix.expected_step(config),
         )
 
     def read(self, file: SourceCheckpoint) -> Read:

@@ -46,6 +46,8 @@ class Claim:
     """The run id that the checkpoint itself holds."""
     opaque: Collection[str] = ()
     """Keys of the configuration of which W&B may have made what the file does not tell."""
+    is_end: bool = False
+    """Whether it is of the end of its run, by the recipe."""
 
 
 class WandbIndex:
@@ -250,6 +252,7 @@ class WandbIndex:
             run_id=claim.run_id,
             others=others,
             opaque=self._opaque(claim),
+            is_end=claim.is_end,
         )
 
     def _best(

@@ -163,3 +163,17 @@ def test_a_run_that_is_no_candidate_has_lost_its_files_whoever_wrote_them(source
     plan = ingest(source, tmp_path / "tree").plan
     assert ([run.run_id for run in plan.overwritten], plan.without_files) == (["run0"], ())
     assert {row.path: row.run_id for row in plan.ambiguous}.keys() == {row.path for row in plan.placed}
+
+
+@pytest.mark.parametrize(("late", "told"), [(100, None), (299, "rerun222")])
+def test_a_final_file_that_was_kept_from_a_rerun_as_it_began_is_not_said_to_be_the_reruns(
+    source: Path, tmp_path: Path, late: float, told: str | None
+) -> None:
+    """A copy has the time at which it was made; that of a run's end lies near its end."""
+    folder, kept = source / "len_gen_k8/task_0006", source / "kept"
+    files = write_run(folder, config(), run_id="first111")
+    copy(files[1], kept, at=START + 1_000 + late)
+    write_run(folder, config(), run_id="rerun222", started=START + 1_000, salt=1)
+    write_run(folder, config(seed=7), run_id="later333", started=START + 2_000)  # which wrote over its files
+    found = {row.source: row.run_id for row in ingest(source, tmp_path / "tree").placed}
+    assert found[str((kept / files[1].name).relative_to(source))] == told
