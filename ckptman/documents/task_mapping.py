@@ -176,7 +176,7 @@ def _families(convention: Convention, statistics: tree_statistics.TreeStatistics
             f"the mean ± {convention.statistics} standard deviation of the runs that are here of each configuration."
         ))  # fmt: skip
     elif statistics is not None and statistics.runs:
-        parts.append(f"After each seed is a mark: {_LEGEND}.")
+        parts.append(markdown.paragraph(f"After each seed is a mark: {_LEGEND}."))
     for family in say.families(convention) if statistics is None else say.families_of(statistics):
         folder = placement.family_folder(family, convention)
         patterns = say.patterns_of(family, convention)

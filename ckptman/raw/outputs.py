@@ -283,7 +283,9 @@ class RawOutputs:
         logged += [self._logged(run, wandb_home(run.folders[0], self.convention), ()) for run in open_runs]
         present |= {run.run_id for run in (*overwritten, *logged) if run is not None}
         logged += self._listed((run for listed in self.scan.lists for run in listed.without_files), present)
-        return LostRuns(_in_order(overwritten), _in_order(partly), gone, _in_order(logged))
+        # Of a run that W&B recorded elsewhere, as where one run's folder was named, the files may lie there too.
+        missing = tuple(item for item in gone if any(at.is_relative_to(self.root) for at in item.run.folders))
+        return LostRuns(_in_order(overwritten), _in_order(partly), missing, _in_order(logged))
 
     def refused_files(self) -> tuple[records.RefusedFile, ...]:
         """Each file that was refused, deferred or passed over and may be a checkpoint, and what is known of it."""

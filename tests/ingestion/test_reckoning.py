@@ -201,6 +201,18 @@ def test_what_lies_in_a_folder_that_was_not_looked_into_is_not_missing(
     assert read_refused(root) == ()
 
 
+@pytest.mark.parametrize("named", ["saved_models/seed_1337", ""])
+def test_of_a_run_that_is_not_in_the_source_nothing_is_said_to_be_missing(named: str, source: Path, root: Path) -> None:
+    for seed in (1337, 2337):
+        home = f"saved_models/seed_{seed}"
+        files = write_run(task(source), config(seed=seed), run_id=f"run{seed}", saved_models=home, started=START + seed)
+    for file in files:
+        file.rename(source.parent / file.name)
+    result = ingest(task(source) / named, root)
+    assert len(result.placed) == 2
+    assert [item.run.run_id for item in result.plan.without_files] == ([] if named else ["run2337"])
+
+
 def test_damage_that_ingest_found_counts_until_the_file_is_another(source: Path, root: Path) -> None:
     final = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")[1]
     good = final.read_bytes()
