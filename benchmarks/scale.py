@@ -1,16 +1,20 @@
 """How long commands take on many checkpoints, each against a named tool on the same files, in turns.
 
-    python -m benchmarks.scale [JOB …] [--at FOLDER] [--scale 0.1] [--largest 100000] [--write]
+    python -m benchmarks.scale [JOB …] [--at FOLDER] [--keep FOLDER] [--scale 0.1] [--largest 100000] [--write]
 
 Trees and raw outputs are made by a generator (`tests/helpers/grown.py`): small files of real form, each with bytes of
 its own. A ratio is that of the medians of as many turns as the table says; each turn runs the tool, then ckptman, each
 in a process of its own, from its start to its end. Files are in memory by then (the page cache), so no disk is waited
 for but where something is synced. `--write` puts the table and the plot of linearity into benchmarks/README.md.
+
+In a folder given by `--keep` trees and sources stay, and what linearity has measured: the same command, called again
+after it was interrupted, goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shutil
@@ -19,7 +23,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -100,8 +106,12 @@ class Bench:
 
     def _made(self, what: str, files: int, width: int) -> Path:
         name = f"{what}-{files}-{width}"
+        whole = self.at / f"{name}.whole"
+        if name not in self.made and whole.exists():
+            self.made[name] = self.at / name
         if name not in self.made:
             self.made[name] = self.at / name
+            shutil.rmtree(self.made[name], ignore_errors=True)
             # In a process of its own: the memory of this one would count as that of each that it starts.
             make = (
                 f"from pathlib import Path; from tests.helpers.grown import grow_{what} as grow; "
@@ -109,6 +119,7 @@ class Bench:
             )
             subprocess.run([sys.executable, "-c", make], check=True)
             os.sync()
+            whole.touch()
             time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
         return self.made[name]
 
@@ -308,27 +319,85 @@ def _size(folder: Path) -> float:
 
 # --- linearity --------------------------------------------------------------------------------------------------------
 
-VERBS: Final = (("validate", False), ("validate", True), ("ls", False), ("results", False), ("status", False))
-"""What is measured, and whether its answer is known."""
-
 Measured = dict[str, list[tuple[int, Took]]]
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What is measured at each size."""
+
+    name: str
+    command: Command
+    """Its files are made when it is asked for."""
+    cached: bool = False
+    """Whether its answer is known."""
+
+
+def measures(bench: Bench, size: int) -> Iterator[Measure]:
+    """All of them, in an order in which none is in the way of the next."""
+    copied, linked = bench.at / f"copied-{size}", bench.at / f"linked-{size}"
+
+    def ingest(root: Path, mode: str, *, again: bool = False) -> Command:
+        def prepare() -> list[str]:
+            command = ckptman("ingest", bench.source(size), "--root", root, "--mode", mode)
+            if not again:
+                shutil.rmtree(root, ignore_errors=True)
+            elif not root.exists():
+                bench.run(command)
+            os.sync()
+            return command
+
+        return prepare
+
+    def asked(verb: str, *options: str) -> Command:
+        def prepare() -> list[str]:
+            tree = bench.tree(size)
+            if written := [tree / name for name in DOCUMENTS if (tree / name).exists()]:
+                for file in written:
+                    file.unlink()
+                time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
+            return ckptman(verb, *options, "--root", tree)
+
+        return prepare
+
+    yield Measure("ingest, copies", ingest(copied, "copy"))
+    yield Measure("ingest, hard links", ingest(linked, "hardlink"))
+    yield Measure("ingest again, nothing new", ingest(linked, "hardlink", again=True))
+    yield Measure("ingest again, once more", ingest(linked, "hardlink", again=True), cached=True)
+    yield Measure("validate", asked("validate"))
+    yield Measure("validate, warm", asked("validate"), cached=True)
+    yield Measure("ls --json", asked("ls", "--json"))
+    yield Measure("results", asked("results"))
+    yield Measure("status", asked("status"))
+    yield Measure("report", asked("report", "--no-figures"))
+
+
+DOCUMENTS: Final = ("README.md", "TASK_MAPPING.md")
+
+
 def linearity(bench: Bench, largest: int) -> Measured:
-    """Each command at 1,000 files, 10,000 and so on."""
+    """Each command at 1,000 files, 10,000 and so on; what was measured before is not measured again."""
+    kept = bench.at / "linearity.json"
+    known: dict[str, list[float]] = json.loads(kept.read_bytes()) if kept.exists() else {}
     found: Measured = {}
     size = 1000
     while size <= largest:
-        tree = bench.tree(size)
-        for verb, warm in VERBS:
-            command = ckptman(verb, *(["--json"] if verb == "ls" else []), "--root", tree)
-            if warm:
-                bench.run(command, cached=True)
-            took = _median(bench.run(command, cached=warm) for _ in range(3 if size <= 10_000 or warm else 1))
-            found.setdefault(f"{verb}{' --json' * (verb == 'ls')}{', warm' * warm}", []).append((size, took))
-            print(
-                f"{verb:10}{'warm' * warm:6}{size:>8,} files{took.seconds:>9.2f} s{took.megabytes:>7.0f} MB", flush=True
-            )
+        for item in measures(bench, size):
+            key = f"{item.name} of {size}"
+            if key not in known:
+                if item.cached:
+                    item.command()
+                    time.sleep(cache.SETTLED_NS / 1e9 + 0.1)
+                    bench.run(item.command(), cached=True)
+                turns = 3 if size <= 10_000 or item.cached else 1
+                took = _median(bench.run(item.command(), cached=item.cached) for _ in range(turns))
+                known[key] = [took.seconds, took.megabytes]
+                kept.write_text(json.dumps(known, indent=1))
+            took = Took(*known[key])
+            found.setdefault(item.name, []).append((size, took))
+            print(f"{item.name:26}{size:>8,} files{took.seconds:>9.2f} s{took.megabytes:>7.0f} MB", flush=True)
+        for folder in ("copied", "linked"):
+            shutil.rmtree(bench.at / f"{folder}-{size}", ignore_errors=True)
         size *= 10
     return found
 
@@ -346,7 +415,18 @@ def plot(found: Measured) -> str:
     def y(value: float) -> float:
         return 330 - (math.log10(value) - low) / (high - low or 1) * 300
 
-    colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+    colours = (
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#cc79a7",
+        "#e69f00",
+        "#56b4e9",
+        "#882255",
+        "#000000",
+        "#999933",
+        "#6699aa",
+    )
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 370" font-family="sans-serif" font-size="12">',
              '<rect width="640" height="370" fill="white"/>']  # fmt: skip
     for power in range(low, high + 1):
@@ -359,7 +439,7 @@ def plot(found: Measured) -> str:
     at: dict[str, float] = {}
     for wanted, name in labels:
         at[name] = min([wanted, *(place - 14 for place in at.values())])
-    for (name, points), colour in zip(found.items(), colours, strict=False):
+    for (name, points), colour in zip(found.items(), cycle(colours), strict=False):
         line = " ".join(f"{x(size):.1f},{y(took.seconds):.1f}" for size, took in points)
         first = points[0][1].seconds
         slope = f"M{x(sizes[0]):.1f} {y(first):.1f}L{x(sizes[-1]):.1f} {y(first * sizes[-1] / sizes[0]):.1f}"
@@ -411,14 +491,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of: {', '.join(JOBS)}, linearity; all by default")
     parser.add_argument("--at", type=Path, help="a folder on the disk to measure; by default a temporary one")
+    parser.add_argument("--keep", type=Path, help="a folder that trees, and what linearity measured, are kept in")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of files")
     parser.add_argument("--largest", type=int, default=10_000, help="files of the largest tree of linearity")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
     options = parser.parse_args()
     jobs = options.jobs or [*JOBS, "linearity"]
     blocks: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory(dir=options.at) as folder:
-        bench = Bench(Path(folder), options.scale)
+    with ExitStack() as cleanup:
+        if options.keep is None:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=options.at)))
+        else:
+            folder = options.keep.absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(folder, options.scale)
         rows: list[Row] = []
         for name in jobs:
             for row in JOBS[name](bench) if name in JOBS else ():
