@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -298,8 +299,8 @@ def _example_files(
     ranking = say.ranked(statistics)
     for family in say.families_of(statistics):
         candidates = [*ranking[family], *(c for c in statistics.configurations if c.family == family)]
-        files = [(c, run, file) for c in candidates for run in c.runs for file in reversed(run.files)]
-        found += files[:1]
+        files = ((c, run, file) for c in candidates for run in c.runs for file in reversed(run.files))
+        found += islice(files, 1)
     return found
 
 

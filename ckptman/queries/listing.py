@@ -52,7 +52,7 @@ class ListedCheckpoint:
     @property
     def has_file(self) -> bool:
         """Whether there is one; not for the W&B runs of `Listing.without_files`."""
-        return bool(self.row.sha256)
+        return bool(self.row.kind)
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -276,8 +276,8 @@ _Text = tuple[bytes, str, int, int]
 
 
 def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -> tuple[Listing, frozenset[str]]:
-    """Of each run of a tree the last checkpoint, while it is read, and of its metrics those to keep; and the names of
-    all metrics.
+    """Of each run of a tree the last checkpoint, while it is read, and the names of all metrics. Of its metrics those
+    that are to be kept are, and so its source and its SHA-256.
 
     Raises:
         UsageError: where there is no tree.
@@ -295,7 +295,17 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
             names.update(item.metrics)
             row = item.row
             family = families.setdefault(repr(row.family), row.family)
-            row = replace(row, family=family, group=sharing.one(row.group), kind=sharing.one(row.kind))
+            source, sha256 = (
+                text if keep(key) else "" for key, text in (("source", row.source), ("sha256", row.sha256))
+            )
+            row = replace(
+                row,
+                source=source,
+                sha256=sha256,
+                family=family,
+                group=sharing.one(row.group),
+                kind=sharing.one(row.kind),
+            )
             config = statistics.SharedConfig(*sharing.config(item.config))
             metrics = {key: value for key, value in item.metrics.items() if keep(key)}
             found.append(replace(item, row=row, config=config, metrics=metrics or _NONE, facets=item.facets or _NONE))

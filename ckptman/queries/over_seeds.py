@@ -183,7 +183,8 @@ def results(
         names = frozenset(key for item in listing.checkpoints for key in item.metrics)
         runs = list({item.row.path.rpartition("/")[0]: item for item in listing.checkpoints}.values())
     else:
-        listing, names = list_runs(root, convention, _needed(metric, by, convention, all_runs=all_runs))
+        asked = (*by, *(convention.summary.values() if summary else ()))
+        listing, names = list_runs(root, convention, _needed(metric, asked, convention, all_runs=all_runs))
         runs = list(listing.checkpoints)
     without_files = listing.without_files if all_runs else ()
     rows = [item.values for item in runs] if by else []
@@ -214,7 +215,7 @@ def results(
 
 
 def _needed(metric: str, by: Sequence[str], convention: Convention, *, all_runs: bool) -> Callable[[str], bool]:
-    """Which metrics of a run are asked for."""
+    """Which metrics of a run are asked for, and which other keys by their name."""
     if all_runs or metric in convention.metrics:  # the configuration says which
         return lambda key: True
     return lambda key: key in by or key == metric or ("*" in metric and fnmatchcase(key, metric))

@@ -22,7 +22,7 @@ from ckptman.documents import stale
 from ckptman.fs import cache, placing
 from ckptman.queries.listing import Summary, json_lines, list_runs
 from ckptman.rules.convention_file import built_in
-from ckptman.tree import contents
+from ckptman.tree import contents, counting
 from ckptman.tree.statistics import count_tree
 from tests.helpers.bytes_read import bytes_read
 from tests.helpers.grown import grow_source, grow_tree
@@ -183,6 +183,8 @@ IN_TURN: dict[str, Callable[[Path], object]] = {
     "status": lambda root: ckptman.status(None, root),
     "validate": lambda root: ckptman.validate(root, convention=built_in()),  # by which pickles are known already
     "results": lambda root: ckptman.results(root, convention=built_in()),  # its rows have each run's value
+}
+DOCUMENTS: dict[str, Callable[[Path], object]] = {
     "report --check": lambda root: ckptman.report(root, convention=built_in(), check=True),
     "stale documents": lambda root: stale(root, built_in()),
 }
@@ -227,6 +229,16 @@ def test_what_is_kept_of_a_run_lets_a_hundred_thousand_files_pass(
 
 def test_all_that_is_known_of_a_run_is_far_more(tmp_path: Path) -> None:
     assert kept_of_each_run(lambda root: count_tree(root, built_in(), whole=True), tmp_path) > 8_000
+
+
+@pytest.mark.parametrize("verb", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_documents_hold_what_they_say(
+    verb: Callable[[Path], object], trees: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In so small a tree every third run is a new configuration, which takes lines of each document.
+    assert held_for_each_run(verb, trees) < 12_000
+    monkeypatch.setattr(counting, "_plain_run", lambda *_: None)
+    assert held_for_each_run(verb, trees) > 15_000
 
 
 def test_what_holds_all_runs_is_found(trees: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
