@@ -295,7 +295,7 @@ def _example_files(
     statistics: tree_statistics.TreeStatistics,
 ) -> list[tuple[tree_statistics.Configuration, tree_statistics.CountedRun, tree_statistics.CountedFile]]:
     """The last checkpoint of the best configuration of each family, or of its first one."""
-    found = []
+    found: list[tuple[tree_statistics.Configuration, tree_statistics.CountedRun, tree_statistics.CountedFile]] = []
     ranking = say.ranked(statistics)
     for family in say.families_of(statistics):
         candidates = [*ranking[family], *(c for c in statistics.configurations if c.family == family)]
