@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -247,6 +248,18 @@ def test_what_is_drawn_in_another_way_is_drawn_anew_and_its_png_with_it(
     (tmp_path / f"{name}.png").rename(tmp_path / "kept.png")
     report(tmp_path, figures=True, png=True)
     assert (tmp_path / "kept.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+
+
+def test_the_readme_shows_no_figure_of_runs_that_are_gone(tmp_path: Path) -> None:
+    for norm in (True, False):
+        add_run(tmp_path, config(use_layernorm=norm, wandb_group=f"len_gen_{'' if norm else 'no_ln_'}k8"),
+                run_id=f"{norm:d}abc", metrics=gen_metrics(0.5))  # fmt: skip
+    report(tmp_path, figures=True)
+    links = ("generalization-with_layernorm.svg)", "generalization-without_layernorm.svg)", "/layernorm.svg)")
+    assert [link in (tmp_path / "README.md").read_text() for link in links] == [True, True, True], "the control"
+    shutil.rmtree(tmp_path / "without_layernorm")
+    report(tmp_path, figures=True)
+    assert [link in (tmp_path / "README.md").read_text() for link in links] == [True, False, False]
 
 
 def panels_of(*places: tuple[str, str], series: str = "mix") -> data.Figure:

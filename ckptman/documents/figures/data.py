@@ -202,6 +202,14 @@ def sided(convention: Convention) -> terms.Facet | None:
     return next((f for f in convention.told_facets if f.config is not None and len(f.values) == 2), None)
 
 
+def side_of(family: terms.Family, config: Mapping[str, Any], convention: Convention) -> terms.Scalar:
+    """A run's value of that facet, as its folder says or else its configuration; None where there is none."""
+    facet = sided(convention)
+    if facet is None:
+        return None
+    return {**placement.facets_of(config, convention), **convention.folders.named(family)}.get(facet.name)
+
+
 def side_title(side: terms.Scalar, convention: Convention) -> str:
     """A value of that facet for people; empty where there is none."""
     facet = sided(convention)
@@ -256,8 +264,7 @@ class _Places:
         assert run.family is not None
         assert run.record is not None  # it was placed
         facet = sided(self.convention)
-        named = {**placement.facets_of(run.config, self.convention), **self.convention.folders.named(run.family)}
-        side = None if facet is None else named.get(facet.name)
+        side = side_of(run.family, run.config, self.convention)
         sides = [] if facet is None else [value.value for value in facet.values]
         regime = self._regime(run)
         regimes = list(self.series)

@@ -100,7 +100,9 @@ def _drawing_source() -> bytes:
 def text(statistics: tree_statistics.TreeStatistics) -> str:
     """What the README shows of the figures that are there."""
     root = statistics.inventory.scan.root
-    here = [name for name in names(statistics.convention) if _read(root / records.REPORT / f"{name}.svg") is not None]
+    gone = _of_no_run(statistics)
+    here = [name for name in names(statistics.convention)
+            if name not in gone and _read(root / records.REPORT / f"{name}.svg") is not None]  # fmt: skip
     page = f"All runs, to sort, search and compare: [the explorer]({EXPLORER}), which a browser opens from the disk."
     page = page if (root / EXPLORER).is_file() else ""
     if not here:
@@ -115,6 +117,17 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     )
     return markdown.join(*images, page, f"Further figures: {more}." if more else "",
                          "The table behind each figure lies beside it as CSV.")  # fmt: skip
+
+
+def _of_no_run(statistics: tree_statistics.TreeStatistics) -> set[str]:
+    """The figures that may lie there still, and of whose side no run is left."""
+    convention = statistics.convention
+    facet = data.sided(convention)
+    if facet is None:
+        return set()
+    here = {data.side_of(each.family, each.config, convention) for each in statistics.configurations}
+    gone = [value.folder for value in facet.values if value.value not in here]
+    return {name for name in names(convention) if name.partition("-")[2] in gone or (gone and name == facet.name)}
 
 
 def _title(name: str, convention: Convention) -> str:
