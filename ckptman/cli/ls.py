@@ -29,6 +29,7 @@ from ckptman.cli.options import (
     conditions_of,
     tree_of,
 )
+from ckptman.cli.remembering import Remembered
 from ckptman.cli.rows import FORMATS, Format, print_rows
 from ckptman.cli.tables import FOLD, NOTHING, print_table
 from ckptman.cli.text import clean, console, count_text, plain, size_text
@@ -103,34 +104,35 @@ def _ls(
     root = tree_of(context, root, directory)
     convention = convention_for(context, root)
     conditions = conditions_of(convention, context, where)
-    as_json = output is Format.JSON and not keys
-    named = metric != listing_of.DEFAULT_METRIC
-    if as_json and not conditions and sort is None and limit is None and not named:
-        found = listing_of.Summary(root)
-        for line in listing_of.json_lines(root, convention, found):
-            sys.stdout.write(line.decode("ascii"))
-        _tell(found, ())
-        raise typer.Exit(0 if found.complete else 1)
-    listing = list_checkpoints(
-        root, convention=convention, where=conditions, sort=sort, metrics=[metric] if named else []
-    )
-    for key in keys:
-        where_conditions.check_key(
-            key, (item.values for item in listing.checkpoints), listing_of.known_keys(convention)
+    with Remembered(context, root, convention):
+        as_json = output is Format.JSON and not keys
+        named = metric != listing_of.DEFAULT_METRIC
+        if as_json and not conditions and sort is None and limit is None and not named:
+            found = listing_of.Summary(root)
+            for line in listing_of.json_lines(root, convention, found):
+                sys.stdout.write(line.decode("ascii"))
+            _tell(found, ())
+            raise typer.Exit(0 if found.complete else 1)
+        listing = list_checkpoints(
+            root, convention=convention, where=conditions, sort=sort, metrics=[metric] if named else []
         )
-    listing = replace(listing, checkpoints=listing.checkpoints[:limit])
-    if as_json:
-        print_json(listing.to_json())
-    elif paths or null:
-        _print_paths(listing, end=b"\0" if null else b"\n")
-    elif output is not Format.TABLE or keys:
-        keys = keys or _keys(convention, metric)
-        print_rows([keys, *([item.values.get(key) for key in keys] for item in listing.checkpoints)], output)
-    elif listing.checkpoints:
-        _print_table(listing, convention, metric, console())
-    is_shown = output is Format.TABLE and not (keys or paths or null or named)
-    _tell(listing.summary, conditions, listing.unmatched, _common_lists(listing) if is_shown else None)
-    raise typer.Exit(0 if listing.complete else 1)
+        for key in keys:
+            where_conditions.check_key(
+                key, (item.values for item in listing.checkpoints), listing_of.known_keys(convention)
+            )
+        listing = replace(listing, checkpoints=listing.checkpoints[:limit])
+        if as_json:
+            print_json(listing.to_json())
+        elif paths or null:
+            _print_paths(listing, end=b"\0" if null else b"\n")
+        elif output is not Format.TABLE or keys:
+            keys = keys or _keys(convention, metric)
+            print_rows([keys, *([item.values.get(key) for key in keys] for item in listing.checkpoints)], output)
+        elif listing.checkpoints:
+            _print_table(listing, convention, metric, console())
+        is_shown = output is Format.TABLE and not (keys or paths or null or named)
+        _tell(listing.summary, conditions, listing.unmatched, _common_lists(listing) if is_shown else None)
+        raise typer.Exit(0 if listing.complete else 1)
 
 
 def _keys(convention: Convention, metric: str) -> list[str]:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
-import msgspec
 import typer
 
 import ckptman
@@ -32,10 +33,54 @@ _ELSEWHERE = frozenset({placement.REFUSED_FILE})
 """What in a tree tells of files outside of it."""
 
 
-class _Answer(msgspec.Struct):
-    parts: list[tuple[bool, str]]
-    """Texts in their order: whether it went to stderr, and what."""
-    status: int
+_PART = struct.Struct("<BI")
+"""Before each part of an answer: what it is, and how many bytes it has."""
+_OUT, _ERR, _STATUS = range(3)
+_AT_ONCE = 1 << 16
+"""Characters of a part, and compressed bytes that are read at once."""
+
+
+class _Answer:
+    """What a command writes, compressed as it comes, so that little is held of an answer that is too long to keep."""
+
+    def __init__(self) -> None:
+        self._squeeze = zlib.compressobj(1)
+        self._bytes = bytearray()
+        self._kind, self._texts, self._size = _OUT, [""], 0
+        self._is_whole = True
+
+    def add(self, text: str, kind: int) -> None:
+        """Take note of some text."""
+        if kind != self._kind or self._size > _AT_ONCE:
+            self._end_part()
+        self._kind = kind
+        if self._is_whole:
+            self._texts.append(text)
+            self._size += len(text)
+
+    def _end_part(self) -> None:
+        try:
+            text = "".join(self._texts).encode()
+        except UnicodeEncodeError:  # a name that is no text
+            self.give_up()
+        self._texts, self._size = [], 0
+        if self._is_whole:
+            self._bytes += self._squeeze.compress(_PART.pack(self._kind, len(text)) + text)
+        if len(self._bytes) > cache.LARGEST:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Keep nothing: something is written that is no text, or it is too much."""
+        self._is_whole = False
+        self._bytes.clear()
+
+    def value(self, status: int) -> bytes | None:
+        """All of it, and the exit status, to be kept; None where not all of it is here."""
+        self._end_part()
+        if not self._is_whole:
+            return None
+        last = self._squeeze.compress(_PART.pack(_STATUS, status)) + self._squeeze.flush()
+        return bytes(self._bytes + last)
 
 
 class _Before(NamedTuple):
@@ -51,13 +96,19 @@ class _Before(NamedTuple):
 class _Recorder:
     """A stream that also takes note of what is written to it."""
 
-    def __init__(self, stream: TextIO, parts: list[tuple[bool, str]], *, stderr: bool, is_silent: bool = False) -> None:
-        self.stream, self._parts, self._stderr, self._is_silent = stream, parts, stderr, is_silent
+    def __init__(self, stream: TextIO, answer: _Answer, kind: int, *, is_silent: bool = False) -> None:
+        self.stream, self._answer, self._kind, self._is_silent = stream, answer, kind, is_silent
 
     def write(self, text: str) -> int:
         """Write, and take note."""
-        self._parts.append((self._stderr, text))
+        self._answer.add(text, self._kind)
         return len(text) if self._is_silent else self.stream.write(text)
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """The stream of bytes below; what is written to it is not taken note of, so that nothing is kept."""
+        self._answer.give_up()
+        return self.stream.buffer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -77,7 +128,7 @@ class Remembered:
         self._root = root
         self._source = source
         self._linked = convention.checkpoint.suffix
-        self._parts: list[tuple[bool, str]] = []
+        self._answer = _Answer()
         self._key = ""
         self._state: cache.FolderState | None = None
         self._before: _Before | None = None
@@ -127,12 +178,12 @@ class Remembered:
             state = self._as_left(self._before, now, placed, written)
             if state is None:
                 return
-            parts: list[tuple[bool, str]] = []
-            out = _Recorder(sys.stdout, parts, stderr=False, is_silent=True)
-            err = _Recorder(sys.stderr, parts, stderr=True, is_silent=True)
+            answer = _Answer()
+            out = _Recorder(sys.stdout, answer, _OUT, is_silent=True)
+            err = _Recorder(sys.stderr, answer, _ERR, is_silent=True)
             with redirect_stdout(out), redirect_stderr(err):
                 show()
-            self._keep(parts, 0, state, since_ns=now + cache.SETTLED_NS)
+            self._keep(answer.value(0), state, since_ns=now + cache.SETTLED_NS)
 
     def _as_left(
         self, before: _Before, now: int, placed: Mapping[str, int], written: Mapping[str, str]
@@ -158,9 +209,9 @@ class Remembered:
         )
         return _both(tree, source) if is_past and is_ours else None
 
-    def _keep(self, parts: list[tuple[bool, str]], status: int, state: cache.FolderState, *, since_ns: int) -> None:
-        with suppress(UnicodeEncodeError):  # a name that is no text
-            cache.keep(self._key, state, msgspec.json.encode(_Answer(parts, status)), since_ns=since_ns)
+    def _keep(self, value: bytes | None, state: cache.FolderState, *, since_ns: int) -> None:
+        if value is not None:
+            cache.keep(self._key, state, value, since_ns=since_ns)
 
     def __enter__(self) -> Remembered:
         if self._state is not None and (value := cache.recall(self._key, self._state)) is not None:
@@ -170,8 +221,8 @@ class Remembered:
         if self._state is None:
             return self
         self._streams = sys.stdout, sys.stderr
-        sys.stdout = _Recorder(sys.stdout, self._parts, stderr=False)
-        sys.stderr = _Recorder(sys.stderr, self._parts, stderr=True)
+        sys.stdout = _Recorder(sys.stdout, self._answer, _OUT)
+        sys.stderr = _Recorder(sys.stderr, self._answer, _ERR)
         return self
 
     def __exit__(
@@ -179,8 +230,10 @@ class Remembered:
     ) -> Literal[False]:
         if self._state is not None:
             sys.stdout, sys.stderr = self._streams
-            if isinstance(error, typer.Exit) and self.may_be_kept and self._look() == self._state:
-                self._keep(self._parts, error.exit_code, self._state, since_ns=self._began)
+            if isinstance(error, typer.Exit) and self.may_be_kept:
+                value = self._answer.value(error.exit_code)
+                if value is not None and self._look() == self._state:
+                    self._keep(value, self._state, since_ns=self._began)
         return False
 
 
@@ -189,13 +242,25 @@ def _both(tree: cache.FolderState, source: cache.FolderState) -> cache.FolderSta
 
 
 def _repeat(value: bytes) -> None:
-    try:
-        answer = msgspec.json.decode(value, type=_Answer)
-    except ValueError:  # somebody else's
-        return
-    for stderr, text in answer.parts:
-        (sys.stderr if stderr else sys.stdout).write(text)
-    raise typer.Exit(answer.status)
+    """Print an answer, of which little is held at once, and end the command.
+
+    Raises:
+        typer.Exit: with its status.
+    """
+    unpacked, left = zlib.decompressobj(), b""
+    for at in range(0, len(value), _AT_ONCE):
+        left += unpacked.decompress(value[at : at + _AT_ONCE])
+        start = 0
+        while len(left) >= start + _PART.size:
+            kind, size = _PART.unpack_from(left, start)
+            if kind == _STATUS:
+                raise typer.Exit(size)
+            if len(left) < start + _PART.size + size:
+                break
+            start += _PART.size
+            (sys.stderr if kind == _ERR else sys.stdout).write(left[start : start + size].decode())
+            start += size
+        left = left[start:]
 
 
 def _key(context: typer.Context, root: Path, convention: Convention, more: tuple[object, ...]) -> str:

@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ VARIABLE = "CKPTMAN_CACHE"
 FILE = "answers-1.sqlite"
 MOST_BYTES = 64 << 20
 """Of all values together; the oldest give way."""
+LARGEST = 8 << 20
+"""Bytes of a value, above which it is not kept."""
 SETTLED_NS = 2_000_000_000
 """A file changed no longer ago than this may change again without its times telling."""
 
 _TICK = 0.02
 """Seconds in which the clock of a local file system goes on."""
-_LARGEST = 8 << 20
+_SUM = 4
 _OFF = frozenset({"", "0", "off", "no", "false"})
 
 
@@ -136,27 +139,33 @@ def recall(key: str, state: FolderState) -> bytes | None:
             row = database.execute("SELECT value FROM answers WHERE key = ? AND state = ?", (key, state.digest))
             found = row.fetchone()
             if found is not None and isinstance(found[0], bytes):
-                return found[0]
+                value = found[0][_SUM:]
+                if found[0] == _summed(value):  # else the database is torn, or somebody else's
+                    return value
     return None
 
 
 def keep(key: str, state: FolderState, value: bytes, *, since_ns: int) -> None:
     """Keep a value for a folder in this state, unless that changed too short a time before `since_ns`, when the work
     on the value began: then it may have changed meanwhile, with the same times."""
-    if state.newest_ns > since_ns - SETTLED_NS or len(value) > _LARGEST:
+    if state.newest_ns > since_ns - SETTLED_NS or len(value) > LARGEST:
         return
     with _opened() as database:
         if database is not None:
             with database:
                 database.execute(
                     "INSERT OR REPLACE INTO answers (key, state, value, kept) VALUES (?, ?, ?, ?)",
-                    (key, state.digest, value, time.time_ns()),
+                    (key, state.digest, _summed(value), time.time_ns()),
                 )
                 database.execute(
                     "DELETE FROM answers WHERE key IN (SELECT key FROM (SELECT key, SUM(LENGTH(value)) OVER "
                     "(ORDER BY kept DESC, key) AS together FROM answers) WHERE together > ?)",
                     (MOST_BYTES,),
                 )
+
+
+def _summed(value: bytes) -> bytes:
+    return zlib.crc32(value).to_bytes(_SUM, "little") + value
 
 
 def folder() -> Path | None:

@@ -71,7 +71,10 @@ def ask(root: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     return asked
 
 
-VERBS = [["validate"], ["validate", "--json"], ["results"], ["status"], ["status", "--json"], ["report", "--check"]]
+VERBS = [
+    ["validate"], ["validate", "--json"], ["results"], ["status"], ["status", "--json"], ["report", "--check"], ["ls"],
+    ["ls", "--json"], ["ls", "--sort", "-seed", "--format", "csv"],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -80,6 +83,28 @@ def test_the_second_answer_is_the_first_and_opens_nothing(ask: Ask, verb: list[s
     second = ask(*verb)
     assert first.opened > 0
     assert second == first._replace(opened=0)
+
+
+@pytest.mark.parametrize(
+    "verb", [["results", "--format", "parquet"], ["ls", "--paths"], ["ls", "--null"]], ids=" ".join
+)
+def test_what_is_no_text_is_written_each_time(
+    root: Path, capfdbinary: pytest.CaptureFixture[bytes], verb: list[str]
+) -> None:
+    answers = []
+    for _ in range(2):
+        assert run([*verb, "--root", str(root)]) == 0
+        answers.append(capfdbinary.readouterr())
+    assert len(answers[0].out) > 100
+    assert answers[0] == answers[1]
+
+
+def test_what_is_too_long_is_not_remembered(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ask("ls", "--json")
+    assert ask("ls", "--json") == first._replace(opened=0)  # the control
+    monkeypatch.setattr(cache, "LARGEST", 1000)
+    assert ask("ls", "--json", "--seed", "1337").opened > 0
+    assert ask("ls", "--json", "--seed", "1337").opened > 0
 
 
 def test_a_report_is_remembered_once_it_has_nothing_to_write(ask: Ask, root: Path) -> None:

@@ -95,6 +95,12 @@ def another_layout(home: Path) -> None:
     database.close()
 
 
+def torn(home: Path) -> None:
+    with sqlite3.connect(home / cache.FILE) as database:
+        database.execute("UPDATE answers SET value = CAST(SUBSTR(value, 1, LENGTH(value) - 1) || '!' AS BLOB)")
+    database.close()
+
+
 def a_folder(home: Path) -> None:
     (home / cache.FILE).unlink()
     (home / cache.FILE).mkdir()
@@ -106,7 +112,7 @@ def a_file(home: Path) -> None:
     home.touch()
 
 
-@pytest.mark.parametrize("damage", [corrupt, another_layout, a_folder, a_file])
+@pytest.mark.parametrize("damage", [corrupt, torn, another_layout, a_folder, a_file])
 def test_a_cache_that_is_damaged_is_none(folder: Path, home: Path, damage: Change) -> None:
     cache.keep("question", state(folder), b"answer", since_ns=later())
     assert cache.recall("question", state(folder)) == b"answer"
@@ -127,7 +133,7 @@ def test_a_cache_that_is_locked_is_none(folder: Path, home: Path) -> None:
 
 
 def test_the_oldest_give_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MOST_BYTES", 25)
+    monkeypatch.setattr(cache, "MOST_BYTES", 35)
     for number in range(5):
         cache.keep(str(number), state(folder), bytes(10), since_ns=later())
     assert [number for number in range(5) if cache.recall(str(number), state(folder))] == [3, 4]
