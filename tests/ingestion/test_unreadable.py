@@ -47,7 +47,7 @@ def tree(source: Path, root: Path) -> dict[str, Any]:
     files += write_run(task(source, group="len_gen_k16"), config(16), run_id="bbbb2222")
     ingest(source, root)
     for file in files:
-        os.utime(file, (START + 9, START + 9))
+        os.utime(file, (START + 900, START + 900))
     return snapshot(root)
 
 
