@@ -20,11 +20,14 @@ $(READY): pyproject.toml constraints.txt
 # One more than there are cores: tests of sweeps and clusters wait for processes that they started.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# In memory, where there is room: they wait for the disk some ten thousand times.
+ROOM := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 { print "TMPDIR=/dev/shm" }')
+
 test: $(READY)  ## Run all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(ROOM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 quick: $(READY)  ## Run the tests that take no more than seconds
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(ROOM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py tests/ingestion/test_readers_meanwhile.py tests/ingestion/test_swapped_folders.py tests/ingestion/test_changing_sources.py \
 	tests/ingestion/test_mutated_documents.py tests/ingestion/test_block_snapshots.py tests/ingestion/test_full_disks.py tests/ingestion/test_power_cuts.py tests/cli/test_safe_output.py \

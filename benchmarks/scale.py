@@ -33,8 +33,8 @@ from typing import Final
 from benchmarks import README, machine, put
 from ckptman.fs import cache
 
-WIDTH: Final = 144
-"""Embedding of the large files: 0.96 MB each on average, over one and two layers, with and without MLP."""
+WIDTH: Final = 176
+"""Embedding of the large files: 1.5 MB each on average, over one and two layers, with and without MLP."""
 
 _READ_JSON: Final = """
 import json, os, sys
