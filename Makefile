@@ -34,6 +34,7 @@ FAULTS := tests/ingestion/test_disturbed.py tests/ingestion/test_many_at_once.py
 	tests/training/test_twice_at_once.py tests/training/test_disturbed_writes.py tests/checks/test_rot.py tests/fs/test_promise.py tests/cli/test_locales.py tests/cli/test_limits.py \
 	tests/formats/test_mutations.py tests/formats/test_container_mutations.py tests/formats/test_torch_zip.py \
 	tests/formats/test_hostile_reading.py tests/formats/test_pickle_reader.py tests/raw/test_beside.py tests/raw/test_tensorboard.py \
+	tests/checks/test_advice.py tests/ingestion/test_odd_values.py tests/ingestion/test_foreign_names.py tests/cli/test_learnt_experiments.py \
 	tests/documents/test_explorer_page.py::test_hostile_names_are_text tests/documents/test_explorer_page.py::test_what_a_page_does_wrong_is_heard
 
 faults: $(READY)  ## Break every promise in every way, ten times what the tests do, and print a table of them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ckptman.cli.commands  # noqa: F401  # registers the commands
 from ckptman.cli.app import run
 from tests.helpers.learnable import EXPERIMENTS, make
+from tests.helpers.slices import few
 
 MISSING = {"missing-seed", "missing-task", "missing-group", "missing-family", "missing-checkpoint"}
 """Not every cell of a grid was run."""
@@ -22,8 +24,7 @@ OF_THE_LAB = {
 }
 
 
-@pytest.mark.parametrize("where", TRUE)
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(("name", "where"), few(list(product(EXPERIMENTS, TRUE))))
 def test_what_is_learnt_goes_through_every_verb(
     name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

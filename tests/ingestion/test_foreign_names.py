@@ -20,6 +20,7 @@ from ckptman.rules import convention_file, naming, placement
 from tests.helpers.foreign import LABS as FOREIGN
 from tests.helpers.learnable import make
 from tests.helpers.more_labs import MORE_LABS
+from tests.helpers.slices import few
 
 LABS = FOREIGN | MORE_LABS
 SAYING_NOTHING = (
@@ -31,8 +32,7 @@ IN_EPOCHS = ("lightning", "updates")
 _MOST_LINES = 40
 
 
-@pytest.mark.parametrize("where", ["inside", "beside", "nowhere"])
-@pytest.mark.parametrize("lab", LABS)
+@pytest.mark.parametrize(("lab", "where"), few(list(itertools.product(LABS, ["inside", "beside", "nowhere"]))))
 def test_what_is_learnt_from_half_of_the_runs_holds_for_all(lab: str, where: str, tmp_path: Path) -> None:
     made = make(tmp_path / "raw", LABS[lab], where)
     make(tmp_path / "half", replace(LABS[lab], in_part=True), where)
