@@ -19,7 +19,7 @@ from ckptman.rules import convention_file
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
-from tests.helpers.browser import Heard, chromium, opened
+from tests.helpers.browser import Heard, opened
 from tests.helpers.other_labs import OUTPUTS
 from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, gen_metrics
@@ -62,17 +62,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit_json(tree / TASK / "seed_1337" / "run.json", lambda doc: doc.update(history=entry))
     report(tree, html="", find=find)
     return tree
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
 
 
 @pytest.fixture

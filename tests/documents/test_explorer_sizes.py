@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,9 @@ import pytest
 
 from ckptman.documents.explorer import EXPLORER, page
 from ckptman.documents.learning_curves import Curves
-from tests.helpers.browser import Heard, chromium, opened
+from tests.helpers.browser import Heard, opened
 from tests.helpers.many_runs import METRICS, many_runs
 from tests.helpers.slices import SLICES
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
 
 
 def write_many(folder: Path, number: int, metrics: Sequence[str] = METRICS) -> Path:
