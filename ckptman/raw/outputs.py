@@ -33,9 +33,10 @@ CUT_CODES = frozenset({"cut", "empty", "incomplete-folder"})
 """Refusals that a file still being written would meet."""
 
 PASSED_OVER = "passed-over"
+"""Code of a file that is called like a checkpoint of the convention, but for its suffix."""
+
 _NOT_SEEN = ("unreadable-folder", "symlink")
 """Codes of folders of which it is not known what is in them."""
-"""Code of a file that is called like a checkpoint of the convention, but for its suffix."""
 
 SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
