@@ -126,7 +126,7 @@ def pick_device(name: str | torch.device) -> torch.device:
     device = torch.device(name)
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise MachineError(
             f"the device {name} cannot be used: {_first_line(error).split('. ')[0]}",
             code="no-device",
