@@ -117,8 +117,8 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
         f"Of {wording.count_text(len(statistics.without_files), 'further W&B run')} no file here is known to be."
         if statistics.without_files
         else "",
-        f"{say.refused_text(refused)} {'was' if len(refused) == 1 else 'were'} refused: {_MAPPING_LINK} "
-        "says which, and why."
+        f"{say.refused_text(refused)} {'was' if len(refused) == 1 else 'were'} "
+        f"{'not taken' if any(file.how for file in refused) else 'refused'}: {_MAPPING_LINK} says which, and why."
         if refused
         else "",
     )

@@ -141,6 +141,8 @@ def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: 
     assert standings(root, source)[1337] == standings(root)[1337] == "refused"
     found = grid_status.status(source, root)
     assert not [item for item in found.gaps if item.run_id == "abcd1234"]
+    said = " ".join(block_contents(count_tree(root, built_in()))["summary"].split())
+    assert f"file was {'refused' if how == 'refused' else 'not taken'}: " in said
 
 
 @pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
