@@ -2,15 +2,16 @@
 
     python -m benchmarks.train_step [--threads 2] [--repeats 9] [--device cuda] [--quick] [--write]
 
-Each round times three programs in turn, in one process, so that other load on the machine falls on all. They compute on
+Each round times four programs in turn, in one process, so that other load on the machine falls on all. They compute on
 the CPU in fp32, or with `--device cuda` on a GPU in bf16 by autocast, as is trained there:
 
 * *published*: the step of the published trainer. The whole batch, forward over all 2K + 1 positions, the head at the K
   sorted ones, autograd.
 * *in pieces*: the same on pieces of the batch that stay in cache, their gradients summed.
 * *ckptman*: `draw_batch` and `loss_and_backward`.
+* *in bf16*: the same with its products in bfloat16 (`ckptman train --precision bf16`).
 
-All three have the same model, batch size and fused AdamW. The ratios are medians over the rounds, and the verdict is
+All of them have the same model, batch size and fused AdamW. The ratios are medians over the rounds, and the verdict is
 the median over K for each architecture. Exit status 1 if one of them is below its least. On a busy machine,
 `--clock cpu` counts the time that the process had a core; it needs one thread, as waiting threads count too.
 """
@@ -21,7 +22,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from benchmarks import Printed
 from benchmarks.products import share
-from ckptman.rules.recipe import TrainConfig
+from ckptman.rules.recipe import PRECISIONS, TrainConfig
 from ckptman.training.loop import Computing
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.sorting import draw_batch
@@ -69,8 +70,11 @@ class Times:
     published: float
     in_pieces: float
     ckptman: float
+    in_bf16: float
     ratio: float
     ratio_in_pieces: float
+    ratio_in_bf16: float
+    """Of ckptman's two."""
 
 
 def published_batch(config: TrainConfig, k: int, device: torch.device) -> Tensor:
@@ -164,18 +168,21 @@ def measure(
         published_step(config, k, batch, device),
         published_step(config, k, piece, device),
         ckptman_step(config, device),
+        ckptman_step(replace(config, amp_dtype=PRECISIONS["bf16"]), device),
     )
     steps = [max(1, round(SHORTEST_TIME / seconds_a_step(program, 1, clock))) for program in programs]  # and warm up
     rounds = [
         [seconds_a_step(program, n, clock) for program, n in zip(programs, steps, strict=True)] for _ in range(repeats)
     ]
-    published, in_pieces, ckptman = (median(times) for times in zip(*rounds, strict=True))
+    published, in_pieces, ckptman, in_bf16 = (median(times) for times in zip(*rounds, strict=True))
     return Times(
         published,
         in_pieces,
         ckptman,
-        ratio=median(whole / ours for whole, _, ours in rounds),
-        ratio_in_pieces=median(pieces / ours for _, pieces, ours in rounds),
+        in_bf16,
+        ratio=median(whole / ours for whole, _, ours, _ in rounds),
+        ratio_in_pieces=median(pieces / ours for _, pieces, ours, _ in rounds),
+        ratio_in_bf16=median(ours / low for _, _, ours, low in rounds),
     )
 
 
@@ -185,12 +192,10 @@ def report(architecture: Architecture, say: Printed, **how: Any) -> bool:
     for k in LENGTHS:
         times = measure(architecture, k, **how)
         ratios.append(times.ratio)
-        milliseconds = (1e3 * seconds for seconds in (times.published, times.in_pieces, times.ckptman))
-        row = "".join(f"{value:12.1f}" for value in milliseconds)
-        say(
-            f"{architecture.title:16}{k:>3}{row}{1 / times.ckptman:10.1f}"
-            f"{times.ratio:10.2f} ×{times.ratio_in_pieces:10.2f} ×"
-        )
+        taken = (times.published, times.in_pieces, times.ckptman, times.in_bf16)
+        row = "".join(f"{1e3 * seconds:11.1f}" for seconds in taken)
+        ratios_of_row = (times.ratio, times.ratio_in_pieces, times.ratio_in_bf16)
+        say(f"{architecture.title:16}{k:>3}{row}{''.join(f'{ratio:9.2f} ×' for ratio in ratios_of_row)}")
     middle = median(ratios)
     verdict = "below the least" if middle < architecture.least else "ok" if middle < architecture.aim else "as aimed"
     say(
@@ -237,7 +242,7 @@ def main() -> int:
         parser.error("--clock cpu needs --threads 1 and --device cpu")
 
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # for all three programs, though the published one does not
+    keep_freed_memory()  # for all programs, though the published one does not
     repeats = 2 if arguments.quick else arguments.repeats
     say = Printed()
     where = "CPU" if arguments.device == CPU else torch.cuda.get_device_name(arguments.device)
@@ -245,8 +250,11 @@ def main() -> int:
         f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds, {where}"
     )
     say(f"torch {torch.__version__}, {conditions}\n")
-    say(f"{'':16}{'K':>3}{'published':>12}{'in pieces':>12}{'ckptman':>12}{'':10}{'ratio to':>12}{'ratio to':>12}")
-    say(f"{'':19}{'ms/step':>12}{'ms/step':>12}{'ms/step':>12}{'steps/s':>10}{'published':>12}{'in pieces':>12}")
+    programs = "".join(f"{name:>11}" for name in ("published", "in pieces", "ckptman", "in bf16"))
+    say(f"{'':16}{'K':>3}{programs}{'ckptman to':>22}{'bf16 to':>11}")
+    say(
+        f"{'':19}{'ms/step':>11}{'ms/step':>11}{'ms/step':>11}{'ms/step':>11}{'published':>11}{'pieces':>11}{'fp32':>11}"
+    )
     chosen = [a for a in ARCHITECTURES if arguments.only in (None, a.title)]
     options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats, "device": arguments.device}
     fast_enough = [report(a, say, clock=CLOCKS[arguments.clock], **options) for a in chosen]

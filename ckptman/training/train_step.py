@@ -720,19 +720,30 @@ def _linear(
     x: Tensor, linear: _Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
 ) -> tuple[Tensor, _Pullback]:
     """x @ weightᵀ + bias, added to a copy of `onto` where given; the pullback leaves what it is given."""
-    weight = linear.weight.t()
+    if low is None:
+        return _linear_in_full(x, linear, onto)
+    seen, weight = x.to(low), linear.weight.to(low)  # both are needed on the way back, too
+    result = (seen @ weight.t()) + linear.bias  # in the bias's precision
     if onto is not None:
-        result = onto + linear.bias
-        _add_product(result, x, weight, low)
-    elif low is None:
-        result = torch.addmm(linear.bias, x, weight)
-    else:
-        result = _product(x, weight, low).add_(linear.bias)
+        result += onto
 
     def back(gradient: Tensor) -> Tensor:
-        _add_product(_sum(linear.weight), gradient.t(), x, low)
         _sum(linear.bias).add_(gradient.sum(0))
-        return _product(gradient, linear.weight, low)
+        rounded = gradient.to(low)
+        _sum(linear.weight).add_(rounded.t() @ seen)
+        return (rounded @ weight).to(x.dtype)
+
+    return result, back
+
+
+def _linear_in_full(x: Tensor, linear: _Linear, onto: Tensor | None) -> tuple[Tensor, _Pullback]:
+    weight = linear.weight
+    result = torch.addmm(linear.bias, x, weight.t()) if onto is None else (onto + linear.bias).addmm_(x, weight.t())
+
+    def back(gradient: Tensor) -> Tensor:
+        _sum(weight).addmm_(gradient.t(), x)
+        _sum(linear.bias).add_(gradient.sum(0))
+        return gradient @ weight
 
     return result, back
 
@@ -836,16 +847,3 @@ def _log_counts(tokens: Tensor, like: Tensor) -> Tensor:
     counts[:, k:, :k] = rank[:, None, :] < places[:, None]  # read again
     counts[:, k:] *= math.log(2)
     return counts
-
-
-def _product(a: Tensor, b: Tensor, low: torch.dtype | None) -> Tensor:
-    """a @ b, computed in `low` where given; the result in a's dtype."""
-    return a @ b if low is None else (a.to(low) @ b.to(low)).to(a.dtype)
-
-
-def _add_product(c: Tensor, a: Tensor, b: Tensor, low: torch.dtype | None) -> None:
-    """c += a @ b, the product computed in `low` where given."""
-    if low is None:
-        c.addmm_(a, b)
-    else:
-        c += a.to(low) @ b.to(low)
