@@ -104,6 +104,8 @@ def _answer(
         )
         console(stderr=True).print(talk)
     elif root is not None and not result.check and not as_json:
+        if page := _page(result, root, asked="--html" in where or "--html-file" in where):
+            next_step(f"open {wording.shell_word(page)} in a browser")
         next_step(f"ckptman results {wording.shell_word(root)}")
     if root is not None and figures is None and not drawing.is_possible() and not as_json:
         said = plain("No figures are drawn: install matplotlib for them (pip install matplotlib).", "dim")
@@ -117,6 +119,16 @@ def _answer(
     raise typer.Exit(1 if result.stale or unread else 0)
 
 
+def _page(result: ReportResult, root: Path, *, asked: bool) -> Path | None:
+    """The explorer that was asked for, if it is there."""
+    pages = [
+        item.name
+        for item in result.documents
+        if item.is_page and not item.name.endswith(".svg") and item.state is not State.REFUSED
+    ]
+    return root / pages[0] if asked and pages else None
+
+
 def _show(result: ReportResult, out: Console, *, diff: bool) -> None:
     for document in result.documents:
         out.print(plain(document.state.value, _STYLES[document.state]) + plain(f"  {result.root / document.name}"))
@@ -127,6 +139,8 @@ def _show(result: ReportResult, out: Console, *, diff: bool) -> None:
         if diff:
             for line in document.diff().splitlines():
                 out.print(plain(clean(line), _diff_style(line)), soft_wrap=True)
+    if any(document.name.endswith(".svg") for document in result.documents) and not result.check:
+        out.print(plain("Beside each .svg lies its table as .csv, and with --png the same image as .png.", "dim"))
     found = result.statistics
     if found is not None:
         out.print(

@@ -167,7 +167,11 @@ def test_html_writes_the_explorer_too(root: Path, tmp_path: Path, capsys: Captur
     assert run(["report", "--root", str(root), "--html", "--check"]) == 1
     assert f"ckptman report --root {root} --html" in capsys.readouterr().err
     assert run(["report", "--root", str(root), "--html"]) == 0
-    assert f"written  {root}/report/explorer.html" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"written  {root}/report/explorer.html" in out
+    assert f"Next: open {root}/report/explorer.html in a browser\n" in err
+    assert run(["report", "--root", str(root)]) == 0
+    assert "browser" not in capsys.readouterr().err  # it was not asked for
     assert run(["report", "--root", str(root), "--check"]) == 0
     elsewhere = tmp_path.parent / f"{tmp_path.name}.html"
     assert run(["report", "--root", str(root), "--html-file", str(elsewhere)]) == 0
