@@ -23,7 +23,7 @@ _BEST = 5
 """Configurations of a family that the quick reference shows."""
 
 _MOST_REFUSED = 50
-"""Refused files that are listed."""
+"""Files that were not taken, as many as are listed."""
 _MOST_LISTED = 10
 """Folders listed in a note."""
 
@@ -533,7 +533,7 @@ def _refused(statistics: tree_statistics.TreeStatistics) -> str:
     ]
     more = f"{len(refused) - _MOST_REFUSED:,} more are in {markdown.code(records.REFUSED_FILE)}."
     return markdown.join(
-        "## Refused files",
+        "## Files that were not taken",
         markdown.paragraph(
             f"{say.refused_text(refused)} that ingest did not take, as far as it is known of which run.",
             "Such a run is not called missing or overwritten; `ckptman ingest` takes a file once it is mended.",

@@ -443,11 +443,11 @@ def test_refused_files_are_named_with_what_is_known_of_them(tmp_path: Path) -> N
     source, root = tmp_path / "raw", tmp_path / "checkpoints"
     write_run(source / "len_gen_k8" / "task_0006", config(), run_id="good1234")
     ingest(source, root, settle=0)
-    assert "## Refused files" not in task_mapping_text(built_in(), count_tree(root, built_in()))
+    assert "## Files that were not taken" not in task_mapping_text(built_in(), count_tree(root, built_in()))
     source = tmp_path / "more"
     [file] = write_run(source / "len_gen_k8" / "task_0006", config(seed=2337), run_id="bad12345", files=("Final",))
     file.write_bytes(b"| <b>no checkpoint</b>")
     ingest(source, root, settle=0)
     text = task_mapping_text(built_in(), count_tree(root, built_in()))
-    [row] = [line for line in section(text, "Refused files").splitlines() if file.name in line]
+    [row] = [line for line in section(text, "Files that were not taken").splitlines() if file.name in line]
     assert "| len_gen_k8 | 6    | 2337 |" in row
