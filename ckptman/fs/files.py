@@ -10,11 +10,12 @@ import hashlib
 import os
 import resource
 import stat
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -43,7 +44,11 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True)
+_PACKED = struct.Struct("<QQqqIqI")
+_NS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
 class FileState:
     """What tells that a file is still the one that was read: a write to it, or another file in its place, shows."""
 
@@ -83,7 +88,20 @@ class FileState:
 
     def same_but_ctime(self, other: FileState) -> bool:
         """Whether they agree but for `ctime_ns`, which a new or a removed hard link changes without touching a byte."""
-        return replace(self, ctime_ns=0) == replace(other, ctime_ns=0)
+        mine, theirs = (self.device, self.inode), (other.device, other.inode)
+        return mine == theirs and (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
+    @property
+    def packed(self) -> bytes:
+        """What takes a third of the memory, where many are held."""
+        times = (*divmod(self.mtime_ns, _NS), *divmod(self.ctime_ns, _NS))  # nanoseconds alone end in 2262
+        return _PACKED.pack(self.device, self.inode, self.size, *times)
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """The inverse of `packed`."""
+        device, inode, size, seconds, ns, changed, changed_ns = _PACKED.unpack(packed)
+        return cls(device, inode, size, seconds * _NS + ns, changed * _NS + changed_ns)
 
 
 def hash_file(

@@ -408,7 +408,7 @@ class _Planner:
                 if record.config_source != "checkpoint" or not path.is_relative_to(self.raw.root):
                     return record
                 name = placement.name_at_source(path, self.raw.convention)
-                claims[entry.file] = wandb_index.Claim(
+                claims[entry.file] = wandb_index.RecordedClaim(
                     path, record.config, entry.source.mtime_ns / 1e9, entry.sha256, name, None, record.opaque
                 )
         found = {**known, **dict(zip(claims, self.raw.attribute(list(claims.values())), strict=True))}

@@ -51,7 +51,7 @@ class Candidate(Protocol):
         """When it ran, each of its processes apart."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attribution:
     """The run that wrote a checkpoint, and how that is known."""
 

@@ -11,9 +11,10 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ MAX_VALUES, MAX_TEXT, MAX_BITS = 100_000, 1 << 20, 1 << 13
 _MOST_FILES = 1000
 """Files of one sort, such as event files, that one checkpoint finds."""
 _MOST_DIFFERENCES = 4
+_MOST_LISTED = 256
+"""Folders of which it is kept what is in them: checkpoints come folder by folder."""
 _GIVEN = ("config", "step", "metrics", "history")
 _SAME = 1e-6
 """Relative difference up to which two numbers are one metric, written twice."""
@@ -123,16 +126,19 @@ class Beside:
         self._convention = convention
         self._naming = naming.naming_of(convention)
         self._names: dict[Path, frozenset[str]] = {}
-        self._of_folder: dict[Path, tuple[list[Path], dict[terms.BesideRule, list[Path]]]] = {}
-        """By folder, those that are looked into for its checkpoints, and what is found there for all of them."""
+        """By folder, of those that were looked into last."""
         self._called_so: dict[tuple[Path, str], list[str]] = {}
+        self._of_folder: tuple[Path, list[Path], dict[terms.BesideRule, list[Path]]] | None = None
+        """The folder of the last checkpoint, those that are looked into for it, and what is found there for all in it."""
         self._read: dict[tuple[Path, str], Reading | None] = {}
         self.problems: list[Problem] = []
-        self._found = {file.path: tuple(self._find(file)) for file in checkpoints}
+        self._found = {file.path: rules for file in checkpoints if (rules := tuple(self._find(file)))}
+        """Of the checkpoints that find any."""
+        self._let_go()
         self._finders: dict[Path, list[SourceCheckpoint]] = defaultdict(list)
         named = set()
-        for file in checkpoints:
-            for rule, path in self._found[file.path]:
+        for file in checkpoints if self._found else ():
+            for rule, path in self._found.get(file.path, ()):
                 self._finders[path].append(file)
                 if rule.is_named or (file.is_folder and path.is_relative_to(file.path)):
                     named.add(path)
@@ -169,7 +175,9 @@ class Beside:
         # A step is that of one checkpoint.
         return Evidence(tuple(r if len(self._finders[r.path]) == 1 else replace(r, step=None) for r in readings))
 
-    def of_run(self, record: records.RunRecord, owners: Mapping[Path, Owner], logged: Mapping[str, Any]) -> RunEvidence:
+    def of_run(
+        self, record: records.RunRecord, owners: Callable[[], Mapping[Path, Owner]], logged: Mapping[str, Any]
+    ) -> RunEvidence:
         """What lies beside the checkpoints of a run, once it is known who wrote each checkpoint.
 
         Args:
@@ -177,9 +185,12 @@ class Beside:
             logged: The metrics that W&B has of the run.
         """
         by_step = sorted(record.source_paths, key=lambda item: -(item[2].step or 0))
-        here = [path for path in dict.fromkeys(Path(path) for path, _, _ in by_step) if path in self._found]
+        paths = [Path(path) for path in dict.fromkeys(path for path, _, _ in by_step)]
+        here = [path for path in paths if path in self._found]
         # What a file said otherwise counts as long as it is there.
-        notes = {note.path: replace(note, differs=() if here else note.differs) for note in record.source.beside}
+        known = record.source.beside
+        is_here = bool(here) or (bool(known) and not self._paths.isdisjoint(paths))
+        notes = {note.path: replace(note, differs=() if is_here else note.differs) for note in known}
         metrics: dict[str, Any] = {}
         curves: dict[Path, int] = {}
         checked: dict[Path, bool] = {}
@@ -189,7 +200,7 @@ class Beside:
             for order, reading in enumerate(evidence.readings):
                 path, gave = reading.path, set[str]()
                 if path not in checked:
-                    checked[path] = self._is_of_others(record, path, owners)
+                    checked[path] = self._is_of_others(record, path, owners())
                 if checked[path]:
                     self.leave(path, "checkpoints of several runs lie there")
                     continue
@@ -213,6 +224,11 @@ class Beside:
         told = tuple(note for _, note in sorted(notes.items()) if note.gave or note.keys or note.differs)
         return RunEvidence(metrics, tuple(reversed(later_first)), told)
 
+    @cached_property
+    def _paths(self) -> frozenset[Path]:
+        """All checkpoints of the source."""
+        return frozenset(file.path for file in self._checkpoints)
+
     def _is_of_others(self, record: records.RunRecord, path: Path, owners: Mapping[Path, Owner]) -> bool:
         """Whether a checkpoint of another run finds a file, too."""
         known = [owner for file in self._finders[path] if (owner := owners.get(file.path)) is not None]
@@ -229,16 +245,21 @@ class Beside:
     # --- finding ------------------------------------------------------------------------------------------------------
 
     def _find(self, file: SourceCheckpoint) -> Iterator[tuple[terms.BesideRule, Path]]:
-        stem = file.path.name.removesuffix(self._convention.checkpoint.suffix)
-        home = file.path if file.is_folder else file.path.parent
-        if home not in self._of_folder:
-            folders = self._folders(home, file.path.parent)
+        stem = file.file.removesuffix(self._convention.checkpoint.suffix)
+        home = file.path if file.is_folder else file.folder
+        if self._of_folder is None or self._of_folder[0] != home:
+            folders = self._folders(home, file.folder)
+            if len(self._names) > _MOST_LISTED:
+                self._let_go()
             shared = {rule: self._nearest(rule, folders, "") for rule in self._convention.beside if not rule.is_named}
-            self._of_folder[home] = folders, shared
-        folders, shared = self._of_folder[home]
+            self._of_folder = home, folders, shared
+        _, folders, shared = self._of_folder
         for rule in self._convention.beside:
             found = self._nearest(rule, folders, stem) if rule.is_named else shared[rule]
             yield from ((rule, path) for path in found)
+
+    def _let_go(self) -> None:
+        self._names, self._called_so, self._of_folder = {}, {}, None
 
     def _nearest(self, rule: terms.BesideRule, folders: Sequence[Path], stem: str) -> list[Path]:
         """The files of a sort in the nearest folder that has any; what was begun later, by its name, counts more."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import marshal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -47,19 +50,56 @@ class Read(NamedTuple):
     parts: tuple[folder_bytes.HashedFile, ...] = ()
 
 
-@dataclass(frozen=True)
+_NO_SEED = object()
+
+
+class Alike(NamedTuple):
+    """A configuration of which no more than the seed differs among files, held once for all of them."""
+
+    values: Mapping[str, Any]
+    seed_key: str
+
+    def with_seed(self, seed: object) -> Mapping[str, Any]:
+        """The configuration of the file with this seed."""
+        return self.values if seed is _NO_SEED else {**self.values, self.seed_key: seed}
+
+
+class _AlikeKnown:
+    """The configurations that were met."""
+
+    def __init__(self, seed_key: str) -> None:
+        self._seed_key = seed_key
+        self._known: dict[bytes, Alike] = {}
+
+    def of(self, config: Mapping[str, Any]) -> tuple[Alike, object]:
+        """What a configuration shares with others, and its seed; `Alike.with_seed` gives it again."""
+        key = self._seed_key
+        try:
+            text = marshal.dumps({**config, key: None} if key in config else dict(config), 2)
+        except ValueError:  # of values of other types
+            return Alike(config, key), _NO_SEED
+        digest = hashlib.blake2b(text, digest_size=16).digest()
+        alike = self._known.get(digest)
+        if alike is None:
+            alike = self._known[digest] = Alike(config, key)
+        return alike, config.get(key, _NO_SEED)
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
-    """A file of the source, read."""
+    """A file of the source, read. As of `SourceCheckpoint`, there may be hundreds of thousands."""
 
     source: SourceCheckpoint
-    state: FileState
+    packed: bytes
+    """Its state."""
     content: str
     """The same for files of the same bytes: the SHA-256, or what their headers say of it."""
     name: str
     """Its name in the tree."""
     kind: str
     step: int | None
-    config: Mapping[str, Any]
+    alike: Alike
+    own_seed: object
     config_source: str
     place: Place
     run_id: str | None
@@ -76,18 +116,62 @@ class Examined:
     """Whether it is of the end of its run, by the recipe."""
 
     @property
+    def state(self) -> FileState:
+        """When it was read."""
+        return FileState.unpacked(self.packed)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its configuration."""
+        return self.alike.with_seed(self.own_seed)
+
+    @property
+    def saved_at(self) -> float:
+        """Modification time, in seconds since 1970."""
+        return self.state.mtime_ns / 1e9
+
+    @property
     def claim(self) -> Claim:
         """The file, as one whose run is sought."""
-        return Claim(
-            path=self.source.path,
-            name=self.source.name,
-            config=self.config,
-            saved_at=self.state.mtime_ns / 1e9,
-            content=self.content,
-            run_id=self.run_id,
-            opaque=self.opaque,
-            is_end=self.is_end,
-        )
+        return _OfFile(self)
+
+
+class _OfFile(NamedTuple):
+    """A file, as `Claim`."""
+
+    file: Examined
+
+    @property
+    def path(self) -> Path:
+        return self.file.source.path
+
+    @property
+    def name(self) -> str:
+        return self.file.source.name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.file.config
+
+    @property
+    def saved_at(self) -> float:
+        return self.file.saved_at
+
+    @property
+    def content(self) -> str:
+        return self.file.content
+
+    @property
+    def run_id(self) -> str | None:
+        return self.file.run_id
+
+    @property
+    def opaque(self) -> Collection[str]:
+        return self.file.opaque
+
+    @property
+    def is_end(self) -> bool:
+        return self.file.is_end
 
 
 def group_said(config: Mapping[str, Any], folder: str | None, convention: Convention) -> str:
@@ -162,6 +246,7 @@ class Examiner:
         self._trust = trust
         self._follow_symlinks = follow_symlinks
         self._whole = whole
+        self._alike = _AlikeKnown(convention.seed_key)
 
     def examine(self, file: SourceCheckpoint, read: Read) -> Examined:
         """Tell what a file is that was `read`.
@@ -192,14 +277,17 @@ class Examiner:
             source_group=group_said(config, file.group, self._convention),
             source_task=file.task,
         )
+        alike, own_seed = self._alike.of(config)
+        packed = state.packed
         return Examined(
             source=file,
-            state=state,
+            packed=file.packed if packed == file.packed else packed,
             content=content,
-            name=name,
+            name=intern(name),
             kind=parsed.prefix.name,
             step=parsed.step,
-            config=config,
+            alike=alike,
+            own_seed=own_seed,
             config_source=config_source,
             place=place,
             run_id=info.run_id,
@@ -294,7 +382,7 @@ class Examiner:
         added = {key: value for key, value in agreeing.values.items() if key not in config}
         is_beside = config_source == records.FROM_BESIDE
         notes = [self._note(reading, added, agreeing.config if is_beside else None) for reading in agreeing.readings]
-        return {**config, **added}, tuple(note for note in notes if note.gave or note.keys)
+        return ({**config, **added} if added else config), tuple(note for note in notes if note.gave or note.keys)
 
     def _note(self, reading: Reading, added: Mapping[str, Any], config: Mapping[str, Any] | None) -> records.BesideFile:
         gave = (("config",) if config and reading.config is config else ()) + (

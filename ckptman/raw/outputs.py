@@ -66,7 +66,10 @@ class Metrics(NamedTuple):
         return is_beside, 0 if mine is None or theirs is None else mine, self.source is None
 
 
-@dataclass(frozen=True)
+_NO_METRICS = Metrics({}, None)
+
+
+@dataclass(frozen=True, slots=True)
 class SavedFile:
     """A checkpoint, and the run that wrote it."""
 
@@ -135,10 +138,11 @@ class RawOutputs:
         self.scan = scan_source(source, convention, leave_out=leave_out, follow_symlinks=follow_symlinks)
         self.refused = list(self.scan.refusals)
         self.deferred: list[Refusal] = []
-        self.owners: dict[Path, Owner] = {}
-        """Source file → the run that wrote it, as far as that is known."""
+        self._known: dict[Path, Owner] = {}
+        """The files that were not read, and who wrote them."""
+        self._owners: dict[Path, Owner] | None = None
         self._held: dict[tuple[str, str], set[str]] = defaultdict(set)
-        """The same files, as `wandb_index.Holders`."""
+        """The files whose run is known, as `wandb_index.Holders`."""
         self.files: list[SavedFile] = []
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
         self._trained: dict[Path, records.TrainingMetrics | None] = {}
@@ -156,6 +160,13 @@ class RawOutputs:
     def root(self) -> Path:
         """The source folder, absolute."""
         return self.scan.root
+
+    @property
+    def owners(self) -> Mapping[Path, Owner]:
+        """Source file → the run that wrote it, as far as that is known; made when it is asked for, which is seldom."""
+        if self._owners is None:
+            self._owners = {**self._known, **{saved.file.source.path: saved.owner for saved in self.files}}
+        return self._owners
 
     @property
     def wandb_problems(self) -> tuple[WandbProblem, ...]:
@@ -185,7 +196,8 @@ class RawOutputs:
         for file in self.scan.checkpoints:
             with self._refusing(file):
                 if (owner := known(file)) is not None:
-                    self._own(file.path, owner)
+                    self._own(file, owner)
+                    self._known[file.path], self._owners = owner, None
                 else:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
@@ -203,17 +215,20 @@ class RawOutputs:
             done += file.state.size
             if progress is not None:
                 progress("reading", done, total)
-        examined += self._of_copies(homeless, {one.content: one.source for one in examined}, home_of)
+        if homeless:
+            examined += list(self._of_copies(homeless, {one.content: one.source for one in examined}, home_of))
         examined.sort(key=lambda file: file.source.relative)
-        attributed = _with_originals(self._attributed(examined))
-        content: dict[Path, str] = {}
-        for saved in attributed:
+        found = _with_originals(self._attributed(examined))
+        del examined
+        content: dict[str, str] = {}
+        for saved in found:
             folder = self._folder_of(saved)
             content[folder] = min(saved.file.content, content.get(folder, saved.file.content))
-        found = sorted(attributed, key=lambda saved: self._order(saved, content[self._folder_of(saved)]))
+        found.sort(key=lambda saved: self._order(saved, content[self._folder_of(saved)]))
         self.files = [saved for saved in found if not self._is_undecided(saved)]
-        for saved in self.files:
-            self._own(saved.file.source.path, saved.owner)
+        self._owners = None
+        for saved in self.files if self.wandb.runs else ():
+            self._own(saved.file.source, saved.owner)
         return self.files
 
     def _of_copies(
@@ -227,10 +242,13 @@ class RawOutputs:
             original = originals.get(read.content)
             home = home_of(read.content) if original is None else Home(original.group, original.task)
             with self._refusing(file):
-                yield self._examiner.examine(file if home is None else replace(file, **home._asdict()), read)
+                yield self._examiner.examine(file if home is None else file.of_home(*home), read)
 
-    def _folder_of(self, saved: SavedFile) -> Path:
-        return placement.folder_at_source(saved.file.source.path, self.convention)
+    def _folder_of(self, saved: SavedFile) -> str:
+        source = saved.file.source
+        if not self.convention.raw.step_folders:
+            return source.around.relative
+        return str(placement.folder_at_source(source.path, self.convention))
 
     def attribute(self, claims: Sequence[Claim]) -> list[Attribution]:
         """Find the runs that wrote checkpoints."""
@@ -240,11 +258,12 @@ class RawOutputs:
     def _timely(self) -> Mapping[Path, Collection[str]]:
         """By folder, the runs of the files in it whose run is known already, and ran when they were saved."""
         found: dict[Path, set[str]] = defaultdict(set)
-        for file in self.scan.checkpoints if self.wandb.runs else ():
-            owner = self.owners.get(file.path)
+        owners = self.owners if self.wandb.runs else {}
+        for file in self.scan.checkpoints if owners else ():
+            owner = owners.get(file.path)
             run = None if owner is None else self.wandb.by_id.get(owner.run_id or "")
             if run is not None and run.covers(file.state.mtime_ns / 1e9):
-                found[file.path.parent].add(run.run_id)
+                found[file.folder].add(run.run_id)
         return found
 
     def lost(self, known: Iterable[records.RunRecord] = ()) -> LostRuns:
@@ -253,7 +272,15 @@ class RawOutputs:
         Args:
             known: Runs of a tree: what it knows of the same bytes counts; its files may have been moved away from here.
         """
-        owned, present = dict(self.owners), {saved.attribution.run_id for saved in self.files}
+        present: set[str | None] = {saved.attribution.run_id for saved in self.files}
+        if not self.wandb.runs:
+            present.update(record.run_id for record in known)
+            lists = self.scan.lists
+            listed = self._listed((run for each in lists for run in each.runs), present)
+            present.update(run.run_id for run in listed)
+            others = self._listed((run for each in lists for run in each.without_files), present)
+            return LostRuns(_in_order(listed), (), (), _in_order(others))
+        owned = dict(self.owners)
         known = list(known)
         spellings = self._spellings(known)
         told: dict[str, Owner] = {}
@@ -292,8 +319,10 @@ class RawOutputs:
         """Each file that was refused, deferred or passed over and may be a checkpoint, and what is known of it."""
         found = []
         naming = naming_rules.naming_of(self.convention)
-        for path, refusal in self._not_taken():
-            owner = self.owners.get(path) or self._owner_of_refused(path)
+        not_taken = list(self._not_taken())
+        owners = self.owners if not_taken else {}
+        for path, refusal in not_taken:
+            owner = owners.get(path) or self._owner_of_refused(path)
             group, task, seed = placement.named_by_folders(path, self.convention)
             config = {**owner.config}
             with suppress(RefusedError):  # a name of no convention says nothing
@@ -373,12 +402,13 @@ class RawOutputs:
             if refusal.what == "file" and path.name.endswith(suffix) and os.path.lexists(path):
                 yield path, refusal
         naming = naming_rules.naming_of(self.convention)
+        owners = self.owners if self.scan.passed_over else {}
         for source in self.scan.passed_over:
             path = self.root / source
             path = path.with_name(checkpoint_name(path, self.convention) or path.with_suffix(suffix).name)
             with suppress(RefusedError):
                 naming.parse(path.name)
-                if path not in self.owners:
+                if path not in owners:
                     fix = "See what is in it, with ckptman show."
                     if checkpoint_name(self.root / source, self.convention):
                         fix = f"Wait until it is copied, or unpack it, or, where it is whole, call it {path.name}."
@@ -436,7 +466,9 @@ class RawOutputs:
         """Refuse a file that a W&B run may have written whose folder could not be read: then it is not known which; and
         one beside a `run.json` that could not be read, which says so."""
         file, found = saved.file, saved.attribution
-        if file.source.path.parent in self.scan.unread_records:
+        if not (self.scan.unread_records or self._unread_wandb):
+            return False
+        if file.source.folder in self.scan.unread_records:
             error = RefusedError(
                 "what is known of its run is not: the run.json beside it cannot be read",
                 code="unreadable-record",
@@ -444,7 +476,7 @@ class RawOutputs:
             )
             self.refuse(file.source.relative, error)
             return True
-        if file.source.path.parent in self.scan.records:
+        if file.source.folder in self.scan.records:
             return False
         for folder, home in self._unread_wandb.items():
             is_near = file.source.path.is_relative_to(home) and found.code != STORED
@@ -458,11 +490,10 @@ class RawOutputs:
                 return True
         return False
 
-    def _own(self, path: Path, owner: Owner) -> None:
-        self.owners[path] = owner
+    def _own(self, file: SourceCheckpoint, owner: Owner) -> None:
         vars(self).pop("_timely", None)  # it is worked out anew
         if owner.run_id is not None:
-            self._held[placement.name_at_source(path, self.convention), owner.run_id].add(owner.content)
+            self._held[file.name, owner.run_id].add(owner.content)
 
     @contextmanager
     def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:
@@ -473,18 +504,17 @@ class RawOutputs:
 
     def _attributed(self, files: Sequence[Examined]) -> list[SavedFile]:
         """Find the run of each file; one that lies in a tree already has it in its `run.json`."""
-        recorded = {file.source.path: self._recorded(file) for file in files}
-        sought = [file for file in files if recorded[file.source.path] is None]
-        found = {
-            file.source.path: SavedFile(
-                file, attribution, self.metrics(attribution.run_id, file.config, [file.source.path], file.opaque)
-            )
-            for file, attribution in zip(sought, self.attribute([file.claim for file in sought]), strict=True)
-        }
-        return [recorded[file.source.path] or found[file.source.path] for file in files]
+        recorded = [self._recorded(file) for file in files] if self.scan.records else [None] * len(files)
+        sought = [file for file, known in zip(files, recorded, strict=True) if known is None]
+        attributions = iter(self.attribute([file.claim for file in sought]))
+        return [known or self._saved(file, next(attributions)) for file, known in zip(files, recorded, strict=True)]
+
+    def _saved(self, file: Examined, attribution: Attribution) -> SavedFile:
+        metrics = self.metrics(attribution.run_id, file.config, [file.source.path], file.opaque)
+        return SavedFile(file, attribution, metrics if metrics.values or metrics.source else _NO_METRICS)
 
     def _recorded(self, file: Examined) -> SavedFile | None:
-        record = self.scan.records.get(file.source.path.parent)
+        record = self.scan.records.get(file.source.folder)
         if record is None or not any(self._is_of(file, entry) for entry in record.checkpoints):
             return None
         note = record.attribution
@@ -495,7 +525,7 @@ class RawOutputs:
     def _is_of(self, file: Examined, entry: records.CheckpointEntry) -> bool:
         if self._whole:
             return entry.sha256 == file.content
-        return (entry.file, entry.size) == (file.source.path.name, file.state.size)
+        return (entry.file, entry.size) == (file.source.file, file.state.size)
 
     def metrics(
         self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path], opaque: Collection[str] = ()
@@ -557,7 +587,7 @@ class RawOutputs:
         found = self.metrics(
             record.run_id, record.config, (Path(path) for path, _, _ in record.source_paths), record.opaque
         )
-        beside = self._beside.of_run(record, self.owners, found.values)
+        beside = self._beside.of_run(record, lambda: self.owners, found.values)
         if beside.metrics:
             others = () if found.values.keys() <= beside.metrics.keys() else (found.source or "W&B",)
             source = ", ".join((records.FROM_BESIDE, *others))
@@ -570,7 +600,7 @@ class RawOutputs:
     def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str, str]:
         """What files are sorted by. Where no time tells them apart, what lies in their folder does, not its name."""
         run = self.wandb.by_id.get(saved.attribution.run_id or "")
-        saved_at = saved.file.claim.saved_at
+        saved_at = saved.file.saved_at
         started = saved_at if run is None or run.started is None else run.started
         return saved.attribution.is_copy, started, saved_at, content, saved.file.source.relative
 
@@ -645,7 +675,7 @@ def _with_originals(files: Sequence[SavedFile]) -> list[SavedFile]:
     found = []
     for saved in files:
         original = originals.get(saved.file.content, saved.file)
-        if original.place != saved.file.place and original.config == saved.file.config:
+        if original is not saved.file and original.place != saved.file.place and original.config == saved.file.config:
             saved = replace(saved, file=replace(saved.file, place=original.place))
         found.append(saved)
     return found

@@ -18,7 +18,7 @@ from ckptman.text import RefusedError
 from ckptman.tree import records
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Owner:
     """Who wrote a checkpoint, as far as it is known."""
 

@@ -9,8 +9,10 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
+from typing import NamedTuple
 
 from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, files, folders
@@ -25,7 +27,7 @@ WANDB_FILES = "files"
 """The folder of a W&B run folder that holds what the run gave to W&B."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Something at the source that was not handled, and why."""
 
@@ -38,23 +40,74 @@ class Refusal:
     """What was not handled, as one counts it: a file, a folder or a W&B folder."""
 
 
-@dataclass(frozen=True)
-class SourceCheckpoint:
-    """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files."""
+class Around(NamedTuple):
+    """The folder that checkpoints lie in, held once for all of them."""
 
-    path: Path
-    """Absolute."""
+    root: str
+    """The source, absolute."""
     relative: str
-    """Relative to the source."""
-    state: FileState
+    """Relative to it; empty for itself."""
     group: str | None
-    """The group and the task id that the folders around it say."""
+    """The group and the task id that the folders say."""
     task: int | None
     seed: int | None
-    """The seed that a run folder around it says."""
+    """The seed that a run folder says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheckpoint:
+    """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files.
+
+    There may be hundreds of thousands: what can be made of something else is made when it is asked for.
+    """
+
+    around: Around
+    file: str
+    """Its name."""
+    packed: bytes
+    """Its state."""
     is_folder: bool = False
     name: str = ""
     """What it is called: see `placement.name_at_source`."""
+
+    @property
+    def relative(self) -> str:
+        """Relative to the source."""
+        return f"{self.around.relative}/{self.file}" if self.around.relative else self.file
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it lies in, absolute."""
+        return Path(self.around.root, self.around.relative)
+
+    @property
+    def path(self) -> Path:
+        """Absolute."""
+        return Path(self.around.root, self.relative)
+
+    @property
+    def state(self) -> FileState:
+        """As it was found."""
+        return FileState.unpacked(self.packed)
+
+    def of_home(self, group: str | None, task: int | None) -> SourceCheckpoint:
+        """The same file, of a group and a task that its folders do not say."""
+        return replace(self, around=self.around._replace(group=group, task=task))
+
+    @property
+    def group(self) -> str | None:
+        """The group that the folders around it say."""
+        return self.around.group
+
+    @property
+    def task(self) -> int | None:
+        """The task id that the folders around it say."""
+        return self.around.task
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that a run folder around it says."""
+        return self.around.seed
 
 
 @dataclass(frozen=True)
@@ -184,8 +237,8 @@ class _Walk:
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
         self.seen: set[tuple[int, int]] = set()
-        self.named: dict[Path, tuple[str | None, int | None, int | None]] = {}
-        """By folder, what the names on the way to its files say."""
+        self.around: tuple[Path, Around] | None = None
+        """The folder of the last checkpoint."""
 
     def folder(self, top: Path) -> None:
         pending = [top]
@@ -229,12 +282,13 @@ class _Walk:
             self._refuse(path, error.code, error.message, error.fix, "folder")
 
     def _add(self, path: Path, state: FileState, *, is_folder: bool) -> None:
-        if path.parent not in self.named:
-            self.named[path.parent] = placement.named_by_folders(path, self.convention)
-        group, task, seed = self.named[path.parent]
-        relative = str(path)[self.below :]
-        name = placement.name_at_source(path, self.convention)
-        self.checkpoints.append(SourceCheckpoint(path, relative, state, group, task, seed, is_folder, name))
+        if self.around is None or self.around[0] != path.parent:
+            group, task, seed = placement.named_by_folders(path, self.convention)
+            relative = str(path.parent)[self.below :]
+            self.around = path.parent, Around(str(self.root), relative, group, task, seed)
+        file, name = intern(path.name), placement.name_at_source(path, self.convention)
+        name = file if name == file else intern(name)
+        self.checkpoints.append(SourceCheckpoint(self.around[1], file, state.packed, is_folder, name))
 
     def _note_unread(self, path: Path) -> None:
         home = self.root

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from ckptman.raw.attribution import AMBIGUOUS, END_TOLERANCE_SECONDS, NONE, Attribution, attribute, doubted
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
@@ -30,24 +30,54 @@ Holders = Mapping[tuple[str, str], Collection[str]]
 """Name of a checkpoint, and the id of the run that wrote it → `Claim.content` of the files of that name."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Protocol):
     """A checkpoint whose run is sought."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its configuration."""
+
+    @property
+    def saved_at(self) -> float:
+        """Modification time, in seconds since 1970."""
+
+    @property
+    def content(self) -> str:
+        """The same for files of the same bytes."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run id that the checkpoint itself holds."""
+
+    @property
+    def opaque(self) -> Collection[str]:
+        """Keys of the configuration of which W&B may have made what the file does not tell."""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is of the end of its run, by the recipe."""
+
+
+@dataclass(frozen=True)
+class RecordedClaim:
+    """A checkpoint of a tree, as a `Claim`."""
 
     path: Path
     config: Mapping[str, Any]
     saved_at: float
-    """Modification time, in seconds since 1970."""
     content: str
-    """The same for files of the same bytes."""
     name: str
-    """What it is called."""
     run_id: str | None = None
-    """The run id that the checkpoint itself holds."""
     opaque: Collection[str] = ()
-    """Keys of the configuration of which W&B may have made what the file does not tell."""
     is_end: bool = False
-    """Whether it is of the end of its run, by the recipe."""
 
 
 class WandbIndex:
@@ -109,11 +139,12 @@ class WandbIndex:
             held: Checkpoints whose run is known.
             timely: By folder, the runs of the files in it that are known to have been saved while their runs ran.
         """
+        if not self.runs:
+            return self._without_runs(claims)
         copies: dict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
             copies[claim.content].append(claim)
-        has_copies = len(copies) < len(claims)
-        crowd = Counter((claim.path.parent, _said_by(claim)) for claim in claims if has_copies)
+        crowd = _crowd(claims, copies)
         near = {sha: self._best([(c, self._near(c)) for c in held], crowd) for sha, held in copies.items()}
         near = self._one_file_a_name(near)
         decided: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -130,6 +161,24 @@ class WandbIndex:
         return [
             replace(settled[claim.content][1], is_copy=settled[claim.content][0].path != claim.path) for claim in claims
         ]
+
+    def _without_runs(self, claims: Sequence[Claim]) -> list[Attribution]:
+        """What checkpoints say themselves, where no run is recorded; little of which is held."""
+        count = Counter(claim.content for claim in claims)
+        copies: dict[str, list[Claim]] = defaultdict(list)
+        for claim in claims if len(count) < len(claims) else ():
+            if count[claim.content] > 1:
+                copies[claim.content].append(claim)
+        del count
+        crowd = _crowd(claims, copies)
+        best = {sha: self._best([(c, self._ask(c, [], ())) for c in held], crowd) for sha, held in copies.items()}
+        known: dict[Attribution, Attribution] = {}
+        found = []
+        for claim in claims:
+            told = best.get(claim.content)
+            one = self._ask(claim, [], ()) if told is None else replace(told[1], is_copy=told[0].path != claim.path)
+            found.append(known.setdefault(one, one))
+        return found
 
     def _without_strangers(
         self, settled: Mapping[str, tuple[Claim, Attribution]], timely: Mapping[Path, Collection[str]]
@@ -302,6 +351,13 @@ class WandbIndex:
                 others = self._near(claim, without={str(found.run_id)})
                 settled[sha] = claim, others if others.code != NONE else found
         return settled
+
+
+def _crowd(claims: Iterable[Claim], copies: Mapping[str, Sequence[Claim]]) -> Mapping[tuple[Path, str], int]:
+    """How many files of each configuration lie in the folders that copies lie in."""
+    folders = {claim.path.parent for held in copies.values() if len(held) > 1 for claim in held}
+    near = (claim for claim in claims if folders and claim.path.parent in folders)
+    return Counter((claim.path.parent, _said_by(claim)) for claim in near)
 
 
 def _said_by(claim: Claim) -> str:

@@ -26,7 +26,7 @@ _MOST_BELOW_STEP = 3
 """Folders between a checkpoint's file and the folder that says its step, that one included."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """The task folder a run belongs to, and what tells it apart from other runs of the same seed there."""
 
