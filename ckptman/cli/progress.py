@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from rich.progress import (
@@ -19,6 +20,9 @@ from rich.progress import (
 )
 
 from ckptman.cli.text import clean, console, size_text
+
+_EVERY = 0.05
+"""Seconds between two states of a bar: a file is read and written in more pieces than can be seen."""
 
 
 class _Bars:
@@ -39,6 +43,7 @@ class _Bars:
             disable=not sys.stderr.isatty(),
         )
         self._tasks: dict[str, TaskID] = {}
+        self._shown = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +52,10 @@ class _Bars:
         self._progress.stop()
 
     def _show(self, stage: str, done: int, total: int, *, description: str | None = None, amount: str = "") -> None:
+        now = monotonic()
+        if self._progress.disable or (stage in self._tasks and done < total and now < self._shown + _EVERY):
+            return
+        self._shown = now
         if not self._tasks:
             self._progress.start()  # and its thread, with which no process can be copied
         if stage not in self._tasks:

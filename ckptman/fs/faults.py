@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
 from ckptman.text import CkptmanError, MachineError, RefusedError
 
@@ -70,22 +71,32 @@ def changed(path: Path) -> RefusedError:
     )
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> AbstractContextManager[None]:
     """Errors in this block are about reading `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise source_error(error, path) from error
+    return _About(source_error, path)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Errors in this block are about making or writing `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise destination_error(error, path) from error
+    return _About(destination_error, path)
+
+
+class _About:
+    """A block around a call to the system; there are so many that a generator would take a third longer."""
+
+    __slots__ = ("_error_of", "_path")
+
+    def __init__(self, error_of: Callable[[OSError, Path], CkptmanError], path: Path) -> None:
+        self._error_of, self._path = error_of, path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise self._error_of(error, self._path) from error
 
 
 def machine_error(error: OSError, what: str) -> MachineError:

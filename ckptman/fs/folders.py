@@ -257,10 +257,13 @@ def _stat_path(path: Path) -> os.stat_result | None:
             return None
 
 
-def discard(folder: int, name: str) -> None:
-    """Remove a temporary file, if it is there."""
-    with suppress(OSError):  # there is none, or it stays, and the next run removes it
+def discard(folder: int, name: str) -> bool:
+    """Remove a temporary file, if it is there; whether that was done."""
+    try:
         os.unlink(name, dir_fd=folder)
+    except OSError:  # there is none, or it stays, and the next run removes it
+        return False
+    return True
 
 
 def discard_tree(folder: int, name: str) -> None:

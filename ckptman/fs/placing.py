@@ -329,6 +329,8 @@ class _Staged:
     """Descriptor of the destination folder: what happens there, happens in that very folder."""
     source: files.Source
     temporary: str = field(default_factory=lambda: folders.temporary_name())
+    has_temporary: bool = False
+    """Whether something may have the temporary name."""
     fd: int = -1
     """Descriptor of the copy, if there is one."""
     sha256: str = ""
@@ -366,6 +368,7 @@ class _Staged:
     def _copy(self, trusted: str | None, on_bytes: Callable[[int], None]) -> None:
         with faults.writing(self.destination):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            self.has_temporary = True  # before there is: no interrupt can come between
             self.fd = os.open(self.temporary, flags, 0o666, dir_fd=self.folder)  # the kernel applies the umask
             reflinked = reflink(self.source.fd, self.fd)
         if reflinked:
@@ -426,6 +429,7 @@ class _Staged:
 
     def _link_source(self) -> None:
         source = self.source
+        self.has_temporary = True  # as above
         os.link(source.path, self.temporary, dst_dir_fd=self.folder, follow_symlinks=source.follow_symlinks)
         self.how = "hard link"
         linked = files.FileState.from_stat(os.stat(self.temporary, dir_fd=self.folder, follow_symlinks=False))
@@ -463,7 +467,8 @@ class _Staged:
             raise faults.TakenError(self.destination) from error
 
     def remove_temporary(self) -> None:
-        folders.discard(self.folder, self.temporary)
+        if self.has_temporary:
+            self.has_temporary = not folders.discard(self.folder, self.temporary)
 
     def placement(self) -> Placement:
         state = self.source.state
@@ -473,12 +478,15 @@ class _Staged:
         return Placement(self.sha256, state.size, state, self.how)
 
     def close(self) -> None:
-        with ExitStack() as cleanup:
-            cleanup.callback(self.source.close)
-            descriptor, self.fd = self.fd, -1
-            if descriptor >= 0:
-                cleanup.callback(files.close, descriptor)
-            cleanup.callback(self.remove_temporary)
+        try:
+            self.source.close()
+        finally:
+            try:
+                descriptor, self.fd = self.fd, -1
+                if descriptor >= 0:
+                    files.close(descriptor)
+            finally:
+                self.remove_temporary()
 
 
 def reflink(source: int, copy: int) -> bool:

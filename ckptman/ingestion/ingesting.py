@@ -241,6 +241,11 @@ class _RunAtWork:
     """Kept W&B folders, relative to the run folder."""
     all_staged: bool = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that could be placed is in its place."""
+        return self.all_staged and self.waiting == 0
+
 
 class _Apply:
     """Carries a plan out."""
@@ -467,8 +472,8 @@ class _Apply:
 
     def _finish_runs(self) -> None:
         """Write the `run.json` of each run whose files are all in place; for a move, let go of the sources."""
-        ready = [work for work in self.at_work if work.all_staged and work.waiting == 0]
-        self.at_work = [work for work in self.at_work if work not in ready]
+        ready = [work for work in self.at_work if work.is_ready]
+        self.at_work = [work for work in self.at_work if not work.is_ready]
         root = self.plan.root
         recorded = [
             (work, record)
@@ -608,8 +613,8 @@ class _Apply:
             self._refuse(self.plan.root / records.REFUSED_FILE, error)
 
     def _is_wandb(self, work: _RunAtWork, placement: FilePlacement) -> bool:
-        first, *_ = placement.destination.relative_to(work.run.folder).parts
-        return first == self.convention.folders.saved_wandb
+        below = placement.destination.parts[len(work.run.folder.parts) :]
+        return below[0] == self.convention.folders.saved_wandb
 
     def _fail(self, work: _RunAtWork, placement: FilePlacement, error: RefusedError) -> None:
         if not self._is_wandb(work, placement):

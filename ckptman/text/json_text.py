@@ -69,8 +69,10 @@ def _ascii_json(document: Any, separators: tuple[str, str]) -> bytes:
 
 def jsonable(value: Any) -> Any:
     """`value` with numbers that JSON lacks as text: "NaN", "Infinity", "-Infinity"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return _NO_NUMBERS[0 if math.isnan(value) else 1 if value > 0 else 2]
+    if type(value) in _AS_THEY_ARE:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NO_NUMBERS[0 if math.isnan(value) else 1 if value > 0 else 2]
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
