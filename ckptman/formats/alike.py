@@ -1,90 +1,264 @@
-"""Checkpoints of one configuration, whose pickles differ in the number of the seed alone: known after two of them.
+"""Checkpoints whose pickles differ in numbers and words of the configuration alone: known after two of them.
 
-A grid has many. What two say that differ in the seed's bytes alone, and that say the same but for the seed, a third one
-says too: a pickle is a program without arithmetic and without branches, so that the number which one step pushes gets
-to the same places, whatever it is. Where two differ in anything else (a shape, a storage, an object), none is known by
-the others.
+A grid has many: runs of other seeds, tasks and groups, and a checkpoint on the way beside the final one. A pickle is a
+program without arithmetic and without branches, so that the number or the word which one step pushes gets to the same
+places, whatever it is. Which places these are, a pickle tells in which each of them is replaced by a mark that is
+nowhere else in it: if all marks are then found in the configuration, under keys whose values are taken as they are, or
+stand for the iterations done or the run's id; and if with the numbers and words of an earlier pickle in these places it
+says what that one was found to say, then any other of the kind says the same, with its own. A kind in which a number
+has an effect on anything else (a shape, a storage, an object) is never known.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ckptman.formats.pickled import Storage
+from ckptman.rules import TrainConfig, recipe
+from ckptman.text import RefusedError
 
 if TYPE_CHECKING:
     from ckptman.formats.checkpoint import CheckpointInfo
     from ckptman.rules import terms
 
-KEY: Final = "seed"
-_SEED: Final = re.compile(rb"X\x04\0\0\0seed(?:q.|r....)(?:K(.)|M(..)|J(....))(?![qr])", re.DOTALL)
-"""As the pickler writes a key, its place in the memo, and a whole number, which has no such place."""
 MOST_KINDS: Final = 1024
 """Kinds of pickles that are remembered: some 20 KB each."""
 
+_NUMBERS: Final = frozenset(item.name for item in fields(TrainConfig) if item.type == "int")
+_WORDS: Final = frozenset(
+    item.name for item in fields(TrainConfig) if str(item.type).startswith("str") and item.name not in recipe.WORDS
+)
+"""Fields of a configuration whose value, if it is a whole number, or a word, is taken as it is."""
+_PLACE: Final = rb"(?:q.|r....)"
+"""As the pickler puts a text into the memo."""
+_NUMBER: Final = rb"(?:K.|M..|J...[\0-\x7f])(?![qr\x94])"
+"""A whole number that is not put into it."""
+_WORD: Final = rb"X.\0\0\0[A-Za-z0-9_./-]+(?=[qr])"
+_LETTERS: Final = re.compile(rb"[A-Za-z0-9_./-]+")
+_TEXT: Final = ord("X")
+_WORD_AT: Final = 5
+"""Bytes before the letters of a word."""
+_FORMS: Final = {2: "B", 3: "H", 5: "i"}
+"""Numbers, by the length of the instruction."""
+_FIRST_MARK: Final = 0x5EED0000
 
-class Seed(NamedTuple):
-    """The one place in a pickle where a seed stands."""
 
-    value: int
-    kind: tuple[int, int, bytes]
-    """The same for pickles that differ in the number alone, and are read by the same rules."""
+class Said(NamedTuple):
+    """What a pickle says."""
+
+    info: CheckpointInfo
+    storages: tuple[Storage, ...]
+    """Those that it needs."""
+    is_alone: bool
+    """Whether nothing of it was read from the rest of the file."""
+
+
+class Sample(NamedTuple):
+    """A pickle, taken apart."""
+
+    kind: tuple[int, tuple[bytes, ...]]
+    """The same for pickles that differ in the values alone, and are read by the same rules."""
+    values: tuple[int | str, ...]
+    """The numbers and words, in their order."""
+
+    def with_values(self, values: Iterable[int | str]) -> bytes:
+        """A pickle of the kind."""
+        _, parts = self.kind
+        made = list(parts[:1])
+        for value, key, after in zip(values, parts[1::2], parts[2::2], strict=True):
+            if isinstance(value, int):
+                token = b"J" + value.to_bytes(4, "little")
+            else:
+                token = b"X" + len(value).to_bytes(4, "little") + value.encode()
+            made += key, token, after
+        return b"".join(made)
+
+
+class _Places(NamedTuple):
+    """Where the values of a kind get to: each with its number among them."""
+
+    config: tuple[tuple[str, int], ...]
+    model_config: tuple[tuple[str, int], ...]
+    fields: tuple[tuple[str, int], ...]
+    """Of `CheckpointInfo` itself."""
 
 
 @dataclass(slots=True)
 class _Kind:
-    info: CheckpointInfo
-    storages: tuple[Storage, ...]
+    said: Said
+    values: tuple[int | str, ...]
+    """Of the first of it."""
     rules: terms.CheckpointRules
     """Kept, so that no other rules get their identity."""
-    is_confirmed: bool
+    is_tried: bool = False
+    places: _Places | None = None
+    """None until a second one is seen, and where they cannot be told."""
 
 
-_KINDS: OrderedDict[tuple[int, int, bytes], _Kind] = OrderedDict()
+class _Cut(NamedTuple):
+    """Where to cut pickles of one length."""
+
+    struct: Struct
+    """Takes out what stays and the values, in turns."""
+    stays: tuple[bytes, ...]
+    kind: tuple[int, tuple[bytes, ...]]
+    words: tuple[int, ...]
+    """Which of the values are words."""
+    longs: tuple[int, ...]
+    """Which are numbers of four bytes, and no negative ones."""
+    rules: terms.CheckpointRules
 
 
-def seed_of(data: bytes, rules: terms.CheckpointRules) -> Seed | None:
-    """The seed in a pickle; None where it has none, or more than one."""
-    found = _SEED.search(data)
-    if found is None or _SEED.search(data, found.end()) is not None:
+_KINDS: OrderedDict[tuple[int, tuple[bytes, ...]], _Kind] = OrderedDict()
+_PATTERNS: dict[int, tuple[terms.CheckpointRules, re.Pattern[bytes]]] = {}
+_CUTS: dict[tuple[int, int], _Cut] = {}
+"""By rules and length, the last of each."""
+
+
+def sample_of(data: bytes, rules: terms.CheckpointRules) -> Sample | None:
+    """A pickle, taken apart; None where it has no such number or word, or one that is not what it seems."""
+    cut = _CUTS.get((id(rules), len(data)))
+    if cut is not None and (sample := _cut_as(data, cut)) is not None:
+        return sample
+    if id(rules) not in _PATTERNS:
+        _PATTERNS.clear()
+        _PATTERNS[id(rules)] = rules, _pattern(rules)
+    parts = _PATTERNS[id(rules)][1].split(data)
+    tokens = parts[2::3]
+    del parts[2::3]
+    if not tokens or any(token[0] == _TEXT and token[1] != len(token) - _WORD_AT for token in tokens):
         return None
-    start, end = found.span(found.lastindex or 0)
-    value = int.from_bytes(data[start:end], "little", signed=end - start == 4)
-    return Seed(value, (id(rules), start, data[:start] + data[end:]))
+    cut = _cut(parts, tokens, rules)
+    _CUTS[id(rules), len(data)] = cut
+    if len(_CUTS) > MOST_KINDS:
+        del _CUTS[next(iter(_CUTS))]
+    return _cut_as(data, cut)
 
 
-def known(seed: Seed) -> tuple[Callable[[int], CheckpointInfo], tuple[Storage, ...]] | None:
-    """What a pickle says, given the size of its file, and the storages that it needs, where two of its kind told."""
-    kind = _KINDS.get(seed.kind)
-    if kind is None or not kind.is_confirmed:
+def _cut(parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) -> _Cut:
+    """How a pickle was cut into what stands before each value, and the value."""
+    form, stays = "<", []
+    for at, token in enumerate(tokens):
+        start = _WORD_AT if token[0] == _TEXT else 1
+        stays.append(parts[2 * at] + parts[2 * at + 1] + token[:start])
+        form += f"{len(stays[-1])}s" + (f"{len(token) - start}s" if token[0] == _TEXT else _FORMS[len(token)])
+    form += f"{len(parts[-1])}s"
+    words = tuple(at for at, token in enumerate(tokens) if token[0] == _TEXT)
+    longs = tuple(at for at, token in enumerate(tokens) if token[:1] == b"J")
+    return _Cut(Struct(form), (*stays, parts[-1]), (id(rules), tuple(parts)), words, longs, rules)
+
+
+def _cut_as(data: bytes, cut: _Cut) -> Sample | None:
+    """A pickle that is cut as one of its length; None where it is another one."""
+    found = cut.struct.unpack(data)
+    if found[::2] != cut.stays:
         return None
-    return lambda size: _with_seed(kind.info, seed.value, size), kind.storages
+    values: list[Any] = list(found[1::2])
+    if any(values[at] < 0 for at in cut.longs):
+        return None
+    for at in cut.words:
+        if _LETTERS.fullmatch(values[at]) is None:
+            return None
+        values[at] = values[at].decode()
+    return Sample(cut.kind, tuple(values))
 
 
-def learn(seed: Seed, rules: terms.CheckpointRules, info: CheckpointInfo, storages: Iterable[Storage]) -> None:
-    """Take note of what a pickle says by itself, nothing of which was read from the rest of its file."""
-    config, needed = info.config or {}, tuple(storages)
-    if type(config.get(KEY)) is not int or config[KEY] != seed.value:
-        return
-    other = _KINDS.get(seed.kind)
-    same = (
-        other is not None
-        and other.info.config is not None
-        and other.info.config[KEY] != seed.value
-        and _with_seed(other.info, seed.value, info.size) == info
-        and list(other.info.config) == list(config)
-        and [tensor.view for tensor in other.info.tensors] == [tensor.view for tensor in info.tensors]
-        and [tensor.saved_as for tensor in other.info.tensors] == [tensor.saved_as for tensor in info.tensors]
-        and other.storages == needed
+def _pattern(rules: terms.CheckpointRules) -> re.Pattern[bytes]:
+    """What stands before a value, and the value."""
+    own = {(form.iters, form.itr) for form in rules.forms}
+    numbers = _NUMBERS | {_last(key) for pair in own for key in pair if key} | set(rules.step_keys)
+    words = _WORDS | {_last(form.run_id) for form in rules.forms if form.run_id}
+    before = rb"%s%s(?=[KMJ])|%s%s(?=X)" % (_keys(numbers), _PLACE, _keys(words), _PLACE)
+    return re.compile(rb"(%s)(%s|%s)" % (before, _NUMBER, _WORD), re.DOTALL)
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _keys(names: Iterable[str]) -> bytes:
+    """Any of these texts, as the pickler writes it."""
+    texts = sorted(name.encode() for name in names)
+    return b"X(?:%s)" % b"|".join(
+        re.escape(len(text).to_bytes(4, "little") + text) for text in texts if len(text) < 256
     )
-    _KINDS[seed.kind] = _Kind(info, needed, rules, same)
+
+
+def known(sample: Sample, interpret: Callable[[bytes], Said]) -> Callable[[int], Said] | None:
+    """What a pickle says, given the size of its file, where its kind is known.
+
+    Args:
+        sample: The pickle.
+        interpret: What another pickle in its place would say; asked once for a kind.
+    """
+    kind = _KINDS.get(sample.kind)
+    if kind is None:
+        return None
+    if not kind.is_tried:
+        kind.is_tried = True
+        kind.places = _places_of(kind, sample, interpret)
+    places = kind.places
+    if places is None:
+        return None
+    return lambda size: kind.said._replace(info=_filled(kind.said.info, places, sample.values, size))
+
+
+def learn(sample: Sample, rules: terms.CheckpointRules, said: Said) -> None:
+    """Take note of what the first pickle of a kind says."""
+    if not said.is_alone or sample.kind in _KINDS:
+        return
+    _KINDS[sample.kind] = _Kind(said, sample.values, rules)
     if len(_KINDS) > MOST_KINDS:
         _KINDS.popitem(last=False)
 
 
-def _with_seed(info: CheckpointInfo, value: int, size: int) -> CheckpointInfo:
-    return replace(info, config={**(info.config or {}), KEY: value}, size=size)
+def _places_of(kind: _Kind, sample: Sample, interpret: Callable[[bytes], Said]) -> _Places | None:
+    """Where the values of a kind get to, if the pickle of marks shows it, and says what the first one was found to."""
+    marks = [_FIRST_MARK + at if isinstance(value, int) else f"mark_{at}_" for at, value in enumerate(sample.values)]
+    try:
+        marked = interpret(sample.with_values(marks))
+    except RefusedError:
+        return None
+    info = marked.info
+    number_of = {mark: at for at, mark in enumerate(marks)}
+    places = _Places(
+        _found_in(info.config, number_of),
+        _found_in(info.model_config, number_of),
+        _found_in({name: getattr(info, name) for name in ("iters_done", "itr", "run_id")}, number_of),
+    )
+    is_found = {at for part in places for _, at in part} == set(range(len(marks)))
+    in_configs = (*places.config, *places.model_config)
+    is_plain = all(key in (_NUMBERS if isinstance(marks[at], int) else _WORDS) for key, at in in_configs)
+    if not (is_found and is_plain and marked.is_alone and marked.storages == kind.said.storages):
+        return None
+    return places if _is_same(_filled(info, places, kind.values, kind.said.info.size), kind.said.info) else None
+
+
+def _found_in(items: Mapping[str, Any] | None, number_of: Mapping[int | str, int]) -> tuple[tuple[str, int], ...]:
+    found = ((key, item) for key, item in (items or {}).items() if type(item) in (int, str))
+    return tuple((key, number_of[item]) for key, item in found if item in number_of)
+
+
+def _is_same(one: CheckpointInfo, two: CheckpointInfo) -> bool:
+    """Whether two say the same, to the order of keys, the types of values and the places of tensors."""
+    return one == two and _details(one) == _details(two)
+
+
+def _details(info: CheckpointInfo) -> list[object]:
+    configs = [[(key, type(item)) for key, item in (each or {}).items()] for each in (info.config, info.model_config)]
+    return [*configs, [(tensor.view, tensor.saved_as) for tensor in info.tensors]]
+
+
+def _filled(info: CheckpointInfo, places: _Places, values: tuple[int | str, ...], size: int) -> CheckpointInfo:
+    """What a pickle of these values says."""
+    changes: dict[str, Any] = {name: values[at] for name, at in places.fields}
+    if places.config:
+        changes["config"] = {**(info.config or {}), **{key: values[at] for key, at in places.config}}
+    if places.model_config:
+        changes["model_config"] = {**(info.model_config or {}), **{key: values[at] for key, at in places.model_config}}
+    return replace(info, size=size, **changes)

@@ -41,6 +41,8 @@ MAX_NAME: Final = 511
 _CHUNK: Final = 1 << 20
 _TAIL: Final = 1 << 13
 """Bytes read from the end at once: room for the directory of about 100 entries."""
+_SMALL: Final = 1 << 15
+"""Bytes of a file all of which are read at once: three calls cost more than they would leave out."""
 
 # Sizes and offsets that do not fit in 32 bits are written as all ones, and in a zip64 record besides.
 _NO_32, _NO_16 = 0xFFFFFFFF, 0xFFFF
@@ -92,19 +94,61 @@ class Entry(NamedTuple):
     """CRC-32 of its data, by the directory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
+class Layout:
+    """A directory that was found to be right, whatever the checksums in it are: nothing of it hangs on them."""
+
+    mask: int
+    """All bits but those of the checksums."""
+    rest: int
+    checksums: Struct
+    folder: bytes
+    entries: Mapping[str, tuple[int, int, int]]
+    """The number, the start and the size of each, by name."""
+    is_torchs: bool = False
+    """Whether the names of its entries were found to be those of a checkpoint."""
+    held: object = None
+    """The storages that were last found to be in archives of this directory."""
+
+
+@dataclass(slots=True, eq=False)
 class Archive:
     """An open archive whose directory has been read and checked."""
 
     fd: int
     size: int
     """Bytes of the file."""
-    folder: bytes
-    """The folder all entries lie in, with its slash."""
-    entries: Mapping[str, Entry]
-    """By name inside the folder, in the order of the file."""
+    layout: Layout
+    """What it has alike with other archives."""
+    crcs: tuple[int, ...]
+    """CRC-32 of the data of each entry, by the directory."""
     directory: int
     """Where the directory begins, and the entries end."""
+    tail: bytes
+    """The end of the file; all of a small one."""
+    _entries: dict[str, Entry] | None = None
+
+    @property
+    def folder(self) -> bytes:
+        """The folder all entries lie in, with its slash."""
+        return self.layout.folder
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """By name inside the folder, in the order of the file."""
+        if self._entries is None:
+            self._entries = {
+                name: _new_tuple(Entry, (start, size, crc))
+                for (name, (_, start, size)), crc in zip(self.layout.entries.items(), self.crcs, strict=True)
+            }
+        return self._entries
+
+    def entry(self, name: str) -> Entry | None:
+        """One of the entries."""
+        if (found := self.layout.entries.get(name)) is None:
+            return None
+        at, start, size = found
+        return _new_tuple(Entry, (start, size, self.crcs[at]))
 
     def read(self, name: str, limit: int) -> bytes:
         """The data of an entry, after a check that its own header agrees with the directory, and its checksum.
@@ -113,16 +157,16 @@ class Archive:
             RefusedError: if there is none, if it has more than `limit` bytes, if the headers disagree, or if the data
                 does not fit its checksum (`bad-crc`; a checksum of 0 counts as none, for torch can be told to write 0).
         """
-        entry = self.entries.get(name)
+        entry = self.entry(name)
         if entry is None:
             raise refusal("not-a-checkpoint", f"a zip archive, but not one that torch wrote: it has no {name}")
         if entry.size > limit:
             raise refusal("pickle-bomb", f"its {name} has {entry.size:,} bytes, more than {limit:,}")
         # One read mostly does: the padding is seldom more than 64 bytes.
-        block = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name) + 256 + entry.size)
+        block = self._at(entry.header, _LOCAL.size + len(self.folder) + len(name) + 256 + entry.size)
         start = self.header_size(name, entry, block)
         if start + entry.size > len(block):
-            block, start = _read_at(self.fd, entry.header + start, entry.size), 0
+            block, start = self._at(entry.header + start, entry.size), 0
         data = block[start : start + entry.size]
         if len(data) < entry.size:
             raise refusal("cut", "it became shorter while it was read")
@@ -150,8 +194,10 @@ class Archive:
         checksums = Checksums(self)
         buffer = memoryview(bytearray(_CHUNK))
         while not checksums.is_done:
-            with _reading():
+            try:
                 got = os.preadv(self.fd, [buffer], checksums.done)
+            except OSError as error:
+                raise _cannot_be_read(error) from None
             if not got:
                 raise refusal("cut", "it became shorter while it was read")
             checksums.take(buffer[:got])
@@ -165,7 +211,7 @@ class Archive:
             RefusedError: if it does not.
         """
         entry = self.entries[name]
-        header = _read_at(self.fd, entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
+        header = self._at(entry.header, _LOCAL.size + len(self.folder) + len(name.encode()))
         return entry.header + self.header_size(name, entry, header)
 
     def part(self, name: str, start: int, size: int) -> bytes:
@@ -193,6 +239,11 @@ class Archive:
                 "broken-archive", f"its entry {_shown(name)} and the directory give different sizes or checksums"
             )
         return _LOCAL.size + int(name_length) + int(extra_length)
+
+    def _at(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes from `start`; fewer only at the end of the file."""
+        first = start - self.size + len(self.tail)
+        return _read_at(self.fd, start, size) if first < 0 else self.tail[first : first + size]
 
     def _exactly(self, start: int, size: int) -> bytes:
         data = _read_at(self.fd, start, size)
@@ -361,33 +412,33 @@ def _check_regular(status: os.stat_result) -> None:
         raise refusal("not-a-file", "not a regular file")
 
 
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise refusal("unreadable", f"cannot be read: {error.strerror}") from None
+def _cannot_be_read(error: OSError) -> RefusedError:
+    return refusal("unreadable", f"cannot be read: {error.strerror}")
 
 
 def _read_at(fd: int, start: int, size: int) -> bytes:
     """Up to `size` bytes from `start`; fewer only at the end of the file."""
-    with _reading():
+    try:
         data = os.pread(fd, size, start)
         while 0 < len(data) < size and (more := os.pread(fd, size - len(data), start + len(data))):
             data += more
+    except OSError as error:
+        raise _cannot_be_read(error) from None
     return data
 
 
 def _read_archive(fd: int) -> Archive:
-    with _reading():
+    try:
         status = os.fstat(fd)
+    except OSError as error:
+        raise _cannot_be_read(error) from None
     _check_regular(status)
     size = status.st_size
     if not size:
         raise refusal("empty", "the file is empty")
-    tail_start = max(0, size - _TAIL)
+    tail_start = 0 if size <= _SMALL else max(0, size - _TAIL)
     tail = _read_at(fd, tail_start, size - tail_start)
-    if _END_SIGNATURE not in tail and tail_start:  # there may be a long comment behind it
+    if tail_start and tail.rfind(_END_SIGNATURE) < 0:  # there may be a long comment behind it
         tail_start = max(0, size - _TAIL - _NO_16)
         tail = _read_at(fd, tail_start, size - tail_start)
     end = _find_end(fd, size, tail)
@@ -398,26 +449,29 @@ def _read_archive(fd: int) -> Archive:
     if len(directory) < end.size:
         raise refusal("cut", "it became shorter while it was read")
     try:
-        folder, entries = _known_directory(directory, end) or _read_directory(directory, end)
+        layout, crcs = _layout_of(directory, end)
     except RefusedError as error:
         names = _names_in(directory, end)
         if error.code != "unsafe-archive" or any(name.endswith(f"/{PICKLE}") for name in names):
             raise
         raise _other_zip(names) from None
-    archive = Archive(fd, size, folder, entries, end.start)
+    archive = Archive(fd, size, layout, crcs, end.start, tail)
     _check_kind(archive)
     return archive
 
 
 def _check_kind(archive: Archive) -> None:
-    if PICKLE not in archive.entries:
-        raise _other_zip([f"{archive.folder.decode(errors='replace')}{name}" for name in archive.entries])
-    if "constants.pkl" in archive.entries or any(name.startswith("code/") for name in archive.entries):
-        raise refusal("foreign", _TORCH_SCRIPT)
-    if next(iter(archive.entries)) != PICKLE:
-        archive.data_start(next(iter(archive.entries)))  # by its first bytes, torch takes a file for another format
+    names = archive.layout.entries
+    if not archive.layout.is_torchs:
+        if PICKLE not in names:
+            raise _other_zip([f"{archive.folder.decode(errors='replace')}{name}" for name in names])
+        if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+            raise refusal("foreign", _TORCH_SCRIPT)
+        archive.layout.is_torchs = True
+    if next(iter(names)) != PICKLE:
+        archive.data_start(next(iter(names)))  # by its first bytes, torch takes a file for another format
     # Archives from before torch 2.0 have no such entry; they were written on little-endian machines.
-    if "byteorder" in archive.entries and (order := archive.read("byteorder", 16)) != b"little":
+    if "byteorder" in names and (order := archive.read("byteorder", 16)) != b"little":
         raise refusal("foreign", f"its numbers are not in little-endian byte order, but {order!r}")
 
 
@@ -557,40 +611,18 @@ def _other_zip(names: list[str]) -> RefusedError:
 _new_tuple = tuple.__new__
 
 
-class _Known(NamedTuple):
-    """A directory that was found to be right, whatever the checksums in it are: nothing of it hangs on them."""
-
-    mask: int
-    """All bits but those of the checksums."""
-    rest: int
-    checksums: Struct
-    folder: bytes
-    entries: tuple[tuple[str, int, int], ...]
-    """Name, start and size of each."""
-
-
-_KNOWN: Final[OrderedDict[tuple[_End, int], _Known]] = OrderedDict()
+_KNOWN: Final[OrderedDict[tuple[_End, int], Layout]] = OrderedDict()
 _MOST_KNOWN: Final = 256
 _LARGEST_KNOWN: Final = 1 << 15
 """Bytes of a directory that is remembered."""
 
 
-def _known_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]] | None:
-    """As `_read_directory`, of one that differs from one before in its checksums alone."""
+def _layout_of(directory: bytes, end: _End) -> tuple[Layout, tuple[int, ...]]:
+    """What a directory says, and the checksums in it; of one that differs from one before in these alone, at once."""
     known = _KNOWN.get((end, len(directory)))
-    if known is None or int.from_bytes(directory, "little") & known.mask != known.rest:
-        return None
-    checksums = known.checksums.unpack(directory)
-    return known.folder, {
-        name: _new_tuple(Entry, (start, size, crc))
-        for (name, start, size), crc in zip(known.entries, checksums, strict=True)
-    }
-
-
-def _remember_directory(directory: bytes, end: _End, folder: bytes, entries: Mapping[str, Entry]) -> None:
-    """Take note of a directory that is right."""
-    if len(directory) > _LARGEST_KNOWN:
-        return
+    if known is not None and int.from_bytes(directory, "little") & known.mask == known.rest:
+        return known, known.checksums.unpack(directory)
+    folder, entries = _read_directory(directory, end)
     form, mask, at, done = "<", bytearray(b"\xff" * len(directory)), 0, 0
     for _ in entries:
         name_length, extra_length = _CENTRAL.unpack_from(directory, at)[6:8]
@@ -599,20 +631,22 @@ def _remember_directory(directory: bytes, end: _End, folder: bytes, entries: Map
         mask[at + _CRC : done] = bytes(4)
         at += _CENTRAL.size + name_length + extra_length
     bits = int.from_bytes(mask, "little")
-    _KNOWN[end, len(directory)] = _Known(
+    layout = Layout(
         bits,
         int.from_bytes(directory, "little") & bits,
         Struct(f"{form}{len(directory) - done}x"),
         folder,
-        tuple((name, entry.header, entry.size) for name, entry in entries.items()),
+        {name: (at, entry.header, entry.size) for at, (name, entry) in enumerate(entries.items())},
     )
-    if len(_KNOWN) > _MOST_KNOWN:
-        _KNOWN.popitem(last=False)
+    if len(directory) <= _LARGEST_KNOWN:
+        _KNOWN[end, len(directory)] = layout
+        if len(_KNOWN) > _MOST_KNOWN:
+            _KNOWN.popitem(last=False)
+    return layout, layout.checksums.unpack(directory)
 
 
 def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry]]:
     """The folder that all entries lie in, and the entries by their name in it."""
-    read = directory
     entries: dict[str, Entry] = {}
     others: list[str] = []
     folder = data_folder = b""
@@ -661,7 +695,6 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
     if used > end.start:
         raise refusal("broken-archive", "the entries of the archive reach into its directory")
     _check_alike(others, entries)
-    _remember_directory(read, end, folder, entries)
     return folder, entries
 
 

@@ -192,18 +192,28 @@ def read_checkpoint(
 def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointInfo:
     """As `read_checkpoint`, of an archive that is open."""
     data = archive.read(PICKLE, archive.size)
-    seed = alike.seed_of(data, rules)
-    if seed is not None and (known := alike.known(seed)) is not None:
-        make, storages = known
+    sample = alike.sample_of(data, rules)
+
+    def said_by(other: bytes) -> alike.Said:
+        return _interpret(other, archive, rules)
+
+    if sample is not None and (known := alike.known(sample, said_by)) is not None:
+        info, storages, _ = known(archive.size)
         check_storages(archive, storages)
-        return make(archive.size)
+        return info
+    said = _interpret(data, archive, rules)
+    if sample is not None:
+        alike.learn(sample, rules, said)
+    return said.info
+
+
+def _interpret(data: bytes, archive: Archive, rules: terms.CheckpointRules) -> alike.Said:
+    """What a pickle of an archive says."""
     pickled = read_pickle(data, config_classes=rules.config_classes, inert=rules.inert)
-    check_storages(archive, pickled.storages.values())
+    storages = tuple(pickled.storages.values())
+    check_storages(archive, storages)
     source = _Watched(archive)
-    info = describe(pickled, rules, source)
-    if seed is not None and not source.was_read:
-        alike.learn(seed, rules, info, pickled.storages.values())
-    return info
+    return alike.Said(describe(pickled, rules, source), storages, not source.was_read)
 
 
 class _Watched:
@@ -274,10 +284,12 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
+def check_storages(archive: Archive, storages: tuple[Storage, ...]) -> None:
     """Check that the archive holds all bytes of each storage. That tensors fit their storages is known already."""
+    if storages is archive.layout.held:
+        return
     for storage in storages:
-        entry = archive.entries.get(f"data/{storage.key}")
+        entry = archive.entry(f"data/{storage.key}")
         if entry is None:
             raise refusal("bad-tensor", f"the file lacks the entry of storage {storage.key!r}")
         if entry.size < storage.nbytes:
@@ -285,6 +297,7 @@ def check_storages(archive: Archive, storages: Iterable[Storage]) -> None:
                 "bad-tensor",
                 f"storage {storage.key!r} needs {storage.nbytes:,} bytes, but its entry has only {entry.size:,}",
             )
+    archive.layout.held = storages
 
 
 class Source(Protocol):

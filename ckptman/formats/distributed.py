@@ -344,7 +344,7 @@ def _chunk_bytes(path: Path, data: memoryview, *, verify: bool) -> tuple[Tensor,
         view = read_pickle(archive.read(PICKLE, archive.size)).value
         if type(view) is not Tensor or view.conj or view.neg:
             raise _bad("it holds no tensor where it says so")
-        checkpoint.check_storages(archive, [view.storage])
+        checkpoint.check_storages(archive, (view.storage,))
         name = f"data/{view.storage.key}"
         entry, start = archive.entries[name], archive.data_start(name)
     if start + entry.size > len(data):

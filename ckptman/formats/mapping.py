@@ -76,7 +76,7 @@ def map_values(
     """
     with open_archive(path) as archive, garbage_left():
         pickle = read_pickle(archive.read(PICKLE, archive.size), config_classes=rules.config_classes, inert=rules.inert)
-        check_storages(archive, pickle.storages.values())
+        check_storages(archive, tuple(pickle.storages.values()))
         return forms.find(pickle.value, rules.forms).value, dict(_map_storages(archive, pickle.storages.values()))
 
 

@@ -219,7 +219,7 @@ def _weights(path: Path, rules: terms.CheckpointRules) -> _Weights:
         return _of_header(safetensors.read_header(path))
     with open_archive(path) as archive:
         pickled = read_pickle(archive.read(PICKLE, archive.size))
-        checkpoint.check_storages(archive, pickled.storages.values())
+        checkpoint.check_storages(archive, tuple(pickled.storages.values()))
         if not isinstance(pickled.value, dict):
             raise refusal("foreign", "a torch file, but not one of weights by name")
         tensors, _ = checkpoint._tensors(pickled.value, "content", rules, as_saved=True)
@@ -307,5 +307,5 @@ def _optimizer(folder: Path, sizes: Mapping[str, int]) -> OptimizerInfo | None:
         return None
     with open_archive(folder / name) as archive:
         pickled = read_pickle(archive.read(PICKLE, archive.size))
-        checkpoint.check_storages(archive, pickled.storages.values())
+        checkpoint.check_storages(archive, tuple(pickled.storages.values()))
         return checkpoint._optimizer(pickled.value, (name,))

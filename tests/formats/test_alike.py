@@ -1,7 +1,10 @@
-"""Checkpoints that differ in their seed alone: what is known of the third without interpreting it is what it says."""
+"""Checkpoints that differ in numbers and words alone: what is known of the third without interpreting it is what it
+says."""
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from ckptman.formats import alike, checkpoint, pickle_reader
+from ckptman.formats.archive import PICKLE, open_archive
 from ckptman.formats.checkpoint import CheckpointInfo, read_checkpoint
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
@@ -21,7 +25,7 @@ RULES = built_in().checkpoint
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many pickles were interpreted."""
-    alike._KINDS.clear()
+    forget()
     count: list[int] = []
     real = pickle_reader.read_pickle
 
@@ -31,7 +35,12 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(checkpoint, "read_pickle", read_pickle)
     yield count
+    forget()
+
+
+def forget() -> None:
     alike._KINDS.clear()
+    alike._CUTS.clear()
 
 
 def write(path: Path, seed: int, **more: Any) -> Path:
@@ -42,8 +51,26 @@ def write(path: Path, seed: int, **more: Any) -> Path:
 
 
 def read_alone(path: Path) -> CheckpointInfo:
-    alike._KINDS.clear()
+    forget()
     return read_checkpoint(path, RULES)
+
+
+def read_together(paths: list[Path], interpreted: list[int]) -> list[CheckpointInfo]:
+    forget()
+    interpreted.clear()
+    return [read_checkpoint(path, RULES) for path in paths]
+
+
+def assert_same(together: list[CheckpointInfo], alone: list[CheckpointInfo]) -> None:
+    assert together == alone
+    for info, other in zip(together, alone, strict=True):
+        for one, two in ((info.config, other.config), (info.model_config, other.model_config)):
+            assert [(key, type(value)) for key, value in (one or {}).items()] == [
+                (key, type(value)) for key, value in (two or {}).items()
+            ]
+        assert [(each.view, each.saved_as) for each in info.tensors] == [
+            (each.view, each.saved_as) for each in other.tensors
+        ]
 
 
 @pytest.mark.parametrize("more", [{}, {"config": {"more": {"seed": 5}}}, {"other": {"seed": 5}}])
@@ -53,30 +80,107 @@ def test_the_third_of_a_kind_is_known_by_the_first_two(
 ) -> None:
     paths = [write(tmp_path / f"{seed}.pt", seed, **more) for seed in seeds]
     alone = [read_alone(path) for path in paths]
-    alike._KINDS.clear()
-    interpreted.clear()
-    together = [read_checkpoint(path, RULES) for path in paths]
+    together = read_together(paths, interpreted)
     assert len(interpreted) == 2
-    assert together == alone
-    assert [list(info.config or {}) for info in together] == [list(info.config or {}) for info in alone]
-    views = [[tensor.view for tensor in info.tensors] for info in together]
-    assert views == [[tensor.view for tensor in info.tensors] for info in alone]
+    assert_same(together, alone)
     assert [info.config and info.config["seed"] for info in together] == list(seeds)
 
 
+def test_steps_tasks_and_groups_are_of_one_kind(tmp_path: Path, interpreted: list[int]) -> None:
+    paths = [
+        write(
+            tmp_path / f"{seed}-{step}-{len(group)}-{layers}.pt", seed,
+            iters_done=step, itr=step - 1, run_id=f"{group}{step}",
+            config={"wandb_group": group, "n_layers": layers, "train_max_k": layers + 300},
+        )
+        for seed, step, group, layers in itertools.product((1, 70_000), (20_001, 4), ("a/b-c.1", "len_gen_k8"), (1, 2))
+    ]  # fmt: skip
+    alone = [read_alone(path) for path in paths]
+    assert_same(read_together(paths, interpreted), alone)
+    assert len(interpreted) == 2
+    assert len({(info.iters_done, info.itr, info.run_id, str(info.config)) for info in alone}) == 16
+
+
+def test_the_configuration_of_the_model_may_come_first(tmp_path: Path, interpreted: list[int]) -> None:
+    paths = [tmp_path / f"{seed}-{layers}.pt" for seed in (1, 2) for layers in (1, 2, 3)]
+    for path in paths:
+        seed, layers = map(int, path.stem.split("-"))
+        model = {"n_layers": layers, "block_size": 65}
+        values = {key: value for key, value in config(seed=seed).to_dict().items() if key != "n_layers"}
+        torch.save({"model_config": model, "train_config": values, "model": {"weight": torch.ones(2)}}, path)
+    alone = [read_alone(path) for path in paths]
+    assert_same(read_together(paths, interpreted), alone)
+    assert len(interpreted) == 2
+    assert [(info.model_config or {})["n_layers"] for info in alone] == [1, 2, 3, 1, 2, 3]
+
+
+def test_whatever_a_configuration_holds_each_says_what_it_says_alone(tmp_path: Path, interpreted: list[int]) -> None:
+    draw = random.Random(7)
+    numbers = (0, 1, 3, 255, 256, 65_536, -1, 1 << 31, 1 << 40, 8.0, True, None, "8")
+    words = ("mix", "a", "none", "", "a b", "{}", "é", "None", None, "q", "rq", 3)
+    paths = []
+    for number in range(60):
+        changes = {
+            "n_embd": draw.choice(numbers), "seed": draw.choice(numbers), "n_layers": draw.choice((1, 2)),
+            "wandb_group": draw.choice(words),
+            "save_dir": draw.choice(words), "length_mode": draw.choice(("mix", "MIX")),
+        }  # fmt: skip
+        more: dict[str, Any] = {"iters_done": draw.choice((1, 2, 2.0, -1, "3")), "run_id": draw.choice(words)}
+        paths.append(write(tmp_path / f"{number}.pt", 1, config=changes, **more))
+    alone = [read_alone(path) for path in paths]
+    assert_same(read_together(paths * 3, interpreted), alone * 3)
+    assert len(interpreted) <= 120  # the third time, all are known
+
+
 @pytest.mark.parametrize(
-    "more",
+    ("first", "others"),
     [
-        {"other": {"seed": 5}, "config": {"seed": None}},  # the only one is not the configuration's
-        {"iters_done": torch.tensor(4)},  # a number that stands in a storage
+        ({"n_layers": 2, "note": 1}, [{"n_layers": 2}, {"n_layers": 3}]),  # a section agrees with another, or does not
+        ({"n_layers": 3, "note": 1}, [{"n_layers": 2}, {"n_layers": 3}]),
     ],
 )
-def test_what_is_more_than_a_seed_is_interpreted_each_time(
-    tmp_path: Path, interpreted: list[int], more: dict[str, Any]
+def test_numbers_that_are_compared_are_of_no_known_kind(
+    tmp_path: Path, interpreted: list[int], first: dict[str, Any], others: list[dict[str, Any]]
 ) -> None:
-    for seed in (1, 2, 3):
-        read_checkpoint(write(tmp_path / "a.pt", seed, **more), RULES)
-    assert len(interpreted) == 3
+    paths = []
+    for number, values in enumerate((first, *others)):
+        path = tmp_path / f"{number}.pt"
+        sections = {"model": {"n_layers": 2, "n_embd": 8, "n_heads": 1}, "data": {"n_layers": values["n_layers"]}}
+        torch.save({"iters_done": 4, "train_config": sections, "model": {"weight": torch.ones(2)}}, path)
+        paths.append(path)
+    alone = [read_alone(path) for path in paths]
+    assert_same(read_together(paths, interpreted), alone)
+
+
+def test_what_only_looks_like_a_number_is_interpreted_each_time(tmp_path: Path, interpreted: list[int]) -> None:
+    notes = [f"X\4\0\0\0seedq\1K{value}." for value in "123"]
+    paths = [write(tmp_path / f"{at}.pt", 5, config={"note": note}) for at, note in enumerate(notes)]
+    assert [(info.config or {})["note"] for info in read_together(paths, interpreted)] == notes
+    paths = [write(tmp_path / f"{at}.pt", 5, config={"note": "a"}) for at in range(3)]
+    read_together(paths, interpreted)
+    assert len(interpreted) == 2  # the control
+
+
+def test_a_word_whose_length_is_another_is_interpreted(tmp_path: Path, interpreted: list[int]) -> None:
+    paths = [write(tmp_path / f"{seed}.pt", seed, config={"wandb_group": "abcd"}) for seed in (1, 2, 3)]
+    read_together(paths, interpreted)
+    with open_archive(paths[2]) as archive:
+        data = archive.read(PICKLE, 1 << 20)
+    assert alike.sample_of(data, RULES) is not None
+    assert alike.sample_of(data.replace(b"X\4\0\0\0abcd", b"X\3\0\0\0abcd"), RULES) is None
+
+
+def test_a_number_is_not_known_that_is_elsewhere_or_stands_in_a_storage(tmp_path: Path, interpreted: list[int]) -> None:
+    for more in ({"other": {"seed": 0}}, {"iters_done": torch.tensor(4)}):
+        paths = []
+        for seed in (1, 2, 3):
+            path = tmp_path / f"{seed}.pt"
+            values = {key: value for key, value in config().to_dict().items() if key != "seed"}
+            held = {"iters_done": 4, "train_config": values, "model": {"weight": torch.ones(2)}, **more}
+            torch.save({**held, **({"other": {"seed": seed}} if "other" in more else {})}, path)
+            paths.append(path)
+        read_together(paths, interpreted)
+        assert len(interpreted) == (4 if "other" in more else 3)  # with the one of marks
 
 
 def test_a_seed_that_is_a_shape_too_is_of_another_kind_each_time(tmp_path: Path, interpreted: list[int]) -> None:

@@ -322,6 +322,14 @@ def test_20_000_mutations(write: Callable[[bytes], Path]) -> None:
     check_mutations(write(b""), 20_000, 2)
 
 
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read piece by piece, as files are of which the end alone is read when they are opened."""
+    monkeypatch.setattr(archive, "_SMALL", 0)
+    monkeypatch.setattr(archive, "_TAIL", 100)
+
+
+@pytest.mark.usefixtures("as_if_large")
 def test_a_file_that_gets_shorter_while_it_is_read(write: Callable[[bytes], Path]) -> None:
     path = write(GOOD)
     for length in (len(GOOD) // 2, 40, 10, 0):
@@ -336,6 +344,7 @@ def test_a_file_that_gets_shorter_while_it_is_read(write: Callable[[bytes], Path
                 assert error.value.code == "cut"
 
 
+@pytest.mark.usefixtures("as_if_large")
 def test_a_file_that_changes_while_it_is_read(write: Callable[[bytes], Path]) -> None:
     path = write(GOOD)
     with open_archive(path) as archive:
@@ -343,6 +352,15 @@ def test_a_file_that_changes_while_it_is_read(write: Callable[[bytes], Path]) ->
         with pytest.raises(RefusedError) as error:
             archive.read(PICKLE, 1 << 20)
     assert error.value.code == "bad-crc"
+
+
+def test_a_small_file_is_read_at_once(write: Callable[[bytes], Path]) -> None:
+    path = write(GOOD)
+    with open_archive(path) as archive:
+        path.write_bytes(GOOD.replace(b"iters_done", b"iters_gone"))
+        assert archive.read(PICKLE, 1 << 20) == PICKLE_ENTRY.data
+    with open_archive(path) as archive, pytest.raises(RefusedError):  # the control
+        archive.read(PICKLE, 1 << 20)
 
 
 def test_a_file_that_is_replaced_while_it_is_read(write: Callable[[bytes], Path], tmp_path: Path) -> None:
