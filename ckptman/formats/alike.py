@@ -11,6 +11,7 @@ has an effect on anything else (a shape, a storage, an object) is never known.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST_KINDS: Final = 1024
 """Kinds of pickles that are remembered: some 20 KB each."""
+_MOST_CUTS: Final = 4
+"""Kinds of one length that are cut at once."""
 
 _NUMBERS: Final = frozenset(item.name for item in fields(TrainConfig) if item.type == "int")
 _WORDS: Final = frozenset(
@@ -58,25 +61,39 @@ class Said(NamedTuple):
     """Whether nothing of it was read from the rest of the file."""
 
 
+class _Cut(NamedTuple):
+    """Where to cut pickles of one length, and of one kind."""
+
+    struct: Struct
+    """Takes out what stays and the values, in turns."""
+    stays: tuple[bytes, ...]
+    """With the beginnings of the instructions whose values are taken out."""
+    kind: bytes
+    """The same for pickles that differ in the values alone, and are read by the same rules."""
+    words: tuple[int, ...]
+    """Which of the values are words."""
+    longs: tuple[int, ...]
+    """Which are numbers of four bytes, and no negative ones."""
+    rules: terms.CheckpointRules
+    """Kept, so that no other rules get their identity."""
+
+
 class Sample(NamedTuple):
     """A pickle, taken apart."""
 
-    kind: tuple[int, tuple[bytes, ...]]
-    """The same for pickles that differ in the values alone, and are read by the same rules."""
     values: tuple[int | str, ...]
     """The numbers and words, in their order."""
+    cut: _Cut
 
     def with_values(self, values: Iterable[int | str]) -> bytes:
         """A pickle of the kind."""
-        _, parts = self.kind
-        made = list(parts[:1])
-        for value, key, after in zip(values, parts[1::2], parts[2::2], strict=True):
+        made: list[bytes] = []
+        for before, value in zip(self.cut.stays, values, strict=False):
             if isinstance(value, int):
-                token = b"J" + value.to_bytes(4, "little")
+                made += before[:-1], b"J", value.to_bytes(4, "little")
             else:
-                token = b"X" + len(value).to_bytes(4, "little") + value.encode()
-            made += key, token, after
-        return b"".join(made)
+                made += before[:-_WORD_AT], b"X", len(value).to_bytes(4, "little"), value.encode()
+        return b"".join((*made, self.cut.stays[-1]))
 
 
 class _Places(NamedTuple):
@@ -100,31 +117,18 @@ class _Kind:
     """None until a second one is seen, and where they cannot be told."""
 
 
-class _Cut(NamedTuple):
-    """Where to cut pickles of one length."""
-
-    struct: Struct
-    """Takes out what stays and the values, in turns."""
-    stays: tuple[bytes, ...]
-    kind: tuple[int, tuple[bytes, ...]]
-    words: tuple[int, ...]
-    """Which of the values are words."""
-    longs: tuple[int, ...]
-    """Which are numbers of four bytes, and no negative ones."""
-    rules: terms.CheckpointRules
-
-
-_KINDS: OrderedDict[tuple[int, tuple[bytes, ...]], _Kind] = OrderedDict()
+_KINDS: OrderedDict[bytes, _Kind] = OrderedDict()
 _PATTERNS: dict[int, tuple[terms.CheckpointRules, re.Pattern[bytes]]] = {}
-_CUTS: dict[tuple[int, int], _Cut] = {}
-"""By rules and length, the last of each."""
+_CUTS: OrderedDict[tuple[int, int], list[_Cut]] = OrderedDict()
+"""By rules and length, the last few."""
 
 
 def sample_of(data: bytes, rules: terms.CheckpointRules) -> Sample | None:
     """A pickle, taken apart; None where it has no such number or word, or one that is not what it seems."""
-    cut = _CUTS.get((id(rules), len(data)))
-    if cut is not None and (sample := _cut_as(data, cut)) is not None:
-        return sample
+    cuts = _CUTS.get((id(rules), len(data)), [])
+    for cut in cuts:
+        if (sample := _cut_as(data, cut)) is not None:
+            return sample
     if id(rules) not in _PATTERNS:
         _PATTERNS.clear()
         _PATTERNS[id(rules)] = rules, _pattern(rules)
@@ -133,11 +137,11 @@ def sample_of(data: bytes, rules: terms.CheckpointRules) -> Sample | None:
     del parts[2::3]
     if not tokens or any(token[0] == _TEXT and token[1] != len(token) - _WORD_AT for token in tokens):
         return None
-    cut = _cut(parts, tokens, rules)
-    _CUTS[id(rules), len(data)] = cut
+    cuts = [_cut(parts, tokens, rules), *cuts[: _MOST_CUTS - 1]]
+    _CUTS[id(rules), len(data)] = cuts
     if len(_CUTS) > MOST_KINDS:
-        del _CUTS[next(iter(_CUTS))]
-    return _cut_as(data, cut)
+        _CUTS.popitem(last=False)
+    return _cut_as(data, cuts[0])
 
 
 def _cut(parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) -> _Cut:
@@ -147,10 +151,14 @@ def _cut(parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) 
         start = _WORD_AT if token[0] == _TEXT else 1
         stays.append(parts[2 * at] + parts[2 * at + 1] + token[:start])
         form += f"{len(stays[-1])}s" + (f"{len(token) - start}s" if token[0] == _TEXT else _FORMS[len(token)])
-    form += f"{len(parts[-1])}s"
-    words = tuple(at for at, token in enumerate(tokens) if token[0] == _TEXT)
-    longs = tuple(at for at, token in enumerate(tokens) if token[:1] == b"J")
-    return _Cut(Struct(form), (*stays, parts[-1]), (id(rules), tuple(parts)), words, longs, rules)
+    return _Cut(
+        Struct(f"{form}{len(parts[-1])}s"),
+        (*stays, parts[-1]),
+        hashlib.sha256(repr((id(rules), parts)).encode()).digest(),
+        tuple(at for at, token in enumerate(tokens) if token[0] == _TEXT),
+        tuple(at for at, token in enumerate(tokens) if token[:1] == b"J"),
+        rules,
+    )
 
 
 def _cut_as(data: bytes, cut: _Cut) -> Sample | None:
@@ -165,7 +173,7 @@ def _cut_as(data: bytes, cut: _Cut) -> Sample | None:
         if _LETTERS.fullmatch(values[at]) is None:
             return None
         values[at] = values[at].decode()
-    return Sample(cut.kind, tuple(values))
+    return Sample(tuple(values), cut)
 
 
 def _pattern(rules: terms.CheckpointRules) -> re.Pattern[bytes]:
@@ -196,7 +204,7 @@ def known(sample: Sample, interpret: Callable[[bytes], Said]) -> Callable[[int],
         sample: The pickle.
         interpret: What another pickle in its place would say; asked once for a kind.
     """
-    kind = _KINDS.get(sample.kind)
+    kind = _KINDS.get(sample.cut.kind)
     if kind is None:
         return None
     if not kind.is_tried:
@@ -205,14 +213,16 @@ def known(sample: Sample, interpret: Callable[[bytes], Said]) -> Callable[[int],
     places = kind.places
     if places is None:
         return None
-    return lambda size: kind.said._replace(info=_filled(kind.said.info, places, sample.values, size))
+    # The same objects where they are equal: a tree whose configurations are held has many of each.
+    values = tuple(one if one == two else two for one, two in zip(kind.values, sample.values, strict=True))
+    return lambda size: kind.said._replace(info=_filled(kind.said.info, places, values, size))
 
 
 def learn(sample: Sample, rules: terms.CheckpointRules, said: Said) -> None:
     """Take note of what the first pickle of a kind says."""
-    if not said.is_alone or sample.kind in _KINDS:
+    if not said.is_alone or sample.cut.kind in _KINDS:
         return
-    _KINDS[sample.kind] = _Kind(said, sample.values, rules)
+    _KINDS[sample.cut.kind] = _Kind(said, sample.values, rules)
     if len(_KINDS) > MOST_KINDS:
         _KINDS.popitem(last=False)
 

@@ -129,6 +129,11 @@ class Archive:
     _entries: dict[str, Entry] | None = None
 
     @property
+    def is_held(self) -> bool:
+        """Whether all of the file was read at once."""
+        return len(self.tail) == self.size
+
+    @property
     def folder(self) -> bytes:
         """The folder all entries lie in, with its slash."""
         return self.layout.folder

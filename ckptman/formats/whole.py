@@ -61,14 +61,17 @@ def read_whole(
         return _read_folder(path, rules, on_bytes or files.ignore, sound)
     with files.opened(path, follow_symlinks=follow_symlinks) as source:
         checksums = damage = None
+        chunks = source.chunks()
         if containers.is_safetensors(path, fd=source.fd):  # which has no checksums
             info = _of_safetensors(path, rules)
         else:
             with open_archive(path, fd=source.fd) as archive:
                 info = read_archive(archive, rules)
                 checksums = Checksums(archive)
+                if archive.is_held:
+                    chunks = iter((memoryview(archive.tail),))
         take = checksums.take if checksums is not None and sound is None else None
-        sha256 = files.digest_of(source.chunks(), on_bytes or files.ignore, take)
+        sha256 = files.digest_of(chunks, on_bytes or files.ignore, take)
         if sha256 == sound:
             checksums = None
         elif checksums is not None and take is None:
