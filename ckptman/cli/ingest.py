@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -315,7 +316,7 @@ def _renumbered(out: Console, result: IngestResult, most: int | None) -> None:
     """Files whose task id is another than at the source, told once a group."""
     files = 0
     moved: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for row in (*result.placed, *result.plan.unchanged):
+    for row in chain(result.placed, result.plan.unchanged):
         if row.source_task is not None and row.task is not None and row.source_task != row.task:
             files += 1
             moved[row.group].add((row.source_task, row.task))

@@ -27,7 +27,7 @@ from ckptman.fs import (
     probing,
     write_atomically,
 )
-from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, Removal, make_plan
+from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, PlannedFolders, Removal, make_plan
 from ckptman.ingestion.run_folders import FilePlacement
 from ckptman.raw import histories, outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
@@ -51,7 +51,7 @@ class IngestResult:
     plan: Plan
     mode: Mode
     dry_run: bool
-    placed: tuple[records.CheckpointRow, ...]
+    placed: Sequence[records.CheckpointRow]
     refused: tuple[scanning.Refusal, ...]
     deferred: tuple[scanning.Refusal, ...]
     space: Space
@@ -79,16 +79,15 @@ class IngestResult:
             plan.contradicted, plan.leftovers, plan.partly_overwritten,
         )  # fmt: skip
         lost = plan.overwritten or plan.without_files
-        unknown = [run for run in plan.runs if run.record.run_id is None]
-        is_plain = self.mode in (Mode.COPY, Mode.HARDLINK) and not any(
-            item.parts for run in plan.runs for item in run.placements
-        )
-        if self.dry_run or not (self.placed and is_plain) or any(open_ends) or (lost and unknown):
+        is_plain = self.mode in (Mode.COPY, Mode.HARDLINK) and not any(file.parts for file in plan.runs.to_place)
+        if self.dry_run or not (self.placed and is_plain) or any(open_ends) or (lost and not plan.runs.are_all_known):
             return None
-        unchanged = tuple(sorted((*plan.unchanged, *self.placed), key=lambda row: row.path))
+        unchanged: Sequence[records.CheckpointRow] = self.placed
+        if plan.unchanged:
+            unchanged = tuple(sorted((*plan.unchanged, *self.placed), key=lambda row: row.path))
         return replace(
             self,
-            plan=replace(plan, runs=(), placed=(), unchanged=unchanged),
+            plan=replace(plan, runs=PlannedFolders(), placed=(), unchanged=unchanged),
             placed=(),
             space=replace(self.space, needed=0),
             histories=(),
@@ -218,7 +217,7 @@ def _ingest(
             deferred=made.deferred,
             space=_space(made, options.mode, rules.folders.saved_wandb if with_wandb else None),
             removed=made.removals,
-            histories=tuple(str(run.folder / history.HISTORY_FILE) for run in made.runs if run.curve_sources),
+            histories=tuple(str(folder / history.HISTORY_FILE) for folder in made.runs.with_curves),
             warnings=_warnings(options.mode, made),
         )
     make_folders(root, root)
@@ -274,7 +273,7 @@ class _Apply:
         self.done_bytes = 0
         self.counting = threading.Lock()
         self.synced_bytes = self.recorded_bytes = 0
-        self.total_bytes = sum(p.size for run in plan.runs for p in run.placements)
+        self.total_bytes = sum(file.size for file in plan.runs.to_place)
         self.space = Space(0, 0)
         self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
         self.at_work: list[_RunAtWork] = []
@@ -302,7 +301,7 @@ class _Apply:
                 self._remove_known(removal)
             self._let_go_of_wandb()
         except MachineError as error:
-            count = sum(len(run.placements) for run in self.plan.runs)
+            count = sum(1 for _ in self.plan.runs.to_place)
             raise MachineError(
                 f"{error.message} ({self.finished_files} of {count} files are in place)",
                 code=error.code,
@@ -326,7 +325,7 @@ class _Apply:
         root = self.plan.root
         if not self.plan.leftovers:
             return
-        runs = {planned.folder for planned in self.plan.runs}
+        runs = set(self.plan.runs.folders)
         above = {parent for folder in runs for parent in folder.parents}
         for folder in self.plan.leftovers:
             if folder not in above and runs.isdisjoint((folder, *folder.parents)):
@@ -340,7 +339,9 @@ class _Apply:
             plan=self.plan,
             mode=self.mode,
             dry_run=False,
-            placed=tuple(row for row in self.plan.placed if row.path not in self.failed),
+            placed=tuple(row for row in self.plan.placed if row.path not in self.failed)
+            if self.failed
+            else self.plan.placed,
             refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
             space=self.space,
@@ -683,10 +684,9 @@ def _space(plan: Plan, mode: Mode, saved_wandb: str | None) -> Space:
     device = FileState.of(there, follow_symlinks=True).device
     links = mode in (Mode.HARDLINK, Mode.SYMLINK)
     sizes = [
-        item.size
-        for run in plan.runs
-        for item in run.placements
-        if not links and not (mode is Mode.MOVE and item.state.device == device)
+        file.size
+        for file in (() if links else plan.runs.to_place)
+        if not (mode is Mode.MOVE and file.state.device == device)
     ]
     if saved_wandb is not None and not links:
         for run in plan.runs:

@@ -7,17 +7,18 @@ Every new file is read once here, in full: its configuration, its archive checks
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import overload
 
 from ckptman.formats import folder_bytes
 from ckptman.fs import FileState, Mode, files, folders
 from ckptman.ingestion.assigning import PROOF
-from ckptman.ingestion.run_folders import Duplicate, FilePlacement, RunFolders, Slot, note_of
+from ckptman.ingestion.run_folders import Duplicate, FilePlacement, NewRows, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
-from ckptman.raw import beside, outputs, scanning, wandb_index
+from ckptman.raw import beside, examination, outputs, scanning, wandb_index, wandb_runs
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, naming, placement
 from ckptman.text import RefusedError, wording
@@ -25,7 +26,7 @@ from ckptman.tree import contents, numbering
 from ckptman.tree import records as tree_records
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Renumbered:
     """A file whose task id differs from the one its source folder had."""
 
@@ -34,7 +35,7 @@ class Renumbered:
     source_task: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Regrouped:
     """A file whose group differs from the one its source folder had."""
 
@@ -43,7 +44,7 @@ class Regrouped:
     source_group: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Removal:
     """A source file that a move lets go without placing it, since the tree has its bytes."""
 
@@ -56,7 +57,7 @@ class Removal:
     """Of the source file, and of the tree's; both were read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedFolder:
     """A run folder as it will be."""
 
@@ -73,6 +74,66 @@ class PlannedFolder:
     """Its record as the tree has it."""
 
 
+class PlannedFolders(Sequence[PlannedFolder]):
+    """Run folders in the order of their paths; each is made when it is asked for."""
+
+    def __init__(self, slots: Iterable[Slot] = (), wandb: Mapping[str, wandb_runs.WandbRun] | None = None) -> None:
+        self._slots = sorted((slot for slot in slots if slot.has_record), key=lambda slot: slot.name.split("/"))
+        self._wandb = wandb or {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @overload
+    def __getitem__(self, index: int) -> PlannedFolder: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[PlannedFolder, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> PlannedFolder | tuple[PlannedFolder, ...]:
+        found = self._slots[index]
+        return tuple(map(self._made, found)) if isinstance(found, list) else self._made(found)
+
+    def _made(self, slot: Slot) -> PlannedFolder:
+        record = slot.record
+        assert record is not None  # those without are left out
+        run = self._wandb.get(record.run_id or "")
+        placements = slot.placements
+        known = {entry.file for entry in slot.old.checkpoints} if slot.old is not None else set()
+        known |= {placement.destination.name for placement in placements}
+        return PlannedFolder(
+            folder=slot.folder,
+            record=record,
+            placements=placements,
+            wandb_folders=run.folders if run is not None else (),
+            curve_sources=slot.curve_sources,
+            found=tuple(entry.file for entry in record.checkpoints if entry.file not in known),
+            known=slot.old,
+        )
+
+    # What is asked of all, without making them:
+
+    @property
+    def to_place(self) -> Iterator[examination.Examined]:
+        """The files that come to their places."""
+        return (saved.file for slot in self._slots for saved in slot.to_place)
+
+    @property
+    def folders(self) -> Iterator[PurePosixPath]:
+        """Relative to the root."""
+        return (slot.folder for slot in self._slots)
+
+    @property
+    def are_all_known(self) -> bool:
+        """Whether it is known of each which W&B run it is."""
+        return all(slot.run_id is not None for slot in self._slots)
+
+    @property
+    def with_curves(self) -> tuple[PurePosixPath, ...]:
+        """Those whose learning curve has to be read."""
+        return tuple(slot.folder for slot in self._slots if slot.curve_sources)
+
+
 @dataclass(frozen=True)
 class UnusedConfigs:
     """A file with what looks like configurations and was not used."""
@@ -87,10 +148,10 @@ class Plan:
 
     source: Path
     root: Path
-    runs: tuple[PlannedFolder, ...]
+    runs: PlannedFolders
     """Runs with something to place or to write down."""
-    placed: tuple[tree_records.CheckpointRow, ...]
-    unchanged: tuple[tree_records.CheckpointRow, ...]
+    placed: Sequence[tree_records.CheckpointRow]
+    unchanged: Sequence[tree_records.CheckpointRow]
     duplicates: tuple[Duplicate, ...]
     refused: tuple[scanning.Refusal, ...]
     deferred: tuple[scanning.Refusal, ...]
@@ -182,7 +243,7 @@ class _Planner:
         self.repeated: list[Duplicate] = []
         """Duplicates that are known from an earlier ingest."""
         self.read: dict[str, tuple[Path, FileState, str]] = {}
-        """Source file, relative → its path, and the state and SHA-256 with which it was read."""
+        """Source file, relative → its path, and the state and SHA-256 with which it was read; for a move alone."""
         self.known = {
             path: (folder, remembered, entry)
             for folder, record in tree.records
@@ -200,10 +261,13 @@ class _Planner:
         }
         read = self.raw.read(self._owner_of_known, home_of=homes.get, progress=progress)
         self.folders.tell_apart(saved.file for saved in read)
-        # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
-        for saved in sorted(read, key=lambda saved: not self.folders.holds(saved.file)):
+        if self.folders.slots:
+            # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
+            read = sorted(read, key=lambda saved: not self.folders.holds(saved.file))
+        for saved in read:
             file = saved.file
-            self.read[file.source.relative] = file.source.path, file.state, file.content
+            if self.options.mode is Mode.MOVE:
+                self.read[file.source.relative] = file.source.path, file.state, file.content
             if file.unused_configs:
                 self.unused_configs.append(UnusedConfigs(file.source.relative, file.unused_configs))
             try:
@@ -216,7 +280,7 @@ class _Planner:
         folder, remembered, entry = self.known.get(str(file.path), (None, None, None))
         if folder is None or remembered is None or entry is None or not remembered.is_in_state(file.state):
             return None
-        slot = self.folders.slots[folder]
+        slot = self.folders.slots[str(folder)]
         if entry.file not in slot.files:
             return None
         if self.checksum:
@@ -230,7 +294,7 @@ class _Planner:
             self.read[file.relative] = file.path, state, sha256
         record = slot.record
         assert record is not None  # it came from the records
-        self.folders.check_kept(folder, entry.file)
+        self.folders.check_kept(slot, entry.file)
         if remembered == entry.source:
             self.unchanged.append((folder, entry, file))
         else:
@@ -241,36 +305,25 @@ class _Planner:
 
     def plan(self) -> Plan:
         """Put everything together."""
-        taken = {slot.record.run_id for slot in self.folders if slot.record is not None}
+        taken = {slot.run_id for slot in self.folders if slot.has_record}
         for slot in self.folders:
             self._refresh(slot, taken)
-        records = {slot.folder: slot.record for slot in self.folders if slot.record is not None}
-        by_name = {str(folder): record for folder, record in records.items()}
-        placed, unchanged = self._rows(records)
-        here = sorted([*placed, *unchanged], key=lambda row: row.source)
+        placed, unchanged = self._rows()
         duplicates = tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source))
-        lost = self.raw.lost(records.values())
-        overwritten_lists = self._overwritten_lists(lost, {record.run_id for record in records.values()})
+        lost = self.raw.lost(record for slot in self.folders if (record := slot.record) is not None)
+        overwritten_lists = self._overwritten_lists(lost, {slot.run_id for slot in self.folders if slot.has_record})
         removals = self._removals(unchanged, duplicates) if self.options.mode is Mode.MOVE else ()
         return Plan(
             source=self.raw.root,
             root=self.tree.root,
-            runs=tuple(self._run(slot, slot.record) for _, slot in sorted(self.folders.slots.items()) if slot.record),
+            runs=PlannedFolders(self.folders, self.raw.wandb.by_id),
             placed=placed,
             unchanged=unchanged,
             duplicates=duplicates,
             refused=tuple(sorted(self.raw.refused, key=lambda item: (item.source, item.code))),
             deferred=tuple(sorted(self.raw.deferred, key=lambda item: item.source)),
-            renumbered=tuple(
-                Renumbered(source=row.source, task=row.task, source_task=row.source_task)
-                for row in here
-                if row.source_task is not None and row.task is not None and row.source_task != row.task
-            ),
-            regrouped=tuple(
-                Regrouped(source=row.source, group=row.group, source_group=group)
-                for row in here
-                if (group := self._other_group(row, _record_of(row, by_name))) is not None
-            ),
+            renumbered=self._renumbered(placed, unchanged),
+            regrouped=self._regrouped(placed, unchanged),
             completed=tuple(sorted(slot.folder for slot in self.folders if slot.is_completed)),
             removals=removals,
             overwritten=lost.overwritten,
@@ -278,7 +331,7 @@ class _Planner:
             without_files=lost.without_files,
             wandb_problems=self.raw.wandb_problems,
             beside_problems=self.raw.beside_problems,
-            ambiguous=tuple(row for row in (*placed, *unchanged) if _is_ambiguous(_record_of(row, by_name))),
+            ambiguous=tuple(self._rows_of(lambda slot: slot.is_ambiguous, placed, unchanged)),
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
@@ -291,27 +344,41 @@ class _Planner:
             ),
         )
 
-    def _rows(
-        self, records: Mapping[PurePosixPath, tree_records.RunRecord]
-    ) -> tuple[tuple[tree_records.CheckpointRow, ...], tuple[tree_records.CheckpointRow, ...]]:
+    def _rows(self) -> tuple[NewRows, tuple[tree_records.CheckpointRow, ...]]:
         """The checkpoints that come to the tree, and those that are there as they are at the source."""
-        to_place = {(slot.folder, p.destination.name) for slot in self.folders for p in slot.placements}
-        placed: list[tree_records.CheckpointRow] = []
-        unchanged: list[tree_records.CheckpointRow] = []
-        for folder, entry in self.folders.new:
-            row = tree_records.row_of(folder, records[folder], entry)
-            (placed if (folder, entry.file) in to_place else unchanged).append(row)
+        completed = (slot for slot in self.folders if slot.sizes)
+        unchanged = [slot.row(new) for slot in completed for new in slot.new if new.file.name in slot.sizes]
         for folder, entry, file in (*self.unchanged, *self.folders.moved):
-            unchanged.append(replace(tree_records.row_of(folder, records[folder], entry), source=file.relative))
-        return tuple(sorted(placed, key=lambda row: row.path)), tuple(sorted(unchanged, key=lambda row: row.path))
+            record = self.folders.slots[str(folder)].record
+            assert record is not None  # it came from the records
+            unchanged.append(replace(tree_records.row_of(folder, record, entry), source=file.relative))
+        return NewRows(self.folders), tuple(sorted(unchanged, key=lambda row: row.path))
 
-    def _run(self, slot: Slot, record: tree_records.RunRecord) -> PlannedFolder:
-        run = self.raw.wandb.by_id.get(record.run_id or "")
-        folders = run.folders if run is not None else ()
-        known = {entry.file for entry in slot.old.checkpoints} if slot.old is not None else set()
-        known |= {placement.destination.name for placement in slot.placements}
-        found = tuple(entry.file for entry in record.checkpoints if entry.file not in known)
-        return PlannedFolder(slot.folder, record, tuple(slot.placements), folders, slot.curve_sources, found, slot.old)
+    def _rows_of(
+        self, is_wanted: Callable[[Slot], bool], placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]
+    ) -> Iterator[tree_records.CheckpointRow]:
+        """Those of the folders that are wanted."""
+        yield from placed.of(is_wanted)
+        yield from (row for row in unchanged if is_wanted(self._slot_of(row)))
+
+    def _slot_of(self, row: tree_records.CheckpointRow) -> Slot:
+        return self.folders.slots[row.path.rpartition("/")[0]]
+
+    def _renumbered(self, placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]) -> tuple[Renumbered, ...]:
+        found = [
+            Renumbered(source=row.source, task=row.task, source_task=row.source_task)
+            for row in self._rows_of(_is_renumbered, placed, unchanged)
+            if row.task is not None and row.source_task is not None
+        ]
+        return tuple(sorted(found, key=lambda item: item.source))
+
+    def _regrouped(self, placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]) -> tuple[Regrouped, ...]:
+        found = [
+            Regrouped(source=row.source, group=row.group, source_group=group)
+            for row in self._rows_of(lambda slot: slot.source_group not in (None, slot.group), placed, unchanged)
+            if (group := self._other_group(row, self._slot_of(row).source_group)) is not None
+        ]
+        return tuple(sorted(found, key=lambda item: item.source))
 
     def _removals(
         self, unchanged: Iterable[tree_records.CheckpointRow], duplicates: Iterable[Duplicate]
@@ -334,13 +401,13 @@ class _Planner:
                 removals.append(Removal(source=source, same_as=same_as, path=path, state=state, sha256=sha256))
         return tuple(removals)
 
-    def _other_group(self, row: tree_records.CheckpointRow, record: tree_records.RunRecord) -> str | None:
-        """The group that the source folder says, where the configuration says another one of a known pattern.
+    def _other_group(self, row: tree_records.CheckpointRow, said: str | None) -> str | None:
+        """The group that the source folder `said`, where the configuration says another one of a known pattern.
 
         A folder around the task folders is a group's if it is called like one, or lies within the source; those of
         the families in a tree are none.
         """
-        rules, said = self.convention, record.source.group
+        rules = self.convention
         if said is None or said == row.group or placement.group_pattern(row.group, rules) is None:
             return None
         families = {value.folder for facet in rules.family_facets for value in facet.values}
@@ -352,7 +419,7 @@ class _Planner:
 
         `taken` are the ids of the runs that have a folder.
         """
-        record = slot.record
+        before = record = slot.record
         if record is None or not record.checkpoints:
             return
         if record.run_id is None and slot.old is not None:
@@ -365,7 +432,8 @@ class _Planner:
             source = replace(record.source, wandb=wandb) if wandb and same_root else record.source
             record = replace(record, source=source)
         record, curves = self.raw.refreshed(record)
-        slot.record = record
+        if record is not before:
+            slot.refresh(record)
         logs = (*self.raw.curves_of(record), *(run.history if run is not None else ()), *curves)
         self._note_curve(slot, record, logs)
 
@@ -428,10 +496,10 @@ class _Planner:
 
         def is_taken(file: tree_records.RefusedFile) -> bool:
             return any(
-                (file.file in slot.files if file.what is None else file.seed is not None and self._has_end(record))
-                and file.may_be_of(record.run_id, record.group, record.task, record.seed)
+                (slot.has(file.file) if file.what is None else file.seed is not None and self._has_end(slot))
+                and file.may_be_of(slot.run_id, slot.group, slot.task, slot.seed)
                 for slot in self.folders
-                if (record := slot.record) is not None
+                if slot.has_record
             )
 
         if PurePosixPath(tree_records.REFUSED_FILE) in self.unreadable:
@@ -446,8 +514,8 @@ class _Planner:
         ]
         return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
 
-    def _has_end(self, record: tree_records.RunRecord) -> bool:
-        return any(entry.kind in self.convention.final_kinds for entry in record.checkpoints)
+    def _has_end(self, slot: Slot) -> bool:
+        return any(kind in self.convention.final_kinds for _, kind in slot.kinds)
 
     def _is_read(self, file: tree_records.RefusedFile) -> bool:
         """Whether this ingest has read a file that was refused before, if it is there, so that it is no longer."""
@@ -495,23 +563,17 @@ def _by_id(runs: Mapping[str, tree_records.OverwrittenRun]) -> tuple[tree_record
     return tuple(runs[run_id] for run_id in sorted(runs))
 
 
-def _record_of(
-    row: tree_records.CheckpointRow, records: Mapping[str, tree_records.RunRecord]
-) -> tree_records.RunRecord:
-    return records[row.path.rpartition("/")[0]]
-
-
-def _is_ambiguous(record: tree_records.RunRecord) -> bool:
-    return record.run_id is None and bool(record.attribution.candidates)
+def _is_renumbered(slot: Slot) -> bool:
+    return None not in (slot.task, slot.source_task) and slot.task != slot.source_task
 
 
 def _is_resolved(slot: Slot) -> bool:
-    return slot.old is not None and slot.record is not None and slot.old.run_id is None is not slot.record.run_id
+    return slot.old is not None and slot.old.run_id is None is not slot.run_id
 
 
 def _contradicting(slot: Slot, root: Path) -> Iterator[str]:
     """What this ingest learnt of the run of a folder against what a person said of it: once for each run."""
-    record = slot.record
+    record = slot.changed  # what was said is in it
     if record is None or record.attribution.code != tree_records.ASSIGNED:
         return
     runs: dict[str | None, dict[str, str]] = defaultdict(dict)

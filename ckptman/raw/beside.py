@@ -129,7 +129,7 @@ class Beside:
         """By folder, of those that were looked into last."""
         self._called_so: dict[tuple[Path, str], list[str]] = {}
         self._of_folder: tuple[Path, list[Path], dict[terms.BesideRule, list[Path]]] | None = None
-        """The folder of the last checkpoint, those that are looked into for it, and what is found there for all in it."""
+        """The folder of the last checkpoint, those that are looked into for it, and what is found for all in it."""
         self._read: dict[tuple[Path, str], Reading | None] = {}
         self.problems: list[Problem] = []
         self._found = {file.path: rules for file in checkpoints if (rules := tuple(self._find(file)))}

@@ -126,6 +126,17 @@ class Examined:
         return self.alike.with_seed(self.own_seed)
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(part.state.size for part in self.parts) if self.parts else self.state.size
+
+    def has_configuration_of(self, other: Examined) -> bool:
+        """Whether the two are known to have one configuration, which is not compared."""
+        mine, theirs = self.own_seed, other.own_seed
+        is_same = mine is theirs or (type(mine) is type(theirs) is int and mine == theirs)
+        return is_same and self.alike is other.alike
+
+    @property
     def saved_at(self) -> float:
         """Modification time, in seconds since 1970."""
         return self.state.mtime_ns / 1e9

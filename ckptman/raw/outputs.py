@@ -273,9 +273,11 @@ class RawOutputs:
             known: Runs of a tree: what it knows of the same bytes counts; its files may have been moved away from here.
         """
         present: set[str | None] = {saved.attribution.run_id for saved in self.files}
+        lists = self.scan.lists
+        if not (self.wandb.runs or lists):
+            return LostRuns((), (), (), ())
         if not self.wandb.runs:
             present.update(record.run_id for record in known)
-            lists = self.scan.lists
             listed = self._listed((run for each in lists for run in each.runs), present)
             present.update(run.run_id for run in listed)
             others = self._listed((run for each in lists for run in each.without_files), present)
@@ -595,7 +597,9 @@ class RawOutputs:
         known = Metrics(record.metrics, record.metrics_source)
         if found.values and (not known.values or found.rank(known) >= known.rank(found)):
             record = replace(record, metrics=found.values, metrics_source=found.source)
-        return replace(record, source=replace(record.source, beside=beside.notes)), beside.curves
+        if beside.notes != record.source.beside:
+            record = replace(record, source=replace(record.source, beside=beside.notes))
+        return record, beside.curves
 
     def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str, str]:
         """What files are sorted by. Where no time tells them apart, what lies in their folder does, not its name."""
