@@ -13,11 +13,12 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Self, TypeVar
 
 from ckptman.fs import faults
@@ -32,6 +33,9 @@ _CHUNK = 1 << 17
 
 SYNC_THREADS = 8
 """Requests to a disk at once."""
+
+_SLOW = 0.001
+"""Seconds of a request from which on more threads pay: to start one, and to take turns with it, takes a tenth."""
 
 CORES = min(4, cores())
 """Threads that copy or hash: more would wait for the disk, or for each other."""
@@ -265,28 +269,42 @@ def remove(path: Path) -> None:
     os.unlink(path)
 
 
-def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], threads: int = SYNC_THREADS) -> list[_R]:
+def in_parallel(
+    work: Callable[[_T], _R], items: Sequence[_T], threads: int = SYNC_THREADS, *, are_large: bool = False
+) -> list[_R]:
     """Do many things at once: disks and servers answer several requests in about the time of one.
+
+    This thread begins, and more join in where a thing takes longer than it takes to start them; where the things
+    `are_large`, at once.
 
     Raises:
         Exception: what one of them raises; by then, all that was begun has ended, and no other is begun.
     """
-    if min(len(items), threads) <= 1:
-        return [work(item) for item in items]
     left = iter(enumerate(items))  # each thread takes the next one from it
     found: dict[int, _R] = {}
+    others: list[Future[None]] = []
+    most = min(len(items), threads) - 1
 
-    def take_turns(_: int) -> None:
+    def take_turns(*, is_first: bool = False) -> None:
         try:
             for at, item in left:
+                begun = perf_counter()
                 found[at] = work(item)
+                if is_first and len(others) < most and perf_counter() - begun > _SLOW:
+                    let_join(len(others) + 1)
         except BaseException:
             deque(left, maxlen=0)
             raise
 
-    count = min(len(items), threads)
-    with ThreadPoolExecutor(count) as pool:
-        deque(pool.map(take_turns, range(count)), maxlen=0)
+    def let_join(count: int) -> None:
+        others.extend(pool.submit(take_turns) for _ in range(min(count, most - len(others))))
+
+    with ThreadPoolExecutor(max(1, most)) as pool:
+        if are_large:
+            let_join(most)
+        take_turns(is_first=True)
+    for other in others:
+        other.result()
     return [found[at] for at in range(len(items))]
 
 

@@ -43,6 +43,9 @@ from ckptman.text import CkptmanError, MachineError, RefusedError
 BATCH_SIZE = files.AT_ONCE
 """Files at which a `Batch` is full."""
 
+_MUCH = 1 << 22
+"""Bytes that are read by several threads from the first on."""
+
 _FICLONE = 0x40049409
 """`FICLONE`, `_IOW(0x94, 9, int)` in linux/fs.h as x86, ARM and RISC-V encode it; elsewhere it fails, and we copy."""
 
@@ -269,7 +272,11 @@ class Batch:
                 raise
             return None
 
-        return files.in_parallel(prepare, list(zip(wanted, begun, strict=True)), files.CORES)
+        size = sum(each.expected.size for each in wanted if each.expected is not None)
+        is_read = mode is Mode.COPY or any(each.sha256_known is None for each in wanted)
+        return files.in_parallel(
+            prepare, list(zip(wanted, begun, strict=True)), files.CORES, are_large=is_read and size > _MUCH
+        )
 
     def publish(self) -> list[Placement | RefusedError]:
         """Give all staged files their final names, durably, and empty the batch.

@@ -413,7 +413,7 @@ class Reader:
             return [self._read(file) for file in files]
         found: list[CheckpointFile] = []
         for at in range(0, len(files), _AT_ONCE):
-            found += fs_files.in_parallel(self._read_bytes, files[at : at + _AT_ONCE], self.threads)
+            found += fs_files.in_parallel(self._read_bytes, files[at : at + _AT_ONCE], self.threads, are_large=True)
         return found
 
     def _read(self, file: CheckpointFile) -> CheckpointFile:
