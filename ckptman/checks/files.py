@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ckptman.formats import expected_weights, refusals, show_path
-from ckptman.rules import Convention, comparing, naming, recipe, terms
+from ckptman.rules import Convention, comparing, naming, recipe
 from ckptman.tree import Finding, Inventory, contents, finding
 
 _MOST_LISTED = 4
@@ -26,11 +27,12 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
             fix = _RENAME if file.entry is None else None
             yield finding("unknown-name", file.path, file.name_problem, fix)
     for run in inventory.runs:
+        by_recipe = _ByRecipe(run.config, convention)
         for file in run.files:
             if file.path not in inventory.told:
                 yield from _check_name(file, run, convention)
-                yield from _check_recipe(file, run.config, convention)
-                yield from _check_weights(file, run.config, convention.model)
+                yield from _check_recipe(file, by_recipe)
+                yield from _check_weights(file, by_recipe)
                 yield from _check_foreign(file)
                 yield from _check_fields(file)
 
@@ -85,20 +87,41 @@ def _check_fields(file: contents.CheckpointFile) -> Iterator[Finding]:
         yield finding("odd-field", file.path, "; ".join(f"its {said}" for said in file.info.odd_fields))
 
 
-def _check_recipe(
-    file: contents.CheckpointFile, config: Mapping[str, Any], convention: Convention
-) -> Iterator[Finding]:
+class _ByRecipe:
+    """What the configuration of a run says of its files, worked out once for all of them."""
+
+    def __init__(self, config: Mapping[str, Any], convention: Convention) -> None:
+        self.config = config
+        self.convention = convention
+
+    @cached_property
+    def end(self) -> int | None:
+        """As `recipe.end_of_training`."""
+        return recipe.end_of_training(self.config, self.convention)
+
+    @cached_property
+    def saved(self) -> Mapping[str, range | None]:
+        """As `recipe.saved_by`."""
+        return recipe.saved_by(self.config, self.convention)
+
+    @cached_property
+    def wrong_shapes(self) -> Callable[[Mapping[str, tuple[int, ...]]], list[str]] | None:
+        """How weights differ from those that it says; None where it does not say any."""
+        expected = expected_weights(self.config, self.convention.model)
+        return None if expected is None else expected.differences
+
+
+def _check_recipe(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterator[Finding]:
+    config, convention = by_recipe.config, by_recipe.convention
     prefix = (file.name.prefix if file.name is not None else None) or convention.prefix(file.kind or "")
     if prefix is None or file.step is None:
         return
-    expected = prefix.expected_step(config)
-    end = recipe.end_of_training(config, convention)
-    saved = recipe.saved_by(config, convention)[prefix.name]
+    expected, saved = prefix.expected_step(config), by_recipe.saved[prefix.name]
     if prefix.early and expected is not None and file.step < expected:
         return
     if expected is not None and saved is not None and file.step not in saved:
         more = "" if prefix.final else " (or a later multiple)"
-        until = "" if prefix.final or end is None else f" and training ends after {end}"
+        until = "" if prefix.final or by_recipe.end is None else f" and training ends after {by_recipe.end}"
         yield finding(
             "off-recipe",
             file.path,
@@ -107,14 +130,11 @@ def _check_recipe(
         )
 
 
-def _check_weights(
-    file: contents.CheckpointFile, config: Mapping[str, Any], rules: terms.ModelRules
-) -> Iterator[Finding]:
+def _check_weights(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterator[Finding]:
     if file.info is None or file.info.missing:
         return
-    expected = expected_weights(config, rules)
-    if expected is not None:
-        differences = expected.differences({tensor.name: tensor.shape for tensor in file.info.tensors})
+    if by_recipe.wrong_shapes is not None:
+        differences = by_recipe.wrong_shapes({tensor.name: tensor.shape for tensor in file.info.tensors})
         if differences:
             yield finding("wrong-shapes", file.path, _listed(differences))
     model, trained = file.info.model_config or {}, file.info.config or {}

@@ -193,10 +193,15 @@ def default_pattern(convention: Convention, asked: Mapping[str, Scalar]) -> Grou
 
 def facets_of(config: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
     """The value of every facet that a configuration has one of."""
-    found, known = {}, convention.lifted(config)
+    return _facets_of(convention.lifted(config), {}, convention)
+
+
+def _facets_of(config: Mapping[str, Any], family: Mapping[str, Scalar], convention: Convention) -> dict[str, Scalar]:
+    """As `facets_of`, of a lifted configuration, whose family may be known."""
+    found = {}
     for facet in convention.facets.values():
         with suppress(RefusedError):
-            found[facet.name] = facet.of(known)
+            found[facet.name] = family[facet.name] if facet.name in family else facet.of(config)
     return found
 
 
@@ -217,10 +222,17 @@ def group_of(config: Mapping[str, Any], said: str | None, convention: Convention
     Args:
         said: The group that the configuration or the source folder names, if any.
     """
-    family_of(config, convention)
-    facets = facets_of(config, convention)
+    family = convention.folders.named(family_of(config, convention))
+    return _group_of(convention.lifted(config), family, said, convention)
+
+
+def _group_of(
+    config: Mapping[str, Any], family: Mapping[str, Scalar], said: str | None, convention: Convention
+) -> tuple[str, GroupPattern | None]:
+    """As `group_of`, of a lifted configuration whose family is known."""
+    facets = _facets_of(config, family, convention)
     mine = [pattern for pattern in convention.groups if fits(pattern, facets)]
-    values = {**convention.lifted(config), **facets}
+    values = {**config, **facets}
     for group in mine:
         parsed = group.parse(said or "")
         if parsed is not None and all(comparing.same_value(values.get(key), value) for key, value in parsed.items()):
@@ -260,7 +272,8 @@ def place_of(
     """
     config = convention.lifted(config)
     family = family_of(config, convention)
-    group, pattern = group_of(config, source_group, convention)
+    by_name = convention.folders.named(family)
+    group, pattern = _group_of(config, by_name, source_group, convention)
     notes: tuple[str, ...] = ()
     task: int | None = None
     if pattern is None:
@@ -281,7 +294,7 @@ def place_of(
         notes = tuple(naming.short(axis, config) for axis in apart)
     seed = comparing.whole(config.get(convention.seed_key))
     return Place(
-        family=convention.folders.named(family),
+        family=by_name,
         group=group,
         task=task,
         seed=seed if seed is not None and 0 <= seed < SEED_END else None,

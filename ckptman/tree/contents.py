@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -475,6 +475,7 @@ def is_not_ours(path: PurePosixPath) -> bool:
     return path.parts[:1] == (_VERSION_CONTROL,) or any(map(is_system_name, path.parts))
 
 
+@lru_cache(maxsize=1024)
 def is_system_name(name: str) -> bool:
     """Whether a file or folder of this name is something that an operating system or a file manager leaves."""
     return _SYSTEM_NAMES.fullmatch(name) is not None
@@ -535,9 +536,15 @@ def _read(root: Path, file: CheckpointFile, convention: Convention, depth: Depth
 def with_name(file: CheckpointFile, convention: Convention, **more: Any) -> CheckpointFile:
     """The file with what its name says, and with `more` of its fields."""
     try:
-        return replace(file, name=naming.naming_of(convention).parse(file.path.name), **more)
+        return replace(file, name=_name_of(file.path.name, convention), **more)
     except RefusedError as error:
         return replace(file, name_problem=error.message, **more)
+
+
+@lru_cache(maxsize=1024)
+def _name_of(name: str, convention: Convention) -> naming.CheckpointName:
+    """What a name says; that of a run's file is the same for each of its seeds."""
+    return naming.naming_of(convention).parse(name)
 
 
 def _read_bytes(
