@@ -39,7 +39,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
     there = {entry.path: entry.kind for entry in inventory.scan.entries}
     files: dict[PurePosixPath, list[contents.CheckpointFile]] = defaultdict(list)
     for file in inventory.files:
-        files[file.path.parent].append(file)
+        files[file.folder].append(file)
     for path, reason in inventory.scan.unreadable:
         if path.name in (records.OVERWRITTEN_FILE, records.REFUSED_FILE):
             yield finding("bad-record", path, reason.replace(f"{inventory.scan.root / path} ", "it "), _LIST_AGAIN)
@@ -298,6 +298,8 @@ def _check_place(run: contents.Run) -> Iterator[Finding]:
 
 def _check_duplicates(inventory: Inventory) -> Iterator[Finding]:
     """Copies of files; those of one folder that are copies of another's files are told of together."""
+    if not inventory.copies:
+        return
     folders: dict[tuple[PurePosixPath, PurePosixPath], list[PurePosixPath]] = defaultdict(list)
     for copy, original in inventory.copies.items():
         folders[apart(copy.parent, original.parent)].append(copy)

@@ -105,13 +105,13 @@ def check_root(inventory: Inventory, convention: Convention) -> Iterator[Finding
 def _check_recorded(inventory: Inventory) -> Iterator[Finding]:
     """Folders with checkpoints of which no run.json tells, each once."""
     scan = inventory.scan
-    folders = {run.path: run for run in scan.runs}
     recorded = {path for path, _ in scan.records}
     counts = Counter(
-        file.path.parent
-        for file in inventory.files
-        if file.path.parent not in recorded and file.path not in inventory.told
+        file.folder for file in inventory.files if file.folder not in recorded and file.path not in inventory.told
     )
+    if not counts:
+        return
+    folders = {run.path: run for run in scan.runs}
     no_files = {entry.path for entry in scan.entries if entry.path.name == records.RUN_FILE and entry.kind != "file"}
     for folder, count in counts.items():
         run = folders.get(folder)

@@ -140,7 +140,9 @@ def _shaper(kind: Hashable) -> _Shaper | None:
     if record is not None:
         return _record_shaper(record)
     if get_origin(kind) is Mapping:  # many records have the same keys: one text for each
-        return lambda value: {intern(key): item for key, item in value.items()} if isinstance(value, dict) else value
+        return lambda value: (
+            dict(zip(map(intern, value), value.values(), strict=True)) if isinstance(value, dict) else value
+        )
     if float in (kind, *arguments):
         return lambda value: float(value) if value in _NO_NUMBERS else value
     return None
@@ -154,14 +156,15 @@ def _record_shaper(kind: Any) -> _Shaper:
     def shaped(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        found = {key: item for key, item in value.items() if key in known}
+        if value.keys() <= known:
+            found = value.copy()
+        else:
+            found = {key: item for key, item in value.items() if key in known}
+            if MORE in types:
+                found[MORE] = {key: item for key, item in value.items() if key not in known}
         for key, shaper in shapers.items():
             if key in found:
                 found[key] = shaper(found[key])
-        if MORE in types:
-            found[MORE] = (
-                {key: item for key, item in value.items() if key not in known} if len(found) < len(value) else {}
-            )
         return found
 
     return shaped

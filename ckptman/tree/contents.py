@@ -108,6 +108,11 @@ class CheckpointFile:
     damage: RefusedError | None = None
     """Why its bytes are not sound, as far as they were read."""
 
+    @cached_property
+    def folder(self) -> PurePosixPath:
+        """That it lies in."""
+        return self.path.parent
+
     @property
     def kind(self) -> str | None:
         """The prefix of its name, as run.json or the name says."""
@@ -319,7 +324,7 @@ class Inventory:
         """Files of which one finding tells all there is: that they are missed elsewhere, copies, other files than
         run.json lists, or not listed in the folder of a run."""
         recorded = {path for path, _ in self.scan.records}
-        unlisted = (file.path for file in self.files if file.entry is None and file.path.parent in recorded)
+        unlisted = (file.path for file in self.files if file.entry is None and file.folder in recorded)
         return frozenset({*self.astray, *self.copies, *self.replaced, *unlisted})
 
     @cached_property
@@ -329,8 +334,6 @@ class Inventory:
         That is one that a run.json lists, in the place that its configuration gives it, or else the first by path. A
         run whose last checkpoint on the way is of its very end has two files of the same bytes, neither a copy.
         """
-        kinds = {file.path: (file.path.parent, file.entry.step, file.entry.kind) for file in self.files if file.entry}
-        right = {file.path for run in self.runs if run.is_in_place for file in run.files}
         places: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in self.files:
             if file.path in self.replaced:
@@ -339,6 +342,10 @@ class Inventory:
             sha256 = file.sha256 or recorded
             if sha256 is not None:
                 places[sha256].append(file.path)
+        if all(len(paths) == 1 for paths in places.values()):  # mostly
+            return {}
+        kinds = {file.path: (file.folder, file.entry.step, file.entry.kind) for file in self.files if file.entry}
+        right = {file.path for run in self.runs if run.is_in_place for file in run.files}
         found = {}
         for paths in places.values():
             original, *others = sorted(paths, key=lambda path: (path not in kinds, path not in right, path))
@@ -577,7 +584,7 @@ def _read_bytes(
 def _runs(scan: TreeScan, files: Iterable[CheckpointFile], convention: Convention) -> Iterator[Run]:
     by_folder: dict[PurePosixPath, list[CheckpointFile]] = defaultdict(list)
     for file in files:
-        by_folder[file.path.parent].append(file)
+        by_folder[file.folder].append(file)
     records = dict(scan.records)
     for folder in sorted(by_folder.keys() | records.keys()):
         yield from _runs_of_folder(folder, by_folder[folder], records.get(folder), convention)
