@@ -258,6 +258,9 @@ class Examiner:
         self._follow_symlinks = follow_symlinks
         self._whole = whole
         self._alike = _AlikeKnown(convention.seed_key)
+        self._shelves: placement.Shelves = {}
+        self._steps: dict[int | None, int | None] = {}
+        """Those that were met: each is held once."""
 
     def examine(self, file: SourceCheckpoint, read: Read) -> Examined:
         """Tell what a file is that was `read`.
@@ -287,6 +290,7 @@ class Examiner:
             self._convention,
             source_group=group_said(config, file.group, self._convention),
             source_task=file.task,
+            shelves=self._shelves,
         )
         alike, own_seed = self._alike.of(config)
         packed = state.packed
@@ -296,7 +300,7 @@ class Examiner:
             content=content,
             name=intern(name),
             kind=parsed.prefix.name,
-            step=parsed.step,
+            step=self._steps.setdefault(parsed.step, parsed.step),
             alike=alike,
             own_seed=own_seed,
             config_source=config_source,

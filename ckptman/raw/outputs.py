@@ -145,7 +145,7 @@ class RawOutputs:
         """The files whose run is known, as `wandb_index.Holders`."""
         self.files: list[SavedFile] = []
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
-        self._trained: dict[Path, records.TrainingMetrics | None] = {}
+        self._trained: dict[str, records.TrainingMetrics | None] = {}
         """By folder, what training left in it."""
         self._settle = settle
         self._whole = whole
@@ -574,9 +574,9 @@ class RawOutputs:
     ) -> Iterator[tuple[Path, records.TrainingMetrics]]:
         """The own folders of the run of these checkpoints, with the metrics in them."""
         for folder in dict.fromkeys(path.parent.parent for path in files):
-            if folder not in self._trained:
-                self._trained[folder] = records.read_training_metrics(folder / self.convention.raw.metrics)
-            left = self._trained[folder]
+            if (name := str(folder)) not in self._trained:
+                self._trained[name] = records.read_training_metrics(folder / self.convention.raw.metrics)
+            left = self._trained[name]
             if left is not None and comparing.same_configuration(left.config, config, self.convention.ignored_keys):
                 yield folder, left
 

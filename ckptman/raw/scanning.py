@@ -285,6 +285,7 @@ class _Walk:
         if self.around is None or self.around[0] != path.parent:
             group, task, seed = placement.named_by_folders(path, self.convention)
             relative = str(path.parent)[self.below :]
+            group = None if group is None else intern(group)
             self.around = path.parent, Around(str(self.root), relative, group, task, seed)
         file, name = intern(path.name), placement.name_at_source(path, self.convention)
         name = file if name == file else intern(name)

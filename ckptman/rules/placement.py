@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
+from sys import intern
 from typing import Any, TypeVar
 
 from ckptman.rules import comparing
@@ -24,6 +25,10 @@ REFUSED_FILE = "refused.json"
 _Path = TypeVar("_Path", bound=PurePath)
 _MOST_BELOW_STEP = 3
 """Folders between a checkpoint's file and the folder that says its step, that one included."""
+
+
+Shelves = dict[tuple[str, str, int | None], tuple[Mapping[str, Scalar], PurePosixPath]]
+"""By family, group and task, what all places of a task have: the family's values by name, and the task folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,7 @@ def place_of(
     *,
     source_group: str | None = None,
     source_task: int | None = None,
+    shelves: Shelves | None = None,
 ) -> Place:
     """Where a run with this configuration belongs.
 
@@ -266,6 +272,7 @@ def place_of(
         config: The training configuration.
         source_group: The group that the source says, for a configuration of no known group.
         source_task: The task id at the source, which stays the task id in a group of no known pattern.
+        shelves: What places of before have in common with this one; it is added to.
 
     Raises:
         RefusedError: if the configuration does not say, or says something outside the grid.
@@ -293,13 +300,20 @@ def place_of(
             apart = grid.regimes[pattern.regime].axes
         notes = tuple(naming.short(axis, config) for axis in apart)
     seed = comparing.whole(config.get(convention.seed_key))
+    key = repr(family), group, task  # in which 1 is not true
+    shelf = None if shelves is None else shelves.get(key)
+    if shelf is None:
+        shelf = by_name, convention.folders.folder(family, group, task)
+        if shelves is not None:
+            shelves[key] = shelf
+    named, folder = shelf
     return Place(
-        family=by_name,
-        group=group,
+        family=named,
+        group=intern(group),
         task=task,
         seed=seed if seed is not None and 0 <= seed < SEED_END else None,
         notes=notes,
-        folder=convention.folders.folder(family, group, task),
+        folder=folder,
     )
 
 
