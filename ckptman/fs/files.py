@@ -40,9 +40,9 @@ _SLOW = 0.001
 CORES = min(4, cores())
 """Threads that copy or hash: more would wait for the disk, or for each other."""
 
-AT_ONCE = min(64, max(4, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 31) - 24) // 4))
-"""Files that are written before the disk is waited for. With up to three descriptors for each, they stay below what the
-process may have open (unlimited is -1)."""
+AT_ONCE = min(64, max(4, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] % (1 << 31) - 24) // 8))
+"""Files that are written before the disk is waited for. With up to three descriptors for each, and as many for those of
+which it is waited for meanwhile, they stay below what the process may have open (unlimited is -1)."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -8,8 +8,10 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -232,18 +234,27 @@ class _RunAtWork:
     """A run whose files are being placed."""
 
     run: PlannedFolder
-    waiting: int = 0
     placed: list[tuple[FilePlacement, placing.Placement]] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     """Names of checkpoints that could not be placed."""
     wandb: list[str] = field(default_factory=list)
     """Kept W&B folders, relative to the run folder."""
-    all_staged: bool = False
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether all that could be placed is in its place."""
-        return self.all_staged and self.waiting == 0
+
+@dataclass
+class _Turn:
+    """Some runs, whose files are staged, published and recorded together."""
+
+    works: list[_RunAtWork]
+    batch: Batch
+    staged: list[tuple[_RunAtWork, FilePlacement]] = field(default_factory=list)
+    """What is in the batch."""
+
+
+_MANY = 16
+"""Files in a batch from which on there are descriptors for two."""
+_MUCH = 1 << 22
+"""Bytes of a turn from which on the next one is staged meanwhile: little files keep to Python, which one thread has."""
 
 
 class _Apply:
@@ -271,12 +282,12 @@ class _Apply:
         self.on_disk: set[Path] = set()
         """Records of which that is known."""
         self.done_bytes = 0
-        self.counting = threading.Lock()
+        self.telling = threading.RLock()
         self.synced_bytes = self.recorded_bytes = 0
         self.total_bytes = sum(file.size for file in plan.runs.to_place)
         self.space = Space(0, 0)
-        self.staged: list[tuple[_RunAtWork, FilePlacement]] = []
-        self.at_work: list[_RunAtWork] = []
+        self.publishing: Future[None] | None = None
+        """What another thread does meanwhile; there is one turn at most that it has to do."""
         self.finished_files = 0
 
     def run(self, *, with_wandb: bool) -> None:
@@ -285,15 +296,7 @@ class _Apply:
         self.space = _space(self.plan, self.mode, self.convention.folders.saved_wandb if with_wandb else None)
         _check_space(self.space, self.plan, self.mode)
         try:
-            with Batch(self.plan.root) as batch:
-                try:
-                    for some in _together(self.plan.runs):
-                        self._place_runs(batch, some, with_wandb=with_wandb)
-                except MachineError:
-                    with suppress(CkptmanError):
-                        self._publish(batch)  # what was staged before the disk was full, say, is whole
-                    raise
-                self._publish(batch)
+            self._place_all(with_wandb=with_wandb)
             for folder, listed in self.plan.overwritten_lists.items():
                 self._write_overwritten(self.plan.root / folder, listed)
             self._write_refused()
@@ -352,24 +355,59 @@ class _Apply:
             written=self.written,
         )
 
-    def _place_runs(self, batch: Batch, runs: Sequence[PlannedFolder], *, with_wandb: bool) -> None:
-        works = [_RunAtWork(run) for run in runs]
-        folders.make_all([self.plan.root / run.folder for run in runs if run.placements], self.plan.root)
-        self.at_work += works
-        wanted = [(work, item) for work in works for item in work.run.placements if not item.parts]
+    def _place_all(self, *, with_wandb: bool) -> None:
+        """Place the files of all runs. While the disk is waited for, for copies, the next ones are made."""
+        with ThreadPoolExecutor(1) as other:
+            for runs in _together(self.plan.runs):
+                turn = _Turn([_RunAtWork(run) for run in runs], Batch(self.plan.root))
+                with ExitStack() as cleanup:
+                    cleanup.callback(turn.batch.discard)
+                    self._stage_turn(turn, with_wandb=with_wandb)
+                    if self._pays(turn):
+                        cleanup.pop_all()  # before the other thread has it: nothing that it has open is closed here
+                        self.publishing = other.submit(self._finish, turn)
+                    else:
+                        self._finish(turn)
+            self._settle()
+
+    def _pays(self, turn: _Turn) -> bool:
+        """Whether files are so large that their copying leaves Python to another thread, and descriptors not few."""
+        size = sum(placement.size for _, placement in turn.staged)
+        return self.mode is Mode.COPY and size >= _MUCH and placing.BATCH_SIZE >= _MANY
+
+    def _settle(self) -> None:
+        """Wait for what the other thread does."""
+        publishing, self.publishing = self.publishing, None
+        if publishing is not None:
+            publishing.result()
+
+    def _stage_turn(self, turn: _Turn, *, with_wandb: bool) -> None:
+        """Stage the files of a turn, until those of the one before are in their places."""
+        try:
+            self._stage_all(turn, with_wandb=with_wandb)
+            self._settle()
+        except MachineError:
+            for step in (self._settle, partial(self._publish, turn)):
+                with suppress(CkptmanError):
+                    step()  # what was staged before the disk was full, say, is whole
+            raise
+
+    def _stage_all(self, turn: _Turn, *, with_wandb: bool) -> None:
+        made = [self.plan.root / work.run.folder for work in turn.works if work.run.placements]
+        folders.make_all(made, self.plan.root)
+        wanted = [(work, item) for work in turn.works for item in work.run.placements if not item.parts]
         for at in range(0, len(wanted), placing.BATCH_SIZE):
-            self._stage(batch, wanted[at : at + placing.BATCH_SIZE], follow_symlinks=self.options.follow_symlinks)
-        for work in works:
+            self._stage(turn, wanted[at : at + placing.BATCH_SIZE], follow_symlinks=self.options.follow_symlinks)
+        for work in turn.works:
             for item in work.run.placements:
                 if item.parts:
                     self._place_folder(work, item)
             for wandb_folder in work.run.wandb_folders if with_wandb else ():
-                self._stage_wandb(batch, work, wandb_folder)
-            work.all_staged = True
-        self._publish(batch)
+                self._stage_wandb(turn, work, wandb_folder)
 
     def _place_folder(self, work: _RunAtWork, planned: FilePlacement) -> None:
         """Place a checkpoint that is a folder, before the next file is staged."""
+        self._settle()  # it takes a batch of its own
         parts = [placing.Part(part.name, part.state, part.sha256) for part in planned.parts]
         at = self.plan.root / planned.destination
         try:
@@ -385,25 +423,25 @@ class _Apply:
             work.placed.append((file, outcome))
         self.finished_files += 1
 
-    def _stage(self, batch: Batch, files: Sequence[tuple[_RunAtWork, FilePlacement]], *, follow_symlinks: bool) -> None:
+    def _stage(self, turn: _Turn, files: Sequence[tuple[_RunAtWork, FilePlacement]], *, follow_symlinks: bool) -> None:
+        if len(turn.batch) + len(files) > placing.BATCH_SIZE:
+            self._settle()
+            self._publish(turn)
         wanted = [
             placing.Wanted(item.source, self.plan.root / item.destination, item.state, item.sha256, follow_symlinks)
             for _, item in files
         ]
-        outcomes = batch.stage_all(wanted, self.mode, on_bytes=self._count)
+        outcomes = turn.batch.stage_all(wanted, self.mode, on_bytes=self._count)
         for (work, placement), error in zip(files, outcomes, strict=True):
             if error is None:
-                work.waiting += 1
-                self.staged.append((work, placement))
+                turn.staged.append((work, placement))
             elif isinstance(error, RefusedError):
                 self._fail(work, placement, error)
         for error in outcomes:
             if isinstance(error, MachineError):
                 raise error
-        if batch.is_full:
-            self._publish(batch)
 
-    def _stage_wandb(self, batch: Batch, work: _RunAtWork, source: Path) -> None:
+    def _stage_wandb(self, turn: _Turn, work: _RunAtWork, source: Path) -> None:
         """Bring a W&B folder's files beside the checkpoints; files that are there already stay."""
         kept = PurePosixPath(self.convention.folders.saved_wandb, source.name)
         target = work.run.folder / kept
@@ -436,7 +474,7 @@ class _Apply:
                 else:
                     make_folders((self.plan.root / relative).parent, self.plan.root)
                     self.wandb_placed.append(str(relative))
-                    self._stage(batch, [(work, placement)], follow_symlinks=False)
+                    self._stage(turn, [(work, placement)], follow_symlinks=False)
             except RefusedError as error:
                 self._refuse(path, error)
         work.wandb.append(str(kept))
@@ -458,27 +496,31 @@ class _Apply:
         sha256, state = files.hash_file(path)
         return FilePlacement(source=path, state=state, sha256=sha256, destination=relative)
 
-    def _publish(self, batch: Batch) -> None:
-        staged, self.staged = self.staged, []
+    def _publish(self, turn: _Turn) -> None:
+        staged, turn.staged = turn.staged, []
         self._synced(0)
-        for (work, placement), outcome in zip(staged, batch.publish(), strict=True):
-            work.waiting -= 1
+        for (work, placement), outcome in zip(staged, turn.batch.publish(), strict=True):
             if isinstance(outcome, RefusedError):
                 self._fail(work, placement, outcome)
             else:
                 work.placed.append((placement, outcome))
                 self.finished_files += not self._is_wandb(work, placement)
         self._synced(sum(placement.size for _, placement in staged))
-        self._finish_runs()
 
-    def _finish_runs(self) -> None:
-        """Write the `run.json` of each run whose files are all in place; for a move, let go of the sources."""
-        ready = [work for work in self.at_work if work.is_ready]
-        self.at_work = [work for work in self.at_work if not work.is_ready]
+    def _finish(self, turn: _Turn) -> None:
+        """Publish what is staged, and record the runs."""
+        try:
+            self._publish(turn)
+        finally:
+            turn.batch.discard()
+        self._record(turn.works)
+
+    def _record(self, works: Sequence[_RunAtWork]) -> None:
+        """Write the `run.json` of each run, whose files are all in place; for a move, let go of the sources."""
         root = self.plan.root
         recorded = [
             (work, record)
-            for work in ready
+            for work in works
             if (record := self._record_of(work)) is not None
             and not (record == work.run.known and records.is_signed(root / work.run.folder / records.RUN_FILE))
         ]
@@ -632,7 +674,7 @@ class _Apply:
         return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)
 
     def _count(self, count: int) -> None:
-        with self.counting:  # files are copied several at a time
+        with self.telling:  # files are copied several at a time
             self.done_bytes += count
             self._tell("placing", self.done_bytes)
 
@@ -642,7 +684,8 @@ class _Apply:
 
     def _tell(self, stage: str, done: int) -> None:
         if self.progress is not None and self.total_bytes:
-            self.progress(stage, min(done, self.total_bytes), self.total_bytes)
+            with self.telling:
+                self.progress(stage, min(done, self.total_bytes), self.total_bytes)
 
 
 def _together(runs: Iterable[PlannedFolder]) -> Iterator[list[PlannedFolder]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,7 +21,7 @@ from ckptman.ingestion import ingesting
 from ckptman.ingestion.ingesting import ingest
 from ckptman.raw import scanning
 from ckptman.rules.convention_file import built_in
-from ckptman.tree import history, records
+from ckptman.tree import contents, history, records
 from tests.helpers.disturbed import FAULTS, disturb_each_call, slice_of
 from tests.helpers.raw import config, snapshot, write_run
 from tests.helpers.recorded import add_overwritten
@@ -65,11 +66,12 @@ class IngestTrial:
         shutil.rmtree(self.place, ignore_errors=True)
         shutil.copytree(self.template, self.place, symlinks=True)
 
-    def act(self) -> bool:
+    def act(self, progress: contents.Progress | None = None) -> bool:
         """Ingest; whether it says that all is done."""
         result = ingest(
-            self.source, self.root, convention=built_in(), mode=self.mode, with_wandb=self.with_wandb, settle=0
-        )
+            self.source, self.root, convention=built_in(), mode=self.mode, with_wandb=self.with_wandb, settle=0,
+            progress=progress,
+        )  # fmt: skip
         return not (result.refused or result.deferred)
 
     def check(self, *, done: bool) -> None:
@@ -144,10 +146,24 @@ class OfTreeTrial(IngestTrial):
         add_overwritten(source, config(seed=2337))
 
 
+class InTurnsTrial(IngestTrial):
+    """Each run is a turn of its own, which another thread publishes while the next one is staged."""
+
+    def make_source(self, source: Path) -> None:
+        super().make_source(source)
+        for number in (2337, 3337):
+            write_run(source / f"seed_{number}/len_gen_k8/task_0006", config(seed=number), run_id=f"seed{number}")
+
+    def act(self, progress: contents.Progress | None = None) -> bool:
+        with mock.patch.multiple(ingesting, _MUCH=1, _MANY=1), mock.patch.object(placing, "BATCH_SIZE", 2):
+            return super().act(progress)
+
+
 SOURCES: dict[str, Callable[[Path, str], IngestTrial]] = {
     "with W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=True),
     "without W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=False),
     "a tree": lambda home, mode: OfTreeTrial(home, mode, with_wandb=False),
+    "in turns": lambda home, mode: InTurnsTrial(home, mode, with_wandb=False),
 }
 
 
@@ -173,27 +189,27 @@ def copy_onto_the_final_name(patch: pytest.MonkeyPatch) -> None:
 
 
 def write_the_record_first(patch: pytest.MonkeyPatch) -> None:
-    real = ingesting._Apply._place_runs
+    real = ingesting._Apply._place_all
 
-    def place(self: Any, batch: Any, runs: Any, **options: Any) -> None:
-        for run in runs:
+    def place(self: Any, **options: Any) -> None:
+        for run in self.plan.runs:
             folders.make_folders(self.plan.root / run.folder, self.plan.root)
             records.write_record(self.plan.root / run.folder, run.record)
-        real(self, batch, runs, **options)
+        real(self, **options)
 
-    patch.setattr(ingesting._Apply, "_place_runs", place)
+    patch.setattr(ingesting._Apply, "_place_all", place)
 
 
 def unlink_before_the_record(patch: pytest.MonkeyPatch) -> None:
-    real = ingesting._Apply._finish_runs
+    real = ingesting._Apply._record
 
-    def finish(self: Any) -> None:
-        for work in self.at_work:
+    def record(self: Any, works: Any) -> None:
+        for work in works:
             for planned, _ in work.placed:
                 os.unlink(planned.source)  # noqa: PTH108
-        real(self)
+        real(self, works)
 
-    patch.setattr(ingesting._Apply, "_finish_runs", finish)
+    patch.setattr(ingesting._Apply, "_record", record)
 
 
 def swallow_the_error(patch: pytest.MonkeyPatch) -> None:

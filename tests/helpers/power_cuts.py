@@ -22,7 +22,7 @@ from ckptman.fs import folders, moving, placing, writing
 from ckptman.ingestion.ingesting import ingest
 from ckptman.tree import records
 from tests.helpers.disturbed import WRITING, Call, Disturbance, between
-from tests.helpers.faulty_ingests import IngestTrial, in_memory
+from tests.helpers.faulty_ingests import IngestTrial, InTurnsTrial, in_memory
 
 Inode = int
 Names = dict[str, tuple[Inode, bool]]
@@ -101,8 +101,12 @@ class Cuts:
     """An ingest during which the power may go at any time."""
 
     def __init__(self, home: Path, mode: str, there: str) -> None:
-        """`there`: what another program has put into the tree a moment ago: nothing, files, or all."""
-        self.trial = IngestTrial(home, mode, with_wandb=mode == "move")
+        """`there`: what another program has put into the tree a moment ago: nothing, files, or all.
+
+        Of nothing, three runs are copied in turns.
+        """
+        kind = InTurnsTrial if (mode, there) == ("copy", "nothing") else IngestTrial
+        self.trial = kind(home, mode, with_wandb=mode == "move")
         self.there = there
 
     def run(self) -> int:
