@@ -15,7 +15,7 @@ from ckptman.fs import folders, placing, writing
 from ckptman.text import CkptmanError
 from tests.helpers.block_snapshots import mounted
 from tests.helpers.disturbed import Call, Disturbance, between
-from tests.helpers.faulty_ingests import IngestTrial, in_memory
+from tests.helpers.faulty_ingests import IngestTrial, InTurnsTrial, in_memory
 from tests.helpers.promises import caught, tried
 
 PROMISE = "A disk full from any call of an ingest on: it says what is needed, nothing is left, the next one finishes"
@@ -78,6 +78,11 @@ def test_a_disk_that_is_full_from_any_call_on(mode: str, number: int) -> None:
     with tried(PROMISE) as counted, in_memory() as home:
         trial = IngestTrial(home, mode, with_wandb=mode == "move")
         counted.cases = fill_at_each(trial, number)
+
+
+def test_a_disk_that_is_full_while_some_are_copied_and_others_recorded() -> None:
+    with tried(PROMISE) as counted, in_memory() as home:
+        counted.cases = fill_at_each(InTurnsTrial(home, "copy", with_wandb=False), errno.ENOSPC)
 
 
 def test_what_is_left_of_a_full_disk_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:

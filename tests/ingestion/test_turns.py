@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from tests.helpers.faulty_ingests import IngestTrial, InTurnsTrial, in_memory
 from tests.helpers.grown import grow_source
 from tests.helpers.promises import caught, tried
 from tests.helpers.slices import SLICES
-from tests.ingestion.test_full_disks import fill_at_each
 
 PROMISE = "An ingest whose copies are made while others are published: whole or not there, whatever happens to either"
 
@@ -73,11 +71,6 @@ def test_the_next_ones_are_staged_meanwhile(monkeypatch: pytest.MonkeyPatch) -> 
     assert waited == [True, True]
 
 
-def test_a_disk_that_is_full_from_any_call_on() -> None:
-    with tried(PROMISE) as counted, in_memory() as home:
-        counted.cases = fill_at_each(InTurnsTrial(home, "copy", with_wandb=False), errno.ENOSPC)
-
-
 @pytest.mark.parametrize("fault", ["EIO", "SIGKILL before"])
 def test_any_call_is_disturbed(fault: str) -> None:
     with tried(PROMISE) as counted, in_memory() as home:
@@ -123,7 +116,7 @@ def test_what_is_left_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
             interrupt_at(trial, 2)
 
 
-def ingest_with_few_descriptors(home: Path, limit: int, before: str = "") -> bool:
+def ingest_with_few_descriptors(home: Path, limit: int, before: str = "pass") -> bool:
     source = grow_source(home / "source", 60)
     code = (
         f"import sys, ckptman; from ckptman.fs import placing; from ckptman.ingestion import ingesting; {before}; "
