@@ -119,8 +119,7 @@ def _ingest(
                 out.print(plain(f"Next: ckptman learn {folder}", "dim"), soft_wrap=True)
                 out.print(plain("  proposes the rules of an experiment that none describes, as a ckptman.yaml", "dim"))
         if answer is not None and not kept and (again := result.again) is not None:
-            sizes = {row.path: row.size for row in result.placed}
-            answer.expect(lambda: show(again, rules, console(), verbose=verbose), sizes, result.written)
+            answer.expect(lambda: show(again, rules, console(), verbose=verbose), result.sizes, result.written)
         raise typer.Exit(1 if result.refused or _is_undescribed(result) else 0)
 
 

@@ -147,19 +147,15 @@ class Remembered:
     def _look_before(self) -> _Before | None:
         if self._source is None or not self._key:
             return None
-        tree, found = self._files()
+        files: dict[str, str] = {}
+        tree = cache.folder_state(
+            self._root, without=_ELSEWHERE, on_file=lambda path, told, _: files.update({path: told})
+        )
         source = cache.folder_state(self._source, linked=self._linked)
         if source is None or (tree is None and os.path.lexists(self._root)):
             return None
         newest = max(source.newest_ns, 0 if tree is None else tree.newest_ns)
-        return _Before({path: told for path, (told, _) in found.items()}, source, newest)
-
-    def _files(self) -> tuple[cache.FolderState | None, dict[str, tuple[str, int]]]:
-        """The state of the tree, and of each file in it, with its size."""
-        found: dict[str, tuple[str, int]] = {}
-        return cache.folder_state(
-            self._root, without=_ELSEWHERE, on_file=lambda path, told, size: found.update({path: (told, size)})
-        ), found
+        return _Before(files, source, newest)
 
     def expect(self, show: Callable[[], None], placed: Mapping[str, int], written: Mapping[str, str]) -> None:
         """Keep what the same question is answered next, after the command has changed the tree; `show` prints that.
@@ -190,18 +186,28 @@ class Remembered:
     ) -> cache.FolderState | None:
         """The state of the tree and the source, if nothing but what the command did differs from what was before."""
         assert self._source is not None
-        tree, found = self._files()
+        same, ours, others = True, 0, 0
+
+        def look(path: str, told: str, size: int) -> None:
+            nonlocal same, ours, others
+            if path in placed:
+                ours += 1
+                same = same and placed[path] == size
+            elif path not in written:
+                others += 1
+                same = same and before.files.get(path) == told
+
+        tree = cache.folder_state(self._root, without=_ELSEWHERE, on_file=look)
         source = cache.folder_state(self._source)
         lasting = cache.folder_state(self._source, linked=self._linked)
         if tree is None or source is None or lasting is None or lasting.digest != before.source.digest:
             return None
         is_one_clock = self._root.stat().st_dev == self._source.stat().st_dev
         is_past = tree.newest_ns < now and source.newest_ns < (now if is_one_clock else before.newest_ns + 1)
-        ours = placed.keys() | written.keys()
-        others = {path: told for path, (told, _) in found.items() if path not in ours}
+        were = sum(1 for path in before.files if path not in placed and path not in written)
         is_ours = (
-            others == {path: told for path, told in before.files.items() if path not in ours}
-            and all(path in found and found[path][1] == size for path, size in placed.items())
+            same
+            and (ours, others) == (len(placed), were)
             and all(
                 hashlib.sha256(files.read_bytes(self._root / path)).hexdigest() == sha256
                 for path, sha256 in written.items()

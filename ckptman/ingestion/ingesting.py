@@ -30,7 +30,7 @@ from ckptman.fs import (
     write_atomically,
 )
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, PlannedFolders, Removal, make_plan
-from ckptman.ingestion.run_folders import FilePlacement
+from ckptman.ingestion.run_folders import FilePlacement, NewRows
 from ckptman.raw import histories, outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text, wording
@@ -67,6 +67,11 @@ class IngestResult:
     warnings: tuple[str, ...] = ()
     written: Mapping[str, str] = field(default_factory=dict)
     """What else was written, relative to the root, with its SHA-256: records, lists and learning curves."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Of what was placed: path, relative to the root → bytes."""
+        return self.placed.sizes if isinstance(self.placed, NewRows) else {row.path: row.size for row in self.placed}
 
     @property
     def again(self) -> IngestResult | None:

@@ -223,6 +223,27 @@ class Slot:
         return self.old is None and self.has_record and bool(self.sizes)
 
 
+class _Sizes(Mapping[str, int]):
+    """The sizes of the new files of some folders, by their paths; none of which is held."""
+
+    def __init__(self, rows: NewRows, slots: Iterable[Slot]) -> None:
+        self._rows = rows
+        self._slots = {slot.name: slot for slot in slots}
+
+    def __getitem__(self, path: str) -> int:
+        folder, _, name = path.rpartition("/")
+        for saved in self._slots[folder].to_place:
+            if saved.file.name == name:
+                return saved.file.size
+        raise KeyError(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return (row.path for row in self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 class NewRows(Sequence[records.CheckpointRow]):
     """The rows of the new files of some folders, by path; each is made when it is asked for."""
 
@@ -250,6 +271,11 @@ class NewRows(Sequence[records.CheckpointRow]):
 
     def __iter__(self) -> Iterator[records.CheckpointRow]:
         return map(Slot.row, self._slots, self._files)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Path → bytes."""
+        return _Sizes(self, self._slots)
 
     def of(self, is_wanted: Callable[[Slot], bool]) -> Iterator[records.CheckpointRow]:
         """Those of the folders that are wanted."""
@@ -453,7 +479,8 @@ class RunFolders:
             return slot.old is not None and all(note is not None and note.run_id == run_id for note in learnt)
         if slot.run_id is not None:
             return slot.run_id == run_id
-        if self._origins_of(slot).isdisjoint(_origins(file, self._convention)):
+        beside = slot.changed is None and any(saved.file.source.around is file.source.around for saved in slot.new)
+        if not beside and self._origins_of(slot).isdisjoint(_origins(file, self._convention)):
             return False
         if slot.changed is None and slot.new[0].file.has_configuration_of(file):
             return True

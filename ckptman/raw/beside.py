@@ -148,6 +148,11 @@ class Beside:
             if why := self._why_several(path, found, is_named=path in named):
                 self.leave(path, why)
 
+    @property
+    def finds_any(self) -> bool:
+        """Whether anything lies beside any checkpoint."""
+        return bool(self._found)
+
     def leave(self, path: Path, why: str) -> None:
         """Use a file for no run."""
         self._several.add(path)
@@ -184,6 +189,8 @@ class Beside:
             owners: Who wrote the checkpoints.
             logged: The metrics that W&B has of the run.
         """
+        if not (self._found or record.source.beside):
+            return RunEvidence({}, (), ())
         by_step = sorted(record.source_paths, key=lambda item: -(item[2].step or 0))
         paths = [Path(path) for path in dict.fromkeys(path for path, _, _ in by_step)]
         here = [path for path in paths if path in self._found]

@@ -6,7 +6,7 @@ import hashlib
 import marshal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -64,25 +64,60 @@ class Alike(NamedTuple):
         return self.values if seed is _NO_SEED else {**self.values, self.seed_key: seed}
 
 
+class _Told(NamedTuple):
+    """A configuration in plain values that are one for all that differ in their seed alone."""
+
+    text: bytes
+    seed: object
+    has_seed: bool
+
+
+def _told(config: Mapping[str, Any], seed_key: str) -> _Told:
+    """A configuration in plain values.
+
+    Raises:
+        ValueError: it holds others.
+    """
+    has_seed = seed_key in config
+    # A version that has no references: equal ones are of the same bytes.
+    text = marshal.dumps({**config, seed_key: None} if has_seed else dict(config), 2)
+    return _Told(text, config.get(seed_key), has_seed)
+
+
 class _AlikeKnown:
     """The configurations that were met."""
 
     def __init__(self, seed_key: str) -> None:
         self._seed_key = seed_key
         self._known: dict[bytes, Alike] = {}
+        self._last: tuple[Mapping[str, Any], Alike, object] | None = None
+
+    def config_of(self, told: _Told) -> Mapping[str, Any]:
+        """The configuration that a process told."""
+        digest = _digest(told.text)
+        alike = self._known.get(digest)
+        if alike is None:  # many have the same keys: one text for each
+            values = {intern(key): value for key, value in marshal.loads(told.text).items()}
+            alike = self._known[digest] = Alike(values, self._seed_key)
+        seed = told.seed if told.has_seed else _NO_SEED
+        config = alike.with_seed(seed)
+        self._last = config, alike, seed
+        return config
 
     def of(self, config: Mapping[str, Any]) -> tuple[Alike, object]:
         """What a configuration shares with others, and its seed; `Alike.with_seed` gives it again."""
-        key = self._seed_key
+        if self._last is not None and self._last[0] is config:
+            return self._last[1:]
         try:
-            text = marshal.dumps({**config, key: None} if key in config else dict(config), 2)
-        except ValueError:  # of values of other types
-            return Alike(config, key), _NO_SEED
-        digest = hashlib.blake2b(text, digest_size=16).digest()
-        alike = self._known.get(digest)
-        if alike is None:
-            alike = self._known[digest] = Alike(config, key)
-        return alike, config.get(key, _NO_SEED)
+            told = _told(config, self._seed_key)
+        except ValueError:
+            return Alike(config, self._seed_key), _NO_SEED
+        alike = self._known.setdefault(_digest(told.text), Alike(config, self._seed_key))
+        return alike, told.seed if told.has_seed else _NO_SEED
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +262,8 @@ _SHARE = 24
 _LARGE = 1 << 18
 """Bytes that take longer to hash than another thread takes to begin."""
 
-_Plain = tuple[tuple[Any, ...], str, tuple[int, ...]]
-
-
-def _of_plain(info: tuple[Any, ...], content: str, state: tuple[int, ...]) -> Read:
-    said = Said(*info)
-    if said.config is not None:  # many have the same keys: one text for each
-        said = said._replace(config={intern(key): value for key, value in said.config.items()})
-    return Read(said, content, FileState(*state))
+_Plain = tuple[tuple[Any, ...], tuple[Any, ...] | None, str, bytes]
+"""What was read of a file, in plain values: as `Said`, but its configuration apart; its content, and its state."""
 
 
 class Examiner:
@@ -271,13 +300,13 @@ class Examiner:
         info, content, state, parts = read
         if not state.same_but_ctime(file.state):
             raise RefusedError("it changed while it was looked at", code=fs_files.CHANGED)
-        beside = self._beside.of(file.path)
+        beside = self._beside.of(file.path) if self._beside.finds_any else Evidence(())
         if info.iters_done is None and beside.step is not None:
             info = info._replace(iters_done=beside.step)
         else:
             beside = beside.without_steps()
         config, config_source = self._config_of(file, info, beside)
-        config, notes = self._completed(config, config_source, beside)
+        config, notes = self._completed(config, config_source, beside) if beside.readings else (config, ())
         name, parsed, config, config_source = self._name_of(file, info, config, config_source)
         key = self._convention.seed_key
         if key not in self._convention.lifted(config) and (seed := parsed.values.get(key, file.seed)) is not None:
@@ -340,22 +369,35 @@ class Examiner:
             yield from zip(files, held, strict=True)
             return
         # Files of one name are of one configuration, but for their seeds, and known by each other (`formats.alike`).
-        order = sorted(files, key=lambda file: (file.path.name, str(file.group), str(file.task), file.relative))
+        order = sorted(files, key=lambda file: (file.file, str(file.group), str(file.task)))
         shares = [order[at : at + _SHARE] for at in range(0, len(order), _SHARE)]
         found = chain.from_iterable(fs_files.in_processes(self._plain, shares))
         for file, plain in zip(order, found, strict=True):
-            yield file, partial(self.read, file) if plain is None else partial(_of_plain, *plain)
+            yield file, partial(self.read, file) if plain is None else partial(self._of_plain, *plain)
+
+    def _of_plain(self, said: tuple[Any, ...], told: tuple[Any, ...] | None, content: str, packed: bytes) -> Read:
+        config = None if told is None else self._alike.config_of(_Told(*told))
+        return Read(Said(*said)._replace(config=config), content, FileState.unpacked(packed))
 
     def _plain(self, files: Sequence[SourceCheckpoint]) -> list[_Plain | None]:
         """What was read of files, in plain values; None of those that are read again where more is asked for."""
         found: list[_Plain | None] = []
+        texts: dict[bytes, bytes] = {}
         for file in files:
             try:
                 read = None if file.is_folder else self.read(file)
-            except RefusedError:
-                read = None
-            found.append(None if read is None else (tuple(read.info), read.content, astuple(read.state)))
+                found.append(None if read is None else self._in_plain(read, texts))
+            except (RefusedError, ValueError):  # it is no checkpoint, or holds other values
+                found.append(None)
         return found
+
+    def _in_plain(self, read: Read, texts: dict[bytes, bytes]) -> _Plain:
+        """`texts` are those of configurations before, each of which is told once."""
+        config, told = read.info.config, None
+        if config is not None:
+            told = _told(config, self._convention.seed_key)
+            told = told._replace(text=texts.setdefault(told.text, told.text))
+        return tuple(read.info._replace(config=None)), told and tuple(told), read.content, read.state.packed
 
     def _config_of(self, file: SourceCheckpoint, info: Said, beside: Evidence) -> tuple[Mapping[str, Any], str]:
         """The configuration, and where it is from: the file, else what lies beside it, else a W&B record, else its

@@ -512,7 +512,7 @@ class RawOutputs:
         return [known or self._saved(file, next(attributions)) for file, known in zip(files, recorded, strict=True)]
 
     def _saved(self, file: Examined, attribution: Attribution) -> SavedFile:
-        metrics = self.metrics(attribution.run_id, file.config, [file.source.path], file.opaque)
+        metrics = self.metrics(attribution.run_id, file.config, [str(file.source.path)], file.opaque)
         return SavedFile(file, attribution, metrics if metrics.values or metrics.source else _NO_METRICS)
 
     def _recorded(self, file: Examined) -> SavedFile | None:
@@ -530,7 +530,7 @@ class RawOutputs:
         return (entry.file, entry.size) == (file.source.file, file.state.size)
 
     def metrics(
-        self, run_id: str | None, config: Mapping[str, Any], files: Iterable[Path], opaque: Collection[str] = ()
+        self, run_id: str | None, config: Mapping[str, Any], files: Iterable[str], opaque: Collection[str] = ()
     ) -> Metrics:
         """The last metrics of a run: by W&B, else those that training left in the run's own folder; by these, where the
         run went on after the last that W&B has of it.
@@ -552,11 +552,12 @@ class RawOutputs:
 
     def curves_of(self, record: records.RunRecord) -> list[Path]:
         """The learning curves of a tree that is the source, and those that training left in the run's own folder."""
-        placed = [(Path(path), entry) for path, _, entry in record.source_paths]
         kept = dict.fromkeys(
-            path.with_name(history.HISTORY_FILE) for path, entry in placed if self._has_curve(path, entry)
+            path.with_name(history.HISTORY_FILE)
+            for path, entry in ((Path(path), entry) for path, _, entry in record.source_paths if self.scan.records)
+            if self._has_curve(path, entry)
         )
-        left = self._left_by_training(record.config, (path for path, _ in placed))
+        left = self._left_by_training(record.config, (path for path, _, _ in record.source_paths))
         curves = (folder / history.HISTORY_FILE for folder, _ in left)
         return [*kept, *(curve for curve in curves if curve.is_file())]
 
@@ -570,15 +571,15 @@ class RawOutputs:
         )
 
     def _left_by_training(
-        self, config: Mapping[str, Any], files: Iterable[Path]
+        self, config: Mapping[str, Any], files: Iterable[str]
     ) -> Iterator[tuple[Path, records.TrainingMetrics]]:
         """The own folders of the run of these checkpoints, with the metrics in them."""
-        for folder in dict.fromkeys(path.parent.parent for path in files):
-            if (name := str(folder)) not in self._trained:
-                self._trained[name] = records.read_training_metrics(folder / self.convention.raw.metrics)
-            left = self._trained[name]
+        for folder in dict.fromkeys(os.path.dirname(os.path.dirname(path)) for path in files):  # noqa: PTH120
+            if folder not in self._trained:
+                self._trained[folder] = records.read_training_metrics(Path(folder, self.convention.raw.metrics))
+            left = self._trained[folder]
             if left is not None and comparing.same_configuration(left.config, config, self.convention.ignored_keys):
-                yield folder, left
+                yield Path(folder), left
 
     def refreshed(self, record: records.RunRecord) -> tuple[records.RunRecord, tuple[Path, ...]]:
         """A run with the metrics that are here now, once all files are read; and the files beside its checkpoints that
@@ -586,9 +587,7 @@ class RawOutputs:
 
         Metrics beside the checkpoints are laid over those of W&B.
         """
-        found = self.metrics(
-            record.run_id, record.config, (Path(path) for path, _, _ in record.source_paths), record.opaque
-        )
+        found = self.metrics(record.run_id, record.config, (path for path, _, _ in record.source_paths), record.opaque)
         beside = self._beside.of_run(record, lambda: self.owners, found.values)
         if beside.metrics:
             others = () if found.values.keys() <= beside.metrics.keys() else (found.source or "W&B",)
@@ -601,12 +600,13 @@ class RawOutputs:
             record = replace(record, source=replace(record.source, beside=beside.notes))
         return record, beside.curves
 
-    def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str, str]:
-        """What files are sorted by. Where no time tells them apart, what lies in their folder does, not its name."""
+    def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str]:
+        """What files are sorted by that are in order of their paths. Where no time tells them apart, what lies in their
+        folder does, not its name."""
         run = self.wandb.by_id.get(saved.attribution.run_id or "")
         saved_at = saved.file.saved_at
         started = saved_at if run is None or run.started is None else run.started
-        return saved.attribution.is_copy, started, saved_at, content, saved.file.source.relative
+        return saved.attribution.is_copy, started, saved_at, content
 
     # --- lost runs ----------------------------------------------------------------------------------------------------
 
