@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import marshal
 import os
 import signal
@@ -18,8 +17,6 @@ LEAST = 4
 MOST = 8
 """Processes: where there are more cores, the disk is waited for."""
 _BUFFER = 1 << 20
-_GARBAGE = 50_000
-"""Objects after which a copy looks for garbage: what the work makes goes with its last reference, but for errors."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _T = TypeVar("_T")
@@ -103,8 +100,6 @@ def _work_through(work: Callable[[_T], _R], items: Sequence[_T], end: int) -> No
         for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        gc.freeze()  # what was there before is not looked through: that would copy the pages that it lies in
-        gc.set_threshold(_GARBAGE)
         with os.fdopen(end, "wb", _BUFFER) as stream:
             for item in items:
                 try:
