@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -61,6 +61,15 @@ class Said(NamedTuple):
     """Whether nothing of it was read from the rest of the file."""
 
 
+class Sample(NamedTuple):
+    """A pickle, taken apart."""
+
+    kind: bytes
+    """The same for pickles that differ in the values alone, and are read by the same rules."""
+    values: tuple[int | str, ...]
+    """The numbers and words, in their order."""
+
+
 class _Cut(NamedTuple):
     """Where to cut pickles of one length, and of one kind."""
 
@@ -69,31 +78,12 @@ class _Cut(NamedTuple):
     stays: tuple[bytes, ...]
     """With the beginnings of the instructions whose values are taken out."""
     kind: bytes
-    """The same for pickles that differ in the values alone, and are read by the same rules."""
     words: tuple[int, ...]
     """Which of the values are words."""
     longs: tuple[int, ...]
     """Which are numbers of four bytes, and no negative ones."""
     rules: terms.CheckpointRules
     """Kept, so that no other rules get their identity."""
-
-
-class Sample(NamedTuple):
-    """A pickle, taken apart."""
-
-    values: tuple[int | str, ...]
-    """The numbers and words, in their order."""
-    cut: _Cut
-
-    def with_values(self, values: Iterable[int | str]) -> bytes:
-        """A pickle of the kind."""
-        made: list[bytes] = []
-        for before, value in zip(self.cut.stays, values, strict=False):
-            if isinstance(value, int):
-                made += before[:-1], b"J", value.to_bytes(4, "little")
-            else:
-                made += before[:-_WORD_AT], b"X", len(value).to_bytes(4, "little"), value.encode()
-        return b"".join((*made, self.cut.stays[-1]))
 
 
 class _Places(NamedTuple):
@@ -129,22 +119,45 @@ def sample_of(data: bytes, rules: terms.CheckpointRules) -> Sample | None:
     for cut in cuts:
         if (sample := _cut_as(data, cut)) is not None:
             return sample
+    parts, tokens = _parts(data, rules)
+    if not tokens or any(token[0] == _TEXT and token[1] != len(token) - _WORD_AT for token in tokens):
+        return None
+    kind = hashlib.sha256(repr((id(rules), list(map(len, parts)))).encode() + b"".join(parts)).digest()
+    if kind in _KINDS:  # there are others of it
+        _CUTS[id(rules), len(data)] = [_cut(kind, parts, tokens, rules), *cuts[: _MOST_CUTS - 1]]
+        if len(_CUTS) > MOST_KINDS:
+            _CUTS.popitem(last=False)
+    return Sample(kind, tuple(map(_value, tokens)))
+
+
+def _parts(data: bytes, rules: terms.CheckpointRules) -> tuple[list[bytes], list[bytes]]:
+    """What is before, between and behind the values of a pickle, each value's key by itself; and what makes them."""
     if id(rules) not in _PATTERNS:
         _PATTERNS.clear()
         _PATTERNS[id(rules)] = rules, _pattern(rules)
     parts = _PATTERNS[id(rules)][1].split(data)
     tokens = parts[2::3]
     del parts[2::3]
-    if not tokens or any(token[0] == _TEXT and token[1] != len(token) - _WORD_AT for token in tokens):
-        return None
-    cuts = [_cut(parts, tokens, rules), *cuts[: _MOST_CUTS - 1]]
-    _CUTS[id(rules), len(data)] = cuts
-    if len(_CUTS) > MOST_KINDS:
-        _CUTS.popitem(last=False)
-    return _cut_as(data, cuts[0])
+    return parts, tokens
 
 
-def _cut(parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) -> _Cut:
+def _value(token: bytes) -> int | str:
+    return token[_WORD_AT:].decode() if token[0] == _TEXT else int.from_bytes(token[1:], "little")
+
+
+def with_values(data: bytes, rules: terms.CheckpointRules, values: Iterable[int | str]) -> bytes:
+    """A pickle of the same kind, with other values."""
+    parts, _ = _parts(data, rules)
+    made = parts[:1]
+    for value, key, after in zip(values, parts[1::2], parts[2::2], strict=True):
+        if isinstance(value, int):
+            made += key, b"J", value.to_bytes(4, "little"), after
+        else:
+            made += key, b"X", len(value).to_bytes(4, "little"), value.encode(), after
+    return b"".join(made)
+
+
+def _cut(kind: bytes, parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) -> _Cut:
     """How a pickle was cut into what stands before each value, and the value."""
     form, stays = "<", []
     for at, token in enumerate(tokens):
@@ -154,7 +167,7 @@ def _cut(parts: list[bytes], tokens: list[bytes], rules: terms.CheckpointRules) 
     return _Cut(
         Struct(f"{form}{len(parts[-1])}s"),
         (*stays, parts[-1]),
-        hashlib.sha256(repr((id(rules), parts)).encode()).digest(),
+        kind,
         tuple(at for at, token in enumerate(tokens) if token[0] == _TEXT),
         tuple(at for at, token in enumerate(tokens) if token[:1] == b"J"),
         rules,
@@ -173,7 +186,7 @@ def _cut_as(data: bytes, cut: _Cut) -> Sample | None:
         if _LETTERS.fullmatch(values[at]) is None:
             return None
         values[at] = values[at].decode()
-    return Sample(tuple(values), cut)
+    return Sample(cut.kind, tuple(values))
 
 
 def _pattern(rules: terms.CheckpointRules) -> re.Pattern[bytes]:
@@ -191,20 +204,23 @@ def _last(key: str) -> str:
 
 def _keys(names: Iterable[str]) -> bytes:
     """Any of these texts, as the pickler writes it."""
-    texts = sorted(name.encode() for name in names)
-    return b"X(?:%s)" % b"|".join(
-        re.escape(len(text).to_bytes(4, "little") + text) for text in texts if len(text) < 256
+    by_length: dict[int, list[bytes]] = defaultdict(list)
+    for text in sorted(name.encode() for name in names):
+        by_length[len(text)].append(re.escape(text))
+    each = (
+        re.escape(length.to_bytes(4, "little")) + b"(?:%s)" % b"|".join(texts) for length, texts in by_length.items()
     )
+    return b"X(?:%s)" % b"|".join(each)
 
 
-def known(sample: Sample, interpret: Callable[[bytes], Said]) -> Callable[[int], Said] | None:
+def known(sample: Sample, interpret: Callable[[Sequence[int | str]], Said]) -> Callable[[int], Said] | None:
     """What a pickle says, given the size of its file, where its kind is known.
 
     Args:
         sample: The pickle.
-        interpret: What another pickle in its place would say; asked once for a kind.
+        interpret: What it would say with other values; asked once for a kind.
     """
-    kind = _KINDS.get(sample.cut.kind)
+    kind = _KINDS.get(sample.kind)
     if kind is None:
         return None
     if not kind.is_tried:
@@ -220,18 +236,24 @@ def known(sample: Sample, interpret: Callable[[bytes], Said]) -> Callable[[int],
 
 def learn(sample: Sample, rules: terms.CheckpointRules, said: Said) -> None:
     """Take note of what the first pickle of a kind says."""
-    if not said.is_alone or sample.cut.kind in _KINDS:
+    if not said.is_alone or sample.kind in _KINDS:
         return
-    _KINDS[sample.cut.kind] = _Kind(said, sample.values, rules)
+    _KINDS[sample.kind] = _Kind(said, sample.values, rules)
     if len(_KINDS) > MOST_KINDS:
         _KINDS.popitem(last=False)
 
 
-def _places_of(kind: _Kind, sample: Sample, interpret: Callable[[bytes], Said]) -> _Places | None:
+def forget() -> None:
+    """Let the next pickle of each kind be the first one."""
+    _KINDS.clear()
+    _CUTS.clear()
+
+
+def _places_of(kind: _Kind, sample: Sample, interpret: Callable[[Sequence[int | str]], Said]) -> _Places | None:
     """Where the values of a kind get to, if the pickle of marks shows it, and says what the first one was found to."""
     marks = [_FIRST_MARK + at if isinstance(value, int) else f"mark_{at}_" for at, value in enumerate(sample.values)]
     try:
-        marked = interpret(sample.with_values(marks))
+        marked = interpret(marks)
     except RefusedError:
         return None
     info = marked.info

@@ -14,7 +14,7 @@ import os
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
@@ -194,10 +194,10 @@ def read_archive(archive: Archive, rules: terms.CheckpointRules) -> CheckpointIn
     data = archive.read(PICKLE, archive.size)
     sample = alike.sample_of(data, rules)
 
-    def said_by(other: bytes) -> alike.Said:
-        return _interpret(other, archive, rules)
+    def said_with(values: Sequence[int | str]) -> alike.Said:
+        return _interpret(alike.with_values(data, rules, values), archive, rules)
 
-    if sample is not None and (known := alike.known(sample, said_by)) is not None:
+    if sample is not None and (known := alike.known(sample, said_with)) is not None:
         info, storages, _ = known(archive.size)
         check_storages(archive, storages)
         return info
@@ -288,14 +288,15 @@ def check_storages(archive: Archive, storages: tuple[Storage, ...]) -> None:
     """Check that the archive holds all bytes of each storage. That tensors fit their storages is known already."""
     if storages is archive.layout.held:
         return
-    for storage in storages:
-        entry = archive.entry(f"data/{storage.key}")
+    entries = archive.layout.entries
+    for key, _, itemsize, numel in storages:
+        entry = entries.get(f"data/{key}")
         if entry is None:
-            raise refusal("bad-tensor", f"the file lacks the entry of storage {storage.key!r}")
-        if entry.size < storage.nbytes:
+            raise refusal("bad-tensor", f"the file lacks the entry of storage {key!r}")
+        if (size := entry[2]) < itemsize * numel:
             raise refusal(
                 "bad-tensor",
-                f"storage {storage.key!r} needs {storage.nbytes:,} bytes, but its entry has only {entry.size:,}",
+                f"storage {key!r} needs {itemsize * numel:,} bytes, but its entry has only {size:,}",
             )
     archive.layout.held = storages
 

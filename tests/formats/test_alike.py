@@ -25,7 +25,7 @@ RULES = built_in().checkpoint
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many pickles were interpreted."""
-    forget()
+    alike.forget()
     count: list[int] = []
     real = pickle_reader.read_pickle
 
@@ -35,12 +35,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(checkpoint, "read_pickle", read_pickle)
     yield count
-    forget()
-
-
-def forget() -> None:
-    alike._KINDS.clear()
-    alike._CUTS.clear()
+    alike.forget()
 
 
 def write(path: Path, seed: int, **more: Any) -> Path:
@@ -51,12 +46,12 @@ def write(path: Path, seed: int, **more: Any) -> Path:
 
 
 def read_alone(path: Path) -> CheckpointInfo:
-    forget()
+    alike.forget()
     return read_checkpoint(path, RULES)
 
 
 def read_together(paths: list[Path], interpreted: list[int]) -> list[CheckpointInfo]:
-    forget()
+    alike.forget()
     interpreted.clear()
     return [read_checkpoint(path, RULES) for path in paths]
 
