@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ckptman.formats import alike, checkpoint, pickle_reader
-from ckptman.formats.archive import PICKLE, open_archive
+from ckptman.formats.archive import PICKLE, Archive, open_archive
 from ckptman.formats.checkpoint import CheckpointInfo, read_checkpoint
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
@@ -214,3 +214,71 @@ def test_only_the_last_kinds_are_remembered(
             read_checkpoint(write(tmp_path / "a.pt", seed, name=f"kind {number}"), RULES)
     assert len(interpreted) == 10
     assert len(alike._KINDS) == 2
+
+
+class Inside:
+    """An archive with another pickle in it."""
+
+    def __init__(self, real: Archive, data: bytes) -> None:
+        self.layout, self.size = real.layout, real.size
+        self._data = data
+        self.layout.held = None
+
+    def read(self, name: str, limit: int) -> bytes:
+        return self._data
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        return bytes(size)
+
+
+def outcome(real: Archive, data: bytes) -> tuple[object, ...]:
+    try:
+        info = checkpoint.read_archive(Inside(real, data), RULES)  # type: ignore[arg-type]
+    except RefusedError as error:
+        return (error.code,)
+    return info, alike._details(info)
+
+
+def mutated(draw: random.Random, data: bytes) -> bytes:
+    """A pickle with a few instructions other than they were."""
+    found = bytearray(data)
+    for _ in range(draw.randrange(4)):
+        at = draw.randrange(len(found))
+        if draw.random() < 0.4:
+            found[at] = draw.randrange(256)
+        elif draw.random() < 0.6:
+            found[at:at] = bytes(draw.choices(b"K\1M\5\6J\0\0\0\0X0q(12h\x88NR.ut", k=draw.randrange(1, 4)))
+        else:
+            del found[at : at + draw.randrange(1, 4)]
+    return bytes(found)
+
+
+def differences(path: Path, kinds: int) -> int:
+    """How many pickles say something else after others of their kind, mutated ones among them, than alone."""
+    draw, count = random.Random(kinds), 0
+    with open_archive(path) as real:
+        data = real.read(PICKLE, 1 << 20)
+        for _ in range(kinds):
+            base = mutated(draw, data)
+            family = [base]
+            for _ in range(3 if (sample := alike.sample_of(base, RULES)) is not None else 0):
+                others: list[int | str] = []
+                for value in sample.values if sample is not None else ():
+                    numbers: list[int | str] = [0, 2, 255, 70_000, value]
+                    others.append(draw.choice(numbers if isinstance(value, int) else ["mix", "model", value]))
+                family.append(alike.with_values(base, RULES, others))
+            alone = []
+            for each in family:
+                alike.forget()
+                alone.append(outcome(real, each))
+            alike.forget()
+            count += sum(outcome(real, each) != one for each, one in zip(family * 2, alone * 2, strict=True))
+    return count
+
+
+def test_mutated_pickles_say_what_they_say_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.pt", 1337, config={"wandb_group": "len_gen_k8"})
+    assert differences(path, 400) == 0
+    monkeypatch.setattr(alike, "_filled", lambda info, *_: info)  # the control: with marks in the places,
+    monkeypatch.setattr(alike, "_is_same", lambda one, other: True)  # and nobody looks
+    assert differences(path, 20) > 0
