@@ -241,6 +241,16 @@ def test_documents_hold_what_they_say(
     assert held_for_each_run(verb, trees) > 15_000
 
 
+def test_the_plan_of_an_ingest_holds_little_more_of_a_run_than_what_was_read(sources: dict[int, Path]) -> None:
+    def planned(source: Path) -> ckptman.IngestResult:
+        return ckptman.ingest(source, source.parent / "none", convention=built_in(), dry_run=True)
+
+    # Of two files: where they are, their states, their sums, and what tells of their configuration.
+    assert held_for_each_run(planned, sources) < 5_000
+    # The control: records, placements and paths.
+    assert held_for_each_run(lambda source: list(planned(source).plan.runs), sources) > 7_000
+
+
 def test_what_holds_all_runs_is_found(trees: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert held_for_each_run(ckptman.list_checkpoints, trees) > 6_000
     monkeypatch.setattr(passing, "take_inventory", contents.take_inventory)
