@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Self, TypeVar
 
 from ckptman.fs import faults
@@ -34,8 +34,8 @@ _CHUNK = 1 << 17
 SYNC_THREADS = 8
 """Requests to a disk at once."""
 
-_SLOW = 0.001
-"""Seconds of a request from which on more threads pay: to start one, and to take turns with it, takes a tenth."""
+_SLOW = 0.0001
+"""Seconds that a request is waited for from which on more threads pay, which have to be started and to take turns."""
 
 CORES = min(4, cores())
 """Threads that copy or hash: more would wait for the disk, or for each other."""
@@ -274,8 +274,7 @@ def in_parallel(
 ) -> list[_R]:
     """Do many things at once: disks and servers answer several requests in about the time of one.
 
-    This thread begins, and more join in where a thing takes longer than it takes to start them; where the things
-    `are_large`, at once.
+    This thread begins, and others join in once it has to wait; where the things `are_large`, at once.
 
     Raises:
         Exception: what one of them raises; by then, all that was begun has ended, and no other is begun.
@@ -288,24 +287,29 @@ def in_parallel(
     def take_turns(*, is_first: bool = False) -> None:
         try:
             for at, item in left:
-                begun = perf_counter()
+                begun = _waited()
                 found[at] = work(item)
-                if is_first and len(others) < most and perf_counter() - begun > _SLOW:
-                    let_join(len(others) + 1)
+                if is_first and not others and _waited() - begun > _SLOW:
+                    let_join()
         except BaseException:
             deque(left, maxlen=0)
             raise
 
-    def let_join(count: int) -> None:
-        others.extend(pool.submit(take_turns) for _ in range(min(count, most - len(others))))
+    def let_join() -> None:
+        others.extend(pool.submit(take_turns) for _ in range(most))
 
     with ThreadPoolExecutor(max(1, most)) as pool:
         if are_large:
-            let_join(most)
+            let_join()
         take_turns(is_first=True)
     for other in others:
         other.result()
     return [found[at] for at in range(len(items))]
+
+
+def _waited() -> float:
+    """The seconds in which this thread did nothing, from some time on."""
+    return perf_counter() - thread_time()
 
 
 def in_turn(

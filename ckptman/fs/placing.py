@@ -27,7 +27,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -384,7 +384,7 @@ class _Staged:
             self._hash_unless(trusted, clone, on_bytes)
         else:
             self.sha256 = files.digest_of(self._written(self.source.chunks()), on_bytes)
-            begin_sync(self.fd)
+            writing.begin_sync(self.fd)
         with faults.writing(self.destination):
             os.utime(self.fd, ns=(self.source.state.mtime_ns, self.source.state.mtime_ns))
 
@@ -506,13 +506,6 @@ def reflink(source: int, copy: int) -> bool:
         os.ftruncate(copy, 0)
         return False
     return True
-
-
-def begin_sync(descriptor: int) -> None:
-    """Let the disk begin to write a file, while others are copied; `fsync` then waits less. Advice, and no promise."""
-    if sys.platform == "linux":
-        with suppress(OSError):  # what is not on the disk yet is written, and none of it dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _link_error(error: OSError, source: Path, destination: Path) -> CkptmanError:
