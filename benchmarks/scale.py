@@ -220,7 +220,7 @@ def links(bench: Bench) -> Iterator[Row]:
         fresh(linked, ["cp", "-al", str(source), str(linked)]),
         fresh(tree, ckptman("ingest", source, "--root", tree, "--mode", "hardlink")),
         turns=3,
-        reason="cp reads no byte, and syncs none: 22 calls to the system a file, where these are 84, 2.7 fsyncs among "
+        reason="cp reads no byte, and syncs none: 22 calls to the system a file, where these are 78, 2.6 fsyncs among "
         "them; what is planned and placed is Python on one core",
     )  # fmt: skip
     again = ckptman("ingest", source, "--root", tree, "--mode", "hardlink")
