@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.queries import results
 from ckptman.rules.convention_file import load_convention
 from tests.helpers.task_mappings import best, document
+
+WANDB_HEADER = 7
+"""Bytes of a log in which there is nothing yet."""
 
 
 @pytest.mark.slow
@@ -31,6 +35,10 @@ def test_figures_of_runs_that_overwrote_each_other_equal_ten_lines_of_python(
         metrics = json.loads((run / "metrics.json").read_text())["metrics"]
         values.append(statistics.mean(metrics[f"gen/K{k}/loss"] for k in range(17, 33)))
         (run / "metrics.json").unlink()  # W&B alone tells
+        (log,) = run.rglob("*.wandb")
+        until = time.monotonic() + 30
+        while log.stat().st_size <= WANDB_HEADER and time.monotonic() < until:
+            time.sleep(0.01)  # W&B's service may write what it has after `finish`
         for folder in ("saved_models", "wandb"):  # the published trainer lets all seeds of a task save into one folder
             shutil.copytree(run / folder, lab / folder, dirs_exist_ok=True, symlinks=True,
                             ignore=shutil.ignore_patterns("latest-run", "debug*"))  # fmt: skip
