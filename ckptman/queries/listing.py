@@ -277,7 +277,7 @@ _Text = tuple[bytes, str, int, int]
 
 def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -> tuple[Listing, frozenset[str]]:
     """Of each run of a tree the last checkpoint, while it is read, and the names of all metrics. Of its metrics those
-    that are to be kept are, and so its source and its SHA-256.
+    that are to be kept are, and so its source, its SHA-256 and the run's id.
 
     Raises:
         UsageError: where there is no tree.
@@ -303,8 +303,10 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
                 source=source,
                 sha256=sha256,
                 family=family,
+                run_id=row.run_id if keep("run_id") else None,
                 group=sharing.one(row.group),
                 kind=sharing.one(row.kind),
+                step=sharing.one(row.step),
             )
             config = statistics.SharedConfig(*sharing.config(item.config))
             metrics = {key: value for key, value in item.metrics.items() if keep(key)}
