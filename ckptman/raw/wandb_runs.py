@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from sys import intern
 from typing import Any, TypeVar
 
 from ckptman.raw.attribution import Span, in_spans
@@ -163,7 +164,7 @@ def _flat(key: str, value: object) -> Iterable[tuple[str, Any]]:
         for name, item in value.items():
             yield from _flat(f"{key}.{name}", item)
     else:
-        yield key, _NUMBER_WORDS.get(value, value) if isinstance(value, str) else value
+        yield intern(key), _NUMBER_WORDS.get(value, value) if isinstance(value, str) else value
 
 
 class _Folder:
@@ -283,7 +284,8 @@ _NO_LOG = WandbLog(Path(), None, None, None, {}, {}, None, None, False, None, ()
 def _config(document: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """The config in a `config.yaml`, where each key holds a mapping with its `value`."""
     # `_wandb` holds facts of the machine and the client; `wandb_version` is the format's, in files of older clients.
-    entries = {str(key): entry for key, entry in document.items() if key not in ("_wandb", "wandb_version")}
+    # The runs of a grid have the same keys: one text for each.
+    entries = {intern(str(key)): entry for key, entry in document.items() if key not in ("_wandb", "wandb_version")}
     bad = [key for key, entry in entries.items() if not isinstance(entry, dict) or "value" not in entry]
     if bad:
         problems.append(f"files/config.yaml: no value under {', '.join(map(repr, bad[:3]))}")
