@@ -176,10 +176,15 @@ def interval(configuration: tree_statistics.Configuration) -> str:
     return f"{low.removesuffix(' %')}–{high}"
 
 
+def no_run_text(statistics: tree_statistics.TreeStatistics) -> str:
+    """That no run is counted: there is none, as far as everything could be read."""
+    return "No run of this tree can be read." if statistics.unreadable else "There is no run in this tree yet."
+
+
 def nothing_ranked(statistics: tree_statistics.TreeStatistics) -> tuple[str, str]:
     """Why no configuration can be ranked, and which metrics there are instead."""
     if not statistics.runs:
-        return "There is no run in this tree yet.", ""
+        return no_run_text(statistics), ""
     metric = statistics.convention.metric
     each = f" for each K from {metric.low} to {metric.high}" if metric.span else ""
     why = f"No run here has a finite value of {markdown.code(metric.pattern)}{each}, logged or evaluated."

@@ -346,7 +346,7 @@ def _where(statistics: tree_statistics.TreeStatistics) -> str:
     for configuration in statistics.configurations:
         by_group[placement.group_folder_of(configuration.folder, convention)].append(configuration)
     if not by_group:
-        return markdown.join("## Where to find a configuration", "There is no run in this tree yet.")
+        return markdown.join("## Where to find a configuration", say.no_run_text(statistics))
     rows = []
     for folder, configurations in sorted(by_group.items(), key=lambda item: wording.path_key(item[0])):
         trained = say.natural(say.trained(c.config, convention) for c in configurations)

@@ -167,7 +167,7 @@ def _tasks(statistics: tree_statistics.TreeStatistics) -> str:
     convention = statistics.convention
     expected = [grid for grid in convention.grids.values() if statistics.expects(grid.name)]
     if not expected and not statistics.runs:
-        return "There is no run in this tree yet."
+        return say.no_run_text(statistics)
     if not expected:
         return markdown.paragraph(
             "The groups here are of no grid that the rules describe: they keep the task ids of their source, and the",
