@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from ckptman.rules.convention_file import built_in
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from tests.helpers.browser import Heard, opened
+from tests.helpers.meddling import unlistable
 from tests.helpers.other_labs import OUTPUTS
 from tests.helpers.promises import caught, tried
 from tests.helpers.raw import config, gen_metrics
@@ -539,11 +541,31 @@ def test_an_empty_tree_says_that_it_is(browser: Any, tmp_path: Path, heard: Hear
     report(tmp_path, html="")
     explorer = opened(browser, tmp_path / EXPLORER, heard)
     assert explorer.locator("td[data-cell]").count() == 0
+    none = "There is no run in this tree yet."
+    assert explorer.locator(".empty").inner_text() == f"{none} ckptman ingest GRID_OUTPUTS sorts raw outputs into it."
     for view, text in {"#/findings": "finds nothing wrong", "#/compare": "Nothing is chosen yet"}.items():
         go(explorer, view)
         assert text in explorer.locator("main").inner_text()
     go(explorer, "#/runs")
     explorer.fill("#search", "nothing")
-    assert explorer.locator(".empty").is_visible()
+    assert explorer.locator(".empty").inner_text() == none
+    explorer.context.close()
+    assert heard == Heard()
+
+
+def test_of_a_tree_that_cannot_be_read_it_is_not_said_that_there_is_no_run(
+    browser: Any, tmp_path: Path, heard: Heard
+) -> None:
+    add_run(tmp_path, config())
+    with unlistable(tmp_path / "with_layernorm", errno.EACCES):
+        report(tmp_path, html="")
+    explorer = opened(browser, tmp_path / EXPLORER, heard)
+    assert explorer.locator(".empty").inner_text() == "No run of this tree can be read."
+    go(explorer, "#/runs")
+    assert explorer.locator(".empty").inner_text() == "No run of this tree can be read."
+    report(tmp_path)
+    explorer.reload()
+    explorer.wait_for_selector(".space .row")  # the control: the same tree, read
+    assert explorer.locator(".empty").count() == 0
     explorer.context.close()
     assert heard == Heard()

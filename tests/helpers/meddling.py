@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.helpers.failing_calls import CONTENT
 
@@ -90,3 +93,18 @@ def as_working_folder(folder: Path) -> Iterator[None]:
 
 def lose(destination: Path) -> None:
     destination.unlink()
+
+
+@contextmanager
+def unlistable(folder: Path, error: int) -> Iterator[None]:
+    """A folder that cannot be listed: modes do not stop root, so the call is made to fail."""
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(os.fsdecode(path)) == folder:
+            raise OSError(error, os.strerror(error))
+        return real(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        yield

@@ -18,26 +18,12 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.ingestion.run_folders import RunFolders
 from ckptman.text.errors import MachineError
 from tests.helpers.ingested import RUN, codes, task
+from tests.helpers.meddling import unlistable
 from tests.helpers.raw import START, config, snapshot, write_run
 
 ERRORS = pytest.mark.parametrize(
     "error", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE], ids=errno.errorcode.get
 )
-
-
-@contextmanager
-def unlistable(folder: Path, error: int) -> Iterator[None]:
-    """Modes do not stop root, so the call is made to fail."""
-    real = os.scandir
-
-    def scandir(path: Any = ".") -> Any:
-        if not isinstance(path, int) and Path(os.fsdecode(path)) == folder:
-            raise OSError(error, os.strerror(error))
-        return real(path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "scandir", scandir)
-        yield
 
 
 @pytest.fixture

@@ -103,6 +103,8 @@ def dataset(
         "schema_version": records.SCHEMA_VERSION,
         **_words(statistics),
         "counts": _counts(statistics),
+        "no_run": say.no_run_text(statistics),
+        "unreadable": bool(statistics.unreadable),
         **_map(cells, room),
         **_runs(cells, source, room, left_out),
         "findings": shown,

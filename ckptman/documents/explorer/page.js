@@ -557,7 +557,7 @@
     });
     const longest = Math.max(4, ...data.sections.flatMap((section) => section.rows.map((label) => label.length)).slice(0, 5000));
     holder.replaceChildren(legend(low, high, kinds), h("div", { class: "sections", set: { "--label": `${Math.min(longest + 1, 31) * 0.56}em` } }, drawn));
-    if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, "There is no run in this tree yet. ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."));
+    if (!drawn.some(Boolean)) holder.append(h("p", { class: "empty" }, data.no_run, data.unreadable ? null : [" ", h("code", {}, "ckptman ingest GRID_OUTPUTS"), " sorts raw outputs into it."]));
   }
 
   function drawSection(section, index, rows, columns, at, values, low, high) {
@@ -860,7 +860,7 @@
       const to = Math.min(runsView.shown.length, all ? 2000 : Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + AROUND);
       const rows = [];
       for (let index = from; index < to; index++) rows.push(drawRow(index));
-      body.replaceChildren(...(rows.length ? rows : [h("p", { class: "empty" }, runs.count ? "No run fits. Take a word or a condition away." : "There is no run in this tree yet.")]));
+      body.replaceChildren(...(rows.length ? rows : [h("p", { class: "empty" }, runs.count ? "No run fits. Take a word or a condition away." : data.no_run)]));
       scroller.setAttribute("aria-activedescendant", `run-${runsView.active}-${runsView.activeColumn}`);
     }
 
