@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -166,6 +167,20 @@ Metric = Annotated[
         autocompletion=completing.keys,
     ),
 ]
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    TSV = "tsv"
+    MD = "md"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+FORMATS = f"{', '.join(list(Format)[:-1])} or {list(Format)[-1]}."
 
 Conditions = Annotated[
     list[str] | None,

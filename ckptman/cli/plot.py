@@ -23,7 +23,8 @@ from ckptman.cli.options import (
 from ckptman.cli.text import console, count_text, plain
 from ckptman.documents import Curves, data, drawing
 from ckptman.fs import placing
-from ckptman.queries import list_checkpoints, listing
+from ckptman.queries import list_checkpoints
+from ckptman.rules import terms
 from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
 
@@ -44,7 +45,7 @@ def _plot(
     group: GroupText = None,
     task: TaskText = None,
     where: Conditions = None,
-    metric: Metric = listing.DEFAULT_METRIC,
+    metric: Metric = terms.DEFAULT_METRIC,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf. [default: WHAT.svg]"),

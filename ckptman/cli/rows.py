@@ -7,28 +7,14 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 from ckptman.cli.app import print_json
+from ckptman.cli.options import Format
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import clean, console
 from ckptman.text import MachineError, UsageError, json_text, markdown, wording
 from ckptman.tree import records
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    CSV = "csv"
-    TSV = "tsv"
-    MD = "md"
-    JSON = "json"
-    PARQUET = "parquet"
-
-
-FORMATS = f"{', '.join(list(Format)[:-1])} or {list(Format)[-1]}."
 
 Rows = list[list[Any]]
 """A head, and a row for each thing; figures as numbers, None where there is none."""

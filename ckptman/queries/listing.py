@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
-from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement
+from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement, terms
 from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import Finding, Inventory, contents, finding, records, statistics
 from ckptman.tree import metrics as tree_metrics
@@ -355,14 +355,11 @@ def known_keys(convention: Convention) -> frozenset[str]:
 
 # --- what was measured ------------------------------------------------------------------------------------------------
 
-DEFAULT_METRIC = "gen_em"
-"""A run's generalization, from 0 to 1."""
-
 
 def value_of(item: ListedCheckpoint, metric: str, convention: Convention) -> float | None:
     """A run's value of a metric: `gen_em`, one that the convention names, a key, or with `*` the mean of all that
     match."""
-    if metric == DEFAULT_METRIC:
+    if metric == terms.DEFAULT_METRIC:
         return None if item.generalization is None else item.generalization.value
     if (named := convention.metrics.get(metric)) is not None:
         return tree_metrics.from_metrics(item.metrics, item.config, convention, named)
@@ -386,7 +383,7 @@ def check_metrics(
         UsageError: (`no-metric`).
     """
     for metric in asked:
-        if not runs or metric == DEFAULT_METRIC or any(value_of(x, metric, convention) is not None for x in runs):
+        if not runs or metric == terms.DEFAULT_METRIC or any(value_of(x, metric, convention) is not None for x in runs):
             continue
         known = sorted({key for item in runs for key in item.metrics} if names is None else names)
         raise UsageError(

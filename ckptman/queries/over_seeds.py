@@ -19,7 +19,6 @@ from typing import Any
 
 from ckptman.queries.conditions import Where, check_key
 from ckptman.queries.listing import (
-    DEFAULT_METRIC,
     ListedCheckpoint,
     Listing,
     check_metrics,
@@ -28,7 +27,7 @@ from ckptman.queries.listing import (
     list_runs,
     value_of,
 )
-from ckptman.rules import Convention, comparing, convention_file
+from ckptman.rules import Convention, comparing, convention_file, terms
 from ckptman.text import UsageError, json_text, wording
 from ckptman.tree import metrics, records, statistics
 
@@ -155,7 +154,7 @@ def results(
     *,
     convention: Convention | None = None,
     where: Sequence[Where] = (),
-    metric: str = DEFAULT_METRIC,
+    metric: str = terms.DEFAULT_METRIC,
     by: Sequence[str] = (),
     summary: bool = False,
     population: bool = False,
@@ -389,7 +388,7 @@ def _logged(members: Iterable[ListedCheckpoint], metric: str, convention: Conven
     """What each W&B run logged; one whose files lie in several folders is one, but `wandb agent` gives seeds one id."""
     found: dict[object, LoggedRun] = {}
     for item in members:
-        if metric == DEFAULT_METRIC:
+        if metric == terms.DEFAULT_METRIC:
             value = metrics.from_metrics(item.metrics, item.config, convention)
         else:
             value = value_of(item, metric, convention)

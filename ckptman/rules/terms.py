@@ -29,6 +29,9 @@ from ckptman.rules.schemes import Field as Field
 from ckptman.rules.schemes import Scheme as Scheme
 from ckptman.rules.schemes import regex_of as regex_of
 
+DEFAULT_METRIC = "gen_em"
+"""What is asked for where no metric is named: a run's generalization, from 0 to 1."""
+
 K = "K"
 """The facet that `--k` asks for: of a grid over lengths, the longest that is trained."""
 

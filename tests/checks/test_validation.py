@@ -400,6 +400,6 @@ def test_a_file_that_vanishes_meanwhile_is_no_fault_of_the_program(root: Path, m
 def test_neither_torch_nor_wandb_is_imported() -> None:
     import subprocess
 
-    code = "import sys, ckptman.checks, ckptman.cli.validate; sys.exit(str({'torch', 'wandb'} & set(sys.modules)))"
+    code = "import sys, ckptman.cli.validate, ckptman.cli.found; sys.exit(str({'torch', 'wandb'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "set()"

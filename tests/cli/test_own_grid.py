@@ -9,7 +9,7 @@ import pytest
 
 import ckptman.cli.commands  # noqa: F401  # registers the commands
 from ckptman.cli.app import run
-from ckptman.cli.status import commands
+from ckptman.cli.grid_map import commands
 from ckptman.rules.convention_file import load_convention
 from ckptman.rules.selection import Selection
 from ckptman.rules.terms import Convention

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from ckptman.cli.app import run
+from ckptman.cli.found import annotation
 from ckptman.cli.text import size_text
-from ckptman.cli.validate import annotation  # importing the module registers the command
 from ckptman.formats.refusals import REFUSALS
 from ckptman.tree.findings import KINDS, finding
 from tests.helpers.trees import (
