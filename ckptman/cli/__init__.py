@@ -4,6 +4,6 @@ Promises: stdout carries the result and stderr all else; no input ends in a trac
 May not be done here: deciding anything that a call from Python would not.
 """
 
-from ckptman.cli.app import main
+from ckptman.cli.starting import main
 
 __all__ = ["main"]

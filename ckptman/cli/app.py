@@ -10,14 +10,15 @@ import errno
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
 import ckptman
-from ckptman.cli import commands, helping, refused_values, text
+from ckptman.cli import commands, helping, refused_values, starting, text
 from ckptman.cli.text import console, plain
 from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
@@ -30,12 +31,29 @@ _OF_THE_MACHINE = (*_FULL, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EROFS
 """Failures of calls to the system that are no fault of the program's."""
 
 
+ASKED = "ckptman.asked"
+"""Where the context has what was asked."""
+
+
+class Asked(NamedTuple):
+    """The command line, as `remembering` needs it."""
+
+    words: tuple[str, ...]
+    began_ns: int
+    """When they began to be understood."""
+    rules: Path | None = None
+    """The file with rules that was found for the current folder."""
+
+
 class Commands(typer.core.TyperGroup):
     """The commands, each imported when it is called: a listing of them is made from their table."""
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
-        """The context of the program; a help text takes the width of the terminal."""
-        return super().make_context(*args, **{"max_content_width": helping.widest(), **extra})
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the program, which holds its words; a help text takes the width of the terminal."""
+        asked = Asked(tuple(args), time.time_ns())
+        context = super().make_context(info_name, args, parent, **{"max_content_width": helping.widest(), **extra})
+        context.meta[ASKED] = asked
+        return context
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of the table."""
@@ -140,6 +158,7 @@ def _options(
         config = _shipped(convention, config)
     context.obj = config
     file = config or convention_file.find_file(Path.cwd())
+    context.meta[ASKED] = context.meta[ASKED]._replace(rules=file)
     if file is not None:
         settings = dict(convention_file.load_convention(file).settings)
         if "root" in settings:
@@ -193,32 +212,9 @@ def warn(message: str) -> None:
     console(stderr=True, urgent=True).print(plain("WARNING ", "bold yellow") + plain(message))
 
 
-def main() -> None:
-    """Entry point of the `ckptman` program."""
-    _use_utf8()
-    sys.exit(run(sys.argv[1:]))
-
-
-def _use_utf8() -> None:
-    """Begin anew with file names in UTF-8 where the locale has them otherwise, as POSIX does.
-
-    The same file would have another name in run.json and in documents by each locale. What is printed keeps its
-    encoding.
-    """
-    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or _UTF8 in os.environ:
-        return
-    encoding = f"{sys.stdout.encoding}:backslashreplace" if sys.stdout is not None else ""
-    os.environ.update({_UTF8: "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)})
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-_UTF8 = "CKPTMAN_BEGAN_ANEW"
-"""Variable by which it is seen that the second beginning is the second."""
-
-
 def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit status. Every error ends here."""
-    _prepare_streams()
+    starting.prepare_streams()
     gc.set_threshold(100_000, 50, 100)  # large trees are many objects without cycles, which it walks in vain
     # Threads of torch that wait spin by default, and so take the cores from another training in the next terminal.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -227,6 +223,15 @@ def run(arguments: list[str]) -> int:
             arguments = [*arguments[1:], "--help"]
         status = int(_command().main(arguments, prog_name="ckptman", standalone_mode=False) or 0)
         sys.stdout.flush()
+    except BaseException as error:
+        return ended_by(error, arguments)
+    return _interrupted(arguments) if status == INTERRUPTED else status
+
+
+def ended_by(error: BaseException, arguments: list[str]) -> int:
+    """Tell of an error that ends the program; the exit status."""
+    try:
+        raise error
     except typer.TyperException as error:
         return _usage_error(error)
     except CkptmanError as error:
@@ -239,7 +244,7 @@ def run(arguments: list[str]) -> int:
             return _reader_has_gone()
         raise
     except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
+        return _interrupted(arguments)
     except OSError as error:
         if error.filename is None and error.errno in _FULL:
             return _unwritable_output(error)
@@ -253,11 +258,13 @@ def run(arguments: list[str]) -> int:
         return 3
     except Exception as error:
         return _bug(error, arguments)
-    if status == INTERRUPTED:
-        invoked = next((word for word in arguments if word in commands.COMMANDS), "")
-        goes_on = invoked in commands.GOES_ON and commands.LEAVES_NOTHING.isdisjoint(arguments)
-        _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
-    return status
+
+
+def _interrupted(arguments: list[str]) -> int:
+    invoked = next((word for word in arguments if word in commands.COMMANDS), "")
+    goes_on = invoked in commands.GOES_ON and commands.LEAVES_NOTHING.isdisjoint(arguments)
+    _print_error("interrupted", "Run the same command again: it goes on from where it was." if goes_on else "")
+    return INTERRUPTED
 
 
 def _is_somewhere() -> bool:
@@ -267,16 +274,6 @@ def _is_somewhere() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _prepare_streams() -> None:
-    """Let any name be printed, and have streams where the caller has closed them, as cron and daemons do."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for the whole life of the process)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can hold undecodable bytes
 
 
 def _reader_has_gone() -> int:

@@ -51,6 +51,9 @@ COMMANDS = {
 GOES_ON = frozenset({"train", "sweep", "ingest", "migrate"})
 """Those that, interrupted and called again, do not begin anew."""
 
+REMEMBERED = frozenset({"validate", "ls", "results", "status", "report", "ingest"})
+"""Those whose answers are printed again where nothing has changed."""
+
 LEAVES_NOTHING = frozenset({"--dry-run", "--no-record", "--no-resume"})
 """Options by which there is nothing to go on from."""
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,22 +20,14 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
 import typer
 
-import ckptman
+from ckptman.cli import repeating
+from ckptman.cli.app import ASKED, Asked
 from ckptman.cli.options import given_facets
 from ckptman.fs import cache, files
-from ckptman.rules import Convention, placement
+from ckptman.rules import Convention, convention_file, placement
 
-_ENVIRONMENT = ("CKPTMAN_", "LC_", "LANG", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHON")
-"""Beginnings of the variables that an answer may hang on."""
-_ELSEWHERE = frozenset({placement.REFUSED_FILE})
+_ELSEWHERE = (placement.REFUSED_FILE,)
 """What in a tree tells of files outside of it."""
-
-
-_PART = struct.Struct("<BI")
-"""Before each part of an answer: what it is, and how many bytes it has."""
-_OUT, _ERR, _STATUS = range(3)
-_AT_ONCE = 1 << 16
-"""Characters of a part, and compressed bytes that are read at once."""
 
 
 class _Answer:
@@ -46,12 +36,12 @@ class _Answer:
     def __init__(self) -> None:
         self._squeeze = zlib.compressobj(1)
         self._bytes = bytearray()
-        self._kind, self._texts, self._size = _OUT, [""], 0
+        self._kind, self._texts, self._size = repeating.OUT, [""], 0
         self._is_whole = True
 
     def add(self, text: str, kind: int) -> None:
         """Take note of some text."""
-        if kind != self._kind or self._size > _AT_ONCE:
+        if kind != self._kind or self._size > repeating.AT_ONCE:
             self._end_part()
         self._kind = kind
         if self._is_whole:
@@ -65,7 +55,7 @@ class _Answer:
             self.give_up()
         self._texts, self._size = [], 0
         if self._is_whole:
-            self._bytes += self._squeeze.compress(_PART.pack(self._kind, len(text)) + text)
+            self._bytes += self._squeeze.compress(repeating.PART.pack(self._kind, len(text)) + text)
         if len(self._bytes) > cache.LARGEST:
             self.give_up()
 
@@ -79,7 +69,7 @@ class _Answer:
         self._end_part()
         if not self._is_whole:
             return None
-        last = self._squeeze.compress(_PART.pack(_STATUS, status)) + self._squeeze.flush()
+        last = self._squeeze.compress(repeating.PART.pack(repeating.STATUS, status)) + self._squeeze.flush()
         return bytes(self._bytes + last)
 
 
@@ -121,9 +111,23 @@ class Remembered:
     """
 
     def __init__(
-        self, context: typer.Context, root: Path, convention: Convention, *more: object, source: Path | None = None
+        self,
+        context: typer.Context,
+        root: Path,
+        convention: Convention,
+        *,
+        source: Path | None = None,
+        absent: Sequence[str] = (),
     ) -> None:
-        """`source`: another folder that the answer hangs on; `more`: whatever else."""
+        """What the command has done before hangs on its words, on rules, and on these alone.
+
+        Args:
+            context: Of the command.
+            root: The tree.
+            convention: The rules for it.
+            source: Another folder that the answer hangs on.
+            absent: What is not in the current folder, or the command would have been about it.
+        """
         self.may_be_kept = True
         self._root = root
         self._source = source
@@ -134,15 +138,19 @@ class Remembered:
         self._before: _Before | None = None
         self._began = 0
         if cache.folder() is not None:
-            self._key = _key(context, root, convention, more)
-            self._state = self._look()
-
-    def _look(self) -> cache.FolderState | None:
-        tree = cache.folder_state(self._root, without=_ELSEWHERE)
-        if tree is None or self._source is None:
-            return tree
-        source = cache.folder_state(self._source)
-        return source and _both(tree, source)
+            self._key = _key(context, root, convention)
+            asked: Asked = context.meta[ASKED]
+            self._meaning = repeating.Meaning(
+                question=self._key,
+                root=str(root),
+                source=None if source is None else str(source),
+                without=_ELSEWHERE,
+                name=convention_file.FILE_NAME,
+                rules=[str(file or "") for file in (asked.rules, convention.source)],
+                absent=absent,
+            )
+            self._asked = asked if _says_all(context) else None
+            self._state = self._meaning.look()
 
     def _look_before(self) -> _Before | None:
         if self._source is None or not self._key:
@@ -175,8 +183,8 @@ class Remembered:
             if state is None:
                 return
             answer = _Answer()
-            out = _Recorder(sys.stdout, answer, _OUT, is_silent=True)
-            err = _Recorder(sys.stderr, answer, _ERR, is_silent=True)
+            out = _Recorder(sys.stdout, answer, repeating.OUT, is_silent=True)
+            err = _Recorder(sys.stderr, answer, repeating.ERR, is_silent=True)
             with redirect_stdout(out), redirect_stderr(err):
                 show()
             self._keep(answer.value(0), state, since_ns=now + cache.SETTLED_NS)
@@ -213,22 +221,28 @@ class Remembered:
                 for path, sha256 in written.items()
             )
         )
-        return _both(tree, source) if is_past and is_ours else None
+        return repeating.both(tree, source) if is_past and is_ours else None
 
     def _keep(self, value: bytes | None, state: cache.FolderState, *, since_ns: int) -> None:
         if value is not None:
             cache.keep(self._key, state, value, since_ns=since_ns)
+            self._keep_meaning()
+
+    def _keep_meaning(self) -> None:
+        if self._asked is not None:
+            repeating.keep_meaning(self._asked.words, self._asked.began_ns, self._meaning)
 
     def __enter__(self) -> Remembered:
         if self._state is not None and (value := cache.recall(self._key, self._state)) is not None:
-            _repeat(value)
+            self._keep_meaning()
+            raise typer.Exit(repeating.repeat(value))
         self._before = self._look_before()
         self._began = time.time_ns()
         if self._state is None:
             return self
         self._streams = sys.stdout, sys.stderr
-        sys.stdout = _Recorder(sys.stdout, self._answer, _OUT)
-        sys.stderr = _Recorder(sys.stderr, self._answer, _ERR)
+        sys.stdout = _Recorder(sys.stdout, self._answer, repeating.OUT)
+        sys.stderr = _Recorder(sys.stderr, self._answer, repeating.ERR)
         return self
 
     def __exit__(
@@ -238,51 +252,20 @@ class Remembered:
             sys.stdout, sys.stderr = self._streams
             if isinstance(error, typer.Exit) and self.may_be_kept:
                 value = self._answer.value(error.exit_code)
-                if value is not None and self._look() == self._state:
+                if value is not None and self._meaning.look() == self._state:
                     self._keep(value, self._state, since_ns=self._began)
         return False
 
 
-def _both(tree: cache.FolderState, source: cache.FolderState) -> cache.FolderState:
-    return cache.FolderState(f"{tree.digest} {source.digest}", max(tree.newest_ns, source.newest_ns))
+def _says_all(context: typer.Context) -> bool:
+    """Whether the words say what `repeating` looks at: a tree that is named, and no other rules than the nearest."""
+    return context.obj is None and any(context.params.get(name) is not None for name in ("root", "directory"))
 
 
-def _repeat(value: bytes) -> None:
-    """Print an answer, of which little is held at once, and end the command.
-
-    Raises:
-        typer.Exit: with its status.
-    """
-    unpacked, left = zlib.decompressobj(), b""
-    for at in range(0, len(value), _AT_ONCE):
-        left += unpacked.decompress(value[at : at + _AT_ONCE])
-        start = 0
-        while len(left) >= start + _PART.size:
-            kind, size = _PART.unpack_from(left, start)
-            if kind == _STATUS:
-                raise typer.Exit(size)
-            if len(left) < start + _PART.size + size:
-                break
-            start += _PART.size
-            (sys.stderr if kind == _ERR else sys.stdout).write(left[start : start + size].decode())
-            start += size
-        left = left[start:]
-
-
-def _key(context: typer.Context, root: Path, convention: Convention, more: tuple[object, ...]) -> str:
+def _key(context: typer.Context, root: Path, convention: Convention) -> str:
     above = context.parent.params if context.parent is not None else {}
-    streams = [(stream.isatty(), stream.encoding) for stream in (sys.stdout, sys.stderr)]
-    environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT))
     rules = files.read_bytes(convention.source) if convention.source is not None else b""
-    where = str(Path.cwd()), os.path.realpath(root)
-    question = (
-        context.command_path, context.params, given_facets(context), above, where, rules, convention.numbering, streams,
-        shutil.get_terminal_size(), environment, _program(), *more,
+    return repeating.key_of(
+        context.command_path, context.params, given_facets(context), above, os.path.realpath(root), rules,
+        convention.numbering, repeating.circumstances(),
     )  # fmt: skip
-    return hashlib.sha256(repr(question).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _program() -> str:
-    """What tells this program from any other version of it, one in which somebody is changing something too."""
-    state = cache.folder_state(Path(ckptman.__file__).parent, leave_out=("__pycache__",))
-    return f"{ckptman.__version__} {sys.version} {state.digest if state is not None else time.time_ns()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +66,7 @@ def _report(
         result = report_convention(project, convention=rules, check=check)
         written.answer(context, result, None, ["--project", str(project)], as_json, diff, numbering, None)
     where = ["--root", str(root), *(["--html"] if html else []), *(["--html-file", str(file)] if file else [])]
-    without_figures = find_spec("matplotlib") is None  # which is another answer
-    with Remembered(context, root, rules, without_figures) if file is None else nullcontext() as answer:
+    with Remembered(context, root, rules) if file is None else nullcontext() as answer:
         from ckptman.checks import validate
         from ckptman.cli import written
         from ckptman.documents import State, drawing, report

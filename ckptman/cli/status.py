@@ -87,7 +87,11 @@ def _status(
         )
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
     asked = selection_of(convention, context, k=k, task=task, seed=seed, group=group)
-    with Remembered(context, tree, convention) if raw is None and tree is not None and not watch else nullcontext():
+    with (
+        Remembered(context, tree, convention, absent=[DEFAULT_OUT])
+        if raw is None and tree is not None and not watch
+        else nullcontext()
+    ):
         from ckptman.cli import grid_map
         from ckptman.sweeps import grid_status
 

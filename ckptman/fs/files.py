@@ -13,17 +13,19 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter, thread_time
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from ckptman.fs import faults
 from ckptman.fs.processes import cores as cores
 from ckptman.fs.processes import in_processes as in_processes
+
+if TYPE_CHECKING:  # imported where it is used, for a known answer needs no thread
+    from concurrent.futures import Future
 
 CHANGED = faults.CHANGED
 """Code of the refusal of a file that was written to while it was read."""
@@ -279,6 +281,8 @@ def in_parallel(
     Raises:
         Exception: what one of them raises; by then, all that was begun has ended, and no other is begun.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     left = iter(enumerate(items))  # each thread takes the next one from it
     found: dict[int, _R] = {}
     others: list[Future[None]] = []
@@ -319,6 +323,8 @@ def in_turn(
 
     A few large ones are begun beforehand, by other threads: those hash while this one does something else.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(threads) as pool:
         begun = deque[Callable[[], _R]]()
         for item in items:

@@ -122,7 +122,8 @@ DISK = {
 """Calls that only `fs` makes: the test that lets each call to the system fail covers all of them there."""
 
 OWN = {
-    "cli.app": {"open", "os.open"},
+    "cli.app": {"os.open"},
+    "cli.starting": {"open"},
     "cli.helping": {"formatter.write_text"},
     "sweeps.executors.worker": {"os.open"},
     "sweeps.executors.local": {"log.open"},

@@ -17,7 +17,7 @@ import pytest
 
 import ckptman
 from ckptman.checks import passing
-from ckptman.cli.app import run
+from ckptman.cli.starting import start
 from ckptman.documents import stale
 from ckptman.fs import cache, placing
 from ckptman.queries.listing import Summary, json_lines, list_runs
@@ -151,12 +151,12 @@ def test_a_known_answer_looks_at_each_entry_once_and_opens_none(
     monkeypatch.setattr(cache, "SETTLED_NS", -(10**15))
     root = trees[SIZES[0]]
     folders = [path for path in (root, *root.rglob("*")) if path.is_dir()]
-    run(["validate", "--root", str(root)])
+    start(["validate", "--root", str(root)])
     first = capsys.readouterr().out
     opened: list[str] = []
     monkeypatch.setattr(os, "open", lambda path, *_, **__: opened.append(str(path)))
     with counted_calls() as calls:
-        run(["validate", "--root", str(root)])
+        start(["validate", "--root", str(root)])
     package = [
         path for path in Path(ckptman.__file__).parent.rglob("*") if path.is_dir() and "__pycache__" not in path.parts
     ]

@@ -13,7 +13,9 @@ from typing import NamedTuple, Protocol
 
 import pytest
 
+from ckptman.cli import repeating
 from ckptman.cli.app import run
+from ckptman.cli.starting import start
 from ckptman.fs import cache
 from ckptman.fs.cache import SETTLED_NS
 from tests.helpers.trees import FINAL, RUN, copy, make_good_tree, small_config, write_source
@@ -64,7 +66,7 @@ def ask(root: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     def asked(*arguments: str) -> Answer:
         capsys.readouterr()
         OPENED.count, OPENED.below = 0, f"{root}/with"
-        status = run([*arguments, "--root", str(root)])
+        status = start([*arguments, "--root", str(root)])
         OPENED.below = ""
         return Answer(status, *capsys.readouterr(), OPENED.count)
 
@@ -140,9 +142,9 @@ def test_other_words_rules_and_terminals_are_other_questions(
     assert ask("validate").opened == 0
     rules = root.parent / "other.yaml"
     rules.write_text((root / "ckptman.yaml").read_text())
-    assert run(["--config", str(rules), "validate", "--root", str(root)]) == 0
+    assert start(["--config", str(rules), "validate", "--root", str(root)]) == 0
     rules.write_text(rules.read_text().replace("2337", "3337"))
-    assert run(["--config", str(rules), "validate", "--root", str(root)]) == 1
+    assert start(["--config", str(rules), "validate", "--root", str(root)]) == 1
 
 
 def test_deep_reads_every_byte_and_without_a_cache_so_does_everything_what_it_needs(
@@ -269,18 +271,145 @@ def test_nothing_is_remembered_where_times_do_not_tell(
     assert ask("ingest", str(source)).opened > 0
 
 
+# --- the same words ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that commands are called in, beside the tree."""
+    place = root.parent / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+def is_known(*words: str | Path) -> bool:
+    """Whether there is an answer to these words without their being understood."""
+    return repeating.known_answer([str(word) for word in words]) is not None
+
+
+def write_rules(folder: Path, text: str = "settings: {ignore: [missing-seed]}\n") -> None:
+    (folder / "ckptman.yaml").write_text(text)
+
+
+def lead_elsewhere(root: Path) -> None:
+    root.rename(root.with_name("other"))
+    root.symlink_to("other")
+
+
+OTHERWISE: dict[str, Callable[[Path, Path], object]] = {
+    "rules where it is called": lambda root, place: write_rules(place),
+    "rules above where it is called": lambda root, place: write_rules(place.parent),
+    "other rules in the tree": lambda root, place: write_rules(root, (root / "ckptman.yaml").read_text() + "\n"),
+    "no rules in the tree": lambda root, place: (root / "ckptman.yaml").unlink(),
+    "a link in place of the tree": lambda root, place: lead_elsewhere(root),
+    "a file that is gone": lambda root, place: (root / RUN / FINAL).unlink(),
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE)
+def test_the_same_words_are_answered_unless_they_mean_something_else(
+    root: Path, place: Path, change: Callable[[Path, Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["validate", "--root", "../checkpoints"]
+    assert root == place.parent / "checkpoints"
+    assert not is_known(*words)
+    start(words)
+    assert is_known(*words)  # the control
+    change(root, place)
+    assert not is_known(*words)
+    capsys.readouterr()
+    told = start(words), capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, "off")
+        assert (start(words), capsys.readouterr()) == told
+    assert is_known(*words)
+
+
+def test_the_status_of_a_tree_is_another_beside_raw_outputs(root: Path, place: Path) -> None:
+    words = ["status", "--root", str(root), "--json"]
+    start(words)
+    assert is_known(*words)
+    (place / "grid_outputs").mkdir()
+    assert not is_known(*words)
+
+
+def test_words_that_leave_the_tree_or_the_rules_to_be_looked_for_are_understood_each_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    for words in (["ls"], ["--config", "ckptman.yaml", "ls", "."], ["--convention", "builtin", "ls", "."]):
+        start(words)
+        assert not is_known(*words)
+    start(["ls", "."])
+    assert is_known("ls", ".")  # the control
+    monkeypatch.setenv("_CKPTMAN_COMPLETE", "complete_bash")
+    assert not is_known("ls", ".")
+
+
+def test_what_changes_while_words_are_understood_is_not_taken_for_their_rules(
+    root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ls", "--root", str(root), "--json"]
+    write_rules(place)
+    look = repeating.Meaning.look
+
+    def disturbed(meaning: repeating.Meaning) -> cache.FolderState | None:
+        (place / "ckptman.yaml").unlink(missing_ok=True)
+        return look(meaning)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repeating.Meaning, "look", disturbed)
+        start(words)
+    assert not is_known(*words)
+    start(words)
+    assert is_known(*words)  # the control
+    write_rules(place)
+    monkeypatch.setattr(cache, "SETTLED_NS", SETTLED_NS)
+    start(words)  # by rules that were written a moment ago
+    assert not is_known(*words)
+
+
+def test_a_known_answer_that_cannot_be_written_ends_as_any(root: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ckptman", "ls", "--json", "--root", str(root)]
+    time.sleep(SETTLED_NS / 1e9 + 0.1)
+    ended, asks = {}, {True: os.environ[cache.VARIABLE], False: "off"}
+    for is_known, kept in asks.items():
+        for place in ("/dev/null", "/dev/null", "/dev/full"):
+            with open(place, "w") as out:  # noqa: PTH123
+                environment = {**os.environ, cache.VARIABLE: kept}
+                done = subprocess.run(
+                    command, stdout=out, stderr=subprocess.PIPE, env=environment, text=True, check=False
+                )
+            told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+            ended[is_known, place] = done.returncode, told, "typer" in done.stderr
+    assert ended[True, "/dev/null"] == (0, ended[False, "/dev/null"][1], False)  # the control: the answer is known
+    assert ended[True, "/dev/full"] == ended[False, "/dev/full"]
+    assert ended[True, "/dev/full"][0] == 3
+
+
 HEAVY = {
     "rich", "ckptman.checks", "ckptman.documents", "ckptman.formats", "ckptman.ingestion", "ckptman.queries",
-    "ckptman.raw", "ckptman.sweeps", "ckptman.tree", "ckptman.cli.tables",
+    "ckptman.raw", "ckptman.rules", "ckptman.sweeps", "ckptman.tree", "ckptman.cli.app", "typer", "pydantic", "yaml",
 }  # fmt: skip
 """What is imported to find an answer, and not to print it again."""
 
 NEEDS = {
-    "validate": {"rich", "ckptman.checks", "ckptman.formats", "ckptman.tree"},
-    "results": {"rich", "ckptman.queries", "ckptman.tree", "ckptman.cli.tables"},
+    "validate": {
+        "typer",
+        "pydantic",
+        "yaml",
+        "ckptman.rules",
+        "ckptman.cli.app",
+        "rich",
+        "ckptman.checks",
+        "ckptman.formats",
+        "ckptman.tree",
+    },
+    "results": {"rich", "ckptman.queries", "ckptman.tree"},
     "status": {"rich", "ckptman.raw", "ckptman.sweeps", "ckptman.tree"},
     "report --check": {"rich", "ckptman.documents", "ckptman.tree"},
-    "ls": {"rich", "ckptman.queries", "ckptman.tree", "ckptman.cli.tables"},
+    "ls": {"rich", "ckptman.queries", "ckptman.tree"},
     "ls --json": {"ckptman.queries", "ckptman.tree"},
     "ingest": {"rich", "ckptman.ingestion", "ckptman.raw", "ckptman.tree"},
 }

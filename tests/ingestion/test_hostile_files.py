@@ -49,7 +49,7 @@ def assert_rest_went_on(result: IngestResult, root: Path) -> None:
 
 def command(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[bytes]:
     """The program in a process of its own; its output is bytes."""
-    program = f"{before}\nfrom ckptman.cli.app import main\nmain()"
+    program = f"{before}\nfrom ckptman.cli import main\nmain()"
     line = [sys.executable, "-c", program, *(os.fspath(argument) for argument in arguments)]
     return subprocess.run(line, capture_output=True, check=False)
 
