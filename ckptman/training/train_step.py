@@ -20,7 +20,8 @@ equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd,
 * **Sums of rows.** What a position reads is a weighted sum of rows of one small table: `embedding_bag` adds them up in
   registers, with layer norm's scale in the weights, where a look-up and a product would write the rows out first.
 * **Pieces.** The batch runs in pieces whose intermediate results stay in cache; their gradients add up. The small
-  tensors of block 1's attention are computed for several pieces at once, to call fewer operations.
+  tensors of block 1's attention are computed for several pieces at once, to call fewer operations; the passes of the
+  MLP's nonlinearity are made over parts of a piece.
 
 Autograd builds the tables from the parameters, and their gradients go back through it once a step. What runs on every
 sample is a handful of functions, each with its backward written out beside it.
@@ -36,6 +37,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -57,8 +59,11 @@ ALIGNMENT = 4
 UNLIKELY = -1e30
 """Logit of the tokens that are none: the softmax gives them exactly 0, and 0 times it is no NaN as with infinity."""
 
-CPU_PIECE_NUMBERS = 2_048 * 384
+CPU_PIECE_NUMBERS = 1_024 * 384
 """Numbers in a piece's widest tensor, for each CPU thread: few enough for the caches, enough to be worth the calls."""
+
+CPU_GELU_NUMBERS = 1 << 16
+"""Numbers of a hidden layer that go through the GELU at once, for each CPU thread."""
 
 ATTENTION_ROWS = 1 << 15
 """Positions whose attention in block 1 is computed at once: it is small, and each call of an operation has a price."""
@@ -122,8 +127,8 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
     right: list[Tensor] = []
     with torch.autocast(device, enabled=False):
         tables = _Tables.of(model, low=low)
-        detached = _detached(tables)
-        with torch.no_grad():
+        detached = _detached(tables, sums=True)
+        with torch.inference_mode():  # which takes less for each operation than `no_grad`
             piece = max(1, piece_rows // positions)
             for several in torch.split(tokens, max(1, ATTENTION_ROWS // piece_rows) * piece):
                 whole, attention_back = _attend(detached, several)
@@ -146,7 +151,7 @@ def fast_logits(model: GPT) -> Callable[[Tensor], Tensor] | None:
     if why_plain(model) is not None or model.config.n_layers > 2:
         return None
     with torch.inference_mode():
-        tables = _detached(_Tables.of(model, low=None))
+        tables = _detached(_Tables.of(model, low=None), sums=False)
 
     def logits(tokens: Tensor) -> Tensor:
         samples, k = _batch_shape(tokens)
@@ -237,7 +242,12 @@ def _piece_rows(model: GPT, device: str) -> int:
         return DEVICE_PIECE_ROWS
     config = model.config
     width = max(config.vocab_size, config.n_embd * (MLP_RATIO if config.use_mlp else 1))
-    return max(1, CPU_PIECE_NUMBERS * torch.get_num_threads() // width)
+    return _cpu_rows(CPU_PIECE_NUMBERS, width)
+
+
+def _cpu_rows(numbers: int, width: int) -> int:
+    """Rows of this width that hold so many numbers for each CPU thread."""
+    return max(1, numbers * torch.get_num_threads() // width)
 
 
 def _batch_shape(tokens: Tensor) -> tuple[int, int]:
@@ -298,22 +308,25 @@ class _Lookup:
     """Something linear in the residual stream after block 1's attention: own[token] + Σ weight · keys[token] + bias.
 
     With layer norm, it is the output of a norm and a linear layer: all but the bias is scaled by the stream's inverse
-    root mean square.
+    root mean square. Where nothing is scaled, the bias is in `own`.
     """
 
     rows: Tensor  # (2V + 1, width): own, keys, bias
 
     @classmethod
-    def of(cls, stream: Tensor, linear: _Linear | None = None) -> _Lookup:
-        """Of the stream itself, own and keys, (2V, C), or of a linear layer that reads it."""
-        if linear is not None:
-            return cls(torch.cat([stream @ linear.weight.t(), linear.bias[None]]))
-        return cls(F.pad(stream, (0, 0, 0, 1)))
+    def of(cls, own: Tensor, keys: Tensor, linear: _Linear | None = None, *, norms: bool = False) -> _Lookup:
+        """Of the stream itself, whose tables are (V, C), or of a linear layer that reads it."""
+        if linear is None:
+            return cls(F.pad(torch.cat([own, keys]), (0, 0, 0, 1)))
+        own, keys = own @ linear.weight.t(), keys @ linear.weight.t()
+        if norms:
+            return cls(torch.cat([own, keys, linear.bias[None]]))
+        return cls.of(own + linear.bias, keys)
 
-    @property
-    def vocabulary(self) -> int:
-        """V."""
-        return len(self.rows) // 2
+    def parts(self) -> tuple[Tensor, ...]:
+        """Own, keys and bias, and where the gradients of each add up."""
+        sizes = [len(self.rows) // 2, len(self.rows) // 2, 1]
+        return *torch.split(self.rows, sizes), *torch.split(_sum(self.rows), sizes)
 
 
 @dataclass(frozen=True)
@@ -381,7 +394,6 @@ class _Tables:
         head = _Linear.of(model.lm_head, model.ln_f)
         head = head.widened(-(-model.config.vocab_size // ALIGNMENT) * ALIGNMENT)
 
-        stream = torch.cat([own, keys])  # (2V, C)
         only_tables = model.config.n_layers == 1 and first.mlp is None
         fc_2 = None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms)
         # Without a norm between them, the head and all before it back to the GELU are one matrix; but the head alone
@@ -389,14 +401,15 @@ class _Tables:
         folded = model.config.n_layers == 1 and fc_2 is not None and not norms and low is None
         if folded and fc_2 is not None:
             fc_2 = _Linear(head.weight @ fc_2.weight, head.weight @ fc_2.bias)
+        lookup = partial(_Lookup.of, own, keys, norms=norms)
         return cls(
             scores=query @ key.t() / math.sqrt(query.shape[1]),
             gram=_Gram.of(own, keys) if norms and only_tables else None,
-            stream=None if only_tables else _Lookup.of(stream, head if folded else None),
-            hidden=None if first.mlp is None else _Lookup.of(stream, _Linear.of(first.mlp.fc_1, first.ln_2)),
+            stream=None if only_tables else lookup(head if folded else None),
+            hidden=None if first.mlp is None else lookup(_Linear.of(first.mlp.fc_1, first.ln_2)),
             fc_2=fc_2,
             last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1], norms),
-            logits=_Lookup.of(stream, head) if only_tables else None,
+            logits=lookup(head) if only_tables else None,
             head=None if only_tables or folded else head,
         )
 
@@ -410,20 +423,21 @@ def _tensors(tables: object) -> Iterator[Tensor]:
             yield from _tensors(getattr(tables, field.name))
 
 
-def _detached(tables: _T) -> _T:
-    """A copy apart from the parameters; each tensor's gradient is summed in `_sum(tensor)`."""
+def _detached(tables: _T, *, sums: bool) -> _T:
+    """A copy apart from the parameters. With sums, each tensor's gradient is to be added up in its `grad`."""
     if isinstance(tables, Tensor):
-        return cast(_T, tables.detach().contiguous())
+        copy = tables.detach().contiguous()
+        copy.grad = torch.zeros_like(copy) if sums else None
+        return cast(_T, copy)
     if dataclasses.is_dataclass(tables) and not isinstance(tables, type):
-        parts = {field.name: _detached(getattr(tables, field.name)) for field in dataclasses.fields(tables)}
+        parts = {f.name: _detached(getattr(tables, f.name), sums=sums) for f in dataclasses.fields(tables)}
         return cast(_T, type(tables)(**parts))
     return tables
 
 
 def _sum(table: Tensor) -> Tensor:
     """Where the pieces' gradients of a table add up."""
-    if table.grad is None:
-        table.grad = torch.zeros_like(table)
+    assert table.grad is not None
     return table.grad
 
 
@@ -465,7 +479,7 @@ def _logits(
 ) -> tuple[Tensor, _Pullback]:
     """The logits of a piece, (B K, padded V); the pullback goes to the weights of block 1's attention."""
     if tables.logits is not None:
-        return _read_logits(tables, tables.logits, context)
+        return _read(tables.logits, context)
     norms = model.config.variant.norm == "layernorm"
     x, first_back = _first_block(tables, context, norms, low)  # (B P, C)
     if tables.head is None:  # folded into the tables
@@ -476,36 +490,23 @@ def _logits(
     return logits, lambda gradient: first_back(later_back(norm_back(head_back(gradient))))
 
 
-def _read_logits(tables: _Tables, lookup: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
-    """The logits of one layer without MLP, (B P, padded V); the pullback goes to the attention's weights."""
-    if tables.gram is None:
-        logits, logits_back = _read(lookup, context)
-        return logits, lambda gradient: logits_back(gradient)[0]
-    scale, scale_back = _inverse_rms_by_gram(tables.gram, context)
-    logits, logits_back = _read(lookup, context, scale)
-
-    def back(gradient: Tensor) -> Tensor:
-        by_weights, by_scale = logits_back(gradient)
-        return by_weights if by_scale is None else scale_back(by_scale).add_(by_weights)
-
-    return logits, back
-
-
 def _first_block(tables: _Tables, context: _Context, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """Block 1's output, (B P, C), from its attention; the pullback goes to the attention's weights."""
     assert tables.stream is not None
     x, stream_back = _read(tables.stream, context)
     if tables.hidden is None or tables.fc_2 is None:
-        return x, lambda gradient: stream_back(gradient)[0]
+        return x, stream_back
     scale = _inverse_rms(x) if norms else None
-    hidden, hidden_back = _read(tables.hidden, context, scale)  # (B P, H)
+    scaled = context if scale is None else context.scaled(scale)
+    hidden, hidden_back = _read(tables.hidden, scaled)  # (B P, H)
     result, mlp_back = _gelu_linear(hidden, tables.fc_2, low, onto=x)
 
     def back(gradient: Tensor) -> Tensor:
-        by_weights, by_scale = hidden_back(mlp_back(gradient))
-        if scale is not None and by_scale is not None:
+        by_weights = hidden_back(mlp_back(gradient))  # (B, P, N)
+        if scale is not None:
+            by_weights, by_scale = _scaled_back(by_weights, context.attention, scale)
             gradient.addcmul_(x, scale.pow(3).mul_(by_scale), value=-1 / x.shape[1])
-        return stream_back(gradient)[0].add_(by_weights)
+        return stream_back(gradient).add_(by_weights)
 
     return result, back
 
@@ -526,17 +527,17 @@ def _plain_blocks(blocks: list[Block], x: Tensor, norms: bool, low: torch.dtype 
     """Blocks between the first and the last, by autograd: (B, 2K, C) -> (B, 2K, C)."""
     if not blocks:
         return x, lambda gradient: gradient
-    start = x.detach().requires_grad_()
     autocast = torch.autocast(x.device.type, low, enabled=low is not None, cache_enabled=False)
-    with torch.enable_grad(), autocast:
-        end = start
+    with torch.inference_mode(False), autocast:
+        end = start = x.clone().requires_grad_()
         for block in blocks:
             end = block(end)
         if norms:  # as all that follows expects it
             end = end - end.mean(-1, keepdim=True)
 
     def back(gradient: Tensor) -> Tensor:
-        torch.autograd.backward(end, gradient)
+        with torch.inference_mode(False):
+            torch.autograd.backward(end, gradient.clone())
         return _sum(start)
 
     return end.detach(), back
@@ -571,34 +572,39 @@ def _last_block(x: Tensor, block: _LastBlock, norms: bool, low: torch.dtype | No
 class _Context:
     """What each position reads in block 1. Indices for `embedding_bag` are int32, with which it is faster."""
 
+    positions: int  # P
+    is_scaled: bool  # the weights have layer norm's scale in them
     own: Tensor  # (B P,) token of each position
-    own_keys: Tensor  # (B P N,) entries of it and each of its keys in a flat V × V table
     keys: Tensor  # (B N,) distinct tokens of each sample
-    attention: Tensor  # (B, P, N) weights of a sample's keys at each of its positions; sums to 1 over N
     entries: Tensor  # (B P, 1 + N + 1) what a `_Lookup` adds up at each position: rows of own, keys, bias
-    weights: Tensor  # (B P, 1 + N + 1) and their weights: 1, attention, 1
-    readers: Tensor  # (B N, P) positions that read each key, counted from the first sample on
+    weights: Tensor  # (B P, 1 + N + 1) and their weights: 1, attention, 1; or scale, scale · attention, 1
+
+    @property
+    def attention(self) -> Tensor:
+        """Weights of the keys, (B, P, N)."""
+        return self.weights[:, 1:-1].view(-1, self.positions, self.weights.shape[1] - 2)
+
+    def scaled(self, scale: Tensor) -> _Context:
+        """With layer norm's scale, (B P, 1)."""
+        weights = self.weights * scale
+        weights[:, -1] = 1  # the bias is not scaled
+        return dataclasses.replace(self, weights=weights, is_scaled=True)
 
     def split(self, samples: int) -> Iterator[_Context]:
         """In pieces of so many samples."""
-        _, positions, n = self.attention.shape
-        for start in range(0, len(self.attention), samples):
-            rows, keys, pairs = (
-                slice(start * each, (start + samples) * each) for each in (positions, n, positions * n)
-            )
-            yield _Context(
-                self.own[rows],
-                self.own_keys[pairs],
-                self.keys[keys],
-                self.attention[start : start + samples],
-                self.entries[rows],
-                self.weights[rows],
-                self.readers[: len(self.keys[keys])],
-            )
+        rows, n = samples * self.positions, self.weights.shape[1] - 2
+        parts = (
+            torch.split(part, size)
+            for part, size in ((self.own, rows), (self.keys, samples * n), (self.entries, rows), (self.weights, rows))
+        )
+        return (_Context(self.positions, self.is_scaled, *part) for part in zip(*parts, strict=True))
 
 
 def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor], None]]:
-    """Block 1's attention, of all 2K positions if another block follows, else of the K sorted ones alone."""
+    """Block 1's attention, of all 2K positions if another block follows, else of the K sorted ones alone.
+
+    Of one layer without MLP, times the scale of the layer norm before the head.
+    """
     k, scores, vocabulary = tokens.shape[1] // 2, tables.scores, len(tables.scores)
     if tables.last is not None:
         log_counts = _log_counts(tokens, scores)  # (B, 2K, N)
@@ -614,22 +620,32 @@ def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor
     entries = own.new_full((samples, positions, 1 + n + 1), 2 * vocabulary, dtype=torch.int32)
     entries[:, :, 0] = own
     entries[:, :, 1:-1] = keys[:, None] + vocabulary
-    rows = torch.arange(samples * positions, dtype=torch.int32, device=own.device)
-    readers = rows.view(samples, 1, positions).expand(samples, n, positions)
     context = _Context(
+        positions=positions,
+        is_scaled=False,
         own=own.contiguous().view(-1),
-        own_keys=own_keys,
         keys=keys.contiguous().view(-1),
-        attention=attention,
         entries=entries.flatten(0, 1),
         weights=F.pad(attention, (1, 1), value=1.0).flatten(0, 1),
-        readers=readers.reshape(-1, positions),
     )
 
     def back(gradient: Tensor) -> None:
-        _sum(scores).view(-1).index_add_(0, own_keys, _softmax_back(gradient, attention).view(-1))
+        _sum(scores).view(-1).scatter_add_(0, own_keys, _softmax_back(gradient, attention).view(-1))
 
-    return context, back
+    if tables.gram is None:
+        return context, back
+    scale, scale_back = _inverse_rms_by_gram(tables.gram, context.own, context.keys, own_keys, attention)
+
+    def scaled_back(gradient: Tensor) -> None:
+        by_attention, by_scale = _scaled_back(gradient, attention, scale)
+        back(scale_back(by_scale).add_(by_attention))
+
+    return context.scaled(scale), scaled_back
+
+
+def _scaled_back(gradient: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the weights, (B, P, N), and of the scale, (B P, 1), by that of their product."""
+    return gradient * scale.view(*weights.shape[:2], 1), (gradient * weights).sum(2).view(-1, 1)
 
 
 def _inverse_rms(x: Tensor) -> Tensor:
@@ -638,12 +654,13 @@ def _inverse_rms(x: Tensor) -> Tensor:
     return norms.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
 
 
-def _inverse_rms_by_gram(gram: _Gram, context: _Context) -> tuple[Tensor, _Pullback]:
+def _inverse_rms_by_gram(
+    gram: _Gram, own: Tensor, keys: Tensor, own_keys: Tensor, weights: Tensor
+) -> tuple[Tensor, _Pullback]:
     """1 / root mean square of own[token] + Σ weight · keys[token], (B P, 1); the pullback goes to the weights."""
-    weights, own = context.attention, context.own
     samples, positions, n = weights.shape
-    keys = context.keys.view(samples, n)
-    own_keys, key_keys = context.own_keys, _pairs(keys, keys, len(gram.own))
+    keys = keys.view(samples, n)
+    key_keys = _pairs(keys, keys, len(gram.own))
     of_keys = gram.keys.view(-1).index_select(0, key_keys).view(samples, n, n)
     by_keys = torch.bmm(weights, of_keys)  # (B, P, N)
     sums = gram.cross.view(-1).index_select(0, own_keys).view_as(weights).add_(by_keys)
@@ -654,43 +671,34 @@ def _inverse_rms_by_gram(gram: _Gram, context: _Context) -> tuple[Tensor, _Pullb
         by_square = gradient.view(-1) * result.pow(3).mul_(-0.5)  # (B P)
         weighted = by_square.view(samples, positions, 1) * weights
         _sum(gram.own).index_add_(0, own, by_square)
-        _sum(gram.cross).view(-1).index_add_(0, own_keys, weighted.view(-1))
-        _sum(gram.keys).view(-1).index_add_(0, key_keys, torch.bmm(weighted.transpose(1, 2), weights).view(-1))
+        _sum(gram.cross).view(-1).scatter_add_(0, own_keys, weighted.view(-1))
+        _sum(gram.keys).view(-1).scatter_add_(0, key_keys, torch.bmm(weighted.transpose(1, 2), weights).view(-1))
         return sums.add_(by_keys).mul_(by_square.view(samples, positions, 1))
 
     return result[:, None], back
 
 
-def _read(
-    lookup: _Lookup, context: _Context, scale: Tensor | None = None
-) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor | None]]]:
-    """What the table is of at each position, (B P, width), with layer norm's scale, (B P, 1), where it has one.
+def _read(lookup: _Lookup, context: _Context) -> tuple[Tensor, _Pullback]:
+    """What the table is of at each position, (B P, width); the pullback goes to the weights of the keys, (B, P, N).
 
-    The pullback returns the gradients of the attention, (B, P, N), and of the scale.
+    They add up to the weight of the token's own row, 1 or the scale, so what it adds goes to each of them.
     """
-    rows, vocabulary, weights = lookup.rows, lookup.vocabulary, context.weights
-    if scale is not None:
-        weights = weights * scale
-        weights[:, -1] = 1  # the bias is not scaled
-    result = F.embedding_bag(context.entries, rows, per_sample_weights=weights, mode="sum")
+    result = F.embedding_bag(context.entries, lookup.rows, per_sample_weights=context.weights, mode="sum")
 
-    def back(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        samples, positions, n = context.attention.shape
-        own_sum, keys_sum, bias_sum = torch.split(_sum(rows), [vocabulary, vocabulary, 1])
-        bias_sum.add_(gradient.sum(0))
-        # For matrices this small, sums of rows take down to half the time of `bmm`.
-        key_weights = weights[:, 1:-1].view(samples, positions, n).transpose(1, 2).reshape(-1, positions)
-        by_keys = F.embedding_bag(context.readers, gradient, per_sample_weights=key_weights, mode="sum")  # (B N, width)
-        keys_sum.index_add_(0, context.keys, by_keys)
-        key_rows = rows[vocabulary:].index_select(0, context.keys).view(samples, n, -1)
-        by_attention = torch.bmm(key_rows, gradient.view(samples, positions, -1).transpose(1, 2)).transpose(1, 2)
-        by_scale = None
-        if scale is not None:
-            by_scale = (by_attention * context.attention).sum(2).view(-1, 1) + _dots(rows, context.own, gradient)
-            by_attention = by_attention * scale.view(samples, positions, 1)
-            gradient.mul_(scale)
+    def back(gradient: Tensor) -> Tensor:
+        own, keys, _, own_sum, keys_sum, bias_sum = lookup.parts()
+        attention = context.attention
+        samples, positions, n = attention.shape
+        by_position = gradient.view(samples, positions, -1)
+        keys_sum.index_add_(0, context.keys, torch.bmm(attention.transpose(1, 2), by_position).flatten(0, 1))
+        key_rows = keys.index_select(0, context.keys).view(samples, n, -1)
+        by_weights = torch.bmm(key_rows, by_position.transpose(1, 2)).transpose(1, 2)
+        if context.is_scaled:  # or the bias is in `own`, and softmax sees nothing of what is the same for all keys
+            bias_sum.add_(gradient.sum(0))
+            by_weights = by_weights + _dots(own, context.own, gradient).view(samples, positions, 1)
+            gradient.mul_(context.weights[:, :1])
         own_sum.index_add_(0, context.own, gradient)
-        return by_attention, by_scale
+        return by_weights
 
     return result, back
 
@@ -753,20 +761,26 @@ def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, on
 
     The tanh-approximated GELU, 0.5 h (1 + tanh(u)), is h · sigmoid(2 u), and a vectorized sigmoid takes a quarter of
     the time of gelu's own kernels. Its derivative is computed here too, so that neither h nor the sigmoid need be kept;
-    but not in inference mode, which has no way back.
+    but not of tables without sums, for which there is no way back. Some rows at a time, so that the passes over them
+    find them in the cache.
     """
     slope_at_0 = 2 * math.sqrt(2 / math.pi)  # 2 u = slope_at_0 (h + 0.044715 h³)
     linear_term, one = hidden.new_full((), slope_at_0), hidden.new_ones(())
     cubic = slope_at_0 * 0.044715
-    sigmoid = torch.addcmul(linear_term, hidden, hidden, value=cubic).mul_(hidden).sigmoid_()
-    if torch.is_inference_mode_enabled():
-        return _linear(hidden.mul_(sigmoid), linear, low, onto=onto)
-    slope = torch.addcmul(linear_term, hidden, hidden, value=3 * cubic)  # of 2 u
-    gelu = hidden.mul_(sigmoid)
-    # gelu' = s + h s (1 - s) slope, which lies s of the way from gelu · slope to 1
-    slope.mul_(gelu).lerp_(one, sigmoid)
-    result, linear_back = _linear(gelu, linear, low, onto=onto)
-    return result, lambda gradient: linear_back(gradient).mul_(slope)
+    slope = None if linear.weight.grad is None else torch.empty_like(hidden)
+    rows = _cpu_rows(CPU_GELU_NUMBERS, hidden.shape[1]) if hidden.device.type == "cpu" else len(hidden)
+    for start in range(0, len(hidden), rows):
+        gelu = hidden[start : start + rows]
+        sigmoid = torch.addcmul(linear_term, gelu, gelu, value=cubic).mul_(gelu).sigmoid_()
+        if slope is None:
+            gelu.mul_(sigmoid)
+            continue
+        derivative = slope[start : start + rows]
+        torch.addcmul(linear_term, gelu, gelu, value=3 * cubic, out=derivative)  # of 2 u
+        # gelu' = s + h s (1 - s) slope, which lies s of the way from gelu · slope to 1
+        derivative.mul_(gelu.mul_(sigmoid)).lerp_(one, sigmoid)
+    result, linear_back = _linear(hidden, linear, low, onto=onto)
+    return result, linear_back if slope is None else lambda gradient: linear_back(gradient).mul_(slope)
 
 
 def _last_attention(x: Tensor, query: _Linear, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
