@@ -81,7 +81,8 @@ def _unfinished(inventory: Inventory) -> set[PurePosixPath]:
 def check_numbering(inventory: Inventory, given: Convention, fitting: Convention) -> Iterator[Finding]:
     """Tell where the tree is sorted by another numbering than the one in force."""
     if fitting.numbering != given.numbering:
-        moved = numbering.misplaced(inventory.placed_by(given)) - numbering.misplaced(inventory.placed_by(fitting))
+        wrong, left = (numbering.misplaced(inventory.placed_by(rules).runs) for rules in (given, fitting))
+        moved = wrong - left
         yield finding(numbering.OTHER_NUMBERING, ".", *numbering.other_numbering(len(moved), given, fitting))
 
 

@@ -258,7 +258,7 @@ def _require_tree(statistics: tree_statistics.TreeStatistics) -> None:
             fix="Name the tree with --root, or make one with: ckptman ingest SRC --root DIR",
         )
     if fitting.numbering != rules.numbering:
-        moved = numbering.misplaced(inventory) - numbering.misplaced(fitted)
+        moved = numbering.misplaced(inventory.runs) - numbering.misplaced(fitted.runs)
         message, fix = numbering.other_numbering(len(moved), rules, fitting)
         raise UsageError(
             f"the tree {root} is sorted by another numbering: {message}", code=numbering.OTHER_NUMBERING, fix=fix

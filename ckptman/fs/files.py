@@ -51,6 +51,8 @@ _R = TypeVar("_R")
 
 
 _PACKED = struct.Struct("<QQqqIqI")
+PACKED_SIZE = _PACKED.size
+"""Bytes of `FileState.packed`."""
 _NS = 10**9
 
 

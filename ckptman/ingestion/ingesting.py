@@ -30,7 +30,7 @@ from ckptman.fs import (
     write_atomically,
 )
 from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolder, PlannedFolders, Removal, make_plan
-from ckptman.ingestion.run_folders import FilePlacement, NewRows
+from ckptman.ingestion.run_folders import FilePlacement, Rows
 from ckptman.raw import histories, outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, json_text, wording
@@ -71,7 +71,7 @@ class IngestResult:
     @property
     def sizes(self) -> Mapping[str, int]:
         """Of what was placed: path, relative to the root → bytes."""
-        return self.placed.sizes if isinstance(self.placed, NewRows) else {row.path: row.size for row in self.placed}
+        return self.placed.sizes if isinstance(self.placed, Rows) else {row.path: row.size for row in self.placed}
 
     @property
     def again(self) -> IngestResult | None:
@@ -363,7 +363,7 @@ class _Apply:
     def _place_all(self, *, with_wandb: bool) -> None:
         """Place the files of all runs. While the disk is waited for, for copies, the next ones are made."""
         with ThreadPoolExecutor(1) as other:
-            for runs in _together(self.plan.runs):
+            for runs in _together(self.plan.runs.to_do(with_wandb=with_wandb)):
                 turn = _Turn([_RunAtWork(run) for run in runs], Batch(self.plan.root))
                 with ExitStack() as cleanup:
                     cleanup.callback(turn.batch.discard)

@@ -203,8 +203,8 @@ def _read(folder: Path, rules: Convention, progress: contents.Progress | None) -
     raw = outputs.RawOutputs(folder, rules, whole=False, settle=0)
     every = raw.scan.checkpoints
     if len(every) > MOST_READ:
-        chosen = {every[index * len(every) // MOST_READ].path for index in range(MOST_READ)}
-        raw.scan = replace(raw.scan, checkpoints=tuple(file for file in every if file.path in chosen))
+        chosen = every.some(index * len(every) // MOST_READ for index in range(MOST_READ))
+        raw.scan = replace(raw.scan, checkpoints=chosen)
     raw.read(progress=progress)
     raw.scan = replace(raw.scan, checkpoints=every)
     return raw

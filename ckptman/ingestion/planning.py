@@ -6,23 +6,26 @@ Every new file is read once here, in full: its configuration, its archive checks
 
 from __future__ import annotations
 
-from collections import defaultdict
+from array import array
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import overload
 
 from ckptman.formats import folder_bytes
-from ckptman.fs import FileState, Mode, files, folders
+from ckptman.fs import FileState, Mode, files
 from ckptman.ingestion.assigning import PROOF
-from ckptman.ingestion.run_folders import Duplicate, FilePlacement, NewRows, RunFolders, Slot, note_of
+from ckptman.ingestion.run_folders import Duplicate, FilePlacement, Rows, RunFolders, Slot, note_of
 from ckptman.raw import attribution as attributing
 from ckptman.raw import beside, examination, outputs, scanning, wandb_index, wandb_runs
 from ckptman.raw import overwritten as lost_files
 from ckptman.rules import Convention, naming, placement
 from ckptman.text import RefusedError, wording
-from ckptman.tree import contents, numbering
+from ckptman.tree import contents
 from ckptman.tree import records as tree_records
 
 
@@ -78,7 +81,7 @@ class PlannedFolders(Sequence[PlannedFolder]):
     """Run folders in the order of their paths; each is made when it is asked for."""
 
     def __init__(self, slots: Iterable[Slot] = (), wandb: Mapping[str, wandb_runs.WandbRun] | None = None) -> None:
-        self._slots = sorted((slot for slot in slots if slot.has_record), key=lambda slot: slot.name.split("/"))
+        self._slots = [slot for slot in slots if slot.has_record]
         self._wandb = wandb or {}
 
     def __len__(self) -> int:
@@ -95,11 +98,11 @@ class PlannedFolders(Sequence[PlannedFolder]):
         return tuple(map(self._made, found)) if isinstance(found, list) else self._made(found)
 
     def _made(self, slot: Slot) -> PlannedFolder:
-        record = slot.record
+        record, old = slot.record, slot.old
         assert record is not None  # those without are left out
         run = self._wandb.get(record.run_id or "")
         placements = slot.placements
-        known = {entry.file for entry in slot.old.checkpoints} if slot.old is not None else set()
+        known = {entry.file for entry in old.checkpoints} if old is not None else set()
         known |= {placement.destination.name for placement in placements}
         return PlannedFolder(
             folder=slot.folder,
@@ -108,8 +111,14 @@ class PlannedFolders(Sequence[PlannedFolder]):
             wandb_folders=run.folders if run is not None else (),
             curve_sources=slot.curve_sources,
             found=tuple(entry.file for entry in record.checkpoints if entry.file not in known),
-            known=slot.old,
+            known=old,
         )
+
+    def to_do(self, *, with_wandb: bool) -> Iterator[PlannedFolder]:
+        """Those in which something is to be placed or written; `with_wandb`, those of W&B runs too."""
+        for slot in self._slots:
+            if not slot.is_as_it_was or (with_wandb and (slot.run_id or "") in self._wandb):
+                yield self._made(slot)
 
     # What is asked of all, without making them:
 
@@ -216,8 +225,6 @@ def make_plan(
         UsageError: if the source does not exist, or the tree is sorted by another numbering (`other-numbering`).
     """
     tree_records.require_no_migration(root)
-    tree = tree_records.scan_tree(root, convention, missing_ok=True)
-    numbering.require_numbering(tree, convention)
     raw = outputs.RawOutputs(
         source,
         convention,
@@ -226,42 +233,33 @@ def make_plan(
         settle=options.settle,
         follow_symlinks=options.follow_symlinks,
     )
-    planner = _Planner(raw, tree, options)
+    planner = _Planner(raw, root, options)
     planner.place_all(progress)
     return planner.plan()
 
 
 class _Planner:
-    def __init__(self, raw: outputs.RawOutputs, tree: tree_records.TreeScan, options: IngestOptions) -> None:
+    def __init__(self, raw: outputs.RawOutputs, root: Path, options: IngestOptions) -> None:
         self.raw = raw
-        self.tree = tree
         self.options = options
         self.convention = raw.convention
         self.checksum = options.checksum or options.mode is Mode.MOVE
-        self.unchanged: list[tuple[PurePosixPath, tree_records.CheckpointEntry, scanning.SourceCheckpoint]] = []
-        self.unreadable = {path for path, _ in tree.unreadable}
+        self.folders = RunFolders(root, raw.convention, raw.scan, read_kept=self.checksum)
+        self.tree = self.folders.rest
+        self.unchanged = array("q")
+        """The places of the files that the tree has as they are, among those of the source."""
+        self.unreadable = {path for path, _ in self.tree.unreadable}
         self.repeated: list[Duplicate] = []
         """Duplicates that are known from an earlier ingest."""
         self.read: dict[str, tuple[Path, FileState, str]] = {}
         """Source file, relative → its path, and the state and SHA-256 with which it was read; for a move alone."""
-        self.known = {
-            path: (folder, remembered, entry)
-            for folder, record in tree.records
-            for path, remembered, entry in record.source_paths
-        }
         self.unused_configs: list[UnusedConfigs] = []
-        self.folders = RunFolders(tree, raw.convention, raw.root, read_kept=self.checksum)
 
     def place_all(self, progress: contents.Progress | None) -> None:
         """Read every file that is not known, and give each its run folder."""
-        homes = {
-            entry.sha256: outputs.Home(record.group, record.task)
-            for _, record in self.tree.records
-            for entry in record.checkpoints
-        }
-        read = self.raw.read(self._owner_of_known, home_of=homes.get, progress=progress)
-        self.folders.tell_apart(saved.file for saved in read)
-        if self.folders.slots:
+        read = self.raw.read(self._known, owner_of=self._owner_of_known, home_of=self._home_of, progress=progress)
+        self.folders.tell_apart([saved.file for saved in read])
+        if any(self.folders):
             # Copies of what is there first: they may tell of which run that is, and so where its other files belong.
             read = sorted(read, key=lambda saved: not self.folders.holds(saved.file))
         for saved in read:
@@ -275,48 +273,66 @@ class _Planner:
             except RefusedError as error:
                 self.raw.refuse(file.source.relative, error)
 
-    def _owner_of_known(self, file: scanning.SourceCheckpoint) -> lost_files.Owner | None:
-        """Who wrote a file that the tree has already, and that is as it was then; None for any other."""
-        folder, remembered, entry = self.known.get(str(file.path), (None, None, None))
-        if folder is None or remembered is None or entry is None or not remembered.is_in_state(file.state):
+    def _home_of(self, content: str) -> outputs.Home | None:
+        """The group and the task of a run that the tree has these bytes of."""
+        return self._homes.get(content)
+
+    @cached_property
+    def _homes(self) -> Mapping[str, outputs.Home]:
+        return {
+            sha256: outputs.Home(slot.kept.common.group, slot.kept.common.task)
+            for slot in self.folders
+            if slot.kept is not None
+            for sha256 in slot.kept.hashes.values()
+        }
+
+    def _known(self, place: int) -> outputs.Known | None:
+        """What the tree says of a file that it has already, and that is as it was then; None for any other."""
+        file, found = self.raw.scan.checkpoints[place], self.folders.known.at(place)
+        if found is None or not found.is_as_it_was or found.name not in found.slot.sizes:
             return None
-        slot = self.folders.slots[str(folder)]
-        if entry.file not in slot.files:
-            return None
+        slot, name, kept = found.slot, found.name, found.slot.kept
+        assert kept is not None  # which names the file
+        content = kept.hashes[name]
         if self.checksum:
             if file.is_folder:
                 read = folder_bytes.hash_folder(file.path)
                 sha256, state = read.sha256, read.state
             else:
                 sha256, state = files.hash_file(file.path, follow_symlinks=self.options.follow_symlinks)
-            if sha256 != entry.sha256 or not state.same_but_ctime(file.state):
+            if sha256 != content or not state.same_but_ctime(file.state):
                 return None
             self.read[file.relative] = file.path, state, sha256
-        record = slot.record
-        assert record is not None  # it came from the records
-        self.folders.check_kept(slot, entry.file)
-        if remembered == entry.source:
-            self.unchanged.append((folder, entry, file))
+        self.folders.check_kept(slot, name)
+        if found.is_copy:
+            self.repeated.append(Duplicate(source=file.relative, same_as=str(slot.folder / name)))
         else:
-            self.repeated.append(Duplicate(source=file.relative, same_as=str(folder / entry.file)))
-        return lost_files.Owner.recorded(record, entry)
+            self.unchanged.append(place)
+        return outputs.Known(kept.run_id, content)
+
+    def _owner_of_known(self, place: int) -> lost_files.Owner:
+        """Who wrote such a file."""
+        found = self.folders.known.at(place)
+        record = None if found is None else found.slot.old
+        assert found is not None  # it is known
+        assert record is not None
+        return lost_files.Owner.recorded(record, next(e for e in record.checkpoints if e.file == found.name))
 
     # --- the plan -----------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Put everything together."""
-        taken = {slot.run_id for slot in self.folders if slot.has_record}
-        for slot in self.folders:
-            self._refresh(slot, taken)
+        refreshed = self._refreshed()
+        lost = self.raw.lost(refreshed)
+        deque(refreshed, maxlen=0)  # where no run can be lost, none was asked for
         placed, unchanged = self._rows()
         duplicates = tuple(sorted((*self.folders.duplicates, *self.repeated), key=lambda item: item.source))
-        lost = self.raw.lost(record for slot in self.folders if (record := slot.record) is not None)
         overwritten_lists = self._overwritten_lists(lost, {slot.run_id for slot in self.folders if slot.has_record})
         removals = self._removals(unchanged, duplicates) if self.options.mode is Mode.MOVE else ()
         return Plan(
             source=self.raw.root,
-            root=self.tree.root,
-            runs=PlannedFolders(self.folders, self.raw.wandb.by_id),
+            root=self.folders.root,
+            runs=PlannedFolders(self.folders.in_order, self.raw.wandb.by_id),
             placed=placed,
             unchanged=unchanged,
             duplicates=duplicates,
@@ -331,52 +347,43 @@ class _Planner:
             without_files=lost.without_files,
             wandb_problems=self.raw.wandb_problems,
             beside_problems=self.raw.beside_problems,
-            ambiguous=tuple(self._rows_of(lambda slot: slot.is_ambiguous, placed, unchanged)),
+            ambiguous=tuple(row for _, row in self._rows_of(lambda slot: slot.is_ambiguous, placed, unchanged)),
             overwritten_lists=overwritten_lists,
             passed_over=self.raw.scan.passed_over,
             resolved=tuple(sorted(slot.folder for slot in self.folders if _is_resolved(slot))),
             not_taken=self._not_taken(),
-            contradicted=tuple(text for slot in self.folders for text in _contradicting(slot, self.tree.root)),
+            contradicted=tuple(text for slot in self.folders for text in _contradicting(slot, self.folders.root)),
             system_files=self.raw.scan.system_files,
             unused_configs=tuple(self.unused_configs),
-            leftovers=tuple(
-                sorted({entry.path.parent for entry in self.tree.entries if folders.is_partial(entry.path.name)})
-            ),
+            leftovers=tuple(sorted(self.folders.leftovers)),
         )
 
-    def _rows(self) -> tuple[NewRows, tuple[tree_records.CheckpointRow, ...]]:
+    def _rows(self) -> tuple[Rows, Rows]:
         """The checkpoints that come to the tree, and those that are there as they are at the source."""
-        completed = (slot for slot in self.folders if slot.sizes)
-        unchanged = [slot.row(new) for slot in completed for new in slot.new if new.file.name in slot.sizes]
-        for folder, entry, file in (*self.unchanged, *self.folders.moved):
-            record = self.folders.slots[str(folder)].record
-            assert record is not None  # it came from the records
-            unchanged.append(replace(tree_records.row_of(folder, record, entry), source=file.relative))
-        return NewRows(self.folders), tuple(sorted(unchanged, key=lambda row: row.path))
+        with_new = [slot for slot in self.folders if slot.new]
+        placed = Rows.of_new((slot, saved) for slot in with_new for saved in slot.to_place)
+        completed = [(slot, new.file.name, new) for slot in with_new for new in slot.new if new.file.name in slot.sizes]
+        return placed, self.folders.known.rows(self.unchanged, [*completed, *self.folders.moved])
 
     def _rows_of(
-        self, is_wanted: Callable[[Slot], bool], placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]
-    ) -> Iterator[tree_records.CheckpointRow]:
+        self, is_wanted: Callable[[Slot], bool], placed: Rows, unchanged: Rows
+    ) -> Iterator[tuple[Slot, tree_records.CheckpointRow]]:
         """Those of the folders that are wanted."""
-        yield from placed.of(is_wanted)
-        yield from (row for row in unchanged if is_wanted(self._slot_of(row)))
+        return chain(placed.of(is_wanted), unchanged.of(is_wanted))
 
-    def _slot_of(self, row: tree_records.CheckpointRow) -> Slot:
-        return self.folders.slots[row.path.rpartition("/")[0]]
-
-    def _renumbered(self, placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]) -> tuple[Renumbered, ...]:
+    def _renumbered(self, placed: Rows, unchanged: Rows) -> tuple[Renumbered, ...]:
         found = [
             Renumbered(source=row.source, task=row.task, source_task=row.source_task)
-            for row in self._rows_of(_is_renumbered, placed, unchanged)
+            for _, row in self._rows_of(_is_renumbered, placed, unchanged)
             if row.task is not None and row.source_task is not None
         ]
         return tuple(sorted(found, key=lambda item: item.source))
 
-    def _regrouped(self, placed: NewRows, unchanged: Iterable[tree_records.CheckpointRow]) -> tuple[Regrouped, ...]:
+    def _regrouped(self, placed: Rows, unchanged: Rows) -> tuple[Regrouped, ...]:
         found = [
             Regrouped(source=row.source, group=row.group, source_group=group)
-            for row in self._rows_of(lambda slot: slot.source_group not in (None, slot.group), placed, unchanged)
-            if (group := self._other_group(row, self._slot_of(row).source_group)) is not None
+            for slot, row in self._rows_of(lambda slot: slot.source_group not in (None, slot.group), placed, unchanged)
+            if (group := self._other_group(row, slot.source_group)) is not None
         ]
         return tuple(sorted(found, key=lambda item: item.source))
 
@@ -387,7 +394,7 @@ class _Planner:
         known = [(row.source, row.path) for row in unchanged] + [(item.source, item.same_as) for item in duplicates]
         removals = []
         for source, same_as in sorted(known):
-            if (self.tree.root / same_as).is_symlink():
+            if (self.folders.root / same_as).is_symlink():
                 self.raw.refused.append(
                     scanning.Refusal(
                         source=source,
@@ -414,15 +421,24 @@ class _Planner:
         is_group = placement.group_pattern(said, rules) is not None or said in PurePosixPath(row.source).parts
         return said if is_group and said not in families else None
 
+    def _refreshed(self) -> Iterator[tuple[tree_records.RunRecord, tree_records.RunRecord]]:
+        """Bring the record of each run up to date: as the tree has it, and as it will be."""
+        taken = {slot.run_id for slot in self.folders if slot.has_record}
+        for slot in self.folders:
+            self._refresh(slot, taken)
+            if (record := slot.record) is not None:
+                yield slot.old or record, record
+
     def _refresh(self, slot: Slot, taken: set[str | None]) -> None:
         """Bring a run's record up to date with what W&B says now; what W&B no longer says is kept.
 
         `taken` are the ids of the runs that have a folder.
         """
-        before = record = slot.record
-        if record is None or not record.checkpoints:
+        before = slot.record
+        if before is None or not before.checkpoints:
             return
-        if record.run_id is None and slot.old is not None:
+        record = before
+        if record.run_id is None and slot.kept is not None:
             record = self._resolve(record, slot.learnt, taken)
             taken.add(record.run_id)
         run = self.raw.wandb.by_id.get(record.run_id or "")
@@ -433,7 +449,8 @@ class _Planner:
             record = replace(record, source=source)
         record, curves = self.raw.refreshed(record)
         if record is not before:
-            slot.refresh(record)
+            slot.refresh(before, record)
+        slot.is_unsigned = not self.folders.is_signed(slot)
         logs = (*self.raw.curves_of(record), *(run.history if run is not None else ()), *curves)
         self._note_curve(slot, record, logs)
 
@@ -555,7 +572,7 @@ class _Planner:
     def _list_of(self, folder: PurePosixPath) -> tree_records.OverwrittenList:
         """What the tree says of a task's runs without checkpoints; RefusedError if its list cannot be used."""
         if folder / tree_records.OVERWRITTEN_FILE in self.unreadable:
-            return tree_records.read_overwritten(self.tree.root / folder)  # which says why
+            return tree_records.read_overwritten(self.folders.root / folder)  # which says why
         return self.tree.lists.get(folder, tree_records.OverwrittenList())
 
 
@@ -568,12 +585,12 @@ def _is_renumbered(slot: Slot) -> bool:
 
 
 def _is_resolved(slot: Slot) -> bool:
-    return slot.old is not None and slot.old.run_id is None is not slot.run_id
+    return slot.kept is not None and slot.kept.run_id is None is not slot.run_id
 
 
 def _contradicting(slot: Slot, root: Path) -> Iterator[str]:
     """What this ingest learnt of the run of a folder against what a person said of it: once for each run."""
-    record = slot.changed  # what was said is in it
+    record = slot.record if slot.learnt else None
     if record is None or record.attribution.code != tree_records.ASSIGNED:
         return
     runs: dict[str | None, dict[str, str]] = defaultdict(dict)

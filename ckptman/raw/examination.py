@@ -126,7 +126,7 @@ class Examined:
 
     source: SourceCheckpoint
     packed: bytes
-    """Its state."""
+    """Its state; empty where that is still as it was found."""
     content: str
     """The same for files of the same bytes: the SHA-256, or what their headers say of it."""
     name: str
@@ -153,7 +153,7 @@ class Examined:
     @property
     def state(self) -> FileState:
         """When it was read."""
-        return FileState.unpacked(self.packed)
+        return FileState.unpacked(self.packed) if self.packed else self.source.state
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -325,7 +325,7 @@ class Examiner:
         packed = state.packed
         return Examined(
             source=file,
-            packed=file.packed if packed == file.packed else packed,
+            packed=b"" if packed == file.packed else packed,
             content=content,
             name=intern(name),
             kind=parsed.prefix.name,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,8 @@ SETTLE_SECONDS = 600.0
 """A cut file younger than this may still be being written."""
 
 
+_MOST_TRAINED = 4096
+"""Folders of which it is held what training left in them."""
 _HOMELESS = frozenset({"no-group", "no-task"})
 """Refusals of files whose folders do not say where they belong."""
 
@@ -51,6 +55,18 @@ class Home(NamedTuple):
 
     group: str | None
     task: int | None
+
+
+class Known(NamedTuple):
+    """What a tree says of a file."""
+
+    run_id: str | None
+    content: str
+    """As `wandb_index.Claim` has it."""
+
+
+def _nobody(place: int) -> Owner:
+    raise KeyError(place)
 
 
 class Metrics(NamedTuple):
@@ -138,15 +154,18 @@ class RawOutputs:
         self.scan = scan_source(source, convention, leave_out=leave_out, follow_symlinks=follow_symlinks)
         self.refused = list(self.scan.refusals)
         self.deferred: list[Refusal] = []
-        self._known: dict[Path, Owner] = {}
-        """The files that were not read, and who wrote them."""
+        self._known = array("q")
+        """The places of the files that were not read."""
+        self._known_runs: list[str | None] = []
+        """The run of each of them."""
+        self._owner_of: Callable[[int], Owner] = _nobody
         self._owners: dict[Path, Owner] | None = None
         self._held: dict[tuple[str, str], set[str]] = defaultdict(set)
         """The files whose run is known, as `wandb_index.Holders`."""
         self.files: list[SavedFile] = []
         """Copies last, and the runs as they were begun, whatever the names of their folders."""
         self._trained: dict[str, records.TrainingMetrics | None] = {}
-        """By folder, what training left in it."""
+        """By folder, of those that were looked into last, what training left in it."""
         self._settle = settle
         self._whole = whole
         self._unread_wandb = dict(self.scan.unread_wandb)
@@ -165,7 +184,8 @@ class RawOutputs:
     def owners(self) -> Mapping[Path, Owner]:
         """Source file → the run that wrote it, as far as that is known; made when it is asked for, which is seldom."""
         if self._owners is None:
-            self._owners = {**self._known, **{saved.file.source.path: saved.owner for saved in self.files}}
+            known = {self.scan.checkpoints[at].path: self._owner_of(at) for at in self._known}
+            self._owners = {**known, **{saved.file.source.path: saved.owner for saved in self.files}}
         return self._owners
 
     @property
@@ -180,24 +200,28 @@ class RawOutputs:
 
     def read(
         self,
-        known: Callable[[SourceCheckpoint], Owner | None] = lambda file: None,
+        known: Callable[[int], Known | None] = lambda place: None,
         *,
+        owner_of: Callable[[int], Owner] = _nobody,
         home_of: Callable[[str], Home | None] = lambda content: None,
         progress: contents.Progress | None = None,
     ) -> Sequence[SavedFile]:
         """Read every checkpoint, and find the run of each.
 
         Args:
-            known: Tells who wrote a file that need not be read. It may refuse one.
+            known: Tells of a file, by its place in the scan, that need not be read. It may refuse one.
+            owner_of: Tells who wrote such a file; it is asked where that matters.
             home_of: Tells the group and the task that a source said of the same bytes before.
             progress: Called with `reading`, and the bytes.
         """
         to_read = []
-        for file in self.scan.checkpoints:
+        self._owner_of = owner_of
+        for place, file in enumerate(self.scan.checkpoints):
             with self._refusing(file):
-                if (owner := known(file)) is not None:
-                    self._own(file, owner)
-                    self._known[file.path], self._owners = owner, None
+                if (told := known(place)) is not None:
+                    self._own(file, told)
+                    self._known.append(place)
+                    self._known_runs.append(told.run_id)
                 else:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
@@ -228,7 +252,7 @@ class RawOutputs:
         self.files = [saved for saved in found if not self._is_undecided(saved)]
         self._owners = None
         for saved in self.files if self.wandb.runs else ():
-            self._own(saved.file.source, saved.owner)
+            self._own(saved.file.source, Known(saved.attribution.run_id, saved.file.content))
         return self.files
 
     def _of_copies(
@@ -258,42 +282,49 @@ class RawOutputs:
     def _timely(self) -> Mapping[Path, Collection[str]]:
         """By folder, the runs of the files in it whose run is known already, and ran when they were saved."""
         found: dict[Path, set[str]] = defaultdict(set)
-        owners = self.owners if self.wandb.runs else {}
-        for file in self.scan.checkpoints if owners else ():
-            owner = owners.get(file.path)
-            run = None if owner is None else self.wandb.by_id.get(owner.run_id or "")
+        known = zip(map(self.scan.checkpoints.__getitem__, self._known), self._known_runs, strict=True)
+        read = ((saved.file.source, saved.attribution.run_id) for saved in self.files)
+        for file, run_id in chain(known, read) if self.wandb.runs else ():
+            run = self.wandb.by_id.get(run_id or "")
             if run is not None and run.covers(file.state.mtime_ns / 1e9):
                 found[file.folder].add(run.run_id)
         return found
 
-    def lost(self, known: Iterable[records.RunRecord] = ()) -> LostRuns:
+    def lost(self, known: Iterable[tuple[records.RunRecord, records.RunRecord]] = ()) -> LostRuns:
         """Find the runs whose checkpoints are not there, once all are read.
 
         Args:
             known: Runs of a tree: what it knows of the same bytes counts; its files may have been moved away from here.
+                Each as it was when `read` was told of its files, and as it is by now. None is held.
         """
         present: set[str | None] = {saved.attribution.run_id for saved in self.files}
         lists = self.scan.lists
         if not (self.wandb.runs or lists):
             return LostRuns((), (), (), ())
         if not self.wandb.runs:
-            present.update(record.run_id for record in known)
+            present.update(record.run_id for _, record in known)
             listed = self._listed((run for each in lists for run in each.runs), present)
             present.update(run.run_id for run in listed)
             others = self._listed((run for each in lists for run in each.without_files), present)
             return LostRuns(_in_order(listed), (), (), _in_order(others))
-        owned = dict(self.owners)
-        known = list(known)
-        spellings = self._spellings(known)
+        not_read = {self.scan.checkpoints[place].path for place in self._known}
+        owned = {saved.file.source.path: saved.owner for saved in self.files}
         told: dict[str, Owner] = {}
-        for record in known:
+        of_opaque_keys = []
+        for before, record in known:
+            if record.opaque:
+                of_opaque_keys.append(record)
             present.add(record.run_id)
-            for path, _, entry in record.source_paths:
-                owned.setdefault(Path(path), Owner.recorded(record, entry))
+            for name, _, entry in record.source_paths:
+                if (path := Path(name)) in not_read:
+                    owned[path] = Owner.recorded(before, entry)
+                else:
+                    owned.setdefault(path, Owner.recorded(record, entry))
                 if record.run_id is not None:
                     told[entry.sha256] = Owner.recorded(record, entry)
         owned = {path: owner if owner.run_id else told.get(owner.content, owner) for path, owner in owned.items()}
         undecided = {name for owner in owned.values() for name in owner.candidates}
+        spellings = self._spellings(of_opaque_keys)
         for file, _ in self._not_taken():
             owned.setdefault(file, self._owner_of_refused(file))
         for folder, _ in self._not_seen():
@@ -492,10 +523,10 @@ class RawOutputs:
                 return True
         return False
 
-    def _own(self, file: SourceCheckpoint, owner: Owner) -> None:
+    def _own(self, file: SourceCheckpoint, found: Known) -> None:
         vars(self).pop("_timely", None)  # it is worked out anew
-        if owner.run_id is not None:
-            self._held[file.name, owner.run_id].add(owner.content)
+        if found.run_id is not None and self.wandb.runs:
+            self._held[file.name, found.run_id].add(found.content)
 
     @contextmanager
     def _refusing(self, file: SourceCheckpoint) -> Iterator[None]:
@@ -575,6 +606,8 @@ class RawOutputs:
     ) -> Iterator[tuple[Path, records.TrainingMetrics]]:
         """The own folders of the run of these checkpoints, with the metrics in them."""
         for folder in dict.fromkeys(os.path.dirname(os.path.dirname(path)) for path in files):  # noqa: PTH120
+            if len(self._trained) > _MOST_TRAINED:
+                self._trained.clear()
             if folder not in self._trained:
                 self._trained[folder] = records.read_training_metrics(Path(folder, self.convention.raw.metrics))
             left = self._trained[folder]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from sys import intern
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, files, folders
@@ -54,26 +56,115 @@ class Around(NamedTuple):
     """The seed that a run folder says."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceCheckpoint:
-    """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files.
+class SourceFiles(Sequence["SourceCheckpoint"]):
+    """The checkpoints of a source, in the order of their paths.
 
-    There may be hundreds of thousands: what can be made of something else is made when it is asked for.
+    There may be hundreds of thousands, so what is held of one is little, and it is made when it is asked for.
     """
 
-    around: Around
-    file: str
-    """Its name."""
-    packed: bytes
-    """Its state."""
-    is_folder: bool = False
-    name: str = ""
-    """What it is called: see `placement.name_at_source`."""
+    def __init__(self) -> None:
+        self.around: list[Around] = []
+        """By the place of each: the folder that it lies in."""
+        self.files: list[str] = []
+        """Its name."""
+        self.names: list[str] = []
+        """What it is called: see `placement.name_at_source`."""
+        self._states = bytearray()
+        self._folders: set[int] = set()
+
+    def add(self, around: Around, file: str, name: str, state: bytes, *, is_folder: bool) -> None:
+        """Add one."""
+        if is_folder:
+            self._folders.add(len(self.files))
+        self.around.append(around)
+        self.files.append(file)
+        self.names.append(name)
+        self._states += state
+
+    def in_order(self) -> SourceFiles:
+        """The same, sorted."""
+        paths = map(self.relative, range(len(self)))
+        if all(one <= other for one, other in pairwise(paths)):  # as they mostly are found
+            return self
+        return self.some(sorted(range(len(self)), key=self.relative))
+
+    def some(self, places: Iterable[int]) -> SourceFiles:
+        """Those in some places."""
+        found = SourceFiles()
+        for file in map(self.__getitem__, places):
+            found.add(file.around, file.file, file.name, file.packed, is_folder=file.is_folder)
+        return found
+
+    def relative(self, place: int) -> str:
+        """Its path, relative to the source."""
+        above = self.around[place].relative
+        return f"{above}/{self.files[place]}" if above else self.files[place]
+
+    def packed(self, place: int) -> bytes:
+        """Its state."""
+        return bytes(self._states[place * files.PACKED_SIZE : (place + 1) * files.PACKED_SIZE])
+
+    def is_folder(self, place: int) -> bool:
+        """Whether it is one."""
+        return place in self._folders
+
+    def place_of(self, relative: str) -> int | None:
+        """Where the one of a path stands; None where there is none."""
+        place = bisect_left(range(len(self)), relative, key=self.relative)
+        return place if place < len(self) and self.relative(place) == relative else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> SourceCheckpoint: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[SourceCheckpoint, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> SourceCheckpoint | tuple[SourceCheckpoint, ...]:
+        places = range(len(self))[index]
+        return SourceCheckpoint(self, places) if isinstance(places, int) else tuple(map(self.__getitem__, places))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheckpoint:
+    """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files."""
+
+    among: SourceFiles
+    place: int
+    home: Around | None = None
+    """The folder that it lies in, with a group and a task that this does not say."""
+
+    @property
+    def around(self) -> Around:
+        """The folder that it lies in."""
+        return self.among.around[self.place] if self.home is None else self.home
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return self.among.files[self.place]
+
+    @property
+    def name(self) -> str:
+        """What it is called: see `placement.name_at_source`."""
+        return self.among.names[self.place]
+
+    @property
+    def packed(self) -> bytes:
+        """Its state."""
+        return self.among.packed(self.place)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is one."""
+        return self.among.is_folder(self.place)
 
     @property
     def relative(self) -> str:
         """Relative to the source."""
-        return f"{self.around.relative}/{self.file}" if self.around.relative else self.file
+        return self.among.relative(self.place)
 
     @property
     def folder(self) -> Path:
@@ -92,7 +183,7 @@ class SourceCheckpoint:
 
     def of_home(self, group: str | None, task: int | None) -> SourceCheckpoint:
         """The same file, of a group and a task that its folders do not say."""
-        return replace(self, around=self.around._replace(group=group, task=task))
+        return replace(self, home=self.around._replace(group=group, task=task))
 
     @property
     def group(self) -> str | None:
@@ -117,7 +208,7 @@ class SourceScan:
     root: Path
     """The source folder (for a single file, its folder), absolute, without symbolic links: so it is the same by
     whatever way it is reached."""
-    checkpoints: tuple[SourceCheckpoint, ...]
+    checkpoints: SourceFiles
     wandb_folders: tuple[Path, ...]
     records: Mapping[Path, tree_records.RunRecord]
     """The `run.json` of each folder that has one: the source is, or was, a tree."""
@@ -170,7 +261,7 @@ def scan_source(
             walk.unread_wandb |= beside.unread_wandb
     return SourceScan(
         root=walk.root,
-        checkpoints=tuple(sorted(walk.checkpoints, key=lambda item: item.relative)),
+        checkpoints=walk.checkpoints.in_order(),
         wandb_folders=tuple(sorted(walk.wandb)),
         records=walk.records,
         lists=tuple(walk.lists),
@@ -227,7 +318,7 @@ class _Walk:
         self.below = len(os.path.join(root, ""))  # noqa: PTH118  (what names of files in it begin with)
         self.leave_out = None if leave_out is None or not leave_out.exists() else FileState.of(leave_out)
         self.follow = follow
-        self.checkpoints: list[SourceCheckpoint] = []
+        self.checkpoints = SourceFiles()
         self.wandb: set[Path] = set()
         self.unread_wandb: dict[Path, Path] = {}
         self.records: dict[Path, tree_records.RunRecord] = {}
@@ -289,7 +380,7 @@ class _Walk:
             self.around = path.parent, Around(str(self.root), relative, group, task, seed)
         file, name = intern(path.name), placement.name_at_source(path, self.convention)
         name = file if name == file else intern(name)
-        self.checkpoints.append(SourceCheckpoint(self.around[1], file, state.packed, is_folder, name))
+        self.checkpoints.add(self.around[1], file, name, state.packed, is_folder=is_folder)
 
     def _note_unread(self, path: Path) -> None:
         home = self.root

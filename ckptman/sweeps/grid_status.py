@@ -256,14 +256,17 @@ def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention)
     # Damage behind a header, which is not looked for here, was found by the ingest.
     damaged = {str(Path(f.root, f.path)): f for f in (() if tree is None else tree.refused) if f.code in _DAMAGED}
 
-    def owner_of_known(file: scanning.SourceCheckpoint) -> overwritten.Owner | None:
+    def known_as(place: int) -> outputs.Known | None:
+        file = found.scan.checkpoints[place]
         bad = damaged.get(str(file.path))
         if bad is not None and bad.is_in_state(file.state):
             raise RefusedError(bad.message, code=bad.code, fix=bad.fix)
         remembered, owner = known.get(str(file.path), (None, None))
-        return owner if remembered is not None and remembered.is_in_state(file.state) else None
+        if remembered is None or owner is None or not remembered.is_in_state(file.state):
+            return None
+        return outputs.Known(owner.run_id, owner.content)
 
-    found.read(owner_of_known)
+    found.read(known_as, owner_of=lambda place: known[str(found.scan.checkpoints[place].path)][1])
     return found
 
 
@@ -297,7 +300,7 @@ def _facts(
     without_files: tuple[overwritten.LostFiles, ...] = ()
     if raw is not None:
         yield from _of_raw(raw, set() if tree is None else _contents(tree, raw))
-        missed = raw.lost(() if tree is None else [record for _, record in tree.records])
+        missed = raw.lost(() if tree is None else ((record, record) for _, record in tree.records))
         lost |= {_lost_key(run): run for run in missed.overwritten}
         without_files = missed.without_files
     for file in _not_taken(raw, tree):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from ckptman.rules import Convention, comparing
 from ckptman.text import UsageError, wording
-from ckptman.tree.contents import Depth, Inventory, inventory_of
+from ckptman.tree.contents import Depth, Inventory, Run, inventory_of
 from ckptman.tree.records import TreeScan
 
 OTHER_NUMBERING = "other-numbering"
@@ -23,10 +23,10 @@ def numbering_of(inventory: Inventory, convention: Convention) -> Convention:
         inventory: The tree, in any depth.
         convention: The rules in force.
     """
-    wrong = misplaced(inventory.placed_by(convention))
+    wrong = misplaced(inventory.placed_by(convention).runs)
     for name in numberings(convention) if wrong else ():
         other = replace(convention, numbering=name)
-        if misplaced(inventory.placed_by(other)) < wrong:
+        if misplaced(inventory.placed_by(other).runs) < wrong:
             return other
     return convention
 
@@ -40,18 +40,18 @@ def require_numbering(scan: TreeScan, convention: Convention) -> None:
     inventory = inventory_of(scan, convention, Depth.NAMES)
     fitting = numbering_of(inventory, convention)
     if fitting.numbering != convention.numbering:
-        moved = misplaced(inventory) - misplaced(inventory.placed_by(fitting))
+        moved = misplaced(inventory.runs) - misplaced(inventory.placed_by(fitting).runs)
         message, fix = other_numbering(len(moved), convention, fitting)
         raise UsageError(
             f"the tree {scan.root} is sorted by another numbering: {message}", code=OTHER_NUMBERING, fix=fix
         )
 
 
-def misplaced(inventory: Inventory) -> set[tuple[PurePosixPath, str]]:
-    """The runs that lie outside of their task folder."""
+def misplaced(runs: Iterable[Run]) -> set[tuple[PurePosixPath, str]]:
+    """Those that lie outside of their task folder."""
     return {
         (run.folder, comparing.fingerprint(run.config, ()))
-        for run in inventory.runs
+        for run in runs
         if run.place is not None and not run.is_in_place
     }
 

@@ -482,6 +482,7 @@ class FoldersInTurn:
     root: Path
     convention: Convention
     natural: bool = False
+    missing_ok: bool = False
     _rest: list[ScannedFolder] = field(default_factory=list)
     _run_ids: set[str | None] = field(default_factory=set)
 
@@ -492,7 +493,7 @@ class FoldersInTurn:
             UsageError: as `scan_tree`.
         """
         self._rest, self._run_ids = [], set()
-        for folder in scan_folders(self.root, self.convention, natural=self.natural):
+        for folder in scan_folders(self.root, self.convention, missing_ok=self.missing_ok, natural=self.natural):
             if folder.run is not None and folder.run.record is not None:
                 self._run_ids.add(folder.run.record.run_id)
             if folder.overwritten != _NO_RUNS or folder.refused or folder.unreadable or folder.kept_wandb is not None:
@@ -784,6 +785,20 @@ def read_record(folder: Path, name: str = RUN_FILE) -> RunRecord:
     return record
 
 
+def read_signed(folder: Path) -> tuple[RunRecord, bool]:
+    """Read a run folder's `run.json`, and tell whether it has its digest, as `is_signed`.
+
+    Raises:
+        RefusedError: (`bad-record`) as `read_record`.
+    """
+    file = folder / RUN_FILE
+    try:
+        data = fs_files.read_bytes(file, _MOST_BYTES)
+        return _record_of(RunRecord, data), _is_signed(data) is True
+    except (OSError, ValueError) as error:
+        raise bad_record(file, _reason(error), is_newer=isinstance(error, NewerRecordError)) from error
+
+
 def read_overwritten(folder: Path) -> OverwrittenList:
     """Read a task folder's list of runs without checkpoints.
 
@@ -1010,7 +1025,17 @@ def _signed(data: bytes) -> bytes:
 
 
 def _read(file: Path, kind: type[_T]) -> _T:
-    document = _load_json(file)
+    try:
+        data = fs_files.read_bytes(file, _MOST_BYTES)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError("it is too large to be a record") from None
+        raise
+    return _record_of(kind, data)
+
+
+def _record_of(kind: type[_T], data: bytes) -> _T:
+    document = _load_json(data)
     _check_version(document.get("schema_version") if isinstance(document, dict) else None)
     document.pop(_DIGEST, None)
     return json_text.record_of(kind, document)
@@ -1038,13 +1063,9 @@ def _check_version(version: object) -> None:
         raise ValueError(f"schema_version {version} is not one this ckptman reads (it reads {SCHEMA_VERSION})")
 
 
-def _load_json(file: Path) -> Any:
+def _load_json(data: bytes) -> Any:
     try:
-        return json_text.load_json(fs_files.read_bytes(file, _MOST_BYTES))
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise ValueError("it is too large to be a record") from None
-        raise
+        return json_text.load_json(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError:

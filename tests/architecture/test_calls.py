@@ -251,6 +251,19 @@ def test_the_plan_of_an_ingest_holds_little_more_of_a_run_than_what_was_read(sou
     assert held_for_each_run(lambda source: list(planned(source).plan.runs), sources) > 7_000
 
 
+def test_an_ingest_with_nothing_new_holds_little_of_a_run(sources: dict[int, Path], tmp_path: Path) -> None:
+    def again(source: Path) -> ckptman.IngestResult:
+        return ckptman.ingest(source, tmp_path / source.name, convention=built_in())
+
+    for source in sources.values():
+        assert again(source).placed
+    assert not again(source).placed
+    # Of two files: where they are, their states and sums; and what the seeds of a task have in common, of every third.
+    assert held_for_each_run(again, sources) < 3_500
+    # The control: their records.
+    assert held_for_each_run(lambda source: list(again(source).plan.runs), sources) > 7_000
+
+
 def test_what_holds_all_runs_is_found(trees: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert held_for_each_run(ckptman.list_checkpoints, trees) > 6_000
     monkeypatch.setattr(passing, "take_inventory", contents.take_inventory)

@@ -155,7 +155,7 @@ def test_a_walk_through_all_run_folders_for_each_file_is_found(
     sources: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = RunFolders._slots_of
-    steps = "def walk(self, file):\n  [path for path in self.slots if path == file]\n  return look_up(self, file)"
+    steps = "def walk(self, file):\n  [slot for slot in self._slots if slot is file]\n  return look_up(self, file)"
     names: dict[str, Any] = {"look_up": look_up}
     exec(compile(steps, f"{PACKAGE}/ingestion/walk.py", "exec"), names)
     monkeypatch.setattr(RunFolders, "_slots_of", names["walk"])
