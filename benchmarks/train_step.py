@@ -2,14 +2,18 @@
 
     python -m benchmarks.train_step [--threads 2] [--repeats 9] [--device cuda] [--quick] [--write]
 
-Each round times four programs in turn, in one process, so that other load on the machine falls on all. They compute on
-the CPU in fp32, or with `--device cuda` on a GPU in bf16 by autocast, as is trained there:
+Each round times four programs in turn, in one process, so that other load on the machine falls on all. On the CPU they
+compute in fp32, but for the last:
 
 * *published*: the step of the published trainer. The whole batch, forward over all 2K + 1 positions, the head at the K
   sorted ones, autograd.
 * *in pieces*: the same on pieces of the batch that stay in cache, their gradients summed.
-* *ckptman*: `draw_batch` and `loss_and_backward`.
+* *ckptman*: the update that `ckptman train` makes, its batch included.
 * *in bf16*: the same with its products in bfloat16 (`ckptman train --precision bf16`).
+
+With `--device cuda` they compute on a GPU in bf16, as is trained there, *in fp32* being the other precision, and
+*compiled* (`ckptman train --compile`) stands in place of pieces. Three seeds at once are measured there, too, against
+one after the other.
 
 All of them have the same model, batch size and fused AdamW. The ratios are medians over the rounds, and the verdict is
 the median over K for each architecture. Exit status 1 if one of them is below its least. On a busy machine,
@@ -21,7 +25,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -33,14 +37,17 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 from benchmarks import Printed
 from benchmarks.products import share
 from ckptman.rules.recipe import PRECISIONS, TrainConfig
-from ckptman.training.loop import Computing
+from ckptman.training.loop import Computing, step_of
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.sorting import draw_batch
 from ckptman.training.train_step import keep_freed_memory, loss_and_backward, make_optimizer
+from ckptman.training.updating import Batches, Update
 
 CPU = torch.device("cpu")
 LENGTHS = (4, 8, 16)
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+WARM_UP = 2
+"""Steps on a GPU before any that is timed: they pay for memory, kernels and the captured graph."""
 SHORTEST_TIME = 0.2
 """Seconds that a program runs for in a round, at least; it makes as many steps as that takes."""
 
@@ -65,16 +72,12 @@ ARCHITECTURES = (
 
 @dataclass(frozen=True)
 class Times:
-    """Median seconds a step of each program, and median ratios of the rounds."""
+    """Of the programs, in their order."""
 
-    published: float
-    in_pieces: float
-    ckptman: float
-    in_bf16: float
-    ratio: float
-    ratio_in_pieces: float
-    ratio_in_bf16: float
-    """Of ckptman's two."""
+    seconds: tuple[float, ...]
+    """Median seconds a step."""
+    ratios: tuple[float, ...]
+    """Median ratios of the rounds: the first program's time over that of each of the others."""
 
 
 def published_batch(config: TrainConfig, k: int, device: torch.device) -> Tensor:
@@ -112,18 +115,29 @@ def published_step(config: TrainConfig, k: int, piece: int, device: torch.device
     return step
 
 
-def ckptman_step(config: TrainConfig, device: torch.device) -> Callable[[], None]:
+def ckptman_step(config: TrainConfig, device: torch.device, *, compiled: bool = False) -> Callable[[], None]:
     """The step that `ckptman train` makes."""
     model, optimizer = new_model(config, device)
-    autocast, iteration = Computing(device).autocast, 0
+    computing, iteration = Computing(device, compiled=compiled), 0
+    update = Update.of(model, optimizer, step_of(model, config, computing), captured=computing.captured)
+    batches = Batches.of(config, device)
 
     def step() -> None:
         nonlocal iteration
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(config):
-            loss_and_backward(model, draw_batch(config, iteration, device=device))
-        optimizer.step()
+        update(batches.of_iteration(iteration), learning_rate=config.learning_rate)
         iteration += 1
+
+    return step
+
+
+def at_once(steps: Sequence[Callable[[], None]], device: torch.device) -> Callable[[], None]:
+    """A step of each, as seeds are trained at once: their turns as `in_turns` takes them."""
+    streams = [torch.cuda.Stream(device) for _ in steps]  # type: ignore[no-untyped-call]  # by torch
+
+    def step() -> None:
+        for one, stream in zip(steps, streams, strict=True):
+            with torch.cuda.stream(stream):
+                one()
 
     return step
 
@@ -145,6 +159,13 @@ def seconds_a_step(step: Callable[[], None], steps: int, clock: Callable[[], flo
     return (clock() - start) / steps
 
 
+def names(device: torch.device) -> tuple[str, ...]:
+    """Of the programs."""
+    return ("published", "in pieces", "ckptman", "in bf16") if device == CPU else (
+        "published", "compiled", "ckptman", "in fp32", "3 seeds"
+    )  # fmt: skip
+
+
 def measure(
     architecture: Architecture,
     k: int,
@@ -155,7 +176,7 @@ def measure(
     clock: Callable[[], float],
     device: torch.device,
 ) -> Times:
-    """Time the three programs in turn, `repeats` times."""
+    """Time the programs in turn, `repeats` times."""
     config = TrainConfig(
         n_layers=architecture.n_layers,
         use_mlp=architecture.use_mlp,
@@ -164,38 +185,40 @@ def measure(
         micro_batch_size=batch,
         effective_batch_size=batch,
     )
-    programs = (
+    other = replace(config, amp_dtype=PRECISIONS["bf16" if device == CPU else "fp32"])
+    programs = [
         published_step(config, k, batch, device),
-        published_step(config, k, piece, device),
+        published_step(config, k, piece, device) if device == CPU else ckptman_step(config, device, compiled=True),
         ckptman_step(config, device),
-        ckptman_step(replace(config, amp_dtype=PRECISIONS["bf16"]), device),
-    )
-    steps = [max(1, round(SHORTEST_TIME / seconds_a_step(program, 1, clock))) for program in programs]  # and warm up
+        ckptman_step(other, device),
+    ]
+    if device != CPU:
+        programs.append(at_once([ckptman_step(replace(config, seed=seed), device) for seed in range(3)], device))
+    for program in programs if device != CPU else ():
+        seconds_a_step(program, WARM_UP, clock)
+    steps = [max(1, round(SHORTEST_TIME / seconds_a_step(program, 1, clock))) for program in programs]
     rounds = [
         [seconds_a_step(program, n, clock) for program, n in zip(programs, steps, strict=True)] for _ in range(repeats)
     ]
-    published, in_pieces, ckptman, in_bf16 = (median(times) for times in zip(*rounds, strict=True))
     return Times(
-        published,
-        in_pieces,
-        ckptman,
-        in_bf16,
-        ratio=median(whole / ours for whole, _, ours, _ in rounds),
-        ratio_in_pieces=median(pieces / ours for _, pieces, ours, _ in rounds),
-        ratio_in_bf16=median(ours / low for _, _, ours, low in rounds),
+        seconds=tuple(median(times) for times in zip(*rounds, strict=True)),
+        ratios=tuple(
+            median(times) for times in zip(*([taken[0] / t for t in taken[1:]] for taken in rounds), strict=True)
+        ),
     )
 
 
 def report(architecture: Architecture, say: Printed, **how: Any) -> bool:
     """Measure an architecture, print its rows, and say whether it is fast enough."""
-    ratios = []
+    ratios, at_once = [], []
+    ckptman = names(how["device"]).index("ckptman")
     for k in LENGTHS:
         times = measure(architecture, k, **how)
-        ratios.append(times.ratio)
-        taken = (times.published, times.in_pieces, times.ckptman, times.in_bf16)
-        row = "".join(f"{1e3 * seconds:11.1f}" for seconds in taken)
-        ratios_of_row = (times.ratio, times.ratio_in_pieces, times.ratio_in_bf16)
-        say(f"{architecture.title:16}{k:>3}{row}{''.join(f'{ratio:9.2f} ×' for ratio in ratios_of_row)}")
+        ratios.append(times.ratios[ckptman - 1])
+        row = "".join(f"{1e3 * seconds:11.{1 if how['device'] == CPU else 3}f}" for seconds in times.seconds[:4])
+        say(f"{architecture.title:16}{k:>3}{row}{''.join(f'{ratio:9.2f} ×' for ratio in times.ratios[:3])}")
+        if how["device"] != CPU:
+            at_once.append(3 * times.seconds[ckptman] / times.seconds[4])
     middle = median(ratios)
     verdict = "below the least" if middle < architecture.least else "ok" if middle < architecture.aim else "as aimed"
     say(
@@ -208,6 +231,9 @@ def report(architecture: Architecture, say: Printed, **how: Any) -> bool:
             f"{'':16}K = {LENGTHS[1]}: matrix products take {products:.0%} of ours; "
             f"were there nothing else, {ratios[1] / products:.1f} ×\n"
         )
+    else:
+        shown = ", ".join(f"{ratio:.2f}" for ratio in at_once)
+        say(f"{'':16}three seeds at once: {shown} × as fast as one after the other\n")
     return middle >= architecture.least
 
 
@@ -250,16 +276,14 @@ def main() -> int:
         f"{arguments.threads} thread(s), batch {arguments.batch}, {arguments.clock} time, {repeats} rounds, {where}"
     )
     say(f"torch {torch.__version__}, {conditions}\n")
-    programs = "".join(f"{name:>11}" for name in ("published", "in pieces", "ckptman", "in bf16"))
-    say(f"{'':16}{'K':>3}{programs}{'ckptman to':>22}{'bf16 to':>11}")
-    say(
-        f"{'':19}{'ms/step':>11}{'ms/step':>11}{'ms/step':>11}{'ms/step':>11}{'published':>11}{'pieces':>11}{'fp32':>11}"
-    )
+    programs = names(arguments.device)[:4]
+    say(f"{'':16}{'K':>3}{''.join(f'{name:>11}' for name in programs)}{'the published step to':>33}")
+    say(f"{'':19}{'    ms/step' * len(programs)}{''.join(f'{name:>11}' for name in programs[1:])}")
     chosen = [a for a in ARCHITECTURES if arguments.only in (None, a.title)]
     options = {"batch": arguments.batch, "piece": arguments.piece, "repeats": repeats, "device": arguments.device}
     fast_enough = [report(a, say, clock=CLOCKS[arguments.clock], **options) for a in chosen]
     if arguments.write:
-        say.put("training")
+        say.put("training" if arguments.device == CPU else "training-gpu")
     return 0 if all(fast_enough) else 1
 
 

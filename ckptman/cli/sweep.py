@@ -126,7 +126,8 @@ def _sweep(
         ),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Train the plain model through torch.compile, not by ckptman's own step.")
+        bool,
+        typer.Option("--compile", help="Train through torch.compile: on a CPU the plain step, on a GPU our own."),
     ] = False,
     wandb: Annotated[
         str,

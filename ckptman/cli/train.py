@@ -114,7 +114,7 @@ def _train(
     ] = None,
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="Train the plain model through torch.compile, not by ckptman's own step."),
+        typer.Option("--compile", help="Train through torch.compile: on a CPU the plain step, on a GPU our own."),
     ] = False,
     wandb: Annotated[
         str,

@@ -12,21 +12,22 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ckptman.fs import files, write_atomically
 from ckptman.rules import TrainConfig, recipe
 from ckptman.text import CkptmanError, MachineError, RefusedError
+from ckptman.training import gpu_step
 from ckptman.training.learning_curve import evaluate_lengths, train_metrics
 from ckptman.training.model import GPT, GPTConfig
 from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, RUNNING, BatchProgress, TrainedRun
 from ckptman.training.run_folder import RawRun, differing
 from ckptman.training.run_state import RunState, load_state, new_run_id, save_checkpoint, save_state
-from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
 from ckptman.training.train_step import (
     StepResult,
@@ -34,7 +35,10 @@ from ckptman.training.train_step import (
     loss_and_backward,
     make_optimizer,
     plain_loss_and_backward,
+    why_plain,
 )
+from ckptman.training.turns import Turns, in_turns
+from ckptman.training.updating import Batches, Update
 from ckptman.training.wandb import WandbLogger, WandbMode
 from ckptman.tree import history, records
 from ckptman.tree import metrics as tree_metrics
@@ -47,6 +51,9 @@ STATUS_SECONDS = 15.0
 
 PROGRESS_SECONDS = 0.25
 
+_MOST_COMPILED = 128
+"""Programs that `torch.compile` makes of our step in a process; beyond, it would go on uncompiled."""
+
 
 @dataclass(frozen=True)
 class Computing:
@@ -54,7 +61,7 @@ class Computing:
 
     device: torch.device
     compiled: bool = False
-    """Train the plain model through `torch.compile` instead of ckptman's own step."""
+    """Train through `torch.compile`: on a GPU ckptman's own step, elsewhere the plain model instead of it."""
     wandb: WandbMode = WandbMode.DISABLED
     log: str = ""
     """Where the process's output goes, for the status file; empty for a terminal."""
@@ -68,6 +75,11 @@ class Computing:
         if self.amp_dtype(config) != recipe.PRECISIONS["bf16"]:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @property
+    def captured(self) -> bool:
+        """Whether iterations are captured as CUDA graphs: on such a device."""
+        return self.device.type == "cuda"
 
     def described(self) -> dict[str, str]:
         """What decides how sums are rounded."""
@@ -101,6 +113,17 @@ def train_run(
             fails (`compile-failed`), or the device's memory is too small (`out-of-memory`). What was saved before
             stays, and the run can go on from there.
     """
+    return in_turns([training(run, computing, stop=stop, progress=progress)], computing.device)[0]
+
+
+def training(
+    run: RawRun,
+    computing: Computing,
+    *,
+    stop: Stop | None = None,
+    progress: Callable[[BatchProgress], None] | None = None,
+) -> Turns[TrainedRun]:
+    """`train_run`, an iteration at a turn, so that several runs can be trained by turns."""
     found = run.find()
     state = load_state(run, found.newest) if found.newest is not None else None
     amp_dtype = computing.amp_dtype(run.config) if state is None else run.config.amp_dtype or state.amp_dtype
@@ -111,7 +134,7 @@ def train_run(
     training = None
     try:
         training = _Training(run, computing, state, run_id, stop or Stop(), progress)
-        return training.run()
+        return (yield from training.run())
     except BaseException as error:
         with suppress(CkptmanError):  # whatever happened matters more
             known, done = (training.run_id, training.iters_done) if training else (run_id, found.iters_done)
@@ -152,8 +175,13 @@ class _Training:
             self._model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
         if state is not None:
-            self._optimizer.load_state_dict(dict(state.optimizer))
-        self._step = step_of(self._model, computing)
+            self._optimizer.load_state_dict(_on_this_machine(state.optimizer, self._optimizer))
+        self._update = Update.of(
+            self._model,
+            self._optimizer,
+            step_of(self._model, config, computing),
+            captured=computing.captured,
+        )
         self._notes = _notes(state, computing) if self._resumed_from else ()
         self._logger: WandbLogger | None = None
         self._last: StepResult | None = None
@@ -163,7 +191,7 @@ class _Training:
         self._began_with = self.iters_done
         self._warm_at: float | None = None  # when the first iteration was done
 
-    def run(self) -> TrainedRun:
+    def run(self) -> Turns[TrainedRun]:
         """Train."""
         self._save_state()  # before W&B learns of the run, so that its id is kept whatever happens
         self._logger = _start_wandb(self._run, self._computing, self.run_id)
@@ -173,27 +201,23 @@ class _Training:
         try:
             self._began = time.monotonic()
             self._write_status(RUNNING)
-            while self.iters_done < self._config.max_iters:
-                if self._stop.wanted:
-                    return self._interrupted()
-                self._iterate()
+            with Batches.of(self._config, self._computing.device) as batches:
+                while self.iters_done < self._config.max_iters:
+                    if self._stop.wanted:
+                        return self._interrupted()
+                    self._iterate(batches)
+                    yield
             self._finish()
         except BaseException:
             self._logger.finish(failed=True)
             raise
         return self._outcome(COMPLETE)
 
-    def _iterate(self) -> None:
+    def _iterate(self, batches: Batches) -> None:
         """One iteration, and what is due after it."""
         config, index = self._config, self.iters_done
         rate = recipe.learning_rate(config, index)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        batch = draw_batch(config, index, device=self._computing.device)
-        self._optimizer.zero_grad(set_to_none=True)
-        with self._computing.autocast(config):
-            self._last = self._step(batch)
-        self._optimizer.step()
+        self._last = self._update(batches.of_iteration(index), learning_rate=rate)
         self.iters_done += 1
         if self._warm_at is None:
             self._warm_at = time.monotonic()
@@ -376,30 +400,57 @@ class _Training:
         return done / max(1e-9, time.monotonic() - self._began) if done else None
 
 
-def step_of(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]:
-    """What computes a batch's loss and gradients."""
-    if not computing.compiled:
-        return lambda tokens: loss_and_backward(model, tokens)
-    return _compiled_step(torch.compile(model, dynamic=True))  # type: ignore[arg-type]  # a module of a module
+def step_of(model: GPT, config: TrainConfig, computing: Computing) -> Callable[[Tensor], StepResult]:
+    """What computes a batch's loss and gradients, in the precision of a run."""
+    compute = _compiled_step(model, computing) if computing.compiled else _own_step(model, computing)
+
+    def step(tokens: Tensor) -> StepResult:
+        with computing.autocast(config):
+            return compute(tokens)
+
+    return step
 
 
-def _compiled_step(compiled: nn.Module) -> Callable[[Tensor], StepResult]:
+def _own_step(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]:
+    if computing.device.type == "cuda":
+        return lambda tokens: gpu_step.loss_and_backward(model, tokens)
+    return lambda tokens: loss_and_backward(model, tokens)
+
+
+def _compiled_step(model: GPT, computing: Computing) -> Callable[[Tensor], StepResult]:
     # Only a run that is compiled pays for these.
+    import torch._dynamo
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
+    if computing.device.type == "cuda" and why_plain(model) is None:
+        # A process that trains many models compiles as often, and each again for lengths of any size. From the start it
+        # could be for any (dynamic=True), had Triton's code of PyTorch 2.11 no fault there.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILED)
+        compute = partial(gpu_step.loss_and_backward, model, compiled=torch.compile(gpu_step.loss_of))
+    else:
+        module = torch.compile(model, dynamic=True)
+        compute = partial(plain_loss_and_backward, module)  # type: ignore[arg-type]  # a module of a module
+
     def step(tokens: Tensor) -> StepResult:
         try:
-            return plain_loss_and_backward(compiled, tokens)
+            return compute(tokens)
         except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
             cause = getattr(error, "inner_exception", error)
             raise MachineError(
                 f"torch.compile failed: {(str(cause).strip() or type(cause).__name__).splitlines()[0]}",
                 code="compile-failed",
-                fix="Leave out --compile: ckptman's own step needs no compiler, and is fast on a CPU.",
+                fix="Leave out --compile: ckptman's own step needs no compiler.",
             ) from error
 
     return step
+
+
+def _on_this_machine(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state, for the kernels that it has here: it names those of the machine that it is from."""
+    own = optimizer.param_groups
+    groups = [{**saved, "fused": group["fused"]} for saved, group in zip(state["param_groups"], own, strict=False)]
+    return {**state, "param_groups": groups}
 
 
 def check_can_compile(device: torch.device) -> None:
@@ -465,7 +516,7 @@ def _notes(state: RunState | None, computing: Computing) -> tuple[str, ...]:
 def _say_how_it_ended(
     run: RawRun, run_id: str | None, iters_done: int, computing: Computing, error: BaseException
 ) -> None:
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         run.write_status(INTERRUPTED, run_id, iters_done, log=computing.log)
         return
     reason = error.message if isinstance(error, CkptmanError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Training runs: plan, check the machine, then train one after the other.
+"""Training runs: plan, check the machine, then train one after the other, or on a GPU several at once.
 
 result = ckptman.train(ckptman.training_configs(convention, k=8, task=6), "grid_outputs")
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ from ckptman.fs import folders, make_folders
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.text import CkptmanError, MachineError, wording
 from ckptman.training.loading import pick_device
-from ckptman.training.loop import Computing, check_can_compile, initial_model, train_run
+from ckptman.training.loop import Computing, check_can_compile, initial_model, training
 from ckptman.training.planning import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
 from ckptman.training.progress import COMPLETE, INTERRUPTED, BatchProgress, Progress, TrainedRun
 from ckptman.training.run_folder import RawRun
 from ckptman.training.stopping import Stop
+from ckptman.training.turns import Turns, in_turns
 from ckptman.training.wandb import WandbMode, check_can_start, check_mode, settle
 from ckptman.tree import records
 
 _SPARE_BYTES = 20_000_000
 """Free space that is asked for beside what the runs will write: for wandb's own logs, and others who write there."""
+
+_SEEDS_AT_ONCE = 4
+"""Runs that a GPU trains at once: with more, they would wait for each other, and each needs memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def train(
     log: str = "",
     progress: Callable[[BatchProgress], None] | None = None,
 ) -> TrainResult:
-    """Train runs, one after the other, into `<out>/<group>/<task>/<run>/`.
+    """Train runs into `<out>/<group>/<task>/<run>/`: one by one, or on a GPU the seeds of a configuration at once.
 
     A run that is complete is not trained again, one that was interrupted goes on from its newest state, and one that
     another process is training is left to it. No file is overwritten. On one machine and number of CPU threads, a run
@@ -152,7 +157,7 @@ def train(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` … On CUDA matrix products are in bfloat16,
             unless a configuration's `amp_dtype` says otherwise.
         threads: CPU threads; PyTorch's choice by default.
-        compiled: Train the plain model through `torch.compile` instead of ckptman's own step.
+        compiled: Train through `torch.compile`: on a GPU ckptman's own step, elsewhere the plain model instead of it.
         wandb: `auto` (online where an API key is set up and the server answers), `online`, `offline` or `disabled`.
         resume: Go on from what an interrupted process left; without, such a run is refused.
         convention: The rules for names and folders; by default those of the nearest ckptman.yaml.
@@ -215,12 +220,13 @@ def run_plan(
         check_space(plan)
         computing = Computing(device=target, compiled=compiled, wandb=mode, log=log)
         with stop.on_signals(), limited_threads(threads):
-            for planned in plan.wanted:
+            how = partial(_train_one, computing=computing, resume=resume, stop=stop, progress=progress)
+            for several in _at_once(plan.wanted, target):
                 if stop.wanted:
                     break
-                result = _train_one(planned, computing, resume=resume, stop=stop, progress=progress)
-                results[planned.run.folder] = result
-                if isinstance(result.error, MachineError):
+                for result in _train_several(several, how, target):
+                    results[result.run.folder] = result
+                if any(isinstance(results[planned.run.folder].error, MachineError) for planned in several):
                     break  # the next run would meet the same
     return TrainResult(tuple(results.values()), notes=(note,) if note else ())
 
@@ -259,14 +265,45 @@ def check_space(plan: TrainPlan) -> None:
         )
 
 
+def _at_once(wanted: Sequence[PlannedRun], device: torch.device) -> list[list[PlannedRun]]:
+    """The runs in the order in which they are trained; on a GPU, the seeds of a configuration at once.
+
+    A step of a small model leaves most of a GPU idle. On a CPU it does not, and there each run has all of it. Nor does
+    a model of one layer gain by it: its step takes no longer than to draw its batches on the CPU.
+    """
+    by_configuration: dict[str, list[PlannedRun]] = {}
+    for planned in wanted:
+        config = planned.run.config
+        at_once = device.type == "cuda" and config.n_layers > 1
+        key = repr(replace(config, seed=0)) if at_once else str(planned.run.folder)
+        by_configuration.setdefault(key, []).append(planned)
+    return [
+        seeds[start : start + _SEEDS_AT_ONCE]
+        for seeds in by_configuration.values()
+        for start in range(0, len(seeds), _SEEDS_AT_ONCE)
+    ]
+
+
+def _train_several(
+    several: Sequence[PlannedRun], train: Callable[[PlannedRun], Turns[RunResult]], device: torch.device
+) -> list[RunResult]:
+    """Train runs at once; those for which the memory is too small then, one after the other."""
+    results = in_turns([train(planned) for planned in several], device)
+    if len(several) > 1:
+        for index, result in enumerate(results):
+            if result.error is not None and result.error.code == "out-of-memory":
+                (results[index],) = in_turns([train(several[index])], device)
+    return results
+
+
 def _train_one(
     planned: PlannedRun,
-    computing: Computing,
     *,
+    computing: Computing,
     resume: bool,
     stop: Stop,
     progress: Callable[[BatchProgress], None] | None,
-) -> RunResult:
+) -> Turns[RunResult]:
     run = planned.run
     try:
         run.make_folders()
@@ -276,7 +313,7 @@ def _train_one(
                 return RunResult(now, error=now.error)
             for folder in (run.folder, run.saved_models):
                 folders.remove_partials(folder)
-            return RunResult(now, trained=train_run(run, computing, stop=stop, progress=progress))
+            return RunResult(now, trained=(yield from training(run, computing, stop=stop, progress=progress)))
     except CkptmanError as error:
         if error.code == "running":
             return RunResult(PlannedRun(run, Action.RUNNING), error=error)

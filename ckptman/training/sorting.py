@@ -8,6 +8,8 @@ device or the number of threads. So a run that is resumed reads what it would ha
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -71,29 +73,32 @@ def draw_sequences(
     Raises:
         UsageError: (`k-too-large`) where there are not K distinct numbers.
     """
+    tokens = np.empty((samples, 2 * k + 1), dtype=np.int64)
     if allow_duplicates:
-        drawn = generator.integers(numbers, size=(samples, k))
+        tokens[:, :k] = generator.integers(numbers, size=(samples, k))
     else:
-        drawn = _draw_distinct(samples, k, numbers, generator)
-    separator = np.full((samples, 1), numbers)
-    return torch.from_numpy(np.concatenate([drawn, separator, np.sort(drawn, axis=1)], axis=1))
+        _draw_distinct(tokens[:, :k], numbers, generator)
+    tokens[:, k] = numbers
+    tokens[:, k + 1 :] = tokens[:, :k]
+    tokens[:, k + 1 :].sort(axis=1)
+    return torch.from_numpy(tokens)
 
 
-def _draw_distinct(
-    samples: int, k: int, numbers: int, generator: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Lists of K distinct numbers in random order, each as likely as any other: (B, K).
+def _draw_distinct(into: np.ndarray[Any, np.dtype[np.int64]], numbers: int, generator: np.random.Generator) -> None:
+    """Lists of K distinct numbers in random order, each as likely as any other, into an array of (B, K).
 
     A Fisher-Yates shuffle of all samples at once, stopped after K steps. Sorting random keys for whole rows would take
     ten times as long or more, a good part of the training step of a small model.
     """
+    samples, k = into.shape
     if k > numbers:
         raise UsageError(f"lists of {k} distinct numbers cannot be drawn from {numbers} numbers", code="k-too-large")
-    left = np.repeat(np.arange(numbers, dtype=np.int32), samples)  # (numbers · B); from entry i · B on not yet drawn
-    drawn = np.empty((samples, k), dtype=np.int64)
+    # From entry i · B on not yet drawn, (numbers · B), in the smallest type: the caches hold the more of it.
+    left = np.repeat(np.arange(numbers, dtype=np.min_scalar_type(numbers)), samples)
     every = np.arange(samples)
     for i in range(k):
-        chosen = generator.integers(i, numbers, size=samples) * samples + every
-        drawn[:, i] = left[chosen]
+        chosen = generator.integers(i, numbers, size=samples)
+        chosen *= samples
+        chosen += every
+        into[:, i] = left[chosen]
         left[chosen] = left[i * samples : (i + 1) * samples]
-    return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import torch
 
@@ -10,8 +11,8 @@ from ckptman.rules import TrainConfig
 from ckptman.training.loading import pick_device
 from ckptman.training.loop import Computing, initial_model, step_of
 from ckptman.training.runs import limited_threads
-from ckptman.training.sorting import draw_batch
 from ckptman.training.train_step import make_optimizer
+from ckptman.training.updating import Batches, Update
 
 _FEWEST = 3
 """Iterations that are timed at least, after one that is not: it also pays for memory and kernels."""
@@ -53,21 +54,23 @@ def positions_per_second(
 def _measure(config: TrainConfig, computing: Computing, seconds: float) -> float:
     model = initial_model(config).to(computing.device)
     optimizer = make_optimizer(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    step = step_of(model, computing)
-    done, began = 0, time.perf_counter()
-    for index in range(-1, 1_000_000):
-        if index == 0:
+    update = Update.of(model, optimizer, step_of(model, config, computing), captured=computing.captured)
+    seen: Counter[int] = Counter()
+    done, counted, took = 0, 0, 0.0
+    with Batches.of(config, computing.device) as batches:
+        for index in range(config.max_iters, config.max_iters + 1_000_000):
             began = time.perf_counter()
-        batch = draw_batch(config, config.max_iters + index + 1, device=computing.device)
-        optimizer.zero_grad(set_to_none=True)
-        with computing.autocast(config):
-            step(batch)
-        optimizer.step()
-        if computing.device.type == "cuda":
-            torch.cuda.synchronize(computing.device)
-        if index >= 0:
+            batch = batches.of_iteration(index)
+            update(batch, learning_rate=config.learning_rate)
+            if computing.device.type == "cuda":
+                torch.cuda.synchronize(computing.device)
+            seen[batch.shape[1]] += 1
+            # The first iteration pays for memory and kernels; captured, the first two of each length do.
+            if seen[batch.shape[1]] <= 2 if computing.captured else index == config.max_iters:
+                continue
+            took += time.perf_counter() - began
             done += batch.numel()
-        took = time.perf_counter() - began
-        if index + 1 >= _FEWEST and took >= seconds:
-            break
+            counted += 1
+            if counted >= _FEWEST and took >= seconds:
+                break
     return done / took

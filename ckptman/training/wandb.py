@@ -136,6 +136,7 @@ class WandbLogger:
                 resume="allow" if online else None,
                 mode="online" if online else "offline",
                 dir=str(folder),
+                reinit=None if wandb.run is None else "create_new",  # beside the runs that are trained at once
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
             )
         except Exception as error:  # wandb raises its own kinds, and those of its services

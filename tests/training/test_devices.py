@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +13,22 @@ import torch
 
 from ckptman.formats import read_checkpoint
 from ckptman.rules.recipe import PRECISIONS
-from ckptman.training import train_step
+from ckptman.training import gpu_step, train_step
 from ckptman.training.accuracy import measure_accuracy
-from ckptman.training.loading import load, load_weights
+from ckptman.training.loading import load
 from ckptman.training.loop import Computing, initial_model, train_run
+from ckptman.training.model import GPT
 from ckptman.training.progress import COMPLETE, INTERRUPTED
-from ckptman.training.run_folder import RawRun
 from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
-from ckptman.training.train_step import loss_and_backward, plain_loss_and_backward
+from ckptman.training.train_step import StepResult, loss_and_backward, plain_loss_and_backward
+from tests.helpers.devices import DEVICES, ROUNDING, furthest, weights
 from tests.helpers.short_runs import raw_run, short_config
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
-DEVICES = ("cpu", pytest.param("cuda", marks=(pytest.mark.gpu, NO_GPU)))
-
-ROUNDING = 1e-4
-"""What sums in another order change in the weights of a short run, at most, over the largest of a tensor."""
+Step = Callable[[GPT, torch.Tensor], StepResult]
+BOTH_STEPS = pytest.mark.parametrize(
+    "step", [loss_and_backward, gpu_step.loss_and_backward], ids=["step of CPUs", "step of GPUs"]
+)
 
 VARIANTS: tuple[dict[str, Any], ...] = (
     {},
@@ -44,41 +45,21 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two state dicts over the largest absolute value of the same tensor."""
-    assert one.keys() == other.keys()
-    return max(
-        float((one[name].cpu() - other[name].cpu()).abs().max() / other[name].cpu().abs().max().clamp_min(1e-30))
-        for name in one
-    )
-
-
-def weights(run: RawRun) -> dict[str, torch.Tensor]:
-    """Those of a run's final checkpoint, but for the biases of keys.
-
-    A softmax does not see those, so their gradient is 0: AdamW makes steps of what rounding leaves of it.
-    """
-    found = load_weights(run.final)[0]
-    for name in (name for name in found if name.endswith("c_attn.bias")):
-        query, _, value = found[name].chunk(3)
-        found[name] = torch.cat([query, value])
-    return found
-
-
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@BOTH_STEPS
 @pytest.mark.parametrize("values", VARIANTS, ids=lambda values: " ".join(values) or "plain")
-def test_the_gradients_are_those_of_the_plain_model(device: torch.device, values: dict[str, Any]) -> None:
+def test_the_gradients_are_those_of_the_plain_model(device: torch.device, values: dict[str, Any], step: Step) -> None:
     config = short_config(**values)
     ours, plain = (initial_model(config).double().to(device) for _ in range(2))
     batch = draw_batch(config, 3, device=device)
-    loss = loss_and_backward(ours, batch).loss
+    loss = step(ours, batch).loss
     assert abs(float(loss) - float(plain_loss_and_backward(plain, batch).loss)) < 1e-10
     assert furthest(gradients(ours), gradients(plain)) < 1e-9
     other = initial_model(replace(config, seed=config.seed + 1)).double().to(device)
-    loss_and_backward(other, batch)
+    step(other, batch)
     assert furthest(gradients(other), gradients(plain)) > 1e-3, "another model's are told apart"
 
 
@@ -112,10 +93,11 @@ def test_a_run_whose_sums_are_in_another_order_is_the_same_to_rounding(
     assert 0 < furthest(weights(one), weights(other)) <= ROUNDING
 
 
+@BOTH_STEPS
 @pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("values", VARIANTS, ids=lambda values: " ".join(values) or "plain")
 def test_a_step_makes_all_tensors_on_the_device_and_waits_for_none(
-    values: dict[str, Any], low: bool, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, Any], low: bool, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On `meta`, whose tensors have no values to be fetched, and are mixed with no others. It knows no autocast."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
@@ -123,12 +105,12 @@ def test_a_step_makes_all_tensors_on_the_device_and_waits_for_none(
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
     config = short_config(**values)
     model = initial_model(config).to("meta")
-    loss = loss_and_backward(model, draw_batch(config, 3, device="meta")).loss
+    loss = step(model, draw_batch(config, 3, device="meta")).loss
     assert {loss.device.type, *(gradient.device.type for gradient in gradients(model).values())} == {"meta"}
     with pytest.raises(RuntimeError, match="meta"):
         float(loss)
     with pytest.raises(RuntimeError, match=r"device|meta"):
-        loss_and_backward(model, draw_batch(config, 3))
+        step(model, draw_batch(config, 3))
 
 
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
@@ -143,6 +125,7 @@ def test_the_precision_of_a_run_is_the_one_that_it_is_computed_in(
         return step(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr("ckptman.training.loop.loss_and_backward", watched)
+    monkeypatch.setattr("ckptman.training.gpu_step.loss_and_backward", watched)
     run = raw_run(tmp_path, amp_dtype=PRECISIONS[precision], use_mlp=True, n_layers=2)
     assert train_run(run, Computing(device)).state == COMPLETE
     assert seen == {precision == "bf16" or (precision == "auto" and device.type == "cuda")}

@@ -22,6 +22,7 @@ from ckptman.fs import writing
 from ckptman.raw.wandb_log import read_log
 from ckptman.rules import recipe
 from ckptman.text.errors import MachineError, RefusedError
+from ckptman.training import updating
 from ckptman.training.learning_curve import evaluate_lengths
 from ckptman.training.loop import Computing, check_can_compile, initial_model, train_run
 from ckptman.training.progress import COMPLETE, FAILED, INTERRUPTED, BatchProgress
@@ -134,7 +135,7 @@ def test_killed_in_every_iteration_it_still_ends_with_the_same_weights(
             os.kill(os.getpid(), signal.SIGKILL)
         return draw_batch(config, iteration, **more)
 
-    monkeypatch.setattr(trainer, "draw_batch", die_after_one)
+    monkeypatch.setattr(updating, "draw_batch", die_after_one)
     for _ in range(50):
         begun_with.append(run.find().iters_done)
         if in_child(lambda: train_run(run, CPU)) == 0:
@@ -163,7 +164,7 @@ def test_a_signal_saves_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             os.kill(os.getpid(), number)
         return draw_batch(config, iteration, **more)
 
-    monkeypatch.setattr(trainer, "draw_batch", signalled)
+    monkeypatch.setattr(updating, "draw_batch", signalled)
     with stop.on_signals():
         outcome = train_run(run, CPU, stop=stop)
     assert (outcome.state, outcome.iters_done) == (INTERRUPTED, 7)
@@ -414,13 +415,14 @@ import torch
 torch.set_num_threads(1)
 from tests.helpers.short_runs import raw_run
 import ckptman.training.loop as trainer
+from ckptman.training import updating
 trainer.STATE_SECONDS = 0.0
-draw = trainer.draw_batch
+draw = updating.draw_batch
 def fatal(config, iteration, **more):
     if iteration == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(config, iteration, **more)
-trainer.draw_batch = fatal
+updating.draw_batch = fatal
 run = raw_run(Path(sys.argv[1]))
 trainer.train_run(run, trainer.Computing(torch.device("cpu"), wandb=trainer.WandbMode.OFFLINE))
 """

@@ -23,6 +23,7 @@ from ckptman.training.progress import TrainedRun
 from ckptman.training.run_folder import RawRun
 from ckptman.training.runs import RunResult, TrainResult, train
 from ckptman.training.stopping import Stop
+from ckptman.training.turns import Turns
 from tests.helpers.short_runs import documents, raw_run, same, short_config, without_run_id
 
 
@@ -189,11 +190,12 @@ def test_auto_logs_to_files_where_the_server_cannot_be_reached(tmp_path: Path, m
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     modes: list[str] = []
 
-    def done(run: RawRun, computing: Computing, **_: Any) -> TrainedRun:
+    def done(run: RawRun, computing: Computing, **_: Any) -> Turns[TrainedRun]:
         modes.append(computing.wandb)
+        yield
         return TrainedRun(run_id="abcd1234", state="complete", iters_done=12, resumed_from=None, metrics={})
 
-    monkeypatch.setattr("ckptman.training.runs.train_run", done)
+    monkeypatch.setattr("ckptman.training.runs.training", done)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         assert short_train(tmp_path / "a", wandb="auto").notes == ()
