@@ -2,7 +2,8 @@
 
     result = loss_and_backward(model, tokens)  # adds to .grad, like torch.autograd.backward(loss)
 
-equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd, to rounding. What it uses:
+equals `plain_loss_and_backward(model, tokens)`, the plain forward and autograd, to rounding. It is made for CPUs, and
+right on any device; for GPUs there is `gpu_step`. What it uses:
 
 * **Block 1 sees tokens, not positions.** Without a positional embedding, its layer norm, queries, keys and values
   depend on the token alone. They are computed once for the V tokens of the vocabulary and looked up: a score is an
@@ -114,7 +115,7 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
     Raises:
         UsageError: for tokens of another shape.
     """
-    samples, k = _batch_shape(tokens)
+    samples, k = batch_shape(tokens)
     device = tokens.device.type
     if piece_rows is None:
         piece_rows = _piece_rows(model, device)
@@ -139,7 +140,7 @@ def loss_and_backward(model: GPT, tokens: Tensor, *, piece_rows: int | None = No
                         results.append(result)
                 attention_back(torch.cat(by_attention))
         _backward_through(tables, detached)
-    return _result(losses, right)
+    return result_of(losses, right)
 
 
 def fast_logits(model: GPT) -> Callable[[Tensor], Tensor] | None:
@@ -154,7 +155,7 @@ def fast_logits(model: GPT) -> Callable[[Tensor], Tensor] | None:
         tables = _detached(_Tables.of(model, low=None), sums=False)
 
     def logits(tokens: Tensor) -> Tensor:
-        samples, k = _batch_shape(tokens)
+        samples, k = batch_shape(tokens)
         with torch.inference_mode():
             found, _ = _logits(model, tables, _attend(tables, tokens)[0], k, None)
         return found.view(samples, k, -1)[:, :, : model.config.vocab_size]
@@ -173,17 +174,18 @@ def plain_loss_and_backward(model: nn.Module, tokens: Tensor, *, piece_samples: 
     Raises:
         UsageError: for tokens of another shape.
     """
-    samples, k = _batch_shape(tokens)
+    samples, k = batch_shape(tokens)
     losses, right = [], []
     for piece in torch.split(tokens, piece_samples or samples):
         logits = model(piece[:, :-1])[:, k:].flatten(0, 1)  # (B K, V)
         targets = piece[:, k + 1 :].flatten()  # (B K)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(logits, targets, reduction="sum") / (samples * k)
-        torch.autograd.backward(loss)
+        with torch.autocast(tokens.device.type, enabled=False):  # as in the published trainer
+            torch.autograd.backward(loss)
         losses.append(loss.detach())
         right.append((logits.argmax(-1) == targets).view(-1, k))
-    return _result(losses, right)
+    return result_of(losses, right)
 
 
 def why_plain(model: GPT) -> str | None:
@@ -250,7 +252,7 @@ def _cpu_rows(numbers: int, width: int) -> int:
     return max(1, numbers * torch.get_num_threads() // width)
 
 
-def _batch_shape(tokens: Tensor) -> tuple[int, int]:
+def batch_shape(tokens: Tensor) -> tuple[int, int]:
     """Samples and K of a batch."""
     if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 3 or tokens.shape[1] % 2 == 0:
         raise UsageError(
@@ -261,7 +263,7 @@ def _batch_shape(tokens: Tensor) -> tuple[int, int]:
     return tokens.shape[0], tokens.shape[1] // 2
 
 
-def _result(losses: list[Tensor], right: list[Tensor]) -> StepResult:
+def result_of(losses: list[Tensor], right: list[Tensor]) -> StepResult:
     """Join the pieces' shares of the mean loss, (), and their right predictions, (B, K)."""
     everywhere = torch.cat(right)
     samples, k = everywhere.shape
@@ -273,34 +275,34 @@ def _result(losses: list[Tensor], right: list[Tensor]) -> StepResult:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """x -> x @ weightᵀ + bias."""
 
     weight: Tensor  # (out, in), which suits the products of both directions better than (in, out)
     bias: Tensor  # (out,)
 
     @classmethod
-    def of(cls, layer: nn.Linear, norm: nn.Module | None = None) -> _Linear:
+    def of(cls, layer: nn.Linear, norm: nn.Module | None = None) -> Linear:
         """A layer, with the gain and bias of the layer norm before it folded in."""
         bias = layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
         return cls(layer.weight, bias).after(norm)
 
-    def after(self, norm: nn.Module | None) -> _Linear:
+    def after(self, norm: nn.Module | None) -> Linear:
         """The same of (normalized x) · gain + shift, as a function of the normalized x."""
         if not isinstance(norm, nn.LayerNorm):
             return self
-        return _Linear(self.weight * norm.weight, self.weight @ norm.bias + self.bias)
+        return Linear(self.weight * norm.weight, self.weight @ norm.bias + self.bias)
 
-    def centered(self, norms: bool) -> _Linear:
+    def centered(self, norms: bool) -> Linear:
         """The same with the mean over its outputs taken off, where layer norms follow and would do so anyway."""
         if not norms:
             return self
-        return _Linear(self.weight - self.weight.mean(0), self.bias - self.bias.mean())
+        return Linear(self.weight - self.weight.mean(0), self.bias - self.bias.mean())
 
-    def widened(self, width: int) -> _Linear:
+    def widened(self, width: int) -> Linear:
         """The same with outputs added up to a width that are always UNLIKELY."""
         missing = width - self.weight.shape[0]
-        return _Linear(F.pad(self.weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing), value=UNLIKELY))
+        return Linear(F.pad(self.weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing), value=UNLIKELY))
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ class _Lookup:
     rows: Tensor  # (2V + 1, width): own, keys, bias
 
     @classmethod
-    def of(cls, own: Tensor, keys: Tensor, linear: _Linear | None = None, *, norms: bool = False) -> _Lookup:
+    def of(cls, own: Tensor, keys: Tensor, linear: Linear | None = None, *, norms: bool = False) -> _Lookup:
         """Of the stream itself, whose tables are (V, C), or of a linear layer that reads it."""
         if linear is None:
             return cls(F.pad(torch.cat([own, keys]), (0, 0, 0, 1)))
@@ -344,28 +346,29 @@ class _Gram:
 
 
 @dataclass(frozen=True)
-class _LastBlock:
+class LastBlock:
     """The last block's matrices, where it is not the first."""
 
-    query: _Linear  # normalized x of a query -> what to multiply the normalized x of its keys with
-    out: _Linear  # weighted sum of the normalized x -> what attention adds to the stream
-    fc_1: _Linear | None
-    fc_2: _Linear | None
+    query: Linear  # normalized x of a query -> what to multiply the normalized x of its keys with
+    out: Linear  # weighted sum of the normalized x -> what attention adds to the stream
+    fc_1: Linear | None
+    fc_2: Linear | None
 
     @classmethod
-    def of(cls, block: Block, norms: bool) -> _LastBlock:
+    def of(cls, block: Block, norms: bool) -> LastBlock:
+        """Those of a block; with norms, what it adds to the stream is centered, as layer norms do it anyway."""
         weights, biases = block.attn.c_attn.weight.chunk(3), block.attn.c_attn.bias.chunk(3)
-        query, key, value = (_Linear(w, b).after(block.ln_1) for w, b in zip(weights, biases, strict=True))
-        project = _Linear.of(block.attn.c_proj)
+        query, key, value = (Linear(w, b).after(block.ln_1) for w, b in zip(weights, biases, strict=True))
+        project = Linear.of(block.attn.c_proj)
         root = math.sqrt(query.weight.shape[1])
         # q · k less what is the same for every key of a query: the softmax does not see that.
-        score = _Linear(key.weight.t() @ query.weight / root, query.bias @ key.weight / root)
-        out = _Linear(project.weight @ value.weight, project.weight @ value.bias + project.bias)
+        score = Linear(key.weight.t() @ query.weight / root, query.bias @ key.weight / root)
+        out = Linear(project.weight @ value.weight, project.weight @ value.bias + project.bias)
         return cls(
             score,
             out.centered(norms),
-            None if block.mlp is None else _Linear.of(block.mlp.fc_1, block.ln_2),
-            None if block.mlp is None else _Linear.of(block.mlp.fc_2).centered(norms),
+            None if block.mlp is None else Linear.of(block.mlp.fc_1, block.ln_2),
+            None if block.mlp is None else Linear.of(block.mlp.fc_2).centered(norms),
         )
 
 
@@ -377,10 +380,10 @@ class _Tables:
     gram: _Gram | None  # with layer norm, of the stream that `logits` is a function of
     stream: _Lookup | None  # C wide, centered where layer norms follow; or what the head makes of it, see `folded`
     hidden: _Lookup | None  # H wide: input of block 1's GELU
-    fc_2: _Linear | None  # block 1's
-    last: _LastBlock | None
+    fc_2: Linear | None  # block 1's
+    last: LastBlock | None
     logits: _Lookup | None  # padded V wide, of one layer without MLP
-    head: _Linear | None  # of any other
+    head: Linear | None  # of any other
 
     @classmethod
     def of(cls, model: GPT, *, low: torch.dtype | None) -> _Tables:
@@ -391,24 +394,24 @@ class _Tables:
         own, keys = embedding, first.attn.c_proj(value)
         if norms:  # each reader of the stream takes its mean off anyway
             own, keys = own - own.mean(1, keepdim=True), keys - keys.mean(1, keepdim=True)
-        head = _Linear.of(model.lm_head, model.ln_f)
+        head = Linear.of(model.lm_head, model.ln_f)
         head = head.widened(-(-model.config.vocab_size // ALIGNMENT) * ALIGNMENT)
 
         only_tables = model.config.n_layers == 1 and first.mlp is None
-        fc_2 = None if first.mlp is None else _Linear.of(first.mlp.fc_2).centered(norms)
+        fc_2 = None if first.mlp is None else Linear.of(first.mlp.fc_2).centered(norms)
         # Without a norm between them, the head and all before it back to the GELU are one matrix; but the head alone
         # is not computed in the lower precision.
         folded = model.config.n_layers == 1 and fc_2 is not None and not norms and low is None
         if folded and fc_2 is not None:
-            fc_2 = _Linear(head.weight @ fc_2.weight, head.weight @ fc_2.bias)
+            fc_2 = Linear(head.weight @ fc_2.weight, head.weight @ fc_2.bias)
         lookup = partial(_Lookup.of, own, keys, norms=norms)
         return cls(
             scores=query @ key.t() / math.sqrt(query.shape[1]),
             gram=_Gram.of(own, keys) if norms and only_tables else None,
             stream=None if only_tables else lookup(head if folded else None),
-            hidden=None if first.mlp is None else lookup(_Linear.of(first.mlp.fc_1, first.ln_2)),
+            hidden=None if first.mlp is None else lookup(Linear.of(first.mlp.fc_1, first.ln_2)),
             fc_2=fc_2,
-            last=None if model.config.n_layers == 1 else _LastBlock.of(model.blocks[-1], norms),
+            last=None if model.config.n_layers == 1 else LastBlock.of(model.blocks[-1], norms),
             logits=lookup(head) if only_tables else None,
             head=None if only_tables or folded else head,
         )
@@ -512,7 +515,7 @@ def _first_block(tables: _Tables, context: _Context, norms: bool, low: torch.dty
 
 
 def _later_blocks(
-    model: GPT, last: _LastBlock | None, x: Tensor, k: int, low: torch.dtype | None
+    model: GPT, last: LastBlock | None, x: Tensor, k: int, low: torch.dtype | None
 ) -> tuple[Tensor, _Pullback]:
     """All blocks after the first: (B P, C) -> (B K, C), the last one at the K sorted positions alone."""
     if last is None:
@@ -543,7 +546,7 @@ def _plain_blocks(blocks: list[Block], x: Tensor, norms: bool, low: torch.dtype 
     return end.detach(), back
 
 
-def _last_block(x: Tensor, block: _LastBlock, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+def _last_block(x: Tensor, block: LastBlock, norms: bool, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """(B, 2K, C) -> (B K, C)."""
     samples, positions, width = x.shape
     k = positions // 2
@@ -607,15 +610,15 @@ def _attend(tables: _Tables, tokens: Tensor) -> tuple[_Context, Callable[[Tensor
     """
     k, scores, vocabulary = tokens.shape[1] // 2, tables.scores, len(tables.scores)
     if tables.last is not None:
-        log_counts = _log_counts(tokens, scores)  # (B, 2K, N)
+        counts = log_counts(tokens, scores)  # (B, 2K, N)
         own, keys = tokens[:, :-1], tokens[:, : k + 1]
     else:  # the separator and the sorted numbers alone are both the queries and all distinct tokens
-        log_counts = _log_sorted_counts(k, scores)  # (K, N)
+        counts = log_sorted_counts(k, scores)  # (K, N)
         own, keys = tokens[:, k:-1], tokens[:, k:]
     (samples, positions), n = own.shape, keys.shape[1]
-    own_keys = _pairs(own, keys, vocabulary)
+    own_keys = pairs(own, keys, vocabulary)
     looked_up = scores.view(-1).index_select(0, own_keys).view(samples, positions, n)
-    attention = _softmax_of_few(looked_up.add_(log_counts))
+    attention = _softmax_of_few(looked_up.add_(counts))
 
     entries = own.new_full((samples, positions, 1 + n + 1), 2 * vocabulary, dtype=torch.int32)
     entries[:, :, 0] = own
@@ -660,7 +663,7 @@ def _inverse_rms_by_gram(
     """1 / root mean square of own[token] + Σ weight · keys[token], (B P, 1); the pullback goes to the weights."""
     samples, positions, n = weights.shape
     keys = keys.view(samples, n)
-    key_keys = _pairs(keys, keys, len(gram.own))
+    key_keys = pairs(keys, keys, len(gram.own))
     of_keys = gram.keys.view(-1).index_select(0, key_keys).view(samples, n, n)
     by_keys = torch.bmm(weights, of_keys)  # (B, P, N)
     sums = gram.cross.view(-1).index_select(0, own_keys).view_as(weights).add_(by_keys)
@@ -725,7 +728,7 @@ def _normalize(x: Tensor, norms: bool) -> tuple[Tensor, _Pullback]:
 
 
 def _linear(
-    x: Tensor, linear: _Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
+    x: Tensor, linear: Linear, low: torch.dtype | None = None, *, onto: Tensor | None = None
 ) -> tuple[Tensor, _Pullback]:
     """x @ weightᵀ + bias, added to a copy of `onto` where given; the pullback leaves what it is given."""
     if low is None:
@@ -744,7 +747,7 @@ def _linear(
     return result, back
 
 
-def _linear_in_full(x: Tensor, linear: _Linear, onto: Tensor | None) -> tuple[Tensor, _Pullback]:
+def _linear_in_full(x: Tensor, linear: Linear, onto: Tensor | None) -> tuple[Tensor, _Pullback]:
     weight = linear.weight
     result = torch.addmm(linear.bias, x, weight.t()) if onto is None else (onto + linear.bias).addmm_(x, weight.t())
 
@@ -756,7 +759,7 @@ def _linear_in_full(x: Tensor, linear: _Linear, onto: Tensor | None) -> tuple[Te
     return result, back
 
 
-def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, onto: Tensor) -> tuple[Tensor, _Pullback]:
+def _gelu_linear(hidden: Tensor, linear: Linear, low: torch.dtype | None, *, onto: Tensor) -> tuple[Tensor, _Pullback]:
     """onto + gelu(hidden) @ weightᵀ + bias, overwriting hidden; the pullback leaves what it is given.
 
     The tanh-approximated GELU, 0.5 h (1 + tanh(u)), is h · sigmoid(2 u), and a vectorized sigmoid takes a quarter of
@@ -783,7 +786,7 @@ def _gelu_linear(hidden: Tensor, linear: _Linear, low: torch.dtype | None, *, on
     return result, linear_back if slope is None else lambda gradient: linear_back(gradient).mul_(slope)
 
 
-def _last_attention(x: Tensor, query: _Linear, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
+def _last_attention(x: Tensor, query: Linear, low: torch.dtype | None) -> tuple[Tensor, _Pullback]:
     """Attention of the K sorted positions over x itself, (B, 2K, C) -> (B K, C)."""
     samples, positions, width = x.shape
     k = positions // 2
@@ -835,12 +838,12 @@ def _softmax_back(gradient: Tensor, weights: Tensor) -> Tensor:
     return gradient.addcmul_(weights, gradient.sum(-1, keepdim=True), value=-1)
 
 
-def _pairs(rows: Tensor, columns: Tensor, vocabulary: int) -> Tensor:
+def pairs(rows: Tensor, columns: Tensor, vocabulary: int) -> Tensor:
     """Indices into a flat V × V table: (B, P) and (B, N) -> (B P N)."""
     return ((rows * vocabulary)[:, :, None] + columns[:, None, :]).view(-1)
 
 
-def _log_sorted_counts(k: int, like: Tensor) -> Tensor:
+def log_sorted_counts(k: int, like: Tensor) -> Tensor:
     """Log counts of (separator, sorted numbers) in the context of each sorted position, (K, N): log 1 or log 2.
 
     Position j has read each number once among the unsorted, and the first j of them again.
@@ -850,7 +853,7 @@ def _log_sorted_counts(k: int, like: Tensor) -> Tensor:
     return again.mul_(math.log(2))
 
 
-def _log_counts(tokens: Tensor, like: Tensor) -> Tensor:
+def log_counts(tokens: Tensor, like: Tensor) -> Tensor:
     """Log counts of (unsorted numbers, separator) in the context of each position, (B, 2K, N)."""
     samples, k = tokens.shape[0], tokens.shape[1] // 2
     order = tokens[:, :k].argsort(dim=1, stable=True)
