@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckptman.raw.wandb_log import read_log
 from ckptman.rules.recipe import PRECISIONS
 from ckptman.text import MachineError
 from ckptman.training import runs
@@ -108,6 +111,36 @@ def test_an_interrupt_leaves_all_of_them_to_be_resumed(tmp_path: Path, monkeypat
     for run, other in zip(three, whole, strict=True):
         assert train_run(run, Computing(CPU)).state == train_run(other, Computing(CPU)).state == COMPLETE
         assert same(documents(run), documents(other))
+
+
+W_AND_B = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from ckptman.training.loop import Computing, WandbMode, training
+from ckptman.training.turns import in_turns
+from tests.helpers.short_runs import raw_run
+cpu = torch.device("cpu")
+several = [raw_run(Path(sys.argv[1]), seed=seed) for seed in (1, 2, 3)]
+in_turns([training(run, Computing(cpu, wandb=WandbMode.OFFLINE)) for run in several], cpu)
+"""
+
+
+@pytest.mark.slow
+def test_each_run_of_several_at_once_is_logged_as_its_own_run_of_wandb(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", W_AND_B, str(tmp_path), str(Path(__file__).parents[2])]
+    status = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert status.returncode == 0, status.stderr
+    logged = {}
+    for run in seeds(tmp_path, 1, 2, 3):
+        (path,) = run.wandb.rglob("*.wandb")
+        log = read_log(path)
+        assert {document["run_id"] for document in documents(run).values()} == {log.run_id}
+        assert (log.config["seed"], log.summary["iter"], log.exit_code) == (run.config.seed, 12, 0)
+        logged[log.run_id] = log.summary["train/loss"] if "train/loss" in log.summary else log.summary["train"]["loss"]
+    assert len(set(logged.values())) == 3, "three runs, each with figures of its own"
 
 
 def trainer(**how: Any) -> Any:
