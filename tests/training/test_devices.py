@@ -21,7 +21,7 @@ from ckptman.training.model import GPT
 from ckptman.training.progress import COMPLETE, INTERRUPTED
 from ckptman.training.sorting import draw_batch
 from ckptman.training.stopping import Stop
-from ckptman.training.train_step import StepResult, loss_and_backward, plain_loss_and_backward
+from ckptman.training.train_step import StepResult, loss_and_backward, plain_loss_and_backward, why_plain
 from tests.helpers.devices import DEVICES, ROUNDING, furthest, weights
 from tests.helpers.short_runs import raw_run, short_config
 
@@ -61,6 +61,27 @@ def test_the_gradients_are_those_of_the_plain_model(device: torch.device, values
     other = initial_model(replace(config, seed=config.seed + 1)).double().to(device)
     step(other, batch)
     assert furthest(gradients(other), gradients(plain)) > 1e-3, "another model's are told apart"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", VARIANTS[:5], ids=lambda values: " ".join(values) or "plain")
+def test_the_step_of_gpus_can_be_compiled_as_a_whole(values: dict[str, Any]) -> None:
+    """Without breaks, and not again for each K. Triton's part is tried where there is a GPU."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    config = short_config(**values)
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(gpu_step.loss_of, backend=counter, fullgraph=True)
+    ours, plain = (initial_model(config).double() for _ in range(2))
+    for k in (4, 5, 6, 7):
+        batch = draw_batch(replace(config, train_min_k=k, train_max_k=k), 3)
+        for model in (ours, plain):
+            model.zero_grad()
+        gpu_step.loss_and_backward(ours, batch, compiled=compiled)
+        plain_loss_and_backward(plain, batch)
+        assert furthest(gradients(ours), gradients(plain)) < 1e-9
+    assert counter.frame_count == (0 if why_plain(ours) else 2)
 
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(

@@ -27,11 +27,11 @@ of rounding than there is."""
 class Trained:
     """A model on its way, in double precision, in which the order of sums is not seen."""
 
-    def __init__(self, config: TrainConfig, device: torch.device, *, captured: bool) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, *, captured: bool, compiled: bool = False) -> None:
         self.config = config
         self.model = initial_model(config).double().to(device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.learning_rate, weight_decay=0.1)
-        step = step_of(self.model, config, Computing(device))
+        step = step_of(self.model, config, Computing(device, compiled=compiled))
         self.update = Update.of(self.model, self.optimizer, step, captured=captured)
 
     def after(self, iterations: int, *, rate: float = 1.0) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -71,6 +71,15 @@ def test_what_is_replayed_from_a_graph_is_what_is_computed_without(values: dict[
     faster, shorter = Trained(config, GPU, captured=True), Trained(config, GPU, captured=True)
     assert furthest(faster.after(24, rate=1.01)[1], weights) > 10 * ROUNDING, "each replay reads the learning rate"
     assert furthest(shorter.after(23)[1], weights) > 10 * ROUNDING, "each replay changes the weights"
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_what_is_compiled_is_what_is_computed_without() -> None:
+    config = short_config(train_min_k=2, train_max_k=4, amp_dtype=PRECISIONS["fp32"], use_mlp=True, n_layers=2)
+    weights = Trained(config, GPU, captured=True, compiled=True).after(24)[1]
+    assert furthest(weights, Trained(config, GPU, captured=False).after(24)[1]) < ROUNDING
+    assert furthest(weights, Trained(config, GPU, captured=False).after(23)[1]) > 10 * ROUNDING
 
 
 @pytest.mark.gpu
