@@ -157,7 +157,7 @@ class RawOutputs:
         self._known = array("q")
         """The places of the files that were not read."""
         self._known_runs: list[str | None] = []
-        """The run of each of them."""
+        """The run of each of them, where W&B recorded any."""
         self._owner_of: Callable[[int], Owner] = _nobody
         self._owners: dict[Path, Owner] | None = None
         self._held: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -221,7 +221,8 @@ class RawOutputs:
                 if (told := known(place)) is not None:
                     self._own(file, told)
                     self._known.append(place)
-                    self._known_runs.append(told.run_id)
+                    if self.wandb.runs:
+                        self._known_runs.append(told.run_id)
                 else:
                     to_read.append(file)
         total, done = sum(file.state.size for file in to_read), 0
