@@ -137,19 +137,23 @@ class Remembered:
         self._state: cache.FolderState | None = None
         self._before: _Before | None = None
         self._began = 0
-        if cache.folder() is not None:
-            self._key = _key(context, root, convention)
-            asked: Asked = context.meta[ASKED]
+        if cache.folder() is None:
+            return
+        with suppress(OSError):  # rules that are gone by now, say: nothing is remembered
+            self._asked: Asked = context.meta[ASKED]
+            self._says_all = _says_all(context)
+            self._circumstances = repeating.circumstances()
+            self._rules_changed = 0 if convention.source is None else repeating.changed(convention.source)
+            self._key = _key(context, root, convention, self._circumstances)
             self._meaning = repeating.Meaning(
                 question=self._key,
                 root=str(root),
                 source=None if source is None else str(source),
                 without=_ELSEWHERE,
                 name=convention_file.FILE_NAME,
-                rules=[str(file or "") for file in (asked.rules, convention.source)],
+                rules=[str(file or "") for file in (self._asked.rules, convention.source)],
                 absent=absent,
             )
-            self._asked = asked if _says_all(context) else None
             self._state = self._meaning.look()
 
     def _look_before(self) -> _Before | None:
@@ -224,13 +228,19 @@ class Remembered:
         return repeating.both(tree, source) if is_past and is_ours else None
 
     def _keep(self, value: bytes | None, state: cache.FolderState, *, since_ns: int) -> None:
-        if value is not None:
+        """Keep an answer, unless rules, terminal or program may have become others since the beginning."""
+        are_same = (
+            self._rules_changed <= self._asked.began_ns - cache.SETTLED_NS
+            and repeating.circumstances() == self._circumstances
+        )
+        if value is not None and are_same:
             cache.keep(self._key, state, value, since_ns=since_ns)
             self._keep_meaning()
 
     def _keep_meaning(self) -> None:
-        if self._asked is not None:
-            repeating.keep_meaning(self._asked.words, self._asked.began_ns, self._meaning)
+        if self._says_all:
+            asked = self._asked
+            repeating.keep_meaning(asked.words, self._circumstances, asked.began_ns, self._meaning)
 
     def __enter__(self) -> Remembered:
         if self._state is not None and (value := cache.recall(self._key, self._state)) is not None:
@@ -252,8 +262,9 @@ class Remembered:
             sys.stdout, sys.stderr = self._streams
             if isinstance(error, typer.Exit) and self.may_be_kept:
                 value = self._answer.value(error.exit_code)
-                if value is not None and self._meaning.look() == self._state:
-                    self._keep(value, self._state, since_ns=self._began)
+                state = self._meaning.look(of_folders=True)
+                if state is not None and state.digest == self._state.digest:
+                    self._keep(value, state, since_ns=self._began)
         return False
 
 
@@ -262,10 +273,10 @@ def _says_all(context: typer.Context) -> bool:
     return context.obj is None and any(context.params.get(name) is not None for name in ("root", "directory"))
 
 
-def _key(context: typer.Context, root: Path, convention: Convention) -> str:
+def _key(context: typer.Context, root: Path, convention: Convention, circumstances: object) -> str:
     above = context.parent.params if context.parent is not None else {}
     rules = files.read_bytes(convention.source) if convention.source is not None else b""
     return repeating.key_of(
         context.command_path, context.params, given_facets(context), above, os.path.realpath(root), rules,
-        convention.numbering, repeating.circumstances(),
+        convention.numbering, circumstances,
     )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import struct
 import sys
 import time
@@ -24,7 +23,9 @@ from typing import NamedTuple
 import ckptman
 from ckptman.fs import cache, files
 
-_ENVIRONMENT = ("CKPTMAN_", "LC_", "LANG", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHON")
+_ENVIRONMENT = (
+    "CKPTMAN_", "LC_", "LANG", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_", "PYTHON",
+)  # fmt: skip
 """Beginnings of the variables that an answer may hang on."""
 _COMPLETION = "_CKPTMAN_COMPLETE"
 """Variable by which a shell asks what may stand next."""
@@ -36,6 +37,8 @@ AT_ONCE = 1 << 16
 """Characters of a part, and compressed bytes that are read at once."""
 
 _ALWAYS = cache.FolderState("", 0)
+_BEGAN_NS = time.time_ns()
+"""When the first modules of this program had been read."""
 
 
 class Meaning(NamedTuple):
@@ -54,12 +57,12 @@ class Meaning(NamedTuple):
     absent: Sequence[str]
     """What may not be there, or the words mean something else."""
 
-    def look(self) -> cache.FolderState | None:
-        """The state of the tree, and of the source; None where it cannot be known."""
-        tree = cache.folder_state(Path(self.root), without=self.without)
+    def look(self, *, of_folders: bool = False) -> cache.FolderState | None:
+        """The state of the tree, and of the source; None where it cannot be known. `of_folders`: as `folder_state`."""
+        tree = cache.folder_state(Path(self.root), without=self.without, of_folders=of_folders)
         if tree is None or self.source is None:
             return tree
-        source = cache.folder_state(Path(self.source))
+        source = cache.folder_state(Path(self.source), of_folders=of_folders)
         return source and both(tree, source)
 
     def ground(self) -> cache.FolderState | None:
@@ -81,8 +84,13 @@ def _nearest(start: Path, name: str) -> tuple[str, bytes, int]:
     for folder in (start, *start.parents):
         if os.path.lexists(file := folder / name):
             data = files.read_bytes(file)
-            return str(file), data, max(file.stat().st_ctime_ns, file.lstat().st_ctime_ns)  # of a link too
+            return str(file), data, changed(file)
     return "", b"", 0
+
+
+def changed(file: Path) -> int:
+    """When a file changed last, or the link to it."""
+    return max(file.stat().st_ctime_ns, file.lstat().st_ctime_ns)
 
 
 def both(tree: cache.FolderState, source: cache.FolderState) -> cache.FolderState:
@@ -91,17 +99,26 @@ def both(tree: cache.FolderState, source: cache.FolderState) -> cache.FolderStat
 
 
 def circumstances() -> tuple[object, ...]:
-    """What an answer may hang on beside words, rules and the tree: the program, where it is, and where it writes."""
+    """What an answer may hang on beside words, rules and the tree: program, user, folder, and where it is written."""
     streams = [(stream.isatty(), stream.encoding) for stream in (sys.stdout, sys.stderr)]
     environment = sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT))
     can_draw = find_spec("matplotlib") is not None
-    return str(Path.cwd()), streams, shutil.get_terminal_size(), environment, can_draw, _program()
+    sizes = [_size(stream) for stream in range(3)]  # rich folds stderr by the terminal of stdin too
+    reader = os.geteuid(), os.getegid(), sorted(os.getgroups())  # not everybody may read the same files
+    return str(Path.cwd()), streams, sizes, environment, can_draw, reader, _program()
+
+
+def _size(stream: int) -> tuple[int, int] | None:
+    with suppress(OSError):
+        return os.get_terminal_size(stream)
+    return None
 
 
 def _program() -> str:
     """What tells this program from any other version of it, one in which somebody is changing something too."""
     state = cache.folder_state(Path(ckptman.__file__).parent, leave_out=("__pycache__",))
-    return f"{ckptman.__version__} {sys.version} {state.digest if state is not None else time.time_ns()}"
+    is_what_runs = state is not None and state.newest_ns <= _BEGAN_NS - cache.SETTLED_NS
+    return f"{ckptman.__version__} {sys.version} {state.digest if state and is_what_runs else time.time_ns()}"
 
 
 def key_of(*question: object) -> str:
@@ -109,12 +126,12 @@ def key_of(*question: object) -> str:
     return hashlib.sha256(repr(question).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def keep_meaning(words: Sequence[str], began_ns: int, meaning: Meaning) -> None:
-    """Keep what words mean here, which were understood from `began_ns` on."""
+def keep_meaning(words: Sequence[str], circumstances: object, began_ns: int, meaning: Meaning) -> None:
+    """Keep what words mean in these circumstances, which were understood from `began_ns` on."""
     with suppress(OSError):
         if (ground := meaning.ground()) is not None:
-            value = json.dumps([meaning, ground.digest]).encode()
-            cache.keep(_key_of_words(words), cache.FolderState("", ground.newest_ns), value, since_ns=began_ns)
+            key, state = _key_of_words(words, circumstances), cache.FolderState("", ground.newest_ns)
+            cache.keep(key, state, json.dumps([meaning, ground.digest]).encode(), since_ns=began_ns)
 
 
 def known_answer(words: Sequence[str]) -> bytes | None:
@@ -122,7 +139,7 @@ def known_answer(words: Sequence[str]) -> bytes | None:
     if cache.folder() is None or _COMPLETION in os.environ:
         return None
     with suppress(OSError, TypeError, ValueError):
-        value = cache.recall(_key_of_words(words), _ALWAYS)
+        value = cache.recall(_key_of_words(words, circumstances()), _ALWAYS)
         if value is not None:
             known, digest = json.loads(value)
             meaning = Meaning(*known)
@@ -132,8 +149,8 @@ def known_answer(words: Sequence[str]) -> bytes | None:
     return None
 
 
-def _key_of_words(words: Sequence[str]) -> str:
-    return key_of("words", list(words), circumstances())
+def _key_of_words(words: Sequence[str], circumstances: object) -> str:
+    return key_of("words", list(words), circumstances)
 
 
 def repeat(answer: bytes) -> int:
@@ -141,6 +158,8 @@ def repeat(answer: bytes) -> int:
     for kind, size, text in _parts(answer):
         if kind == STATUS:
             return size
+        if kind == ERR:
+            sys.stdout.flush()  # both may be one file
         (sys.stderr if kind == ERR else sys.stdout).write(text)
     raise ValueError("an answer without an end")
 

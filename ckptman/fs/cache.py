@@ -1,8 +1,8 @@
 """What was worked out before, kept in the user's cache folder: derived, never needed, and thrown away at will.
 
 Nothing is kept on the disk of a tree. Whatever is wrong with the cache (unreadable, corrupt, locked, of another
-version, no room), there is none: a look-up finds nothing, and nothing is kept. CKPTMAN_CACHE names another folder,
-or turns it off (`0`, `off`, or empty).
+version, in a folder that others may write to, no room), there is none: a look-up finds nothing, and nothing is kept.
+CKPTMAN_CACHE names another folder, or turns it off (`0`, `off`, or empty).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SETTLED_NS = 2_000_000_000
 _TICK = 0.02
 """Seconds in which the clock of a local file system goes on."""
 _SUM = 4
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OFF = frozenset({"", "0", "off", "no", "false"})
 
 
@@ -54,6 +55,7 @@ def folder_state(
     without: Collection[str] = (),
     leave_out: Collection[str] = (),
     linked: str = "",
+    of_folders: bool = False,
     on_file: Callable[[str, str, int], None] | None = None,
 ) -> FolderState | None:
     """The state of everything below a folder; None where something cannot be looked at, so that nothing is known.
@@ -63,6 +65,7 @@ def folder_state(
         without: Names directly in it that make its state unknown, since what they tell of lies elsewhere.
         leave_out: Names of entries, anywhere, that do not count.
         linked: End of the names of files whose ctime does not count, since further links to them change it.
+        of_folders: Whether the last change is of folders too, such as that a file came and went.
         on_file: Called for each entry that is no folder, with its path in the folder, its state, and its size.
     """
     digest, newest = hashlib.blake2b(digest_size=32), 0
@@ -71,6 +74,8 @@ def folder_state(
     try:
         while pending:
             at = pending.pop()
+            if of_folders:
+                newest = max(newest, os.stat(at).st_ctime_ns)  # noqa: PTH116
             lines, below = [], []
             with os.scandir(at) as listing:
                 for item in listing:
@@ -194,11 +199,13 @@ def _opened() -> Iterator[sqlite3.Connection | None]:
     database = None
     with suppress(OSError, sqlite3.Error, ValueError):
         os.makedirs(at, mode=0o700, exist_ok=True)  # noqa: PTH103
-        database = sqlite3.connect(at / FILE, timeout=0.2)
-        database.execute("PRAGMA synchronous = OFF")  # a lost or a torn cache is no cache
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, state TEXT, value BLOB, kept INTEGER)"
-        )
+        found = os.stat(at)  # noqa: PTH116
+        if found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_MAY_WRITE:
+            database = sqlite3.connect(at / FILE, timeout=0.2)
+            database.execute("PRAGMA synchronous = OFF")  # a lost or a torn cache is no cache
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, state TEXT, value BLOB, kept INTEGER)"
+            )
     try:
         with suppress(sqlite3.Error):
             yield database

@@ -121,6 +121,38 @@ def test_a_cache_that_is_damaged_is_none(folder: Path, home: Path, damage: Chang
     cache.keep("question", state(folder), b"answer", since_ns=later())
 
 
+@pytest.mark.parametrize("mode", [0o702, 0o770, 0o777])
+def test_a_cache_that_others_may_write_to_is_none(folder: Path, home: Path, mode: int) -> None:
+    cache.keep("question", state(folder), b"answer", since_ns=later())
+    home.chmod(mode)
+    cache.keep("question", state(folder), b"another", since_ns=later())
+    assert cache.recall("question", state(folder)) is None
+    home.chmod(0o755)
+    assert cache.recall("question", state(folder)) == b"answer"
+
+
+def test_a_cache_of_another_user_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.keep("question", state(folder), b"answer", since_ns=later())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 12345)
+        cache.keep("question", state(folder), b"another", since_ns=later())
+        assert cache.recall("question", state(folder)) is None
+    assert cache.recall("question", state(folder)) == b"answer"
+
+
+def test_what_came_and_went_is_a_change_of_folders_alone(folder: Path) -> None:
+    before = state(folder), cache.folder_state(folder, of_folders=True)
+    time.sleep(0.02)
+    (folder / "run" / "more").touch()
+    (folder / "run" / "more").unlink()
+    after = state(folder), cache.folder_state(folder, of_folders=True)
+    assert before[0] == after[0]
+    assert before[1] is not None
+    assert after[1] is not None
+    assert after[1].digest == before[0].digest
+    assert after[1].newest_ns > before[1].newest_ns
+
+
 def test_a_cache_that_is_locked_is_none(folder: Path, home: Path) -> None:
     cache.keep("question", state(folder), b"answer", since_ns=later())
     other = sqlite3.connect(home / cache.FILE, isolation_level=None)
