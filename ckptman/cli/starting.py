@@ -37,27 +37,22 @@ _UTF8 = "CKPTMAN_BEGAN_ANEW"
 def start(arguments: list[str]) -> int:
     """Answer one command line as it was answered before, or run it; its exit status."""
     prepare_streams()
-    if commands.REMEMBERED.isdisjoint(arguments):
-        return _run(arguments)
     try:
-        from ckptman.cli import repeating
+        if not commands.REMEMBERED.isdisjoint(arguments):
+            from ckptman.cli import repeating
 
-        answer = repeating.known_answer(arguments)
-        if answer is not None:
-            status = repeating.repeat(answer)
-            sys.stdout.flush()
-            return status
+            answer = repeating.known_answer(arguments)
+            if answer is not None:
+                status = repeating.repeat(answer)
+                sys.stdout.flush()
+                return status
+        from ckptman.cli.app import run
+
+        return run(arguments)
     except BaseException as error:
         from ckptman.cli.app import ended_by
 
         return ended_by(error, arguments)
-    return _run(arguments)
-
-
-def _run(arguments: list[str]) -> int:
-    from ckptman.cli.app import run
-
-    return run(arguments)
 
 
 def prepare_streams() -> None:

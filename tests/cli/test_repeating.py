@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -176,3 +177,29 @@ def test_stdout_and_stderr_in_one_file_keep_their_order(words: list[str], tmp_pa
         answers.append(file.read_text())
     assert answers[0] == answers[1]
     assert answers[0].index("clean") < answers[0].index("Next:")
+
+
+INTERRUPTED = """\
+import sys
+
+class Finder:
+    is_first = True
+
+    def find_spec(self, name, *_):
+        if name == "ckptman.cli.app" and Finder.is_first:
+            Finder.is_first = False
+            raise KeyboardInterrupt
+
+from ckptman.cli.starting import start
+
+if sys.argv[1] == "interrupted":
+    sys.meta_path.insert(0, Finder())
+sys.exit(start(["task", "--help"]))
+"""
+
+
+@pytest.mark.parametrize(("when", "status", "err"), [("never", 0, ""), ("interrupted", 130, "ERROR interrupted\n")])
+def test_an_interruption_while_the_program_is_imported_is_no_traceback(when: str, status: int, err: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, when]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, err)
