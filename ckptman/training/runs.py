@@ -142,7 +142,9 @@ def train(
     log: str = "",
     progress: Callable[[BatchProgress], None] | None = None,
 ) -> TrainResult:
-    """Train runs into `<out>/<group>/<task>/<run>/`: one by one, or on a GPU the seeds of a configuration at once.
+    """Train runs, one after the other, into `<out>/<group>/<task>/<run>/`.
+
+    On a GPU the seeds of a configuration of several layers are trained at once.
 
     A run that is complete is not trained again, one that was interrupted goes on from its newest state, and one that
     another process is training is left to it. No file is overwritten. On one machine and number of CPU threads, a run
