@@ -10,7 +10,7 @@ import torch
 
 from ckptman.rules.recipe import PRECISIONS, TrainConfig
 from ckptman.text import UsageError
-from ckptman.training import updating
+from ckptman.training import loop, updating
 from ckptman.training.loop import Computing, initial_model, step_of
 from ckptman.training.sorting import draw_batch
 from ckptman.training.train_step import StepResult, make_optimizer
@@ -133,3 +133,22 @@ def test_a_batch_that_cannot_be_drawn_says_why() -> None:
     object.__setattr__(config, "train_max_k", 17)
     with BatchesAhead(config, CPU) as batches, pytest.raises(UsageError, match="17 distinct numbers"):
         batches.of_iteration(0)
+
+
+def test_a_state_of_another_machine_is_gone_on_with_by_the_kernels_of_this_one() -> None:
+    """On a GPU others would count their steps in the CPU's memory, where no graph looks."""
+    config = short_config()
+    trained = Trained(config, CPU, captured=False)
+    trained.after(2)
+    state = trained.optimizer.state_dict()
+    assert [group["fused"] for group in state["param_groups"]] == [True, True]
+    for group in state["param_groups"]:
+        group["fused"] = None
+    other = Trained(config, CPU, captured=False).optimizer
+    other.load_state_dict(loop._on_this_machine(state, other))
+    assert [group["fused"] for group in other.param_groups] == [True, True]
+    assert [moments["step"] for moments in other.state_dict()["state"].values()] == [
+        moments["step"] for moments in state["state"].values()
+    ]
+    other.load_state_dict(state)
+    assert [group["fused"] for group in other.param_groups] == [None, None], "left to itself it takes the other's"
