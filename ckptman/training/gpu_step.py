@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from ckptman.training.model import GPT, MLP
 from ckptman.training.train_step import (
+    DEVICE_PIECE_ROWS,
     NORM_EPS,
     LastBlock,
     Linear,
@@ -38,15 +39,12 @@ from ckptman.training.train_step import (
 
 LossOf = Callable[[GPT, Tensor], tuple[Tensor, Tensor]]
 
-PIECE_ROWS = 1 << 17
-"""Positions computed at once. It only bounds the memory."""
-
 WIDTHS = 8
 """Logits are computed for a multiple of so many tokens: products of other widths are slower."""
 
 
 def loss_and_backward(
-    model: GPT, tokens: Tensor, *, piece_rows: int = PIECE_ROWS, compiled: LossOf | None = None
+    model: GPT, tokens: Tensor, *, piece_rows: int = DEVICE_PIECE_ROWS, compiled: LossOf | None = None
 ) -> StepResult:
     """Add the gradients of a batch's mean loss to the parameters' `.grad`; as `train_step.loss_and_backward`.
 

@@ -26,12 +26,17 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 def weights(run: RawRun) -> dict[str, torch.Tensor]:
-    """Those of a run's final checkpoint, but for the biases of keys.
+    """Those of a run's final checkpoint that its loss hangs on."""
+    return that_matter(load_weights(run.final)[0])
+
+
+def that_matter(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's weights, but for the biases of keys.
 
     A softmax does not see those, so their gradient is 0: AdamW makes steps of what rounding leaves of it.
     """
-    found = load_weights(run.final)[0]
+    kept = dict(found)
     for name in (name for name in found if name.endswith("c_attn.bias")):
         query, _, value = found[name].chunk(3)
-        found[name] = torch.cat([query, value])
-    return found
+        kept[name] = torch.cat([query, value])
+    return kept
