@@ -343,7 +343,8 @@ class RunProgress:
             self._line_at = time.monotonic()
             left = (total - progress.iters_done) / max(1e-9, progress.iterations_per_second)
             self._console.print(
-                plain(f"{label}: {progress.iters_done:,}/{total:,}  {_time_text(left)} left  {'  '.join(figures)}")
+                plain(f"{label}: {progress.iters_done:,}/{total:,}  {_time_text(left)} left  {'  '.join(figures)}"),
+                soft_wrap=True,  # a line of a log is one line
             )
 
 

@@ -10,13 +10,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from ckptman.cli import train
 from ckptman.cli.app import run
 from ckptman.cli.sweep import SweepTable
 from ckptman.cli.tables import shortened, shortened_label, table_lines
 from ckptman.cli.train import progress_texts
 from ckptman.rules.selection import Selection
 from ckptman.sweeps.executors.local import TRAINING, JobUpdate
-from ckptman.training.progress import Progress
+from ckptman.training.progress import BatchProgress, Progress
 from ckptman.training.stopping import Stop
 from tests.helpers.raw import config
 from tests.helpers.recorded import add_run
@@ -166,3 +167,20 @@ def test_what_tells_rows_of_one_task_apart_never_gives_way(
     assert "use_mlp" in head
     assert "length_mode" not in head  # the control: that is the same in all rows of the task
     assert len(set(rows)) == len(rows) == 2
+
+
+@WIDTHS
+def test_how_far_a_training_is_takes_one_line_of_a_log(
+    width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(train, "_LINE_SECONDS", 0.0)
+    far = BatchProgress(
+        label=f"{LONG} task 6 seed 1337", max_iters=40_000, iters_done=1_000, loss=0.5, iterations_per_second=12.0,
+        learning_rate=1e-3, k=16, gen_em=None,
+    )  # fmt: skip
+    with train.RunProgress() as shown:
+        shown(far)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert cell_len(line) > 60
+    assert line.endswith("lr 1.00e-03")
