@@ -2,6 +2,7 @@
 
 Nothing is kept on the disk of a tree. Whatever is wrong with the cache (unreadable, corrupt, locked, of another
 version, in a folder that others may write to, no room), there is none: a look-up finds nothing, and nothing is kept.
+A database that is corrupt is removed, so that the next one is whole.
 CKPTMAN_CACHE names another folder, or turns it off (`0`, `off`, or empty).
 """
 
@@ -196,20 +197,33 @@ def _opened() -> Iterator[sqlite3.Connection | None]:
         return
     import sqlite3
 
-    database = None
-    with suppress(OSError, sqlite3.Error, ValueError):
+    database, file = None, at / FILE
+    with suppress(OSError, ValueError), _forgiving(file):
         os.makedirs(at, mode=0o700, exist_ok=True)  # noqa: PTH103
         found = os.stat(at)  # noqa: PTH116
         if found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_MAY_WRITE:
-            database = sqlite3.connect(at / FILE, timeout=0.2)
+            database = sqlite3.connect(file, timeout=0.2)
             database.execute("PRAGMA synchronous = OFF")  # a lost or a torn cache is no cache
             database.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, state TEXT, value BLOB, kept INTEGER)"
             )
     try:
-        with suppress(sqlite3.Error):
+        with _forgiving(file):
             yield database
     finally:
         if database is not None:
             with suppress(sqlite3.Error):
                 database.close()
+
+
+@contextmanager
+def _forgiving(file: Path) -> Iterator[None]:
+    """What fails is as if there were no database; one that is corrupt goes, so that the next time makes a new one."""
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+            with suppress(OSError):
+                os.unlink(file)  # noqa: PTH108

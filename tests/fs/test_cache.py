@@ -121,6 +121,24 @@ def test_a_cache_that_is_damaged_is_none(folder: Path, home: Path, damage: Chang
     cache.keep("question", state(folder), b"answer", since_ns=later())
 
 
+def test_a_cache_that_is_corrupt_is_made_anew(folder: Path, home: Path) -> None:
+    cache.keep("question", state(folder), b"answer", since_ns=later())
+    file, page = home / cache.FILE, 4096
+    data = file.read_bytes()
+    file.write_bytes(data[:page] + b"\xff" * (len(data) - page))  # its header is whole
+    assert cache.recall("question", state(folder)) is None
+    cache.keep("question", state(folder), b"answer", since_ns=later())
+    assert cache.recall("question", state(folder)) == b"answer"
+
+
+def test_what_is_no_database_stays(folder: Path, home: Path) -> None:
+    home.mkdir(mode=0o700)
+    (home / cache.FILE).write_bytes(b"somebody's notes")
+    assert cache.recall("question", state(folder)) is None
+    cache.keep("question", state(folder), b"answer", since_ns=later())
+    assert (home / cache.FILE).read_bytes() == b"somebody's notes"
+
+
 @pytest.mark.parametrize("mode", [0o702, 0o770, 0o777])
 def test_a_cache_that_others_may_write_to_is_none(folder: Path, home: Path, mode: int) -> None:
     cache.keep("question", state(folder), b"answer", since_ns=later())
