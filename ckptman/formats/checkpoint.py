@@ -50,9 +50,10 @@ _SHOWN = 1000
 """Characters of a line of what is printed of a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TensorInfo:
-    """One tensor of the weights."""
+    """One tensor of the weights. Never changed, though not frozen: a file has dozens, and a frozen one takes four times
+    as long to make."""
 
     name: str
     """Seen through the prefixes that wrappers of a model put before it."""
@@ -718,15 +719,19 @@ def _tensors(
         as_saved: Leave the names as they are.
     """
     names = [name for name, tensor in weights.items() if type(tensor) in forms.TENSORS]
-    for name in names:
-        if type(name) is not str:
-            raise refusal("bad-field", f"its {key} holds a tensor under {_shown_key(name)}, which is not text")
+    if not _TEXT.issuperset(map(type, names)):
+        name = next(name for name in names if type(name) is not str)
+        raise refusal("bad-field", f"its {key} holds a tensor under {_shown_key(name)}, which is not text")
     clean = dict(zip(names, names, strict=True)) if as_saved else see_through(names, rules)
     if len(set(clean.values())) < len(names):
         twice, _ = Counter(clean.values()).most_common(1)[0]
         raise refusal("bad-field", f"its {key} has {twice[:80]!r} more than once, with and without a prefix")
     compiled = any(rules.compiled_prefix in name for name in names)
-    return tuple(TensorInfo(clean[n], weights[n].shape, weights[n].dtype, weights[n], n) for n in names), compiled
+    tensors = [(name, weights[name]) for name in names]
+    return tuple([TensorInfo(clean[name], each.shape, each.dtype, each, name) for name, each in tensors]), compiled
+
+
+_TEXT: Final = frozenset({str})
 
 
 def see_through(names: Iterable[str], rules: terms.CheckpointRules) -> dict[str, str]:
@@ -754,8 +759,14 @@ def _without(name: str, leading: tuple[str, ...], anywhere: tuple[str, ...]) -> 
     return name
 
 
+_STRIDED: Final = frozenset({Tensor})
+
+
 def strided(tensors: Iterable[Tensor | OtherTensor | None]) -> list[Tensor]:
     """The strided tensors that the elements of all of them are in."""
+    tensors = list(tensors)
+    if _STRIDED.issuperset(map(type, tensors)):  # mostly
+        return tensors  # type: ignore[return-value]
     found: list[Tensor] = []
     for tensor in tensors:
         if type(tensor) is Tensor:
@@ -771,16 +782,19 @@ def count_elements(tensors: Iterable[Tensor | OtherTensor | None]) -> tuple[int,
     first: dict[str, Tensor] = {}
     views: dict[str, dict[Tensor, None]] = {}  # of storages with several: most have one, and need no comparison
     for tensor in strided(tensors):
-        key = tensor.storage.key
+        key = tensor[0][0]
         if (known := first.setdefault(key, tensor)) is not tensor:
             views.setdefault(key, {known: None})[tensor] = None
     elements = nbytes = 0
-    for key, tensor in first.items():
-        storage, itemsize = tensor.storage, tensor.itemsize
-        most = storage.itemsize * storage.numel
-        count = sum([math.prod(view.shape) for view in views[key]]) if key in views else math.prod(tensor.shape)
-        elements += min(count, most // itemsize)
-        nbytes += min(count * itemsize, most)
+    for key, ((_, _, width, numel), _, itemsize, _, shape, _, _, _) in first.items():
+        count = sum([math.prod(view.shape) for view in views[key]]) if key in views else math.prod(shape)
+        if width == itemsize:  # mostly
+            count = count if count < numel else numel
+            elements += count
+            nbytes += count * itemsize
+        else:
+            elements += min(count, width * numel // itemsize)
+            nbytes += min(count * itemsize, width * numel)
     return elements, nbytes
 
 

@@ -101,13 +101,15 @@ def item_at(value: Mapping[Any, Any], key: str) -> Any:
 
 def _by_keys(top: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...], *, nested: bool = False) -> Found | None:
     read = _nested if nested else weights_of
-    fitting = {
-        form: weights for form in forms if not form.whole and (weights := read(item_at(top, form.weights))) is not None
-    }
+    fitting = [
+        (form, weights)
+        for form in forms
+        if not form.whole and (weights := read(item_at(top, form.weights))) is not None
+    ]
     if not fitting:
         return None
-    form = max(fitting, key=lambda form: sum(top.get(key) is not None for key in keys(form) if key))
-    return Found(top, form, fitting[form])
+    form, weights = max(fitting, key=lambda each: sum([top.get(key) is not None for key in keys(each[0]) if key]))
+    return Found(top, form, weights)
 
 
 def keys(form: terms.CheckpointForm) -> tuple[str | None, ...]:

@@ -56,9 +56,8 @@ class Geometry(NamedTuple):
 def are_next(puts: bytes, known: int) -> bool:
     """Whether these numbers are those of the next places in a memo that has so many."""
     if known < LAST_SHORT:
-        return puts == _BYTES[known : known + len(puts)]
-    start = (known & _BLOCK - 1) * 4
-    return puts == _block(known // _BLOCK)[start : start + len(puts)]
+        return _BYTES.startswith(puts, known)
+    return _block(known // _BLOCK).startswith(puts, (known % _BLOCK) * 4)
 
 
 @lru_cache(maxsize=64)
@@ -66,7 +65,7 @@ def _block(index: int) -> bytes:
     return struct.pack(f"<{_BLOCK + 7}I", *range(index * _BLOCK, index * _BLOCK + _BLOCK + 7))
 
 
-_BLOCK: Final = 256
+_BLOCK: Final = 1024
 _BYTES: Final = bytes(range(256))
 
 
