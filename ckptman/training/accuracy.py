@@ -23,15 +23,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from ckptman.text import RefusedError, UsageError
-from ckptman.training.model import GPT, Block
+from ckptman.training.model import GPT, MLP_RATIO, Block
 from ckptman.training.sorting import draw_sequences
 from ckptman.training.train_step import fast_logits
 from ckptman.tree import metrics
 
-CPU_BATCH_POSITIONS = 4_096
-"""Positions predicted at once on a CPU: few enough for the caches."""
+CPU_BATCH_NUMBERS = 4_096 * 384
+"""Numbers in the widest tensor of the positions read at once on a CPU: few enough for the caches."""
 DEVICE_BATCH_POSITIONS = 1 << 17
-"""The same on any other device, where it only bounds the memory."""
+"""Positions read at once on any other device, where it only bounds the memory."""
 DECODING_BATCH = 256
 """Samples decoded at once, token by token: more than are predicted at once, for each step is a small one."""
 
@@ -76,6 +76,7 @@ def measure_accuracy(
     allow_duplicates: bool = False,
     batch_size: int | None = None,
     report: Callable[[int], object] | None = None,
+    predictor: Predictor | None = None,
 ) -> Accuracy:
     """Let a model sort random lists of K numbers, and count what is right.
 
@@ -92,6 +93,7 @@ def measure_accuracy(
         allow_duplicates: Draw the numbers with replacement, as a run does that was trained so.
         batch_size: Samples predicted at once; chosen for the caches by default.
         report: Called with the number of samples done since it was last called.
+        predictor: The model's, where it is measured for several lengths; made for this one by default.
 
     Raises:
         UsageError: (`bad-samples`) for fewer than one sample or number.
@@ -106,14 +108,13 @@ def measure_accuracy(
         )
     check_length(model, k, allow_duplicates=allow_duplicates)
     device = model.wte.weight.device
-    positions = CPU_BATCH_POSITIONS if device.type == "cpu" else DEVICE_BATCH_POSITIONS
     report = report or _ignore
     exact = tokens = 0
     with torch.inference_mode():
-        predictor = Predictor(model, k)
+        predictor = predictor or Predictor(model)
         for drawn in draw_samples(k, samples, model.config.vocab_size - 1, seed, allow_duplicates=allow_duplicates):
             wrong = []
-            for batch in torch.split(drawn.to(device), batch_size or max(1, positions // (2 * k))):
+            for batch in torch.split(drawn.to(device), batch_size or lists_at_once(model, k)):
                 right = predictor.right(batch)  # (B, K)
                 whole = right.all(dim=1)  # (B)
                 exact += int(whole.sum())
@@ -153,6 +154,14 @@ def check_length(model: GPT, k: int, *, allow_duplicates: bool = False) -> None:
         )
 
 
+def lists_at_once(model: GPT, k: int) -> int:
+    """How many lists of K numbers a model had best read at once on its device."""
+    config, positions = model.config, DEVICE_BATCH_POSITIONS
+    if model.wte.weight.device.type == "cpu":
+        positions = CPU_BATCH_NUMBERS // (MLP_RATIO * config.n_embd if config.use_mlp else config.vocab_size)
+    return max(1, positions // (2 * k))
+
+
 def draw_samples(k: int, samples: int, numbers: int, seed: int, *, allow_duplicates: bool = False) -> Iterator[Tensor]:
     """Random lists with their solutions, some at a time.
 
@@ -182,14 +191,11 @@ class Predictor:
     fast training step covers take its tables, where nothing but logits is asked for.
     """
 
-    def __init__(self, model: GPT, k: int) -> None:
+    def __init__(self, model: GPT) -> None:
         self._model = model
-        self._k = k
         self._fast = fast_logits(model)
         first = model.blocks[0]
         self._table = first.attn.c_attn(first.ln_1(model.wte.weight)) if model.config.without_pos else None  # (V, 3 C)
-        # Position K + i sees those up to itself.
-        self._mask = torch.ones(k, 2 * k, dtype=torch.bool, device=model.wte.weight.device).tril(k)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The most probable token at each sorted position: (B, 2K + 1), the last of which is not read -> (B, K)."""
@@ -197,24 +203,27 @@ class Predictor:
 
     def right(self, tokens: Tensor) -> Tensor:
         """Where that token is the one that comes there: (B, 2K + 1) -> (B, K). Without `argmax`, which is slower."""
-        scores, expected = self.logits(tokens), tokens[:, self._k + 1 :]
-        highest = scores.amax(dim=-1, keepdim=True)
-        ones = torch.eq(scores, highest, out=torch.empty_like(scores))  # as floats: those are written faster than bools
-        if int(ones.sum()) != expected.numel():  # of equal ones the first is taken
-            return scores.argmax(dim=-1) == expected
-        return (scores.gather(-1, expected[:, :, None]) == highest).squeeze(-1)
+        scores, expected = self.logits(tokens), tokens[:, tokens.shape[1] // 2 + 1 :, None]
+        score = scores.gather(-1, expected)
+        others = scores.scatter_(-1, expected, -torch.inf).amax(dim=-1, keepdim=True)
+        right = score > others
+        if bool((right | (score < others)).all()):
+            return right.squeeze(-1)
+        # Of equal scores the first is taken, and a score that is no number before any other.
+        return (scores.scatter_(-1, expected, score).argmax(dim=-1, keepdim=True) == expected).squeeze(-1)
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Scores of all tokens at each sorted position, from those before it: (B, 2K + 1) -> (B, K, V)."""
-        return self._forward(tokens[:, : 2 * self._k], skip=self._k) if self._fast is None else self._fast(tokens)
+        return self._forward(tokens[:, :-1], skip=tokens.shape[1] // 2) if self._fast is None else self._fast(tokens)
 
     def decode(self, prompt: Tensor) -> Tensor:
         """What the model writes, reading its own output: K numbers and the separator, (B, K + 1) -> (B, K)."""
-        config, batch = self._model.config, len(prompt)
-        shape = (2, batch, config.n_heads, 2 * self._k, config.n_embd // config.n_heads)
+        config, (batch, after) = self._model.config, prompt.shape
+        k = after - 1
+        shape = (2, batch, config.n_heads, 2 * k, config.n_embd // config.n_heads)
         past = [self._model.wte.weight.new_empty(shape) for _ in range(config.n_layers)]
-        written = [self._forward(prompt, skip=self._k, past=past)]  # (B, 1, V)
-        for position in range(self._k + 1, 2 * self._k):
+        written = [self._forward(prompt, skip=k, past=past)]  # (B, 1, V)
+        for position in range(k + 1, 2 * k):
             written.append(self._forward(written[-1].argmax(dim=-1), past=past, start=position))
         return torch.cat(written, dim=1).argmax(dim=-1)
 
@@ -272,7 +281,8 @@ class Predictor:
             return F.scaled_dot_product_attention(q, k, v)
         if queries == length:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask)  # the K sorted ones of 2K
+        mask = torch.ones(queries, length, dtype=torch.bool, device=q.device).tril(length - queries)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # position K + i sees those up to itself
 
 
 def _ignore(count: int) -> None:

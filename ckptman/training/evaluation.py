@@ -20,9 +20,10 @@ from ckptman.formats import containers
 from ckptman.fs import folders, locks
 from ckptman.rules import Convention, convention_file, naming, placement
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
-from ckptman.training.accuracy import Accuracy, check_length, measure_accuracy
+from ckptman.training.accuracy import Accuracy, Predictor, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
 from ckptman.training.model import GPT
+from ckptman.training.train_step import keep_freed_memory
 from ckptman.tree import contents, metrics, records
 
 DEFAULT_SAMPLES = 1_000
@@ -216,6 +217,7 @@ def evaluate(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     rules = convention or convention_file.built_in()
     if k is None and rules.metric.fixed is None:
         raise UsageError(
@@ -429,6 +431,8 @@ class _Work:
         by_k = {}
         try:
             check_length(model, self.lengths[-1], allow_duplicates=duplicates)  # before work is done for nothing
+            with torch.inference_mode():
+                predictor = Predictor(model)
             for k in self.lengths:
                 by_k[k] = measure_accuracy(
                     model,
@@ -439,6 +443,7 @@ class _Work:
                     allow_duplicates=duplicates,
                     batch_size=self.batch_size,
                     report=counter.add,
+                    predictor=predictor,
                 )
         except RefusedError as error:
             raise RefusedError(f"{file}: {error.message}", code=error.code, fix=error.fix) from error

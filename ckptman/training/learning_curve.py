@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  (the field's name for it)
 
 from ckptman.rules import TrainConfig, terms
-from ckptman.training.accuracy import CPU_BATCH_POSITIONS, DEVICE_BATCH_POSITIONS, Predictor, draw_samples
+from ckptman.training.accuracy import Predictor, draw_samples, lists_at_once
 from ckptman.training.model import GPT
 from ckptman.training.train_step import StepResult
 
@@ -70,22 +70,22 @@ def evaluate_lengths(model: GPT, config: TrainConfig, *, iters_done: int) -> dic
     digest = hashlib.sha256(f"evaluation of seed {config.seed} after {iters_done}".encode()).digest()
     seed = int.from_bytes(digest[:8], "big")
     metrics: dict[str, float] = {}
+    with torch.inference_mode():
+        predictor = Predictor(model)
     tested = range(config.test_min_k, config.test_max_k + 1)
     for name, lengths in ((TRAINED, config.trained_lengths), (TESTED, tested)):
         for k in lengths:
-            metrics |= measure_length(model, config, k, seed=seed).named(name.replace("{k}", str(k)))
+            metrics |= measure_length(model, predictor, config, k, seed=seed).named(name.replace("{k}", str(k)))
     return metrics
 
 
-def measure_length(model: GPT, config: TrainConfig, k: int, *, seed: int) -> LengthMetrics:
+def measure_length(model: GPT, predictor: Predictor, config: TrainConfig, k: int, *, seed: int) -> LengthMetrics:
     """Let a model sort `eval_samples_per_length` random lists of K numbers."""
     device = model.wte.weight.device
-    positions = CPU_BATCH_POSITIONS if device.type == "cpu" else DEVICE_BATCH_POSITIONS
-    batch_size = min(config.eval_batch_size, max(1, positions // (2 * k)))
+    batch_size = min(config.eval_batch_size, lists_at_once(model, k))
     samples = config.eval_samples_per_length
     totals = torch.zeros(4, dtype=torch.float64, device=device)  # loss, exact, right tokens, errors
     with torch.inference_mode():
-        predictor = Predictor(model, k)
         for drawn in draw_samples(k, samples, config.vocab_n, seed, allow_duplicates=config.allow_duplicates):
             for batch in torch.split(drawn.to(device), batch_size):
                 logits, targets = predictor.logits(batch), batch[:, k + 1 :]  # (B, K, V), (B, K)

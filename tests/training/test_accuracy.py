@@ -101,11 +101,13 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 def test_the_fast_way_equals_the_plain_forward(values: dict[str, Any], k: int) -> None:
     model = random_model(**values)
     tokens = batch(k)
-    predictor = Predictor(model, k)
+    predictor = Predictor(model)
     expected = plain_logits(model, tokens, k)
     rounding = 1e-12 * float(expected.abs().max())  # without norms, logits reach 10^5
     assert torch.allclose(predictor.logits(tokens), expected, rtol=1e-10, atol=rounding)
-    assert torch.equal(predictor(tokens), plain_predictions(model, tokens, k))
+    predictions = plain_predictions(model, tokens, k)
+    assert torch.equal(predictor(tokens), predictions)
+    assert torch.equal(predictor.right(tokens), predictions == tokens[:, k + 1 :])
     assert torch.equal(predictor.decode(tokens[:, : k + 1]), plain_decoding(model, tokens, k))
 
 
