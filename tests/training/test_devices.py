@@ -64,7 +64,11 @@ def test_the_gradients_are_those_of_the_plain_model(device: torch.device, values
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", VARIANTS[:5], ids=lambda values: " ".join(values) or "plain")
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"n_layers": 2, "use_mlp": True, "use_layernorm": False}, {"n_layers": 2, "use_mlp": True, "n_heads": 2}],
+    ids=lambda values: " ".join(values) or "plain",
+)
 def test_the_step_of_gpus_can_be_compiled_as_a_whole(values: dict[str, Any]) -> None:
     """Without breaks, and not again for each K. Triton's part is tried where there is a GPU."""
     from torch._dynamo.testing import CompileCounterWithBackend
@@ -74,7 +78,7 @@ def test_the_step_of_gpus_can_be_compiled_as_a_whole(values: dict[str, Any]) -> 
     torch._dynamo.reset()
     compiled = torch.compile(gpu_step.loss_of, backend=counter, fullgraph=True)
     ours, plain = (initial_model(config).double() for _ in range(2))
-    for k in (4, 5, 6, 7):
+    for k in (4, 5, 6):
         batch = draw_batch(replace(config, train_min_k=k, train_max_k=k), 3)
         for model in (ours, plain):
             model.zero_grad()
