@@ -270,22 +270,22 @@ class Slot:
     @property
     def group(self) -> str:
         """As its record has it."""
-        return self.new[0].file.place.group if self.kept is None else self.kept.common.group
+        return self.new[0].file.common.place.group if self.kept is None else self.kept.common.group
 
     @property
     def family(self) -> Mapping[str, Any]:
         """As its record has it."""
-        return self.new[0].file.place.family if self.kept is None else self.kept.common.family
+        return self.new[0].file.common.place.family if self.kept is None else self.kept.common.family
 
     @property
     def task(self) -> int | None:
         """As its record has it."""
-        return self.new[0].file.place.task if self.kept is None else self.kept.common.task
+        return self.new[0].file.common.place.task if self.kept is None else self.kept.common.task
 
     @property
     def seed(self) -> int | None:
         """As its record has it."""
-        return self.new[0].file.place.seed if self.kept is None else self.kept.seed
+        return self.new[0].file.seed if self.kept is None else self.kept.seed
 
     @property
     def source_group(self) -> str | None:
@@ -627,13 +627,13 @@ class RunFolders:
     def tell_apart(self, files: Sequence[examination.Examined]) -> None:
         """Learn which keys differ among the runs of each task and seed: the folders of new ones are named by them."""
         first: dict[tuple[str, int | None], Mapping[str, Any] | examination.Examined] = {}
-        places = {(str(file.place.folder), file.place.seed) for file in files}
+        places = {(str(file.common.place.folder), file.seed) for file in files}
         for slot in self if places else ():
             where = (slot.above, None if slot.kept is None else slot.kept.seed)
             if where in places and (record := slot.old) is not None:
                 self._tell_apart(first, where, record.config)
         for file in files:
-            self._tell_apart(first, (str(file.place.folder), file.place.seed), file)
+            self._tell_apart(first, (str(file.common.place.folder), file.seed), file)
 
     def _tell_apart(
         self,
@@ -784,7 +784,7 @@ class RunFolders:
     def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
         file, run_id = new.file, new.attribution.run_id
-        telling = self._telling.get((str(file.place.folder), file.place.seed), set())
+        telling = self._telling.get((str(file.common.place.folder), file.seed), set())
         by_keys = naming.naming_of(self._convention).telling(telling, file.config)
         notes = [note for note in by_keys if note not in file.place.notes]
         for more in ((), (run_id or file.content[:8],), (file.content[:8],), (file.content,)):

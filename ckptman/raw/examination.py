@@ -6,7 +6,7 @@ import hashlib
 import marshal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from ckptman.formats import whole as whole_files
 from ckptman.fs import FileState
 from ckptman.fs import files as fs_files
 from ckptman.raw.beside import Beside, Evidence, Reading
-from ckptman.raw.scanning import SourceCheckpoint
+from ckptman.raw.scanning import Around, SourceCheckpoint, SourceFiles
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.rules import Convention, Place, naming, placement, terms
 from ckptman.text import RefusedError
@@ -120,45 +120,132 @@ def _digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
+class Common(NamedTuple):
+    """What files have in common that are alike but for their seeds: held once for all of them."""
+
+    among: SourceFiles
+    name: str
+    kind: str
+    step: int | None
+    alike: Alike
+    config_source: str
+    place: Place
+    """Without the seed."""
+    unused_configs: tuple[str, ...]
+    opaque: tuple[str, ...]
+    is_end: bool
+
+
+class Own(NamedTuple):
+    """What few files have."""
+
+    packed: bytes = b""
+    """The state, where that is no longer as it was found."""
+    home: Around | None = None
+    """As in `SourceCheckpoint`."""
+    run_id: str | None = None
+    parts: tuple[folder_bytes.HashedFile, ...] = ()
+    beside: tuple[records.BesideFile, ...] = ()
+
+
+_NOTHING = Own()
+
+
 @dataclass(frozen=True, slots=True)
 class Examined:
     """A file of the source, read. As of `SourceCheckpoint`, there may be hundreds of thousands."""
 
-    source: SourceCheckpoint
-    packed: bytes
-    """Its state; empty where that is still as it was found."""
-    content: str
-    """The same for files of the same bytes: the SHA-256, or what their headers say of it."""
-    name: str
-    """Its name in the tree."""
-    kind: str
-    step: int | None
-    alike: Alike
+    common: Common
+    at: int
+    """Its place among the files of the source, which have its content."""
     own_seed: object
-    config_source: str
-    place: Place
-    run_id: str | None
-    """The run id that the file itself holds."""
-    unused_configs: tuple[str, ...] = ()
-    """Keys of it that look like a configuration and were not used."""
-    parts: tuple[folder_bytes.HashedFile, ...] = ()
-    """The files of a folder."""
-    opaque: tuple[str, ...] = ()
-    """Keys of the configuration of which W&B may have made what the file does not tell."""
-    beside: tuple[records.BesideFile, ...] = ()
-    """The files beside it that gave its configuration, keys of it, or its step."""
-    is_end: bool = False
-    """Whether it is of the end of its run, by the recipe."""
+    seed: int | None
+    """The one by which it is placed."""
+    own: Own
+
+    @property
+    def source(self) -> SourceCheckpoint:
+        """Where it is."""
+        return SourceCheckpoint(self.common.among, self.at, self.own.home)
 
     @property
     def state(self) -> FileState:
         """When it was read."""
-        return FileState.unpacked(self.packed) if self.packed else self.source.state
+        return FileState.unpacked(self.own.packed or self.common.among.packed(self.at))
+
+    @property
+    def content(self) -> str:
+        """The same for files of the same bytes: the SHA-256, or what their headers say of it."""
+        return self.common.among.content(self.at)
+
+    @property
+    def sum(self) -> bytes | str:
+        """The same, in less memory."""
+        return self.common.among.sum(self.at)
+
+    @property
+    def name(self) -> str:
+        """Its name in the tree."""
+        return self.common.name
+
+    @property
+    def kind(self) -> str:
+        """As its name says."""
+        return self.common.kind
+
+    @property
+    def step(self) -> int | None:
+        """Iterations, as far as that is known."""
+        return self.common.step
 
     @property
     def config(self) -> Mapping[str, Any]:
         """Its configuration."""
-        return self.alike.with_seed(self.own_seed)
+        return self.common.alike.with_seed(self.own_seed)
+
+    @property
+    def config_source(self) -> str:
+        """Where that is from."""
+        return self.common.config_source
+
+    @property
+    def place(self) -> Place:
+        """Where it belongs."""
+        return self.common.place.with_seed(self.seed)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run id that the file itself holds."""
+        return self.own.run_id
+
+    @property
+    def unused_configs(self) -> tuple[str, ...]:
+        """Keys of it that look like a configuration and were not used."""
+        return self.common.unused_configs
+
+    @property
+    def parts(self) -> tuple[folder_bytes.HashedFile, ...]:
+        """The files of a folder."""
+        return self.own.parts
+
+    @property
+    def opaque(self) -> tuple[str, ...]:
+        """Keys of the configuration of which W&B may have made what the file does not tell."""
+        return self.common.opaque
+
+    @property
+    def beside(self) -> tuple[records.BesideFile, ...]:
+        """The files beside it that gave its configuration, keys of it, or its step."""
+        return self.own.beside
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is of the end of its run, by the recipe."""
+        return self.common.is_end
+
+    def at_place_of(self, other: Examined) -> Examined:
+        """The same file, where another one belongs."""
+        return replace(self, common=self.common._replace(place=other.common.place), seed=other.seed)
 
     @property
     def size(self) -> int:
@@ -169,7 +256,7 @@ class Examined:
         """Whether the two are known to have one configuration, which is not compared."""
         mine, theirs = self.own_seed, other.own_seed
         is_same = mine is theirs or (type(mine) is type(theirs) is int and mine == theirs)
-        return is_same and self.alike is other.alike
+        return is_same and self.common.alike is other.common.alike
 
     @property
     def saved_at(self) -> float:
@@ -288,8 +375,10 @@ class Examiner:
         self._whole = whole
         self._alike = _AlikeKnown(convention.seed_key)
         self._shelves: placement.Shelves = {}
-        self._steps: dict[int | None, int | None] = {}
-        """Those that were met: each is held once."""
+        self._numbers: dict[int | None, int | None] = {}
+        """Steps and seeds that were met: each is held once."""
+        self._common: dict[tuple[object, ...], Common] = {}
+        """By what they hold, but where that holds more, by which that is."""
 
     def examine(self, file: SourceCheckpoint, read: Read) -> Examined:
         """Tell what a file is that was `read`.
@@ -322,26 +411,34 @@ class Examiner:
             shelves=self._shelves,
         )
         alike, own_seed = self._alike.of(config)
-        packed = state.packed
+        packed, kind, step = state.packed, parsed.prefix.name, self._numbers.setdefault(parsed.step, parsed.step)
+        is_end = parsed.prefix.final and step is not None and step == parsed.prefix.expected_step(config)
+        unused, opaque = info.unused_configs, info.opaque if config_source == "checkpoint" else ()
+        own = Own(b"" if packed == file.packed else packed, file.home, info.run_id, parts, notes)
+        alike_in: tuple[object, ...] = (
+            name, kind, step, id(alike), config_source, id(place.family), place.notes, unused, opaque, is_end,
+        )  # fmt: skip
+        common = self._common.get(alike_in)
+        if common is None:
+            common = self._common[alike_in] = Common(
+                among=file.among,
+                name=intern(name),
+                kind=kind,
+                step=step,
+                alike=alike,
+                config_source=config_source,
+                place=place.with_seed(None),
+                unused_configs=unused,
+                opaque=opaque,
+                is_end=is_end,
+            )
+        file.among.note_content(file.place, content)
         return Examined(
-            source=file,
-            packed=b"" if packed == file.packed else packed,
-            content=content,
-            name=intern(name),
-            kind=parsed.prefix.name,
-            step=self._steps.setdefault(parsed.step, parsed.step),
-            alike=alike,
-            own_seed=own_seed,
-            config_source=config_source,
-            place=place,
-            run_id=info.run_id,
-            unused_configs=info.unused_configs,
-            parts=parts,
-            opaque=info.opaque if config_source == "checkpoint" else (),
-            beside=notes,
-            is_end=parsed.prefix.final
-            and parsed.step is not None
-            and parsed.step == parsed.prefix.expected_step(config),
+            common=common,
+            at=file.place,
+            own_seed=self._numbers.setdefault(own_seed, own_seed) if type(own_seed) is int else own_seed,
+            seed=self._numbers.setdefault(place.seed, place.seed),
+            own=_NOTHING if own == _NOTHING else own,
         )
 
     def read(self, file: SourceCheckpoint) -> Read:

@@ -242,7 +242,7 @@ class RawOutputs:
                 progress("reading", done, total)
         if homeless:
             examined += list(self._of_copies(homeless, {one.content: one.source for one in examined}, home_of))
-        examined.sort(key=lambda file: file.source.relative)
+        examined.sort(key=lambda file: file.at)  # by path, that is
         found = _with_originals(self._attributed(examined))
         del examined
         content: dict[str, str] = {}
@@ -709,12 +709,12 @@ class RawOutputs:
 
 def _with_originals(files: Sequence[SavedFile]) -> list[SavedFile]:
     """The files, each copy in the place of the file that it is a copy of, whatever task its own folder says."""
-    originals = {saved.file.content: saved.file for saved in files if not saved.attribution.is_copy}
+    originals = {saved.file.sum: saved.file for saved in files if not saved.attribution.is_copy}
     found = []
     for saved in files:
-        original = originals.get(saved.file.content, saved.file)
+        original = originals.get(saved.file.sum, saved.file)
         if original is not saved.file and original.place != saved.file.place and original.config == saved.file.config:
-            saved = replace(saved, file=replace(saved.file, place=original.place))
+            saved = replace(saved, file=saved.file.at_place_of(original))
         found.append(saved)
     return found
 

@@ -10,6 +10,7 @@ import re
 import stat
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,10 @@ SAVE_FOLDER = "save_dir"
 """Key of `TrainConfig`: the folder that a run was told to save into, as it was called on the machine of the run."""
 WANDB_FILES = "files"
 """The folder of a W&B run folder that holds what the run gave to W&B."""
+
+
+_SUM = 32
+"""Bytes of a SHA-256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,10 @@ class SourceFiles(Sequence["SourceCheckpoint"]):
         self.names: list[str] = []
         """What it is called: see `placement.name_at_source`."""
         self._states = bytearray()
+        self._sums = bytearray()
+        """The SHA-256 of each that was read."""
+        self._contents: dict[int, str] = {}
+        """What else is said of the bytes of one."""
         self._folders: set[int] = set()
 
     def add(self, around: Around, file: str, name: str, state: bytes, *, is_folder: bool) -> None:
@@ -103,6 +112,26 @@ class SourceFiles(Sequence["SourceCheckpoint"]):
     def packed(self, place: int) -> bytes:
         """Its state."""
         return bytes(self._states[place * files.PACKED_SIZE : (place + 1) * files.PACKED_SIZE])
+
+    def note_content(self, place: int, content: str) -> None:
+        """Take note of what was read of it: see `Examined.content`."""
+        if not self._sums:
+            self._sums = bytearray(_SUM * len(self))
+        with suppress(ValueError):
+            packed = bytes.fromhex(content)
+            if len(packed) == _SUM and packed.hex() == content:
+                self._sums[place * _SUM : (place + 1) * _SUM] = packed
+                return
+        self._contents[place] = content
+
+    def sum(self, place: int) -> bytes | str:
+        """What tells that it is of the same bytes as another, in little memory, once `note_content` has it."""
+        return self._contents.get(place) or bytes(self._sums[place * _SUM : (place + 1) * _SUM])
+
+    def content(self, place: int) -> str:
+        """What `note_content` has of it."""
+        found = self.sum(place)
+        return found if isinstance(found, str) else found.hex()
 
     def is_folder(self, place: int) -> bool:
         """Whether it is one."""

@@ -46,6 +46,10 @@ class Place:
     folder: PurePosixPath
     """The task folder, relative to the root: all levels but the run's."""
 
+    def with_seed(self, seed: int | None) -> Place:
+        """The same, of another seed."""
+        return Place(self.family, self.group, self.task, seed, self.notes, self.folder)
+
     def run_folder(self, convention: Convention, *more: str) -> PurePosixPath:
         """The run's folder, relative to the root; `more` tells apart a second run of the same seed."""
         return self.folder / convention.folders.run(self.seed, *self.notes, *more, family=self.family)
