@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ckptman.formats import expected_weights, refusals, show_path
-from ckptman.rules import Convention, comparing, naming, recipe
+from ckptman.formats import CheckpointInfo, expected_weights, refusals, show_path
+from ckptman.rules import Convention, comparing, naming, recipe, terms
 from ckptman.tree import Finding, Inventory, contents, finding
 
 _MOST_LISTED = 4
@@ -27,7 +27,7 @@ def check_files(inventory: Inventory, convention: Convention) -> Iterator[Findin
             fix = _RENAME if file.entry is None else None
             yield finding("unknown-name", file.path, file.name_problem, fix)
     for run in inventory.runs:
-        by_recipe = _ByRecipe(run.config, convention)
+        by_recipe = run.once(("recipe", convention), partial(_ByRecipe, run.config, convention))
         for file in run.files:
             if file.path not in inventory.told:
                 yield from _check_name(file, run, convention)
@@ -88,11 +88,14 @@ def _check_fields(file: contents.CheckpointFile) -> Iterator[Finding]:
 
 
 class _ByRecipe:
-    """What the configuration of a run says of its files, worked out once for all of them."""
+    """What the configuration of a run says of its files, worked out once for all of them, and for all seeds."""
 
     def __init__(self, config: Mapping[str, Any], convention: Convention) -> None:
         self.config = config
         self.convention = convention
+        self._steps: dict[str, int | None] = {}
+        self._known: dict[int, tuple[object, list[str]]] = {}
+        """Of weights by their identity, and how they differ: files of a kind have the same (`formats.alike`)."""
 
     @cached_property
     def end(self) -> int | None:
@@ -104,11 +107,30 @@ class _ByRecipe:
         """As `recipe.saved_by`."""
         return recipe.saved_by(self.config, self.convention)
 
+    def expected_step(self, prefix: terms.Prefix) -> int | None:
+        """As `Prefix.expected_step`."""
+        if prefix.name not in self._steps:
+            self._steps[prefix.name] = prefix.expected_step(self.config)
+        return self._steps[prefix.name]
+
     @cached_property
-    def wrong_shapes(self) -> Callable[[Mapping[str, tuple[int, ...]]], list[str]] | None:
-        """How weights differ from those that it says; None where it does not say any."""
+    def _differences(self) -> Callable[[Mapping[str, tuple[int, ...]]], list[str]]:
         expected = expected_weights(self.config, self.convention.model)
-        return None if expected is None else expected.differences
+        return (lambda _: []) if expected is None else expected.differences
+
+    def wrong_shapes(self, info: CheckpointInfo) -> list[str]:
+        """How weights differ from those that it says, if it says any."""
+        known, found = self._known.get(id(info.tensors), (None, []))
+        if known is not info.tensors:
+            found = self._differences({tensor.name: tensor.shape for tensor in info.tensors})
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            self._known[id(info.tensors)] = info.tensors, found
+        return found
+
+
+_MOST_KNOWN = 8
+"""Weights that are known by their identity: they are held."""
 
 
 def _check_recipe(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterator[Finding]:
@@ -116,7 +138,7 @@ def _check_recipe(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterat
     prefix = (file.name.prefix if file.name is not None else None) or convention.prefix(file.kind or "")
     if prefix is None or file.step is None:
         return
-    expected, saved = prefix.expected_step(config), by_recipe.saved[prefix.name]
+    expected, saved = by_recipe.expected_step(prefix), by_recipe.saved[prefix.name]
     if prefix.early and expected is not None and file.step < expected:
         return
     if expected is not None and saved is not None and file.step not in saved:
@@ -133,10 +155,8 @@ def _check_recipe(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterat
 def _check_weights(file: contents.CheckpointFile, by_recipe: _ByRecipe) -> Iterator[Finding]:
     if file.info is None or file.info.missing:
         return
-    if by_recipe.wrong_shapes is not None:
-        differences = by_recipe.wrong_shapes({tensor.name: tensor.shape for tensor in file.info.tensors})
-        if differences:
-            yield finding("wrong-shapes", file.path, _listed(differences))
+    if differences := by_recipe.wrong_shapes(file.info):
+        yield finding("wrong-shapes", file.path, _listed(differences))
     model, trained = file.info.model_config or {}, file.info.config or {}
     unequal = sorted(key for key in model.keys() & trained.keys() if not comparing.same_value(model[key], trained[key]))
     if unequal:

@@ -144,9 +144,18 @@ def _group(name: str, convention: Convention) -> _Group | None:
 
 def check_settings(run: contents.Run, convention: Convention) -> Iterator[Finding]:
     """As `check_grid`, what is about one run alone."""
-    group = None if run.place is None else _known_group(run.place.group, convention)
-    if group is not None and (item := group.of(run.config)) is not None:
-        yield from _check_settings(run, group, item, convention)
+    if run.place is not None:
+        name = run.place.group
+        for message in run.once(("settings", name, convention), lambda: _other_settings(run, name, convention)):
+            yield finding("off-grid", run.folder, message)
+
+
+def _other_settings(run: contents.Run, name: str, convention: Convention) -> list[str]:
+    group = _known_group(name, convention)
+    item = None if group is None else group.of(run.config)
+    if group is None or item is None:
+        return []
+    return [found.message for found in _check_settings(run, group, item, convention)]
 
 
 @lru_cache(maxsize=256)

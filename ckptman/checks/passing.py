@@ -85,7 +85,7 @@ class _Sieve:
             [(_, found)] = self._read([folder], alone)
             return tuple(self._told(folder, found)) if self._is_good(folder, found) else None
 
-        for item in records.share_folders(self.root, self.convention, tell, natural=False):
+        for item in records.share_folders(self.root, self.convention, tell, natural=False, verify=True):
             if isinstance(item, records.ScannedFolder):
                 yield item
             elif not self._let_go(told := _Told(*item)):

@@ -51,7 +51,7 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
     strangers = {file.path: run.place.folder for run in extra if run.place is not None for file in run.files}
     yield from _check_digests(inventory)
     for folder in inventory.scan.runs:
-        if folder.record is not None and _is_changed(inventory.scan.root / folder.path / records.RUN_FILE):
+        if folder.record is not None and _is_record_changed(inventory.scan.root, folder):
             yield finding("record-changed", folder.path / records.RUN_FILE, records.CHANGED)
         elif folder.path in wrong:
             fix = "Move run.json out of the tree, and ingest the run's source again, which writes it anew."
@@ -77,6 +77,12 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         if run.folder not in wrong:
             yield from _check_place(run)
     yield from _check_duplicates(inventory)
+
+
+def _is_record_changed(root: Path, folder: records.RunFolder) -> bool:
+    if folder.is_as_written is not None:
+        return not folder.is_as_written
+    return _is_changed(root / folder.path / records.RUN_FILE)
 
 
 def _is_changed(file: Path) -> bool:
@@ -182,11 +188,13 @@ def _check_beside(folder: records.RunFolder, record: records.RunRecord) -> Itera
 
 def _check_history(root: Path, folder: records.RunFolder, record: records.RunRecord) -> Iterator[Finding]:
     """The learning curve, which is small enough to be read whole."""
-    path, entry = folder.path / history.HISTORY_FILE, record.history
+    entry = record.history
     there = history.HISTORY_FILE in folder.files
+    if entry is None and not there:
+        return
+    path = folder.path / history.HISTORY_FILE
     if entry is None:
-        if there:
-            yield finding("bad-history", path, "run.json does not list this learning curve")
+        yield finding("bad-history", path, "run.json does not list this learning curve")
     elif not there:
         yield finding("bad-history", path, "run.json lists this learning curve; it is not there", _INGEST_AGAIN)
     else:

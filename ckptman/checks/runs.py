@@ -221,8 +221,7 @@ def _check_config(run: contents.Run, convention: Convention) -> Iterator[Finding
         what = f"no {convention.seed_key}" if seed is None else f"an unusable {convention.seed_key}: {seed!r}"
         message = f"the configuration of {_which_files([run])} has {what}"
         yield finding("unknown-seed", run.folder, message)
-    for keys in (convention.trained_keys, convention.tested_keys):
-        bounds = _range(run, keys)
+    for keys, bounds in zip((convention.trained_keys, convention.tested_keys), _ranges(run, convention), strict=True):
         if keys is not None and bounds is not None and bounds[0] > bounds[1]:
             message = f"{keys[0]} is {bounds[0]}, above {keys[1]}, which is {bounds[1]}"
             yield finding("bad-range", run.folder, message)
@@ -236,16 +235,15 @@ def tests_of(runs: Iterable[contents.Run], convention: Convention) -> _Tests:
     """The runs that were tested on lengths they were trained on, or on others than their grid's."""
     found: _Tests = Counter()
     for run in runs:
-        trained, tested = _range(run, convention.trained_keys), _range(run, convention.tested_keys)
+        trained, tested = _ranges(run, convention)
         if trained is None or tested is None or tested[0] > tested[1] or run.place is None:
             continue
         if tested[0] <= trained[1]:
             found[run.place.folder.parent, trained[1], *tested] += 1
-        elif run.measured is not None:
-            continue  # on those of the convention, by an evaluation
         elif (
             convention.metric.fixed not in (None, tested)
             and placement.group_pattern(run.place.group, convention) is not None
+            and run.measured is None  # else on those of the convention, by an evaluation
         ):
             found[run.place.folder.parent, None, *tested] += 1
     return found
@@ -264,7 +262,16 @@ def _check_tests(tests: _Tests, convention: Convention) -> Iterator[Finding]:
             yield finding("other-test-lengths", group, message)
 
 
-def _range(run: contents.Run, keys: tuple[str, str] | None) -> tuple[int, int] | None:
+_Range = tuple[int, int] | None
+
+
+def _ranges(run: contents.Run, convention: Convention) -> tuple[_Range, _Range]:
+    """The lengths that a run was trained on, and those that it was tested on."""
+    trained, tested = convention.trained_keys, convention.tested_keys
+    return run.once(("ranges", trained, tested), lambda: (_range(run, trained), _range(run, tested)))
+
+
+def _range(run: contents.Run, keys: tuple[str, str] | None) -> _Range:
     if keys is None:
         return None
     low, high = (comparing.whole(run.config.get(key)) for key in keys)
@@ -293,7 +300,7 @@ def _check_whole(
             *((entry.kind, entry.step) for entry in (part.record.checkpoints if part.record is not None else ())),
         )
     ]
-    stands = standing.compare(run.config, found, convention)
+    stands = run.compared(found) if run.convention is convention else standing.compare(run.config, found, convention)
     if not stands.kinds:
         return
     if not stands.has_final:

@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -105,6 +105,8 @@ class _Kind:
     is_tried: bool = False
     places: _Places | None = None
     """None until a second one is seen, and where they cannot be told."""
+    held: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of what is said, once a second one is seen."""
 
 
 _KINDS: OrderedDict[bytes, _Kind] = OrderedDict()
@@ -226,12 +228,13 @@ def known(sample: Sample, interpret: Callable[[Sequence[int | str]], Said]) -> C
     if not kind.is_tried:
         kind.is_tried = True
         kind.places = _places_of(kind, sample, interpret)
+        kind.held = _fields_of(kind.said.info)
     places = kind.places
     if places is None:
         return None
     # The same objects where they are equal: a tree whose configurations are held has many of each.
     values = tuple(one if one == two else two for one, two in zip(kind.values, sample.values, strict=True))
-    return lambda size: kind.said._replace(info=_filled(kind.said.info, places, values, size))
+    return lambda size: kind.said._replace(info=_filled(kind.said.info, kind.held, places, values, size))
 
 
 def learn(sample: Sample, rules: terms.CheckpointRules, said: Said) -> None:
@@ -268,7 +271,8 @@ def _places_of(kind: _Kind, sample: Sample, interpret: Callable[[Sequence[int | 
     is_plain = all(key in (_NUMBERS if isinstance(marks[at], int) else _WORDS) for key, at in in_configs)
     if not (is_found and is_plain and marked.is_alone and marked.storages == kind.said.storages):
         return None
-    return places if _is_same(_filled(info, places, kind.values, kind.said.info.size), kind.said.info) else None
+    first = kind.said.info
+    return places if _is_same(_filled(info, _fields_of(info), places, kind.values, first.size), first) else None
 
 
 def _found_in(items: Mapping[str, Any] | None, number_of: Mapping[int | str, int]) -> tuple[tuple[str, int], ...]:
@@ -286,11 +290,17 @@ def _details(info: CheckpointInfo) -> list[object]:
     return [*configs, [(tensor.view, tensor.saved_as) for tensor in info.tensors]]
 
 
-def _filled(info: CheckpointInfo, places: _Places, values: tuple[int | str, ...], size: int) -> CheckpointInfo:
-    """What a pickle of these values says."""
+def _fields_of(info: CheckpointInfo) -> dict[str, Any]:
+    return {item.name: getattr(info, item.name) for item in fields(info)}
+
+
+def _filled(
+    info: CheckpointInfo, held: Mapping[str, Any], places: _Places, values: tuple[int | str, ...], size: int
+) -> CheckpointInfo:
+    """What a pickle of these values says; `held` are the fields of `info`."""
     changes: dict[str, Any] = {name: values[at] for name, at in places.fields}
     if places.config:
         changes["config"] = {**(info.config or {}), **{key: values[at] for key, at in places.config}}
     if places.model_config:
         changes["model_config"] = {**(info.model_config or {}), **{key: values[at] for key, at in places.model_config}}
-    return replace(info, size=size, **changes)
+    return type(info)(**{**held, "size": size, **changes})  # as `replace` does, in a third of the time

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from sys import intern
 from typing import Any, TypeVar
@@ -56,8 +57,13 @@ class Place:
 
     def is_at(self, folder: PurePosixPath, convention: Convention) -> bool:
         """Whether a run folder is the one of this place, or one beside it that tells apart a second run."""
-        expected = self.run_folder(convention)
-        return folder.parent == expected.parent and f"{folder.name}-".startswith(f"{expected.name}-")
+        name = convention.folders.run(self.seed, *self.notes, family=self.family)
+        return folder.parent == self.folder and f"{folder.name}-".startswith(f"{name}-")
+
+    def of_seed(self, seed: int | None) -> Place:
+        """The place of a run that differs in the seed alone."""
+        seed = seed if seed is not None and 0 <= seed < SEED_END else None
+        return Place(self.family, self.group, self.task, seed, self.notes, self.folder)
 
     def root_of(self, folder: Path) -> Path | None:
         """The root of the tree in which `folder` is this task folder; None where it is another one."""
@@ -134,6 +140,7 @@ def fits(pattern: GroupPattern, family: Mapping[str, Scalar]) -> bool:
     return all(comparing.same_value(family[name], value) for name, value in pattern.facets.items() if name in family)
 
 
+@lru_cache(maxsize=256)
 def group_pattern(name: str, convention: Convention) -> GroupPattern | None:
     """The known pattern that a group's name follows."""
     return next((group for group in convention.groups if group.parse(name) is not None), None)
@@ -311,14 +318,7 @@ def place_of(
         if shelves is not None:
             shelves[key] = shelf
     named, folder = shelf
-    return Place(
-        family=named,
-        group=intern(group),
-        task=task,
-        seed=seed if seed is not None and 0 <= seed < SEED_END else None,
-        notes=notes,
-        folder=folder,
-    )
+    return Place(named, intern(group), task, None, notes, folder).of_seed(seed)
 
 
 def root_above(folder: Path, convention: Convention) -> Path | None:

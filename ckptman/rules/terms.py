@@ -333,6 +333,16 @@ class Convention:
         every = [*grids, *self.set_keys, *named, *facets, *others, *lengths]
         return tuple(dict.fromkeys(key for key in every if "." in key))
 
+    @cached_property
+    def has_seed_apart(self) -> bool:
+        """Whether the seed says only which run of a configuration it is: nothing else is told by it."""
+        axes = [key for grid in self.grids.values() for key in (*grid.axes, *(k for p in grid.across for k in p))]
+        holes = [hole for group in self.groups for hole in group.holes]
+        facets = [key for facet in self.facets.values() for key in facet.keys]
+        others = [self.group_key, *(prefix.step_config for prefix in self.prefixes), *axes, *holes]
+        lengths = [*(self.trained_keys or ()), *(self.tested_keys or ())]
+        return self.seed_key not in {*others, *facets, *lengths, *self.set_keys}
+
     def lifted(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """A configuration with what the convention names in its sections under the paths of that: `optim.lr`."""
         found = {path: value for path in self._paths if (value := comparing.at(config, path)) is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from ckptman.checks import passing
 from ckptman.checks.validation import ValidationResult, validate
+from ckptman.fs import files as fs_files
+from ckptman.fs import processes
 from ckptman.rules.convention_file import built_in
 from ckptman.tree import contents
 from tests.helpers.sharing import shared_out
@@ -83,3 +86,23 @@ def test_a_tree_of_another_numbering_is_read_again_where_some_runs_passed(
     found = same(merged, monkeypatch)
     assert "other-numbering" in {item.code for item in found.findings}
     assert (found.numbering, found.inventory.passed.runs) == ("merged", 0)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_record_is_read_once(good_tree: Path, shares: bool, monkeypatch: MonkeyPatch) -> None:
+    read: list[str] = []
+    real = fs_files.read_bytes
+
+    def counted(path: Path | str, most: int | None = None) -> bytes:
+        read.append(str(path))
+        return real(path, most)
+
+    monkeypatch.setattr(fs_files, "read_bytes", counted)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
+    with shared_out() if shares else nullcontext():
+        assert validate(good_tree).findings == ()
+    assert sorted(read) == sorted(map(str, good_tree.rglob("run.json")))
+    # The control: where all is held, each is read to be checked.
+    read.clear()
+    held(good_tree, monkeypatch)
+    assert len(read) == 2 * RUNS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from ckptman.checks.validation import validate
 from ckptman.documents.reporting import report
 from ckptman.queries.listing import list_checkpoints
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.sweeps.grid_status import status
-from ckptman.tree.contents import Depth, Origin, take_inventory
+from ckptman.tree.contents import Depth, Origin, Run, take_inventory
 from tests.helpers.raw import config, name_of, write_checkpoint
 from tests.helpers.trees import CHECKPOINT, FINAL, RUN, make_tree, small_config
 
@@ -121,3 +122,41 @@ def test_the_files_of_a_run_stand_in_the_order_of_its_record(root: Path) -> None
     run = take_inventory(root, built_in()).runs[0]
     assert [file.path.name for file in run.files] == [CHECKPOINT, FINAL]
     assert [file.kind for file in run.files] == ["Checkpoint", "Final"]
+
+
+PLAIN = {"seed": 1, "use_mlp": True, "min_lr": -0.0}
+
+
+def run_of(**values: Any) -> Run:
+    folder = PurePosixPath("with_layernorm/dynamic/len_gen_k8/task_0000/seed_1")
+    return Run(folder, Origin.LOOSE, None, {**config().to_dict(), **PLAIN, **values}, (), built_in())
+
+
+def test_runs_that_differ_in_their_seeds_know_what_one_of_them_found() -> None:
+    one, other = run_of(seed=1), run_of(seed=2)
+    assert one.once("asked", lambda: 5) == 5
+    assert other.once("asked", lambda: 6) == 5
+    assert one.place is not None
+    assert other.place is not None
+    assert (one.place.seed, other.place.seed) == (1, 2)
+    assert one.place.folder is other.place.folder
+
+
+@pytest.mark.parametrize(
+    "values", [{"use_mlp": 1}, {"min_lr": 0.0}, {"more": [1]}, {"seed": "1"}, {"seed": 0}, {"seed": True}], ids=repr
+)
+def test_runs_that_differ_in_anything_else_do_not(values: dict[str, Any]) -> None:
+    """Flags and numbers that Python holds for equal are spelled differently in messages; a key that is 0 is off."""
+    asked = f"asked of {values}"
+    assert [run.once(asked, lambda at=at: at) for at, run in enumerate((run_of(), run_of(seed=5)))] == [0, 0]  # type: ignore[misc]
+    assert run_of(**values).once(asked, lambda: 2) == 2
+
+
+def test_where_more_hangs_on_the_seed_than_the_run_nothing_is_known_by_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "ckptman.yaml"
+    path.write_text("run: {seed: test_max_k}\n")
+    rules = load_convention(path)
+    assert built_in().has_seed_apart
+    assert not rules.has_seed_apart
+    runs = [replace(run_of(test_max_k=longest), convention=rules) for longest in (32, 33)]
+    assert [run.once("asked of lengths", lambda at=at: at) for at, run in enumerate(runs)] == [0, 1]  # type: ignore[misc]
