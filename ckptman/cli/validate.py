@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ from ckptman.text import UsageError, wording
 
 if TYPE_CHECKING:  # imported where they are used: an answer that is known needs none of them
     from ckptman.checks import Testimony, ValidationResult
+    from ckptman.cli.progress import StageProgress
 
 
 class Format(StrEnum):
@@ -112,16 +113,15 @@ def _validate(
 
     def check() -> ValidationResult:
         from ckptman.checks import validate
-        from ckptman.cli.progress import StageProgress
 
-        with StageProgress() as progress:
+        with _progress() as progress:
             return validate(
                 root,
                 convention=convention,
                 deep=deep or fix,  # what is moved or put away is known by its bytes
                 select=_codes(select),
                 ignore=_codes(ignore),
-                progress=progress if sys.stderr.isatty() else None,
+                progress=progress,
                 stale_documents=stale_documents,
                 witness=asked_weights if witness else None,
             )
@@ -130,7 +130,6 @@ def _validate(
         raise UsageError("--dry-run goes with --fix", code="bad-usage", fix="Validate alone changes nothing.")
     reads_headers = not (deep or fix or witness)
     with Remembered(context, root, convention) if reads_headers else nullcontext():
-        from ckptman.checks import mending
         from ckptman.cli import found
         from ckptman.fs import locks
         from ckptman.tree import records
@@ -139,6 +138,8 @@ def _validate(
         with locks.lock_tree(root) if fix and root.is_dir() else nullcontext():
             result, steps = check(), None
             if fix:
+                from ckptman.checks import mending
+
                 records.require_no_migration(root)
                 steps = mending.plan_mending(result)
                 if steps and not dry_run:
@@ -156,6 +157,15 @@ def _validate(
             if not result.findings:
                 next_step(f"ckptman report {wording.shell_word(root)}")
         raise typer.Exit(result.exit_status)
+
+
+def _progress() -> AbstractContextManager[StageProgress | None]:
+    """Bars, where somebody can see them."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from ckptman.cli.progress import StageProgress
+
+    return StageProgress()
 
 
 def _codes(values: Iterable[str] | None) -> tuple[str, ...]:

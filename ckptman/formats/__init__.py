@@ -6,10 +6,21 @@ May not be done here: importing torch, or judging whether a file lies in the rig
 
 from __future__ import annotations
 
-from ckptman.formats import architecture, containers, folder_bytes, mapping, pickled, refusals, whole
-from ckptman.formats.archive import show_path
-from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
-from ckptman.formats.weight_shapes import expected_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # most of them read pickles, which is not asked of every tree
+    from ckptman.formats.archive import show_path
+    from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
+    from ckptman.formats.weight_shapes import expected_weights
+
+_HOMES = {
+    "CheckpointInfo": "checkpoint",
+    "OptimizerInfo": "checkpoint",
+    "expected_weights": "weight_shapes",
+    "read_checkpoint": "checkpoint",
+    "show_path": "archive",
+}
 
 __all__ = [
     "CheckpointInfo",
@@ -25,3 +36,9 @@ __all__ = [
     "show_path",
     "whole",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

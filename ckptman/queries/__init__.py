@@ -5,9 +5,22 @@ Promises: nothing is written. May not be done here: defining a check.
 
 from __future__ import annotations
 
-from ckptman.queries.inspection import ShownCheckpoint, name_json, show
-from ckptman.queries.listing import list_checkpoints
-from ckptman.queries.over_seeds import Results, results
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # each question imports what answers it: `ls` needs no checks
+    from ckptman.queries.inspection import ShownCheckpoint, name_json, show
+    from ckptman.queries.listing import list_checkpoints
+    from ckptman.queries.over_seeds import Results, results
+
+_HOMES = {
+    "Results": "over_seeds",
+    "ShownCheckpoint": "inspection",
+    "list_checkpoints": "listing",
+    "name_json": "inspection",
+    "results": "over_seeds",
+    "show": "inspection",
+}
 
 __all__ = [
     "Results",
@@ -22,3 +35,9 @@ __all__ = [
     "show",
     "surroundings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,14 +16,13 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from statistics import fmean
 from typing import Any, cast
 
 from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement, terms
 from ckptman.text import UsageError, json_text, wording
-from ckptman.tree import Finding, Inventory, contents, finding, records, statistics
+from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
 
 _MOST_VALUES = 8
@@ -282,6 +281,8 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
     Raises:
         UsageError: where there is no tree.
     """
+    from ckptman.tree import statistics
+
     folders = records.FoldersInTurn(root, convention, natural=True)
     not_listed: list[Finding] = []
     found: list[ListedCheckpoint] = []
@@ -365,7 +366,7 @@ def value_of(item: ListedCheckpoint, metric: str, convention: Convention) -> flo
         return tree_metrics.from_metrics(item.metrics, item.config, convention, named)
     keys = [key for key in item.metrics if fnmatchcase(key, metric)] if "*" in metric else [metric]
     values = [value for key in keys if (value := tree_metrics.finite(item.metrics.get(key))) is not None]
-    return fmean(values) if values else None
+    return tree_metrics.mean(values) if values else None
 
 
 def check_metrics(

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ckptman.formats import CheckpointInfo, containers, folder_bytes, whole
 from ckptman.fs import files as fs_files
 from ckptman.rules import Convention, Place, comparing, grids, naming, placement, terms
 from ckptman.text import RefusedError
@@ -38,6 +37,9 @@ from ckptman.tree.records import (
     scan_tree,
 )
 from ckptman.tree.standing import Standing, compare
+
+if TYPE_CHECKING:  # imported where it is used: a tree is often known by its records alone
+    from ckptman.formats import CheckpointInfo
 
 _T = TypeVar("_T")
 
@@ -583,6 +585,8 @@ def _read(root: Path, file: CheckpointFile, convention: Convention, depth: Depth
         return file
     info = refusal = None
     if depth >= Depth.UNRECORDED:
+        from ckptman.formats import containers
+
         try:
             info = containers.read(root / file.path, convention.checkpoint)
         except RefusedError as error:
@@ -613,6 +617,8 @@ def _read_bytes(
     root: Path, file: CheckpointFile, convention: Convention, count: Callable[[int], None]
 ) -> CheckpointFile:
     """Read a file in one pass; of one that is no checkpoint, the SHA-256 alone."""
+    from ckptman.formats import folder_bytes, whole
+
     file = with_name(file, convention)
     # Ingest, which signs its records, worked out all checksums of what it placed.
     is_told = file.entry is not None and is_signed(root / file.path.parent / RUN_FILE)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist, fmean, pstdev, stdev
 from typing import Any
 
 from ckptman.rules import Convention, TrainConfig, terms
@@ -104,7 +103,7 @@ def _evaluated(item: Mapping[str, Any], config: Mapping[str, Any], convention: C
     found = [by_k.get(str(k)) for k in range(low, high + 1)]
     values = [finite(one.get("exact_match")) for one in found if isinstance(one, dict)]
     known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(found) else None
+    return mean(known) if known and len(known) == len(found) else None
 
 
 def from_metrics(
@@ -120,7 +119,12 @@ def from_metrics(
     """
     values = [finite(metrics.get(key)) for key in (metric or convention.metric).keys(config)]
     known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+    return mean(known) if known and len(known) == len(values) else None
+
+
+def mean(values: Sequence[float]) -> float:
+    """As `statistics.fmean`, whose module takes longer to import than all the means of a small tree."""
+    return math.fsum(values) / len(values)
 
 
 def finite(value: object) -> float | None:
@@ -139,8 +143,10 @@ def over_runs(values: Iterable[float], convention: Convention) -> Generalization
     known = list(values)
     if not known:
         return None
+    from statistics import pstdev, stdev
+
     deviation = pstdev if convention.statistics == "population" else stdev
-    return Generalization(mean=fmean(known), deviation=deviation(known) if len(known) > 1 else None, runs=len(known))
+    return Generalization(mean=mean(known), deviation=deviation(known) if len(known) > 1 else None, runs=len(known))
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -169,6 +175,8 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
 
 @lru_cache(maxsize=8)
 def _quantile(probability: float) -> float:
+    from statistics import NormalDist
+
     return NormalDist().inv_cdf(probability)
 
 

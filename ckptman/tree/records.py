@@ -15,7 +15,6 @@ from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, placing, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
@@ -665,8 +664,8 @@ def scan_folder(
         named = item.name.endswith(suffix)
         try:
             kind, size = _kind_of(item)
-            if kind == "folder" and named and not is_kept and containers.is_checkpoint_folder(root / path):
-                kind, size = "file", folder_bytes.size_of(root / path)  # a checkpoint that is a folder is one thing
+            if kind == "folder" and named and not is_kept and (whole := _size_of_folder(root / path)) is not None:
+                kind, size = "file", whole  # a checkpoint that is a folder is one thing
         except OSError as error:  # in a folder that may be listed, but not entered
             unreadable.append((path, error.strerror or str(error)))
             continue
@@ -1105,6 +1104,13 @@ def _load_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     except ValueError:
         raise ValueError("it is no JSON") from None
+
+
+def _size_of_folder(path: Path) -> int | None:
+    """Bytes of a folder that is a checkpoint; None for another one."""
+    from ckptman.formats import containers, folder_bytes
+
+    return folder_bytes.size_of(path) if containers.is_checkpoint_folder(path) else None
 
 
 def _kind_of(item: os.DirEntry[str]) -> tuple[str, int]:
