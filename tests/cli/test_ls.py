@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ckptman.cli.app import run
 from ckptman.cli.tables import print_table
+from ckptman.fs import cache
 from ckptman.ingestion.ingesting import ingest
 from tests.helpers.listed import BEST, FIXED, LARGE, NO_LN, RUNS, make_listed_tree
 from tests.helpers.raw import config
@@ -352,3 +353,27 @@ def test_columns_are_aligned_by_what_the_screen_shows() -> None:
     out = Console(file=text, width=5, soft_wrap=True)
     print_table(out, [["a", "bb", "c"], ["表", "x", "c"], ["\n", "123", "c"]], right=(1,), give=("-c",))
     assert text.getvalue().splitlines() == ["a    bb  c", "表    x  c", "\\n  123  c"]  # no terminal: all of it
+
+
+_IMPORTED = """
+import sys
+from ckptman.cli.app import run
+run(sys.argv[1:])
+others = ("ckptman.checks", "ckptman.formats.pickle_reader", "ckptman.tree.statistics", "statistics", "rich.progress")
+sys.stderr.write(" ".join(["IMPORTED", *(name for name in others if name in sys.modules)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [
+        (["ls", "--json"], ""),
+        (["validate", "--json"], "ckptman.checks ckptman.formats.pickle_reader"),
+        (["results", "--json"], "ckptman.tree.statistics statistics"),
+    ],
+)
+def test_what_answers_another_question_is_not_imported(tree: Path, arguments: list[str], imported: str) -> None:
+    command = [sys.executable, "-c", _IMPORTED, *arguments, "--root", str(tree)]
+    environment = {**os.environ, cache.VARIABLE: "off"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.splitlines()[-1].split() == ["IMPORTED", *imported.split()]
