@@ -63,6 +63,8 @@ def at(config: Mapping[str, Any], path: str) -> Any:
 
 def whole(value: object) -> int | None:
     """A whole number in any of its spellings; None for anything else, a flag too."""
+    if type(value) is int:  # mostly
+        return value
     number = None if isinstance(value, bool) else canonical(value)
     return number if isinstance(number, int) else None
 

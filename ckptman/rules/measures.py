@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ckptman.rules import comparing
@@ -13,6 +14,8 @@ LENGTH = "{k}"
 EXACT_MATCH = "exact_match_acc"
 """What the exact match, which training logs and `eval` measures, is called at the end of a key."""
 _MOST_LENGTHS = 100_000
+_FEW_LENGTHS = 256
+"""So few that their keys are remembered: most runs have those of others."""
 Bound = int | str | None
 
 
@@ -49,7 +52,10 @@ class Metric:
         if LENGTH not in self.pattern:
             return [self.pattern]
         bounds = self.bounds(config)
-        return [] if bounds is None else [self.pattern.replace(LENGTH, str(k)) for k in range(bounds[0], bounds[1] + 1)]
+        if bounds is None:
+            return []
+        of = _keys_of if bounds[1] - bounds[0] < _FEW_LENGTHS else _keys_of.__wrapped__
+        return list(of(self.pattern, *bounds))
 
     @property
     def is_by_length(self) -> bool:
@@ -87,3 +93,8 @@ class Metric:
     def heading(self) -> str:
         """Its title with its lengths."""
         return ", ".join(filter(None, (self.title, self.span)))
+
+
+@lru_cache(maxsize=64)
+def _keys_of(pattern: str, low: int, high: int) -> tuple[str, ...]:
+    return tuple(pattern.replace(LENGTH, str(k)) for k in range(low, high + 1))

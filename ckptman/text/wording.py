@@ -7,6 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 
@@ -75,7 +76,12 @@ _NUMBERS = re.compile(r"([0-9]+)")
 
 def natural_key(text: object) -> tuple[tuple[int, int | str], ...]:
     """A key that sorts names as people do: `k4`, `k8`, `k16`. Different names have different keys."""
-    name = str(text)
+    return _natural_key(str(text))
+
+
+@lru_cache(maxsize=1024)
+def _natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Runs of a tree have the same names in their folders."""
     pieces: list[tuple[int, int | str]] = [(1, piece) for piece in _NUMBERS.split(name)]
     pieces[1::2] = [(0, int(piece)) for _, piece in pieces[1::2]]
     return (*pieces, (2, name))  # `k04` and `k4` are one number, but not one name

@@ -129,6 +129,8 @@ def mean(values: Sequence[float]) -> float:
 
 def finite(value: object) -> float | None:
     """A value that can be reckoned with, as a number; None for any other: a flag, NaN, an integer beyond all floats."""
+    if type(value) is float:
+        return value if -_LARGEST <= value <= _LARGEST else None  # NaN is neither
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     return float(value) if good and isinstance(value, int | float) else None
 

@@ -674,8 +674,9 @@ def scan_folder(
             files[item.name] = size
     is_run = not is_kept and (RUN_FILE in files or _is_run_place(folder, convention))
     if is_run:
-        own_wandb = folder / convention.folders.saved_wandb
-        kept_wandb = next((entry.path for entry in entries if entry.kind == "folder" and entry.path == own_wandb), None)
+        below = [entry.path for entry in entries if entry.kind == "folder"]
+        own_wandb = folder / convention.folders.saved_wandb if below else None
+        kept_wandb = next((path for path in below if path == own_wandb), None)
         if RUN_FILE in files:
             try:
                 data = _read_data(at / RUN_FILE)
