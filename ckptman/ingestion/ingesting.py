@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -234,6 +235,43 @@ def _ingest(
     return work.result()
 
 
+class _Written(Mapping[str, str]):
+    """What was written, relative to the root, with its SHA-256; of records, only the sums are held."""
+
+    def __init__(self, runs: PlannedFolders) -> None:
+        self._runs = runs
+        self._sums = bytearray(_SUM * len(runs))
+        """In the order of the runs; zeros where none was written."""
+        self._others: dict[str, str] = {}
+
+    def note(self, path: str, sha256: str) -> None:
+        """Take note of a file."""
+        if (at := self._at(path)) is None:
+            self._others[path] = sha256
+        else:
+            self._sums[at : at + _SUM] = bytes.fromhex(sha256)
+
+    def _at(self, path: str) -> int | None:
+        """Where the sum of a record is; None of another file."""
+        folder, _, name = path.rpartition("/")
+        place = self._runs.place_of(folder or ".") if name == records.RUN_FILE else None
+        return None if place is None else _SUM * place
+
+    def __getitem__(self, path: str) -> str:
+        if (at := self._at(path)) is None:
+            return self._others[path]
+        if not any(found := self._sums[at : at + _SUM]):
+            raise KeyError(path)
+        return found.hex()
+
+    def __iter__(self) -> Iterator[str]:
+        paths = (str(folder / records.RUN_FILE) for folder in self._runs.folders)
+        return chain((path for path in paths if path in self), self._others)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @dataclass
 class _RunAtWork:
     """A run whose files are being placed."""
@@ -256,6 +294,8 @@ class _Turn:
     """What is in the batch."""
 
 
+_SUM = 32
+"""Bytes of a SHA-256."""
 _MANY = 16
 """Files in a batch from which on there are descriptors for two."""
 _MUCH = 1 << 22
@@ -283,7 +323,7 @@ class _Apply:
         self.wandb_kept: list[tuple[Path, Path]] = []
         """W&B files that the tree had, and where."""
         self.histories: list[str] = []
-        self.written: dict[str, str] = {}
+        self.written = _Written(plan.runs)
         self.on_disk: set[Path] = set()
         """Records of which that is known."""
         self.done_bytes = 0
@@ -539,7 +579,7 @@ class _Apply:
                 self.failed.update(str(folder / entry.file) for entry in record.checkpoints)
                 self._refuse(root / folder / records.RUN_FILE, outcome)
                 continue
-            self.written[str(folder / records.RUN_FILE)] = outcome
+            self.written.note(str(folder / records.RUN_FILE), outcome)
             self.recorded_bytes += sum(item.size for item in work.run.placements)
             self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
@@ -582,7 +622,7 @@ class _Apply:
             return known
         written, sha256 = str(run.folder / history.HISTORY_FILE), hashlib.sha256(data).hexdigest()
         self.histories.append(written)
-        self.written[written] = sha256
+        self.written.note(written, sha256)
         return records.HistoryEntry(
             size=len(data),
             sha256=sha256,
@@ -648,7 +688,7 @@ class _Apply:
             make_folders(folder, root=self.plan.root)
             records.write_overwritten(folder, listed, root=self.plan.root)
             path = str((folder / records.OVERWRITTEN_FILE).relative_to(self.plan.root))
-            self.written[path] = hashlib.sha256(records.signed(listed)).hexdigest()
+            self.written.note(path, hashlib.sha256(records.signed(listed)).hexdigest())
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
 

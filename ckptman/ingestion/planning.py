@@ -7,6 +7,7 @@ Every new file is read once here, in full: its configuration, its archive checks
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import overload
 from ckptman.formats import folder_bytes
 from ckptman.fs import FileState, Mode, files
 from ckptman.ingestion.assigning import PROOF
-from ckptman.ingestion.run_folders import Duplicate, FilePlacement, Rows, RunFolders, Slot, note_of
+from ckptman.ingestion.run_folders import Duplicate, FilePlacement, Rows, RunFolders, Slot, by_parts, note_of
 from ckptman.raw import attribution as attributing
 from ckptman.raw import beside, examination, outputs, scanning, wandb_index, wandb_runs
 from ckptman.raw import overwritten as lost_files
@@ -96,6 +97,11 @@ class PlannedFolders(Sequence[PlannedFolder]):
     def __getitem__(self, index: int | slice) -> PlannedFolder | tuple[PlannedFolder, ...]:
         found = self._slots[index]
         return tuple(map(self._made, found)) if isinstance(found, list) else self._made(found)
+
+    def place_of(self, folder: str) -> int | None:
+        """Where the one of a path stands; None where there is none."""
+        place = bisect_left(self._slots, folder.replace("/", "\0"), key=by_parts)
+        return place if place < len(self) and self._slots[place].name == folder else None
 
     def _made(self, slot: Slot) -> PlannedFolder:
         record, old = slot.record, slot.old

@@ -501,13 +501,17 @@ class KnownFiles:
     def __init__(self, source: scanning.SourceScan) -> None:
         self._files = source.checkpoints
         self._below = str(source.root / "x")[:-1]
-        self._slots: list[Slot | None] = [None] * len(self._files)
-        self._names = [""] * len(self._files)
-        self._how = bytearray(len(self._files))
+        self._slots: list[Slot | None] = []
+        """As long as the files, once there is any."""
+        self._names: list[str] = []
+        self._how = bytearray()
 
     def note(self, slot: Slot, record: records.RunRecord) -> None:
         """Take note of the sources of a run."""
         names = {file.name: file.name for file in slot.kept.common.files} if slot.kept is not None else {}
+        if not self._slots:
+            self._slots, self._names = [None] * len(self._files), [""] * len(self._files)
+            self._how = bytearray(len(self._files))
         for path, remembered, entry in record.source_paths:
             if not path.startswith(self._below):
                 continue
@@ -526,7 +530,8 @@ class KnownFiles:
 
     def at(self, place: int) -> KnownFile | None:
         """The one in a place; None where no record names it."""
-        slot, how = self._slots[place], self._how[place]
+        slot = self._slots[place] if self._slots else None
+        how = 0 if slot is None else self._how[place]
         return None if slot is None else KnownFile(slot, self._names[place], how >= 2, how % 2 == 1)
 
 
@@ -586,8 +591,8 @@ class RunFolders:
     def in_order(self) -> Iterator[Slot]:
         """In the order of their paths."""
         new = self._slots[self._were_there :]
-        new.sort(key=_by_parts)
-        return merge(islice(self._slots, self._were_there), new, key=_by_parts)
+        new.sort(key=by_parts)
+        return merge(islice(self._slots, self._were_there), new, key=by_parts)
 
     def _may_hide_runs(self, path: PurePosixPath) -> bool:
         return len(path.parts) <= self._convention.folders.depth
@@ -748,7 +753,7 @@ class RunFolders:
             for slot in self._of_said_seed
             if file.name in slot.sizes and slot.content_of(file.name) == file.content and slot not in slots
         ]
-        return sorted(slots, key=_by_parts) if len(slots) > 1 else slots
+        return sorted(slots, key=by_parts) if len(slots) > 1 else slots
 
     def _is_run_of(self, slot: Slot, new: outputs.SavedFile) -> bool:
         """Whether a file belongs to the run in a folder."""
@@ -886,7 +891,7 @@ def _with_copy(record: records.RunRecord, name: str, source: records.SourceFile)
     return replace(record, checkpoints=tuple(entries))
 
 
-def _by_parts(slot: Slot) -> str:
+def by_parts(slot: Slot) -> str:
     """What folders are sorted by as their paths are: part by part."""
     return slot.name.replace("/", "\0")
 

@@ -245,11 +245,7 @@ class RawOutputs:
         examined.sort(key=lambda file: file.at)  # by path, that is
         found = _with_originals(self._attributed(examined))
         del examined
-        content: dict[str, str] = {}
-        for saved in found:
-            folder = self._folder_of(saved)
-            content[folder] = min(saved.file.content, content.get(folder, saved.file.content))
-        found.sort(key=lambda saved: self._order(saved, content[self._folder_of(saved)]))
+        self._put_in_order(found)
         self.files = [saved for saved in found if not self._is_undecided(saved)]
         self._owners = None
         for saved in self.files if self.wandb.runs else ():
@@ -634,13 +630,21 @@ class RawOutputs:
             record = replace(record, source=replace(record.source, beside=beside.notes))
         return record, beside.curves
 
-    def _order(self, saved: SavedFile, content: str) -> tuple[bool, float, float, str]:
-        """What files are sorted by that are in order of their paths. Where no time tells them apart, what lies in their
-        folder does, not its name."""
+    def _put_in_order(self, found: list[SavedFile]) -> None:
+        """Sort files that are in order of their paths. Where no time tells them apart, what lies in their folder does,
+        not its name."""
+        content: dict[str, str] = {}
+        for saved in found:
+            folder = self._folder_of(saved)
+            content[folder] = min(saved.file.content, content.get(folder, saved.file.content))
+        # One after the other, those that count more last: all of them at once would take more memory than the files.
+        for key in (lambda saved: content[self._folder_of(saved)], _saved_at, self._started_at, _is_copy):
+            found.sort(key=key)
+
+    def _started_at(self, saved: SavedFile) -> float:
+        """When the run of a file was begun; where that is not known, when it was saved."""
         run = self.wandb.by_id.get(saved.attribution.run_id or "")
-        saved_at = saved.file.saved_at
-        started = saved_at if run is None or run.started is None else run.started
-        return saved.attribution.is_copy, started, saved_at, content
+        return saved.file.saved_at if run is None or run.started is None else run.started
 
     # --- lost runs ----------------------------------------------------------------------------------------------------
 
@@ -705,6 +709,14 @@ class RawOutputs:
                     )
                     listed[run.run_id] = replace(run, group=place.group, task=place.task)
         return list(listed.values())
+
+
+def _saved_at(saved: SavedFile) -> float:
+    return saved.file.saved_at
+
+
+def _is_copy(saved: SavedFile) -> bool:
+    return saved.attribution.is_copy
 
 
 def _with_originals(files: Sequence[SavedFile]) -> list[SavedFile]:

@@ -344,6 +344,7 @@ class _Walk:
     def __init__(self, convention: Convention, root: Path, leave_out: Path | None, follow: bool) -> None:
         self.convention = convention
         self.root = root
+        self.top = str(root)
         self.below = len(os.path.join(root, ""))  # noqa: PTH118  (what names of files in it begin with)
         self.leave_out = None if leave_out is None or not leave_out.exists() else FileState.of(leave_out)
         self.follow = follow
@@ -359,6 +360,8 @@ class _Walk:
         self.seen: set[tuple[int, int]] = set()
         self.around: tuple[Path, Around] | None = None
         """The folder of the last checkpoint."""
+        self.numbers: dict[int | None, int | None] = {}
+        """Tasks and seeds that were met: each is held once."""
 
     def folder(self, top: Path) -> None:
         pending = [top]
@@ -406,7 +409,8 @@ class _Walk:
             group, task, seed = placement.named_by_folders(path, self.convention)
             relative = str(path.parent)[self.below :]
             group = None if group is None else intern(group)
-            self.around = path.parent, Around(str(self.root), relative, group, task, seed)
+            task, seed = (self.numbers.setdefault(number, number) for number in (task, seed))
+            self.around = path.parent, Around(self.top, relative, group, task, seed)
         file, name = intern(path.name), placement.name_at_source(path, self.convention)
         name = file if name == file else intern(name)
         self.checkpoints.add(self.around[1], file, name, state.packed, is_folder=is_folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -164,12 +164,13 @@ class WandbIndex:
 
     def _without_runs(self, claims: Sequence[Claim]) -> list[Attribution]:
         """What checkpoints say themselves, where no run is recorded; little of which is held."""
-        count = Counter(claim.content for claim in claims)
+        sums = sorted(hash(claim.content) for claim in claims)  # of all contents at once more would be held
+        doubled = {one for one, other in pairwise(sums) if one == other}
+        del sums
         copies: dict[str, list[Claim]] = defaultdict(list)
-        for claim in claims if len(count) < len(claims) else ():
-            if count[claim.content] > 1:
+        for claim in claims if doubled else ():
+            if hash(claim.content) in doubled:
                 copies[claim.content].append(claim)
-        del count
         crowd = _crowd(claims, copies)
         best = {sha: self._best([(c, self._ask(c, [], ())) for c in held], crowd) for sha, held in copies.items()}
         known: dict[Attribution, Attribution] = {}
