@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,7 +153,7 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     most = None if verbose else _MOST_LINES
     plan = result.plan
     size = size_text(sum(row.size for row in result.placed))
-    runs = len({row.path.rpartition("/")[0] for row in result.placed})
+    runs = sum(1 for _ in groupby(result.placed, _folder_of))  # which come by path, and none lies in another
     if result.placed:
         verb = "would place" if result.dry_run else "placed"
         out.print(
@@ -163,9 +163,9 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     else:
         out.print(plain("nothing to place: ", "bold") + plain(_why_nothing(result)))
     if verbose:
-        _lines(out, [f"{row.source} → {row.path}" for row in result.placed], most)
+        _all_lines(out, (f"{row.source} → {row.path}" for row in result.placed))
     elif result.dry_run:
-        _lines(out, _planned(result.placed), None)
+        _all_lines(out, _planned(result.placed))
     else:
         _groups(out, result)
     if result.dry_run and result.placed:
@@ -299,10 +299,15 @@ def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
     return f"its record ends at iteration {last}; its configuration does not tell what it saved"
 
 
-def _planned(rows: Iterable[records.CheckpointRow]) -> list[str]:
-    """A line for each source folder and the run folder that its files go to."""
-    ways = Counter((row.path.rpartition("/")[0], row.source.rpartition("/")[0] or ".") for row in rows)
-    return [f"{count_text(count, 'file')} from {there} to {here}" for (here, there), count in ways.items()]
+def _planned(rows: Iterable[records.CheckpointRow]) -> Iterator[str]:
+    """A line for each source folder and the run folder that its files go to; there may be hundreds of thousands."""
+    for here, files in groupby(rows, _folder_of):
+        for there, count in Counter(row.source.rpartition("/")[0] or "." for row in files).items():
+            yield f"{count_text(count, 'file')} from {there} to {here}"
+
+
+def _folder_of(row: records.CheckpointRow) -> str:
+    return row.path.rpartition("/")[0]
 
 
 def _groups(out: Console, result: IngestResult) -> None:
@@ -421,8 +426,12 @@ def _section(out: Console, heading: str, lines: list[str], most: int | None, *, 
         _lines(out, lines, most)
 
 
-def _lines(out: Console, lines: list[str], most: int | None) -> None:
-    for line in lines[:most]:
+def _all_lines(out: Console, lines: Iterable[str]) -> None:
+    for line in lines:
         out.print(plain(f"  {line}"))
+
+
+def _lines(out: Console, lines: list[str], most: int | None) -> None:
+    _all_lines(out, lines[:most])
     if most is not None and len(lines) > most:
         out.print(plain(f"  … and {len(lines) - most} more (--verbose names all, --json too)", "dim"))

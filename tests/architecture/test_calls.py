@@ -246,7 +246,8 @@ def test_the_plan_of_an_ingest_holds_little_more_of_a_run_than_what_was_read(sou
         return ckptman.ingest(source, source.parent / "none", convention=built_in(), dry_run=True)
 
     # Of two files: where they are, their states, their sums, and what tells of their configuration.
-    assert held_for_each_run(planned, sources) < 5_000
+    # Every third run is of a new configuration here, which takes most of it.
+    assert held_for_each_run(planned, sources) < 3_600
     # The control: records, placements and paths.
     assert held_for_each_run(lambda source: list(planned(source).plan.runs), sources) > 7_000
 
@@ -259,7 +260,7 @@ def test_an_ingest_with_nothing_new_holds_little_of_a_run(sources: dict[int, Pat
         assert again(source).placed
     assert not again(source).placed
     # Of two files: where they are, their states and sums; and what the seeds of a task have in common, of every third.
-    assert held_for_each_run(again, sources) < 3_500
+    assert held_for_each_run(again, sources) < 2_800
     # The control: their records.
     assert held_for_each_run(lambda source: list(again(source).plan.runs), sources) > 7_000
 
