@@ -2,8 +2,9 @@
 
 `zipfile` reads whatever it can make sense of. Here an archive has to be exactly what torch makes of a file: entries one
 after the other from the first byte on, uncompressed, with plain names in one folder, a directory that agrees with them,
-and nothing else but a comment. So there is one way to read it, and it is the way torch reads it. (It reads compressed
-entries too, but not with `mmap=True`, which takes the compressed bytes for the tensor's: two ways to read one file.)
+and nothing else but a comment, and entries of the folders themselves, as `zip -r` makes them. So there is one way to
+read it, and it is the way torch reads it. (It reads compressed entries too, but not with `mmap=True`, which takes the
+compressed bytes for the tensor's: two ways to read one file.)
 
     entry   = local header (30 bytes), name, extra field (padding, so that the data is aligned), data,
               data descriptor (CRC-32 and sizes again)
@@ -68,6 +69,7 @@ _LOCAL_SIGNATURE, _CENTRAL_SIGNATURE, _END_SIGNATURE = b"PK\3\4", b"PK\1\2", b"P
 _END_64_SIGNATURE, _LOCATOR_SIGNATURE, _DESCRIPTOR_SIGNATURE = b"PK\6\6", b"PK\6\7", b"PK\7\x08"
 
 _REGULAR: Final = stat.S_IFREG >> 12
+_FOLDER: Final = stat.S_IFDIR >> 12
 _NO_FILE: Final = 0x18
 """MS-DOS attributes of what is a folder or a volume's label. torch reads nothing from a folder, whatever it holds."""
 
@@ -576,6 +578,7 @@ def what_else(head: bytes) -> str | None:
 
 _BEGINNINGS: Final = {
     b"version https://git-lfs": "a Git LFS pointer: the file itself was never fetched (`git lfs pull` does)",
+    b"/annex/objects/": "a git-annex pointer: the file itself was never fetched (`git annex get` does)",
     b"\x1f\x8b": "a file that gzip compressed: decompress it first",
     b"BZh": "a file that bzip2 compressed: decompress it first",
     b"\xfd7zXZ\0": "a file that xz compressed: decompress it first",
@@ -677,11 +680,16 @@ def _read_directory(directory: bytes, end: _End) -> tuple[bytes, dict[str, Entry
             folder = _top_folder(full_name)
             data_folder = folder + b"data/"
         of_storage = full_name.startswith(data_folder) and full_name[len(data_folder) :].isdigit()
-        if not of_storage or name_length > MAX_NAME:  # most are
+        is_folder = not of_storage and not size and full_name[-1:] == b"/"
+        if is_folder:  # as zip -r writes of each folder
+            _check_name(folder, full_name[:-1] if len(full_name) > len(folder) else full_name + b"x")
+        elif not of_storage or name_length > MAX_NAME:  # most are
             _check_name(folder, full_name)
         name = full_name[len(folder) :].decode()
         if not of_storage:
             others.append(name)
+        if is_folder and attributes >> 28 in (0, _FOLDER):
+            attributes = 0
         if attributes and (attributes & _NO_FILE or attributes >> 28 not in (0, _REGULAR)):
             raise refusal("unsafe-archive", f"its entry {_shown(name)} has the attributes of what is no plain file")
         if method or size != packed or flags & _OTHER_FLAGS or comment_length or disk:

@@ -117,6 +117,32 @@ def test_attributes_and_names_that_other_programs_write_are_read(tmp_path: Path)
     assert read_here(path, whole=True) == read_by_torch(path.read_bytes())
 
 
+FOLDERS = [
+    Entry("top/", b"", attributes=0o40755 << 16 | 0x10), PICKLE_ENTRY, Entry("top/data/", b"", attributes=0x10),
+    STORAGE_ENTRY, Entry("top/empty/", b""), VERSION,
+]  # fmt: skip
+
+
+def test_entries_of_folders_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    """`zip -r` makes them of an archive that was unpacked."""
+    path = tmp_path / "file.pt"
+    path.write_bytes(build_zip(FOLDERS))
+    found = read_here(path, whole=True)
+    assert found is not None
+    assert list(found) == ["", "data.pkl", "data/", "data/0", "empty/", "version"]
+    assert found == read_by_torch(path.read_bytes())
+    odd = (b"content", 0x10), (b"", 0o120777 << 16), (b"", 0o60777 << 16)
+    for entry in (
+        *(Entry("top/extra/", data, attributes=attributes) for data, attributes in odd),
+        Entry("top/extra//", b""), Entry("top/../", b""), Entry("/", b""), Entry("other/", b""),
+        Entry("top/Data/", b""), Entry("top/extra", b"", attributes=0x10),
+    ):  # fmt: skip
+        path.write_bytes(build_zip([*FOLDERS, entry]))
+        assert read_here(path, whole=True) is None, entry
+    path.write_bytes(build_zip([*FOLDERS, Entry("top/extra/", b"", attributes=0x10)]))
+    assert read_here(path, whole=True) is not None
+
+
 # --- mutations --------------------------------------------------------------------------------------------------------
 
 RECORDS = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08")
@@ -158,7 +184,9 @@ def mutated(original: bytes, draw: random.Random) -> bytes:
 
 
 def mutations(count: int, draw: random.Random) -> Iterator[bytes]:
-    originals = [GOOD, hostile.good(), hostile.saved({"w": torch.arange(100.0), "b": torch.ones(2)})]
+    originals = [
+        GOOD, build_zip(FOLDERS), hostile.good(), hostile.saved({"w": torch.arange(100.0), "b": torch.ones(2)}),
+    ]  # fmt: skip
     return (mutated(originals[number % len(originals)], draw) for number in range(count))
 
 
