@@ -305,6 +305,20 @@ def _make_python_array_of_bytes(args: tuple[Any, ...]) -> Any:
     return _try(array._array_reconstructor, array.array, *args[1:])  # type: ignore[attr-defined]
 
 
+def _make_union(args: tuple[Any, ...]) -> Named:
+    """`reduce(or_, (int, str))`, as pickle writes `int | str`: that it is one."""
+    _check(len(args) == 2 and args[0] == Named("_operator.or_") and type(args[1]) is tuple)
+    _check(all(type(part) in (Named, Class, Function) for part in args[1]))
+    return Named("types.UnionType")
+
+
+def _make_several(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`torch.return_types.max((values, indices), {})`: what a function of torch gave, kept whole."""
+    _types(args, tuple, dict)
+    found: tuple[Any, ...] = args[0]
+    return found
+
+
 def _make_text(args: tuple[Any, ...]) -> str:
     """A kind of text: `TorchVersion("2.5.1")`."""
     _types(args, str)
@@ -617,6 +631,14 @@ _OF_TENSORS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "torch.nn.parameter.UninitializedBuffer": _make_uninitialized,
 }
 
+_SEVERAL: Final = (
+    "aminmax", "cummax", "cummin", "frexp", "geqrf", "histogram", "histogramdd", "kthvalue", "linalg_cholesky_ex",
+    "linalg_eig", "linalg_eigh", "linalg_inv_ex", "linalg_lstsq", "linalg_lu", "linalg_lu_factor", "linalg_qr",
+    "linalg_slogdet", "linalg_svd", "lu_unpack", "max", "median", "min", "mode", "nanmedian", "qr", "slogdet", "sort",
+    "svd", "topk", "triangular_solve",
+)  # fmt: skip
+"""Functions of torch that give several tensors at once."""
+
 _EXCEPTIONS: Final = tuple(
     f"builtins.{name}"
     for name, kind in vars(builtins).items()
@@ -659,6 +681,8 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "builtins.list": _make_list,
     "_operator.getitem": _make_alias,
     "types.GenericAlias": _make_alias,
+    **{f"{module}.reduce": _make_union for module in ("functools", "_functools")},
+    **{f"torch.return_types.{name}": _make_several for name in _SEVERAL},
     **{name: _make_member(name) for name in ("re.RegexFlag", "http.HTTPStatus", "uuid.SafeUUID", "signal.Signals")},
     "array.array": _make_python_array,
     "array._array_reconstructor": _make_python_array_of_bytes,
@@ -682,6 +706,8 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
             "pandas.core.internals.managers.BlockManager", "pandas.StringDtype",
             "pyarrow.lib._restore_array", "pyarrow.lib.py_buffer", "pyarrow.lib.type_for_alias", "pytz._UTC", "pytz._p",
             "dateutil.tz.tz.tzutc", "dateutil.tz.tz.tzlocal",
+            "platform.uname_result", "posix.uname_result", "os.stat_result", "os.statvfs_result", "os.terminal_size",
+            "posix.times_result", "nt.times_result", "resource.struct_rusage",
             "builtins.enumerate", "itertools.count", "itertools.cycle", "itertools.repeat",
             *(f"ipaddress.IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")),
         )
@@ -693,6 +719,7 @@ _SLOW: Final = {"fractions.Fraction": 4}
 VALUE_CLASSES: Final = frozenset({
     "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "collections.UserDict", "collections.UserList",
     "torch.Generator", "builtins.object", "torch.nn.parameter.Parameter", "torch._dynamo.decorators._DimRange",
+    "_io.BytesIO", "_io.StringIO",
 })  # fmt: skip
 """Classes whose instances are values: they have no code of their own that a file could reach."""
 
@@ -718,6 +745,7 @@ def known_globals() -> Mapping[str, object]:
     table["torch.storage.UntypedStorage"] = StorageType("untyped", 1)
     table |= {name: Class(name) for name in VALUE_CLASSES if name not in table}
     table["numpy.memmap"] = Named("numpy.memmap")  # of an array; to call it is refused: it opens files
+    table["inspect._empty"] = Named("inspect._empty")  # what a signature says of a parameter without a default
     table |= {"builtins.Ellipsis": ..., "builtins.NotImplemented": NotImplemented}
     table["torch.torch_version.TorchVersion"] = Class("torch.torch_version.TorchVersion", _make_text)
     return table

@@ -735,8 +735,33 @@ class _Machine:
         elif _is_member(name, args):
             self.foreign[name, "enum"] = None
             self.stack.append(Member(name, args[0]))
+        elif _is_class_name(name) and self.are_data(name, args):
+            self.foreign[name, "instance"] = None
+            self.stack.append(_made_by_its_class(name, args))
         else:
             self.call_refused(name, args)
+
+    def are_data(self, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether a call of a class is one that pickle writes for an instance: of a subclass of what has a way of its
+        own to be pickled (an ordered dictionary, a Counter, a set, a deque, a date, an error), or of an Enum. All text
+        among its arguments is words: no command, no path and no code; what is in a dictionary is data."""
+        if name.startswith(_LIBRARIES):
+            return False
+        waiting: list[Any] = [args]
+        count = 0
+        while waiting:
+            values = waiting.pop()
+            count += 1 + len(values)
+            if count > MAX_ARGUMENTS:
+                return False
+            for value in values:
+                kind = type(value)
+                if kind in _SEQUENCES:
+                    waiting.append(value)
+                elif (kind is str and not _WORDS.fullmatch(value)) or (kind in _BYTES and len(value) > _FEW_BYTES):
+                    return False
+        self.calls += count // 16  # the arguments may be shared by many calls
+        return True
 
     def call_refused(self, name: str, args: tuple[Any, ...], what: str = "calls") -> None:
         self.refused[name] = what
@@ -753,6 +778,10 @@ class _Machine:
             if _is_class_name(_shown(kind)) and args[1].isidentifier() and not args[1].startswith("_"):
                 self.foreign[_shown(kind), "enum"] = None
                 return Member(_shown(kind), args[1], by_name=True)
+        if len(args) == 2 and type(args[0]) is Record and not args[0].called and type(args[1]) is str:
+            full_name = f"{args[0].class_name}.{args[1]}"  # a method of an instance
+            if terms.is_full_name(full_name) and not args[1].startswith("_") and not terms.reaches_system(full_name):
+                return Named(full_name)
         self.call_refused(name, args)
         return self.stack.pop()
 
@@ -944,8 +973,30 @@ def _extended(held: list[Any], items: list[Any]) -> list[Any]:
     return held
 
 
+MAX_ARGUMENTS: Final = 1000
+"""Values among the arguments of a class that is called, those in lists and tuples included."""
+_SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
+_BYTES: Final = frozenset({bytes, bytearray})
+_FEW_BYTES: Final = 16
+"""Those of a date, of a UUID; too few for a pickle that does harm."""
+_LIBRARIES: Final = ("torch.", "numpy.")
+"""What these have pickle write for instances of their own classes is listed, all of it."""
+
+
+def _made_by_its_class(name: str, args: tuple[Any, ...]) -> Any:
+    """An instance of a class that is called: what it holds, where it is a kind of dictionary or list."""
+    if len(args) != 1 or args == ((),) or type(args[0]) in (Named, Class, Function, Record):  # of a defaultdict, those
+        return Record(name, args)
+    if isinstance(args[0], dict | list):
+        return Record(name, items=args[0].copy())
+    return Member(name, args[0])
+
+
 _HARMLESS_STANDARD: Final = frozenset({"__main__", "enum", "string", "calendar", "uuid", "statistics", "typing"})
-_WORDS: Final = re.compile(r"(?=.{0,64}\Z)([\w.+:-]*|\w[\w.+:-]*(,? \w[\w.+:-]*)+)")
+_WORDS: Final = re.compile(
+    r"(?=.{0,64}\Z)(?!/|.*(\.\.|//))([\w.+:/=%@#-]*|\w[\w.+:/=%@#-]*(,? [\w%@#][\w.+:/=%@#-]*)+)"
+)
+"""Text that is no command, no path from the root and no address."""
 
 
 @lru_cache(maxsize=1024)

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def test_foreign_objects_are_placed_and_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "tree")
     ingest(tmp_path / "raw", tmp_path / "tree")
     assert "foreign-object" not in codes(check(tmp_path / "tree"))
+
+
+def test_an_instance_made_by_a_call_of_its_class_is_placed_and_named(tmp_path: Path) -> None:
+    meters = contents.plain_class("trainer.state.Meters", OrderedDict)
+    contents.CLASSES.remove(meters)
+    held, read = config(8), config(6, seed=2337)
+    with contents.modules(meters):
+        write_checkpoint(tmp_path / "raw" / name_of(held), held, best=meters(loss=0.5))
+        save(
+            tmp_path / "raw", read, {"model": weights_of(read), "config": meters(read.to_dict()), "iters_done": 40_000}
+        )
+    result = ingest(tmp_path / "raw", tmp_path / "tree")
+    assert not result.refused
+    assert sorted(row.seed or 0 for row in result.placed) == [1337, 2337]
+    found = [finding for finding in check(tmp_path / "tree").findings if finding.code == "foreign-object"]
+    assert [finding.message for finding in found] == ["instances of trainer.state.Meters (in best)"]
 
 
 def test_calls_are_admitted_name_by_name(tmp_path: Path) -> None:
