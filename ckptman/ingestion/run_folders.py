@@ -675,7 +675,7 @@ class RunFolders:
         """
         file = new.file
         base = self._base_of(file)
-        self.require_readable(file.place.folder, base)
+        self.require_readable(file.common.place.folder, base)
         slots = self._slots_of(file)
         for slot in slots:
             if slot.problem is not None:
@@ -742,12 +742,12 @@ class RunFolders:
 
     def _base_of(self, file: examination.Examined) -> str:
         """What the name of the folder of its run begins with."""
-        place = file.place
-        return self._convention.folders.run(place.seed, *place.notes, family=place.family)
+        place = file.common.place
+        return self._convention.folders.run(file.seed, *place.notes, family=place.family)
 
     def _slots_of(self, file: examination.Examined) -> list[Slot]:
         """The folders of runs that have the file's task, seed and notes; and one with its bytes, whose seed is said."""
-        slots = list(self._by_base.get(str(file.place.folder), _NOTHING).get(self._base_of(file), ()))
+        slots = list(self._by_base.get(str(file.common.place.folder), _NOTHING).get(self._base_of(file), ()))
         slots += [
             slot
             for slot in self._of_said_seed
@@ -791,7 +791,7 @@ class RunFolders:
         file, run_id = new.file, new.attribution.run_id
         telling = self._telling.get((str(file.common.place.folder), file.seed), set())
         by_keys = naming.naming_of(self._convention).telling(telling, file.config)
-        notes = [note for note in by_keys if note not in file.place.notes]
+        notes = [note for note in by_keys if note not in file.common.place.notes]
         for more in ((), (run_id or file.content[:8],), (file.content[:8],), (file.content,)):
             folder = file.place.run_folder(self._convention, *notes, *more)
             taken = self._by_base.get(str(folder.parent), _NOTHING).get(folder.name, ())
@@ -848,10 +848,10 @@ def _first_record(new: outputs.SavedFile) -> records.RunRecord:
     file = new.file
     return records.RunRecord(
         run_id=new.attribution.run_id,
-        group=file.place.group,
-        family=file.place.family,
-        task=file.place.task,
-        seed=file.place.seed,
+        group=file.common.place.group,
+        family=file.common.place.family,
+        task=file.common.place.task,
+        seed=file.seed,
         config=file.config,
         config_source=file.config_source,
         opaque=file.opaque,

@@ -11,7 +11,7 @@ import stat
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from sys import intern
@@ -156,8 +156,7 @@ class SourceFiles(Sequence["SourceCheckpoint"]):
         return SourceCheckpoint(self, places) if isinstance(places, int) else tuple(map(self.__getitem__, places))
 
 
-@dataclass(frozen=True, slots=True)
-class SourceCheckpoint:
+class SourceCheckpoint(NamedTuple):
     """A file that should be a checkpoint, by its name's ending; or a folder that should, by the names of its files."""
 
     among: SourceFiles
@@ -212,7 +211,7 @@ class SourceCheckpoint:
 
     def of_home(self, group: str | None, task: int | None) -> SourceCheckpoint:
         """The same file, of a group and a task that its folders do not say."""
-        return replace(self, home=self.around._replace(group=group, task=task))
+        return self._replace(home=self.around._replace(group=group, task=task))
 
     @property
     def group(self) -> str | None:
