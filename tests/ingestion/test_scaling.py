@@ -116,6 +116,7 @@ def test_the_plan_of_an_ingest_takes_as_long_for_each_file(sources: dict[int, Pa
 def test_the_plan_of_a_second_ingest_takes_as_long_for_each_file(
     sources: dict[int, Path], trees: dict[int, Path]
 ) -> None:
+    dry_run(sources[SIZES[0]], trees[SIZES[0]])  # what is remembered of metrics and names is there by then
     assert growing(lambda count: dry_run(sources[count], trees[count])) == []
 
 
