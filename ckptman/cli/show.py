@@ -15,7 +15,7 @@ from ckptman.cli.app import app, convention_for, print_json
 from ckptman.cli.options import Json, Numbering, Root, Verbose, tree_of
 from ckptman.cli.tables import NOTHING, print_table
 from ckptman.cli.text import console, count_text, plain, say_refused, size_text
-from ckptman.formats import OptimizerInfo, show_path
+from ckptman.formats import CheckpointInfo, show_path
 from ckptman.queries import ShownCheckpoint, run_inspection, show
 from ckptman.rules import Convention, TrainConfig, comparing, placement
 from ckptman.text import RefusedError, UsageError, wording
@@ -225,7 +225,7 @@ def _facts(shown: ShownCheckpoint) -> list[tuple[str, str]]:
     dtypes = ", ".join(dict.fromkeys(tensor.dtype for tensor in info.tensors))
     facts += [
         ("weights", f"{info.parameters:,} parameters, {dtypes or 'none'}, {size_text(info.nbytes)}"),
-        ("optimizer", _optimizer_size(info.optimizer)),
+        ("optimizer", _optimizer_size(info)),
         ("loads", _loads_text(shown)),
     ]
     unread = {
@@ -313,11 +313,11 @@ def _print_tensors(shown: ShownCheckpoint, out: Console) -> None:
     rows = [(t.name, " × ".join(map(str, t.shape)) or "scalar", t.dtype) for t in info.tensors]
     print_table(out, [("Name", "Shape", "Type"), *rows], right=(1,), indent="  ")
     out.print()
-    out.print(plain("optimizer", "bold") + plain(f" {_optimizer_text(info.optimizer)}"))
+    out.print(plain("optimizer", "bold") + plain(f" {_optimizer_text(info)}"))
 
 
-def _optimizer_text(optimizer: OptimizerInfo | None) -> str:
-    if optimizer is None:
+def _optimizer_text(info: CheckpointInfo) -> str:
+    if (optimizer := info.optimizer) is None:
         return "none saved"
     states = f"{count_text(optimizer.states, 'parameter')} with state ({count_text(optimizer.tensors, 'tensor')})"
     groups = [f"{count_text(group.parameters, 'parameter')}: {_settings(group.hyperparameters)}"
@@ -325,8 +325,8 @@ def _optimizer_text(optimizer: OptimizerInfo | None) -> str:
     return "; ".join((states, *groups))
 
 
-def _optimizer_size(optimizer: OptimizerInfo | None) -> str:
-    if optimizer is None:
+def _optimizer_size(info: CheckpointInfo) -> str:
+    if (optimizer := info.optimizer) is None:
         return "none saved"
     return ", ".join((count_text(optimizer.tensors, "tensor"), *optimizer.dtypes, size_text(optimizer.nbytes)))
 

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # most of them read pickles, which is not asked of every tree
     from ckptman.formats.archive import show_path
-    from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, read_checkpoint
+    from ckptman.formats.checkpoint import CheckpointInfo, meant, read_checkpoint
     from ckptman.formats.weight_shapes import expected_weights
 
 _HOMES = {
     "CheckpointInfo": "checkpoint",
-    "OptimizerInfo": "checkpoint",
     "expected_weights": "weight_shapes",
+    "meant": "checkpoint",
     "read_checkpoint": "checkpoint",
     "show_path": "archive",
 }
 
 __all__ = [
     "CheckpointInfo",
-    "OptimizerInfo",
     "architecture",
     "containers",
     "expected_weights",
     "folder_bytes",
     "mapping",
+    "meant",
     "pickled",
     "read_checkpoint",
     "refusals",

@@ -492,13 +492,7 @@ class _Description:
         self._classes |= plain.classes
         if opaque is not None:
             opaque |= plain.opaque
-        return (
-            None
-            if found is None
-            else {
-                name: item if type(item) is _TYPES.get(name) else by_meaning(name, item) for name, item in found.items()
-            }
-        )
+        return None if found is None else _by_meaning(found)
 
     def _optimizer(self) -> OptimizerInfo | None:
         key = self._form.optimizer
@@ -541,6 +535,16 @@ _KINDS: Final = {item.name: str(item.type) for item in dataclass_fields(TrainCon
 _TYPES: Final = {name: kind for name, told in _KINDS.items() for kind in (bool, int, float) if told == kind.__name__}
 _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[-+]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][-+]?[0-9]{1,3})?")
+
+
+def meant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of plain values that another file has, as that of a checkpoint is read: with the keys of its
+    sections, and each value as its field means it."""
+    return _by_meaning(_section("", config)[1])
+
+
+def _by_meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item if type(item) is _TYPES.get(name) else by_meaning(name, item) for name, item in config.items()}
 
 
 def by_meaning(key: str, value: Any) -> Any:

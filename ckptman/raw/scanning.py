@@ -19,6 +19,7 @@ from typing import NamedTuple, overload
 
 from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, files, folders
+from ckptman.raw import wandb_runs
 from ckptman.rules import Convention, placement
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import contents
@@ -468,7 +469,7 @@ class _Walk:
         elif wanted:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
         elif stat.S_ISREG(state.st_mode) and (
-            item.name.endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
+            item.name.lower().endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
         ):
             self._pass_over(path)
         return False
@@ -513,9 +514,9 @@ class _Walk:
             )
 
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
-        return folder.name.startswith(self.convention.raw.wandb_runs) and (
-            WANDB_FILES in names or any(name.endswith(".wandb") for name in names)
-        )
+        if not folder.name.startswith(self.convention.raw.wandb_runs):
+            return wandb_runs.is_renamed_run(names)
+        return WANDB_FILES in names or any(name.endswith(".wandb") for name in names)
 
     def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:
         relative = str(path.relative_to(self.root)) if path != self.root else "."

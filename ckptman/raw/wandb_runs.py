@@ -16,6 +16,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, TypeVar
 
+from ckptman.formats import meant
 from ckptman.raw.attribution import Span, in_spans
 from ckptman.raw.wandb_log import WandbLog, load_json, open_regular, plausible_time, read_log
 from ckptman.rules import comparing
@@ -38,8 +39,15 @@ STEP_METRICS = ("iters_done", "iter", "_step")
 
 # W&B names a folder <kind>-<start>-<run id>. The start is in the local time of the cluster, whose zone nothing tells:
 # it puts the folders of one run in order where nothing better does, and is never compared with a file's time.
-_FOLDER = re.compile(r".*?(?P<stamp>[0-9]{8}_[0-9]{6})-(?P<run_id>.+)", re.DOTALL)
+# What programs that copy put behind a name is none of the id.
+_FOLDER = re.compile(
+    r".*?(?P<stamp>[0-9]{8}_[0-9]{6})-(?P<run_id>.+?)"
+    r"( \([0-9]+\)|( -)? copy( [0-9]+)?|( -)? Copy( \([0-9]+\))?| \(copy( [0-9]+)?\)|\.(bak|old|orig)|~)?",
+    re.DOTALL,
+)
 _LOG_SUFFIX = ".wandb"
+_OF_RUN = frozenset({"files", "logs", "tmp", "code", "media"})
+"""Folders in a run folder."""
 _NOT_IN_RUN_ID = frozenset("/\\#?%:")
 _NUMBER_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -96,6 +104,15 @@ def folder_run_id(name: str) -> str | None:
     return match["run_id"] if match and is_run_id(match["run_id"]) else None
 
 
+def is_renamed_run(names: Iterable[str]) -> bool:
+    """Whether a folder with these names in it is a run folder, whatever it is called: a run's log, and nothing but what
+    W&B puts beside it."""
+    names = set(names)
+    logs = {name for name in names if name.endswith(_LOG_SUFFIX)}
+    others = names - logs - _OF_RUN
+    return len(logs) == 1 and "files" in names and all(name.startswith((*logs, "debug")) for name in others)
+
+
 def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool = False) -> WandbRun:
     """Read one run folder, of an online or an offline run, whole or cut short.
 
@@ -117,7 +134,7 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
     whole = bool(config and summary)
     log = folder.log(metrics=metrics and not summary, report=not whole)
     source = FROM_FILES if config else FROM_LOG
-    config = config or log.config
+    config = meant(config or log.config)
     ended = _latest(plausible_time(summary.get("_timestamp")), log.ended)
     summary = summary or flat_summary(log.summary)
     started = folder.started(document) or log.started or _start_by_runtime(summary)

@@ -43,7 +43,7 @@ def test_a_link_that_a_run_gave_to_wandb_is_passed_over(task: Path, tmp_path: Pa
 
 
 def test_files_of_other_programs_are_counted_as_passed_over(task: Path, tmp_path: Path) -> None:
-    names = ("flax.msgpack", "model.gguf", "model.keras", "model.onnx", "weights.h5")
+    names = ("FINAL.PT", "flax.msgpack", "model.gguf", "model.keras", "model.onnx", "weights.h5")
     folder = write_run(task, config(), run_id="abcd1234")[1].parent
     for name in (*names, "notes.txt"):
         (folder / name).write_bytes(b"x")

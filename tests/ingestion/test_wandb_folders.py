@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.rules.recipe import TrainConfig
 from ckptman.tree.records import read_record
 from tests.helpers.ingested import RUN, codes, task
-from tests.helpers.raw import START, config, write_run
+from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
 # --- W&B folders that lie elsewhere -----------------------------------------------------------------------------------
 
@@ -135,3 +136,73 @@ def test_wandbs_own_links_are_passed_over(source: Path, root: Path) -> None:
     assert ingest(source, root).refused == ()
     (wandb / "other.log").symlink_to("/elsewhere/debug.log")  # the control
     assert codes(ingest(source, root)) == ["symlink"]
+
+
+CURVE = {250 * step: {"train/loss": 1.0 / (step + 1)} for step in range(4)}
+
+
+def test_a_run_folder_that_somebody_renamed_is_known_by_the_log_in_it(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="abcd1234", curve=CURVE)
+    folder = task(source) / "wandb" / "wandb" / "run-20260310_000000-abcd1234"
+    renamed = folder.rename(folder.with_name("baseline (seed 1337)"))
+    assert set(run_ids(ingest(source, root)).values()) == {"abcd1234"}
+    assert read_record(root / RUN).source.wandb == (str(renamed.relative_to(source)),)
+
+
+@pytest.mark.parametrize("beside", ["files/config.yaml", "notes.txt"])
+def test_a_folder_with_a_log_and_other_things_is_none(source: Path, root: Path, beside: str) -> None:
+    files = write_run(task(source), config(), run_id="abcd1234", curve=CURVE)
+    log = task(source) / "wandb" / "wandb" / "run-20260310_000000-abcd1234" / "run-abcd1234.wandb"
+    shutil.copy(log, task(source))  # beside the checkpoints' folder
+    (task(source) / beside).parent.mkdir(exist_ok=True)
+    (task(source) / beside).write_text("")
+    assert len(ingest(source, root).placed) == len(files)
+
+
+@pytest.mark.parametrize("ending", [" (copy)", " copy", " copy 2", " (1)", " - Copy", " - Copy (2)", ".bak", "~"])
+def test_a_copy_of_a_run_folder_is_of_the_same_run(source: Path, root: Path, ending: str) -> None:
+    write_run(task(source), config(), run_id="abcd1234")
+    folder = task(source) / "wandb" / "wandb" / "run-20260310_000000-abcd1234"
+    shutil.copytree(folder, folder.with_name(folder.name + ending))
+    assert set(run_ids(ingest(source, root)).values()) == {"abcd1234"}
+    shutil.copytree(folder, folder.with_name(f"{folder.name}2"))  # the control: another id
+    assert set(run_ids(ingest(source, root.with_name("control"))).values()) == {None}
+
+
+MODEL = {"vocab_n", "n_embd", "n_heads", "n_layers", "without_pos", "use_mlp", "use_layernorm"}
+
+
+def in_sections(values: dict[str, Any]) -> dict[str, Any]:
+    model = {key: value for key, value in values.items() if key in MODEL}
+    return {"model": model, "train": {key: value for key, value in values.items() if key not in MODEL}}
+
+
+def as_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, int | float) else value for key, value in values.items()}
+
+
+FORMS: dict[str, Any] = {
+    "a seed as text": lambda values: {**values, "seed": str(values["seed"])},
+    "numbers and flags as text": as_text,
+    "in a section": lambda values: {"args": values, "host": "node7"},
+    "in sections": in_sections,
+    "in sections, as text": lambda values: in_sections(as_text(values)),
+}
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_wandb_has_the_configuration_in_another_form(source: Path, root: Path, form: str, in_file: bool) -> None:
+    for seed in (1337, 2337):
+        item = config(seed=seed)
+        write_run(task(source), item, run_id=f"run{seed}", saved_models=f"seed_{seed}", files=("Final",))
+        values, folder = FORMS[form](item.to_dict()), f"wandb/wandb/run-20260310_000000-run{seed}"
+        document = {key: {"value": value} for key, value in values.items()}
+        (task(source) / folder / "files" / "config.yaml").write_text(yaml.safe_dump(document))
+        if in_file:
+            path = task(source) / f"seed_{seed}" / name_of(item)
+            write_checkpoint(path, item, saved_at=START + 300, train_config=values)
+    result = ingest(source, root)
+    assert {row.seed: row.run_id for row in result.placed} == {1337: "run1337", 2337: "run2337"}
+    assert not result.plan.overwritten
+    assert not result.plan.without_files
