@@ -280,16 +280,16 @@ class _Planner:
                 self.raw.refuse(file.source.relative, error)
 
     def _home_of(self, content: str) -> outputs.Home | None:
-        """The group and the task of a run that the tree has these bytes of."""
+        """The group and the task of a run that the tree has these bytes of, and what they are called there."""
         return self._homes.get(content)
 
     @cached_property
     def _homes(self) -> Mapping[str, outputs.Home]:
         return {
-            sha256: outputs.Home(slot.kept.common.group, slot.kept.common.task)
+            sha256: outputs.Home(slot.kept.common.group, slot.kept.common.task, name)
             for slot in self.folders
             if slot.kept is not None
-            for sha256 in slot.kept.hashes.values()
+            for name, sha256 in slot.kept.hashes.items()
         }
 
     def _known(self, place: int) -> outputs.Known | None:

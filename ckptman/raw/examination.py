@@ -380,8 +380,9 @@ class Examiner:
         self._common: dict[tuple[object, ...], Common] = {}
         """By what they hold, but where that holds more, by which that is."""
 
-    def examine(self, file: SourceCheckpoint, read: Read) -> Examined:
-        """Tell what a file is that was `read`.
+    def examine(self, file: SourceCheckpoint, read: Read, *, called: str | None = None) -> Examined:
+        """Tell what a file is that was `read`; `called` is the name of a file of the same bytes, for one whose own name
+        says nothing.
 
         Raises:
             RefusedError: if it is no checkpoint of the convention, or has no place.
@@ -396,7 +397,7 @@ class Examiner:
             beside = beside.without_steps()
         config, config_source = self._config_of(file, info, beside)
         config, notes = self._completed(config, config_source, beside) if beside.readings else (config, ())
-        name, parsed, config, config_source = self._name_of(file, info, config, config_source)
+        name, parsed, config, config_source = self._name_of(file, info, config, config_source, called)
         key = self._convention.seed_key
         if key not in self._convention.lifted(config) and (seed := parsed.values.get(key, file.seed)) is not None:
             config = {**config, key: seed}
@@ -546,7 +547,7 @@ class Examiner:
         return records.BesideFile(path=self._beside.relative(reading.path), gave=gave, keys=keys)
 
     def _name_of(
-        self, file: SourceCheckpoint, info: Said, config: Mapping[str, Any], config_source: str
+        self, file: SourceCheckpoint, info: Said, config: Mapping[str, Any], config_source: str, called: str | None
     ) -> tuple[str, naming.CheckpointName, Mapping[str, Any], str]:
         """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
         name = self._name_at_source(file)
@@ -555,6 +556,8 @@ class Examiner:
         except RefusedError as error:
             if self._convention.keep_names:
                 return name, naming.CheckpointName(None, {}, None), config, config_source
+            if called is not None:
+                return called, self._naming.parse(called), config, config_source
             if self._trust is naming.Trust.CONFIG or file.is_folder:  # what writes folders does not know the convention
                 return *self._name_from_config(info, config), config, config_source
             raise RefusedError(

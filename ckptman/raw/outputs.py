@@ -46,15 +46,16 @@ SETTLE_SECONDS = 600.0
 
 _MOST_TRAINED = 4096
 """Folders of which it is held what training left in them."""
-_HOMELESS = frozenset({"no-group", "no-task"})
+_HOMELESS = frozenset({"no-group", "no-task", "unknown-name"})
 """Refusals of files whose folders do not say where they belong."""
 
 
 class Home(NamedTuple):
-    """The group and the task that the folders of a source say."""
+    """The group and the task that the folders of a source say, and what a file in them is called."""
 
     group: str | None
     task: int | None
+    name: str
 
 
 class Known(NamedTuple):
@@ -241,8 +242,10 @@ class RawOutputs:
             if progress is not None:
                 progress("reading", done, total)
         if homeless:
-            examined += list(self._of_copies(homeless, {one.content: one.source for one in examined}, home_of))
-        examined.sort(key=lambda file: file.at)  # by path, that is
+            examined += list(self._of_copies(homeless, {one.content: one for one in examined}, home_of))
+        examined.sort(
+            key=lambda file: (file.common.name != file.source.name, file.at)
+        )  # by path; copies by other names last
         found = _with_originals(self._attributed(examined))
         del examined
         self._put_in_order(found)
@@ -255,15 +258,21 @@ class RawOutputs:
     def _of_copies(
         self,
         homeless: Iterable[tuple[SourceCheckpoint, Read]],
-        originals: Mapping[str, SourceCheckpoint],
+        originals: Mapping[str, Examined],
         home_of: Callable[[str], Home | None],
     ) -> Iterator[Examined]:
-        """Files whose own folders do not say where they belong, as copies of files of which that is known."""
+        """Files whose own folders do not say where they belong, or whose names do not say what they are, as copies of
+        files of which that is known."""
         for file, read in homeless:
             original = originals.get(read.content)
-            home = home_of(read.content) if original is None else Home(original.group, original.task)
+            home = home_of(read.content)
+            if original is not None:
+                home = Home(original.source.group, original.source.task, original.common.name)
             with self._refusing(file):
-                yield self._examiner.examine(file if home is None else file.of_home(*home), read)
+                if home is None:
+                    yield self._examiner.examine(file, read)
+                else:
+                    yield self._examiner.examine(file.of_home(home.group, home.task), read, called=home.name)
 
     def _folder_of(self, saved: SavedFile) -> str:
         source = saved.file.source

@@ -135,6 +135,33 @@ def test_a_copy_outside_of_any_task_is_one_and_is_not_refused(source: Path, tmp_
     assert [item.code for item in alone] == []
 
 
+OTHER_NAMES = (
+    "best.pt", "Copy of {}.pt", "{} (1).pt", "{} - Copy.pt", "{}.sync-conflict-20260310-120000-ABCDEFG.pt", "a\nb.pt",
+)  # fmt: skip
+
+
+def test_a_copy_of_another_name_is_one_and_is_not_refused(source: Path, tmp_path: Path) -> None:
+    files = write_run(source / "len_gen_k8" / "task_0006", config(), run_id="abcd1234")
+    copies = [files[1].with_name(name.format(files[1].stem)) for name in OTHER_NAMES]
+    for path in copies:
+        shutil.copy2(files[1], path)
+    other = write_checkpoint(files[1].with_name("best_of_all.pt"), config(), salt=1)  # the control: bytes of its own
+    root = tmp_path / "tree"
+    result = ingest(source, root)
+    assert [item.source for item in result.refused] == [str(other.relative_to(source))]
+    assert [row.source for row in result.placed] == [str(file.relative_to(source)) for file in files]
+    assert {item.source for item in result.plan.duplicates} == {str(path.relative_to(source)) for path in copies}
+    again = ingest(source, root)
+    assert (len(again.placed), len(again.refused), len(again.plan.duplicates)) == (0, 1, len(copies))
+    for path in (*files, other):
+        path.unlink()
+    left = ingest(source, root, mode="move")  # what the tree has is known by its bytes
+    assert (left.refused, left.placed) == ((), ())
+    assert not any(path.exists() for path in copies)
+    shutil.rmtree(root)
+    assert [item.code for item in ingest(source, root).refused] == []
+
+
 def test_what_the_tree_knows_of_the_same_bytes_tells_who_lost_files_in_a_copy(source: Path, tmp_path: Path) -> None:
     """A git clone's times tell nothing, and the tree has read the files with their own."""
     for number, run_id in enumerate(("first111", "rerun222")):

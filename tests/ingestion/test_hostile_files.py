@@ -163,7 +163,7 @@ def test_odd_names_on_a_terminal_and_in_json(source: Path, root: Path, task: Pat
     odd = source / os.fsdecode(b"odd \xff[bold]\n\x1b[2J")
     odd.mkdir()
     for name in names:
-        (odd / os.fsdecode(name)).write_bytes(good[1].read_bytes())
+        write_checkpoint(odd / os.fsdecode(name), config(), salt=1)
     human = command("ingest", source, "--root", root)
     assert human.returncode == 1
     assert b"\x1b" not in human.stdout + human.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -175,8 +174,7 @@ def test_a_folder_that_cannot_be_read_is_named(
 
 @pytest.mark.parametrize("name", [b"a\nb.pt", b"\x1b[31mred.pt", b"[red]x.pt", b"\xff\xfe.pt", b"'; rm -rf ~.pt"])
 def test_odd_names_are_told_and_the_rest_goes_on(source: Path, root: Path, good: list[Path], name: bytes) -> None:
-    odd = task(source) / os.fsdecode(name)
-    shutil.copy2(good[1], odd)
+    odd = write_checkpoint(task(source) / os.fsdecode(name), config(), salt=1)
     result = ingest(source, root)
     assert_rest_went_on(result, root)
     assert codes(result) == ["unknown-name"]
