@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -102,11 +102,11 @@ class _Kind:
     """Of the first of it."""
     rules: terms.CheckpointRules
     """Kept, so that no other rules get their identity."""
+    held: Mapping[str, Any]
+    """The fields of what is said of it."""
     is_tried: bool = False
     places: _Places | None = None
     """None until a second one is seen, and where they cannot be told."""
-    held: Mapping[str, Any] = field(default_factory=dict)
-    """The fields of what is said, once a second one is seen."""
 
 
 _KINDS: OrderedDict[bytes, _Kind] = OrderedDict()
@@ -228,7 +228,6 @@ def known(sample: Sample, interpret: Callable[[Sequence[int | str]], Said]) -> C
     if not kind.is_tried:
         kind.is_tried = True
         kind.places = _places_of(kind, sample, interpret)
-        kind.held = _fields_of(kind.said.info)
     places = kind.places
     if places is None:
         return None
@@ -241,7 +240,7 @@ def learn(sample: Sample, rules: terms.CheckpointRules, said: Said) -> None:
     """Take note of what the first pickle of a kind says."""
     if not said.is_alone or sample.kind in _KINDS:
         return
-    _KINDS[sample.kind] = _Kind(said, sample.values, rules)
+    _KINDS[sample.kind] = _Kind(said, sample.values, rules, _fields_of(said.info))
     if len(_KINDS) > MOST_KINDS:
         _KINDS.popitem(last=False)
 

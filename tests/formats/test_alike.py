@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +284,19 @@ def test_mutated_pickles_say_what_they_say_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(alike, "_filled", lambda info, *_: info)  # the control: with marks in the places,
     monkeypatch.setattr(alike, "_is_same", lambda one, other: True)  # and nobody looks
     assert differences(path, 20) > 0
+
+
+def test_threads_that_meet_a_kind_at_once_read_it(tmp_path: Path) -> None:
+    """One of them learns where its values get to while the others ask."""
+    paths = [write(tmp_path / f"{seed}.pt", seed) for seed in range(1337, 1345)]
+    alone = [read_alone(path) for path in paths]
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            alike.forget()
+            read_checkpoint(paths[0], RULES)
+            with ThreadPoolExecutor(len(paths)) as pool:
+                assert list(pool.map(lambda path: read_checkpoint(path, RULES), paths)) == alone
+    finally:
+        sys.setswitchinterval(switch_interval)
