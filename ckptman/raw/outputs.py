@@ -243,9 +243,8 @@ class RawOutputs:
                 progress("reading", done, total)
         if homeless:
             examined += list(self._of_copies(homeless, {one.content: one for one in examined}, home_of))
-        examined.sort(
-            key=lambda file: (file.common.name != file.source.name, file.at)
-        )  # by path; copies by other names last
+        examined.sort(key=lambda file: file.at)  # by path, that is
+        examined.sort(key=lambda file: file.common.name != file.source.name)  # copies by other names last
         found = _with_originals(self._attributed(examined))
         del examined
         self._put_in_order(found)
@@ -265,8 +264,9 @@ class RawOutputs:
         files of which that is known."""
         for file, read in homeless:
             original = originals.get(read.content)
-            home = home_of(read.content)
-            if original is not None:
+            if original is None:
+                home = home_of(read.content)
+            else:
                 home = Home(original.source.group, original.source.task, original.common.name)
             with self._refusing(file):
                 if home is None:
