@@ -136,14 +136,15 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
+if not TYPE_CHECKING:  # to a type checker, any name would be one of these
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'ckptman' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"ckptman.{home}"), name)
-    globals()[name] = value  # the function, where a module has the same name
-    return value
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'ckptman' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"ckptman.{home}"), name)
+        globals()[name] = value  # the function, where a module has the same name
+        return value
 
 
 def __dir__() -> list[str]:
