@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo
 from ckptman.formats.pickled import OtherTensor
-from ckptman.formats.weight_shapes import ExpectedWeights, Shape, is_of_wrapper, model_shapes
+from ckptman.formats.weight_shapes import ExpectedWeights, Shape, is_mask, is_of_wrapper, model_shapes
 from ckptman.rules import Convention, comparing, convention_file, naming, recipe
 from ckptman.text import RefusedError
 
@@ -48,8 +48,9 @@ def model_config(info: CheckpointInfo, path: str | os.PathLike[str], rules: Conv
     """
     tensors = of_model(info.tensors)
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    refuse_other(_without_values(tensors))
-    refuse_other(_wrong_outline(shapes, info.size))
+    masks = masks_of(info.tensors)
+    refuse_other(_without_values([*tensors, *masks]))
+    refuse_other(_wrong_outline(shapes, info.size - sum(math.prod(mask.shape) for mask in masks)))
     said = _Said(info, _name_values(path, rules))
     heads = said.needed("n_heads", int)
     positions = shapes[WPE][0]
@@ -83,7 +84,16 @@ def model_config(info: CheckpointInfo, path: str | os.PathLike[str], rules: Conv
 
 def of_model(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
     """Those that are a model's own."""
-    return [tensor for tensor in tensors if not is_of_wrapper(tensor.name, tensor.shape)]
+    return [
+        tensor
+        for tensor in tensors
+        if not is_of_wrapper(tensor.name, tensor.shape) and not is_mask(tensor.name, tensor.shape)
+    ]
+
+
+def masks_of(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """Those that hide what comes later from attention, which the built-in model does without them."""
+    return [tensor for tensor in tensors if is_mask(tensor.name, tensor.shape)]
 
 
 def refuse_other(differences: list[str]) -> None:
@@ -127,7 +137,7 @@ def _without_values(tensors: Iterable[TensorInfo]) -> list[str]:
         kind = tensor.view.kind if isinstance(tensor.view, OtherTensor) else "chunks"
         if kind not in _WITH_VALUES and not kind.startswith("sparse_"):
             found.append(f"{tensor.name} is a tensor of the kind {kind}")
-        elif tensor.dtype.startswith(_NO_FLOATS):
+        elif tensor.dtype.startswith(_NO_FLOATS) and not is_mask(tensor.name, tensor.shape):
             found.append(f"{tensor.name} is of the type torch.{tensor.dtype}")
     return found
 

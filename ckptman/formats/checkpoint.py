@@ -37,6 +37,7 @@ from ckptman.formats.pickled import (
 )
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
+from ckptman.formats.weight_shapes import is_mask
 from ckptman.rules import TrainConfig, comparing, recipe
 from ckptman.text import ConfigurationError, interpolation, strict_yaml, wording
 
@@ -119,7 +120,8 @@ class CheckpointInfo:
     compiled: bool
     """Whether the weights' names had the prefix of a compiled model."""
     parameters: int
-    """Number of elements of the weights, those of tensors that share a storage counted once."""
+    """Number of elements of the weights, those of tensors that share a storage counted once, and those of causal masks
+    not."""
     optimizer: OptimizerInfo | None
     other_keys: tuple[str, ...]
     """Keys of the saved dictionary that nothing was read from."""
@@ -338,6 +340,9 @@ class _Description:
         others = {str(tensor.saved_as) for tensor in tensors}
         optimizer = self._optimizer()
         parameters, nbytes = count_elements(tensor.view for tensor in tensors)
+        own = [tensor.view for tensor in tensors if not is_mask(tensor.name, tensor.shape)]
+        if len(own) < len(tensors):
+            parameters, _ = count_elements(own)
         return CheckpointInfo(
             form=form.name,
             size=self._archive.size,

@@ -24,6 +24,7 @@ from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
 from ckptman.formats.pickle_reader import read_pickle
 from ckptman.formats.pickled import Storage, Tensor
 from ckptman.formats.refusals import refusal
+from ckptman.formats.weight_shapes import is_mask
 from ckptman.rules import terms
 
 WEIGHTS: Final = (
@@ -238,7 +239,7 @@ def _of_header(header: safetensors.Header) -> _Weights:
     }
     return _Weights(
         (*tensors.values(), *(replace(tensors[kept], name=name) for name, kept in _shared(header).items())),
-        sum(math.prod(tensor.shape) for tensor in header.tensors),
+        sum(math.prod(tensor.shape) for tensor in header.tensors if not is_mask(tensor.name, tensor.shape)),
         sum(tensor.nbytes for tensor in header.tensors),
         header.metadata,
     )

@@ -21,6 +21,7 @@ Shape = tuple[int, ...]
 _MOST_LAYERS = 10_000
 """Blocks whose weights are listed one by one: more than a checkpoint that can be read has tensors."""
 _BLOCK = re.compile(r"transformer\.h\.([0-9]{1,6})\..+")
+_MASK = re.compile(r"transformer\.h\.[0-9]{1,6}\.attn\.(bias|mask|causal_mask|masked_bias)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class ExpectedWeights:
             if found.get(name) != shape and not (name not in found and is_optional(name))
         ]
         if self.complete:
-            others = (name for name in found if name not in self.shapes and not is_of_wrapper(name, found[name]))
+            others = (
+                name
+                for name, shape in found.items()
+                if name not in self.shapes and not is_of_wrapper(name, shape) and not is_mask(name, shape)
+            )
             differences += [f"{name} {_text(found[name])} is not expected" for name in others]
         else:
             differences += self._wrong_blocks(found)
@@ -69,6 +74,17 @@ def is_optional(name: str) -> bool:
 def is_of_wrapper(name: str, shape: Shape) -> bool:
     """Whether it is what `AveragedModel` adds to the weights of the model in it: how many were averaged."""
     return name == "n_averaged" and not shape
+
+
+def is_mask(name: str, shape: Shape) -> bool:
+    """Whether it is, by name and shape, what attention without a fused kernel keeps beside its weights.
+
+    That is the causal mask, (1, 1, T, T), or the number that GPT-2 of transformers hides with. `loading.load` looks at
+    their values.
+    """
+    if (match := _MASK.fullmatch(name)) is None:
+        return False
+    return not shape if match[1] == "masked_bias" else len(shape) == 4 and shape == (1, 1, shape[3], shape[3])
 
 
 def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None = None) -> ExpectedWeights | None:

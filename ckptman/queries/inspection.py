@@ -42,7 +42,7 @@ class Loads(NamedTuple):
     what: str
     """`model`: `ckptman.load`, and so `ckptman eval`; `weights`: `ckptman.load_weights` alone; `nothing`."""
     reason: str | None
-    """Why not more."""
+    """Why not more, or on what condition."""
     fix: str | None
 
 
@@ -187,7 +187,8 @@ def _loads(path: Path, info: CheckpointInfo, rules: Convention) -> Loads:
         architecture.model_config(info, path, rules)
     except RefusedError as error:
         return Loads("weights", error.message, error.fix)
-    return Loads("model", None, None)
+    masks = architecture.masks_of(info.tensors)
+    return Loads("model", f"if {masks[0].name} is a causal mask by its values too" if masks else None, None)
 
 
 def name_json(name: naming.CheckpointName) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def load(
         found = _tensors(mapped)
         weights = {tensor.name: _dense(found[tensor.name]) for tensor in architecture.of_model(mapped.info.tensors)}
         _check_values(weights)
+        _check_masks({mask.name: _dense(found[mask.name]) for mask in architecture.masks_of(mapped.info.tensors)})
     except RefusedError as error:
         raise _with_path(error, path) from error
     with torch.random.fork_rng(devices=[]):  # PyTorch's modules draw weights as they are made; these are not used
@@ -256,6 +257,22 @@ def _check_values(weights: Mapping[str, Tensor]) -> None:
     head, embedding = weights.get(LM_HEAD), weights[WTE]
     if head is not None and not torch.equal(head.float().nan_to_num(), embedding.float().nan_to_num()):
         architecture.refuse_other([f"{LM_HEAD} is not tied: its values are others than those of {WTE}"])
+
+
+def _check_masks(masks: Mapping[str, Tensor]) -> None:
+    """Refuse attention that sees other positions than those before it, which is all that the built-in model does."""
+    others = []
+    for name, mask in masks.items():
+        if not mask.dim():
+            if not mask.item() <= _HIDING:
+                others.append(f"{name} is {mask.item()}, which hides nothing")
+        elif not torch.equal(mask, torch.ones(mask.shape, dtype=torch.bool).tril().to(mask.dtype)):
+            others.append(f"{name} is no causal mask: it is not 1 on and below its diagonal, and 0 above")
+    architecture.refuse_other(others)
+
+
+_HIDING = -1000.0
+"""What is added to attention, or put in its place, leaves nothing of it from here on."""
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

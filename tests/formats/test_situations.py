@@ -32,6 +32,7 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec
 import ckptman
 from ckptman.formats.archive import verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, read_checkpoint, see_through
+from ckptman.queries import inspection
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
 from ckptman.training import loading
@@ -412,6 +413,46 @@ def test_an_averaged_model_is_the_model(save: Callable[..., Path]) -> None:
     for other in ({"n_averaged": torch.zeros(2)}, {"n_seen": torch.tensor(0)}):  # the control
         with pytest.raises(RefusedError, match=f"{next(iter(other))} "):
             loading.load(save(model={**WEIGHTS, **other}))
+
+
+TRIL = torch.ones(1, 1, 65, 65).tril()
+ATTENTION = "transformer.h.0.attn."
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8, torch.bfloat16])
+def test_a_causal_mask_beside_the_weights_is_no_part_of_the_model(
+    save: Callable[..., Path], dtype: torch.dtype
+) -> None:
+    masks = {f"{ATTENTION}bias": TRIL.to(dtype), f"{ATTENTION}masked_bias": torch.tensor(-1e4)}
+    path = save(model={f"_orig_mod.{name}": tensor for name, tensor in {**WEIGHTS, **masks}.items()})
+    loaded, info = loading.load(path)
+    assert all(torch.equal(weight, WEIGHTS[name]) for name, weight in loaded.state_dict().items())
+    assert masks.keys() < {tensor.name for tensor in info.tensors}
+    assert info.parameters == read_checkpoint(save(), RULES).parameters
+    assert inspection.show(path).problems == inspection.show(save()).problems
+    assert loading.load_weights(save(model={**WEIGHTS, **masks}))[0].keys() == {*WEIGHTS, *masks}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("bias", TRIL.mT, "is no causal mask"),
+        ("bias", torch.ones(1, 1, 65, 65), "is no causal mask"),
+        ("bias", TRIL * 2, "is no causal mask"),
+        ("bias", TRIL.log(), "is no causal mask"),
+        ("bias", torch.empty(1, 1, 65, 65, device="meta"), "is a tensor of the kind meta"),
+        ("bias", TRIL[..., :64], r"\(1, 1, 65, 64\) is not expected"),
+        ("bias", torch.ones(()).expand(1, 1, 9999, 9999), "more elements than the file has bytes"),
+        ("masked_bias", torch.tensor(0.0), "is 0.0, which hides nothing"),
+        ("masked_bias", torch.tensor(float("nan")), "is nan, which hides nothing"),
+    ],
+)
+def test_a_mask_of_other_values_is_of_another_model(
+    save: Callable[..., Path], name: str, value: torch.Tensor, said: str
+) -> None:
+    with pytest.raises(RefusedError, match=said) as refused:
+        loading.load(save(model={**WEIGHTS, ATTENTION + name: value}))
+    assert refused.value.code == "other-architecture"
 
 
 def test_sections_of_which_every_key_is_harmless_are_so(save: Callable[..., Path]) -> None:
