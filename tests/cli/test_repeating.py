@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from ckptman.cli import remembering, repeating
-from ckptman.cli.app import convention_for
+import ckptman
+from ckptman.cli import commands, remembering, repeating
+from ckptman.cli.app import convention_for, run
+from ckptman.cli.options import DEFAULT_OUT
 from ckptman.cli.starting import start
 from ckptman.fs import cache
 from ckptman.rules import Convention
@@ -203,3 +206,86 @@ def test_an_interruption_while_the_program_is_imported_is_no_traceback(when: str
     command = [sys.executable, "-c", INTERRUPTED, when]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, err)
+
+
+OF_NO_ANSWER = {
+    "_CKPTMAN_COMPLETE",
+    "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION",
+    "OMP_WAIT_POLICY",
+    "PYDANTIC_DISABLE_PLUGINS",
+}
+"""Variables on which completion, torch and pydantic hang; where a shell completes, no answer is looked for."""
+
+
+class Looks:
+    """What a command asks of the system until it asks for a known answer: paths and variables of the environment."""
+
+    def __init__(self, patch: Patch) -> None:
+        self.paths: set[Path] = set()
+        self.variables: set[str] = set()
+        self.are_over = False
+        for module, names in (
+            (os, ("stat", "lstat", "open", "listdir", "scandir", "readlink", "access")),
+            (io, ["open"]),
+        ):
+            for name in names:
+                patch.setattr(module, name, self._noted(getattr(module, name)))
+        environment = type(os.environ)
+        patch.setattr(environment, "__getitem__", self._noted_variable(environment.__getitem__))
+        patch.setattr(remembering.Remembered, "__init__", self._end(remembering.Remembered.__init__))
+
+    def _noted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *arguments: Any, **options: Any) -> Any:
+            if not self.are_over:
+                self.paths.add(Path(path).absolute())
+            return call(path, *arguments, **options)
+
+        return look
+
+    def _noted_variable(self, call: Callable[..., str]) -> Callable[..., str]:
+        def look(environment: Any, name: str) -> str:
+            if not self.are_over:
+                self.variables.add(name)
+            return call(environment, name)
+
+        return look
+
+    def _end(self, call: Callable[..., None]) -> Callable[..., None]:
+        def init(*arguments: Any, **options: Any) -> None:
+            self.are_over = True
+            call(*arguments, **options)
+
+        return init
+
+
+@pytest.mark.parametrize("looks_further", [False, True])
+@pytest.mark.parametrize("command", sorted(commands.REMEMBERED))
+def test_what_a_command_does_before_it_asks_hangs_on_what_is_asked_for(
+    command: str, root: Path, tmp_path: Path, monkeypatch: Patch, looks_further: bool
+) -> None:
+    source, here = tmp_path / "source", tmp_path / "here"
+    source.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    words = [command, *([str(source)] if command == "ingest" else []), "--root", str(root)]
+    run(words)  # what is imported is imported by now
+    load = convention_for
+
+    def disturbed(*arguments: Any) -> Convention:
+        if looks_further:
+            (root / "README.md").exists()
+            os.environ.get("EDITOR")
+        return load(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ckptman.cli.{command}.convention_for", disturbed)
+        looks = Looks(patch)
+        run(words)
+    assert looks.are_over
+    rules = {folder / "ckptman.yaml" for start in (here, root) for folder in (start, *start.parents)}
+    places = {folder for place in (root, source) for folder in (place, *place.parents)}
+    program = Path(ckptman.__file__).parent
+    paths = looks.paths - rules - places - {here / DEFAULT_OUT}
+    further = {str(path) for path in paths if not path.is_relative_to(program)}
+    further |= {name for name in looks.variables - OF_NO_ANSWER if not name.startswith(repeating._ENVIRONMENT)}
+    assert further == ({str(root / "README.md"), "EDITOR"} if looks_further else set())  # the control
