@@ -120,6 +120,8 @@ _LONG_BINPUT: Final = ord("r")
 _BINGET: Final = ord("h")
 _LONG_BINGET: Final = ord("j")
 _BININT1: Final = ord("K")
+_SMALL_NUMBERS: Final = re.compile(rb"(?:K.)*+", re.DOTALL)
+"""Numbers below 256 one after the other, such as tokens: they are read as one instruction, and count as one."""
 _MARK: Final = ord("(")
 _REBUILD: Final = known_globals()["torch._utils._rebuild_tensor_v2"]
 _HOOKS: Final = known_globals()["collections.OrderedDict"]
@@ -308,7 +310,11 @@ class _Machine:
 
     def binint1(self, at: int) -> int:
         self.stack.append(self.data[at])
-        return at + 1
+        if self.data[at + 1] != _BININT1:
+            return at + 1
+        end = _SMALL_NUMBERS.match(self.data, at + 1).end()  # type: ignore[union-attr]  # it matches anywhere
+        self.stack += self.data[at + 2 : end : 2]
+        return end
 
     def binint2(self, at: int) -> int:
         self.stack.append(self.data[at] | self.data[at + 1] << 8)

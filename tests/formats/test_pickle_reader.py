@@ -351,6 +351,15 @@ def test_other_keys_are_many_and_take_little_time(build: Callable[[int], Any]) -
     assert time.process_time() - start < 1  # 0.1 s
 
 
+def test_of_lists_of_small_numbers_there_may_be_any_number() -> None:
+    lists = [[(row + column) % 128 for column in range(row % 40)] for row in range(110_000)]
+    data = pickle_of(lists)
+    assert round_trip(lists) == lists
+    assert code_of(data[: data.index(b"K\1K\2") + 3]) in ("cut-pickle", "broken-pickle")  # between two numbers
+    assert round_trip([1, 75, 75, 300, 75, (75, 75), 0]) == [1, 75, 75, 300, 75, (75, 75), 0]  # 75 is the opcode
+    assert code_of(hostile.pickle(b"(", b"N" * 3_000_000, b"t")) == "pickle-bomb"  # the control
+
+
 @pytest.mark.parametrize("build", [lambda i: i, lambda i: (f"{i}", "##a"), lambda i: f"{i}".encode()])
 def test_of_numbers_that_count_up_and_of_pairs_of_text_there_may_be_any_number(build: Callable[[int], Any]) -> None:
     assert len(read(pickle.dumps({build(index): index for index in range(100_000)}, protocol=4)).value) == 100_000

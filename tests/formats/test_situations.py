@@ -458,6 +458,7 @@ def test_a_mask_of_other_values_is_of_another_model(
 def test_sections_of_which_every_key_is_harmless_are_so(save: Callable[..., Path]) -> None:
     sections = spread(CONFIG)
     sections["train"] |= {"num_workers": 4, "sched": {"warmup_steps": 3}, "n_embd": 8}
+    sections["_wandb"] = {"cli_version": "0.31.0", "t": {"3": [4, 16]}}  # what W&B's own configuration has beside it
     checked(save(train_config=sections, model_config=...))
     sections["train"]["sched"]["window"] = 5
     with pytest.raises(RefusedError, match=r"says train.sched.window = 5, and") as refused:
