@@ -66,7 +66,7 @@ class Architecture:
 ARCHITECTURES = (
     Architecture("1 layer, no MLP", 1, False, 8, 20),
     Architecture("1 layer, MLP", 1, True, 5.5, 8),
-    Architecture("2 layers, MLP", 2, True, 3.5, 5),
+    Architecture("2 layers, MLP", 2, True, 3.2, 5),
 )
 
 
