@@ -746,18 +746,27 @@ _TEXT: Final = frozenset({str})
 def see_through(names: Iterable[str], rules: terms.CheckpointRules) -> dict[str, str]:
     """Each name without the prefixes of wrappers: those of `wrappers` anywhere, those of `prefixes` in front only.
 
-    The latter may be a model's own names, and are left where the names would no longer be different without them.
+    The latter may be a model's own names, and are left where the names would no longer be different without them. What
+    all names have before those of the built-in model, such as `net.`, is where a program kept the model.
     """
     wrappers = (rules.compiled_prefix, *rules.wrappers)
     names = list(names)
+    clean = dict(zip(names, names, strict=True))
     text = "\n".join(["", *names])
-    if not any(f"\n{prefix}" in text or f".{prefix}" in text for prefix in (*wrappers, *rules.prefixes)):
-        return dict(zip(names, names, strict=True))  # in most files there is none
-    for leading in ((*wrappers, *rules.prefixes), wrappers):
-        clean = {name: _without(name, leading, wrappers) for name in names}
-        if len(set(clean.values())) == len(names):
-            break
+    if any(f"\n{prefix}" in text or f".{prefix}" in text for prefix in (*wrappers, *rules.prefixes)):  # mostly none
+        for leading in ((*wrappers, *rules.prefixes), wrappers):
+            clean = {name: _without(name, leading, wrappers) for name in names}
+            if len(set(clean.values())) == len(names):
+                break
+    if f".{_FIRST}" in text:
+        kept = next((name.removesuffix(_FIRST) for name in clean.values() if name.endswith(f".{_FIRST}")), "")
+        if all(name.startswith(kept) for name in clean.values()):
+            return {name: short.removeprefix(kept) for name, short in clean.items()}
     return clean
+
+
+_FIRST: Final = "transformer.wte.weight"
+"""The first weight of the built-in model."""
 
 
 def _without(name: str, leading: tuple[str, ...], anywhere: tuple[str, ...]) -> str:

@@ -310,6 +310,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 PREFIXES = [
     *WRAPPERS, *(a + b for a in WRAPPERS for b in WRAPPERS), "module.module._orig_mod.model.", "_fsdp_wrapped_module.",
     "model._orig_mod.module.model.", "_forward_module.module.", "model._forward_module._orig_mod.",
+    "net.", "module.policy.gpt.", "net._orig_mod.", "base_model.model.",
 ]  # fmt: skip
 
 
@@ -325,6 +326,16 @@ def test_prefixes_inside_of_names(save: Callable[..., Path]) -> None:
         return name if "ln_f" in name else f"module.{name}"  # one that no wrapper is around
 
     checked(save(model=OrderedDict((name_in_file(name), weight) for name, weight in WEIGHTS.items())))
+
+
+def test_what_a_program_calls_the_model_is_seen_through_where_there_is_nothing_else(save: Callable[..., Path]) -> None:
+    net = {f"net.{name}": weight for name, weight in WEIGHTS.items()}
+    for other in ({"loss.weight": torch.ones(3)}, {f"ema.{name}": weight for name, weight in WEIGHTS.items()}):
+        with pytest.raises(RefusedError, match=r"transformer\.wte\.weight is missing"):
+            loading.load(path := save(model={**net, **other}))
+        assert {tensor.name for tensor in read_checkpoint(path, RULES).tensors} == {*net, *other}
+    names = ["net.wte.weight", "net.head"]  # of another model
+    assert see_through(names, RULES) == dict(zip(names, names, strict=True))
 
 
 def test_a_prefix_that_is_a_models_own_name_stays() -> None:
