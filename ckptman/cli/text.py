@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -52,7 +53,12 @@ def named(items: Sequence[_Item], most: int) -> Sequence[_Item]:
 
 def fits(stream: IO[str]) -> bool:
     """Whether what is printed there is to fit a width: that of a terminal, or the one that COLUMNS says."""
-    return stream.isatty() or "COLUMNS" in os.environ
+    return stream.isatty() or _is_width(os.environ.get("COLUMNS", ""))
+
+
+def _is_width(columns: str) -> bool:
+    """Whether COLUMNS says one: where there is no terminal, some programs set it to 0, and nothing fits that."""
+    return columns.isdecimal() and int(columns) > 0
 
 
 def console(*, stderr: bool = False, urgent: bool = False) -> Console:
@@ -68,7 +74,10 @@ def console(*, stderr: bool = False, urgent: bool = False) -> Console:
 
     folds = fits(sys.stderr if stderr else sys.stdout)
     silent = stderr and _quiet and not urgent
-    return FoldingConsole(folds=folds, stderr=stderr, width=None if folds else _PIPED_WIDTH, quiet=silent)
+    width = None if folds else _PIPED_WIDTH
+    if folds and not _is_width(os.environ.get("COLUMNS", "1")):
+        width = shutil.get_terminal_size().columns
+    return FoldingConsole(folds=folds, stderr=stderr, width=width, quiet=silent)
 
 
 def plain(text: object, style: str = "") -> Text:

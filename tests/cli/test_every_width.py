@@ -145,6 +145,21 @@ def test_headings_fold_before_columns_go_onto_further_lines(capsys: Capture, mon
     assert re.split(r"\n", capsys.readouterr().out)[3:5] == ["1", "    8"]
 
 
+@pytest.mark.parametrize("columns", ["0", "00", "-5", "wide"])
+def test_columns_that_are_no_width_count_for_nothing(
+    columns: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(console(), [("group", "mean"), ("len_gen_k8", "0.95")])
+    said = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table(console(), [("group", "mean"), ("len_gen_k8", "0.95")])
+    assert capsys.readouterr().out == said != ""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(console(), [("group", "mean"), ("len_gen_k8", "0.95")])
+    assert "len_gen_k8" in capsys.readouterr().out
+
+
 def test_the_last_columns_texts_fold_under_themselves(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "34")
     print_table(console(), [("Key", "Value"), ("some", "what stands here is a sentence")], indent="  ")
