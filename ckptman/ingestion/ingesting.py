@@ -228,6 +228,7 @@ def _ingest(
             histories=tuple(str(folder / history.HISTORY_FILE) for folder in made.runs.with_curves),
             warnings=_warnings(options.mode, made),
         )
+    scanning.check_source(source)  # before anything is made for it
     make_folders(root, root)
     with locks.lock_tree(root):
         work = _Apply(make_plan(source, root, rules, options, progress=progress), rules, options, progress)

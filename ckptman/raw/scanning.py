@@ -267,19 +267,15 @@ def scan_source(
     Raises:
         UsageError: if the source does not exist.
     """
-    if not source.exists():
-        raise UsageError(
-            f"{source} does not exist", code="no-source", fix="Name the folder that holds the raw outputs."
-        )
+    check_source(source)
     top = source.parent.resolve() / source.name if source.is_file() else source.resolve()
     is_one = top.is_file() or (top.is_dir() and is_one_checkpoint(top, convention))
     walk = _Walk(convention, top.parent if is_one else top, leave_out, follow_symlinks)
     if top.is_file():
         walk.file(top)
-    elif top.is_dir():
-        walk.folder(top)
     else:
-        raise UsageError(f"{source} is neither a folder nor a file", code="no-source", fix="Name a folder.")
+        walk.folder(top)
+    walk.refuse_links()
     if not walk.wandb:
         # A run or a saved_models folder was named: its W&B folders lie elsewhere in its task folder.
         task_folder = placement.task_folder_of(top.parent, convention)
@@ -300,6 +296,20 @@ def scan_source(
         unread_wandb=walk.unread_wandb,
         unread_records=frozenset(walk.unread_records),
     )
+
+
+def check_source(source: Path) -> None:
+    """See to it that a source is there.
+
+    Raises:
+        UsageError: if it does not exist, or is no folder and no file.
+    """
+    if not source.exists():
+        raise UsageError(
+            f"{source} does not exist", code="no-source", fix="Name the folder that holds the raw outputs."
+        )
+    if not (source.is_dir() or source.is_file()):
+        raise UsageError(f"{source} is neither a folder nor a file", code="no-source", fix="Name a folder.")
 
 
 _ON_THE_WAY = re.compile(
@@ -355,6 +365,8 @@ class _Walk:
         self.lists: list[tree_records.OverwrittenList] = []
         self.unread_records: list[Path] = []
         self.refusals: list[Refusal] = []
+        self.links: list[tuple[Path, str, str]] = []
+        """Those that were not followed: where each leads, and to what."""
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
         self.seen: set[tuple[int, int]] = set()
@@ -451,9 +463,8 @@ class _Walk:
                     self._refuse(path, "unreadable" if self.follow else "symlink", f"{to}, which leads nowhere", fix)
                     return False
                 if not self.follow:
-                    what = "folder" if os.path.isdir(path) else "file"  # noqa: PTH112
-                    fix = "Pass --follow-symlinks to follow links."
-                    self._refuse(path, "symlink", f"{to}, not followed", fix, what)
+                    if self._may_be_needed(item, is_wanted=wanted):
+                        self.links.append((path, to, "folder" if os.path.isdir(path) else "file"))  # noqa: PTH112
                     return False
             state = item.stat(follow_symlinks=self.follow)
         except OSError as error:
@@ -468,11 +479,25 @@ class _Walk:
             self._add(path, FileState.from_stat(state), is_folder=False)
         elif wanted:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
-        elif stat.S_ISREG(state.st_mode) and (
-            item.name.lower().endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
-        ):
+        elif stat.S_ISREG(state.st_mode) and self._looks_like_one(path):
             self._pass_over(path)
         return False
+
+    def _may_be_needed(self, link: os.DirEntry[str], *, is_wanted: bool) -> bool:
+        """Whether something would come of following a link; of most links to files, such as `latest.log`, nothing."""
+        is_named = link.name in (tree_records.RUN_FILE, tree_records.OVERWRITTEN_FILE)
+        return is_wanted or is_named or not link.is_file() or self._looks_like_one(Path(link.path))
+
+    def refuse_links(self) -> None:
+        """Once all is looked through, refuse the links that were not followed, but for those to its checkpoints."""
+        found = set(map(self.checkpoints.relative, range(len(self.checkpoints)))) if self.links else set()
+        for path, to, what in self.links:
+            target = path.resolve()
+            if not (target.is_relative_to(self.root) and str(target.relative_to(self.root)) in found):
+                self._refuse(path, "symlink", f"{to}, not followed", "Pass --follow-symlinks to follow links.", what)
+
+    def _looks_like_one(self, path: Path) -> bool:
+        return path.name.lower().endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
 
     def _is_half_written(self, path: Path) -> bool:
         """Whether it is what programs make of a checkpoint on its way, or pack it into, and that is not there."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from ckptman.ingestion import ingest
+from ckptman.text.errors import UsageError
 from tests.helpers.raw import START, config, write_run
 
 
@@ -40,6 +43,33 @@ def test_a_link_that_a_run_gave_to_wandb_is_passed_over(task: Path, tmp_path: Pa
     link.unlink()
     link.symlink_to(shutil.copy(files[1], tmp_path))  # the control: it leads out of the source
     assert [item.code for item in ingest(task, tmp_path / "tree").refused] == ["symlink"]
+
+
+def test_links_of_which_nothing_would_come_are_passed_over(task: Path, tmp_path: Path) -> None:
+    files = write_run(task, config(), run_id="abcd1234")
+    (task / "train.log").write_text("x")
+    (task / "latest.log").symlink_to("train.log")
+    (task / "python").symlink_to(sys.executable)
+    (files[1].parent / "last.pt").symlink_to(files[1].name)
+    (task / "best.pt").symlink_to(files[0])
+    assert ingest(task, tmp_path / "tree").refused == ()
+    outside = Path(shutil.copy(files[1], tmp_path))
+    for name, target in (("out.pt", outside), ("last.ckpt", outside), ("logs", tmp_path), ("gone.log", "nowhere")):
+        (task / name).symlink_to(target)  # the control: what may be needed
+    refused = [item.source for item in ingest(task, tmp_path / "tree").refused]
+    assert refused == ["gone.log", "last.ckpt", "logs", "out.pt"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "pipe"])
+def test_nothing_is_made_for_a_source_that_is_not_there(kind: str, task: Path, tmp_path: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / kind)
+    with pytest.raises(UsageError, match="does not exist" if kind == "missing" else "neither a folder nor a file"):
+        ingest(tmp_path / kind, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+    write_run(task, config(), run_id="abcd1234")
+    ingest(task, tmp_path / "tree")  # the control
+    assert (tmp_path / "tree").exists()
 
 
 def test_files_of_other_programs_are_counted_as_passed_over(task: Path, tmp_path: Path) -> None:
