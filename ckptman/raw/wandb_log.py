@@ -20,8 +20,8 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +78,8 @@ class WandbLog:
     """What could not be read, in sentences; empty for a whole log."""
     has_history: bool = False
     """Whether anything was logged; `read_history` gives it."""
+    last: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What was logged last, nested where it was logged nested."""
 
 
 def read_log(path: Path, *, metrics: bool = True, follow_symlinks: bool = False) -> WandbLog:
@@ -330,7 +332,8 @@ class _Content:
         config, summary = self._config.build("config", problems), source.build("summary", problems)
         if not self._texts.get(_RUN_ID) and not problems:
             problems.append("the log ends before the record that names the run")
-        times = (plausible_time(values.get("_timestamp")) for values in (summary, self._last_values()))
+        last = self._last_values()
+        times = (plausible_time(values.get("_timestamp")) for values in (summary, last))
         return WandbLog(
             path=path,
             run_id=self._texts.get(_RUN_ID),
@@ -344,6 +347,7 @@ class _Content:
             exit_code=self._exit_code,
             problems=tuple(problems),
             has_history=bool(self._last_history),
+            last=last,
         )
 
     def _add_run(self, message: bytes) -> None:

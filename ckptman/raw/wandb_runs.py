@@ -31,6 +31,9 @@ MAX_CONFIG_BYTES = 1_000_000
 MAX_METADATA_BYTES = 1_000_000
 MAX_SUMMARY_BYTES = 8_000_000
 
+_SUMMARIES = frozenset({"min", "max", "mean", "best", "first", "last"})
+"""What `define_metric` can make of a metric's values in the summary: `a` is under `a.max` then."""
+
 HISTORY_LINES = "wandb-history.jsonl"
 """Where older clients wrote what was logged, a line of JSON for each step."""
 
@@ -136,7 +139,7 @@ def read_run_folder(path: Path, *, metrics: bool = True, follow_symlinks: bool =
     source = FROM_FILES if config else FROM_LOG
     config = meant(config or log.config)
     ended = _latest(plausible_time(summary.get("_timestamp")), log.ended)
-    summary = summary or flat_summary(log.summary)
+    summary = _with_last(summary or flat_summary(log.summary), flat_summary(log.last))
     started = folder.started(document) or log.started or _start_by_runtime(summary)
     finished = log.exit_code == 0 if log.exited else _did_all(config, summary)
     return WandbRun(
@@ -174,6 +177,13 @@ def flat_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     W&B writes numbers that are not finite as words in some files; they become floats.
     """
     return dict(chain.from_iterable(_flat(str(key), value) for key, value in summary.items() if key != "_wandb"))
+
+
+def _with_last(summary: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary, and the last values of the metrics of which it has the best, the mean or the like alone, as
+    `define_metric` asks for."""
+    missing = {key for key, _, how in (name.rpartition(".") for name in summary) if how in _SUMMARIES} - summary.keys()
+    return {**summary, **{key: last[key] for key in sorted(missing & last.keys())}}
 
 
 def _flat(key: str, value: object) -> Iterable[tuple[str, Any]]:

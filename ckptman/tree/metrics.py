@@ -117,9 +117,22 @@ def from_metrics(
         convention: Has the metrics.
         metric: By default, that of the convention by which runs are ranked.
     """
-    values = [finite(metrics.get(key)) for key in (metric or convention.metric).keys(config)]
+    values = numbers(metrics, (metric or convention.metric).keys(config))
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None
+
+
+def numbers(metrics: Mapping[str, Any], keys: Sequence[str]) -> list[float | None]:
+    """The numbers under keys, None where there is none.
+
+    What was logged in sections, as `{"gen": {"K17": …}}`, has dots in its key where `gen/K17/…` has slashes.
+    """
+    found = [finite(metrics.get(key)) for key in keys]
+    if None in found and any("." in key for key in metrics):
+        slashed = {key.replace(".", "/"): value for key, value in metrics.items() if "." in key}
+        pairs = zip(keys, found, strict=True)
+        found = [finite(slashed.get(key)) if number is None else number for key, number in pairs]
+    return found
 
 
 def mean(values: Sequence[float]) -> float:

@@ -66,6 +66,17 @@ def test_an_online_run_prefers_its_files_and_takes_the_rest_from_its_log(tmp_pat
     assert (run.group, run.exit_code, run.finished) == ("len_gen_k8", 0, True)
 
 
+def test_of_metrics_with_a_summary_of_their_own_the_last_values_are_in_the_log(tmp_path: Path) -> None:
+    rows = [hw.history({"acc": value, "loss": 1.0, "_step": step}, step) for step, value in enumerate((0.9, 0.5))]
+    summary = {"acc": {"max": 0.9}, "lr": {"now": 1.0}}
+    for kind, log in (("offline", (*rows, hw.summary(summary))), ("online", rows)):
+        folder = (hw.offline_folder if kind == "offline" else hw.online_folder)(
+            tmp_path / kind, log=hw.log_bytes(hw.run(), *log),
+            **({} if kind == "offline" else {"summary_json": json.dumps(summary)}),
+        )  # fmt: skip
+        assert read_run_folder(folder).summary == {"acc.max": 0.9, "lr.now": 1.0, "acc": 0.5}, kind
+
+
 def test_an_online_run_without_its_files_is_read_from_its_log(tmp_path: Path) -> None:
     folder = hw.online_folder(tmp_path, config_yaml=None, summary_json=None, metadata_json=None, log=hw.whole_log())
     run = read_run_folder(folder)

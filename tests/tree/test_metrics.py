@@ -25,6 +25,13 @@ def test_generalization_is_unknown_where_a_length_is(value: object) -> None:
     assert from_metrics({f"gen/K{k}/exact_match_acc": 0.5 for k in range(17, 32)}, {}, built_in()) is None
 
 
+@pytest.mark.parametrize("key", ["gen.K{}.exact_match_acc", "gen/K{}.exact_match_acc", "gen.K{}/exact_match_acc"])
+def test_what_was_logged_in_sections_is_found(key: str) -> None:
+    assert from_metrics({key.format(k): 0.5 for k in range(17, 33)}, {}, built_in()) == 0.5
+    assert from_metrics({key.format(k): 0.5 for k in range(17, 32)}, {}, built_in()) is None
+    assert from_metrics({key.format(k): 0.1 for k in range(17, 33)} | gen_metrics(0.5), {}, built_in()) == 0.5
+
+
 OWN = """\
 metrics:
   generalization: null

@@ -341,7 +341,7 @@ def _tokens(selection: Selection) -> Figure | None:
         if not names or bounds is None:
             return None
         low, high = bounds
-        known = [metrics.finite(shown.record.metrics.get(name)) for name in names]
+        known = metrics.numbers(shown.record.metrics, names)
         if None not in known:
             return fmean(item for item in known if item is not None)
         measured = _evaluated(shown, "token_accuracy")
