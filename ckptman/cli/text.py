@@ -93,15 +93,15 @@ def say_refused(items: Iterable[tuple[str, str, str]]) -> None:
     Args:
         items: The message, the code and the fix of each.
     """
-    talk = console(stderr=True)
+    talk, urgent = console(stderr=True), console(stderr=True, urgent=True)  # what to do is advice, what failed is not
     kinds: dict[tuple[str, str], list[str]] = {}
     for message, code, fix in items:
         kinds.setdefault((code, fix), []).append(message)
     for (code, fix), messages in kinds.items():
         shown = named(messages, _MOST_REFUSED)
         for message in shown:
-            talk.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
+            urgent.print(plain("REFUSED ", "bold red") + plain(f"{message} [{code}]"))
         if len(shown) < len(messages):
-            talk.print(plain(f"  … and {len(messages) - len(shown):,} more {code} (--verbose names all, --json too)"))
+            urgent.print(plain(f"  … and {len(messages) - len(shown):,} more {code} (--verbose names all, --json too)"))
         if fix:
             talk.print(plain(f"  {fix}"))

@@ -30,6 +30,8 @@ from ckptman.rules import terms
 
 METADATA: Final = ".metadata"
 SUFFIX: Final = ".distcp"
+BESIDE: Final = "meta.pt"
+"""Where Lightning puts what is in its checkpoint beside the weights and the optimizers."""
 
 MAX_METADATA: Final = 1 << 26
 MAX_VALUES: Final = 1000
@@ -176,7 +178,8 @@ def _described(
     for item in islice(readable, MAX_VALUES):
         place = item.places[0]
         _put(value, item.path, _value(folder / place.file, _saved(folder, place)))
-    content = Pickled(_without_wrapper(_with_lists(value)), {})
+    beside = _beside(folder / BESIDE) if BESIDE in sizes else {}
+    content = Pickled({**beside, **_without_wrapper(_with_lists(value))}, {})
     info = checkpoint.describe(content, rules, _Folder(folder, total, stored))
     return replace(info, container=f"{_PACKAGE} folder", members=files, missing=missing), stored
 
@@ -330,6 +333,12 @@ def _saved(folder: Path, place: _Place) -> bytes:
     """What torch.save wrote into a part of a file."""
     with open_bytes(folder / place.file) as file:
         return file.read(place.start, place.end - place.start)
+
+
+def _beside(path: Path) -> dict[Any, Any]:
+    with open_archive(path) as archive:
+        value = read_pickle(archive.read(PICKLE, archive.size)).value
+    return value if type(value) is dict else {}
 
 
 def _value(path: Path, data: bytes) -> Any:

@@ -67,6 +67,7 @@ def has_weights(folder: Path) -> bool:
 
 COMPANIONS: Final = (
     "optimizer*.pt", "scheduler*.pt", "scaler*.pt", "rng_state*.pt", "trainer_state*.pt", "*_states.pt",
+    "meta.pt",
 )  # fmt: skip
 """Files that are part of such a folder, though they are called like checkpoints themselves."""
 

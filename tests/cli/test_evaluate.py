@@ -113,6 +113,8 @@ def test_a_refused_file_is_told_and_gives_status_1(
     assert [(item["path"], item["code"]) for item in document["refused"]] == [(str(empty), "empty")]
     assert f"REFUSED {empty}: " in printed.err
     assert printed.err.count(str(empty)) == 1
+    assert run(["eval", str(empty), "-q"]) == 1
+    assert capsys.readouterr().err.splitlines() == printed.err.splitlines()[:1]  # without what to do about it
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ckptman.formats import containers
 from ckptman.formats.distributed import METADATA
 from ckptman.formats.refusals import REFUSALS
 from ckptman.queries.inspection import show
+from ckptman.raw import scanning
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
 
@@ -86,6 +87,20 @@ def test_the_name_of_an_applications_state_is_seen_through(tmp_path: Path) -> No
     save({"app": state()}, tmp_path / "dcp")
     info = containers.read(tmp_path / "dcp", RULES)
     assert (info.form, info.iters_done, info.parameters) == ("A", 40000, 12)
+
+
+def test_what_lightning_puts_beside_is_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "epoch=3.ckpt"
+    weights = {f"model.{name}": weight for name, weight in state()["model"].items()}
+    save({"model": weights, "optimizer_0": state()["optimizer"]}, folder)
+    assert containers.read(folder, RULES).config is None  # the control
+    callbacks = {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}}
+    torch.save({"global_step": 40000, "hyper_parameters": CONFIG, "callbacks": callbacks}, folder / "meta.pt")
+    info = containers.read(folder, RULES)
+    assert (info.iters_done, info.config, info.config_key) == (40000, CONFIG, "hyper_parameters")
+    assert {tensor.name for tensor in info.tensors} == set(state()["model"])
+    assert (folder / "meta.pt").name in {member.name for member in info.members}
+    assert scanning.is_one_checkpoint(folder, built_in())
 
 
 def test_bare_weights_are_read(tmp_path: Path) -> None:
