@@ -227,7 +227,7 @@ def exact_match(convention: Convention) -> str:
     """What generalization is measured by, in a sentence."""
     metric = convention.metric
     if metric.fixed is None or not metric.is_exact_match:
-        title = markdown.text(metric.title[:1].lower() + metric.title[1:])
+        title = markdown.text(wording.lowered(metric.title))
         return f"{'mean ' if metric.span else ''}{title} ({markdown.code(metric.pattern)})"
     low, high = metric.fixed
     return (f"mean exact match on lists of {low} to {high} numbers (the share of lists with each number predicted "

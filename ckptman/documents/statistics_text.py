@@ -185,6 +185,8 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
             "What the grid of the naming convention has, and what is here of it. A run is partial where some of its",
             "checkpoints are missing.",
             "It is refused where `ingest` did not take one that is at the source." if is_refused else "",
+            "`ckptman status`, which tells what is still to be trained, calls a run complete once its end is here."
+            if any(c.partial or c.refused for c in counts) else "",
         ),
         markdown.table(["Groups", product, *columns, "Files found"], rows,
                        right=range(2, len(columns) + 3)),

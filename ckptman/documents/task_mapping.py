@@ -434,7 +434,7 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
     phrases = say.described(run.config, axes, configuration.family, convention)
     return markdown.join(
         markdown.paragraph(
-            f"For example, {', '.join((*map(_lower, phrases), 'seed'))} {say.seeds_text([run.seed], convention)},",
+            f"For example, {', '.join((*map(wording.lowered, phrases), 'seed'))} {say.seeds_text([run.seed], convention)},",
             "lies in",
             f"{markdown.link(markdown.code(f'{run.folder}/'), run.folder, folder=True)}.",
             "`ckptman ls` finds checkpoints by their configuration; in the folder of this file:",
@@ -536,7 +536,8 @@ def _refused(statistics: tree_statistics.TreeStatistics) -> str:
         "## Files that were not taken",
         markdown.paragraph(
             f"{say.refused_text(refused)} that ingest did not take, as far as it is known of which run.",
-            "Such a run is not called missing or overwritten; `ckptman ingest` takes a file once it is mended.",
+            "No run that one of them may be is marked as missing or overwritten above; `ckptman ingest` takes a file once",
+            "it is mended.",
         ),
         markdown.table(["File", "Group", "Task", "Seed", "Why"], rows),
         more if len(refused) > _MOST_REFUSED else "",
@@ -563,7 +564,3 @@ def _lost_row(
     names = ", ".join(map(markdown.code, dict.fromkeys(by))) or "an unknown run"
     where = markdown.link(markdown.code(say.tail(folder)), folder, folder=True)
     return [where, markdown.text(title), ", ".join(told), names]
-
-
-def _lower(title: str) -> str:
-    return title[:1].lower() + title[1:]

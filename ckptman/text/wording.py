@@ -54,6 +54,11 @@ def count_text(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def lowered(title: str) -> str:
+    """A title within a sentence: `with LayerNorm`; `MLP on`, `L1` and `K = 2–8` as they are."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
 def percent(value: float, *, digits: int = 1) -> str:
     """A share for people: `97.5 %`. Only what is all of it is 100 %."""
     for places in range(digits, 4):

@@ -20,13 +20,14 @@ from ckptman.documents.explorer.curves import curves
 from ckptman.documents.explorer.dataset import SIZE, dataset
 from ckptman.documents.learning_curves import Curves
 from ckptman.documents.reporting import State, report, stale
+from ckptman.ingestion import ingest
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.text.errors import UsageError
 from ckptman.tree import history
 from ckptman.tree.findings import Finding, finding
 from ckptman.tree.statistics import TreeStatistics, count_tree
 from tests.helpers.many_runs import many_runs
-from tests.helpers.raw import config, gen_metrics, snapshot
+from tests.helpers.raw import config, gen_metrics, snapshot, write_run
 from tests.helpers.recorded import add_overwritten, add_run
 from tests.helpers.trees import edit_json
 
@@ -187,6 +188,23 @@ def test_every_run_that_the_grid_expects_has_a_row(root: Path) -> None:
     assert (mine[1337]["generalization"], mine[2337]["lacks"], mine[3337]["run_id"]) == (0.5, "Final", "lost3337")
     assert len({row["cell"] for row in mine.values()}) == 1
     assert len(document["sections"]) == 4
+
+
+def test_a_run_is_refused_where_the_documents_count_it_so(tmp_path: Path) -> None:
+    source, tree = tmp_path / "raw", tmp_path / "tree"
+    for number, seed in enumerate((1337, 2337)):
+        [file] = write_run(source / "len_gen_k8" / "task_0006", config(8, n_layers=1, use_mlp=False, seed=seed),
+                           run_id=f"run{seed}", started=1e9 + 1000 * number, files=("Final",))  # fmt: skip
+    file.with_name("notes.pt").write_text("no checkpoint")  # of no known run, though its folder has the task's number
+    for content, refused, overwritten in ((None, 0, 1), (b"", 3, 0)):
+        if content is not None:
+            file.write_bytes(content)
+        ingest(source, tree, settle=0)
+        document = shown(count_tree(tree, load_convention(), whole=True))
+        states = [row["state"] for row in rows(document)]
+        assert (document["counts"]["refused"], states.count("refused")) == (refused, refused)
+        assert (document["counts"]["overwritten"], states.count("overwritten")) == (overwritten, overwritten)
+        tree = tmp_path / "other"
 
 
 def test_what_no_grid_describes_has_a_place_too(root: Path) -> None:

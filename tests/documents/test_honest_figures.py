@@ -176,3 +176,10 @@ def test_overwritten_runs_of_a_group_of_no_pattern_are_told_by_their_configurati
             "L1, MLP off, mix, no use_xavier_init": "1337 (`run0`), 2337 (`run1`)",
             "L1, MLP off, mix, use_xavier_init = True": "1337 (`run2`), 2337 (`run3`)",
         }
+
+
+def test_where_status_counts_otherwise_the_readme_says_so(tmp_path: Path) -> None:
+    for kinds, is_told in ((("Checkpoint", "Final"), False), (("Final",), True)):
+        add_run(tmp_path / "-".join(kinds), config(), kinds=kinds)
+        counted = count_tree(tmp_path / "-".join(kinds), built_in())
+        assert ("`ckptman status`" in block_contents(counted)["statistics"]) == is_told

@@ -451,3 +451,10 @@ def test_refused_files_are_named_with_what_is_known_of_them(tmp_path: Path) -> N
     text = task_mapping_text(built_in(), count_tree(root, built_in()))
     [row] = [line for line in section(text, "Files that were not taken").splitlines() if file.name in line]
     assert "| len_gen_k8 | 6    | 2337 |" in row
+    assert "No run that one of them may be is marked as missing or overwritten above" in " ".join(text.split())
+
+
+def test_the_example_calls_lengths_and_layers_as_the_tables_do(tmp_path: Path) -> None:
+    add_run(tmp_path, config(8, n_layers=1, use_mlp=False, wandb_group="len_gen_k8"))
+    text = " ".join(section(document(tmp_path), "Where to find a configuration").split())
+    assert "For example, with LayerNorm, dynamic training, K = 2–8, L1, MLP off, mix, seed 1337, lies in" in text

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptman.text.wording import count_text, natural_key, one_line, path_key, shell_command, size_text
+from ckptman.text.wording import count_text, lowered, natural_key, one_line, path_key, shell_command, size_text
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ def test_sizes_are_decimal(count: int, text: str) -> None:
 def test_counts_have_a_plural() -> None:
     assert [count_text(n, "file") for n in (0, 1, 2, 1008)] == ["0 files", "1 file", "2 files", "1,008 files"]
     assert count_text(2, "entry", "entries") == "2 entries"
+
+
+def test_a_title_within_a_sentence_keeps_what_is_no_word() -> None:
+    titles = ["With LayerNorm", "Élan", "K = 2–8", "L1, MLP off", "MLP on", "mix", "K", ""]
+    assert list(map(lowered, titles)) == ["with LayerNorm", "élan", "K = 2–8", "L1, MLP off", "MLP on", "mix", "K", ""]
 
 
 def test_names_sort_as_people_sort_them() -> None:

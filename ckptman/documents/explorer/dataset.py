@@ -288,7 +288,10 @@ class _Cells:
     def _lost(self, item: tree_statistics.Lost) -> _Row:
         run = item.run
         refused = _refused_text(run.run_id, run.group, run.task, run.seed, self.statistics)
-        state = _REFUSED if refused else _OVERWRITTEN if id(item) in self.overwritten else _WITHOUT_FILES
+        # As the documents count: of a file of no known configuration, the source's task number says nothing here.
+        may_be_here = item.cell is None or (item.cell, run.seed) in self.statistics.refused_slots
+        is_refused = refused and may_be_here
+        state = _REFUSED if is_refused else _OVERWRITTEN if id(item) in self.overwritten else _WITHOUT_FILES
         more = {"run_id": run.run_id, "overwritten_by": ", ".join(run.overwritten_by), "refused": refused,
                 "lost_files": ", ".join(run.files), "source_task": run.source_task,
                 "source": "/".join([run.source.root, *run.source.wandb[:1]])}  # fmt: skip

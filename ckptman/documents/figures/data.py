@@ -138,7 +138,7 @@ class Selection:
     def which(self) -> str:
         """What a title adds where all runs are of one side."""
         sides = {item.side for item in self.runs}
-        return f", {lower(side_title(next(iter(sides)), self.convention))}" if len(sides) == 1 and self.is_sided else ""
+        return f", {wording.lowered(side_title(next(iter(sides)), self.convention))}" if len(sides) == 1 and self.is_sided else ""
 
     @property
     def is_sided(self) -> bool:
@@ -418,9 +418,9 @@ def _versus(selection: Selection) -> Figure | None:
     what = _metric_title(selection).replace(" on ", " on\n", 1)
     unit = (" (%)", "\n(points)") if percent else ("", "")
     return Figure(
-        facet.name, "versus", f"{titles[0]} and {lower(titles[1])}",
-        f"Above, the mean over runs {lower(titles[0])} (full line, filled markers) and {lower(titles[1])} (dotted "
-        f"line, hollow markers); below, how much higher it is {lower(titles[0])}"
+        facet.name, "versus", f"{titles[0]} and {wording.lowered(titles[1])}",
+        f"Above, the mean over runs {wording.lowered(titles[0])} (full line, filled markers) and {wording.lowered(titles[1])} (dotted "
+        f"line, hollow markers); below, how much higher it is {wording.lowered(titles[0])}"
         f"{' in percentage points' if percent else ''}.",
         "Longest trained list K (numbers)", f"{what}{unit[0]}|Difference{unit[1]}",
         tuple(rows), percent, selection.series, sides=facet.values, side=facet.name,
@@ -600,7 +600,7 @@ def _filled(convention: Convention) -> str:
     facet = sided(convention)
     if facet is None:
         return ""
-    first, second = (lower(value.title) for value in facet.values)
+    first, second = (wording.lowered(value.title) for value in facet.values)
     return f"Filled is {first}, hollow {second}. "
 
 
@@ -624,8 +624,3 @@ def _is_int(value: Any) -> bool:
 
 def _key(value: Any) -> object:
     return comparing.canonical(value)
-
-
-def lower(title: str) -> str:
-    """A title within a sentence."""
-    return title[:1].lower() + title[1:]

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
-from ckptman.documents.figures.data import Figure, Row, lower
+from ckptman.documents.figures.data import Figure, Row
 from ckptman.text import MachineError, wording
 
 FORMATS = ("svg", "png", "pdf")
@@ -356,7 +356,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
     _same_scale([below for _, below in panels.values()])
     for _, below in panels.values():
         below.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-    on, off = (lower(value.title) for value in figure.sides)
+    on, off = (wording.lowered(value.title) for value in figure.sides)
     grey = {"color": _INK, "marker": "o", "markersize": 5}
     more = [(on, {**grey, "linestyle": "-"}), (off, {**grey, "linestyle": ":", "markerfacecolor": "white"})]
     _legend(canvas, figure, more, lines=False)
@@ -385,7 +385,7 @@ def _scatter(canvas: Any, figure: Figure) -> None:
     grey = {"color": _INK, "marker": "o", "linestyle": "none"}
     more: list[tuple[str, Mapping[str, Any]]] = []
     if figure.sides and len({row[figure.side] for row in figure.rows}) == 2:
-        on, off = (lower(value.title) for value in figure.sides)
+        on, off = (wording.lowered(value.title) for value in figure.sides)
         more = [(on, grey), (off, {**grey, "markerfacecolor": "none"})]
     more.append(("both equal", {"color": _FAINT, "linestyle": (0, (4, 3)), "linewidth": 1.0}))
     _legend(canvas, figure, more, series=False)

@@ -15,7 +15,7 @@ from ckptman.documents.figures import data, drawing
 from ckptman.documents.learning_curves import Curves
 from ckptman.fs import files
 from ckptman.rules import Convention
-from ckptman.text import RefusedError, markdown
+from ckptman.text import RefusedError, markdown, wording
 from ckptman.tree import records
 from ckptman.tree import statistics as tree_statistics
 
@@ -137,10 +137,10 @@ def _title(name: str, convention: Convention) -> str:
     titles["generalization"] = f"{convention.metric.short} against the longest trained K"
     if facet is None:
         return markdown.text(titles[kind])
-    side = next((data.lower(value.title) for value in facet.values if value.folder == folder), "")
+    side = next((wording.lowered(value.title) for value in facet.values if value.folder == folder), "")
     if kind == facet.name:
         first, second = (value.title for value in facet.values)
-        return markdown.text(f"{first} and {data.lower(second)}, and the difference")
+        return markdown.text(f"{first} and {wording.lowered(second)}, and the difference")
     return markdown.text(", ".join(filter(None, (titles[kind], side))))
 
 
