@@ -23,7 +23,7 @@ from ckptman.cli.options import (
 from ckptman.cli.text import console, count_text, plain
 from ckptman.documents import Curves, data, drawing
 from ckptman.fs import placing
-from ckptman.queries import list_checkpoints
+from ckptman.queries import list_checkpoints, listing
 from ckptman.rules import terms
 from ckptman.text import UsageError, wording
 from ckptman.tree import statistics
@@ -85,7 +85,14 @@ def _plot(
     runs = [run for run in found.inventory.runs if str(run.folder) in chosen]
     curves = Curves(tree.absolute(), found.convention)
     figure = known[what](data.Selection.of(runs, found.convention, curves, metric))
+    if not runs:
+        raise UsageError(
+            f"there is nothing to draw: no run of {tree} was chosen",
+            code="nothing-measured",
+            fix="Choose other runs; ckptman ls lists those that there are.",
+        )
     if figure is None:
+        listing.check_metrics([metric], listed.checkpoints, found.convention)
         raise UsageError(
             f"there is nothing to draw: in {count_text(len(runs), 'run')}, nothing is measured that {what} shows",
             code="nothing-measured",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ckptman.cli.app import warn
 from ckptman.cli.rows import Rows
@@ -12,14 +13,17 @@ from ckptman.rules import Convention
 from ckptman.text import wording
 
 
-def rows_of(found: Results) -> Rows:
-    """A row for each configuration."""
+def rows_of(found: Results, *, whole: bool) -> Rows:
+    """A row for each configuration; without `whole`, one run has no deviation, which is 0 in a population of one."""
+
+    def reached(row: over_seeds.Result) -> list[Any]:
+        return [row.mean, row.deviation if whole or row.runs > 1 else None, row.runs]
+
     head = [*found.by, "mean", "deviation", "n"]
-    rows = [[*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows]
+    rows = [[*row.settings.values(), *reached(row)] for row in found.rows]
     if any(row.logged for row in found.rows):
         head += ["mean (all)", "dev. (all)", "n (all)"]
-        over = (row.over_all for row in found.rows)
-        rows = [[*row, all_.mean, all_.deviation, all_.runs] for row, all_ in zip(rows, over, strict=True)]
+        rows = [[*row, *reached(of.over_all)] for row, of in zip(rows, found.rows, strict=True)]
     return [head, *rows]
 
 

@@ -137,7 +137,8 @@ def recipe_text(config: TrainConfig) -> str:
         (word for word, dtype in recipe_rules.PRECISIONS.items() if dtype and dtype == config.amp_dtype), None
     )
     return (
-        f"{config.max_iters:,} iterations of {config.effective_batch_size:,} samples, learning rate "
+        f"{wording.count_text(config.max_iters, 'iteration')} of "
+        f"{wording.count_text(config.effective_batch_size, 'sample')}, learning rate "
         f"{config.learning_rate:g} to {config.min_lr:g}" + (f", {precision}" if precision else "")
     )
 

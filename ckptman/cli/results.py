@@ -130,6 +130,7 @@ def _results(
         )
         over = replace(found, rows=tuple(row.over_all for row in found.rows)) if all_runs else found
         output = Format.JSON if as_json else Format.CSV if as_csv else output
+        whole = output not in (Format.TABLE, Format.MD)
         if output is Format.JSON and threshold is None and versus is None:
             print_json(found.to_json())
         elif as_csv:
@@ -139,11 +140,17 @@ def _results(
             if threshold > 1 and all(0 <= value <= 1 for row in over.rows for _, value in row.values):
                 warn(f"values are from 0 to 1, and none can reach {threshold:g}: 95 % is --threshold 0.95")
         elif versus is not None:
-            rows = reached.versus_rows(over, versus, convention, whole=output not in (Format.TABLE, Format.MD))
+            rows = reached.versus_rows(over, versus, convention, whole=whole)
             print_rows(rows, output, over=versus)
-            if len(rows) == 1:
+            if len(rows) == 1 and found.rows:
                 warn(f"no two rows differ in {versus} alone")
         else:
-            print_rows(reached.rows_of(found), output, give=() if keys else reached.said_twice(found, convention))
-        reached.tell(found, is_spread_shown=threshold is None and versus is None)
+            give = () if keys else reached.said_twice(found, convention)
+            print_rows(reached.rows_of(found, whole=whole), output, give=give)
+        if found.rows:
+            reached.tell(found, is_spread_shown=threshold is None and versus is None)
+        else:
+            from ckptman.cli import listed
+
+            listed.tell(found.listing.summary, conditions, found.listing.unmatched)
         raise typer.Exit(0 if found.listing.complete else 1)

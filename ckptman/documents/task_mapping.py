@@ -431,10 +431,10 @@ def _example(statistics: tree_statistics.TreeStatistics) -> str:
     keys = keys or [key for hole in pattern.holes if (key := convention.key_of(hole))]
     config = convention.lifted(run.config)
     condition = " and ".join(f"{key} == {grid_text.bare(config.get(key))}" for key in keys)
-    phrases = say.described(run.config, axes, configuration.family, convention)
+    phrases = map(wording.lowered, say.described(run.config, axes, configuration.family, convention))
     return markdown.join(
         markdown.paragraph(
-            f"For example, {', '.join((*map(wording.lowered, phrases), 'seed'))} {say.seeds_text([run.seed], convention)},",
+            f"For example, {', '.join((*phrases, 'seed'))} {say.seeds_text([run.seed], convention)},",
             "lies in",
             f"{markdown.link(markdown.code(f'{run.folder}/'), run.folder, folder=True)}.",
             "`ckptman ls` finds checkpoints by their configuration; in the folder of this file:",
@@ -536,8 +536,8 @@ def _refused(statistics: tree_statistics.TreeStatistics) -> str:
         "## Files that were not taken",
         markdown.paragraph(
             f"{say.refused_text(refused)} that ingest did not take, as far as it is known of which run.",
-            "No run that one of them may be is marked as missing or overwritten above; `ckptman ingest` takes a file once",
-            "it is mended.",
+            "No run that one of them may be is marked as missing or overwritten above; `ckptman ingest` takes a file",
+            "once it is mended.",
         ),
         markdown.table(["File", "Group", "Task", "Seed", "Why"], rows),
         more if len(refused) > _MOST_REFUSED else "",

@@ -152,7 +152,8 @@ def _suffix_of(folder: Path) -> str:
     """What most checkpoints of a folder end in."""
     built_in = convention_file.built_in()
     scan = scanning.scan_source(folder, built_in)
-    known = sorted({built_in.checkpoint.suffix, *built_in.checkpoint.other_suffixes}, key=len, reverse=True)
+    suffixes = {built_in.checkpoint.suffix, *built_in.checkpoint.other_suffixes}
+    known = sorted(suffixes, key=lambda suffix: (-len(suffix), suffix))
     counts: Counter[str] = Counter({built_in.checkpoint.suffix: len(scan.checkpoints)})
     for name in scan.passed_over:
         counts.update([next((suffix for suffix in known if name.endswith(suffix)), "")])

@@ -70,3 +70,12 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path: Path, capsys: pytest.
     (tmp_path / "empty").mkdir()
     assert run(["learn", "empty"]) == 2
     assert "no checkpoint was found" in capsys.readouterr().err
+
+
+def test_a_folder_without_checkpoints_is_told_of_the_same_way_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert run(["learn", "empty"]) == 2
+    told = capsys.readouterr().err
+    suffixes = re.findall(r"\.[a-z0-9.]+[a-z0-9]", told.partition("end in")[2])
+    assert len(suffixes) > 5
+    assert suffixes == sorted(suffixes, key=lambda suffix: (-len(suffix), suffix))

@@ -137,6 +137,12 @@ def test_a_signal_exits_130_and_the_run_goes_on(
     assert (again["state"], again["resumed_from"], again["run_id"]) == ("complete", item["iters_done"], item["run_id"])
 
 
+def test_one_of_a_kind_has_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, told in (("1", "1 iteration of 1 sample,"), ("2", "2 iterations of 2 samples,")):
+        assert run([*TASK, "--iters", number, "--batch-size", number, "--out", str(tmp_path), "--dry-run"]) == 0
+        assert told in capsys.readouterr().out
+
+
 def test_the_precision_stands_in_the_plan_and_another_than_the_runs_own_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,28 @@ def test_the_heat_map_explains_the_mark_where_there_is_one(
     assert ("end of the trained lengths" in texts(figure, monkeypatch)) is is_marked
 
 
+def test_the_mark_of_a_heat_map_is_seen_in_grey() -> None:
+    for tested in ((17, 18), (17, 19)):  # where a cell follows it, and where none does
+        rows = tuple({"row": "mix", "column": "", "series": "mix", "k": 17, "test_k": k, "mean": 50.0} for k in tested)
+        figure = data.Figure("lengths", "heat", "Lengths", "", "Test length K", "K", rows, True, ("mix",))
+        pixels = importlib.import_module("matplotlib.image").imread(io.BytesIO(drawing.draw(figure, "png")))
+        line = (pixels[:, :, :3] @ [0.299, 0.587, 0.114])[pixels.shape[0] // 3]
+        cell = (pixels[:, :, :3].std(axis=2)[pixels.shape[0] // 3] < 0.05) & (abs(line - 0.48) < 0.05)
+        first, last = cell.nonzero()[0][[0, -1]]
+        assert last - first > 100, "the control: the cells are found"
+        mark = next(at for at in range(first, last) if line[at] < 0.3)
+        assert min(line[mark - 6 : mark].max(), line[mark : mark + 8].max()) > 0.9, "and has a light rim"
+
+
+def test_what_is_higher_is_said_beside_a_difference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = FIGURES["layernorm"](selection(root))
+    assert figure is not None
+    svg = texts(figure, monkeypatch)
+    assert "With LayerNorm</" in svg
+    assert "higher by (points)</" in svg
+    texts(replace(figure, y="a|b on|Difference"), monkeypatch)  # a metric's title is any text
+
+
 def test_bars_and_dots_are_explained_where_there_are_any(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some = selection(root)
     of_one = data.Selection(tuple(item for item in some.runs if item.run.seed == 1), some.convention, some.curves)
@@ -259,7 +281,16 @@ def test_the_readme_shows_no_figure_of_runs_that_are_gone(tmp_path: Path) -> Non
     assert [link in (tmp_path / "README.md").read_text() for link in links] == [True, True, True], "the control"
     shutil.rmtree(tmp_path / "without_layernorm")
     report(tmp_path, figures=True)
-    assert [link in (tmp_path / "README.md").read_text() for link in links] == [True, False, False]
+    readme = (tmp_path / "README.md").read_text().replace("\n", " ").replace("  ", "\n\n")
+    assert [link in readme for link in links] == [True, False, False]
+    left = "Of runs that are gone, and not drawn any more (they can be removed): "
+    names = re.findall("`(report/.*?)`", readme.partition(left)[2].partition("\n\n")[0])
+    assert {"report/generalization-without_layernorm.svg", "report/layernorm.svg"} <= set(names)
+    for name in names:
+        (tmp_path / name).unlink()
+    report(tmp_path, figures=True)
+    assert "not drawn any more" not in (tmp_path / "README.md").read_text().replace("\n", " ")
+    assert not any((tmp_path / name).exists() for name in names)
 
 
 def panels_of(*places: tuple[str, str], series: str = "mix") -> data.Figure:
@@ -433,7 +464,8 @@ def test_plot_writes_both_files_or_none(
     [
         (["curves"], "nothing is measured that curves shows"),
         (["tokens", "-o", "x.gif"], "x.gif is of no kind"),
-        (["tokens", "--k", "99"], "nothing to draw: in 0 runs"),
+        (["tokens", "--k", "99"], "nothing to draw: no run of"),
+        (["generalization", "--metric", "gen/K17/tokn_acc"], "no run has a metric 'gen/K17/tokn_acc'"),
         (["tokns"], "tokns"),
     ],
 )

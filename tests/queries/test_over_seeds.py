@@ -287,3 +287,35 @@ def test_a_difference_says_of_how_many_runs_it_is(tree: Path, capsys: Capture) -
     assert "deviation of" not in err
     assert run(["results", "--root", str(tree)]) == 0
     assert "over 7 runs, deviation of the sample" in capsys.readouterr().err, "the control"
+
+
+@pytest.mark.parametrize("columns", ["mean,deviation,n", "mean (all),dev. (all),n (all)"])
+def test_people_are_told_no_spread_of_a_single_run(tmp_path: Path, capsys: Capture, columns: str) -> None:
+    for number, seed in ((8, 1337), (8, 2337), (16, 1337)):
+        value = 0.5 if seed == 1337 else 0.75
+        add_run(tmp_path, config(number, seed=seed), run_id=f"r{number}{seed}", metrics=gen_metrics(value))
+    shown = {}
+    for form in ("md", "csv"):
+        assert run(["results", str(tmp_path), "--population", "--all-runs", "--by", "k", "--format", form]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|" if form == "md" else ",")] for line in lines]
+        at = [cells[0].index(column) for column in columns.split(",")]
+        shown[form] = [[row[place] for place in at] for row in cells[-2:]]
+    assert shown["md"] == [["0.6250", "0.1250", "2"], ["0.5000", "–", "1"]]
+    assert shown["csv"] == [["0.625", "0.125", "2"], ["0.5", "0.0", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [([], "there is no checkpoint in {}"), (["--k", "8"], "none of 1 checkpoint fulfils every condition")],
+)
+def test_why_there_are_no_results_is_said(tmp_path: Path, capsys: Capture, arguments: list[str], told: str) -> None:
+    if arguments:
+        add_run(tmp_path, config(16), kinds=("Final",), metrics=gen_metrics(0.5))
+    assert run(["results", "--root", str(tmp_path), *arguments]) == 0
+    out, said = capsys.readouterr()
+    assert (out, " ".join(said.split()).startswith(told.format(tmp_path))) == ("", True), said
+    add_run(tmp_path, config(8), run_id="other", metrics=gen_metrics(0.5))
+    assert run(["results", "--root", str(tmp_path), *arguments]) == 0
+    out, said = capsys.readouterr()
+    assert (out != "", said.startswith("gen_em over ")) == (True, True)

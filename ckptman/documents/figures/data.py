@@ -138,7 +138,11 @@ class Selection:
     def which(self) -> str:
         """What a title adds where all runs are of one side."""
         sides = {item.side for item in self.runs}
-        return f", {wording.lowered(side_title(next(iter(sides)), self.convention))}" if len(sides) == 1 and self.is_sided else ""
+        return (
+            f", {wording.lowered(side_title(next(iter(sides)), self.convention))}"
+            if len(sides) == 1 and self.is_sided
+            else ""
+        )
 
     @property
     def is_sided(self) -> bool:
@@ -388,6 +392,10 @@ def _over_k(
     )  # fmt: skip
 
 
+_LONGEST_SIDE = 20
+"""Of a title that stands along a low panel, in characters."""
+
+
 def _versus(selection: Selection) -> Figure | None:
     """With LayerNorm and without (or the two values of another facet), and the difference, where both were measured."""
     facet = sided(selection.convention)
@@ -416,13 +424,15 @@ def _versus(selection: Selection) -> Figure | None:
             f"n_{words[0]}": len(found.get(first_side, ())), f"n_{words[1]}": len(found.get(second_side, ())),
         })  # fmt: skip
     what = _metric_title(selection).replace(" on ", " on\n", 1)
-    unit = (" (%)", "\n(points)") if percent else ("", "")
+    one, other = map(wording.lowered, titles)
+    unit = (" (%)", "(points)") if percent else ("", "")
+    below = f"{titles[0]}\nhigher by {unit[1]}" if len(titles[0]) <= _LONGEST_SIDE else f"Difference\n{unit[1]}"
     return Figure(
-        facet.name, "versus", f"{titles[0]} and {wording.lowered(titles[1])}",
-        f"Above, the mean over runs {wording.lowered(titles[0])} (full line, filled markers) and {wording.lowered(titles[1])} (dotted "
-        f"line, hollow markers); below, how much higher it is {wording.lowered(titles[0])}"
+        facet.name, "versus", f"{titles[0]} and {other}",
+        f"Above, the mean over runs {one} (full line, filled markers) and {other} (dotted "
+        f"line, hollow markers); below, how much higher it is {one}"
         f"{' in percentage points' if percent else ''}.",
-        "Longest trained list K (numbers)", f"{what}{unit[0]}|Difference{unit[1]}",
+        "Longest trained list K (numbers)", f"{what}{unit[0]}|{below.rstrip().replace('|', '/')}",
         tuple(rows), percent, selection.series, sides=facet.values, side=facet.name,
         order=(selection.titles(lambda item: item.row, lambda item: item.order.row), _order(selection)[1]),
     )  # fmt: skip

@@ -349,7 +349,7 @@ def _versus(canvas: Any, figure: Figure) -> None:
             )  # fmt: skip
         for axes in (above, below):
             _k_axis(axes, ks)
-        for axes, title in zip((above, below), figure.y.split("|"), strict=True):
+        for axes, title in zip((above, below), figure.y.rsplit("|", 1), strict=True):
             if axes.yaxis.get_tick_params()["labelleft"]:
                 axes.set_ylabel(title)
     _same_scale([above for above, _ in panels.values()], percent=figure.percent)
@@ -411,9 +411,11 @@ def _heat(canvas: Any, figure: Figure) -> None:
         for k in {row["k"] for row in _of_panel(figure, key)} & set(tested):  # the end of the trained lengths
             across, down = tested.index(k), ks.index(k)
             is_free = across + 1 == len(tested) or bool(np.isnan(grid[down, across + 1]))
-            at = axes.transData + ScaledTranslation(0.8 / 72 if is_free else 0, 0, canvas.dpi_scale_trans)
-            rim = [] if is_free else [("white", 3.0)]  # it shows the mark on dark cells in print
-            for color, width in (*rim, ("#D55E00", 1.6)):
+            at = axes.transData + ScaledTranslation(1.5 / 72 if is_free else 0, 0, canvas.dpi_scale_trans)
+            for color, width in (
+                ("white", 3.0),
+                (_INK, 1.6),
+            ):  # dark on a light rim: it is seen on any cell, in grey too
                 axes.plot(
                     [across + 0.5] * 2, [down - 0.5, down + 0.5], color=color, linewidth=width, transform=at,
                     solid_capstyle="butt", clip_on=False,
@@ -426,7 +428,7 @@ def _heat(canvas: Any, figure: Figure) -> None:
     _title_rows(canvas, figure.y)
     every = [axes for (axes,) in panels.values()]
     canvas.colorbar(image, ax=every, label="Exact match (%)", ticks=[0, 25, 50, 75, 100], aspect=30)
-    mark = ("end of the trained lengths", {"color": "#D55E00", "linewidth": 1.6})
+    mark = ("end of the trained lengths", {"color": _INK, "linewidth": 1.6})
     _legend(canvas, figure, [mark] if is_marked else [], series=False)
 
 

@@ -101,13 +101,16 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
     """What the README shows of the figures that are there."""
     root = statistics.inventory.scan.root
     gone = _of_no_run(statistics)
-    here = [name for name in names(statistics.convention)
-            if name not in gone and _read(root / records.REPORT / f"{name}.svg") is not None]  # fmt: skip
+    there = [name for name in names(statistics.convention)
+             if _read(root / records.REPORT / f"{name}.svg") is not None]  # fmt: skip
+    here = [name for name in there if name not in gone]
+    left = ", ".join(markdown.code(f"{records.REPORT}/{name}.svg") for name in there if name in gone)
+    left = left and markdown.paragraph(f"Of runs that are gone, and not drawn any more (they can be removed): {left}.")
     page = f"All runs, to sort, search and compare: [the explorer]({EXPLORER}), which a browser opens from the disk."
     page = page if (root / EXPLORER).is_file() else ""
     if not here:
         none = "There is no figure: `ckptman report` draws the convention's metric, where matplotlib is installed."
-        return markdown.join(page, none)
+        return markdown.join(page, none, left)
     facet = data.sided(statistics.convention)
     best = {"generalization", "" if facet is None else facet.name}
     shown = [name for name in here if name.partition("-")[0] in best]
@@ -116,7 +119,7 @@ def text(statistics: tree_statistics.TreeStatistics) -> str:
         f"[{_title(name, statistics.convention)}]({records.REPORT}/{name}.svg)" for name in here if name not in shown
     )
     return markdown.join(*images, page, f"Further figures: {more}." if more else "",
-                         "The table behind each figure lies beside it as CSV.")  # fmt: skip
+                         "The table behind each figure lies beside it as CSV.", left)  # fmt: skip
 
 
 def _of_no_run(statistics: tree_statistics.TreeStatistics) -> set[str]:
