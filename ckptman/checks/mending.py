@@ -62,6 +62,7 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
     steps: list[Step] = []
     if "missing-file" in codes:
         steps += _strayed(inventory)
+    steps += _exchanged(inventory)
     moves = _moves(inventory, convention) if codes & {"misplaced", "wrong-run-folder"} else []
     filled = {folder for step in (*steps, *moves) if step.target for folder in PurePosixPath(step.target).parents}
     if "duplicate" in codes:  # before the folders move in which they lie
@@ -124,6 +125,29 @@ def _strayed(inventory: Inventory) -> Iterator[Step]:
     for home, paths in homes.items():
         if len(paths) == 1:  # of several, nobody knows which
             yield Step("move", "missing-file", str(paths[0]), str(home), sha256=listed[home])
+
+
+def _exchanged(inventory: Inventory) -> Iterator[Step]:
+    """Files in each other's places, each to its own; the first goes beside its own place until that is free.
+
+    Wherever this is interrupted, a file that is missed by then is found by its bytes, or by a name that begins with
+    its own, and goes there the next time.
+    """
+    files = {file.path: file for file in inventory.files}
+    left = dict(inventory.exchanged)
+    while left:
+        first = min(left)
+        home, way = left.pop(first), [first]
+        while home != first:
+            way.append(home)
+            home = left.pop(home)
+        aside = way[1].with_name(f"{way[1].name}.{str(files[first].sha256)[:16]}")
+        moves = [(first, aside), *zip(way[:0:-1], [first, *way[:1:-1]], strict=True), (aside, way[1])]
+        for path, target in moves:
+            file = files[first if path == aside else path]
+            is_size = file.entry is None or file.size != file.entry.size
+            code = "wrong-size" if is_size else "wrong-hash"
+            yield Step("move", code, str(path), str(target), sha256=file.sha256)
 
 
 def _left_by_systems(inventory: Inventory) -> Iterator[Step]:

@@ -31,6 +31,7 @@ _WANDB_AGAIN = (
     "Bring it back, or ingest the run's source again with --with-wandb, which does. If it is nowhere, move run.json "
     "out of the tree and ingest the source: its list is written anew."
 )
+_EXCHANGED = "Let ckptman move each to its own place: ckptman validate --fix"
 _LIST_AGAIN = "Move it out of the tree, and ingest the source again, which writes this list anew."
 
 
@@ -63,7 +64,8 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
             yield from _check_history(inventory.scan.root, folder, folder.record)
             for file in files[folder.path]:
                 if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
-                    yield from _check_file(file, folder.record, strangers.get(file.path), convention)
+                    at_home = inventory.exchanged.get(file.path)
+                    yield from _check_file(file, folder.record, strangers.get(file.path), at_home, convention)
         elif folder.problem is not None:
             code, message = "bad-record", f"it cannot be used: {folder.problem}"
             if not os.access(inventory.scan.root / folder.path / records.RUN_FILE, os.R_OK):
@@ -214,8 +216,18 @@ def _leaves(kept: str) -> bool:
 
 
 def _check_file(
-    file: contents.CheckpointFile, record: records.RunRecord, elsewhere: PurePosixPath | None, convention: Convention
+    file: contents.CheckpointFile,
+    record: records.RunRecord,
+    elsewhere: PurePosixPath | None,
+    home: PurePosixPath | None,
+    convention: Convention,
 ) -> Iterator[Finding]:
+    """Check a file against its entry.
+
+    Args:
+        elsewhere: The folder of the run that it is of, if it is no file of this one.
+        home: The place of its bytes, where it lies in that of another file.
+    """
     entry = file.entry
     if file.refusal is not None or file.damage is not None:
         return  # which says more
@@ -226,7 +238,12 @@ def _check_file(
         yield finding("unrecorded-file", file.path, message)
         return
     parts = _part_differences(file, entry)
-    if parts:
+    if home is not None:
+        code = "wrong-hash" if file.size == entry.size else "wrong-size"
+        named = home.name if home.parent == file.folder else home
+        message = f"its bytes are those that run.json lists for {named}, where other ones lie"
+        yield finding(code, file.path, message, _EXCHANGED)
+    elif parts:
         code = "wrong-hash" if file.size == entry.size else "wrong-size"
         yield finding(code, file.path, _listed(parts))
     elif file.size != entry.size:

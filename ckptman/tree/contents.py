@@ -334,7 +334,8 @@ class Inventory:
         """Files that were moved or renamed: where each lies now, and where a run.json misses it.
 
         It has to be of the size, the step and the configuration that run.json says, and where its bytes were read, of
-        the same SHA-256. One that lost its suffix has to be of the size, and to begin with the name.
+        the same SHA-256. One that lost its suffix has to be of the size, and to begin with the name of a file of which
+        no other is found.
         """
         missed: dict[tuple[int, int | None, str], list[tuple[PurePosixPath, str]]] = defaultdict(list)
         by_size: dict[int, list[PurePosixPath]] = defaultdict(list)
@@ -353,10 +354,10 @@ class Inventory:
                 homes = [path for path, sha256 in missed[key] if file.sha256 in (None, sha256)]
                 if homes:
                     found[file.path] = min(homes, key=lambda path: (path.name != file.path.name, path))
-        read = {file.path for file in self.files}
+        read, known = {file.path for file in self.files}, set(found.values())
         for item in self.scan.entries if missed else ():
             if item.kind == "file" and item.path not in read and not is_not_ours(item.path):
-                homes = [home for home in by_size[item.size] if _is_name_of(item.path.name, home)]
+                homes = [home for home in by_size[item.size] if home not in known and _is_name_of(item.path.name, home)]
                 if homes:
                     found[item.path] = min(homes, key=lambda home: (home.parent != item.path.parent, home))
         return found
@@ -370,6 +371,28 @@ class Inventory:
             for file, entry in listed
             if file.size != entry.size or (file.sha256 is not None and file.sha256 != entry.sha256)
         )
+
+    @cached_property
+    def exchanged(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Files that lie in each other's places, by their bytes: where each lies, and where a run.json lists it.
+
+        Those that would all be in their places if each went to the next one's: of two files, or of more in a circle.
+        """
+        listed = {file.path: file.entry for file in self.files if file.path in self.replaced and file.entry is not None}
+        homes = {(entry.size, entry.sha256): path for path, entry in listed.items()}
+        read = ((file.path, (file.size, file.sha256)) for file in self.files if file.path in listed)
+        going = {path: homes[content] for path, content in read if content in homes}
+        found: dict[PurePosixPath, PurePosixPath] = {}
+        seen: set[PurePosixPath] = set()
+        for path in going:
+            way: dict[PurePosixPath, PurePosixPath] = {}
+            while path in going and path not in seen:
+                seen.add(path)
+                way[path] = path = going[path]
+            while path in way:
+                found[path] = way.pop(path)
+                path = found[path]
+        return found
 
     @cached_property
     def told(self) -> frozenset[PurePosixPath]:

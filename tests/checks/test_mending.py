@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from ckptman.checks.mending import mend, plan_mending
 from ckptman.checks.validation import validate
 from ckptman.cli.app import run
-from tests.helpers.trees import DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK
+from tests.helpers.trees import CHECKPOINT, DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK, copy
 
 SECOND = f"{TASK}/seed_2337"
+OTHER_FINAL = FINAL.replace("K4to4", "K2to4")
 
 
 def swap_seeds(root: Path) -> None:
@@ -37,6 +39,15 @@ def turn_three(root: Path) -> None:
 def swap_and_copy(root: Path) -> None:
     swap_seeds(root)
     shutil.copytree(root / DYNAMIC_RUN, root / "again")
+
+
+def exchange(root: Path, *paths: str) -> None:
+    """Files, each in the place of the next."""
+    first, *others = [root / path for path in paths]
+    first.rename(root / "aside")
+    for place, file in pairwise((first, *others)):
+        file.rename(place)
+    (root / "aside").rename(root / paths[-1])
 
 
 def file_elsewhere(root: Path) -> None:
@@ -64,6 +75,12 @@ def link_to_another_name(root: Path, *, to: str = f"{RUN}/best.pt") -> None:
 FAULTS: dict[str, Callable[[Path], object]] = {
     "swapped seeds": swap_seeds,
     "three runs turned": turn_three,
+    "files of two seeds exchanged": lambda root: exchange(root, f"{RUN}/{FINAL}", f"{SECOND}/{FINAL}"),
+    "files of two families exchanged": lambda root: exchange(
+        root, f"{RUN}/{FINAL}", f"{DYNAMIC_RUN}/{FINAL.replace('K4to4', 'K2to4')}"
+    ),
+    "two files of a run exchanged": lambda root: exchange(root, f"{RUN}/{FINAL}", f"{RUN}/{CHECKPOINT}"),
+    "three files turned": lambda root: exchange(root, f"{RUN}/{FINAL}", f"{RUN}/{CHECKPOINT}", f"{SECOND}/{FINAL}"),
     "a renamed run": lambda root: (root / RUN).rename(root / TASK / "seed_9"),
     "a renamed task": lambda root: (root / TASK).rename(root / FIXED / "task_0009"),
     "a renamed group": lambda root: (root / FIXED).rename(root / "with_layernorm/fixed/len_gen_single_k6"),
@@ -111,6 +128,36 @@ def test_every_fault_is_found_and_put_right_and_no_byte_is_lost(root: Path, faul
     assert validate(root, deep=True).findings == ()
     assert contents(root) == before
     assert plan_mending(validate(root, deep=True)) == ()
+
+
+EXCHANGES = [fault for fault in FAULTS if fault.startswith("three files") or fault.endswith("exchanged")]
+
+
+@pytest.mark.parametrize("fault", EXCHANGES)
+def test_an_exchange_that_was_interrupted_is_finished_the_next_times(root: Path, fault: str) -> None:
+    whole = contents(root)
+    FAULTS[fault](root)
+    steps = plan_mending(validate(root, deep=True))
+    assert len(steps) >= 3
+    for count in range(1, len(steps)):
+        begun = copy(root, root.with_name(str(count)))
+        mend(begun, steps[:count])
+        assert validate(begun, deep=True).findings, "the control"
+        for _ in steps:
+            done = mend(begun, plan_mending(validate(begun, deep=True)))
+            assert [step.problem for step in done] == [None] * len(done)
+        assert validate(begun, deep=True).findings == ()
+        assert contents(begun) == whole
+
+
+def test_files_that_lie_in_places_of_others_with_one_of_them_lost_stay(root: Path) -> None:
+    exchange(root, f"{RUN}/{FINAL}", f"{SECOND}/{FINAL}")
+    data = bytearray((root / RUN / FINAL).read_bytes())
+    data[-200] ^= 1
+    (root / RUN / FINAL).write_bytes(data)
+    found = validate(root, deep=True)
+    assert {item.code for item in found.findings} == {"bad-checkpoint", "wrong-hash"}
+    assert plan_mending(found) == ()
 
 
 def test_a_copy_of_a_file_that_is_a_link_is_put_away(root: Path) -> None:
