@@ -37,7 +37,7 @@ from ckptman.formats.pickled import (
 )
 from ckptman.formats.plain_values import MAX_TEXT, Plain, ReadNumber, as_mapping
 from ckptman.formats.refusals import refusal
-from ckptman.formats.weight_shapes import is_mask
+from ckptman.formats.weight_shapes import AVERAGED, is_mask
 from ckptman.rules import TrainConfig, comparing, recipe
 from ckptman.text import ConfigurationError, interpolation, strict_yaml, wording
 
@@ -760,7 +760,7 @@ def see_through(names: Iterable[str], rules: terms.CheckpointRules) -> dict[str,
                 break
     if f".{_FIRST}" in text:
         kept = next((name.removesuffix(_FIRST) for name in clean.values() if name.endswith(f".{_FIRST}")), "")
-        if all(name.startswith(kept) for name in clean.values()):
+        if all(name.startswith(kept) or name == AVERAGED for name in clean.values()):
             return {name: short.removeprefix(kept) for name, short in clean.items()}
     return clean
 

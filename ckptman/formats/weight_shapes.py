@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from ckptman.rules import convention_file, recipe, terms
 
 MLP_RATIO = 3
 """Width of the MLP's hidden layer over that of the embedding; the same as `training.model.MLP_RATIO`."""
+
+AVERAGED: Final = "n_averaged"
+"""What `AveragedModel` counts under."""
 
 Shape = tuple[int, ...]
 
@@ -73,7 +76,7 @@ def is_optional(name: str) -> bool:
 
 def is_of_wrapper(name: str, shape: Shape) -> bool:
     """Whether it is what `AveragedModel` adds to the weights of the model in it: how many were averaged."""
-    return name == "n_averaged" and not shape
+    return name == AVERAGED and not shape
 
 
 def is_mask(name: str, shape: Shape) -> bool:

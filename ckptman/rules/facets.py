@@ -116,7 +116,7 @@ class Facet:
             if all(part.holds(config) for part in each.when):
                 return each.value
         lacking = [key for key in self.keys if _kind(config.get(key)) is None]
-        shown = ", ".join(f"{key} = {config.get(key)!r}" for key in lacking or self.keys)
+        shown = ", ".join(_said_of(key, config) for key in lacking or self.keys)
         if lacking:
             raise _no_family(f"{shown} where a value is needed to tell {self.title}")
         raise _no_family(f"{shown}, which is none of {self.title}: {', '.join(each.word for each in self.values)}")
@@ -136,7 +136,7 @@ class Facet:
             if isinstance(plain, int | float | str) and _FREE.fullmatch(str(plain)):
                 return plain
             wanted = "a value that can be a part of a folder's name"
-        raise _no_family(f"{key} = {value!r} where {wanted} is needed to tell {self.title}")
+        raise _no_family(f"{_said_of(key, config)} where {wanted} is needed to tell {self.title}")
 
     def find(self, value: object) -> FacetValue | None:
         """The known value that is this one."""
@@ -200,6 +200,10 @@ def _kind(value: object) -> type[object] | None:
 
 def _shown(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _said_of(key: str, config: Mapping[str, Any]) -> str:
+    return f"{key} = {config[key]!r}" if key in config else f"no {key}"
 
 
 def _no_family(problem: str) -> RefusedError:

@@ -417,10 +417,11 @@ def test_a_term_of_a_distributed_sum_is_no_weight(save: Callable[..., Path]) -> 
 def test_an_averaged_model_is_the_model(save: Callable[..., Path]) -> None:
     model = GPT(GPTConfig.from_train_config(SETTINGS))
     model.load_state_dict(WEIGHTS)
-    path = save(model=torch.optim.swa_utils.AveragedModel(model).state_dict())
-    loaded, info = loading.load(path)
-    assert all(torch.equal(weight, WEIGHTS[name]) for name, weight in loaded.state_dict().items())
-    assert "n_averaged" in {tensor.name for tensor in info.tensors}
+    for kept in (model, torch.nn.ModuleDict({"net": model})):
+        path = save(model=torch.optim.swa_utils.AveragedModel(kept).state_dict())
+        loaded, info = loading.load(path)
+        assert all(torch.equal(weight, WEIGHTS[name]) for name, weight in loaded.state_dict().items())
+        assert "n_averaged" in {tensor.name for tensor in info.tensors}
     for other in ({"n_averaged": torch.zeros(2)}, {"n_seen": torch.tensor(0)}):  # the control
         with pytest.raises(RefusedError, match=f"{next(iter(other))} "):
             loading.load(save(model={**WEIGHTS, **other}))

@@ -90,6 +90,14 @@ def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code
     with pytest.raises(RefusedError) as error:
         folder({**config(), key: value})
     assert error.value.code == code
+    said = f"the configuration has {key} = {value!r} where"
+    assert error.value.message.startswith(said) == (code == "no-family")
+
+
+@pytest.mark.parametrize("key", ["use_layernorm", "train_max_k"])
+def test_a_key_that_a_configuration_lacks_is_said_to_be_lacking(key: str) -> None:
+    with pytest.raises(RefusedError, match=f"^the configuration has no {key} where "):
+        folder({name: value for name, value in config().items() if name != key})
 
 
 @pytest.mark.parametrize("values", [{"use_layernorm": 1, "use_mlp": 0}, {"train_max_k": 8.0, "seed": 1337.0}])
