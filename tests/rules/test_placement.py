@@ -90,8 +90,7 @@ def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code
     with pytest.raises(RefusedError) as error:
         folder({**config(), key: value})
     assert error.value.code == code
-    said = f"the configuration has {key} = {value!r} where"
-    assert error.value.message.startswith(said) == (code == "no-family")
+    assert f"{key} = {value!r}" in error.value.message
 
 
 @pytest.mark.parametrize("key", ["use_layernorm", "train_max_k"])
