@@ -489,7 +489,7 @@ def test_a_tree_without_a_k_has_none_in_its_map(browser: Any, shown: Any, tmp_pa
 def test_runs_outside_of_the_grid_are_counted_and_told_apart(
     browser: Any, shown: Any, tmp_path: Path, heard: Heard
 ) -> None:
-    group = "a_group_of_another_experiment_k8"
+    group = "a_group_v128_e128_of_another_k16"
     for task in (0, 1):
         for number, notes in enumerate(((), ("again",))):
             add_run(tmp_path, config(8, wandb_group=group, seed=1), notes=notes,
@@ -508,6 +508,8 @@ def test_runs_outside_of_the_grid_are_counted_and_told_apart(
     labels = explorer.locator(".map tbody th span").all_text_contents()
     assert [label[-4:] for label in labels] == ["0000", "0001"]
     assert all(len(label) <= 30 for label in labels)
+    whole = "spans => spans.every((span) => span.scrollWidth <= span.clientWidth)"
+    assert explorer.locator(".map tbody th span").evaluate_all(whole), "none is cut once more, at its end"
     explorer.locator("td[data-cell]").first.click()
     lines = explorer.locator("#details .legend-lines span").all_text_contents()
     assert len({line for line in lines if line.startswith("seed 1, ")}) == 2

@@ -508,8 +508,8 @@
   let metric = COMPLETENESS, everything = true;
   const cellRowLabel = (cell) => data.sections[cells.section.get(cell)].rows[cells.row.get(cell)];
   const clipped = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most - 1).join("")}…` : text);
-  /** A text cut in its middle: what others differ in from it often stands at its end. */
-  const cutInside = (text, most) => (text.length > most ? `${Array.from(text).slice(0, most / 2 - 1).join("")}…${Array.from(text).slice(-most / 2).join("")}` : text);
+  /** A text cut in its middle, if it is a little longer: what others differ in from it often stands at its end. */
+  const cutInside = (text, most) => (text.length > most + 4 ? `${Array.from(text).slice(0, most / 2 - 1).join("")}…${Array.from(text).slice(-most / 2).join("")}` : text);
   /** The K of a cell, in words; empty in a tree of an experiment without any. */
   const cellK = (cell) => (hasK ? `K ${cells.k.get(cell) ?? NOTHING}` : "");
   const cellName = (cell) => `${[clipped(cellRowLabel(cell), 80), cellK(cell)].filter(Boolean).join(" · ")} · ${data.sections[cells.section.get(cell)].title}`;
@@ -567,7 +567,7 @@
     const most = Math.max(1, Math.floor(MOST_CELLS / (columns.length + 1)));
     const draw = (from) => {
       for (const row of rows.slice(from, from + most))
-        body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, cutInside(section.rows[row], 30))), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
+        body.append(h("tr", {}, h("th", { scope: "row", title: section.rows[row] }, h("span", {}, cutInside(section.rows[row], 26))), columns.map((k) => drawCell(at(index, row, k), values, low, high, k))));
       more.hidden = from + most >= rows.length;
       more.onclick = () => draw(from + most);
       more.textContent = `Show ${Math.min(most, rows.length - from - most)} more rows of ${rows.length}`;
