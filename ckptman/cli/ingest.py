@@ -244,6 +244,13 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
         list(plan.system_files),
         most,
     )
+    _section(
+        out,
+        f"{count_text(len(plan.archives), 'archive')} passed over: what is in them is found once they are unpacked",
+        list(plan.archives),
+        most,
+        style="yellow",
+    )
     _unused_configs(out, result, most)
     _refusals(out, result.deferred, "deferred: it may still be being written", most)
     _refusals(out, result.refused, "refused", _FEW if most and _is_wrong_folder(result) else most)
@@ -291,8 +298,8 @@ def _why_no_file(item: overwritten.LostFiles, rules: Convention) -> str:
         )
         return "; ".join(f"{', '.join(names)} {what}" for names, what in kinds if names)
     last = item.run.last_iter
-    if last is None:
-        return "nothing was logged"
+    if last is None:  # which its record would say, if it could be read
+        return "nothing of it is recorded" if not item.run.config or item.run.problems else "nothing was logged"
     steps = [step for prefix in rules.prefixes if (step := prefix.expected_step(item.run.config)) is not None]
     if steps and last < min(steps):
         return f"its record ends at iteration {last}, before its first checkpoint"

@@ -144,6 +144,7 @@ class IngestResult:
             "passed_over": list(plan.passed_over),
             "resolved": [str(folder) for folder in plan.resolved],
             "system_files": list(plan.system_files),
+            "archives": list(plan.archives),
             "unused_configs": [{"source": item.source, "keys": list(item.keys)} for item in plan.unused_configs],
             "ambiguous": [row.path for row in plan.ambiguous],
             "wandb_placed": list(self.wandb_placed),

@@ -198,6 +198,8 @@ class Plan:
     """What a person said of a run, and this ingest learnt otherwise, as sentences; what was said stays."""
     system_files: tuple[str, ...]
     """Files with a checkpoint's suffix that an operating system left at the source."""
+    archives: tuple[str, ...]
+    """Archives at the source, in which checkpoints may be."""
     unused_configs: tuple[UnusedConfigs, ...]
     leftovers: tuple[PurePosixPath, ...]
     """Folders of the tree in which something lies that an interrupted run left."""
@@ -360,6 +362,7 @@ class _Planner:
             not_taken=self._not_taken(),
             contradicted=tuple(text for slot in self.folders for text in _contradicting(slot, self.folders.root)),
             system_files=self.raw.scan.system_files,
+            archives=self.raw.scan.archives,
             unused_configs=tuple(self.unused_configs),
             leftovers=tuple(sorted(self.folders.leftovers)),
         )

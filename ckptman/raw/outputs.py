@@ -451,6 +451,8 @@ class RawOutputs:
                     fix = "See what is in it, with ckptman show."
                     if checkpoint_name(self.root / source, self.convention):
                         fix = f"Wait until it is copied, or unpack it, or, where it is whole, call it {path.name}."
+                    if source.endswith(".dvc"):  # which says only where DVC keeps it
+                        fix = "Fetch the file itself: dvc pull."
                     yield path, Refusal(source, PASSED_OVER, f"it is not named *{suffix}", fix)
 
     def _owner_of_refused(self, path: Path) -> Owner:

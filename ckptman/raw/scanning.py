@@ -249,6 +249,8 @@ class SourceScan:
     itself, only the folder, with a slash."""
     system_files: tuple[str, ...] = ()
     """What an operating system left beside checkpoints, such as `._…`, relative to the root: no checkpoints."""
+    archives: tuple[str, ...] = ()
+    """Archives, in which checkpoints may be, relative to the root."""
     unread_wandb: Mapping[Path, Path] = field(default_factory=dict)
     """What could not be looked into and is, or is part of, a folder of W&B runs → the folder whose runs these are."""
     unread_records: frozenset[Path] = frozenset()
@@ -293,6 +295,7 @@ def scan_source(
         refusals=tuple(sorted(walk.refusals, key=lambda item: (item.source, item.code))),
         passed_over=tuple(sorted(walk.passed_over)),
         system_files=tuple(sorted(walk.system_files)),
+        archives=tuple(sorted(walk.archives)),
         unread_wandb=walk.unread_wandb,
         unread_records=frozenset(walk.unread_records),
     )
@@ -313,10 +316,16 @@ def check_source(source: Path) -> None:
 
 
 _ON_THE_WAY = re.compile(
-    r"(\.)?(.+?)(\.(tmp|temp|part|partial|filepart|crdownload|gz|xz|zst|bz2|zip|bak|old|orig)|~|(?(1)\.\w{6}))",
+    r"(\.syncthing\.|~syncthing~|\.)?(.+?)"
+    r"((\.\w{6,8})?\.partial|\.(tmp|temp|part|filepart|crdownload|incomplete)|_\.gstmp|\.[0-9a-fA-F]{8}"
+    r"|(\.tar)?\.(gz|xz|zst|bz2)|\.(tar|tgz|zip|dvc)|\.(bak|old|orig)|~|(?(1)\.\w{6}))",
     re.DOTALL,
 )
-"""Names that copying, packing and keeping programs give; rsync's is `.NAME.aX3bY7`."""
+"""Names that copying, packing, tracking and keeping programs give; rsync's is `.NAME.aX3bY7`, rclone's
+`NAME.1a2b3c4d.partial`, that of aws `NAME.1a2B3c4D`, gsutil's `NAME_.gstmp`."""
+
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z")
 
 
 def checkpoint_name(path: Path, convention: Convention) -> str | None:
@@ -369,6 +378,7 @@ class _Walk:
         """Those that were not followed: where each leads, and to what."""
         self.passed_over: set[str] = set()
         self.system_files: list[str] = []
+        self.archives: list[str] = []
         self.seen: set[tuple[int, int]] = set()
         self.around: tuple[Path, Around] | None = None
         """The folder of the last checkpoint."""
@@ -481,6 +491,8 @@ class _Walk:
             self._refuse(path, "not-a-file", "not a regular file, but a device, pipe or socket", "Remove it.")
         elif stat.S_ISREG(state.st_mode) and self._looks_like_one(path):
             self._pass_over(path)
+        elif item.name.lower().endswith(_ARCHIVES) and not contents.is_system_name(item.name):
+            self.archives.append(str(path.relative_to(self.root)))
         return False
 
     def _may_be_needed(self, link: os.DirEntry[str], *, is_wanted: bool) -> bool:

@@ -210,6 +210,25 @@ def test_wrong_use_exits_2(source: Path, capsys: Capture, arguments: list[str], 
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [("cut", "nothing of it is recorded"), ("gone", "nothing of it is recorded"), ("", "was logged")],
+)
+def test_of_a_run_whose_record_cannot_be_read_it_is_not_said_what_was_logged(
+    record: str, told: str, tmp_path: Path, capsys: Capture
+) -> None:
+    write_run(tmp_path / "out" / "task_0006", config(), run_id="abcd1234", save=False)
+    [folder] = (tmp_path / "out").rglob("run-*-abcd1234")
+    (folder / "files" / "wandb-summary.json").write_text('{"acc": 0.5}')  # without an iteration
+    for file in [*folder.glob("files/*"), *folder.glob("*.wandb")] if record else ():
+        file.unlink()
+    if record == "cut":
+        (folder / "run-abcd1234.wandb").write_bytes(b":W&")
+    assert run(["ingest", str(tmp_path / "out")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "run abcd1234: " in line]
+    assert told in line
+
+
 def test_links_warn_on_stderr_and_in_json(source: Path, capsys: Capture) -> None:
     assert run(["ingest", "raw", "--mode", "hardlink", "--json"]) == 0
     out, err = capsys.readouterr()

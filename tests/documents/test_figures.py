@@ -7,6 +7,8 @@ import importlib
 import io
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -476,3 +478,14 @@ def test_what_cannot_be_drawn_is_told(
     assert run(["plot", *arguments, "--root", str(root)]) == 2
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_is_not_talked_about() -> None:
+    env = {"HOME": "/proc/nowhere", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ours = "from ckptman.documents import drawing; drawing.check_possible()"
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stderr
+        for code in (ours, "import matplotlib.figure")  # the control
+    ]
+    assert said[0] == ""
+    assert "/proc/nowhere" in said[1]

@@ -145,6 +145,23 @@ def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: 
     assert f"file was {'refused' if how == 'refused' else 'not taken'}: " in said
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".syncthing.{}.tmp", "~syncthing~{}.tmp", "{}.1a2b3c4d.partial", "{}.1a2B3c4D", "{}_.gstmp", "{}.tar",
+        "{}.tar.gz", "{}.incomplete", "{}.dvc",
+    ],
+)  # fmt: skip
+def test_what_other_programs_make_of_a_final_on_its_way_stands_for_it(name: str, source: Path, root: Path) -> None:
+    [final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234", files=("Final",))
+    final.rename(final.with_name(name.format(final.name)))
+    ingest(source, root)
+    [file] = read_refused(root)
+    assert (file.file, file.run_id, file.how) == (final.name, "abcd1234", "passed over")
+    assert ("dvc pull" in file.advice) == name.endswith(".dvc")
+    assert standings(root)[1337] == "refused"
+
+
 @pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
 def test_a_file_beside_a_checkpoint_stands_for_nothing(name: str, source: Path, root: Path) -> None:
     [first, final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")

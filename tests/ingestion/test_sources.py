@@ -80,6 +80,16 @@ def test_files_of_other_programs_are_counted_as_passed_over(task: Path, tmp_path
     assert ingest(task, tmp_path / "tree").to_json()["passed_over"] == [f"saved_models/{name}" for name in names]
 
 
+def test_archives_are_named(task: Path, tmp_path: Path) -> None:
+    folder = write_run(task, config(), run_id="abcd1234")[1].parent
+    assert ingest(task, tmp_path / "tree").plan.archives == ()
+    for name in ("saved_models.zip", "outputs.tar.gz", "OLD.TGZ", "model.pt.tar", "._saved_models.zip", "notes.gz"):
+        (folder / name).write_bytes(b"x")
+    found = ingest(task, tmp_path / "tree").to_json()
+    assert found["archives"] == [f"saved_models/{name}" for name in ("OLD.TGZ", "outputs.tar.gz", "saved_models.zip")]
+    assert found["passed_over"] == ["saved_models/model.pt.tar"]
+
+
 def test_what_looks_like_a_checkpoint_and_is_passed_over_is_named(task: Path, tmp_path: Path) -> None:
     files = write_run(task, config(), run_id="abcd1234")
     folder = files[1].parent

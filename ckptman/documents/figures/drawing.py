@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,7 +64,8 @@ def check_possible() -> None:
     wrong = "is not installed"
     if is_possible():
         try:
-            importlib.import_module("matplotlib.figure")
+            with _silent():
+                importlib.import_module("matplotlib.figure")
         except Exception as error:  # of a broken installation, any: of numpy's, of a shared library's
             wrong = f"cannot be imported: {type(error).__name__}: {error}"
         else:
@@ -73,6 +75,18 @@ def check_possible() -> None:
         code="no-matplotlib",
         fix="Install it with: python -m pip install --force-reinstall matplotlib. Without figures: report --no-figures",
     )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what matplotlib tells of where it keeps its caches if it cannot below the home folder."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def draw(figure: Figure, form: str = "svg", *, note: str = "") -> bytes:
