@@ -263,8 +263,9 @@ def _check_file(
         differences = _config_differences(record.config, file.info.config, ignored)
         if differences:
             fix = (
-                "Move the file out of the tree, and ingest the run's source again, which brings the right one. If it "
-                "is the same one, run.json is wrong: move that out of the tree too, and ingest the source."
+                "ckptman validate --deep says whether it lies in another file's place. If not, move the file out of "
+                "the tree, and ingest the run's source again, which brings the right one. If it is the same one, "
+                "run.json is wrong: move that out of the tree too, and ingest the source."
             )
             yield finding("config-disagrees", file.path, _listed(differences), fix)
 

@@ -407,7 +407,7 @@ _TABLE = (
     _error(
         "wrong-hash",
         "A checkpoint's bytes are not those that were placed (found by --deep only).",
-        "The SHA-256 is another than run.json says: the file was changed, or the disk lost bits.",
+        "The SHA-256 is another than run.json says: the file was changed or exchanged, or the disk lost bits.",
         _AGAIN,
     ),
     _error(
