@@ -303,7 +303,7 @@ def an_axis_value_that_the_grid_does_not_have(root: Path, _: MonkeyPatch) -> Non
     edit_record(root / RUN, config={"n_layers": 3})
 
 
-@fault("no-place", RUN, also=("missing-seed",), says="use_layernorm = None")
+@fault("no-place", RUN, also=("missing-seed",), says="the configuration has no use_layernorm")
 def a_configuration_of_no_family(root: Path, _: MonkeyPatch) -> None:
     save_both(root / RUN, without=("use_layernorm",))
 
