@@ -106,6 +106,15 @@ def explained(ctx: typer.Context) -> Iterator[str]:
 
 
 @_last_of_list
+def figures(ctx: typer.Context) -> Iterator[str]:
+    """Figures that can be drawn."""
+    from ckptman.cli.app import convention_for
+    from ckptman.documents import data
+
+    yield from data.figures_of(convention_for(ctx, _tree(ctx)))
+
+
+@_last_of_list
 def keys(ctx: typer.Context) -> Iterator[str]:
     """Keys of the configuration, of a checkpoint, and of the metrics that the first runs of the tree have."""
     from ckptman.cli.app import convention_for

@@ -97,7 +97,8 @@ def _show(result: MigrateResult, *, whole: bool = True) -> None:
             )
         return
     if not result.runs:
-        out.print(plain(f"{count_text(result.staying, 'run')}: all as the convention says"))
+        none = f"no sorted run is in {result.root}: there is nothing to migrate"
+        out.print(plain(f"{count_text(result.staying, 'run')}: all as the convention says" if result.staying else none))
         return
     would = "to " if result.dry_run else ""
     what = "back" if result.undo else "on, which was interrupted" if result.resumed else ""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ckptman.cli import completing
 from ckptman.cli.app import app, convention_for
 from ckptman.cli.options import (
     Conditions,
@@ -37,6 +38,7 @@ def _plot(
         typer.Argument(
             metavar="WHAT",
             help="generalization, distribution, lengths, tokens, curves; or a facet of two values, to compare these.",
+            autocompletion=completing.figures,
         ),
     ],
     root: Root = None,

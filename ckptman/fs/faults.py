@@ -111,18 +111,22 @@ def machine_error(error: OSError, what: str) -> MachineError:
 
 _FREE_SPACE = "Free space there, then do it again; what is placed stays."
 
-_OTHER_ROOT = "Choose a root that you may write to, or have this one opened to you."
+_OTHER_FOLDER = "Choose a folder that you may write to, or have this one opened to you."
 
 _TOO_MANY_OPEN = ("too-many-open-files", "too many files are open", "Raise the limit (ulimit -n), then do it again.")
 
 _WRITE_FAULTS = {
     errno.ENOSPC: ("disk-full", "no space is left on the device", _FREE_SPACE),
     errno.EDQUOT: ("quota-exceeded", "the disk quota is used up", _FREE_SPACE),
-    errno.EROFS: ("read-only", "the file system is read-only", _OTHER_ROOT),
-    errno.EACCES: ("permission-denied", "permission denied", _OTHER_ROOT),
-    errno.EPERM: ("permission-denied", "operation not permitted", _OTHER_ROOT),
+    errno.EROFS: ("read-only", "the file system is read-only", _OTHER_FOLDER),
+    errno.EACCES: ("permission-denied", "permission denied", _OTHER_FOLDER),
+    errno.EPERM: ("permission-denied", "operation not permitted", _OTHER_FOLDER),
     errno.ENOENT: ("folder-missing", "its folder does not exist", "Make the folder, then do it again."),
-    errno.ENOTDIR: ("not-a-folder", "something on the way is not a folder", "Move that away, or choose another root."),
+    errno.ENOTDIR: (
+        "not-a-folder",
+        "something on the way is not a folder",
+        "Move that away, or choose another folder.",
+    ),
     errno.EFBIG: ("file-too-large", "files may not get that large there", "Raise the limit (ulimit -f)."),
     errno.EMFILE: _TOO_MANY_OPEN,
     errno.ENFILE: _TOO_MANY_OPEN,

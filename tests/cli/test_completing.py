@@ -49,6 +49,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ckptman ls --sort -gen_e", {"-gen_em"}),
         ("ckptman results --metric gen/K3", {"gen/K32/exact_match_acc"}),
         ("ckptman ls --where use_m", {"use_mlp"}),
+        ("ckptman plot l", {"layernorm", "lengths"}),
     ],
 )
 def test_values_are_completed_from_the_grid_and_the_tree(tree: Path, words: str, wanted: set[str]) -> None:

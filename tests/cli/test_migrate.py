@@ -86,3 +86,13 @@ def test_undo_without_a_migration_is_refused(tree: Path, capsys: pytest.CaptureF
     status, _, err = call(capsys, "migrate", tree, "--undo", "--yes")
     assert status == 1
     assert "no migration" in err
+
+
+def test_of_a_folder_without_a_sorted_run_it_is_not_said_that_all_is_right(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    told = f"no sorted run is in {tmp_path / 'empty'}: there is nothing to migrate"
+    status, out, _ = call(capsys, "migrate", tmp_path / "empty")
+    assert (status, " ".join(out.split())) == (0, told)
+    assert "2 runs to migrate" in call(capsys, "migrate", tree, "--dry-run")[1], "the control"
