@@ -173,10 +173,12 @@ def show(result: evaluating.EvaluationResult, out: Console) -> None:
     """Print what was measured: a table for each file, and one for all of them if there are several."""
     for path in result.planned:
         out.print(plain(f"would be measured: {path}"))
-    for evaluation in result.evaluations:
+    for number, evaluation in enumerate(result.evaluations):
+        if number:
+            out.print()
         _show_one(evaluation, out)
-        out.print()
     if len(result.evaluations) > 1:
+        out.print()
         out.print(plain(f"{count_text(len(result.evaluations), 'checkpoint')}, {_mode_text(result.evaluations[0])}"))
         rows = [(_mean_text(evaluation), evaluation.path) for evaluation in result.evaluations]
         print_table(out, [("Mean exact match", "Checkpoint"), *rows])

@@ -86,6 +86,14 @@ def test_the_table_names_the_mode(file: Path, capsys: pytest.CaptureFixture[str]
     assert "autoregressive: the model reads its own output" in capsys.readouterr().out
 
 
+def test_blank_lines_stand_between_tables_alone(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_checkpoint(tmp_path / "other.pt", config(), salt=1)
+    for files, blanks in (([file], 0), ([file, other], 2)):
+        assert run(["eval", *map(str, files), *QUICK]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (lines.count(""), "" in (lines[0], lines[-1])) == (blanks, False)
+
+
 def test_a_tree_is_evaluated_and_recorded(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = snapshot(tree)
     assert run(["eval", str(tree), "--samples", "5", "--no-record"]) == 0
