@@ -605,6 +605,8 @@ def _other_zip(names: list[str]) -> RefusedError:
         what = "numpy's .npz"
     elif "model.weights.h5" in names:
         what = "a model of Keras, which is not read"
+    elif any(name.endswith("/archive_format") for name in names):
+        what = "a program that torch.export saved"
     elif inner:
         what = f"it holds {_shown(inner[0])}: unpack it first"
     else:

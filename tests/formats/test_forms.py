@@ -270,7 +270,11 @@ def test_other_zip_archives_are_called_what_they_are(tmp_path: Path) -> None:
     zipped(tmp_path / "outer.zip", saved__a_pt=hostile.good())
     zipped(tmp_path / "keras.zip", zipfile.ZIP_DEFLATED, config_json=b"{}", model_weights_h5=bytes(9))
     zipped(tmp_path / "other.zip", zipfile.ZIP_DEFLATED, policy_txt=b"x")
+    with zipfile.ZipFile(tmp_path / "program.pt2", "w") as file:  # as torch.export.save does
+        for name in ("data/weights/weight_0", "models/model.json", "data/sample_inputs/model.pt", "archive_format"):
+            file.writestr(f"archive/{name}", b"pt2")
     for name, said in {
+        "program.pt2": "a program that torch.export saved$",
         "a.npz": "numpy's .npz", "outer.zip": "it holds 'saved/a.pt': unpack it first", "keras.zip": "a model of Keras",
         "other.zip": "it has no data.pkl",
     }.items():  # fmt: skip
