@@ -88,10 +88,14 @@ def find_lost_files(
     if not (runs := list(runs)):
         return found
     files = _Files(owners, convention)
+    ended = {run.run_id: run.ended for run in runs}
     for run in runs:
         names = saved_names(run, convention)
         seed = run.config.get(convention.seed_key)
-        where = {name: paths for name in names if (paths := files.where_saved(run, name))}
+        saved = {name: files.where_saved(run, name) for name in names}
+        # What an earlier run wrote was not written over this one's.
+        saved = {name: [at for at in paths if not _is_before(ended, owners[at], run)] for name, paths in saved.items()}
+        where = {name: paths for name, paths in saved.items() if paths}
         others = {
             name: paths
             for name, paths in where.items()
@@ -119,6 +123,12 @@ def find_lost_files(
                 )
             )
     return sorted(found, key=lambda item: item.run.run_id)
+
+
+def _is_before(ended: Mapping[str, float | None], owner: Owner, run: WandbRun) -> bool:
+    """Whether the run that wrote a file had ended when another began."""
+    end = ended.get(owner.run_id or "")
+    return end is not None and run.started is not None and end < run.started
 
 
 def owner_of_refused(

@@ -78,6 +78,16 @@ def test_a_run_that_stopped_before_its_first_checkpoint_is_not_called_overwritte
     assert [item.run.run_id for item in result.plan.without_files] == ["early"]
 
 
+def test_a_run_that_began_after_a_file_was_written_did_not_lose_it_to_that(source: Path, root: Path) -> None:
+    write_run(task(source), config(seed=1337), run_id="first")
+    write_run(task(source), config(seed=2337), run_id="later", started=START + 1000, save=False)
+    result = ingest(source, root)
+    assert result.plan.overwritten == ()
+    assert [(item.run.run_id, len(item.missing)) for item in result.plan.without_files] == [("later", 2)]
+    write_run(task(source), config(seed=3337), run_id="last", started=START + 2000)  # the control
+    assert {run.run_id for run in ingest(source, root.with_name("other")).plan.overwritten} == {"first", "later"}
+
+
 def test_a_final_that_survives_a_killed_later_seed_is_overwritten_in_part(source: Path, root: Path) -> None:
     write_run(task(source), config(seed=1337), run_id="first")
     write_run(
