@@ -23,7 +23,7 @@ from ckptman.raw.attribution import AMBIGUOUS, NONE, STORED, Attribution
 from ckptman.raw.beside import Beside, Evidence, Problem
 from ckptman.raw.examination import Examined, Examiner, Read, group_said
 from ckptman.raw.overwritten import LostFiles, Owner, find_lost_files, owner_of_refused, saved_names
-from ckptman.raw.scanning import Refusal, SourceCheckpoint, checkpoint_name, scan_source, wandb_home
+from ckptman.raw.scanning import Refusal, SourceCheckpoint, checkpoint_name, original_name, scan_source, wandb_home
 from ckptman.raw.wandb_index import Claim, WandbIndex
 from ckptman.raw.wandb_runs import WandbRun, last_iter, merge_requeued, read_run_folder
 from ckptman.rules import Convention, comparing, placement
@@ -436,11 +436,16 @@ class RawOutputs:
     def _not_taken(self) -> Iterator[tuple[Path, Refusal]]:
         """What was not taken: each with the path that it would have as a checkpoint, and why."""
         suffix = self.convention.checkpoint.suffix
+        naming = naming_rules.naming_of(self.convention)
         for refusal in (*self.refused, *self.deferred):
             path = self.root / refusal.source
             if refusal.what == "file" and path.name.endswith(suffix) and os.path.lexists(path):
+                original = path.with_name(original_name(path, self.convention))
+                with suppress(RefusedError):
+                    if not os.path.lexists(original):  # a copy stands for what is not there
+                        naming.parse(original.name)
+                        path = original
                 yield path, refusal
-        naming = naming_rules.naming_of(self.convention)
         owners = self.owners if self.scan.passed_over else {}
         for source in self.scan.passed_over:
             path = self.root / source

@@ -334,6 +334,21 @@ def checkpoint_name(path: Path, convention: Convention) -> str | None:
     return found[2] if found is not None and found[2].endswith(convention.checkpoint.suffix) else None
 
 
+_COPY = re.compile(
+    r"(?:Copy of )?(.+?)(?: ?\([0-9]+\)| (?:- )?[Cc]opy(?: \(?[0-9]+\)?)?| \(copy(?: [0-9]+)?\)|-v[0-9]+|_[0-9]"
+    r"|\.sync-conflict-[\w-]+| \([^()]*conflicted copy[^()]*\))?",
+    re.DOTALL,
+)
+"""Names that copies get where there is a file already: of browsers, file managers, Lightning, syncthing, Dropbox."""
+
+
+def original_name(path: Path, convention: Convention) -> str:
+    """The name of the file of which one is a copy, by its own name; that itself, for most."""
+    suffix = convention.checkpoint.suffix
+    found = _COPY.fullmatch(path.name.removesuffix(suffix))
+    return path.name if found is None else f"{found[1]}{suffix}"
+
+
 def is_one_checkpoint(folder: Path, convention: Convention, names: Collection[str] | None = None) -> bool:
     """Whether a folder, in which these `names` are known to be, is a checkpoint itself, not one that checkpoints or W&B
     runs lie in, some weights among them."""

@@ -21,7 +21,7 @@ from ckptman.sweeps import grid_status
 from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.tree.records import read_record, read_refused
 from ckptman.tree.statistics import count_tree
-from tests.helpers.ingested import task
+from tests.helpers.ingested import codes, task
 from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 
 
@@ -160,6 +160,28 @@ def test_what_other_programs_make_of_a_final_on_its_way_stands_for_it(name: str,
     assert (file.file, file.run_id, file.how) == (final.name, "abcd1234", "passed over")
     assert ("dvc pull" in file.advice) == name.endswith(".dvc")
     assert standings(root)[1337] == "refused"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{} (1)", "{}(2)", "{}-v1", "{}_1", "{} copy", "{} - Copy (2)", "{} (copy)", "Copy of {}",
+        "{} (my conflicted copy 1)", "{}.sync-conflict-20260310-152800-ABCDEFG",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_copy_that_is_refused_for_its_name_stands_for_a_final_that_is_not_there(
+    name: str, is_there: bool, source: Path, root: Path
+) -> None:
+    folder = task(source) / "seed_1337"
+    [final] = write_run(folder, config(), run_id="abcd1234", files=("Final",))
+    copy = final.rename(final.with_stem(name.format(final.stem)))
+    if is_there:  # the control, with bytes of its own
+        write_checkpoint(final, config(), saved_at=START + 300, salt=1)
+    assert codes(ingest(source, root)) == ["unknown-name"]
+    [file] = read_refused(root)
+    assert (file.path, file.run_id) == (str(copy.relative_to(source)), None if is_there else "abcd1234")
+    assert standings(root)[1337] == ("complete" if is_there else "refused")
 
 
 @pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
