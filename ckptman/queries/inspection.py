@@ -188,7 +188,7 @@ def _loads(path: Path, info: CheckpointInfo, rules: Convention) -> Loads:
     except RefusedError as error:
         return Loads("weights", error.message, error.fix)
     masks = architecture.masks_of(info.tensors)
-    return Loads("model", f"if {masks[0].name} is a causal mask by its values too" if masks else None, None)
+    return Loads("model", f"if the values of {masks[0].name} hide what comes later" if masks else None, None)
 
 
 def name_json(name: naming.CheckpointName) -> dict[str, Any]:
