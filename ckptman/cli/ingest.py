@@ -398,7 +398,9 @@ def _lost_seeds(runs: Iterable[records.OverwrittenRun]) -> list[str]:
 
 
 def _counted(noun: str, items: Sequence[str]) -> str:
-    return f"{noun if len(items) == 1 else noun + 's'} {', '.join(items)}"
+    """`seed 1337`, `seeds 1337, 3 × 2337`."""
+    each = [item if count == 1 else f"{count} × {item}" for item, count in Counter(items).items()]
+    return f"{noun if len(items) == 1 else noun + 's'} {', '.join(each)}"
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -392,3 +392,11 @@ def test_a_dry_run_compares_the_space_that_is_needed_and_free(source: Path, caps
     assert re.search(r"\nneeds [0-9.]+ kB; [0-9.]+ [kMGT]?B free there\n", capsys.readouterr().out)
     assert run(["ingest", "raw", "--dry-run", "--mode", "hardlink"]) == 0
     assert "\nneeds no space, as links; " in capsys.readouterr().out
+
+
+def test_a_seed_that_was_lost_several_times_is_named_once(tmp_path: Path, capsys: Capture) -> None:
+    for index, seed in enumerate((1337, 1337, 1337, 2337, 3337)):
+        write_run(tmp_path / "raw/len_gen_k8/task_0006", config(8, n_layers=1, use_mlp=False, seed=seed),
+                  run_id=f"run{index}", started=START + 1000 * index, salt=index)  # fmt: skip
+    assert run(["ingest", str(tmp_path / "raw"), "--root", str(tmp_path / "tree")]) == 0
+    assert "  len_gen_k8 1 task (6): seeds 3 × 1337, 2337\n" in capsys.readouterr().out
