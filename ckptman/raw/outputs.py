@@ -439,7 +439,8 @@ class RawOutputs:
         naming = naming_rules.naming_of(self.convention)
         for refusal in (*self.refused, *self.deferred):
             path = self.root / refusal.source
-            if refusal.what == "file" and path.name.endswith(suffix) and os.path.lexists(path):
+            may_be_one = refusal.what == "file" or refusal.code == "incomplete-folder"
+            if may_be_one and path.name.endswith(suffix) and os.path.lexists(path):
                 original = path.with_name(original_name(path, self.convention))
                 with suppress(RefusedError):
                     if not os.path.lexists(original):  # a copy stands for what is not there

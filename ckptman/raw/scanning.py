@@ -430,6 +430,11 @@ class _Walk:
             elif is_checkpoint:
                 self._checkpoint_folder(folder)
                 found = [item for item in found if containers.has_own_folder(Path(item.path))]
+            elif not found and folder.name.endswith(self.convention.checkpoint.suffix):
+                fix = "If nothing writes to it any more, copy the folder again from where it was written, or remove it."
+                self._refuse(
+                    folder, "incomplete-folder", "a checkpoint by its name, and there is nothing in it", fix, "folder"
+                )
             pending.extend(reversed([Path(item.path) for item in found if self._look(item)]))
 
     def file(self, path: Path) -> None:

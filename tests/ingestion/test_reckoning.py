@@ -184,6 +184,20 @@ def test_a_copy_that_is_refused_for_its_name_stands_for_a_final_that_is_not_ther
     assert standings(root)[1337] == ("complete" if is_there else "refused")
 
 
+@pytest.mark.parametrize("files", [[], ["model.safetensors.index.json"]])
+def test_a_folder_called_as_a_final_that_is_not_whole_stands_for_it(files: list[str], source: Path, root: Path) -> None:
+    [final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234", files=("Final",))
+    final.unlink()
+    assert scan_source(source, built_in()).refusals == ()
+    final.mkdir()
+    for name in files:
+        (final / name).write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    assert codes(ingest(source, root, settle=0)) == ["incomplete-folder"]
+    [file] = read_refused(root)
+    assert (file.file, file.run_id, file.what) == (final.name, "abcd1234", "folder")
+    assert standings(root)[1337] == "refused"
+
+
 @pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
 def test_a_file_beside_a_checkpoint_stands_for_nothing(name: str, source: Path, root: Path) -> None:
     [first, final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
