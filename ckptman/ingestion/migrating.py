@@ -20,7 +20,7 @@ from ckptman.fs import FileState, files, folders, locks, make_folders, moving, w
 from ckptman.ingestion import journals
 from ckptman.ingestion.journals import Journal, MigratedRun, Moved, Step
 from ckptman.rules import Convention, Place, comparing, convention_file, naming, placement
-from ckptman.text import RefusedError, json_text
+from ckptman.text import RefusedError, json_text, wording
 from ckptman.tree import contents, records
 
 Progress = Callable[[int, int], None]
@@ -123,7 +123,8 @@ def _migrated(root: Path, rules: Convention, *, undo: bool, dry_run: bool, progr
     last = known[-1] if known else None
     if undo:
         if last is None:
-            raise RefusedError(f"no migration of {root} is known", code="nothing-to-undo", fix="See: ckptman migrate")
+            fix = f"What one would do is shown by: ckptman migrate {wording.shell_word(root)} --dry-run"
+            raise RefusedError(f"no migration of {root} is known", code="nothing-to-undo", fix=fix)
         return _undone(root, *last, dry_run=dry_run, progress=progress)
     if last is not None and last[1].state != journals.DONE:
         folder, journal = last

@@ -21,7 +21,7 @@ from ckptman.fs import folders as fs_folders
 from ckptman.raw import attribution as attributing
 from ckptman.raw import examination, outputs, scanning
 from ckptman.rules import Convention, comparing, naming, placement
-from ckptman.text import MachineError, RefusedError
+from ckptman.text import MachineError, RefusedError, wording
 from ckptman.tree import contents, history, numbering, records
 
 
@@ -798,7 +798,9 @@ class RunFolders:
             if all(slot.name != str(folder) for slot in taken) and not (self.root / folder).exists():
                 return folder
         raise RefusedError(
-            f"the folder {folder} is taken by something else", code="taken", fix="Look at it with: ckptman validate"
+            f"the folder {folder} is taken by something else",
+            code="taken",
+            fix=f"Look at it with: ckptman validate --root {wording.shell_word(self.root)}",
         )
 
     def _is_anywhere(self, record: records.RunRecord, entry: records.CheckpointEntry) -> bool:

@@ -128,7 +128,7 @@ def _not_one(name: str, found: list[records.RunFolder], scan: records.TreeScan, 
     return UsageError(
         f"{name!r} is no file, and no run of the tree {scan.root} by its id, folder or group/task/seed",
         code="no-run",
-        fix="See what there is with: ckptman ls",
+        fix=f"See what there is with: ckptman ls {wording.shell_word(scan.root)}",
     )
 
 

@@ -946,7 +946,7 @@ def require_no_migration(root: Path) -> None:
         raise RefusedError(
             f"a migration of {at} was interrupted: its runs lie in places of two conventions",
             code="unfinished-migration",
-            fix="Let it go on: ckptman migrate. Or take it back: ckptman migrate --undo",
+            fix=f"Let it go on, or with --undo take it back: ckptman migrate {wording.shell_word(at)}",
         )
 
 

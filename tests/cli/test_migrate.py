@@ -96,3 +96,5 @@ def test_of_a_folder_without_a_sorted_run_it_is_not_said_that_all_is_right(
     status, out, _ = call(capsys, "migrate", tmp_path / "empty")
     assert (status, " ".join(out.split())) == (0, told)
     assert "2 runs to migrate" in call(capsys, "migrate", tree, "--dry-run")[1], "the control"
+    status, _, err = call(capsys, "migrate", tmp_path / "empty", "--undo")
+    assert (status, f"ckptman migrate {tmp_path / 'empty'} --dry-run" in " ".join(err.split())) == (1, True)

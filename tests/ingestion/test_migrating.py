@@ -426,6 +426,7 @@ def test_nothing_writes_into_a_tree_between_two_conventions(tree: Path, monkeypa
         with pytest.raises(RefusedError) as caught:
             write()
         assert caught.value.code == "unfinished-migration"
+        assert caught.value.fix.endswith(f": ckptman migrate {tree}")
     assert held(tree) == before
     migrate(tree, convention=MERGED)
     assert report(tree, convention=MERGED) is not None

@@ -59,5 +59,6 @@ def test_a_run_that_was_overwritten_is_told_so(root: Path) -> None:
         with pytest.raises(UsageError, match="checkpoints here: later000 wrote over them") as error:
             show_run(name, root)
         assert "overwritten.json" in error.value.fix
-    with pytest.raises(UsageError, match="is no file, and no run"):  # the control
+    with pytest.raises(UsageError, match="is no file, and no run") as error:  # the control
         show_run(f"{group}/{task}/seed_43", root)
+    assert error.value.fix.endswith(f": ckptman ls {root}"), "the tree need not be where the command finds one"
