@@ -380,9 +380,12 @@ def _variable_of(error: typer.TyperException, context: Any) -> str:
 
 def _print_error(message: str, fix: str) -> None:
     talk = console(stderr=True, urgent=True)
-    talk.print(plain("ERROR ", "bold red") + plain(message))
-    if fix:
-        talk.print(plain("  ") + plain(fix))
+    try:
+        talk.print(plain("ERROR ", "bold red") + plain(message))
+        if fix:
+            talk.print(plain("  ") + plain(fix))
+    except OSError:  # a full disk under the errors: the exit status tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _bug(error: Exception, arguments: list[str]) -> int:

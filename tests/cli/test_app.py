@@ -52,6 +52,13 @@ def test_a_full_disk_under_the_output_is_no_bug() -> None:
     assert shell(f"{PROGRAM} task > /dev/null").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "status"), [("task > /dev/full", 3), ("ingest nowhere --root t", 2), ("nothing", 2), ("task", 0)]
+)
+def test_an_error_that_cannot_be_printed_ends_with_its_own_status(command: str, status: int) -> None:
+    assert shell(f"{PROGRAM} {command} 2> /dev/full").returncode == status
+
+
 def test_an_empty_root_is_not_the_current_folder(root: Path) -> None:
     done = shell(f"cd {root} && {PROGRAM} ls --root ''")
     assert done.returncode == 2
