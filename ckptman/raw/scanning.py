@@ -31,6 +31,9 @@ WANDB_FILES = "files"
 """The folder of a W&B run folder that holds what the run gave to W&B."""
 
 
+_OLD_FILES = frozenset({"wandb-summary.json", "wandb-metadata.json"})
+"""By which the run folder of a client before 0.10 is known: what lies in `files` since then lies in it itself."""
+
 _SUM = 32
 """Bytes of a SHA-256."""
 
@@ -426,7 +429,8 @@ class _Walk:
                 continue
             if is_run:
                 self.wandb.add(folder)
-                found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
+                if names.isdisjoint(_OLD_FILES):
+                    found = [item for item in found if item.name == WANDB_FILES]  # a run may save its checkpoints there
             elif is_checkpoint:
                 self._checkpoint_folder(folder)
                 found = [item for item in found if containers.has_own_folder(Path(item.path))]
@@ -573,7 +577,7 @@ class _Walk:
     def _is_wandb_run(self, folder: Path, names: set[str]) -> bool:
         if not folder.name.startswith(self.convention.raw.wandb_runs):
             return wandb_runs.is_renamed_run(names)
-        return WANDB_FILES in names or any(name.endswith(".wandb") for name in names)
+        return not names.isdisjoint({WANDB_FILES, *_OLD_FILES}) or any(name.endswith(".wandb") for name in names)
 
     def _refuse(self, path: Path, code: str, message: str, fix: str, what: str = "file") -> None:
         relative = str(path.relative_to(self.root)) if path != self.root else "."

@@ -211,6 +211,9 @@ class _Folder:
         if "files" in self._names and (path / "files").is_symlink() and not follow_symlinks:
             self.problems.append("files is a symbolic link, which is not followed")
             self._names.remove("files")
+            self._files: Path | None = None
+        else:
+            self._files = path / "files" if "files" in self._names else path  # as clients before 0.10 have it
 
     def config_document(self) -> dict[str, Any]:
         """`config.yaml` as it stands: each key with its `value`, and W&B's own `_wandb`."""
@@ -271,11 +274,11 @@ class _Folder:
 
     def _mapping(self, name: str, max_bytes: int, parse: Callable[[bytes, str], object]) -> dict[str, Any]:
         """One of the files in `files`; empty where it is absent or unreadable."""
-        if "files" not in self._names:
+        if self._files is None:
             return {}
-        where = f"files/{name}"
+        where = str((self._files / name).relative_to(self.path))
         try:
-            with open_regular(self.path / "files" / name, follow_symlinks=self._follow) as stream:
+            with open_regular(self.path / where, follow_symlinks=self._follow) as stream:
                 data = stream.read(max_bytes + 1)
             if len(data) > max_bytes:
                 raise ValueError(f"more than {max_bytes:,} bytes")

@@ -11,7 +11,8 @@ import pytest
 
 from ckptman.ingestion import ingest
 from ckptman.text.errors import UsageError
-from tests.helpers.raw import START, config, write_run
+from ckptman.tree.records import read_record
+from tests.helpers.raw import START, config, gen_metrics, write_run
 
 
 @pytest.fixture
@@ -33,6 +34,27 @@ def test_files_below_a_wandb_run_folder_are_that_run_s_checkpoints(task: Path, t
     }
     assert all(row.run_id is not None and row.run_id in row.source for row in result.placed)
     assert (result.refused, result.plan.overwritten) == ((), ())
+
+
+@pytest.mark.parametrize("kind", ["run", "dryrun"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_run_folder_of_an_old_client_has_no_folder_for_its_files(
+    kind: str, inside: bool, task: Path, tmp_path: Path
+) -> None:
+    files = write_run(task, config(), run_id="abcd1234", metrics=gen_metrics(0.25))
+    [folder] = task.rglob("run-*-abcd1234")
+    for file in (folder / "files").iterdir():
+        file.rename(folder / file.name)
+    (folder / "files").rmdir()
+    (folder / "run-abcd1234.wandb").unlink()
+    for file in files if inside else ():
+        file.rename(folder / file.name)  # wandb.run.dir was the folder itself
+    folder.rename(folder.with_name(f"{kind}{folder.name.removeprefix('run')}"))
+    result = ingest(task, tmp_path / "tree")
+    assert [(row.run_id, row.kind) for row in result.placed] == [("abcd1234", kind) for kind in ("Checkpoint", "Final")]
+    [record] = (read_record(path.parent) for path in (tmp_path / "tree").rglob("run.json"))
+    assert record.metrics["gen/K17/exact_match_acc"] == 0.25
+    assert (result.plan.wandb_problems, result.refused) == ((), ())
 
 
 def test_a_link_that_a_run_gave_to_wandb_is_passed_over(task: Path, tmp_path: Path) -> None:
