@@ -333,6 +333,8 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst
 
 def checkpoint_name(path: Path, convention: Convention) -> str | None:
     """What a file would be called that is half-written, packed, or kept under another name; None for any other."""
+    if convention.checkpoint.suffix not in path.name:
+        return None  # at once, for most of the other files
     found = _ON_THE_WAY.fullmatch(path.name)
     return found[2] if found is not None and found[2].endswith(convention.checkpoint.suffix) else None
 
