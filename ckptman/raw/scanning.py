@@ -527,11 +527,12 @@ class _Walk:
         return is_wanted or is_named or not link.is_file() or self._looks_like_one(Path(link.path))
 
     def refuse_links(self) -> None:
-        """Once all is looked through, refuse the links that were not followed, but for those to its checkpoints."""
+        """Once all is looked through, refuse the links that were not followed, but for those to what was found."""
         found = set(map(self.checkpoints.relative, range(len(self.checkpoints)))) if self.links else set()
         for path, to, what in self.links:
             target = path.resolve()
-            if not (target.is_relative_to(self.root) and str(target.relative_to(self.root)) in found):
+            is_inside = target.is_relative_to(self.root)
+            if not is_inside or (what == "file" and str(target.relative_to(self.root)) not in found):
                 self._refuse(path, "symlink", f"{to}, not followed", "Pass --follow-symlinks to follow links.", what)
 
     def _looks_like_one(self, path: Path) -> bool:

@@ -141,7 +141,7 @@ def test_symbolic_links_in_the_source_are_named_or_followed(
     (task(source, 4) / "nowhere.pt").symlink_to(tmp_path / "nothing")
     result = ingest(source, root)
     assert_rest_went_on(result, root)
-    assert codes(result) == ["symlink"] * 3
+    assert codes(result) == ["symlink"] * 2  # of the loop nothing would come
     followed = ingest(source, root, follow_symlinks=True)
     assert [row.task for row in followed.placed] == [4]
     assert sorted(codes(followed)) == ["symlink-loop", "unreadable"]

@@ -74,6 +74,7 @@ def test_links_of_which_nothing_would_come_are_passed_over(task: Path, tmp_path:
     (task / "python").symlink_to(sys.executable)
     (files[1].parent / "last.pt").symlink_to(files[1].name)
     (task / "best.pt").symlink_to(files[0])
+    (task / "latest").symlink_to("saved_models")
     assert ingest(task, tmp_path / "tree").refused == ()
     outside = Path(shutil.copy(files[1], tmp_path))
     for name, target in (("out.pt", outside), ("last.ckpt", outside), ("logs", tmp_path), ("gone.log", "nowhere")):
