@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptman.cli.app import app, convention_for, print_json, warn
+from ckptman.cli.app import app, convention_for, next_step, print_json, warn
 from ckptman.cli.options import Json, Numbering, Root, tree_of
 from ckptman.cli.remembering import Remembered
 from ckptman.cli.text import console, count_text, plain, size_text
@@ -112,12 +112,11 @@ def _ingest(
             if kept:
                 console(stderr=True).print(plain(f"{kept} says by which convention this tree is sorted", "dim"))
             if result.placed and not result.dry_run:
-                _next_step(result.plan.root, rules, console(), told=convention_for(context, root).numbering)
+                _next_step(result.plan.root, rules, told=convention_for(context, root).numbering)
             if _is_undescribed(result):
-                folder = wording.shell_word(source)
-                out = console()
-                out.print(plain(f"Next: ckptman learn {folder}", "dim"), soft_wrap=True)
-                out.print(plain("  proposes the rules of an experiment that none describes, as a ckptman.yaml", "dim"))
+                next_step(f"ckptman learn {wording.shell_word(source)}")
+                said = "  proposes the rules of an experiment that none describes, as a ckptman.yaml"
+                console(stderr=True).print(plain(said, "dim"))
         if answer is not None and not kept and (again := result.again) is not None:
             answer.expect(lambda: show(again, rules, console(), verbose=verbose), result.sizes, result.written)
         raise typer.Exit(1 if result.refused or _is_undescribed(result) else 0)
@@ -256,12 +255,12 @@ def show(result: IngestResult, rules: Convention, out: Console, *, verbose: bool
     _refusals(out, result.refused, "refused", _FEW if most and _is_wrong_folder(result) else most)
 
 
-def _next_step(root: Path, rules: Convention, out: Console, *, told: str) -> None:
+def _next_step(root: Path, rules: Convention, *, told: str) -> None:
     """What to do with the tree; `told` is the numbering that is in force where none is given."""
     if rules.numbering != told:
         file = wording.shell_word(root / convention_file.FILE_NAME)
-        out.print(plain(f"Next: write `numbering: {rules.numbering}` into {file}, by which the tree is sorted", "dim"))
-    out.print(plain(f"Next: ckptman validate --root {wording.shell_word(root)}", "dim"), soft_wrap=True)
+        next_step(f"write `numbering: {rules.numbering}` into {file}, by which the tree is sorted")
+    next_step(f"ckptman validate --root {wording.shell_word(root)}")
 
 
 def _why_nothing(result: IngestResult) -> str:
