@@ -347,6 +347,10 @@ def _check_gap(name: str, size: int) -> None:
 
 def _check_descriptor(name: str, entry: Entry, found: bytes) -> None:
     form = _DESCRIPTOR if len(found) == _DESCRIPTOR.size else _DESCRIPTOR_64
+    if not any(found):
+        raise refusal(
+            "broken-archive", f"there are only zeros after its entry {_shown(name)}, as where nothing is written"
+        )
     if form.unpack(found) != (_DESCRIPTOR_SIGNATURE, entry.crc, entry.size, entry.size):
         raise _bytes_between(name)
 
@@ -495,10 +499,10 @@ class _End(NamedTuple):
 
 def _find_end(fd: int, size: int, tail: bytes) -> _End:
     at = tail.rfind(_END_SIGNATURE)  # the last one, as torch and others look for it
-    if at < 0 or at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail):
+    if at < 0 or not _is_end(size, tail, at):
         _refuse_without_end(fd, size, tail)
-    _, disk, first_disk, entries_here, entries, length, start, comment = _END.unpack_from(tail, at)
-    size, tail = size - comment, tail[: at + _END.size]
+    _, disk, first_disk, entries_here, entries, length, start, _ = _END.unpack_from(tail, at)
+    size, tail = size - len(tail) + at + _END.size, tail[: at + _END.size]
     after = size - _END.size
     locator = tail[-_END.size - _LOCATOR.size : -_END.size]
     if locator[:4] == _LOCATOR_SIGNATURE:
@@ -537,8 +541,6 @@ def _refuse_without_end(fd: int, size: int, tail: bytes) -> NoReturn:
     """Say what a file is that does not end as an archive."""
     head = tail if size <= len(tail) else _read_at(fd, 0, 512)
     if head.startswith(_LOCAL_SIGNATURE) or _LOCAL_SIGNATURE.startswith(head):
-        if _ends_earlier(size, tail):
-            raise refusal("unsafe-archive", "there are bytes after the archive's end that belong to no entry")
         raise refusal("cut", f"it begins as a checkpoint and is cut short, after {size:,} bytes")
     if not head.strip(b"\0"):
         raise refusal("cut", "it begins with zero bytes: its content never reached the disk")
@@ -548,12 +550,15 @@ def _refuse_without_end(fd: int, size: int, tail: bytes) -> NoReturn:
     raise refusal("not-a-checkpoint", f"not a checkpoint, but {what}")
 
 
-def _ends_earlier(size: int, tail: bytes) -> bool:
-    """Whether a whole end record stands before the end of the file."""
-    at = tail.rfind(_END_SIGNATURE)
-    if at < 0 or at + _END.size > len(tail):
+def _is_end(size: int, tail: bytes, at: int) -> bool:
+    """Whether the end record of an archive stands there: a whole one, with its comment behind it, or else by what it
+    says of the directory. Bytes behind that, such as zeros or a signature, nothing reads: torch passes over them, too.
+    """
+    if at + _END.size > len(tail):
         return False
-    length, start = _END.unpack_from(tail, at)[5:7]
+    length, start, comment = _END.unpack_from(tail, at)[5:8]
+    if at + _END.size + comment == len(tail):
+        return True
     where = size - len(tail) + at
     return start == _NO_32 or start + length in (where, where - _LOCATOR.size - _END_64.size)
 

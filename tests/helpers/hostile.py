@@ -451,10 +451,9 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "deflated-by-its-own-header": with_pickle(local_method=8),
         "entry-comment": with_entry("top/x", comment=b"hello"),
         "bytes-before": with_end(before=b"#!/bin/sh\n"),
-        "bytes-after": with_end(after=b"hello"),
         "bytes-between": build_zip([replace(first, gap=b"hello"), zero]),
         "bytes-before-the-directory": build_zip([first, replace(zero, gap=b"hello")]),
-        "bytes-for-a-descriptor": build_zip([replace(first, descriptor=False, gap=bytes(16)), zero]),
+        "bytes-for-a-descriptor": build_zip([replace(first, descriptor=False, gap=bytes(15) + b"\1"), zero]),
         "entry-over-another": build_zip([first, zero, Entry("top/data/1", bytes(8), offset=0)]),
         "entry-inside-another": build_zip([first, zero, Entry("top/data/1", bytes(8), offset=40)]),
         "entry-out-of-order": build_zip([first, replace(zero, offset=400), Entry("top/x", b"", offset=100)]),
@@ -479,6 +478,7 @@ def hostile_archives() -> dict[str, tuple[bytes, str]]:
         "a-folder-of-unix": with_pickle(attributes=0o040755 << 16),
     }
     broken = {
+        "zeros-for-a-descriptor": build_zip([replace(first, descriptor=False, gap=bytes(16)), zero]),
         "entry-past-the-end": build_zip([first, replace(zero, size=1 << 20)]),
         "entry-of-4-GB": build_zip([first, replace(zero, size=0xFFFFFFFE)]),
         "entry-of-unknown-size": build_zip([first, replace(zero, size=0xFFFFFFFF)]),
