@@ -56,7 +56,8 @@ def test_what_a_person_says_is_kept_with_who_said_it_and_not_asked_again(
     assert "ambiguous-run" not in codes(validate(root, deep=True))
     again = ingest(source, root)
     assert (again.placed, again.plan.ambiguous, read_record(open_run).run_id) == ((), (), "first111")
-    assert [run.run_id for run in again.plan.overwritten] == ["rerun222"]  # which is settled by that, too
+    # Which is settled by that, too: it began after the first had ended, so that one cannot have written over its files.
+    assert [item.run.run_id for item in again.plan.without_files] == ["rerun222"]
 
 
 def test_one_file_of_several_goes_to_a_folder_of_its_own(source: Path, root: Path, open_run: Path) -> None:
