@@ -24,7 +24,8 @@ Shape = tuple[int, ...]
 _MOST_LAYERS = 10_000
 """Blocks whose weights are listed one by one: more than a checkpoint that can be read has tensors."""
 _BLOCK = re.compile(r"transformer\.h\.([0-9]{1,6})\..+")
-_MASK = re.compile(r"transformer\.h\.[0-9]{1,6}\.attn\.(bias|mask|causal_mask|masked_bias)")
+_MASKS = (".attn.bias", ".attn.mask", ".attn.causal_mask", ".attn.masked_bias")
+_MASK = re.compile(rf"transformer\.h\.[0-9]{{1,6}}({'|'.join(map(re.escape, _MASKS))})")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def is_mask(name: str, shape: Shape) -> bool:
     That is the causal mask, (1, 1, T, T), or the number that GPT-2 of transformers hides with. `loading.load` looks at
     their values.
     """
-    if (match := _MASK.fullmatch(name)) is None:
+    if not name.endswith(_MASKS) or _MASK.fullmatch(name) is None:  # the first is soon done for all that are none
         return False
-    return not shape if match[1] == "masked_bias" else len(shape) == 4 and shape == (1, 1, shape[3], shape[3])
+    return not shape if name.endswith("masked_bias") else len(shape) == 4 and shape == (1, 1, shape[3], shape[3])
 
 
 def expected_weights(config: Mapping[str, Any], model: terms.ModelRules | None = None) -> ExpectedWeights | None:
