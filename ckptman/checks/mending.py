@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -62,7 +62,8 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
     steps: list[Step] = []
     if "missing-file" in codes:
         steps += _strayed(inventory)
-    steps += _exchanged(inventory)
+    if others := {item.path: item.code for item in result.findings if item.code in ("wrong-hash", "wrong-size")}:
+        steps += _exchanged(inventory, others)
     moves = _moves(inventory, convention) if codes & {"misplaced", "wrong-run-folder"} else []
     filled = {folder for step in (*steps, *moves) if step.target for folder in PurePosixPath(step.target).parents}
     if "duplicate" in codes:  # before the folders move in which they lie
@@ -127,13 +128,16 @@ def _strayed(inventory: Inventory) -> Iterator[Step]:
             yield Step("move", "missing-file", str(paths[0]), str(home), sha256=listed[home])
 
 
-def _exchanged(inventory: Inventory) -> Iterator[Step]:
+def _exchanged(inventory: Inventory, told: Mapping[str, str]) -> Iterator[Step]:
     """Files in each other's places, each to its own; the first goes beside its own place until that is free.
 
     Wherever this is interrupted, a file that is missed by then is found by its bytes, or by a name that begins with
     its own, and goes there the next time.
+
+    Args:
+        told: The codes of the findings of other bytes, by path. Where a run.json is the wrong one, there is none.
     """
-    files = {file.path: file for file in inventory.files}
+    sums = {file.path: str(file.sha256) for file in inventory.files}
     left = dict(inventory.exchanged)
     while left:
         first = min(left)
@@ -141,13 +145,13 @@ def _exchanged(inventory: Inventory) -> Iterator[Step]:
         while home != first:
             way.append(home)
             home = left.pop(home)
-        aside = way[1].with_name(f"{way[1].name}.{str(files[first].sha256)[:16]}")
+        if any(str(path) not in told for path in way):
+            continue
+        aside = way[1].with_name(f"{way[1].name}.{sums[first][:16]}")
         moves = [(first, aside), *zip(way[:0:-1], [first, *way[:1:-1]], strict=True), (aside, way[1])]
         for path, target in moves:
-            file = files[first if path == aside else path]
-            is_size = file.entry is None or file.size != file.entry.size
-            code = "wrong-size" if is_size else "wrong-hash"
-            yield Step("move", code, str(path), str(target), sha256=file.sha256)
+            was = first if path == aside else path
+            yield Step("move", told[str(was)], str(path), str(target), sha256=sums[was])
 
 
 def _left_by_systems(inventory: Inventory) -> Iterator[Step]:

@@ -64,8 +64,8 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
             yield from _check_history(inventory.scan.root, folder, folder.record)
             for file in files[folder.path]:
                 if file.path not in inventory.astray and file.path not in inventory.copies:  # told of as that
-                    at_home = inventory.exchanged.get(file.path)
-                    yield from _check_file(file, folder.record, strangers.get(file.path), at_home, convention)
+                    others = strangers.get(file.path), inventory.exchanged.get(file.path)
+                    yield from _check_file(file, folder.record, *others, convention)
         elif folder.problem is not None:
             code, message = "bad-record", f"it cannot be used: {folder.problem}"
             if not os.access(inventory.scan.root / folder.path / records.RUN_FILE, os.R_OK):
@@ -238,19 +238,18 @@ def _check_file(
         yield finding("unrecorded-file", file.path, message)
         return
     parts = _part_differences(file, entry)
+    code = "wrong-hash" if file.size == entry.size else "wrong-size"
     if home is not None:
-        code = "wrong-hash" if file.size == entry.size else "wrong-size"
         named = home.name if home.parent == file.folder else home
         message = f"its bytes are those that run.json lists for {named}, where other ones lie"
         yield finding(code, file.path, message, _EXCHANGED)
     elif parts:
-        code = "wrong-hash" if file.size == entry.size else "wrong-size"
         yield finding(code, file.path, _listed(parts))
     elif file.size != entry.size:
-        yield finding("wrong-size", file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
+        yield finding(code, file.path, f"it has {file.size:,} bytes, and {entry.size:,} by run.json")
     elif file.sha256 is not None and file.sha256 != entry.sha256:
         message = f"its SHA-256 is {file.sha256}, and {entry.sha256} by run.json"
-        yield finding("wrong-hash", file.path, message)
+        yield finding(code, file.path, message)
     if file.size != entry.size or file.sha256 not in (None, entry.sha256):
         return  # what else it says is another file's
     said = (None, None) if file.name is None else (file.name.kind, file.name.step)

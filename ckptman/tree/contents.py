@@ -378,6 +378,8 @@ class Inventory:
 
         Those that would all be in their places if each went to the next one's: of two files, or of more in a circle.
         """
+        if not self.replaced:  # mostly
+            return {}
         listed = {file.path: file.entry for file in self.files if file.path in self.replaced and file.entry is not None}
         homes = {(entry.size, entry.sha256): path for path, entry in listed.items()}
         read = ((file.path, (file.size, file.sha256)) for file in self.files if file.path in listed)

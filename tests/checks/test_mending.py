@@ -150,6 +150,19 @@ def test_an_exchange_that_was_interrupted_is_finished_the_next_times(root: Path,
         assert contents(begun) == whole
 
 
+def test_files_that_are_not_told_of_stay(root: Path) -> None:
+    """Where two run.json are exchanged, files are in their places, by which validate knows it; and what is ignored."""
+    exchange(root, f"{RUN}/{FINAL}", f"{SECOND}/{FINAL}")
+    assert len(plan_mending(validate(root, deep=True))) == 3  # the control
+    assert plan_mending(validate(root, deep=True, ignore=["wrong-hash"])) == ()
+    exchange(root, f"{RUN}/{FINAL}", f"{SECOND}/{FINAL}")
+    exchange(root, f"{RUN}/run.json", f"{SECOND}/run.json")
+    found = validate(root, deep=True)
+    assert found.inventory.exchanged
+    assert "config-disagrees" in {item.code for item in found.findings}
+    assert plan_mending(found) == ()
+
+
 def test_files_that_lie_in_places_of_others_with_one_of_them_lost_stay(root: Path) -> None:
     exchange(root, f"{RUN}/{FINAL}", f"{SECOND}/{FINAL}")
     data = bytearray((root / RUN / FINAL).read_bytes())
