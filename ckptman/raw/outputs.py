@@ -442,24 +442,20 @@ class RawOutputs:
             may_be_one = refusal.what == "file" or refusal.code == "incomplete-folder"
             if may_be_one and path.name.endswith(suffix) and os.path.lexists(path):
                 original = path.with_name(original_name(path, self.convention))
-                with suppress(RefusedError):
-                    if not os.path.lexists(original):  # a copy stands for what is not there
-                        naming.parse(original.name)
-                        path = original
+                if not os.path.lexists(original) and naming.knows(original.name):
+                    path = original  # a copy stands for what is not there
                 yield path, refusal
         owners = self.owners if self.scan.passed_over else {}
         for source in self.scan.passed_over:
             path = self.root / source
             path = path.with_name(checkpoint_name(path, self.convention) or path.with_suffix(suffix).name)
-            with suppress(RefusedError):
-                naming.parse(path.name)
-                if path not in owners:
-                    fix = "See what is in it, with ckptman show."
-                    if checkpoint_name(self.root / source, self.convention):
-                        fix = f"Wait until it is copied, or unpack it, or, where it is whole, call it {path.name}."
-                    if source.endswith(".dvc"):  # which says only where DVC keeps it
-                        fix = "Fetch the file itself: dvc pull."
-                    yield path, Refusal(source, PASSED_OVER, f"it is not named *{suffix}", fix)
+            if naming.knows(path.name) and path not in owners:
+                fix = "See what is in it, with ckptman show."
+                if checkpoint_name(self.root / source, self.convention):
+                    fix = f"Wait until it is copied, or unpack it, or, where it is whole, call it {path.name}."
+                if source.endswith(".dvc"):  # which says only where DVC keeps it
+                    fix = "Fetch the file itself: dvc pull."
+                yield path, Refusal(source, PASSED_OVER, f"it is not named *{suffix}", fix)
 
     def _owner_of_refused(self, path: Path) -> Owner:
         try:

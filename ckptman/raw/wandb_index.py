@@ -20,7 +20,6 @@ from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
 from ckptman.rules import Convention, comparing
 from ckptman.rules import naming as naming_rules
-from ckptman.text import RefusedError
 
 _Runs = comparing.ByConfiguration[WandbRun]
 
@@ -316,6 +315,7 @@ class WandbIndex:
 
         if len(copies) == 1:
             return copies[0]
+        naming = naming_rules.naming_of(self._convention)
 
         def weight(copy: tuple[Claim, Attribution]) -> tuple[object, ...]:
             claim, found = copy
@@ -325,7 +325,7 @@ class WandbIndex:
 
         def place(copy: tuple[Claim, Attribution]) -> tuple[object, ...]:
             claim = copy[0]
-            is_named = self._is_named(claim)
+            is_named = naming.knows(claim.name)  # a copy may have another
             return -crowd[claim.path.parent, _said_by(claim)], claim.saved_at, not is_named, claim.path
 
         best = min(map(weight, copies))
@@ -336,14 +336,6 @@ class WandbIndex:
             evidence = f"copies of it lie where each of {len(runs)} runs would have saved it"
             return claim, Attribution(None, AMBIGUOUS, evidence, candidates)
         return claim, found
-
-    def _is_named(self, claim: Claim) -> bool:
-        """Whether a file has a name of the convention; a copy of it may have another."""
-        try:
-            naming_rules.naming_of(self._convention).parse(claim.name)
-        except RefusedError:
-            return False
-        return True
 
     def _is_saved(self, path: Path) -> bool:
         """Whether a file lies below a folder into which training saves."""

@@ -146,6 +146,14 @@ class Naming:
                 values.update(zip(field.config, parsed if field.type == "range" else (parsed,), strict=True))
         return CheckpointName(prefix=self._prefixes[match["_prefix"]], values=values, step=int(match["_step"]))
 
+    def knows(self, name: str) -> bool:
+        """Whether a file name is one of the convention, which `parse` reads."""
+        try:
+            self.parse(name)
+        except RefusedError:
+            return False
+        return True
+
     def format(self, name: CheckpointName) -> str:
         """The file name that says this; the inverse of `parse`.
 
