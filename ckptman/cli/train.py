@@ -179,6 +179,8 @@ def _train(
         mode, note = wandb_logging.settle(mode)
         if note:
             warn(note)
+        if mode is wandb_logging.WandbMode.OFFLINE:
+            wandb_logging.keep_offline()
 
     # Torch takes its time to import, and everything up to here may have ended it.
     from ckptman.training import runs

@@ -14,6 +14,7 @@ from contextlib import suppress
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -119,13 +120,8 @@ class WandbLogger:
             return
         online = mode is WandbMode.ONLINE
         check_can_start(mode)
-        if "wandb" not in sys.modules:
-            # A service that an outer process began (a notebook, say) takes a run of ours that was killed for one that
-            # still goes on, and refuses its id when it is resumed.
-            os.environ.pop("WANDB_SERVICE", None)
         try:
-            import wandb
-
+            wandb = _import_wandb()
             make_folders(folder, folder)
             self._run = wandb.init(
                 project=project,
@@ -163,6 +159,33 @@ class WandbLogger:
                 # what the service had not written yet is lost from the log of this process only.
                 if not failed:
                     raise
+
+
+def keep_offline() -> None:
+    """Have wandb send nothing from this process, which is the caller's own and logs to files alone.
+
+    A run that is offline sends nothing, but wandb itself tells its server how long its calls take, unless the whole
+    process is offline: a name is looked up once a minute and at the end, and without a network that can take long.
+
+    Raises:
+        MachineError: (`wandb-failed`) if wandb cannot start.
+    """
+    check_can_start(WandbMode.OFFLINE)
+    try:
+        wandb = _import_wandb()
+        wandb.setup(settings=wandb.Settings(mode="offline", silent=True))
+    except Exception as error:  # as a run's
+        raise _cannot_start(f"{type(error).__name__}: {error}") from error
+
+
+def _import_wandb() -> ModuleType:
+    if "wandb" not in sys.modules:
+        # A service that an outer process began (a notebook, say) takes a run of ours that was killed for one that
+        # still goes on, and refuses its id when it is resumed.
+        os.environ.pop("WANDB_SERVICE", None)
+    import wandb
+
+    return wandb
 
 
 def check_can_start(mode: WandbMode, *, runs: int = 1) -> None:

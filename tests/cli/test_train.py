@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,30 @@ def test_auto_without_a_connection_is_told_before_training(
     for mode in ("auto", "disabled"):
         assert run([*TASK, *SHORT, "--wandb", mode, "--out", str(tmp_path / mode)]) == 0
         assert ("WARNING nobody answers" in capsys.readouterr().err) is (mode == "auto")
+
+
+def asked_of_the_server(out: Path, prepared: str = "pass") -> int:
+    """How many connections W&B's server gets from a training that logs to files, until its process has ended."""
+    program = f"import sys; from ckptman.cli.app import run; {prepared}; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *TASK[:-1], "offline", *SHORT, "--out", str(out)]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        process = subprocess.Popen(command, env=os.environ | {"WANDB_BASE_URL": address, "HOME": str(out)})
+        listening.settimeout(0.1)
+        asked = 0
+        while process.poll() is None:
+            with suppress(TimeoutError):
+                listening.accept()[0].close()
+                asked += 1
+    assert process.returncode == 0
+    return asked
+
+
+@pytest.mark.slow
+def test_a_training_that_logs_to_files_asks_nobody(tmp_path: Path) -> None:
+    if not asked_of_the_server(tmp_path / "control", "from ckptman.training import wandb; wandb.keep_offline = int"):
+        pytest.skip("this wandb sends nothing of itself")
+    assert asked_of_the_server(tmp_path / "out") == 0
 
 
 def test_a_complete_run_whose_checkpoints_were_moved_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

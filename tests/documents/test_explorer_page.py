@@ -191,6 +191,7 @@ def test_configurations_are_compared_and_differences_marked(shown: Any) -> None:
     shown.locator("td[aria-label^='L1, MLP off, mix, K 10']").first.focus()
     shown.keyboard.press("c")
     shown.click("nav a:has-text('Compare')")
+    shown.locator("[data-view=compare] tr.differs").first.wait_for()
     rows = shown.locator("[data-view=compare] tr.differs")
     assert [row.split("\t")[0] for row in rows.all_inner_texts()] == ["≠train_max_k"]
     assert shown.locator("tr.differs [role=img]").first.get_attribute("aria-label") == "differs:"
@@ -202,8 +203,9 @@ def test_configurations_are_compared_and_differences_marked(shown: Any) -> None:
     assert "K 10" in shown.locator("svg.chart").last.get_attribute("aria-label")
     shown.reload()
     shown.wait_for_selector("html[data-ready]")
-    assert shown.locator(".chips li").count() == 2
+    shown.locator(".chips li").nth(1).wait_for()
     shown.locator(".chips button").first.click()
+    shown.locator(".chips li").nth(1).wait_for(state="detached")
     assert shown.locator(".chips li").count() == 1
 
 
@@ -414,7 +416,7 @@ def test_details_belong_to_their_view(shown: Any) -> None:
     shown.click(CELL)
     assert shown.locator("#details").is_visible()
     shown.click("nav a:has-text('Runs')")
-    assert shown.locator("#details").is_hidden()
+    shown.locator("#details").wait_for(state="hidden")
     go(shown, "#/grid/0")
     assert shown.locator("#details").is_visible()
 
