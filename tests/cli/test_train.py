@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.cli.app import run
+from ckptman.training import runs, wandb
 from ckptman.training.planning import QUICK
 from ckptman.training.wandb import WandbMode
 
@@ -93,9 +94,10 @@ def test_a_wrong_wandb_mode_in_the_environment_is_told_at_once(
 def test_auto_without_a_connection_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ckptman.training.wandb.settle", lambda mode: (WandbMode.DISABLED, "nobody answers" if mode == "auto" else "")
-    )
+    for module in (wandb, runs):  # both, so that neither keeps it for the tests after this one
+        monkeypatch.setattr(
+            module, "settle", lambda mode: (WandbMode.DISABLED, "nobody answers" if mode == "auto" else "")
+        )
     for mode in ("auto", "disabled"):
         assert run([*TASK, *SHORT, "--wandb", mode, "--out", str(tmp_path / mode)]) == 0
         assert ("WARNING nobody answers" in capsys.readouterr().err) is (mode == "auto")
