@@ -77,6 +77,8 @@ class Row:
     theirs: Took
     turns: int
     reason: str = ""
+    bare: Took | None = None
+    """What the least of the job takes, where it is measured (`bare.py`)."""
 
     @property
     def ratio(self) -> float:
@@ -142,13 +144,13 @@ class Bench:
 
     def against(
         self, job: str, tool: str, most: float, theirs: Command, ours: Command,
-        *, turns: int = 5, cached: bool = False, reason: str = "",
+        *, turns: int = 5, cached: bool = False, reason: str = "", least: Command | None = None,
     ) -> Row:  # fmt: skip
-        """Run both in turns."""
-        taken: list[tuple[Took, Took]] = []
-        for _ in range(turns):
-            taken.append((self.run(theirs(), cached=cached), self.run(ours(), cached=cached)))
-        return Row(job, tool, most, _median(two for _, two in taken), _median(one for one, _ in taken), turns, reason)
+        """Run both in turns, and the least of the job where there is one."""
+        programs = [theirs, ours, *([least] if least is not None else [])]
+        taken = [[self.run(program(), cached=cached) for program in programs] for _ in range(turns)]
+        median_theirs, median_ours, *bare = (_median(column) for column in zip(*taken, strict=True))
+        return Row(job, tool, most, median_ours, median_theirs, turns, reason, *bare)
 
 
 def _median(taken: Iterable[Took]) -> Took:
@@ -159,6 +161,11 @@ def _median(taken: Iterable[Took]) -> Took:
 def ckptman(*arguments: str | Path) -> list[str]:
     """A command line of ckptman."""
     return [sys.executable, "-m", "ckptman", *map(str, arguments)]
+
+
+def bare(job: str, *folders: Path) -> list[str]:
+    """A command line of the least of a job."""
+    return [sys.executable, "-m", "benchmarks.bare", job, *map(str, folders)]
 
 
 # --- the jobs ---------------------------------------------------------------------------------------------------------
@@ -185,6 +192,7 @@ def copy(bench: Bench) -> Iterator[Row]:
         fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
         ingest,
         turns=3,
+        least=fresh(bench.at / "bare", bare("copy", source, bench.at / "bare")),
         reason="each byte is read and hashed twice, to plan and as it is copied, and its CRC-32 worked out; two files "
         "with their run.json need five fsyncs, where sync is one",
     )  # fmt: skip
@@ -223,6 +231,7 @@ def links(bench: Bench) -> Iterator[Row]:
         fresh(linked, ["cp", "-al", str(source), str(linked)]),
         fresh(tree, ckptman("ingest", source, "--root", tree, "--mode", "hardlink")),
         turns=3,
+        least=fresh(bench.at / "bare", bare("link", source, bench.at / "bare")),
         reason="cp reads no byte, and syncs none: 22 calls to the system a file, where these are 78, 2.6 fsyncs among "
         "them; what is planned and placed is Python on one core",
     )  # fmt: skip
@@ -264,7 +273,8 @@ def validate(bench: Bench) -> Iterator[Row]:
         f"validate, {count:,}, first time", 'torch.load(map_location="meta") of each', 1 / 20,
         lambda: [sys.executable, "-c", _LOAD_META, str(tree)],
         lambda: ckptman("validate", "--root", tree),
-        turns=1,
+        turns=3,
+        least=lambda: bare("read", tree),
         reason="all checks are Python: 0.4 ms of a core for each file, the half of a run.json included; and a start of "
         "0.3 s",
     )  # fmt: skip
@@ -282,6 +292,7 @@ def validate(bench: Bench) -> Iterator[Row]:
         lambda: ["sh", "-c", script, "sh", str(large)],
         lambda: ckptman("validate", "--deep", "--root", large),
         turns=3,
+        least=lambda: bare("hash", large),
         reason="of 2.0 s of all cores, reading and hashing take the 1.0 s that openssl takes, the start 0.3 s, headers "
         "and checks the rest",
     )  # fmt: skip
@@ -298,7 +309,7 @@ def questions(bench: Bench) -> Iterator[Row]:
             f"ls --json, {runs:,} runs, {when}", "json.load of each run.json", 1.5,
             lambda: [sys.executable, "-c", _READ_JSON, str(many)],
             lambda: ckptman("ls", "--json", "--root", many),
-            turns=3, cached=cached,
+            turns=3, cached=cached, least=None if cached else lambda: bare("list", many),
             reason="start, folders, types, and two lines for each run beside the parsing, on all cores",
         )  # fmt: skip
     tree = bench.tree(bench.files(10_000))
@@ -479,12 +490,16 @@ def plot(found: Measured) -> str:
 
 def table(rows: Iterable[Row]) -> list[str]:
     """The rows as Markdown."""
-    lines = ["| job | against | target | measured | ours | theirs | turns | met |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| job | against | target | measured | ours | theirs | bare | turns | met |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         met = "yes" if row.ratio <= row.most else f"no: {row.reason}" if row.reason else "no"
+        least = "–" if row.bare is None else f"{row.bare.seconds:.2f} s, {row.bare.seconds / row.theirs.seconds:.2f} ×"
         lines.append(
             f"| {row.job} | `{row.against}` | ≤ {row.most:g} × | {row.ratio:.2f} × | {row.ours.seconds:.2f} s, "
-            f"{row.ours.megabytes:.0f} MB | {row.theirs.seconds:.2f} s | {row.turns} | {met} |"
+            f"{row.ours.megabytes:.0f} MB | {row.theirs.seconds:.2f} s | {least} | {row.turns} | {met} |"
         )
     return lines
 
