@@ -103,8 +103,8 @@ class Row:
         )
         room = f"{allowed:.2f} ms of a core for each" if allowed > 0 else "nothing"
         return (
-            f"no: beside the bare loop and a start of {self.start:.2f} s the target leaves {room}, and {taken:.2f} ms are "
-            f"taken: {self.reason}"
+            f"no: beside the bare loop and a start of {self.start:.2f} s the target leaves {room}, and {taken:.2f} ms "
+            f"are taken: {self.reason}"
         )
 
 
