@@ -30,7 +30,9 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "Wait until it is written; if nothing writes to it any more, copy it again or train the run again.",
     ),
     "not-a-checkpoint": Refusal(
-        "The file is not one that torch.save wrote.", "Move it out of the way, or give it another suffix."
+        "The file is not one that torch.save wrote.",
+        "Fetch, decompress or unpack it, where the message says so; otherwise move it out of the way, or give it "
+        "another suffix.",
     ),
     "legacy-format": Refusal(
         "The file is in torch's format from before 1.6, pickles without an archive, which only torch can read.",
@@ -39,7 +41,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "foreign": Refusal(
         "A torch file, but not a checkpoint that is known: no weights under a known key, and none, or several, under "
         "others.",
-        "Move it out of the way; or, if it is a checkpoint, add its keys to `checkpoint.forms` in ckptman.yaml.",
+        "If it is a checkpoint, add its keys to `checkpoint.forms` in ckptman.yaml; save one in another byte order "
+        "again: torch.save(torch.load(path), new_path). Otherwise move it out of the way.",
     ),
     # Its zip archive
     "unsafe-archive": Refusal(
