@@ -6,7 +6,7 @@ them; only the command line prints them and turns them into an exit status.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CkptmanError(Exception):
@@ -25,6 +25,10 @@ class CkptmanError(Exception):
         self.message = message
         self.code = code
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made again by `args` alone it would fail, and a multiprocessing.Pool then waits for ever.
+        return _made_again, (type(self), *self.args), self.__dict__
 
 
 class UsageError(CkptmanError):
@@ -47,3 +51,7 @@ class MachineError(CkptmanError):
     """The machine did not do what was asked: disk full, permission denied, a device that fails."""
 
     exit_status = 3
+
+
+def _made_again(kind: type[CkptmanError], *args: object) -> CkptmanError:
+    return kind.__new__(kind, *args)
