@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -217,12 +217,16 @@ def _ingest(
     _check_apart(source, root)
     if dry_run:
         made = make_plan(source, root, rules, options, progress=progress)
+        changed = dict(_changed(made, with_wandb=with_wandb))
+        refused = [*made.refused, *(_refusal(made, made.root / file, error) for file, error in changed.items())]
+        left = {str(file.parent) for file in changed if file.name == records.RUN_FILE}
+        failed = [row.path for row in made.placed if row.path.rpartition("/")[0] in left] if left else ()
         return IngestResult(
             plan=made,
             mode=options.mode,
             dry_run=True,
-            placed=made.placed,
-            refused=made.refused,
+            placed=_placed(made, failed),
+            refused=tuple(sorted(refused, key=_of_refusal)) if changed else made.refused,
             deferred=made.deferred,
             space=_space(made, options.mode, rules.folders.saved_wandb if with_wandb else None),
             removed=made.removals,
@@ -235,6 +239,38 @@ def _ingest(
         work = _Apply(make_plan(source, root, rules, options, progress=progress), rules, options, progress)
         work.run(with_wandb=with_wandb)
     return work.result()
+
+
+def _changed(plan: Plan, *, with_wandb: bool) -> Iterator[tuple[PurePosixPath, RefusedError]]:
+    """The records that a plan would write anew and that are not as ckptman wrote them: each is left as it is."""
+    found = [folder / records.RUN_FILE for folder in plan.runs.recorded(with_wandb=with_wandb)]
+    found += [folder / records.OVERWRITTEN_FILE for folder in plan.overwritten_lists]
+    if plan.not_taken is not None:
+        found.append(PurePosixPath(records.REFUSED_FILE))
+    for file in found:
+        try:
+            records.require_as_written(plan.root / file)
+        except RefusedError as error:
+            yield file, error
+
+
+def _refusal(plan: Plan, path: Path, error: RefusedError) -> scanning.Refusal:
+    message = error.message.removeprefix(f"{path} ")  # `source` names it already
+    return scanning.Refusal(source=_relative(plan, path), code=error.code, message=message, fix=error.fix)
+
+
+def _relative(plan: Plan, path: Path) -> str:
+    return str(path.relative_to(plan.source)) if path.is_relative_to(plan.source) else str(path)
+
+
+def _of_refusal(item: scanning.Refusal) -> tuple[str, str]:
+    """What refusals are sorted by."""
+    return item.source, item.code
+
+
+def _placed(plan: Plan, failed: Collection[str]) -> Sequence[records.CheckpointRow]:
+    """What a plan has placed, but for the paths that failed."""
+    return tuple(row for row in plan.placed if row.path not in failed) if failed else plan.placed
 
 
 class _Written(Mapping[str, str]):
@@ -389,11 +425,9 @@ class _Apply:
             plan=self.plan,
             mode=self.mode,
             dry_run=False,
-            placed=tuple(row for row in self.plan.placed if row.path not in self.failed)
-            if self.failed
-            else self.plan.placed,
-            refused=tuple(sorted(self.refused, key=lambda item: (item.source, item.code))),
-            deferred=tuple(sorted(self.deferred, key=lambda item: (item.source, item.code))),
+            placed=_placed(self.plan, self.failed),
+            refused=tuple(sorted(self.refused, key=_of_refusal)),
+            deferred=tuple(sorted(self.deferred, key=_of_refusal)),
             space=self.space,
             wandb_placed=tuple(sorted(self.wandb_placed)),
             removed=tuple(self.removed),
@@ -496,7 +530,7 @@ class _Apply:
             files = list(_regular_files(source))
             written = [path.stat().st_mtime for path in files]
         except OSError as error:
-            message = f"{self._relative(source)} cannot be read: {error.strerror}"
+            message = f"{_relative(self.plan, source)} cannot be read: {error.strerror}"
             fix = "See to it that you may read it and that its disk is well, and ingest again."
             self._refuse(source, RefusedError(message, code="unreadable", fix=fix))
             return
@@ -504,7 +538,7 @@ class _Apply:
         if any(abs(now - mtime) < self.options.settle for mtime in written):
             self.deferred.append(
                 scanning.Refusal(
-                    source=self._relative(source),
+                    source=_relative(self.plan, source),
                     code="wandb-changing",
                     message="the W&B folder was written to a moment ago",
                     fix="Ingest again later. --settle sets how long to wait.",
@@ -713,12 +747,7 @@ class _Apply:
         self._refuse(placement.source, error)
 
     def _refuse(self, path: Path, error: RefusedError) -> None:
-        message = error.message.removeprefix(f"{path} ")  # `source` names it already
-        refusal = scanning.Refusal(source=self._relative(path), code=error.code, message=message, fix=error.fix)
-        (self.deferred if error.code == files.CHANGED else self.refused).append(refusal)
-
-    def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self.plan.source)) if path.is_relative_to(self.plan.source) else str(path)
+        (self.deferred if error.code == files.CHANGED else self.refused).append(_refusal(self.plan, path, error))
 
     def _count(self, count: int) -> None:
         with self.telling:  # files are copied several at a time

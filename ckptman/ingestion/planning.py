@@ -122,11 +122,16 @@ class PlannedFolders(Sequence[PlannedFolder]):
 
     def to_do(self, *, with_wandb: bool) -> Iterator[PlannedFolder]:
         """Those in which something is to be placed or written; `with_wandb`, those of W&B runs too."""
-        for slot in self._slots:
-            if not slot.is_as_it_was or (with_wandb and (slot.run_id or "") in self._wandb):
-                yield self._made(slot)
+        return (self._made(slot) for slot in self._slots if self._is_to_do(slot, with_wandb))
+
+    def _is_to_do(self, slot: Slot, with_wandb: bool) -> bool:
+        return not slot.is_as_it_was or (with_wandb and (slot.run_id or "") in self._wandb)
 
     # What is asked of all, without making them:
+
+    def recorded(self, *, with_wandb: bool) -> Iterator[PurePosixPath]:
+        """Those of `to_do` that have a run.json."""
+        return (slot.folder for slot in self._slots if slot.kept is not None and self._is_to_do(slot, with_wandb))
 
     @property
     def to_place(self) -> Iterator[examination.Examined]:

@@ -774,6 +774,17 @@ def is_as_written(file: Path) -> bool:
     return _is_as_written(fs_files.read_bytes(file, _MOST_BYTES))
 
 
+def require_as_written(file: Path) -> None:
+    """See to it that a record may be written anew, if it is there and can be read.
+
+    Raises:
+        RefusedError: (`record-changed`) it was changed, which a new digest would hide.
+    """
+    with suppress(OSError):
+        if not is_as_written(file):
+            raise RefusedError(f"{file} {CHANGED}", code="record-changed", fix=CHANGED_FIX)
+
+
 def _is_as_written(data: bytes) -> bool:
     if (is_signed := _is_signed(data)) is not None:
         return is_signed
@@ -850,6 +861,7 @@ def write_refused(root: Path, files: tuple[RefusedFile, ...]) -> None:
     if files:
         _write(path, RefusedList(files=files), root, is_signed=True)
     elif path.exists():
+        require_as_written(path)
         fs_files.remove(path)
 
 
@@ -1024,14 +1036,8 @@ def _write(
 
 
 def _signed_bytes(file: Path, record: RunRecord | OverwrittenList | RefusedList | TrainingMetrics) -> bytes:
-    """What to write to the file of a record.
-
-    Raises:
-        RefusedError: (`record-changed`) the one that is there was changed, which a new digest would hide.
-    """
-    with suppress(OSError):  # there is none, or none that can be read
-        if not is_as_written(file):
-            raise RefusedError(f"{file} {CHANGED}", code="record-changed", fix=CHANGED_FIX)
+    """What to write to the file of a record; RefusedError as `require_as_written`."""
+    require_as_written(file)
     return signed(record)
 
 

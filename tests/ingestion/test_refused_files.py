@@ -275,3 +275,27 @@ def test_what_a_configuration_does_not_tell_is_taken_from_the_name_where_that_is
     assert not {"no-place", "misplaced", "config-disagrees"} & {
         item.code for item in validate(root, deep=True).findings
     }
+
+
+def test_a_dry_run_tells_of_records_that_nothing_is_written_to(source: Path, root: Path) -> None:
+    """Each list too: what is refused and placed by a dry run is what the real one refuses and places."""
+    write_run(task(source), config(), run_id="first111", files=("Checkpoint",))
+    write_run(task(source), config(seed=5), run_id="second22", started=START + 1000)
+    bad = task(source) / "saved_models" / "bad.pt"
+    bad.write_text("no checkpoint")
+    ingest(source, root)
+    names = {"run.json", "overwritten.json", "refused.json"}
+    files = [file for file in root.rglob("*.json") if file.name in names]
+    assert {file.name for file in files} == names
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b'"schema_version": 1', b'"schema_version":  1'))
+    bad.unlink()
+    Path(task(source), "saved_models", name_of(config(), "Checkpoint")).touch()
+    write_run(task(source), config(seed=6), run_id="third333", started=START + 2000)
+    held = {file: file.read_bytes() for file in files}
+    planned = ingest(source, root, dry_run=True)
+    done = ingest(source, root)
+    assert planned.refused == done.refused
+    assert {Path(item.source).name for item in done.refused if item.code == "record-changed"} == names
+    assert planned.placed == done.placed
+    assert {file: file.read_bytes() for file in files} == held
