@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ckptman.cli.options import settings_of
 from ckptman.rules import Convention, TrainConfig, placement, selection, terms
 from ckptman.rules import recipe as recipe_rules
 from ckptman.text import UsageError, wording
@@ -76,6 +77,9 @@ RECIPE: Mapping[str, RecipeOption] = {
 _WITH_OPTIONS = {key for option in RECIPE.values() for key in option.keys} | {"amp_dtype"}
 """What has an option of its own; the rest goes by `--set`."""
 
+_NOT_SET = {"save_dir": "--out", "use_compile": "--compile", "wandb_mode": "--wandb"}
+"""What a configuration only records."""
+
 Iterations = Annotated[int | None, RECIPE["max_iters"].typer_option()]
 Batch = Annotated[int | None, RECIPE["batch"].typer_option()]
 LearningRate = Annotated[float | None, RECIPE["learning_rate"].typer_option()]
@@ -129,6 +133,21 @@ def recipe_of(values: Mapping[str, Any], *, quick: bool = False, compiled: bool 
             fix=f"Choose {', '.join(recipe_rules.PRECISIONS)}.",
         )
     return recipe if precision == "auto" else {**recipe, "amp_dtype": recipe_rules.PRECISIONS[precision]}
+
+
+def set_values(texts: Sequence[str] | None) -> dict[str, Any]:
+    """The configuration values that `--set` gives.
+
+    Raises:
+        UsageError: as `settings_of`; (`set-by-an-option`) for what an option of its own decides, whatever is set.
+    """
+    values = settings_of(texts or (), _PUBLISHED)
+    for key in sorted(values.keys() & _NOT_SET):
+        option = _NOT_SET[key]
+        raise UsageError(
+            f"--set {key} would change nothing: {option} decides it", code="set-by-an-option", fix=f"Use {option}."
+        )
+    return values
 
 
 def recipe_text(config: TrainConfig) -> str:

@@ -29,7 +29,6 @@ from ckptman.cli.options import (
     TaskText,
     WithFacetLists,
     selection_of,
-    settings_of,
     tree_there,
 )
 from ckptman.cli.recipe import (
@@ -49,10 +48,11 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
     recipe_text,
+    set_values,
 )
 from ckptman.cli.tables import NOTHING, print_table, table_lines
 from ckptman.cli.text import console, count_text, plain
-from ckptman.rules import TrainConfig, terms
+from ckptman.rules import terms
 from ckptman.rules import recipe as recipe_rules
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
 from ckptman.sweeps.executors import local
@@ -208,7 +208,7 @@ def _sweep(
     recipe_rules.check_device_name(device)
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
-    recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
+    recipe |= set_values(settings)
     plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, context, k=k, task=task, seed=seed, group=group),

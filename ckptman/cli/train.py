@@ -32,7 +32,6 @@ from ckptman.cli.options import (
     chosen_facets,
     named_groups,
     numbers_of,
-    settings_of,
 )
 from ckptman.cli.recipe import (
     Batch,
@@ -51,6 +50,7 @@ from ckptman.cli.recipe import (
     WeightDecay,
     recipe_of,
     recipe_text,
+    set_values,
 )
 from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain
@@ -157,7 +157,7 @@ def _train(
     check_k(k, convention)
     check_group_alone(group, context, convention, k)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
-    recipe |= settings_of(settings or (), TrainConfig.__dataclass_fields__)
+    recipe |= set_values(settings)
     chosen = {name: values[0] for name, values in chosen_facets(context, convention).items()}
     asked = _asked(convention, k, task, seed, group, chosen)
     configs = [

@@ -308,7 +308,7 @@ def _planned(
 
 
 def _config(run: selecting.GridRun, recipe: Mapping[str, Any], convention: Convention) -> TrainConfig:
-    if clash := sorted(run.values.keys() & recipe.keys()):
+    if clash := sorted({*run.values, convention.group_key} & recipe.keys()):
         raise UsageError(
             f"{', '.join(clash)} cannot be set for a sweep: the grid decides it",
             code="set-by-the-task",

@@ -199,12 +199,12 @@ def training_configs(
     configs = []
     for cell in found:
         decided = grids.config_values(pattern, grid, held, cell, convention)
-        if clash := sorted(decided.keys() & more.keys()):
+        if clash := sorted({*decided, convention.seed_key, convention.group_key} & more.keys()):
             raise UsageError(
-                f"{', '.join(clash)} cannot be set beside {'--k' if group is None else '--group'} and --task, which "
-                "decide it",
+                f"{', '.join(clash)} cannot be set: {'--k' if group is None else '--group'}, --task and --seed decide "
+                "it",
                 code="set-by-the-task",
-                fix="Choose the task that has the value: ckptman task",
+                fix="Choose the task that has the value (see: ckptman task), and the seed with --seed.",
             )
         for seed in seeds or grid.seeds[:1]:
             values = {**decided, **more, convention.seed_key: seed}

@@ -96,6 +96,7 @@ def test_every_option_of_train_is_one_of_sweep() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["--k", "x"], ["--k", "200"], ["--task", "9"], ["--wandb", "maybe"], ["--set", "n_layers=2"], ["--set", "what=2"],
+     ["--set", "seed=5"], ["--set", "wandb_group=mine"], ["--set", "save_dir=x"],
      ["--time", "soon"], ["--slurm", "=1"], ["--executor", "cloud"], ["-j", "0"], ["--iters", "0"],
      ["--regime", "other"]],
 )  # fmt: skip

@@ -112,6 +112,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     ("selection", "recipe", "code"),
     [
         (ONE, {"n_layers": 2}, "set-by-the-task"),
+        (ONE, {"wandb_group": "mine"}, "set-by-the-task"),
         (ONE, {"iterations": 5}, "bad-config"),
         (ONE, {"max_iters": 0}, "bad-config"),
         (dataclasses.replace(ONE, k=(200,)), {}, "bad-config"),

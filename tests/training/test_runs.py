@@ -261,6 +261,8 @@ def test_configurations_of_a_task() -> None:
         ({"k": 200}, "bad-config", "128 numbers"),
         ({"recipe": {"max_iters": 0}}, "bad-config", "max_iters"),
         ({"recipe": {"n_layers": 2}}, "set-by-the-task", "n_layers"),
+        ({"recipe": {"seed": 5}}, "set-by-the-task", "seed"),
+        ({"recipe": {"wandb_group": "mine"}}, "set-by-the-task", "wandb_group"),
     ],
 )
 def test_bad_input(values: dict[str, Any], code: str, words: str) -> None:
