@@ -27,8 +27,17 @@ DEFAULT_OUT = "grid_outputs"
 
 
 def _folder(text: str | Path) -> Path:
+    return _named("--root", text, "the tree's folder")
+
+
+def raw_folder(text: str | Path) -> Path:
+    """The folder of raw outputs that --out, or what stands for it, names."""
+    return _named("--out", text, "the folder of the raw outputs")
+
+
+def _named(option: str, text: str | Path, what: str) -> Path:
     if text == "":  # a shell variable that is not set, which pathlib would take for the current folder
-        raise UsageError("--root is empty", code="empty-path", fix="Name the tree's folder: --root DIR")
+        raise UsageError(f"{option} is empty", code="empty-path", fix=f"Name {what}: {option} DIR")
     return Path(text)
 
 
@@ -41,6 +50,10 @@ Root = Annotated[
         parser=_folder,
         help=f"The organized tree. [default: the one that the current folder lies in, else {DEFAULT_ROOT}]",
     ),
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", parser=raw_folder, help="The root of the raw outputs."),
 ]
 Tree = Annotated[
     Path | None, typer.Argument(metavar="DIR", parser=_folder, help="The tree, as with --root.", show_default=False)

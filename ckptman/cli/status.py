@@ -21,6 +21,7 @@ from ckptman.cli.options import (
     SeedText,
     TaskText,
     WithFacetLists,
+    raw_folder,
     selection_of,
     tree_of,
     tree_there,
@@ -41,7 +42,11 @@ def _status(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", envvar="CKPTMAN_OUT", metavar="DIR", help=f"Raw outputs. [default: {DEFAULT_OUT}, if it is there]"
+            "--out",
+            envvar="CKPTMAN_OUT",
+            metavar="DIR",
+            parser=raw_folder,
+            help=f"Raw outputs. [default: {DEFAULT_OUT}, if it is there]",
         ),
     ] = None,
     root: Root = None,

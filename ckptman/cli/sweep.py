@@ -23,6 +23,7 @@ from ckptman.cli.options import (
     Json,
     KText,
     Numbering,
+    Out,
     Root,
     SeedText,
     Set,
@@ -52,13 +53,14 @@ from ckptman.cli.recipe import (
 )
 from ckptman.cli.tables import NOTHING, print_table, table_lines
 from ckptman.cli.text import console, count_text, plain
-from ckptman.rules import terms
 from ckptman.rules import recipe as recipe_rules
+from ckptman.rules import terms
 from ckptman.sweeps import How, SlurmOptions, SweepPlan, SweepResult, sweeping
 from ckptman.sweeps.executors import local
 from ckptman.sweeps.executors import slurm as slurm_executor
 from ckptman.text import wording
 from ckptman.training import planning, stopping
+from ckptman.training import progress as run_progress
 from ckptman.training import wandb as wandb_logging
 
 _MOST_LINES = 12
@@ -82,9 +84,7 @@ def _sweep(
     seed: SeedText = None,
     group: GroupText = None,
     numbering: Numbering = None,
-    out: Annotated[
-        Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
-    ] = Path(DEFAULT_OUT),
+    out: Out = Path(DEFAULT_OUT),
     root: Root = None,
     executor: Annotated[
         Executor, typer.Option(envvar="CKPTMAN_EXECUTOR", help="Train on this machine, or as jobs of SLURM.")
@@ -513,8 +513,13 @@ def _tell(result: SweepResult, talk: Console) -> None:
         next_step(f"ckptman status {wording.shell_word(result.out)}")
     elif any(run.state == "complete" for run in result.runs):
         next_step(f"ckptman ingest {wording.shell_word(result.out)}")
-    if result.wrong:
-        talk.print(plain("the same command trains them again, from where they were"))
+    fixes = {run.run.error.fix if run.run.error is not None else run.outcome.fix if run.outcome is not None else ""
+             for run in result.wrong}  # fmt: skip
+    for fix in sorted(fixes - {""}):
+        talk.print(plain(f"  {fix}"))
+    if failed := sum(run.state == run_progress.FAILED for run in result.wrong):
+        they, were = ("it", "it was") if failed == 1 else ("them", "they were")
+        talk.print(plain(f"the same command trains {they} again, from where {were}"))
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -23,6 +23,7 @@ from ckptman.cli.options import (
     Json,
     KText,
     Numbering,
+    Out,
     Set,
     TaskText,
     Texts,
@@ -87,9 +88,7 @@ def _train(
         ),
     ] = None,
     numbering: Numbering = None,
-    out: Annotated[
-        Path, typer.Option("--out", envvar="CKPTMAN_OUT", metavar="DIR", help="The root of the raw outputs.")
-    ] = Path(DEFAULT_OUT),
+    out: Out = Path(DEFAULT_OUT),
     max_iters: Iterations = None,
     batch: Batch = None,
     learning_rate: LearningRate = None,

@@ -20,6 +20,19 @@ from ckptman.fs.faults import shown
 from ckptman.text import RefusedError, UsageError
 
 
+def check_root(root: Path, fix: str) -> None:
+    """See to it that a root is a folder, or has a folder above it in which it can be made. Nothing is written.
+
+    Raises:
+        UsageError: `not-a-folder`, with this fix.
+    """
+    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
+    there = next(path for path in (root, *root.absolute().parents) if os.path.lexists(path))
+    if not os.path.isdir(there):  # noqa: PTH112
+        what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
+        raise UsageError(f"{there} is {what}", code="not-a-folder", fix=fix)
+
+
 def make_folders(path: Path, root: Path) -> None:
     """Make `path` and its missing parents, durably, without ever leaving `root`.
 

@@ -213,7 +213,7 @@ def _ingest(
     dry_run: bool,
     progress: contents.Progress | None,
 ) -> IngestResult:
-    _check_root(root)
+    folders.check_root(root, "Name a folder for the tree with --root.")
     _check_apart(source, root)
     if dry_run:
         made = make_plan(source, root, rules, options, progress=progress)
@@ -782,15 +782,6 @@ def _given(path: str | Path, what: str) -> Path:
     if not os.fspath(path):
         raise UsageError(f"the path of the {what} is empty", code="empty-path", fix="Name a folder; this one is: .")
     return Path(path).absolute()
-
-
-def _check_root(root: Path) -> None:
-    """The root has to be a folder, or to have a folder above it in which it can be made."""
-    # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
-    there = next(path for path in (root, *root.parents) if os.path.lexists(path))
-    if not os.path.isdir(there):  # noqa: PTH112
-        what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
-        raise UsageError(f"{there} is {what}", code="not-a-folder", fix="Name a folder for the tree with --root.")
 
 
 def _space(plan: Plan, mode: Mode, saved_wandb: str | None) -> Space:

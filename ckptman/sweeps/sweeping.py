@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from ckptman.fs import files, make_folders
+from ckptman.fs import files, folders, make_folders
 from ckptman.rules import Convention, TrainConfig, convention_file
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.job import JobOutcome, RunJob
@@ -251,10 +251,12 @@ def plan_sweep(
         convention: The rules; by default those of the nearest ckptman.yaml.
 
     Raises:
-        UsageError: for a selection that the grid does not have, or values that do not fit together.
+        UsageError: for a selection that the grid does not have, or values that do not fit together; (`not-a-folder`)
+            `out` is none, and cannot be made.
         RefusedError: a configuration is off the grid of its group.
     """
     raw_root = Path(out)
+    folders.check_root(raw_root, planning.NO_FOLDER)
     rules = convention or convention_file.load_convention(convention_file.find_file(raw_root))
     asked = selecting.grid_runs(rules, selection)
     listed = {run.key: run for run in (*asked, *selecting.grid_runs(rules))}  # the others tell how fast runs are here

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ckptman.fs import folders
 from ckptman.rules import Convention, Place, TrainConfig, grids, placement, terms
 from ckptman.rules import recipe as recipe_rules
 from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
@@ -35,6 +36,9 @@ QUICK: Mapping[str, Any] = {
 """A recipe for about a minute on a laptop: a fortieth of the iterations, an eighth of the samples in each, and ten
 times the learning rate. Models learn to sort the trained lengths with it; how they generalize is not the published."""
 
+
+NO_FOLDER = "Name a folder for the raw outputs with --out."
+"""What to do where outputs cannot go where they are to go."""
 
 _SIGNS_OF_A_GPU = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 """Of NVIDIA, its boards, AMD, and Windows below this Linux."""
@@ -251,7 +255,9 @@ def plan_training(
 
     Raises:
         RefusedError: a configuration has no place: it is off the grid of its group.
+        UsageError: (`not-a-folder`) `out` is none, and cannot be made.
     """
+    folders.check_root(out, NO_FOLDER)
     runs = {run.folder: run for run in (RawRun.of(config, out, convention) for config in configs)}
     return TrainPlan(out=out, runs=tuple(plan_run(run, resume=resume) for run in runs.values()))
 

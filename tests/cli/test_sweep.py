@@ -206,6 +206,10 @@ def test_refused_runs_stand_first_in_a_plan(here: Path, capsys: pytest.CaptureFi
     assert run(["sweep", *PART, *QUICKLY, "--iters", "13", "--dry-run"]) == 1
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if " seed " in line]
     assert [row[4:6] for row in rows] == [["3337", "refused:"], ["1337", "new"], ["2337", "new"]]
+    assert run(["sweep", *PART, *QUICKLY, "--iters", "13", "--seed", "3337"]) == 1
+    said = capsys.readouterr().err
+    assert "Train into another folder with --out" in said
+    assert "the same command trains" not in said, "it would refuse it again"
 
 
 def test_a_kind_that_was_never_trained_here_is_timed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,8 +349,10 @@ def test_a_failed_run_is_named_and_the_exit_status_is_1(here: Path, capsys: pyte
     bad.parent.mkdir(parents=True)
     bad.write_text("a file is in the way")
     assert run(["sweep", *PART, *QUICKLY]) == 1
-    out = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    out = said.out.splitlines()
     assert out[0] == "3 runs: 2 complete, 1 failed"
+    assert "the same command trains it again" in said.err
     assert out[1].startswith("failed len_gen_single_k4 task 3 seed 2337: ")
     log = Path(out[2].removeprefix("  log: "))
     assert log.is_file()

@@ -85,6 +85,24 @@ def test_wrong_usage(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("out", "words"), [("file", "is not a folder"), ("file/x", "is not a folder"),
+                                           ("link", "leads nowhere"), ("", "--out is empty")])  # fmt: skip
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_outputs_that_cannot_go_there_are_refused_in_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, out: str,
+    words: str, more: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    asked = [command, "--k", "4", "--task", "3", "--wandb", "disabled", *SHORT]
+    assert run([*asked, *more, "--out", out]) == 2
+    assert words in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
+    assert run([*asked, "--dry-run", "--out", "folder"]) == 0
+
+
 def test_a_wrong_wandb_mode_in_the_environment_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
