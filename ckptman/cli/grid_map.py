@@ -98,7 +98,8 @@ def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
     lines = []
     for item in found.gaps:
         run = item.run
-        own = item.config if item.state == grid_status.PARTIAL and item.config is not None else shared
+        begun = item.state in (grid_status.PARTIAL, grid_status.FAILED)
+        own = item.config if begun and item.config is not None else shared
         lines.append(train_command(own, run, found.convention, more))
     return list(dict.fromkeys(lines))  # one task can stand for two cells
 

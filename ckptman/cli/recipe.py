@@ -172,7 +172,7 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
     for word, dtype in recipe_rules.PRECISIONS.items():
         if dtype and values.get("amp_dtype") == dtype:
             flags += ["--precision", word]
-    for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS):
+    for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS - _NOT_SET.keys()):
         if key in values and values[key] != _PUBLISHED[key]:
             flags += ["--set", f"{key}={json.dumps(values[key])}"]
     return flags

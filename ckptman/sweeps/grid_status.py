@@ -463,8 +463,9 @@ def _said(
             run_id=said.run_id or None,
             iters_done=said.iters_done,
             max_iters=said.max_iters,
-            log=said.log or standing.log,
+            log=said.log if Path(said.log).name != Path(standing.log).name else standing.log,  # where it is now
             iterations_per_second=said.iterations_per_second,
+            config=said.config or None,
         )
     if raw.is_locked():
         return replace(standing, state=RUNNING, path=str(raw.folder), reason=f"on {said.host}" if said else "")

@@ -368,7 +368,10 @@ class Speeds:
         found: dict[tuple[Any, ...], list[float]] = {}
         for item in runs:
             if item.iterations_per_second and item.config is not None:
-                config = TrainConfig.from_dict(item.config)
+                try:
+                    config = TrainConfig.from_dict(item.config)
+                except UsageError:  # of a status that somebody changed, say
+                    continue
                 work = item.iterations_per_second * _work(config)
                 found.setdefault(_kind(config), []).append(work)
         return cls({kind: median(rates) for kind, rates in found.items()}, sum(map(len, found.values())))

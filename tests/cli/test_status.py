@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shlex
@@ -18,8 +19,10 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.selection import Selection, grid_runs
+from ckptman.sweeps.sweeping import plan_sweep
+from ckptman.text.json_text import document_of, dump_json
 from ckptman.training.planning import QUICK
-from ckptman.training.progress import FAILED
+from ckptman.training.progress import FAILED, INTERRUPTED
 from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
 from tests.helpers.trees import small_config, write_source
@@ -177,6 +180,25 @@ def test_a_begun_run_goes_on_with_its_own_recipe(here: Path, capsys: pytest.Capt
     assert captured.out.splitlines()[0] == f"ckptman train --k 4 --task 3 --fixed --seed 1337 {recipe}"
     assert captured.out.splitlines()[1].endswith(f"--seed 2337 {recipe}"), "the recipe that all known runs share"
     assert recipe in captured.err
+
+
+@pytest.mark.parametrize("state", [INTERRUPTED, FAILED])
+def test_a_run_that_left_no_checkpoint_goes_on_with_its_own_recipe(
+    here: Path, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    own = small_config(seed=1337, max_iters=100, learning_rate=3e-4)
+    folder = RawRun.of(own, here / "grid_outputs", built_in())
+    folder.folder.mkdir(parents=True)
+    folder.write_status(state, None, 7)
+    assert run(["status", *PART, "--task", "3", "--missing"]) == 0
+    first = lines(capsys)[0]
+    assert first == "ckptman train --k 4 --task 3 --fixed --seed 1337 --iters 100 --lr 0.0003 --set n_embd=8"
+    # Garbage in a status is no reason to plan nothing.
+    status = folder.read_status()
+    assert status is not None
+    broken = dataclasses.replace(status, config={"n_embd": "x"}, iterations_per_second=5.0)
+    folder.status_file.write_bytes(dump_json(document_of(broken)))
+    assert plan_sweep(here / "grid_outputs", convention=built_in()).measured_runs == 0
 
 
 def test_the_two_outputs_exclude_each_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_what_slurm_took_before_it_refused_is_known(tmp_path: Path, monkeypatch:
     fake_slurm(tmp_path, monkeypatch, once)
     with pytest.raises(MachineError, match=r"2 of 3 were taken before"):
         submit_sweep(plan(tmp_path / "out"), SlurmOptions(), how=HOW)
-    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_0": "PENDING", "7_1": "RUNNING"})
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"7_0": "PENDING", "7_1": "RUNNING"})
     assert todo(plan(tmp_path / "out")) == ["queued", "queued", "new"]
 
 
@@ -166,14 +166,15 @@ def test_a_machine_without_slurm_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_queue_is_asked_without_accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\nprintf '12_0 RUNNING\\n12_1 PENDING\\n15 COMPLETING\\n'\n")
+    squeue.write_text("#!/bin/sh\necho $* > $0.asked\nprintf '12_0 RUNNING\\n12_1 PENDING\\n15 COMPLETING\\n'\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert submissions.slurm_queue() == {"12_0": "RUNNING", "12_1": "PENDING", "15": "COMPLETING"}
+    assert submissions.slurm_queue([7, 8]) == {"12_0": "RUNNING", "12_1": "PENDING", "15": "COMPLETING"}
+    assert "--user=7,8" in (tmp_path / "squeue.asked").read_text()
     squeue.write_text("#!/bin/sh\nexit 1\n")
-    assert submissions.slurm_queue() is None
+    assert submissions.slurm_queue([7]) is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert submissions.slurm_queue() is None
+    assert submissions.slurm_queue([7]) is None
     assert slurm._is_running("12_0") is False
 
 

@@ -213,21 +213,64 @@ def submitted(out: Path, *, job: str = "", log: str = "", outcome: JobOutcome | 
 
 def test_a_run_that_waits_in_the_queue_is_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted(tmp_path, job="7_0")
-    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_0": "PENDING"})
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"7_0": "PENDING"})
     item = of(look(tmp_path))
     assert (item.state, item.job) == ("missing", "SLURM job 7_0 (pending)")
     assert not item.is_gap
-    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_1": "PENDING"})
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"7_1": "PENDING"})
     assert of(look(tmp_path)).is_gap
+
+
+def test_a_job_in_the_queue_counts_more_than_a_newer_one_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job in ("7_0", "8_0"):  # two sweeps at once: the second one's job left the run to the first's, and ended
+        (submitted(tmp_path, job=job, outcome=JobOutcome(state=RUNNING))).parent.rename(tmp_path / ".sweeps" / job)
+        time.sleep(0.2)
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"7_0": "PENDING"})
+    assert (of(look(tmp_path)).job, of(look(tmp_path)).is_gap) == ("SLURM job 7_0 (pending)", False)
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"8_0": "PENDING", "7_0": "RUNNING"})
+    assert of(look(tmp_path)).job == "SLURM job 8_0 (pending)", "of several, the newest"
+
+
+def test_the_job_of_another_user_is_asked_for_and_never_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[int]] = []
+
+    def queue(users: set[int]) -> dict[str, str]:
+        asked.append(users)
+        return answer
+
+    answer = {"7_0": "PENDING"}
+    submitted(tmp_path, job="7_0", log="it begins\n")
+    me = os.getuid()
+    monkeypatch.setattr(submissions, "slurm_queue", queue)
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    assert of(look(tmp_path)).job == "SLURM job 7_0 (pending)"
+    assert asked == [{me}]
+    answer = {}  # a cluster can hide the jobs of others
+    assert of(look(tmp_path)).state == "missing"
+    monkeypatch.setattr(os, "getuid", lambda: me)
+    assert of(look(tmp_path)).state == "failed"
+
+
+def test_the_logs_and_outcomes_of_outputs_that_were_moved_are_found(tmp_path: Path) -> None:
+    log = submitted(tmp_path / "before", log="…", outcome=JobOutcome(state=FAILED, reason="there is no GPU"))
+    raw(tmp_path / "before").write_status(FAILED, None, 0, reason="there is no GPU", log=str(log))
+    (tmp_path / "before").rename(tmp_path / "after")
+    item = of(look(tmp_path / "after"))
+    assert (item.state, item.reason) == ("failed", "there is no GPU")
+    assert item.log == str(tmp_path / "after" / log.relative_to(tmp_path / "before"))
 
 
 def test_a_job_that_died_before_it_trained_is_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = submitted(tmp_path, job="7_0", log="python: command not found\n")
-    monkeypatch.setattr(submissions, "slurm_queue", dict)
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {})
     item = of(look(tmp_path))
     assert (item.state, item.log) == ("failed", str(log))
     # Where SLURM does not answer, nobody knows.
-    monkeypatch.setattr(submissions, "slurm_queue", lambda: None)
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: None)
     assert of(look(tmp_path)).state == "missing"
 
 

@@ -90,9 +90,9 @@ def test_a_run_that_waits_in_the_queue_is_left_alone(tmp_path: Path, monkeypatch
     folder = submissions.new_folder(tmp_path)
     relative = run.raw.folder.relative_to(tmp_path).as_posix()
     submissions.write_record(folder, "slurm", [submissions.SubmittedRun(relative, "log", "outcome", "7_0")])
-    monkeypatch.setattr(submissions, "slurm_queue", lambda: {"7_0": "PENDING"})
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {"7_0": "PENDING"})
     assert todo(plan(tmp_path, ONE)) == ["queued"]
-    monkeypatch.setattr(submissions, "slurm_queue", dict)
+    monkeypatch.setattr(submissions, "slurm_queue", lambda _: {})
     assert todo(plan(tmp_path, ONE)) == ["new"]
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -112,27 +112,30 @@ def write_record(folder: Path, executor: str, runs: Iterable[SubmittedRun]) -> N
 
 
 def read_submissions(out: Path) -> dict[str, Submission]:
-    """The newest submission of each run, by the run's folder relative to `out`. Unreadable records are passed over."""
-    newest: dict[str, SubmittedRun] = {}
-    for _, runs in sorted(map(_read, (out / SWEEPS).glob(f"*/{_RECORD}")), key=lambda item: item[0]):
-        newest.update((run.folder, run) for run in runs)
-    queue = slurm_queue() if any(run.job for run in newest.values()) else None
-    return {
-        folder: Submission(run)
-        if queue is None or not run.job
-        else Submission(run, queue_state=queue.get(run.job, ""), gone=run.job not in queue)
-        for folder, run in newest.items()
-    }
+    """The submission of each run that counts, by the run's folder relative to `out`: the newest, but for one that is in
+    the queue, since that trains the run yet. Unreadable records are passed over."""
+    records = sorted(map(_read, (out / SWEEPS).glob(f"*/{_RECORD}")), key=lambda item: item[0])
+    users = {user for _, user, runs in records if any(run.job for run in runs)}
+    queue = slurm_queue(users) if users else None
+    found: dict[str, Submission] = {}
+    for _, user, runs in records:
+        for run in runs:
+            # Clusters can hide the jobs of others: of those it is never known that they are gone.
+            gone = queue is not None and bool(run.job) and run.job not in queue and user == os.getuid()
+            submission = Submission(run, queue_state=(queue or {}).get(run.job, ""), gone=gone)
+            if submission.in_queue or run.folder not in found or not found[run.folder].in_queue:
+                found[run.folder] = submission
+    return found
 
 
-def slurm_queue() -> Mapping[str, str] | None:
-    """The state of each of the user's jobs in SLURM's queue, by id; None where SLURM does not answer.
+def slurm_queue(users: Iterable[int]) -> Mapping[str, str] | None:
+    """The state of each job of these users in SLURM's queue, by id; None where SLURM does not answer.
 
     Accounting (`sacct`) is not asked: many clusters have none.
     """
     if shutil.which("squeue") is None:
         return None
-    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T"]
+    command = ["squeue", "--noheader", "--array", f"--user={','.join(map(str, users))}", "--format=%i %T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_QUEUE_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -141,10 +144,19 @@ def slurm_queue() -> Mapping[str, str] | None:
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
-def _read(record: Path) -> tuple[float, tuple[SubmittedRun, ...]]:
-    """When a sweep started, and its runs."""
+def _read(record: Path) -> tuple[float, int, tuple[SubmittedRun, ...]]:
+    """When a sweep started, whose it is, and its runs; their files are where the record is, also where it was moved."""
     try:
         document = json_text.record_of(SweepRecord, json.loads(files.read_bytes(record)))
-        return document.started, document.runs
+        owner = record.stat().st_uid
     except (OSError, ValueError, RecursionError):
-        return 0.0, ()
+        return 0.0, 0, ()
+    here = record.parent.absolute()
+    return (
+        document.started,
+        owner,
+        tuple(
+            replace(run, log=str(here / Path(run.log).name), outcome_file=str(here / Path(run.outcome_file).name))
+            for run in document.runs
+        ),
+    )
