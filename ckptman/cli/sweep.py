@@ -260,9 +260,9 @@ def show_plan(plan: SweepPlan, out: Console, *, parallel: int, verbose: bool = F
         out.print(plain(recipe_text(plan.wanted[0].raw.config)))
         out.print(plain(_estimate_text(plan, parallel)))
         out.print(plain(f"outputs go to {plan.out}"))
-    told = [run for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or verbose]
+    told = [run for run in plan.runs if run.todo is not sweeping.Todo.COMPLETE or run.note or verbose]
     told.sort(key=lambda run: run.todo is not sweeping.Todo.REFUSED)  # what is wrong first, else in the grid's order
-    rows = [(run.raw.label, _todo_text(run)) for run in told]
+    rows = [(run.raw.label, _todo_text(run) + (f"; {run.note}" if run.note else "")) for run in told]
     shown = rows if verbose else rows[:_MOST_LINES]
     if shown:
         print_table(out, [("Run", "Plan"), *shown], indent="  ")

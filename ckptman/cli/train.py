@@ -420,7 +420,7 @@ def _action_text(planned: planning.PlannedRun) -> str:
 
 
 def _complete_text(planned: planning.PlannedRun) -> str:
-    return "complete already" + (": its checkpoints were moved away" if planned.moved_away else "")
+    return "complete already" + (": its final checkpoint is no longer there" if planned.moved_away else "")
 
 
 def _result_text(run: runs.RunResult) -> str:

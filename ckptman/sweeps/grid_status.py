@@ -66,11 +66,14 @@ class RunStanding:
     of_unknown_seed: frozenset[str] = frozenset()
     """The refused files that may be of this run or of another seed of its cell."""
 
+    said_complete: bool = False
+    """Whether it says that it is complete, though its end is not there: training leaves it as it is."""
+
     @property
     def is_gap(self) -> bool:
-        """Whether somebody has to train it: it is neither complete nor being trained, waits for that in a queue, nor
-        has a file that was refused."""
-        return self.state not in (COMPLETE, RUNNING, REFUSED) and not self.job
+        """Whether somebody has to train it: it is neither complete, by its own word too, nor being trained, waits for
+        that in a queue, nor has a file that was refused."""
+        return self.state not in (COMPLETE, RUNNING, REFUSED) and not self.job and not self.said_complete
 
     def to_json(self) -> dict[str, Any]:
         """The standing as a JSON object."""
@@ -473,8 +476,9 @@ def _said(
         if _has_final(raw):
             return replace(standing, state=COMPLETE)
         reason = "it was complete, but its final checkpoint is no longer there"
-        look = "" if in_tree else " (if it was moved into a tree, name that with --root)"
-        return replace(standing, state=PARTIAL, reason=reason + look)
+        again = f"to train it again, move its {raw.status_file.name} away"
+        look = again if in_tree else "if it was moved into a tree, name that with --root"
+        return replace(standing, state=PARTIAL, reason=f"{reason} ({look})", said_complete=True)
     newer = None if submission is None or waiting else _said_by_submission(submission, said)
     if newer is not None and submission is not None:
         return replace(standing, state=newer[0], reason=newer[1], log=submission.run.log)

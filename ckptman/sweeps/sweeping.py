@@ -67,6 +67,8 @@ class SweepRun:
     seconds: float | None = None
     """About how long it takes, by the speed of runs that were trained before; None where there are none."""
     error: CkptmanError | None = None
+    note: str = ""
+    """What is worth knowing about that."""
 
     @property
     def wanted(self) -> bool:
@@ -89,6 +91,7 @@ class SweepRun:
             "where": self.where,
             "estimated_seconds": None if self.seconds is None else round(self.seconds, 1),
             "error": None if self.error is None else planning.error_json(self.error),
+            "note": self.note,
         }
 
 
@@ -289,7 +292,9 @@ def _planned(
     todo = Todo(str(planned.action))
     made = SweepRun(run, raw, todo, iters_done=planned.iters_done, error=planned.error)
     if todo is Todo.COMPLETE:
-        return replace(made, where=str(raw.folder))
+        gone = planned.moved_away and standing.state != STANDS_COMPLETE
+        note = "its final checkpoint is no longer there; ckptman status tells what to do" if gone else ""
+        return replace(made, where=str(raw.folder), note=note)
     if todo is Todo.RUNNING:
         return replace(made, where=standing.reason, error=None)
     if not made.wanted:
@@ -304,8 +309,10 @@ def _planned(
         )
         return replace(made, todo=Todo.REFUSED, error=error)
     known = standing.config if standing.state == STANDS_COMPLETE else None
-    if known is not None and not raw.differing_from(known):  # else it is of another recipe
-        return replace(made, todo=Todo.COMPLETE, where=standing.path)
+    if known is not None:
+        if not (keys := raw.differing_from(known)):
+            return replace(made, todo=Todo.COMPLETE, where=standing.path)
+        made = replace(made, note=f"{standing.path} is of another recipe: it differs in {', '.join(keys)}")
     return replace(made, seconds=_seconds(made, speeds))
 
 

@@ -152,11 +152,11 @@ def test_a_training_that_logs_to_files_asks_nobody(tmp_path: Path) -> None:
 def test_a_complete_run_whose_checkpoints_were_moved_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
     assert run([*TASK, *SHORT, "--out", str(tmp_path)]) == 0
-    assert "moved away" not in capsys.readouterr().out
+    assert "no longer there" not in capsys.readouterr().out
     assert run(["ingest", str(tmp_path), "--root", str(tmp_path / "tree"), "--mode", "move"]) == 0
     for more in ([], ["--dry-run"]):
         assert run([*TASK, *SHORT, "--out", str(tmp_path), *more]) == 0
-        assert "complete already: its checkpoints were moved away" in capsys.readouterr().out
+        assert "complete already: its final checkpoint is no longer there" in capsys.readouterr().out
 
 
 def test_another_run_in_the_folder_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from ckptman.sweeps.executors import submissions
 from ckptman.sweeps.executors.job import JobOutcome
 from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write_record
 from ckptman.sweeps.grid_status import GridStatus, RunStanding, status
+from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.text.errors import UsageError
 from ckptman.text.json_text import dump_json
 from ckptman.training.progress import FAILED, INTERRUPTED, RUNNING
@@ -192,7 +193,17 @@ def test_a_complete_run_needs_its_final_checkpoint(tmp_path: Path) -> None:
     assert of(look(out, root)).state == "complete", "the tree has it"
     empty = tmp_path / "another"
     empty.mkdir()
-    assert of(look(out, empty)).reason == "it was complete, but its final checkpoint is no longer there"
+    item = of(look(out, empty))
+    assert item.reason.startswith(
+        "it was complete, but its final checkpoint is no longer there (to train it again, move"
+    )
+    assert not item.is_gap, "as long as it says so, nothing trains it"
+    found = plan_sweep(out, selection=SMALL, recipe={"n_embd": 8}, root=empty, convention=built_in()).runs[0]
+    assert (str(found.todo), "no longer there" in found.note) == ("complete", True)
+    run.status_file.rename(run.folder / "moved.json")
+    assert of(look(out, empty)).is_gap
+    found = plan_sweep(out, selection=SMALL, recipe={"n_embd": 8}, root=root, convention=built_in()).runs[0]
+    assert (str(found.todo), found.note) == ("complete", "")
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------

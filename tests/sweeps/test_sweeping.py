@@ -75,7 +75,9 @@ def test_a_run_that_is_complete_in_the_tree_is_not_trained_again(tmp_path: Path)
     assert todo(plan(tmp_path / "elsewhere", ONE, root=root)) == ["complete"]
     assert todo(plan(tmp_path / "elsewhere", ONE)) == ["new"]
     other = {**RECIPE, "max_iters": 13}
-    assert todo(plan(tmp_path / "elsewhere", ONE, other, root=root)) == ["new"], "another recipe is another run"
+    anew = plan(tmp_path / "elsewhere", ONE, other, root=root)
+    assert todo(anew) == ["new"], "another recipe is another run"
+    assert anew.runs[0].note.endswith("seed_1337 is of another recipe: it differs in max_iters")
 
 
 def test_a_run_of_another_trainers_raw_outputs_counts(tmp_path: Path) -> None:
