@@ -114,7 +114,7 @@ def validate(
     """
     root = Path(root)
     codes = finding_table.chosen_codes(select, ignore)
-    rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    rules = convention_file.rules_for(convention, root)
     depth = contents.Depth.BYTES if deep else contents.Depth.HEADERS
     take = passing.take_inventory if witness is None else contents.take_inventory  # all weights are witnesses
     inventory = take(root, rules, depth, progress=progress)

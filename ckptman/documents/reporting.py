@@ -153,7 +153,7 @@ def report(
     """
     root = Path(root).absolute()
     records.require_no_migration(root)
-    rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    rules = convention_file.rules_for(convention, root)
     if html:
         html = Path(html).absolute()
         if not html.parent.is_dir():
@@ -197,15 +197,15 @@ def report_convention(file: str | Path, *, convention: Convention | None = None,
 
     Args:
         file: Where to; its folder exists. A file there that ckptman did not write is refused.
-        convention: The rules; the built-in ones by default.
+        convention: The rules; by default those of the nearest ckptman.yaml above the file, or the built-in ones.
         check: Write nothing, and tell whether the file is stale.
 
     Raises:
         UsageError: (`no-folder`) where the file's folder does not exist.
         MachineError: the file cannot be written.
     """
-    rules = convention or convention_file.built_in()
     file = Path(file).absolute()
+    rules = convention_file.rules_for(convention, file)
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent}", code="no-folder", fix="Make the folder first.")
 

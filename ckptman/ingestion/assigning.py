@@ -86,6 +86,8 @@ def assign(
         run_id: W&B's id of the run.
         seed: For a configuration that has none.
         root: The tree; by default the one that `path` lies in.
+        convention: The rules; by default those of the nearest ckptman.yaml above `path`, or the built-in ones.
+        dry_run: Work it out, and write nothing.
 
     Raises:
         UsageError: (`no-such-path`, `not-a-run`, `no-tree`, `bad-run-id`) if nothing of the kind is there.
@@ -95,7 +97,7 @@ def assign(
     target = Path(path).absolute()
     if not target.exists():
         raise UsageError(f"{path} is not there", code="no-such-path", fix="Name a run folder, or a checkpoint in one.")
-    rules = convention or convention_file.load_convention(convention_file.find_file(target.parent))
+    rules = convention_file.rules_for(convention, target.parent)
     if not wandb_runs.is_run_id(run_id):
         raise UsageError(f"{run_id!r} is no W&B run id", code="bad-run-id", fix="W&B shows it in the run's address.")
     tree = _tree_of(target, rules) if root is None else Path(root).absolute()

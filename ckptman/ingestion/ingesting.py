@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptman.formats import folder_bytes
 from ckptman.fs import (
@@ -175,7 +176,7 @@ def ingest(
     Args:
         source: A root of groups, one group, one task folder, one run, one file, or another tree.
         root: The tree; it is made if it does not exist.
-        convention: The rules; the built-in ones by default.
+        convention: The rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
         mode: How files get to their place: copy, hardlink, symlink or move. A move also takes away the source files
             whose bytes are in the tree already, after it has read both.
         trust: Which decides where a file's name and its configuration disagree; by default such a file is refused.
@@ -190,15 +191,16 @@ def ingest(
             has it, then giving it its name) and `recording` (writing its run's record); the last three take turns.
 
     Raises:
-        UsageError: the source does not exist, or lies inside the tree; a path is empty; the root is no folder; or the
-            tree is sorted by another numbering.
+        UsageError: the source does not exist, or lies inside the tree; a path is empty; the root is no folder; the
+            tree is sorted by another numbering; or there is no such `mode` or `trust`.
         MachineError: the tree cannot be written, or another ingest is writing to it; or the disk has no room for the
             files (`disk-full`), which is known before the first one is written. Otherwise what was placed
             before stays, and the next ingest goes on from there.
     """
-    rules = convention or convention_file.built_in()
     source, root = _given(source, "source"), _given(root, "root")
-    options = IngestOptions(Mode(mode), naming.Trust(trust), settle, checksum, follow_symlinks)
+    rules = convention_file.rules_for(convention, root)
+    mode, trust = _chosen(Mode, mode, "mode"), _chosen(naming.Trust, trust, "trust")
+    options = IngestOptions(mode, trust, settle, checksum, follow_symlinks)
     with files.calls_of("the ingest ended early"):
         return _ingest(source, root, rules, options, with_wandb=with_wandb, dry_run=dry_run, progress=progress)
 
@@ -776,6 +778,19 @@ def _together(runs: Iterable[PlannedFolder]) -> Iterator[list[PlannedFolder]]:
         count += len(run.placements)
     if some:
         yield some
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _chosen(choices: type[_Choice], value: str, what: str) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        known = ", ".join(choices)
+        raise UsageError(
+            f"{what} is {value!r}, which is none", code=f"bad-{what}", fix=f"There are: {known}."
+        ) from None
 
 
 def _given(path: str | Path, what: str) -> Path:

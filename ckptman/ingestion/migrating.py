@@ -110,7 +110,7 @@ def migrate(
         MachineError: the tree cannot be written, or another ckptman is writing to it.
     """
     tree = Path(root).absolute()
-    rules = convention or convention_file.load_convention(convention_file.find_file(tree))
+    rules = convention_file.rules_for(convention, tree)
     if dry_run:
         return _migrated(tree, rules, undo=undo, dry_run=True, progress=progress)
     records.scan_tree(tree, rules)  # which says where there is no tree

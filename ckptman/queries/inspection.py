@@ -146,7 +146,7 @@ def show(path: str | os.PathLike[str], *, convention: Convention | None = None) 
         RefusedError: if it is no checkpoint that can be read safely, with a code of `refusals.REFUSALS`.
     """
     path = Path(path)
-    rules = convention or convention_file.load_convention(convention_file.find_file(path.parent))
+    rules = convention_file.rules_for(convention, path.parent)
     info = containers.read(path, rules.checkpoint)
     location = _locate(path, rules)
     folder = _read_folder(path, info, location)

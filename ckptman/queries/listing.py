@@ -193,7 +193,7 @@ def list_checkpoints(
         UsageError: where there is no tree, and for a key or metric that nothing has (see `Where.check`).
     """
     root = Path(root)
-    convention = convention or convention_file.load_convention(convention_file.find_file(root))
+    convention = convention_file.rules_for(convention, root)
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
     found = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
     asked = {*(key for condition in where for key in condition.keys), (sort or "").removeprefix("-")}

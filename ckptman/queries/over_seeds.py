@@ -176,7 +176,7 @@ def results(
         UsageError: where there is no tree, and for a key or metric that nothing has.
     """
     root = Path(root)
-    convention = convention or convention_file.load_convention(convention_file.find_file(root))
+    convention = convention_file.rules_for(convention, root)
     if where:
         listing = list_checkpoints(root, convention=convention, where=where)
         names = frozenset(key for item in listing.checkpoints for key in item.metrics)

@@ -62,7 +62,7 @@ def show_run(name: str, root: str | os.PathLike[str], *, convention: Convention 
         UsageError: there is no tree (`no-tree`); no run (`no-run`), or more than one (`several-runs`), is meant.
         RefusedError: (`bad-record`) its run.json cannot be used.
     """
-    rules = convention or convention_file.load_convention(convention_file.find_file(Path(root)))
+    rules = convention_file.rules_for(convention, root)
     scan = records.scan_tree(Path(root), rules)
     found = [run for run in scan.runs if _is_meant(run, name, scan, rules)] or [
         run for run in scan.runs if _is_of_seed(run, name, rules)

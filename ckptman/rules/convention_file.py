@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ from ckptman.rules.terms import (
     Regime,
     Setting,
 )
-from ckptman.text import CkptmanError, ConfigurationError, strict_yaml
+from ckptman.text import CkptmanError, ConfigurationError, UsageError, strict_yaml
 
 FILE_NAME = "ckptman.yaml"
 BUILT_IN = Path(__file__).with_name("convention.yaml")
@@ -85,8 +85,13 @@ def load_convention(file: str | os.PathLike[str] | None = None, *, numbering: st
             no numbering `numbering`.
     """
     file = None if file is None else Path(file)
+    return _loaded(file, None if file is None else _bytes_of(file), numbering)
+
+
+@lru_cache(maxsize=16)  # the same bytes are the same rules: what is derived from them is kept for ever
+def _loaded(file: Path | None, data: bytes | None, numbering: str | None) -> Convention:
     where = str(file or BUILT_IN.name)
-    document = _built_in_document() if file is None else _extended(_read(file), where)
+    document = _built_in_document() if data is None else _extended(_document(data, where), where)
     convention = _build(document, where, file)
     if numbering is not None:
         convention = replace(convention, numbering=numbering)
@@ -97,6 +102,28 @@ def load_convention(file: str | os.PathLike[str] | None = None, *, numbering: st
                 fix="Correct --numbering, or CKPTMAN_NUMBERING, or `numbering` among the settings of the ckptman.yaml.",
             )
     _check(convention, where)
+    return convention
+
+
+def rules_for(convention: Convention | None, start: str | os.PathLike[str]) -> Convention:
+    """The rules that a call goes by: those given, else those of the nearest `ckptman.yaml`, else the built-in ones.
+
+    Args:
+        convention: What the call was given.
+        start: The file or folder that the call is about, in or above which the `ckptman.yaml` is looked for.
+
+    Raises:
+        UsageError: (`bad-convention`) what was given is no convention, but the path of one, say.
+        ConfigurationError: as `find_file` and `load_convention`.
+    """
+    if convention is None:
+        return load_convention(find_file(Path(start)))
+    if not isinstance(convention, Convention):
+        raise UsageError(
+            f"{convention!r} is no convention",
+            code="bad-convention",
+            fix="Load one with ckptman.load_convention, which takes the path of a ckptman.yaml.",
+        )
     return convention
 
 
@@ -125,13 +152,16 @@ def built_in() -> Convention:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    return _document(_bytes_of(file), str(file))
+
+
+def _bytes_of(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {file}: {error.strerror}", code="config-unreadable", fix="Check the path and its permissions."
         ) from error
-    return _document(data, str(file))
 
 
 def _document(data: bytes, where: str) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def status(
             have what is selected.
     """
     raw, tree = None if out is None else Path(out), None if root is None else Path(root)
-    rules = convention or convention_file.load_convention(convention_file.find_file(tree or raw or Path.cwd()))
+    rules = convention_file.rules_for(convention, tree or raw or Path.cwd())
     return standings(selecting.grid_runs(rules, selection), raw, tree, rules)
 
 

@@ -260,7 +260,7 @@ def plan_sweep(
     """
     raw_root = Path(out)
     folders.check_root(raw_root, planning.NO_FOLDER)
-    rules = convention or convention_file.load_convention(convention_file.find_file(raw_root))
+    rules = convention_file.rules_for(convention, raw_root)
     asked = selecting.grid_runs(rules, selection)
     listed = {run.key: run for run in (*asked, *selecting.grid_runs(rules))}  # the others tell how fast runs are here
     found = standings(

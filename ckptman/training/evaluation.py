@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, w
 from ckptman.training.accuracy import Accuracy, Predictor, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
 from ckptman.training.model import GPT
-from ckptman.training.train_step import keep_freed_memory
+from ckptman.training.train_step import keep_freed_memory, limited_threads
 from ckptman.tree import contents, metrics, records
 
 DEFAULT_SAMPLES = 1_000
@@ -208,17 +209,59 @@ def evaluate(
         batch_size: Samples predicted at once; chosen for the caches by default.
         record: Write the result into `run.json`, and take what is there.
         dry_run: Measure nothing, and say what would be measured.
-        convention: The rules; the built-in ones by default.
+        convention: The rules; by default, for each path, those of the nearest ckptman.yaml in or above it, or the
+            built-in ones.
         progress: Called with the file at work, the samples done, and the samples in all.
 
     Raises:
         UsageError: a path does not exist, a folder has no checkpoints, or an argument makes no sense.
         MachineError: (`no-device`) the machine has no such device.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if k is not None:
+        k = [_whole(length, "a length") for length in k]
+    samples, seed = _whole(samples, "the number of samples"), _whole(seed, "the seed")
+    if batch_size is not None:
+        batch_size = _whole(batch_size, "the size of a batch")
+    predicted, target, work = _mode(mode), pick_device(device), []
+    for rules, given in by_rules(paths, convention).items():
+        each = _Work(
+            rules=rules,
+            lengths=_lengths(k, samples, rules),
+            samples=samples,
+            seed=seed,
+            mode=predicted,
+            device=target,
+            batch_size=batch_size,
+            record=record,
+            dry_run=dry_run,
+        )
+        work.append((each, *find_checkpoints(given, rules, all_checkpoints=all_checkpoints)))
     keep_freed_memory()
-    rules = convention or convention_file.built_in()
+    with limited_threads(threads):
+        return EvaluationResult.joined([each.run(files, refused, progress) for each, files, refused in work])
+
+
+def _whole(value: int, what: str) -> int:
+    """A whole number, also one of numpy's, as `run.json` takes it."""
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise UsageError(
+            f"{what} has to be a whole number, not {value!r}", code="bad-samples", fix="Give an int."
+        ) from None
+
+
+def by_rules(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], convention: Convention | None
+) -> dict[Convention, list[Path]]:
+    """The paths with the rules that each is read by: those given, or those of its place."""
+    found: dict[Convention, list[Path]] = {}
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        found.setdefault(convention_file.rules_for(convention, path), []).append(Path(path))
+    return found
+
+
+def _lengths(k: Iterable[int] | None, samples: int, rules: Convention) -> tuple[int, ...]:
     if k is None and rules.metric.fixed is None:
         raise UsageError(
             f"the convention's metric {rules.metric.name} has no lengths that are the same for all runs",
@@ -233,20 +276,7 @@ def evaluate(
             code="bad-samples",
             fix="Ask for at least one sample, and at least one length from 1 up.",
         )
-    work = _Work(
-        rules=rules,
-        lengths=tuple(lengths),
-        samples=samples,
-        seed=seed,
-        mode=_mode(mode),
-        device=pick_device(device),
-        batch_size=batch_size,
-        record=record,
-        dry_run=dry_run,
-    )
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files, unreadable = find_checkpoints(map(Path, given), rules, all_checkpoints=all_checkpoints)
-    return work.run(files, unreadable, progress)
+    return tuple(lengths)
 
 
 def find_checkpoints(
@@ -360,7 +390,7 @@ def _no_checkpoints(folder: Path, *, others: int) -> UsageError:
 
 @dataclass(frozen=True)
 class _Work:
-    """The settings of one call of `evaluate`."""
+    """The settings of one call of `evaluate`, for files that go by the same rules."""
 
     rules: Convention
     lengths: tuple[int, ...]
@@ -557,21 +587,24 @@ def forget(
         mode: The mode.
         all_checkpoints: Take all checkpoints of a folder, not only those of the end of training.
         dry_run: Change nothing, and say what would be taken back.
-        convention: The rules; the built-in ones by default.
+        convention: The rules; by default, for each path, those of the nearest ckptman.yaml in or above it, or the
+            built-in ones.
 
     Raises:
         UsageError: as `evaluate`.
         RefusedError: (`bad-record`) a record cannot be read.
         MachineError: a record cannot be written.
     """
-    rules = convention or convention_file.built_in()
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files, _ = find_checkpoints(map(Path, given), rules, all_checkpoints=all_checkpoints)
     wanted: dict[str, Any] = {"mode": str(_mode(mode)), "samples": samples, "seed": seed}
     if k is not None:
         wanted["k"] = sorted(set(k))
+    files = [
+        (file, rules)
+        for rules, given in by_rules(paths, convention).items()
+        for file in find_checkpoints(given, rules, all_checkpoints=all_checkpoints)[0]
+    ]
     found = []
-    for file in files:
+    for file, rules in files:
         folder = file.absolute().parent
         if not (folder / records.RUN_FILE).exists():
             continue

@@ -83,7 +83,7 @@ class ExportResult:
 
 
 def export(
-    files: Iterable[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     to: Target | str = Target.PLAIN,
@@ -97,7 +97,8 @@ def export(
         out: The folder for the copies; it is made.
         to: `plain` or `safetensors`.
         weights_only: Leave the optimizer out, and whatever else is not known; `safetensors` does so anyway.
-        convention: The rules to read the files by; the built-in ones by default.
+        convention: The rules to read the files by; by default those of the nearest ckptman.yaml above the first one, or
+            the built-in ones.
 
     Returns:
         What was written, and what was refused.
@@ -106,9 +107,10 @@ def export(
         UsageError: (`bad-target`) for an unknown target; (`same-name`) where two files would have one name.
         MachineError: a copy cannot be written, or does not come back as it was written (`not-verified`).
     """
-    rules = convention or convention_file.built_in()
+    named = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    rules = convention_file.rules_for(convention, named[0].parent if named else Path.cwd())
     target, folder = _target(to), Path(out)
-    copies = _names([Path(file) for file in files], folder, target, rules)
+    copies = _names(named, folder, target, rules)
     make_folders(folder, folder)
     exported: list[Exported] = []
     refused: list[tuple[str, CkptmanError]] = []

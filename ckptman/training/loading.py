@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ def load(
     Args:
         path: The file.
         device: Where the model goes: `cpu`, `cuda`, `cuda:1` …, or `auto` (a GPU if there is one).
-        convention: The rules to read the file by; the built-in ones by default.
+        convention: The rules to read the file by; by default those of the nearest ckptman.yaml above it, or
+            the built-in ones.
 
     Returns:
         The model in evaluation mode, and the file's description, as `read_checkpoint` gives it.
@@ -64,7 +66,7 @@ def load(
         UsageError: (`bad-device`) there is no such kind of device.
         MachineError: (`no-device`) the machine has no such device.
     """
-    rules = convention or convention_file.built_in()
+    rules = convention_file.rules_for(convention, Path(path).parent)
     target = pick_device(device)
     try:
         mapped = mapping.map_weights(path, rules.checkpoint)
@@ -98,7 +100,8 @@ def load_weights(
         path: The file.
         verify: Check the file against its checksums first, which reads all of it once; otherwise only its header is
             read.
-        convention: The rules to read the file by; the built-in ones by default.
+        convention: The rules to read the file by; by default those of the nearest ckptman.yaml above it, or
+            the built-in ones.
 
     Returns:
         The weights by name, and the file's description, as `read_checkpoint` gives it.
@@ -106,7 +109,7 @@ def load_weights(
     Raises:
         RefusedError: the file is not a safe and whole checkpoint (codes of `refusals.REFUSALS`).
     """
-    rules = convention or convention_file.built_in()
+    rules = convention_file.rules_for(convention, Path(path).parent)
     mapped = mapping.map_weights(path, rules.checkpoint, verify=verify)
     try:
         return _tensors(mapped), mapped.info

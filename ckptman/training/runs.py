@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ckptman.training.planning import Action, PlannedRun, TrainPlan, error_json,
 from ckptman.training.progress import COMPLETE, INTERRUPTED, BatchProgress, Progress, TrainedRun
 from ckptman.training.run_folder import RawRun
 from ckptman.training.stopping import Stop
+from ckptman.training.train_step import limited_threads
 from ckptman.training.turns import Turns, in_turns
 from ckptman.training.wandb import WandbMode, check_can_start, check_mode, settle
 from ckptman.tree import records
@@ -172,13 +172,14 @@ def train(
 
     Raises:
         RefusedError: a configuration is off the grid of its group.
-        UsageError: there is no such kind of device (`bad-device`), or no such W&B mode (`bad-wandb`).
+        UsageError: there is no such kind of device (`bad-device`), no such W&B mode (`bad-wandb`), or no such number of
+            threads (`bad-threads`).
         MachineError: the machine has no such device (`no-device`), `out` cannot be written to, the disk has too little
             free space (`disk-full`), wandb cannot start (`wandb-failed`), or there is no compiler for `compiled`
             (`no-compiler`); before anything is trained.
     """
     root = Path(out)
-    rules = convention or convention_file.load_convention(convention_file.find_file(root))
+    rules = convention_file.rules_for(convention, root)
     listed = [configs] if isinstance(configs, TrainConfig) else configs
     plan = plan_training(listed, root, convention=rules, resume=resume)
     return run_plan(
@@ -331,15 +332,3 @@ def _bytes_to_write(planned: PlannedRun) -> int:
     evaluations = config.max_iters // config.eval_interval + 2 if config.eval_interval else 0
     metrics = evaluations * lengths * 5 * 50 + config.max_iters // config.log_interval * 500  # bytes, as measured
     return 3 * weights * files + metrics
-
-
-@contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads for a while; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,8 +10,7 @@ import torch
 from ckptman.rules import TrainConfig
 from ckptman.training.loading import pick_device
 from ckptman.training.loop import Computing, initial_model, step_of
-from ckptman.training.runs import limited_threads
-from ckptman.training.train_step import make_optimizer
+from ckptman.training.train_step import limited_threads, make_optimizer
 from ckptman.training.updating import Batches, Update
 
 _FEWEST = 3

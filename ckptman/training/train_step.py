@@ -37,6 +37,7 @@ import ctypes
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
@@ -221,6 +222,26 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: floa
     ]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=BETAS, fused=fused or None)
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads for a while; None leaves them as they are.
+
+    Raises:
+        UsageError: (`bad-threads`) there is no such number of threads.
+    """
+    before = torch.get_num_threads()
+    if count is not None:
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(
+                f"{count!r} is no number of threads", code="bad-threads", fix="Give a whole number of at least 1."
+            )
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> bool:

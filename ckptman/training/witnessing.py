@@ -142,20 +142,21 @@ def witness(
     Args:
         paths: Checkpoint files, and folders, of which all checkpoints are taken.
         seeds: The seeds to try; by default those of the convention's grids.
-        convention: The rules to read the files by; the built-in ones by default.
+        convention: The rules to read the files by; by default those of the nearest ckptman.yaml in or above the first
+            path, or the built-in ones.
         progress: Called with the number of draws done and in all.
 
     Raises:
         UsageError: a path does not exist, a folder has no checkpoints, or a seed is none.
     """
-    rules = convention or convention_file.built_in()
+    named = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    rules = convention_file.rules_for(convention, named[0] if named else Path.cwd())
     tried = sorted(set(seeds) if seeds is not None else {s for grid in rules.grids.values() for s in grid.seeds})
     if not tried or tried[0] < 0 or tried[-1] >= 2**63:
         raise UsageError(
             "seeds are whole numbers from 0 up", code="bad-seeds", fix="Write, for example: --seeds 0-9999"
         )
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files, refused = find_checkpoints(map(Path, given), rules, all_checkpoints=True)
+    files, refused = find_checkpoints(named, rules, all_checkpoints=True)
     witnesses = []
     for file in files:
         try:

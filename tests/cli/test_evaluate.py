@@ -17,7 +17,7 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from ckptman.training import evaluation
-from ckptman.training.accuracy import measure_accuracy
+from ckptman.training.accuracy import Accuracy, measure_accuracy
 from ckptman.training.evaluation import DEFAULT_SAMPLES, DEFAULT_SEED, evaluate
 from ckptman.tree.records import read_record
 from tests.helpers.raw import config, snapshot, write_checkpoint, write_run
@@ -164,13 +164,18 @@ def test_each_tree_has_its_own_convention(tree: Path, file: Path, capsys: pytest
     assert there["gen_em"] is not None
 
 
-def test_threads(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def watched(*arguments: Any, **options: Any) -> Accuracy:
+        measured.append(torch.get_num_threads())
+        return measure_accuracy(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "measure_accuracy", watched)
     before = torch.get_num_threads()
-    try:
-        assert run(["eval", str(file), *QUICK, "--threads", "3"]) == 0
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    assert run(["eval", str(file), *QUICK, "--threads", "3"]) == 0
+    assert set(measured) == {3}
+    assert torch.get_num_threads() == before  # that of the program which calls it
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import IngestResult, ingest
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import MachineError, UsageError
@@ -106,6 +107,25 @@ def test_the_merged_numbering(source: Path, root: Path) -> None:
     folders = sorted({row.path.rpartition("/")[0].rpartition("/")[2] for row in result.placed})
     assert folders == ["seed_1337-mlp0", "seed_1337-mlp1"]
     assert result.plan.renumbered == ()
+
+
+def test_a_tree_is_sorted_by_its_own_rules(source: Path, root: Path) -> None:
+    root.mkdir()
+    (root / "ckptman.yaml").write_text("numbering: merged\n")
+    write_run(task(source, 2), config(use_mlp=True), run_id="mlp1")
+    assert {Path(row.path).parent.name for row in ingest(source, root).placed} == {"seed_1337-mlp1"}
+    assert validate(root, ignore="missing").findings == ()
+    with pytest.raises(UsageError, match=r"'ckptman\.yaml' is no convention"):
+        ingest(source, root, convention="ckptman.yaml")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["mode", "trust"])
+def test_an_unknown_choice_is_wrong_usage(source: Path, root: Path, option: str) -> None:
+    write_run(task(source), config(), run_id="one")
+    with pytest.raises(UsageError, match=f"{option} is 'hardlinks', which is none") as caught:
+        ingest(source, root, **{option: "hardlinks"})  # type: ignore[arg-type]
+    assert ("hardlink" in caught.value.fix) == (option == "mode")
+    assert not root.exists()
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptman.cli.app import run
-from ckptman.rules.convention_file import BUILT_IN, built_in, find_file, load_convention
+from ckptman.rules.convention_file import BUILT_IN, built_in, find_file, load_convention, rules_for
 from ckptman.rules.grids import cells, task_of
 from ckptman.rules.naming import naming_of
 from ckptman.rules.placement import place_of
-from ckptman.text.errors import ConfigurationError
+from ckptman.text.errors import ConfigurationError, UsageError
 from tests.helpers.raw import config
 from tests.helpers.trees import make_tree
 from tests.helpers.worked_example import WORKED_EXAMPLE
@@ -35,6 +36,28 @@ def test_built_in_grid_is_the_published_one() -> None:
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert load_convention(extended(tmp_path, "")).groups == built_in().groups
+
+
+def test_the_same_bytes_are_the_same_rules(tmp_path: Path) -> None:
+    """So that what is derived from them, and kept, is made once, in a process that asks a thousand times."""
+    file = extended(tmp_path, "title: one\n")
+    first = load_convention(file)
+    assert load_convention(file) is first
+    assert load_convention(file, numbering="merged") is not first
+    assert load_convention(extended(tmp_path, "title: two\n")).title == "two"
+
+
+def test_the_rules_of_a_call_are_those_given_or_those_of_its_place(tmp_path: Path) -> None:
+    place = tmp_path / "tree" / "file.pt"
+    assert rules_for(None, place).title == built_in().title
+    file = extended(tmp_path, "title: mine\n")
+    assert rules_for(None, place).title == "mine"
+    assert rules_for(built_in(), place) is built_in()
+    given: list[Any] = [str(file), file, {}, built_in().checkpoint]
+    for other in given:
+        with pytest.raises(UsageError, match="is no convention") as caught:
+            rules_for(other, place)
+        assert "ckptman.load_convention" in caught.value.fix
 
 
 def test_numbering_can_be_chosen(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -266,6 +267,45 @@ def test_nothing_to_evaluate_is_wrong_usage(tmp_path: Path, values: dict[str, An
     evaluate(file, **wanted)
     with pytest.raises(UsageError, match="cannot evaluate"):
         evaluate(file, **{**wanted, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"samples": 2.5}, "the number of samples has to be a whole number, not 2.5"),
+        ({"seed": "5"}, "the seed has to be a whole number, not '5'"),
+        ({"seed": None}, "the seed has to be a whole number, not None"),
+        ({"k": ["17"]}, "a length has to be a whole number, not '17'"),
+        ({"batch_size": "8"}, "the size of a batch has to be a whole number, not '8'"),
+        ({"threads": 0}, "0 is no number of threads"),
+        ({"threads": "2"}, "'2' is no number of threads"),
+        ({"convention": "ckptman.yaml"}, "'ckptman.yaml' is no convention"),
+    ],
+)
+def test_what_is_no_number_is_wrong_usage_and_not_recorded(tree: Path, values: dict[str, Any], told: str) -> None:
+    file = finals(tree)[0]
+    before = (file.parent / "run.json").read_bytes()
+    with pytest.raises(UsageError) as caught:
+        evaluate(file, **{"k": KS, "samples": SAMPLES, **values})
+    assert caught.value.message == told
+    assert caught.value.fix
+    assert (file.parent / "run.json").read_bytes() == before
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(tree: Path) -> None:
+    file = finals(tree)[0]
+    of_numpy: dict[str, Any] = {"samples": np.int64(SAMPLES), "seed": np.int32(5), "batch_size": np.int64(8)}
+    evaluate(file, k=np.arange(2, 4), **of_numpy)
+    [recorded] = evaluations_of(file)
+    assert (recorded["k"], recorded["samples"], recorded["seed"]) == (KS, SAMPLES, 5)
+
+
+def test_each_path_goes_by_the_rules_of_its_place(tree: Path, tmp_path: Path) -> None:
+    (tree / "ckptman.yaml").write_text("metrics: {generalization: {k: [2, 3]}}\n")
+    alone = write_checkpoint(tmp_path / "model.pt", config())
+    here, there = evaluate([alone, finals(tree)[0]], samples=5).evaluations
+    assert list(here.by_k) == list(range(17, 33))
+    assert list(there.by_k) == [2, 3]
 
 
 # --- refused files ----------------------------------------------------------------------------------------------------

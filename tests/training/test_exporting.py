@@ -106,6 +106,14 @@ def test_every_type_and_view_of_safetensors_is_written(tmp_path: Path) -> None:
                            weight.contiguous().view(torch.uint8) if weight.dim() else weight)  # fmt: skip
 
 
+def test_one_file_is_named_as_several_are(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "file.pt")
+    (tmp_path / "ckptman.yaml").write_text("title: of this folder\n")
+    for named in (source, str(source)):
+        result = export(named, tmp_path / "out")
+        assert ([item.source for item in result.exported], result.refused) == ([str(source)], ())
+
+
 def test_no_file_is_written_over(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "file.pt")
     assert export([source], tmp_path / "out", to="safetensors").exported[0].new

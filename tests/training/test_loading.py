@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.convention_file import built_in
 from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import CkptmanError, MachineError, RefusedError, UsageError
 from ckptman.training.loading import load, mark_safe, pick_device
@@ -239,9 +239,8 @@ def test_the_documented_code_loads_a_labs_file(tmp_path: Path, module: str) -> N
     with pytest.raises(RefusedError, match="a_field_of_later_trainers = 'on'") as caught:
         load(path)
     assert "model: {without_effect: [a_field_of_later_trainers]}" in caught.value.fix
-    rules = tmp_path / "ckptman.yaml"
-    rules.write_text('model: {without_effect: ["a_field_of_*"]}')
-    model, info = load(path, convention=load_convention(rules))
+    (tmp_path / "ckptman.yaml").write_text('model: {without_effect: ["a_field_of_*"]}')
+    model, info = load(path)
     assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
     assert info.config_class == f"{module}.TrainConfig"
     assert info.config is not None
