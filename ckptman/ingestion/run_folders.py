@@ -688,6 +688,8 @@ class RunFolders:
             if held is None:  # placed by an ingest that did not get to its run.json
                 held = folder_bytes.hash_any(self.root / slot.folder / file.name)
                 slot.hashed = {**slot.hashed, file.name: held}
+                if not self._is_run_of(slot, new):  # the file, or the run.json, lies in a wrong folder
+                    continue
                 if held == file.content:
                     slot.add(new)
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.ingestion.ingesting import IngestResult, ingest
-from ckptman.tree.records import OVERWRITTEN_FILE, RUN_FILE, read_overwritten
+from ckptman.tree.records import OVERWRITTEN_FILE, RUN_FILE, read_overwritten, read_record
 from tests.helpers.ingested import RUN, codes, damage, opened_checkpoints, task
 from tests.helpers.raw import START, config, snapshot, write_run
 
@@ -125,3 +126,36 @@ def test_an_unusable_list_of_overwritten_runs_is_not_replaced(
     file.unlink()
     assert codes(ingest(source, root)) == []
     assert {run.run_id for run in read_overwritten(file.parent).runs} >= {"run1337"}
+
+
+def another_runs_record(root: Path, other: str) -> None:
+    shutil.copy2(root / other / RUN_FILE, root / RUN / RUN_FILE)
+
+
+def a_file_of_the_other_run(root: Path, other: str) -> None:
+    for file in (root / other).glob("Final_*"):
+        file.rename(root / RUN / file.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "values", "number"), [(another_runs_record, {"use_mlp": True}, 4), (a_file_of_the_other_run, {}, 6)]
+)
+def test_what_lies_in_the_folder_of_another_run_is_not_written_into_its_record(
+    source: Path, root: Path, change: Callable[[Path, str], None], values: dict[str, bool], number: int
+) -> None:
+    first = write_run(task(source) / "a", config(), run_id="first111", files=("Final",) if values else ("Checkpoint",))
+    write_run(task(source, number) / "b", config(**values), run_id="second22", started=START + 1000, salt=1)
+    ingest(source, root)
+    other = "with_layernorm/dynamic/len_gen_k8/task_0004/seed_1337" if values else f"{RUN}-second22"
+    change(root, other)
+    held = {entry.file for entry in read_record(root / RUN).checkpoints}
+    for _ in range(2):
+        result = ingest(source, root)
+        assert (result.refused, result.plan.overwritten) == ((), ())  # whose files are here is not overwritten
+        records = {file.parent: read_record(file.parent) for file in root.rglob(RUN_FILE)}
+        assert {entry.file for entry in records[root / RUN].checkpoints} == held
+        for folder, record in records.items():
+            assert folder == root / RUN or all((folder / entry.file).is_file() for entry in record.checkpoints)
+        placed = {entry.sha256 for folder, record in records.items() for entry in record.checkpoints}
+        assert {hashlib.sha256(file.read_bytes()).hexdigest() for file in first} <= placed
+    assert result.placed == ()
