@@ -195,7 +195,10 @@ def standings(
         submissions = read_submissions(out)
         for run in runs:
             config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
-            raw = run_folder.RawRun.of(config, out, convention)
+            try:
+                raw = run_folder.RawRun.of(config, out, convention)
+            except RefusedError:  # of keys that ckptman's own training does not know: it left no such run
+                continue
             said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
             if said is not None:
                 own[run.key] = said
