@@ -35,7 +35,7 @@ def show(listing: listing_of.Listing, convention: Convention, metric: str, out: 
     facets = tuple(facet for facet in convention.told_facets if any(facet.name in item.facets for item in
                                                                    listing.checkpoints))  # fmt: skip
     titles = [*(facet.title for facet in facets), *(convention.axis(axis).title for axis in axes)]
-    measured = ["Gen. (run)", "Lists"] if convention.metric.share else [f"{convention.metric.title} (run)"]
+    measured = ["Gen. (run)", "Lists"] if convention.metric.is_of_lists else [f"{convention.metric.title} (run)"]
     if metric != terms.DEFAULT_METRIC:
         measured = [metric]
     head = ["Group", "Task", *titles, "Seed", "Kind", "Step", "Size", *measured, "Run"]
@@ -93,7 +93,7 @@ def _measured(item: listing_of.ListedCheckpoint, metric: str, convention: Conven
         value = item.measures[metric]
         return [NOTHING if value is None else f"{value:.4g}"]
     found = item.generalization
-    lists = [] if not convention.metric.share else [NOTHING if found is None else f"{found.lists:,}"]
+    lists = [] if not convention.metric.is_of_lists else [NOTHING if found is None else f"{found.lists:,}"]
     return [NOTHING if found is None else metrics.value_text(found.value, convention), *lists]
 
 

@@ -9,7 +9,7 @@ from ckptman.cli.app import warn
 from ckptman.cli.rows import Rows
 from ckptman.cli.text import console, count_text, plain
 from ckptman.queries import Results, over_seeds
-from ckptman.rules import Convention
+from ckptman.rules import Convention, terms
 from ckptman.text import wording
 
 
@@ -71,7 +71,7 @@ def summary_rows(found: Results) -> Rows:
     return [head, *([*row.settings.values(), row.mean, row.deviation, row.runs] for row in found.rows)]
 
 
-def tell(found: Results, *, is_spread_shown: bool) -> None:
+def tell(found: Results, convention: Convention, *, is_spread_shown: bool) -> None:
     """Say on stderr over how many runs the rows are, what their deviation is, and what they leave out."""
     talk = console(stderr=True)
     for item in found.listing.not_listed[:3]:
@@ -90,7 +90,9 @@ def tell(found: Results, *, is_spread_shown: bool) -> None:
     numbers = sorted({row.runs for row in found.rows if row.runs})
     each = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}" if numbers else "none"
     said = f"deviation of the {kind}" if is_spread_shown else f"{each} for each mean"
-    talk.print(plain(f"{found.metric} over {count_text(measured, 'run')}, {said}{rest}", "dim"))
+    is_other = found.metric == terms.DEFAULT_METRIC and not convention.metric.is_exact_match
+    metric = convention.metric.title if is_other else found.metric
+    talk.print(plain(f"{metric} over {count_text(measured, 'run')}, {said}{rest}", "dim"))
 
 
 def _tell_of_all(logged: Sequence[over_seeds.LoggedRun]) -> None:

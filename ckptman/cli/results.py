@@ -148,7 +148,7 @@ def _results(
             give = () if keys else reached.said_twice(found, convention)
             print_rows(reached.rows_of(found, whole=whole), output, give=give)
         if found.rows:
-            reached.tell(found, is_spread_shown=threshold is None and versus is None)
+            reached.tell(found, convention, is_spread_shown=threshold is None and versus is None)
         else:
             from ckptman.cli import listed
 

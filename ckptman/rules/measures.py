@@ -63,9 +63,14 @@ class Metric:
         return LENGTH in self.pattern
 
     @property
+    def is_of_lists(self) -> bool:
+        """Whether it is a share of lists of some lengths."""
+        return self.is_by_length and self.share
+
+    @property
     def is_exact_match(self) -> bool:
         """Whether it is the share of lists of some lengths that are sorted right, as `eval` measures it."""
-        return self.is_by_length and self.share and self.pattern.rpartition("/")[2] == EXACT_MATCH
+        return self.is_of_lists and self.pattern.rpartition("/")[2] == EXACT_MATCH
 
     @property
     def glob(self) -> str:

@@ -91,7 +91,7 @@ def measured(record: RunRecord, convention: Convention) -> Measured | None:
         return None
     samples, value, source = max(reversed(found), key=lambda item: item[0])
     lists = samples * max(1, len(convention.metric.keys(record.config)))
-    return Measured(value, source, samples, lists, convention.metric.share)
+    return Measured(value, source, samples, lists, convention.metric.is_of_lists)
 
 
 def _evaluated(item: Mapping[str, Any], config: Mapping[str, Any], convention: Convention) -> float | None:
