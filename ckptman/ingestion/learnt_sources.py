@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptman.formats import model_folder
 from ckptman.ingestion.learnt_fields import is_seed
 from ckptman.raw import documents, outputs, scanning
 from ckptman.rules import Convention, comparing, convention_file, terms
@@ -103,7 +104,7 @@ def _by_stem(folder: Path, stems: Collection[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names are all that is asked for)
-            if name.endswith(_FORMS):
+            if name.endswith(_FORMS) and not name.endswith(model_folder.INDEX):
                 ends = [at for at, letter in enumerate(name) if not letter.isalnum()]
                 found[next((name[:at] for at in reversed(ends) if name[:at] in stems), "")].append(name)
     return found
@@ -180,19 +181,28 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
     sections: dict[str, Any] = {}
     findings: list[str] = []
     found: Counter[str] = Counter()
+    contradicted: Counter[str] = Counter()
     runs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     for saved in raw.files:
-        readings = raw.beside(saved.file.source.path).readings
+        evidence = raw.beside(saved.file.source.path)
+        readings, differing = evidence.readings, evidence.differing_from(saved.file.config, outline.ignored_keys)
         found.update({reading.rule.pattern for reading in readings})
+        contradicted.update({reading.rule.pattern for reading in readings if reading.path in differing})
         beside = next((reading.metrics for reading in readings if reading.metrics), {})
         if values := {**saved.metrics.values, **beside}:
             runs.append((saved.file.config, values))
     known = {rule.pattern for rule in convention_file.built_in().beside}
-    new = {rule.pattern: _said(rule) for rule in outline.beside if rule.pattern in found and rule.pattern not in known}
+    others = {pattern for pattern, count in contradicted.items() if 2 * count > found[pattern] and pattern not in known}
+    new = {
+        rule.pattern: _said(rule)
+        for rule in outline.beside
+        if rule.pattern in found and rule.pattern not in known | others
+    }
     if new:
         sections["beside"] = new
     for pattern, count in sorted(found.items()):
-        findings.append(f"beside checkpoints: {pattern} (of {wording.count_text(count, 'file')})")
+        left = "; left out: it mostly says otherwise than the checkpoints" if pattern in others else ""
+        findings.append(f"beside checkpoints: {pattern} (of {wording.count_text(count, 'file')}){left}")
     configs = [flat(saved.file.config) for saved in raw.files]
     configs += [flat(run.config) for run in raw.wandb.runs]
     runs += [(run.config, run.summary) for run in raw.wandb.runs if run.summary]
