@@ -372,7 +372,7 @@ _COMMENTS: Mapping[str, str] = {
 def _measured(proposal: _Proposal, explored: outputs.RawOutputs) -> Learnt:
     rules = proposal.rules
     misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
-    parsed, _ = _names_read(rules, explored.scan.checkpoints, proposal.suffix, misfits)
+    parsed, _ = _names_read(rules, explored.scan.checkpoints, misfits)
     tried = _read(proposal.folder, rules, None)
     for refusal in (*tried.refused, *tried.deferred):
         misfits["place", _without_values(f"{refusal.message} [{refusal.code}]")].append(refusal.source)
@@ -417,14 +417,13 @@ def _measured(proposal: _Proposal, explored: outputs.RawOutputs) -> Learnt:
 def _names_read(
     rules: Convention,
     files: Iterable[scanning.SourceCheckpoint],
-    suffix: str,
     misfits: dict[tuple[str, str], list[str]],
 ) -> tuple[int, int]:
     known, parsed, total = naming.naming_of(rules), 0, 0
     for file in files:
-        name, total = file.name, total + 1
+        total += 1
         try:
-            known.parse(name + (suffix if file.is_folder and not name.endswith(suffix) else ""))
+            known.parse(file.name_by(rules))
             parsed += 1
         except RefusedError:
             misfits["name", "of no scheme that several names share"].append(file.relative)
@@ -441,8 +440,7 @@ def _shipped(files: Sequence[scanning.SourceCheckpoint], suffix: str) -> tuple[s
             continue
         with suppress(RefusedError):
             for file in files:
-                stem = file.name
-                naming.naming_of(rules).parse(stem + (suffix if file.is_folder and not stem.endswith(suffix) else ""))
+                naming.naming_of(rules).parse(file.name_by(rules))
             found.append(name or "built-in")
     return tuple(found)
 

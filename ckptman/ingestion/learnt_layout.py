@@ -53,11 +53,12 @@ def layout_of(
     prefixes = _prefixes(evidence, schemes)
     sections: dict[str, Any] = {}
     findings: list[str] = []
-    more = _inner_folders([file.relative for file in raw.scan.checkpoints], outline)
+    paths = _paths(raw.scan.checkpoints)
+    more = _inner_folders(paths, outline)
     inner = {outline.raw.saved_models, *outline.raw.inner, *more}
     if more:
         findings.append(f"folders that every run has: {', '.join(more)}")
-    folders = [_outer(raw.root.name, file.relative, inner, outline) for file in raw.scan.checkpoints]
+    folders = [_outer(raw.root.name, path, inner, outline) for path in paths]
     seed_word, by_folder = _seed_folders(folders)
     run_level = f"{seed_word}{{seed}}" if seed_word else outline.folders.run_pattern
     if by_folder:
@@ -147,6 +148,16 @@ def _told_by_names(
                     said = each.words[text] if text in each.words else parse(each.type, text)
                     found[index] = replace(found[index], config={**found[index].config, key: said})
     return found, named
+
+
+def _paths(files: Sequence[scanning.SourceCheckpoint]) -> list[str]:
+    """The paths of checkpoints; of one that is the folder of its run, too, as if it lay in that."""
+    homes = {
+        str(PurePosixPath(file.relative).parent)
+        for file in files
+        if file.is_folder and _STEP_FOLDER.fullmatch(file.file)
+    }
+    return [f"{file.relative}/{file.file}" if file.relative in homes else file.relative for file in files]
 
 
 def _inner_folders(files: Sequence[str], outline: Convention) -> tuple[str, ...]:

@@ -786,7 +786,7 @@ class RunFolders:
             record = slot.record
             assert record is not None  # something is known of its run
             paths = (Path(path) for path, _, _ in record.source_paths)
-        return found | {placement.folder_at_source(path, self._convention) for path in paths}
+        return found | {placement.run_at_source(path, self._convention) for path in paths}
 
     def _free_folder(self, new: outputs.SavedFile) -> PurePosixPath:
         """A folder that no run has: by the seed alone, else with what tells this run apart."""
@@ -907,10 +907,9 @@ def _order(step: int | None, name: str) -> tuple[bool, int, str]:
 
 def _origins(file: examination.Examined, convention: Convention) -> set[Path]:
     """The folders that only one run saves into; a checkpoint that is a folder may hold earlier ones of its run."""
-    return {
-        placement.folder_at_source(file.source.path, convention),
-        *([file.source.path] if file.source.is_folder else []),
-    }
+    path = file.source.path
+    around = set() if file.source.is_run_folder else {placement.run_at_source(path, convention)}
+    return around | ({path} if file.source.is_folder else set())
 
 
 def note_of(attribution: attributing.Attribution) -> records.AttributionNote:

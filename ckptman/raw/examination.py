@@ -505,7 +505,7 @@ class Examiner:
         if (found := self._beside_config(file, beside)) is not None:
             return found, records.FROM_BESIDE
         try:
-            name = self._naming.parse(self._name_at_source(file))
+            name = self._naming.parse(file.name_by(self._convention))
         except RefusedError as error:
             said = f": {error.message}" if not file.is_folder else f": {file.path.name!r}"
             raise RefusedError(
@@ -525,7 +525,7 @@ class Examiner:
         """The configuration beside a file that holds none, with what its name adds; None if it says otherwise."""
         said: dict[str, Any] = {} if file.seed is None else {self._convention.seed_key: file.seed}
         with suppress(RefusedError):
-            said |= self._naming.parse(self._name_at_source(file)).values
+            said |= self._naming.parse(file.name_by(self._convention)).values
         agreeing = beside.agreeing_with(said, self._convention.ignored_keys).config
         return {**said, **agreeing} if agreeing else None
 
@@ -550,7 +550,7 @@ class Examiner:
         self, file: SourceCheckpoint, info: Said, config: Mapping[str, Any], config_source: str, called: str | None
     ) -> tuple[str, naming.CheckpointName, Mapping[str, Any], str]:
         """The file's name in the tree, what it says, and the configuration after a disagreement is settled."""
-        name = self._name_at_source(file)
+        name = file.name_by(self._convention)
         try:
             parsed = self._naming.parse(name)
         except RefusedError as error:
@@ -583,11 +583,6 @@ class Examiner:
             code="name-disagrees",
             fix="Say which is right: --trust config (the file gets the name its configuration gives) or --trust name.",
         )
-
-    def _name_at_source(self, file: SourceCheckpoint) -> str:
-        """A folder may be called as a file would be, without the suffix."""
-        suffix = self._convention.checkpoint.suffix
-        return file.name + (suffix if file.is_folder and not file.name.endswith(suffix) else "")
 
     def _name_from_config(
         self, info: Said, config: Mapping[str, Any], scheme: terms.Scheme | None = None

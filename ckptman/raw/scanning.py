@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple, overload
@@ -20,7 +20,7 @@ from typing import NamedTuple, overload
 from ckptman.formats import containers, folder_bytes
 from ckptman.fs import FileState, files, folders
 from ckptman.raw import wandb_runs
-from ckptman.rules import Convention, placement
+from ckptman.rules import Convention, naming, placement
 from ckptman.text import RefusedError, UsageError
 from ckptman.tree import contents
 from ckptman.tree import records as tree_records
@@ -84,6 +84,8 @@ class SourceFiles(Sequence["SourceCheckpoint"]):
         self._contents: dict[int, str] = {}
         """What else is said of the bytes of one."""
         self._folders: set[int] = set()
+        self.run_folders: set[int] = set()
+        """Those that hold the checkpoints of their run, too."""
 
     def add(self, around: Around, file: str, name: str, state: bytes, *, is_folder: bool) -> None:
         """Add one."""
@@ -194,6 +196,11 @@ class SourceCheckpoint(NamedTuple):
         return self.among.is_folder(self.place)
 
     @property
+    def is_run_folder(self) -> bool:
+        """Whether it is the folder of its run, too, in which earlier checkpoints lie."""
+        return self.place in self.among.run_folders
+
+    @property
     def relative(self) -> str:
         """Relative to the source."""
         return self.among.relative(self.place)
@@ -212,6 +219,17 @@ class SourceCheckpoint(NamedTuple):
     def state(self) -> FileState:
         """As it was found."""
         return FileState.unpacked(self.packed)
+
+    def name_by(self, convention: Convention) -> str:
+        """What it is called, with the suffix of checkpoints."""
+        suffix = convention.checkpoint.suffix
+        return self.name + (suffix if self.is_folder and not self.name.endswith(suffix) else "")
+
+    def step_named(self, convention: Convention) -> int | None:
+        """The step that its name says."""
+        with suppress(RefusedError):
+            return naming.naming_of(convention).parse(self.name_by(convention)).step
+        return None
 
     def of_home(self, group: str | None, task: int | None) -> SourceCheckpoint:
         """The same file, of a group and a task that its folders do not say."""
@@ -289,9 +307,11 @@ def scan_source(
             beside.folder(task_folder)
             walk.wandb = beside.wandb
             walk.unread_wandb |= beside.unread_wandb
+    checkpoints = walk.checkpoints.in_order()
+    _enter_run_folders(checkpoints, convention)
     return SourceScan(
         root=walk.root,
-        checkpoints=walk.checkpoints.in_order(),
+        checkpoints=checkpoints,
         wandb_folders=tuple(sorted(walk.wandb)),
         records=walk.records,
         lists=tuple(walk.lists),
@@ -302,6 +322,19 @@ def scan_source(
         unread_wandb=walk.unread_wandb,
         unread_records=frozenset(walk.unread_records),
     )
+
+
+def _enter_run_folders(found: SourceFiles, convention: Convention) -> None:
+    """Say of folders that are checkpoints and hold those of earlier steps that they are the folders of these runs."""
+    for place in filter(found.is_folder, range(len(found))):
+        inside = f"{found.relative(place)}/"
+        first = bisect_left(range(len(found)), inside, key=found.relative)
+        below = takewhile(lambda at: found.relative(at).startswith(inside), range(first, len(found)))  # noqa: B023
+        if any(found[at].step_named(convention) is not None for at in below):
+            inner = found[place].path / "file"
+            group, task, seed = placement.named_by_folders(inner, convention)
+            found.around[place] = found.around[place]._replace(group=group, task=task, seed=seed)
+            found.run_folders.add(place)
 
 
 def check_source(source: Path) -> None:

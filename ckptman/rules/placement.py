@@ -404,6 +404,14 @@ def folder_at_source(path: _Path, convention: Convention) -> _Path:
     return next((folder.parent for folder in near if convention.raw.is_step_folder(folder.name)), path.parent)
 
 
+def run_at_source(path: _Path, convention: Convention) -> _Path:
+    """The folder that the run of a checkpoint has at its source: around those that every run has in its own."""
+    folder = folder_at_source(path, convention)
+    while folder.name in (convention.raw.saved_models, *convention.raw.inner):
+        folder = folder.parent
+    return folder
+
+
 def name_at_source(path: PurePath, convention: Convention) -> str:
     """What a checkpoint is called at its source: by its own name, below a folder that says its step by both."""
     if not convention.raw.step_folders:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import ckptman.cli.commands  # noqa: F401  # registers the commands
 from ckptman.cli.app import run
 from ckptman.rules import comparing
+from tests.helpers.other_labs import OUTPUTS
 from tests.helpers.programs import PROGRAMS, Output
 
 
@@ -61,6 +65,10 @@ def test_each_file_is_of_its_run_with_its_configuration_and_step(
     results = answer("results")["results"]
     assert sum(row["n"] + row["unmeasured"] for row in results) == len(folders)
     assert len(answer("ls")["checkpoints"]) == len(out.said)
+    if Path("ckptman.yaml").read_text().count("grids: {}") == 0:
+        for place in ([], ["--root", "none", "raw"]):
+            stands = answer("status", *place)["counts"]
+            assert stands["complete"] == len(folders), "in the tree, and in the raw outputs alone"
     for document in ("README.md", "TASK_MAPPING.md"):
         text = Path("checkpoints", document).read_text()
         assert "<code></code>" not in text
@@ -81,3 +89,47 @@ def test_files_in_folders_of_steps_are_of_one_run_only_where_the_convention_says
         capsys.readouterr()
         assert run(["ingest", "raw"]) == 2
         assert "step_folders" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_learnt", [True, False])
+def test_what_a_trainer_leaves_in_the_folder_of_its_run_is_of_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_learnt: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    OUTPUTS["hf-trainer"](tmp_path / "raw")
+    runs = sorted(Path("raw").iterdir())
+    for number, folder in enumerate(runs):
+        shutil.copytree(folder / "checkpoint-1000", folder, dirs_exist_ok=True)
+        save_file({"bert.embeddings.weight": torch.full((8, 4), number + 0.5)}, folder / "model.safetensors")
+        for home in (folder, *folder.glob("checkpoint-*")):
+            (home / "generation_config.json").write_text('{"hidden_size": 5, "eos_token_id": 1}')
+    if is_learnt:
+        assert run(["learn", "raw", "--write", "ckptman.yaml"]) == 0
+        assert "generation_config" not in Path("ckptman.yaml").read_text(), "it contradicts all of them"
+        assert "mostly says otherwise than the checkpoints" in capsys.readouterr().out
+    convention = [] if is_learnt else ["--convention", "hf-trainer"]
+    capsys.readouterr()
+    assert run([*convention, "ingest", "raw", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    placed = {item["source"]: PurePosixPath(item["path"]).parts[0] for item in result["placed"]}
+    ends = ("", "/checkpoint-500", "/checkpoint-1000")
+    assert placed == {f"{folder.name}{end}": folder.name for folder in runs for end in ends}
+    assert len(list(Path("checkpoints").rglob("run.json"))) == len(runs)
+
+
+def test_an_accuracy_is_measured_on_no_known_number_of_lists_and_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    OUTPUTS["hf-trainer"](tmp_path / "raw")
+    Path("ckptman.yaml").write_text("extends: hf-trainer\nmetrics: {loss: null, accuracy: {pattern: eval_loss}}\n")
+    assert run(["ingest", "raw"]) == 0
+    capsys.readouterr()
+    assert run(["ls"]) == 0
+    out, said = capsys.readouterr()
+    assert "accuracy (run)" in out
+    assert "list" not in (out + said).lower()
+    assert run(["results"]) == 0
+    assert capsys.readouterr().err.startswith("accuracy over 2 runs")
+    assert run(["ls", "--json"]) == 0
+    assert {item["gen_em_lists"] for item in json.loads(capsys.readouterr().out)["checkpoints"]} == {None}

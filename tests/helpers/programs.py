@@ -185,6 +185,15 @@ def _early(out: Output) -> None:
         out.save(name, held, step, under="model", config=held, global_step=step)
 
 
+def _numbered(out: Output) -> None:
+    """Checkpoints in a folder of the run's own, and the last one beside it, as accelerate and Lightning have them."""
+    for _, config in _grid(width=[8, 16], lr=[0.1, 0.01], seed=[1, 2]):
+        folder = f"width{config['width']}_lr{config['lr']}_seed{config['seed']}"
+        for number in (3, 4):
+            out.save(f"{folder}/checkpoints/checkpoint_{number}.pt", config, number)
+        out.save(f"{folder}/final.pt", config)
+
+
 def _logs(out: Output) -> None:
     """A log of one line beside checkpoints is no configuration."""
     for _, config in _grid(arch=["r", "x"], depth=[50, 101]):
@@ -199,5 +208,6 @@ def _logs(out: Output) -> None:
 PROGRAMS: dict[str, Callable[[Output], None]] = {
     "timm": _timm, "espnet": _espnet, "options": _options, "net": _net, "tune": _tune, "megatron": _megatron,
     "deepspeed": _deepspeed, "dvc": _dvc, "tasks": _tasks, "gan": _gan, "averages": _averages, "losses": _losses,
-    "versions": _versions, "letters": _letters, "powers": _powers, "early": _early, "logs": _logs,
+    "versions": _versions, "letters": _letters, "powers": _powers, "early": _early,
+    "numbered": _numbered, "logs": _logs,
 }  # fmt: skip
