@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptman.formats import model_folder
 from ckptman.ingestion.learnt_fields import is_seed
 from ckptman.raw import documents, outputs, scanning
 from ckptman.rules import Convention, comparing, convention_file, terms
@@ -45,6 +44,8 @@ _GOOD = (
 _BAD = ("loss", "ppl", "perplexity", "err", "error", "nll", "mse", "mae", "fid", "wer")
 _WHERE = ("gen", "test", "val", "valid", "eval")
 _FORMS = (".json", ".yaml", ".yml", ".jsonl", ".csv")
+_OF_WEIGHTS = re.compile(r"\.index\.json$|^(tokenizer|special_tokens|added_tokens|vocab|(pre)?processor)[._]")
+"""Files that transformers keeps beside weights, which tell nothing of a run."""
 _MOST_LOOKED_AT, _MOST_METRICS = 400, 5
 
 
@@ -104,7 +105,7 @@ def _by_stem(folder: Path, stems: Collection[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names are all that is asked for)
-            if name.endswith(_FORMS) and not name.endswith(model_folder.INDEX):
+            if name.endswith(_FORMS) and not _OF_WEIGHTS.search(name):
                 ends = [at for at, letter in enumerate(name) if not letter.isalnum()]
                 found[next((name[:at] for at in reversed(ends) if name[:at] in stems), "")].append(name)
     return found

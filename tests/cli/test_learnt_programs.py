@@ -103,9 +103,12 @@ def test_what_a_trainer_leaves_in_the_folder_of_its_run_is_of_that_run(
         save_file({"bert.embeddings.weight": torch.full((8, 4), number + 0.5)}, folder / "model.safetensors")
         for home in (folder, *folder.glob("checkpoint-*")):
             (home / "generation_config.json").write_text('{"hidden_size": 5, "eos_token_id": 1}')
+            (home / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}}}')
     if is_learnt:
         assert run(["learn", "raw", "--write", "ckptman.yaml"]) == 0
-        assert "generation_config" not in Path("ckptman.yaml").read_text(), "it contradicts all of them"
+        rules = Path("ckptman.yaml").read_text()
+        assert "generation_config" not in rules, "it contradicts all of them"
+        assert "tokenizer" not in rules, "it is no configuration of a run"
         assert "mostly says otherwise than the checkpoints" in capsys.readouterr().out
     convention = [] if is_learnt else ["--convention", "hf-trainer"]
     capsys.readouterr()
