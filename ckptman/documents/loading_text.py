@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckptman.formats import CheckpointInfo, architecture, containers
+from ckptman.formats import CheckpointInfo, architecture, containers, expected_weights
 from ckptman.rules import convention_file, recipe, terms
 from ckptman.text import RefusedError, markdown
 from ckptman.tree import statistics as tree_statistics
 
 _MOST_READ = 40
 """Files whose headers are read to tell their forms."""
-
-_OF_VARIANTS = {"q_norm", "k_norm", "c_gate"}
-"""Parts of models that the documented code does not make."""
 
 _DOCUMENTED = """\
 import torch
@@ -103,14 +100,20 @@ def _is_built_in(path: str, info: CheckpointInfo, statistics: tree_statistics.Tr
 def _is_documented(
     form: terms.CheckpointForm, info: CheckpointInfo, path: str, statistics: tree_statistics.TreeStatistics
 ) -> bool:
-    """Whether the documented code is for such a file: a `TrainConfig` under the form's own key, and no variant."""
+    """Whether the documented code is for such a file: a `TrainConfig` under the form's own key, and beside it the very
+    weights that the code makes of it."""
     if (
         info.container != containers.TORCH_ARCHIVE
         or not form.config
-        or info.compiled
         or not (info.config_class or "").endswith("TrainConfig")
     ):
         return False
-    parts = {part for tensor in info.tensors for part in tensor.name.split(".")}
-    is_variant = parts & _OF_VARIANTS or (info.config or {}).get("norm_type") == recipe.RMS_NORM
-    return not is_variant and _is_built_in(path, info, statistics)
+    config = info.config or {}
+    made = recipe.Variant.of({recipe.NORM_SWITCH: config.get(recipe.NORM_SWITCH)})  # by the code, which knows no other
+    expected = expected_weights(config, statistics.convention.model)
+    return (
+        recipe.Variant.of(config) == made
+        and expected is not None
+        and expected.shapes == {tensor.saved_as: tensor.shape for tensor in info.tensors}  # no prefixes, no masks
+        and _is_built_in(path, info, statistics)
+    )

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,38 @@ def test_the_loading_code_is_for_the_forms_that_are_here_and_works(form: str, tm
     names = ("A", "B", "nanoGPT", "Lightning", "weights")
     text = block(tmp_path / "tree", "contents")
     assert [name for name in names if f"Form {name} " in text] == [form.partition(",")[0]]
+
+
+TRIL = torch.ones(1, 1, 65, 65).tril()
+
+
+@pytest.mark.parametrize(
+    ("change", "documented"),
+    [
+        (lambda weights: weights, 1),
+        (lambda weights: {**weights, "transformer.h.0.attn.bias": TRIL}, 0),
+        (lambda weights: {f"module.{name}": weight for name, weight in weights.items()}, 0),
+        (lambda weights: {name: weight for name, weight in weights.items() if name != "lm_head.weight"}, 0),
+    ],
+    ids=["as they are", "with a mask", "wrapped", "the head once"],
+)
+def test_the_loading_code_step_by_step_is_shown_where_it_works(
+    change: Callable[[dict[str, Any]], dict[str, Any]], documented: int, tmp_path: Path
+) -> None:
+    """It loads strictly, so that a name too many or too few ends it."""
+    values = config()
+    folder = tmp_path / "raw" / "len_gen_k8" / "task_0006"
+    write_run(folder, values, run_id="abcd1234", files=("Final",))
+    [file] = (folder / "saved_models").iterdir()
+    when = file.stat().st_mtime
+    weights = change(GPT(GPTConfig.from_train_config(values)).state_dict())
+    torch.save(_saved("B", weights, values), file)
+    os.utime(file, (when, when))
+    assert ingest(tmp_path / "raw", tmp_path / "tree").refused == ()
+    snippets = code(block(tmp_path / "tree", "loading"), "python")
+    for snippet in snippets:
+        assert python(snippet + "print(type(model).__name__)", tmp_path / "tree") == "GPT\n"
+    assert len(snippets) == 1 + documented
 
 
 def test_the_loading_code_of_another_model_loads_its_weights(tmp_path: Path) -> None:
