@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -43,21 +44,30 @@ def mark_safe_with_torch() -> None:
 
 
 class _AfterTorch:
-    """Lets torch be found as ever, and marks the classes when it has been imported."""
+    """Lets torch be found as ever, and marks the classes when it has been imported. Whoever only asks whether there is
+    a torch, as many libraries do, leaves it in place."""
+
+    def __init__(self) -> None:
+        self._is_asked = threading.local()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec of torch, with a loader that does one thing more; None for any other module."""
-        if fullname != TORCH:
+        if fullname != TORCH or hasattr(self._is_asked, "now"):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._is_asked.now = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            del self._is_asked.now
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_mark(module: ModuleType) -> None:
                 execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 mark_safe()
 
             spec.loader.exec_module = execute_and_mark  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ ORDERS = {
     "torch later": "import ckptman, sys; assert 'torch' not in sys.modules; import torch",
     "torch by another": "import ckptman, safetensors.torch, torch",
     "a part of torch first": "import ckptman, torch.nn, torch",
+    "torch looked for first": "import ckptman, importlib.util as u; assert u.find_spec('torch'); import torch",
     "ckptman twice": "import ckptman, importlib; importlib.reload(ckptman); import torch",
 }
 LOAD = "; import sys; print(type(torch.load(sys.argv[1], weights_only=True)['config']).__name__)"
