@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +35,12 @@ class FoldingConsole(Console):
         if self._folds and soft_wrap is None:
             objects = tuple(fold(each, self.width) if isinstance(each, Text) else each for each in objects)
         super().print(*objects, soft_wrap=True, **more)
+
+    def on_broken_pipe(self) -> None:
+        """End the program where nobody reads its result; where nobody hears its talk any more, the work goes on."""
+        if not self.stderr:
+            super().on_broken_pipe()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def fold(text: Text, width: int) -> Text:

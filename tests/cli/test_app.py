@@ -33,6 +33,16 @@ def test_a_reader_that_goes_is_no_error(root: Path, more: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_the_work_goes_on_where_nobody_hears_of_it(tmp_path: Path) -> None:
+    recipe = "--iters 6 --batch-size 8 --set n_embd=8 --eval-samples 2 --warmup-iters 1 --threads 1 --wandb disabled"
+    train = f"{PROGRAM} train --k 4 --task 6 {recipe} --out {tmp_path}/raw"
+    done = shell(f"{{ {train}; echo $? >&3; }} 3>&1 >{tmp_path}/said 2> >(exec true)")
+    assert done.stdout.strip() == "0"
+    assert "complete" in (tmp_path / "said").read_text()
+    assert list(tmp_path.rglob("Final_*.pt"))
+
+
 def test_an_error_keeps_its_status_in_a_pipe(root: Path) -> None:
     done = shell(f"{PROGRAM} ls --root {root}/nowhere | head -1; echo ${{PIPESTATUS[0]}}")
     assert done.stdout.splitlines()[-1] == "2"
