@@ -80,6 +80,18 @@ def _plot(
             code="no-figure",
             fix=f"Figures are: {', '.join(known)}.",
         )
+    said = context.get_parameter_source("metric")
+    if (
+        what in data.OF_ONE_METRIC
+        and metric != terms.DEFAULT_METRIC
+        and said is not None
+        and said.name == "COMMANDLINE"
+    ):
+        raise UsageError(
+            f"{what} shows a metric of its own, and not {metric}",
+            code="bad-usage",
+            fix=f"Leave out --metric, or draw another figure: {', '.join(sorted(known.keys() - data.OF_ONE_METRIC))}.",
+        )
     conditions = conditions_of(convention, context, where)
     listed = list_checkpoints(tree, convention=convention, where=conditions)
     chosen = {item.row.path.rpartition("/")[0] for item in listed.checkpoints}

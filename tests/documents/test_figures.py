@@ -469,6 +469,7 @@ def test_plot_writes_both_files_or_none(
         (["tokens", "--k", "99"], "nothing to draw: no run of"),
         (["generalization", "--metric", "gen/K17/tokn_acc"], "no run has a metric 'gen/K17/tokn_acc'"),
         (["tokns"], "tokns"),
+        (["tokens", "--metric", "gen/K17/exact_match_acc"], "tokens shows a metric of its own"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(

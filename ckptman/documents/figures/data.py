@@ -546,6 +546,9 @@ def figures_of(convention: Convention) -> dict[str, Callable[[Selection], Figure
 BY_SIDE = frozenset({"generalization", "lengths", "tokens", "curves"})
 """Those that `report` draws apart for the two values of that facet."""
 
+OF_ONE_METRIC = frozenset({"distribution", "lengths", "tokens"})
+"""Those that show a metric of their own, whichever is asked for."""
+
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
