@@ -57,7 +57,7 @@ from ckptman.cli.tables import NOTHING, print_table, shortened_label
 from ckptman.cli.text import clean, console, count_text, plain
 from ckptman.rules import Convention, TrainConfig, comparing, grids, placement, terms
 from ckptman.text import CkptmanError, UsageError, wording
-from ckptman.training import planning
+from ckptman.training import planning, stopping
 from ckptman.training import wandb as wandb_logging
 from ckptman.tree import metrics
 
@@ -181,20 +181,23 @@ def _train(
         if mode is wandb_logging.WandbMode.OFFLINE:
             wandb_logging.keep_offline()
 
-    # Torch takes its time to import, and everything up to here may have ended it.
-    from ckptman.training import runs
+    stop = stopping.Stop()
+    with stop.on_signals():
+        # Torch takes its time to import, and everything up to here may have ended it.
+        from ckptman.training import runs
 
-    with RunProgress() as progress:
-        result = runs.run_plan(
-            plan,
-            device=device,
-            threads=threads,
-            compiled=compiled,
-            wandb=mode,
-            resume=resume,
-            log=_log_file(),
-            progress=progress,
-        )
+        with RunProgress() as progress:
+            result = runs.run_plan(
+                plan,
+                device=device,
+                threads=threads,
+                compiled=compiled,
+                wandb=mode,
+                resume=resume,
+                stop=stop,
+                log=_log_file(),
+                progress=progress,
+            )
     for run in result.runs:
         for note in run.trained.notes if run.trained is not None else ():
             warn(f"{run.run.label}: {note}")

@@ -188,6 +188,24 @@ def test_a_signal_exits_130_and_the_run_goes_on(
     assert (again["state"], again["resumed_from"], again["run_id"]) == ("complete", item["iters_done"], item["run_id"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_torch_is_imported_exits_130(tmp_path: Path, number: signal.Signals) -> None:
+    code = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch": os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+from ckptman.cli.app import run
+sys.exit(run(sys.argv[1:]))"""
+    command = [sys.executable, "-c", code, *TASK, *SHORT, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done
+    assert "not started" in done.stdout
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_one_of_a_kind_has_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, told in (("1", "1 iteration of 1 sample,"), ("2", "2 iterations of 2 samples,")):
         assert run([*TASK, "--iters", number, "--batch-size", number, "--out", str(tmp_path), "--dry-run"]) == 0
