@@ -278,12 +278,12 @@ def _is_somewhere() -> bool:
 
 def _reader_has_gone() -> int:
     # As with `| head`: nothing more can be said there, and nothing went wrong.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    starting.silence(sys.__stdout__.fileno())  # type: ignore[union-attr]
     return 0
 
 
 def _unwritable_output(error: OSError) -> int:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer cannot be written
+    starting.silence(sys.stdout.fileno())  # what is still in the buffer cannot be written
     _print_error(f"the output cannot be written: {error.strerror}", "Free space where it goes, or send it elsewhere.")
     return 3
 
@@ -385,7 +385,7 @@ def _print_error(message: str, fix: str) -> None:
         if fix:
             talk.print(plain("  ") + plain(fix))
     except OSError:  # a full disk under the errors: the exit status tells
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        starting.silence(sys.stderr.fileno())
 
 
 def _bug(error: Exception, arguments: list[str]) -> int:

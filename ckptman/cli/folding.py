@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from itertools import pairwise
@@ -11,6 +10,8 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+
+from ckptman.cli import starting
 
 _WORD = re.compile(
     r"(?<=: )(?:ckptman|python|pip|wandb|sbatch|mv|cp|rm) (?:(?![,;.] ).)*$"  # a command, which is pasted as a whole
@@ -40,7 +41,7 @@ class FoldingConsole(Console):
         """End the program where nobody reads its result; where nobody hears its talk any more, the work goes on."""
         if not self.stderr:
             super().on_broken_pipe()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        starting.silence(sys.stderr.fileno())
 
 
 def fold(text: Text, width: int) -> Text:

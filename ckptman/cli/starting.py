@@ -63,3 +63,8 @@ def prepare_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can hold undecodable bytes
+
+
+def silence(descriptor: int) -> None:
+    """Let what is written there from now on, and what is still in a buffer, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -122,8 +122,7 @@ DISK = {
 """Calls that only `fs` makes: the test that lets each call to the system fail covers all of them there."""
 
 OWN = {
-    "cli.app": {"os.open"},
-    "cli.starting": {"open"},
+    "cli.starting": {"open", "os.open"},
     "cli.helping": {"formatter.write_text"},
     "sweeps.executors.worker": {"os.open"},
     "sweeps.executors.local": {"log.open"},
@@ -163,7 +162,7 @@ def test_only_fs_makes_and_removes_files_and_opens_those_of_others() -> None:
         ("training.runs", "os.replace(one, other)", ["training.runs calls os.replace"]),
         ("raw.logs", "text.replace('a', 'b')", []),
         ("raw.logs", "files.read_bytes(path)", []),
-        ("cli.app", "os.open(os.devnull, 1)", []),
+        ("cli.starting", "os.open(os.devnull, 1)", []),
         ("fs.files", "os.open(path, 0)", []),
     ],
 )
