@@ -90,13 +90,13 @@ def watch(look: Callable[[], GridStatus], every: float, verbose: bool) -> None:
 
 
 def commands(found: GridStatus, more: Sequence[str] = ()) -> list[str]:
-    """A command for each run that somebody has to train; `more` are options for all of them.
+    """A command for each run that is to be trained, and that ckptman can train; `more` are options for all of them.
 
     A run that was begun goes on with its own recipe; others get the one that all known runs share.
     """
     shared = _shared_recipe(found)
     lines = []
-    for item in found.gaps:
+    for item in found.to_train:
         run = item.run
         begun = item.state in (grid_status.PARTIAL, grid_status.FAILED)
         own = item.config if begun and item.config is not None else shared
@@ -233,12 +233,21 @@ def _tell(found: GridStatus) -> None:
                          f"checkpoint: at least {runs - files} of them missing"))  # fmt: skip
     if found.outside:
         talk.print(plain(f"{count_text(len(found.outside), 'run')} outside of the grid, such as {found.outside[0]}"))
-    if found.gaps:
-        waits = "waits" if len(found.gaps) == 1 else "wait"
+    if found.to_train:
+        waits = "waits" if len(found.to_train) == 1 else "wait"
         talk.print(
-            plain(f"{count_text(len(found.gaps), 'run')} {waits} for training: ckptman sweep trains them, "
+            plain(f"{count_text(len(found.to_train), 'run')} {waits} for training: ckptman sweep trains them, "
                   "ckptman status --missing prints a command for each")
         )  # fmt: skip
+    _tell_others(found)
+
+
+def _tell_others(found: GridStatus) -> None:
+    """Say on stderr which runs ckptman cannot train."""
+    if count := len(found.gaps) - len(found.to_train):
+        waits = "waits" if count == 1 else "wait"
+        said = f"{count_text(count, 'run')} {waits} for training by the program of this experiment: ckptman's own knows"
+        console(stderr=True).print(plain(f"{said} other keys"))
 
 
 def _tell_recipe(found: GridStatus) -> None:
@@ -248,8 +257,9 @@ def _tell_recipe(found: GridStatus) -> None:
         have, are = ("has a file that was", "is") if refused == 1 else ("have files that were", "are")
         said = f"{count_text(refused, 'run')} {have} refused, and {are} not among these: ckptman status tells why"
         console(stderr=True).print(plain(said))
+    _tell_others(found)
     flags = flags_of(_shared_recipe(found))
-    if flags and found.gaps:
+    if flags and found.to_train:
         console(stderr=True).print(
             plain(f"with the recipe that the other runs share: {' '.join(flags)}"), soft_wrap=True
         )

@@ -365,7 +365,8 @@ class RawOutputs:
             group, task, seed = placement.named_by_folders(path, self.convention)
             config = {**owner.config}
             with suppress(RefusedError):  # a name of no convention says nothing
-                config = config or dict(naming.parse(placement.name_at_source(path, self.convention)).values)
+                named = naming.parse(placement.name_at_source(path, self.convention)).values
+                config = config or {**placement.said_by_group(group, self.convention), **named}
             if (seed := config.get(self.convention.seed_key, seed)) is not None:
                 config[self.convention.seed_key] = seed
             with suppress(RefusedError):  # it has no place that is known

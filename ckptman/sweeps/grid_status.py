@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +36,8 @@ _ROUNDING = 0.1
 
 _DAMAGED = ("bad-crc", "broken-archive")
 """Codes of refusals that a header may say nothing of."""
+
+_TRAINED_WITH = frozenset(field.name for field in fields(TrainConfig))
 
 _Key = tuple[str, tuple[tuple[str, Any], ...], Any]
 
@@ -130,6 +132,11 @@ class GridStatus:
         """The runs that somebody has to train."""
         return tuple(item for item in self.runs if item.is_gap)
 
+    @property
+    def to_train(self) -> tuple[RunStanding, ...]:
+        """Those of them that ckptman can train."""
+        return tuple(item for item in self.gaps if is_trainable(item.run))
+
     def to_json(self) -> dict[str, Any]:
         """The document that `ckptman status --json` prints."""
         return {
@@ -142,6 +149,11 @@ class GridStatus:
             "outside": list(self.outside),
             "refused": [asdict(item) for item in self.refused],
         }
+
+
+def is_trainable(run: selecting.GridRun) -> bool:
+    """Whether ckptman's own training knows each key that the grid decides: in other experiments, others train."""
+    return run.values.keys() <= _TRAINED_WITH
 
 
 def status(
@@ -193,12 +205,9 @@ def standings(
     own: dict[_Key, RunStanding] = {}
     if out is not None:
         submissions = read_submissions(out)
-        for run in runs:
+        for run in filter(is_trainable, runs):
             config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
-            try:
-                raw = run_folder.RawRun.of(config, out, convention)
-            except RefusedError:  # of keys that ckptman's own training does not know: it left no such run
-                continue
+            raw = run_folder.RawRun.of(config, out, convention)
             said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
             if said is not None:
                 own[run.key] = said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -136,3 +137,28 @@ def test_an_accuracy_is_measured_on_no_known_number_of_lists_and_called_what_it_
     assert capsys.readouterr().err.startswith("accuracy over 2 runs")
     assert run(["ls", "--json"]) == 0
     assert {item["gen_em_lists"] for item in json.loads(capsys.readouterr().out)["checkpoints"]} == {None}
+
+
+def test_of_another_experiment_what_was_refused_is_not_missing_and_ckptman_offers_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PROGRAMS["numbered"](Output(tmp_path / "raw"))
+    assert run(["learn", "raw", "--write", "ckptman.yaml"]) == 0
+    shutil.rmtree("raw/width8_lr0.1_seed1")
+    for file in Path("raw/width8_lr0.1_seed2").rglob("*.pt"):
+        file.write_bytes(file.read_bytes()[:900])
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert run(["ingest", "raw"]) == 1
+    for place in ([], ["--root", "none", "raw"]):
+        capsys.readouterr()
+        assert run(["status", *place, "--json"]) == 1
+        counts = json.loads(capsys.readouterr().out)["counts"]
+        assert (counts["complete"], counts["refused"], counts["missing"]) == (6, 1, 1)
+    for option in ([], ["--missing"]):
+        capsys.readouterr()
+        run(["status", *option])
+        out, said = capsys.readouterr()
+        assert "1 run waits for training by the program of this experiment" in " ".join(said.split())
+        assert "ckptman train" not in out
+        assert "ckptman sweep" not in said
