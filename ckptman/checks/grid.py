@@ -93,7 +93,7 @@ def _groups(inventory: Inventory, convention: Convention) -> list[_Group]:
     """The groups of known pattern that have at least one run, by name, with their runs and overwritten runs."""
     runs: dict[str, list[contents.Run]] = defaultdict(list)
     for run in inventory.runs:
-        if run.place is not None and run.origin is not contents.Origin.EXTRA:  # files that are gone are missed there
+        if run.place is not None and run.fills:
             runs[run.place.group].append(run)
     lost = _by_group(inventory.scan.overwritten.values())
     without_files = _by_group(inventory.scan.without_files.values())

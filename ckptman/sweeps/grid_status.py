@@ -307,10 +307,12 @@ def _facts(
 ) -> Iterator[_Fact]:
     if isinstance(tree, tree_records.FoldersInTurn):
         for folder in tree:
-            yield from _of_tree(contents.runs_of(tree.root, folder, convention), tree.root, convention)
+            runs = contents.runs_of(tree.root, folder, convention, contents.Depth.UNRECORDED)
+            yield from _of_tree(runs, tree.root, convention)
         tree = tree.rest()
     elif tree is not None:
-        yield from _of_tree(contents.inventory_of(tree, convention, contents.Depth.NAMES).runs, tree.root, convention)
+        found = contents.inventory_of(tree, convention, contents.Depth.UNRECORDED)
+        yield from _of_tree(found.runs, tree.root, convention)
     lost = {} if tree is None else {_lost_key(run): run for runs in tree.overwritten.values() for run in runs}
     without_files: tuple[overwritten.LostFiles, ...] = ()
     if raw is not None:
@@ -333,12 +335,15 @@ def _lost_key(run: tree_records.OverwrittenRun) -> tuple[str, str, int | None, i
 
 
 def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -> Iterator[_Fact]:
-    """The tree's runs, by their run.json."""
+    """The tree's runs, by their run.json; without one, by what is inside their files, which are there all the same."""
     for run in runs:
-        if run.record is not None:
+        folder, record = root / run.folder, run.record
+        if record is not None:
             files = [(file.entry.kind, file.entry.step) for file in run.files if file.entry is not None]
-            folder, record = root / run.folder, run.record
             yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
+        elif run.fills and run.seed is not None:
+            held = [(file.kind or "", file.step) for file in run.files]
+            yield _of_files(run.group, run.config, run.seed, None, held, folder, convention)
 
 
 def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact]:

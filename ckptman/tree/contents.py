@@ -208,6 +208,11 @@ class Run:
         group = self.group
         return self.once(("cell", group), lambda: cell_of(group, self.config, self.convention))
 
+    @property
+    def fills(self) -> bool:
+        """Whether its configuration and seed are there; what lies in the folder of another run is missed at its own."""
+        return self.origin is not Origin.EXTRA or self.is_in_place
+
     @cached_property
     def measured(self) -> Measured | None:
         """Its generalization, where run.json tells."""
@@ -529,12 +534,12 @@ def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:
     return Run(folder.path, Origin.RECORDED, record, convention.lifted(record.config), files, convention)
 
 
-def runs_of(root: Path, folder: ScannedFolder, convention: Convention) -> tuple[Run, ...]:
-    """The runs of a folder of a tree, as an inventory of names has them."""
+def runs_of(root: Path, folder: ScannedFolder, convention: Convention, depth: Depth = Depth.NAMES) -> tuple[Run, ...]:
+    """The runs of a folder of a tree, as an inventory has them."""
     if folder.is_kept:
         return ()
     run = run_of(folder, convention)
-    return inventory_of(scan_of(root, [folder]), convention, Depth.NAMES).runs if run is None else (run,)
+    return inventory_of(scan_of(root, [folder]), convention, depth).runs if run is None else (run,)
 
 
 def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, convention: Convention) -> Inventory:

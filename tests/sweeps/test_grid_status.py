@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ckptman.checks import validate
 from ckptman.fs import write_atomically
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
@@ -25,7 +27,7 @@ from ckptman.text.json_text import dump_json
 from ckptman.training.progress import FAILED, INTERRUPTED, RUNNING
 from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
-from tests.helpers.trees import small_config, write_source
+from tests.helpers.trees import RUN, small_config, write_source
 
 SMALL = Selection(k=(4,), tasks=(3,), seeds=(1337, 2337, 3337), facets={"regime": ("fixed",), "layernorm": (True,)})
 """One configuration, three seeds: that of `small_config`."""
@@ -68,6 +70,32 @@ def test_raw_outputs_and_the_tree_say_the_same(tmp_path: Path) -> None:
         assert of(found).iters_done == of(found).max_iters == 40_000
     assert of(look(out)).path == str(min(out.rglob("Final_*")).parent)
     assert Path(of(look(out, root)).path) == root / "with_layernorm/fixed/len_gen_single_k4/task_0003/seed_1337"
+
+
+@pytest.mark.parametrize("record", ["none", "unusable", "another run's"])
+def test_a_run_of_the_tree_of_which_no_run_json_tells_is_not_missing(tmp_path: Path, record: str) -> None:
+    other = small_config(seed=1337, n_layers=2)
+    out = write_source(tmp_path / "raw", [small_config(seed=1337), small_config(seed=2337), other])
+    root = tmp_path / "checkpoints"
+    ingest(out, root, settle=0)
+    file = root / RUN / "run.json"
+    if record == "none":
+        file.unlink()
+    elif record == "unusable":
+        file.write_text("{")
+    else:
+        shutil.copy2(root / RUN.replace("task_0003", "task_0001") / "run.json", file)
+    for found in (look(None, root), look(tmp_path, root)):
+        assert [item.state for item in found.runs] == ["complete", "complete", "missing"]
+        assert Path(of(found).path) == file.parent
+        assert of(found).iters_done == 40_000
+    lacking = [item for item in validate(root).findings if item.code == "missing-seed" and RUN.startswith(item.path)]
+    assert [item.message.partition(" lacks ")[2] for item in lacking] == ["seed 3337 (there: 1337, 2337)"]
+    next(file.parent.glob("Final_*")).unlink()
+    assert of(look(None, root)).state == "partial"
+    for left in file.parent.iterdir():
+        left.unlink()
+    assert of(look(None, root)).state == "missing"
 
 
 def test_each_place_adds_what_the_other_lacks(tmp_path: Path) -> None:
