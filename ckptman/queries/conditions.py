@@ -166,6 +166,16 @@ class Where:
             )
 
 
+def all_of(where: str | Where | Iterable[str | Where]) -> tuple[Where, ...]:
+    """Conditions, each of which may be given as its text.
+
+    Raises:
+        UsageError: (`bad-where`) a text that is none.
+    """
+    given = [where] if isinstance(where, str | Where) else where
+    return tuple(parse_where(item) if isinstance(item, str) else item for item in given)
+
+
 def parse_where(text: str) -> Where:
     """Parse a condition.
 

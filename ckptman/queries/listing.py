@@ -174,38 +174,40 @@ def list_checkpoints(
     root: str | Path = "checkpoints",
     *,
     convention: Convention | None = None,
-    where: Sequence[Where] = (),
+    where: str | Where | Sequence[str | Where] = (),
     sort: str | None = None,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
 ) -> Listing:
     """List the checkpoints of a tree that fulfil every condition.
 
     Args:
         root: The tree.
         convention: The rules; by default those of the nearest ckptman.yaml in or above the tree, or the built-in ones.
-        where: Conditions (`where.parse_where`, `where.equal`). Their keys are those of a checkpoint (the fields of
-            `CheckpointRow`, and `final`, `k`, `gen_em`), of the configuration, and of the run's metrics.
+        where: Conditions, as `ckptman ls --where` takes them: `gen_em >= 0.95 and n_layers == 1`. Their keys are those
+            of a checkpoint (`group`, `task`, `seed`, `step`, `kind`, `final`, `k`, `gen_em` …), of the configuration,
+            and of the run's metrics.
         sort: The key to sort by, with a `-` before it for the largest first; what has no value stands last.
             By default in the order of the folders, numbers in their names by size.
         metrics: Metrics that each checkpoint is to have a value of, in `measures`: as for `results`.
 
     Raises:
-        UsageError: where there is no tree, and for a key or metric that nothing has (see `Where.check`).
+        UsageError: where there is no tree, for a condition that is none, and for a key or metric that nothing has.
     """
-    root = Path(root)
+    root, every = Path(root), conditions.all_of(where)
+    metrics = (metrics,) if isinstance(metrics, str) else metrics
     convention = convention_file.rules_for(convention, root)
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
     found = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
-    asked = {*(key for condition in where for key in condition.keys), (sort or "").removeprefix("-")}
+    asked = {*(key for condition in every for key in condition.keys), (sort or "").removeprefix("-")}
     named = [*metrics, *(name for name in convention.metrics if name in asked)]
     if named:
         check_metrics(metrics, found, convention)
         found = [replace(item, measures={name: value_of(item, name, convention) for name in named}) for item in found]
     rows = [item.values for item in found]
     known = known_keys(convention)
-    for condition in where:
+    for condition in every:
         condition.check(rows, known)
-    chosen = [item for item in found if all(condition.matches(item.values) for condition in where)]
+    chosen = [item for item in found if all(condition.matches(item.values) for condition in every)]
     if sort is not None:
         key = sort.removeprefix("-")
         check_key(key, rows, known)
@@ -217,13 +219,13 @@ def list_checkpoints(
         not_listed=tuple(sorted(_not_listed(inventory, convention), key=lambda item: (item.path, item.code))),
         unmatched=tuple(
             Unmatched(where=condition, there_are=tuple(_values_there_are(condition, rows)))
-            for condition in where
+            for condition in every
             if rows and not any(condition.matches(row) for row in rows)
         ),
         without_files=tuple(
             item
             for item in _without_files(inventory.scan, convention)
-            if all(condition.matches(item.values) for condition in where)
+            if all(condition.matches(item.values) for condition in every)
         ),
     )
 

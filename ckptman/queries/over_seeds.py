@@ -153,9 +153,9 @@ def results(
     root: str | Path = "checkpoints",
     *,
     convention: Convention | None = None,
-    where: Sequence[Where] = (),
+    where: str | Where | Sequence[str | Where] = (),
     metric: str = terms.DEFAULT_METRIC,
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     summary: bool = False,
     population: bool = False,
     all_runs: bool = False,
@@ -173,9 +173,9 @@ def results(
         all_runs: Tell in each row's `logged` of all W&B runs, those without files included; some rows have no others.
 
     Raises:
-        UsageError: where there is no tree, and for a key or metric that nothing has.
+        UsageError: where there is no tree, for a condition that is none, and for a key or metric that nothing has.
     """
-    root = Path(root)
+    root, by = Path(root), (by,) if isinstance(by, str) else by
     convention = convention_file.rules_for(convention, root)
     if where:
         listing = list_checkpoints(root, convention=convention, where=where)

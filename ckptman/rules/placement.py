@@ -207,6 +207,20 @@ def default_pattern(convention: Convention, asked: Mapping[str, Scalar]) -> Grou
     return found
 
 
+def check_facets(names: Iterable[str], convention: Convention) -> None:
+    """See to it that the convention has these facets.
+
+    Raises:
+        UsageError: (`unknown-facet`) naming the nearest known one.
+    """
+    if unknown := next((name for name in names if name not in convention.facets), None):
+        raise UsageError(
+            f"there is no facet {unknown!r}{wording.did_you_mean(unknown, convention.facets)}",
+            code="unknown-facet",
+            fix=f"There are: {', '.join(convention.facets) or 'none'}.",
+        )
+
+
 def facets_of(config: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
     """The value of every facet that a configuration has one of."""
     return _facets_of(convention.lifted(config), {}, convention)

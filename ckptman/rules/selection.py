@@ -137,6 +137,7 @@ def parse_choices(text: str, known: Mapping[str, Any], what: str) -> tuple[Any, 
 def _patterns(convention: Convention, asked: Selection) -> list[GroupPattern]:
     """The group patterns that may have what is asked for, of those whose names the grid can write."""
     placement.check_grid(convention)
+    placement.check_facets(asked.facets, convention)
     there = [
         pattern
         for pattern in convention.groups

@@ -18,7 +18,7 @@ from typing import Any
 TORCH = "torch"
 
 
-def mark_safe(config_classes: Iterable[str] | None = None) -> None:
+def mark_safe(config_classes: str | Iterable[str] | None = None) -> None:
     """Let `torch.load(weights_only=True)` read `TrainConfig` under each of these full names, and plain paths in it.
 
     By default, those of the built-in convention, ckptman's own among them.
@@ -28,7 +28,8 @@ def mark_safe(config_classes: Iterable[str] | None = None) -> None:
     from ckptman.rules import TrainConfig, convention_file  # only now: `import ckptman` takes no time for them
 
     classes = convention_file.built_in().checkpoint.config_classes if config_classes is None else config_classes
-    safe: list[Any] = [(TrainConfig, name) for name in classes]
+    named = [classes] if isinstance(classes, str) else classes
+    safe: list[Any] = [(TrainConfig, name) for name in named]
     for module in ("pathlib", "pathlib._local"):  # the latter since Python 3.13
         safe += [(pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")]
         safe += [(pathlib.PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]

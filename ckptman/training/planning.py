@@ -169,12 +169,23 @@ def training_configs(
         recipe: Other values of the configuration, by the names of `TrainConfig`; the published recipe by default.
 
     Raises:
-        UsageError: (`unknown-group`, `no-such-task`) with all groups or tasks there are; (`bad-config`) where the
+        UsageError: (`unknown-group`, `unknown-facet`, `no-such-task`) with all groups, facets or tasks there are;
+            (`bad-usage`) K is not known, or the group says another one, or another family; (`bad-config`) where the
             values do not fit together, such as a K above the vocabulary's size; (`set-by-the-task`) a recipe value that
             the task decides; (`other-task`) where the values are those of another task or regime.
     """
+    placement.check_facets(facets or (), convention)
     if group is not None:
         pattern, held = placement.parse_group(group, convention)
+        told: dict[str, terms.Scalar] = dict(facets or {})
+        if facets is None:
+            told |= ({"regime": "fixed"} if fixed else {}) | ({} if layernorm else {"layernorm": False})
+        if k not in (None, held.get(terms.K)) or not placement.fits(pattern, told):
+            raise UsageError(
+                f"the name of the group {group!r} says otherwise than what was given of K and its family",
+                code="bad-usage",
+                fix="Give the group alone, or leave it out.",
+            )
     else:
         asked = {"layernorm": layernorm, "regime": "fixed" if fixed else "dynamic"}
         pattern = placement.default_pattern(convention, asked if facets is None else facets)

@@ -427,7 +427,7 @@ class ScannedFolder:
     """Whether it is, or lies in, a folder of kept W&B folders."""
 
 
-def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -> TreeScan:
+def scan_tree(root: str | Path, convention: Convention, *, missing_ok: bool = False) -> TreeScan:
     """Read a tree: every entry, every `run.json`, no checkpoint.
 
     A folder with a checkpoint's suffix is one that is a checkpoint: it counts as a file, of the size of all in it.
@@ -436,7 +436,7 @@ def scan_tree(root: Path, convention: Convention, *, missing_ok: bool = False) -
     Raises:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
-    return scan_of(root, scan_folders(root, convention, missing_ok=missing_ok))
+    return scan_of(Path(root), scan_folders(Path(root), convention, missing_ok=missing_ok))
 
 
 def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:

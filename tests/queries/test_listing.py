@@ -12,6 +12,7 @@ import pytest
 
 from ckptman.queries.conditions import equal, parse_where
 from ckptman.queries.listing import Listing, Summary, json_lines, known_keys, list_checkpoints
+from ckptman.queries.over_seeds import results
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import UsageError
 from tests.helpers.listed import BEST, FIXED, K8, LARGE, NO_LN, RUNS, SECOND, make_listed_tree
@@ -115,6 +116,20 @@ def test_conditions_choose(tree: Path, text: str, expected: set[str]) -> None:
 )
 def test_conditions_choose_single_checkpoints(tree: Path, text: str, count: int) -> None:
     assert len(list_checkpoints(tree, where=[parse_where(text)]).checkpoints) == count
+
+
+def test_conditions_and_metrics_may_be_given_as_text(tree: Path) -> None:
+    asked = parse_where("k == 8"), parse_where("final")
+    expected = list_checkpoints(tree, where=asked, metrics=["gen_em"])
+    assert expected.checkpoints
+    assert list_checkpoints(tree, where=["k == 8", asked[1]], metrics="gen_em") == expected
+    assert list_checkpoints(tree, where="k == 8 and final", metrics="gen_em").checkpoints == expected.checkpoints
+    with pytest.raises(UsageError, match="k = 8") as caught:
+        list_checkpoints(tree, where="k = 8")
+    assert caught.value.code == "bad-where"
+    rows = results(tree, where=[parse_where("k == 8")], by=["seed"]).rows
+    assert len(rows) == 2
+    assert results(tree, where="k == 8", by="seed").rows == rows
 
 
 def test_all_conditions_must_hold(tree: Path) -> None:

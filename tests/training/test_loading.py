@@ -277,8 +277,9 @@ def test_a_configuration_may_hold_paths(tmp_path: Path) -> None:
 def test_mark_safe_takes_the_classes_of_a_labs_convention() -> None:
     before = torch.serialization.get_safe_globals()
     mark_safe(["their_trainer.Config"])
+    mark_safe("their_trainer.Other")
     added = set(torch.serialization.get_safe_globals()) - set(before)
-    assert added == {(TrainConfig, "their_trainer.Config")}
+    assert added == {(TrainConfig, "their_trainer.Config"), (TrainConfig, "their_trainer.Other")}
     for name in built_in().checkpoint.config_classes:
         assert (TrainConfig, name) in before
 

@@ -263,6 +263,11 @@ def test_configurations_of_a_task() -> None:
         ({"recipe": {"n_layers": 2}}, "set-by-the-task", "n_layers"),
         ({"recipe": {"seed": 5}}, "set-by-the-task", "seed"),
         ({"recipe": {"wandb_group": "mine"}}, "set-by-the-task", "wandb_group"),
+        ({"facets": {"layer_norm": False}}, "unknown-facet", "'layer_norm'; did you mean 'layernorm'?"),
+        ({"group": "len_gen_k4"}, "bad-usage", "'len_gen_k4' says otherwise"),
+        ({"k": None, "group": "len_gen_k4", "fixed": True}, "bad-usage", "says otherwise"),
+        ({"k": None, "group": "len_gen_k4", "layernorm": False}, "bad-usage", "says otherwise"),
+        ({"k": None, "group": "len_gen_k4", "facets": {"regime": "fixed"}}, "bad-usage", "says otherwise"),
     ],
 )
 def test_bad_input(values: dict[str, Any], code: str, words: str) -> None:
@@ -271,6 +276,7 @@ def test_bad_input(values: dict[str, Any], code: str, words: str) -> None:
     assert caught.value.code == code
     assert words in caught.value.message
     assert training_configs(built_in(), k=8, task=6)
+    assert training_configs(built_in(), k=8, task=6, group="len_gen_k8", facets={"layernorm": True})
 
 
 def test_what_would_be_another_task_is_refused() -> None:

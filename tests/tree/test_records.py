@@ -89,6 +89,7 @@ def test_a_record_is_written_as_it_was_read(run: Path) -> None:
 
 def test_a_list_of_overwritten_runs_keeps_what_a_newer_version_wrote(tmp_path: Path) -> None:
     add_overwritten(tmp_path, config(seed=1), config(seed=2))
+    assert scan_tree(str(tmp_path), built_in()) == scan_tree(tmp_path, built_in())
     (folder,) = scan_tree(tmp_path, built_in()).overwritten
     file = tmp_path / folder / "overwritten.json"
     edit_json(file, lambda doc: (doc.update(newer=1), doc["runs"][1].update(newer=2)))
