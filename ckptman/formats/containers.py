@@ -91,7 +91,7 @@ def is_checkpoint_folder(folder: Path, names: Collection[str] | None = None) -> 
 
 def has_own_folder(folder: Path) -> bool:
     """Whether a folder in one that is a checkpoint is another checkpoint, not a part of that one."""
-    return model_folder.has_weights(folder)
+    return model_folder.has_own_weights(folder)
 
 
 def is_companion(name: str) -> bool:

@@ -7,6 +7,7 @@ config.json, trainer_state.json, optimizer.pt            configuration, progress
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import stat
@@ -19,13 +20,14 @@ from typing import Any, Final, NamedTuple
 
 from ckptman.formats import checkpoint, forms, plain_values, safetensors
 from ckptman.formats.archive import PICKLE, open_archive
-from ckptman.formats.bounded import Member, parse_json, read_json
+from ckptman.formats.bounded import Member, open_bytes, parse_json, read_json
 from ckptman.formats.checkpoint import CheckpointInfo, OptimizerInfo, TensorInfo
 from ckptman.formats.pickle_reader import read_pickle
 from ckptman.formats.pickled import Storage, Tensor
 from ckptman.formats.refusals import refusal
 from ckptman.formats.weight_shapes import is_mask
 from ckptman.rules import terms
+from ckptman.text import RefusedError
 
 WEIGHTS: Final = (
     "model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin",
@@ -35,6 +37,7 @@ INDEX: Final = ".index.json"
 """What follows the name of the weights in that of their index."""
 CONFIGS: Final = ("config.json", "adapter_config.json")
 STATE: Final = "trainer_state.json"
+MODULES: Final = "modules.json"
 OPTIMIZERS: Final = ("optimizer.pt", "optimizer.bin")
 
 MAX_CONFIG: Final = 1 << 20
@@ -65,6 +68,17 @@ def has_weights(folder: Path) -> bool:
         return False
 
 
+def has_own_weights(folder: Path) -> bool:
+    """Whether a folder in such a checkpoint is another one, and no module of it that sentence-transformers lists."""
+    if not has_weights(folder):
+        return False
+    try:
+        with open_bytes(folder.parent / MODULES) as file:
+            return json.dumps(folder.name).encode() not in file.read(0, min(file.size, MAX_CONFIG))
+    except RefusedError:  # there is none
+        return True
+
+
 COMPANIONS: Final = (
     "optimizer*.pt", "scheduler*.pt", "scaler*.pt", "rng_state*.pt", "trainer_state*.pt", "*_states.pt",
     "meta.pt",
@@ -93,7 +107,7 @@ def members(folder: Path) -> tuple[Member, ...]:
                     state = item.stat(follow_symlinks=False)
                     name = str(Path(item.path).relative_to(folder))
                     if stat.S_ISDIR(state.st_mode):
-                        if at != folder or not has_weights(Path(item.path)):
+                        if at != folder or not has_own_weights(Path(item.path)):
                             pending.append(Path(item.path))
                     elif stat.S_ISREG(state.st_mode):
                         found.append(Member(name, state.st_size))

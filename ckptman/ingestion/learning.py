@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ckptman.formats import containers
 from ckptman.ingestion import learnt_fields, learnt_forms, learnt_layout, learnt_names, learnt_sources, learnt_text
 from ckptman.raw import attribution, outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
@@ -23,6 +24,8 @@ from ckptman.tree import contents, records
 MOST_READ = 2000
 """Files whose insides are read; the names of all are looked at."""
 _PROPOSAL = "the proposed convention"
+_MOST_TRIED = 3
+"""Files of each ending that are read to see whether such are."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +152,32 @@ def _evidence(explored: outputs.RawOutputs, outline: Convention, suffix: str) ->
 
 
 def _suffix_of(folder: Path) -> str:
-    """What most checkpoints of a folder end in."""
+    """What most checkpoints of a folder end in, of those that are read where any are."""
     built_in = convention_file.built_in()
     scan = scanning.scan_source(folder, built_in)
     suffixes = {built_in.checkpoint.suffix, *built_in.checkpoint.other_suffixes}
     known = sorted(suffixes, key=lambda suffix: (-len(suffix), suffix))
-    counts: Counter[str] = Counter({built_in.checkpoint.suffix: len(scan.checkpoints)})
+    named = defaultdict(list, {built_in.checkpoint.suffix: [file.path for file in scan.checkpoints]})
     for name in scan.passed_over:
-        counts.update([next((suffix for suffix in known if name.endswith(suffix)), "")])
-    del counts[""]
-    if not counts.total():
+        named[next((suffix for suffix in known if name.endswith(suffix)), "")].append(scan.root / name)
+    found = {suffix: files for suffix, files in named.items() if suffix and files}
+    if not found:
         raise UsageError(
             f"no checkpoint was found below {folder}",
             code="no-checkpoints",
             fix=f"Name the folder that holds them; their names end in {', '.join(known)}.",
         )
-    return max(counts, key=lambda suffix: (counts[suffix], -known.index(suffix)))
+    read = {suffix: any(_may_be_one(path) for path in files[:_MOST_TRIED]) for suffix, files in found.items()}
+    return max(found, key=lambda suffix: (read[suffix], len(found[suffix]), -known.index(suffix)))
+
+
+def _may_be_one(path: Path) -> bool:
+    """Whether a file is of a container that is read."""
+    try:
+        containers.read(path, convention_file.built_in().checkpoint)
+    except RefusedError as error:
+        return error.code != "not-a-checkpoint"
+    return True
 
 
 def _outline(folder: Path, suffix: str, forms: Mapping[str, Any]) -> Convention:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,13 @@ def test_a_folder_without_checkpoints_is_told_of_the_same_way_each_time(capsys: 
     suffixes = re.findall(r"\.[a-z0-9.]+[a-z0-9]", told.partition("end in")[2])
     assert len(suffixes) > 5
     assert suffixes == sorted(suffixes, key=lambda suffix: (-len(suffix), suffix))
+
+
+def test_the_ending_is_that_of_files_that_can_be_read(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(20):
+        with zipfile.ZipFile(outputs / f"model.{number:02d}.keras", "w") as archive:
+            archive.writestr("metadata.json", "{}")
+    assert run(["learn", "outputs"]) == 0
+    out, err = capsys.readouterr()
+    assert convention_file.convention_of(out, "stdout").checkpoint.suffix == ".pt"
+    assert "20 files with another suffix passed over" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -252,3 +253,18 @@ def test_a_folder_that_was_renamed_is_put_back(task: Path, tmp_path: Path) -> No
     assert [item.code for item in result.findings] == ["missing-file"]
     assert [step.problem for step in mend(tree, plan_mending(result))] == [None]
     assert content_of(placed) == held
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_module_that_sentence_transformers_lists_is_a_part_of_the_checkpoint(
+    task: Path, tmp_path: Path, is_listed: bool
+) -> None:
+    source = trainer(task / "checkpoint-40000")
+    trainer(source / "2_Dense", step=20001)
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "2_Dense" if is_listed else "3_Dense"}]
+    (source / "modules.json").write_text(json.dumps(modules))
+    tree = tmp_path / "tree"
+    result = ingest(tmp_path / "outputs", tree)
+    assert (len(result.placed), result.refused) == (1 if is_listed else 2, ())
+    assert ("2_Dense/config.json" in content_of(next((tree / PLACE).glob("Final_*")))) == is_listed
+    assert findings(tree, deep=True) == []
