@@ -17,7 +17,7 @@ def _export(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Checkpoint files, in a tree or not.")],
     to: Annotated[str, typer.Option("--to", metavar="plain|safetensors", help="What to write.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the copies; it is made.")],
+    copies: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the copies; it is made.")],
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Leave out the optimizer and all that is not known.")
     ] = False,
@@ -36,7 +36,7 @@ def _export(
 
     from ckptman.training import exporting  # which imports torch
 
-    result = exporting.export(files, out, to=to, weights_only=weights_only, convention=convention)
+    result = exporting.export(files, copies, to=to, weights_only=weights_only, convention=convention)
     if as_json:
         print_json(result.to_json())
     else:

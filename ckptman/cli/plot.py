@@ -48,7 +48,7 @@ def _plot(
     task: TaskText = None,
     where: Conditions = None,
     metric: Metric = terms.DEFAULT_METRIC,
-    out: Annotated[
+    output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf. [default: WHAT.svg]"),
     ] = None,
@@ -62,7 +62,7 @@ def _plot(
 
     Example: ckptman plot curves --k 8 -o curves.png
     """
-    file = Path(f"{what}.svg") if out is None else out
+    file = Path(f"{what}.svg") if output is None else output
     form = file.suffix.removeprefix(".").lower()
     if form not in drawing.FORMATS:
         raise UsageError(

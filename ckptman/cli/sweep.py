@@ -209,11 +209,14 @@ def _sweep(
     how = How(device=device, threads=threads, compiled=compiled, wandb=wandb)
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= set_values(settings)
+    tree = tree_there(context, root)
+    if tree is not None and not tree.exists():
+        warn(f"there is no tree at {tree}, so none of its runs is known to be complete")
     plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, context, k=k, task=task, seed=seed, group=group),
         recipe=recipe,
-        root=tree_there(context, root),  # what is complete there is not trained again
+        root=tree,  # what is complete there is not trained again
         convention=convention,
     )
     parallel = parallelism if executor is Executor.SLURM else sweeping.share(max(1, len(plan.wanted)), jobs, how)[0]

@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ckptman.fs import files, probing
-from ckptman.text import CkptmanError, wording
+from ckptman.fs import files, folders, probing
+from ckptman.text import CkptmanError, UsageError, wording
 
 GOOD, LIMITED, BAD = "good", "limited", "bad"
 
@@ -114,6 +114,11 @@ def _figures() -> Diagnosis:
 
 
 def _disk(folder: Path) -> Iterator[Diagnosis]:
+    try:
+        folders.check_root(folder, "Name another folder.")
+    except UsageError as error:
+        yield Diagnosis("disk", BAD, error.message, error.fix)
+        return
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     try:
         found = probing.probe(there)

@@ -208,7 +208,12 @@ def standings(
         for run in filter(is_trainable, runs):
             config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
             raw = run_folder.RawRun.of(config, out, convention)
-            said = _said(run, raw, submissions.get(raw.folder.relative_to(out).as_posix()), in_tree=root is not None)
+            said = _said(
+                run,
+                raw,
+                submissions.get(raw.folder.relative_to(out).as_posix()),
+                in_tree=scan is not None and scan.root.is_dir(),
+            )
             if said is not None:
                 own[run.key] = said
     tree = scan if in_turn is None else in_turn.rest()

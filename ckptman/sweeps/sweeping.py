@@ -250,7 +250,8 @@ def plan_sweep(
         out: The root of the raw outputs; it need not exist yet.
         selection: The part of the grid to train; by default all of it.
         recipe: Other values of the configuration than the published recipe's, by the names of `TrainConfig`.
-        root: A tree: a run that is complete there is not trained again, also where its raw outputs are gone.
+        root: A tree, which need not exist yet: a run that is complete there is not trained again, also where its raw
+            outputs are gone.
         convention: The rules; by default those of the nearest ckptman.yaml.
 
     Raises:
@@ -263,9 +264,8 @@ def plan_sweep(
     rules = convention_file.rules_for(convention, raw_root)
     asked = selecting.grid_runs(rules, selection)
     listed = {run.key: run for run in (*asked, *selecting.grid_runs(rules))}  # the others tell how fast runs are here
-    found = standings(
-        list(listed.values()), raw_root if raw_root.is_dir() else None, None if root is None else Path(root), rules
-    )
+    tree = Path(root) if root is not None and os.path.lexists(root) else None
+    found = standings(list(listed.values()), raw_root if raw_root.is_dir() else None, tree, rules)
     by_key = {item.run.key: item for item in found.runs}
     speeds = Speeds.of(found.runs)
     runs = tuple(_planned(run, by_key[run.key], raw_root, recipe or {}, rules, speeds) for run in asked)

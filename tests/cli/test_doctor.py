@@ -38,6 +38,15 @@ def test_this_machine_works_and_nothing_is_left_behind(tmp_path: Path, capsys: C
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "words"), [("file", "is not a folder"), ("link", "leads nowhere")])
+def test_what_can_be_no_folder_is_bad(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    found = examined(tmp_path / name)["disk"]
+    assert (found.state, words in found.found) == ("bad", True)
+    assert examined(tmp_path / "folder")["disk"].state == "good"
+
+
 def test_what_is_not_there_is_said_with_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch" not in examined(tmp_path)["torch"].follows
     find = importlib.util.find_spec
@@ -82,6 +91,19 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
 
 # --- config -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_outputs_that_the_settings_name_are_not_where_figures_and_copies_go(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckptman.yaml").write_text("settings: {out: outputs}\n")
+    assert run(["export", "file.pt", "--to", "safetensors"]) == 2
+    assert "Missing option '--out'" in capsys.readouterr().err
+    assert run(["plot", "curves"]) == 2
+    assert "there is no tree" in capsys.readouterr().err
+    assert run(["status"]) == 2
+    assert "there are no raw outputs at outputs" in capsys.readouterr().err, "the control"
 
 
 def settings(capsys: Capture) -> dict[str, tuple[str, str]]:

@@ -198,6 +198,18 @@ def test_a_seed_off_the_grid_is_asked_about(here: Path) -> None:
     assert "[y/N]" not in text
 
 
+def test_the_tree_need_not_exist_yet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sweep", *PART, *QUICKLY, "--root", "tree", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("3 runs: 3 new\n")
+    assert "there is no tree at tree" in said.err
+    (here / "tree").mkdir()
+    assert run(["sweep", *PART, *QUICKLY, "--root", "tree", "--dry-run"]) == 0
+    assert "there is no tree" not in capsys.readouterr().err
+    (here / "file").touch()
+    assert run(["sweep", *PART, *QUICKLY, "--root", "file", "--dry-run"]) == 2
+
+
 def test_refused_runs_stand_first_in_a_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = plan(here / "grid_outputs").runs[2].raw.folder
     bad.parent.mkdir(parents=True)

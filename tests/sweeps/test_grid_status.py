@@ -219,6 +219,7 @@ def test_a_complete_run_needs_its_final_checkpoint(tmp_path: Path) -> None:
     assert of(look(out)).state == "partial"
     assert "name that with --root" in of(look(out)).reason
     assert of(look(out, root)).state == "complete", "the tree has it"
+    assert "name that with --root" in of(look(out, tmp_path / "not there yet")).reason
     empty = tmp_path / "another"
     empty.mkdir()
     item = of(look(out, empty))
