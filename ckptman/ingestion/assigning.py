@@ -90,7 +90,7 @@ def assign(
         dry_run: Work it out, and write nothing.
 
     Raises:
-        UsageError: (`no-such-path`, `not-a-run`, `no-tree`, `bad-run-id`) if nothing of the kind is there.
+        UsageError: (`no-such-path`, `not-a-run`, `no-tree`, `bad-run-id`, `bad-seed`) if nothing of the kind is there.
         RefusedError: (`contradicted`) if what is known of the files or of the run says otherwise; (`taken`) if a file
             of that run has the same name and other bytes; (`bad-record`) if run.json cannot be used.
     """
@@ -98,6 +98,8 @@ def assign(
     if not target.exists():
         raise UsageError(f"{path} is not there", code="no-such-path", fix="Name a run folder, or a checkpoint in one.")
     rules = convention_file.rules_for(convention, target.parent)
+    if seed is not None and (type(seed) is not int or seed < 0):
+        raise UsageError(f"{seed!r} is no seed", code="bad-seed", fix="Give a whole number of at least 0.")
     if not wandb_runs.is_run_id(run_id):
         raise UsageError(f"{run_id!r} is no W&B run id", code="bad-run-id", fix="W&B shows it in the run's address.")
     tree = _tree_of(target, rules) if root is None else Path(root).absolute()
@@ -275,6 +277,7 @@ class _Plan:
 
     def apply(self) -> None:
         """Move the files, then write each run.json."""
+        self._keep_former()
         for old, new in self._moves():
             moving.move_within(self.root, old, new)
             moving.remove_emptied(self.root, old)
@@ -285,6 +288,27 @@ class _Plan:
             measured = tuple(item for item in self.record.evaluations if item.get("file") not in files)
             left = replace(self.record, checkpoints=rest, evaluations=measured)
             records.write_record(self.root / self.old, left, root=self.root)
+
+    def _keep_former(self) -> None:
+        """List the run that the checkpoints are no longer of, with what it logged, which may stand nowhere else: what a
+        person said may be wrong, and is put right by saying the right run."""
+        former, folder = self.record, self.old.parent
+        listed = self.scan.lists.get(folder, records.OverwrittenList())
+        others: set[str | None] = {run.run_id for run in (*listed.runs, *listed.without_files)}
+        others |= {record.run_id for at, record in self.scan.records if at != self.old}
+        if not (self.is_whole and former.run_id and former.metrics) or former.run_id in {self.run_id, *others}:
+            return
+        run = records.OverwrittenRun(
+            run_id=former.run_id,
+            group=former.group,
+            task=former.task,
+            seed=former.seed,
+            config=former.config,
+            metrics=former.metrics,
+            source=records.LostSource(root=former.source.root, wandb=former.source.wandb),
+        )
+        runs = tuple(sorted((*listed.without_files, run), key=lambda item: item.run_id))
+        records.write_overwritten(self.root / folder, replace(listed, without_files=runs), root=self.root)
 
     def _assigned(self) -> records.RunRecord:
         """The run's record with the checkpoints in it, and who said so."""

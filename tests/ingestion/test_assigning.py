@@ -6,14 +6,17 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 import torch
 
 from ckptman.checks import validate
 from ckptman.ingestion import assign, ingest
+from ckptman.queries import results
+from ckptman.rules.convention_file import built_in
 from ckptman.text import RefusedError, UsageError
-from ckptman.tree.records import TRASH, read_record
+from ckptman.tree.records import TRASH, read_record, scan_tree
 from tests.helpers.ingested import RUN, task
 from tests.helpers.raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
 from tests.helpers.validated import codes
@@ -104,6 +107,40 @@ def test_a_run_that_was_configured_otherwise_is_refused(source: Path, root: Path
     assert assign(open_run, "unseen99").has_wandb is False  # the control: of this one nothing is known
     with pytest.raises(RefusedError, match="the configuration has seed 1337, not 5"):
         assign(open_run, "first111", seed=5)
+
+
+@pytest.mark.parametrize("is_source_there", [True, False])
+def test_what_a_run_logged_is_not_lost_to_a_wrong_word(
+    source: Path, root: Path, tmp_path: Path, is_source_there: bool
+) -> None:
+    write_run(task(source), config(), run_id="first111", metrics=gen_metrics(0.25))
+    ingest(source, root)
+    before, found = read_record(root / RUN), codes(validate(root, deep=True))
+    assert before.metrics  # the control
+    if not is_source_there:
+        source.rename(tmp_path / "away")
+    assign(root / RUN, "typo9999")
+    assert read_record(root / RUN).metrics == {}
+    [listed] = scan_tree(root, built_in()).without_files.values()
+    assert [(run.run_id, run.metrics) for run in listed] == [("first111", before.metrics)]
+    [row] = results(root, all_runs=True).rows
+    assert row.logged is not None
+    assert {(run.run_id, run.has_files) for run in row.logged} == {("first111", False), ("typo9999", True)}
+    assign(root / RUN, "another8")  # what nothing is known of is not listed
+    assign(root / RUN, "first111")
+    assert read_record(root / RUN).metrics == before.metrics
+    assert codes(validate(root, deep=True)) == found
+    if is_source_there:
+        ingest(source, root)
+        assert scan_tree(root, built_in()).without_files == {}
+
+
+@pytest.mark.parametrize("seed", ["5", 5.0, True, -1])
+def test_a_seed_that_is_none_is_refused(root: Path, open_run: Path, seed: Any) -> None:
+    before = snapshot(root)
+    with pytest.raises(UsageError, match="is no seed"):
+        assign(open_run, "first111", seed=seed)
+    assert snapshot(root) == before
 
 
 def test_a_file_does_not_go_over_another_of_its_name(source: Path, root: Path, open_run: Path, tmp_path: Path) -> None:
