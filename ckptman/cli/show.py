@@ -150,12 +150,7 @@ def _print_run(run: run_inspection.ShownRun, out: Console, *, first: bool) -> No
         measured = [_evaluation_row(item) for item in record.evaluations]
         titles = ("Mode", "Lists each", "Seed", "K", "Exact match", "Date", "File")
         print_table(out, [titles, *measured], right=(1, 2), indent="  ")
-    out.print()
-    out.print(
-        plain("configuration", "bold")
-        + plain(f", from: {record.config_source}; * differs from the published recipe", "dim")
-    )
-    print_table(out, [("", "Key", "Value"), *map(_config_row, record.config.items())], indent="  ")
+    _print_config(record.config, f"from: {record.config_source}", out)
 
 
 def _evaluation_row(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -195,7 +190,8 @@ def _print_shown(shown: ShownCheckpoint, out: Console) -> None:
     out.print(plain(shown.path.name, "bold"))
     for label, fact in _facts(shown):
         out.print(plain(f"  {label:<{_LABEL}}", "dim") + plain(fact))
-    _print_config(shown, out)
+    inside = f" ({shown.info.config_key})" if shown.config_source == "checkpoint" and shown.info.config_key else ""
+    _print_config(shown.config, f"from the {shown.config_source}{inside}", out)
     _print_tensors(shown, out)
     if shown.problems:
         out.print()
@@ -275,17 +271,13 @@ def measured_text(value: metrics.Measured) -> str:
     return f"{wording.percent(value.value)} ({value.source}, {lists} of each length, 95 % interval {low} to {high})"
 
 
-def _print_config(shown: ShownCheckpoint, out: Console) -> None:
+def _print_config(config: Mapping[str, Any], origin: str, out: Console) -> None:
     out.print()
-    if not shown.config:
+    if not config:
         out.print(plain("no configuration: neither the file nor anything around it says", "bold"))
         return
-    inside = f" ({shown.info.config_key})" if shown.config_source == "checkpoint" and shown.info.config_key else ""
-    out.print(
-        plain("configuration", "bold")
-        + plain(f", from the {shown.config_source}{inside}; * differs from the published recipe", "dim")
-    )
-    print_table(out, [("", "Key", "Value"), *map(_config_row, shown.config.items())], indent="  ")
+    out.print(plain("configuration", "bold") + plain(f", {origin}; * differs from the published recipe", "dim"))
+    print_table(out, [("", "Key", "Value"), *map(_config_row, config.items())], indent="  ")
 
 
 def _config_row(item: tuple[str, Any]) -> tuple[str, str, str]:

@@ -144,7 +144,7 @@ def _put_above(
     """Take out of headings what will stand above them, and leave the columns as wide as that is."""
     for index in under:
         heads[index] = [" ".join(heads[index]).removeprefix(f"{over} ")]
-        widths[index] = max(cell_len(heads[index][0]), *(row[index] for row in lengths[1:]))
+        widths[index] = max((cell_len(heads[index][0]), *(row[index] for row in lengths[1:])))
     if under:
         widths[under[0]] += max(0, cell_len(over) - _taken(widths, under))
 
@@ -222,7 +222,7 @@ def _fold(
 ) -> None:
     """Fold headings that are wider than what is below them, the widest first, until a line has room."""
     words = {index: re.findall(pattern, " ".join(heads[index])) for index in shown}
-    least = {index: max(1, *(row[index] for row in lengths[1:]), *map(cell_len, words[index])) for index in shown}
+    least = {index: max((1, *(row[index] for row in lengths[1:]), *map(cell_len, words[index]))) for index in shown}
     for index in sorted(shown, key=lambda index: least[index] - widths[index]):
         if _taken(widths, shown) <= room:
             return

@@ -78,6 +78,12 @@ def test_a_run_that_is_complete_in_the_tree_is_not_trained_again(tmp_path: Path)
     anew = plan(tmp_path / "elsewhere", ONE, other, root=root)
     assert todo(anew) == ["new"], "another recipe is another run"
     assert anew.runs[0].note.endswith("seed_1337 is of another recipe: it differs in max_iters")
+    sweep(plan(tmp_path / "second", ONE, other), how=HOW)
+    ingest(tmp_path / "second", root, settle=0)
+    for recipe in (RECIPE, other):  # the tree has both
+        (run,) = plan(tmp_path / "elsewhere", ONE, recipe, root=root).runs
+        assert (str(run.todo), run.note) == ("complete", "")
+    assert todo(plan(tmp_path / "elsewhere", ONE, {**RECIPE, "max_iters": 14}, root=root)) == ["new"]
 
 
 def test_a_run_of_another_trainers_raw_outputs_counts(tmp_path: Path) -> None:
