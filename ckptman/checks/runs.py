@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import PurePosixPath
@@ -16,7 +16,6 @@ from ckptman.tree import Finding, Inventory, contents, finding, numbering, recor
 
 _MEND = "ckptman validate --fix"
 """What does it without replacing anything."""
-_COMPLETE = standing.Extent.COMPLETE
 _MOST_STEPS = 4
 """Missing checkpoints of a run that one message names."""
 
@@ -44,18 +43,27 @@ def check_each_run(inventory: Inventory, convention: Convention) -> Iterator[Fin
         if run.run_id is not None:
             same[run.run_id].append(run)
     split = _split(same.values())
-    ended = {key for run in whole if run.standing.extent is _COMPLETE and (key := repeatable(run, convention))}
+    furthest: dict[tuple[object, ...], tuple[bool, bool]] = {}
+    for run in whole:
+        if (key := repeatable(run, convention)) is not None:
+            furthest[key] = max(furthest.get(key, (False, False)), _reached(run))
     for run in whole:
         if (home := split.get(run.folder)) not in (None, run.folder):
             yield finding("split-run", run.folder, f"{_described(run)} lies here and in {home}")
-        if run.folder not in unfinished and home is None and not _is_repeated(run, ended, convention):
+        most = furthest.get(repeatable(run, convention) or (), (False, False))
+        is_repeated = _reached(run) < most and (most[1] or run.record is not None)  # which is told
+        if run.folder not in unfinished and home is None and not is_repeated:
             others = [part for part in same.get(run.run_id or "", ()) if part is not run]
             yield from _check_whole(run, others, inventory, convention)
 
 
-def _is_repeated(run: contents.Run, ended: Collection[tuple[object, ...]], convention: Convention) -> bool:
-    """Whether a run did not get to its end, and another one of its configuration and seed did: which is told then."""
-    return run.standing.extent is not _COMPLETE and repeatable(run, convention) in ended
+def _reached(run: contents.Run) -> tuple[bool, bool]:
+    """Whether a run got to its end, and whether all is here that it saved on the way there.
+
+    Of files that no run.json tells of, some may be a part of a run whose others lie elsewhere.
+    """
+    is_complete = run.standing.extent is standing.Extent.COMPLETE
+    return is_complete or (run.standing.has_final and run.record is not None), is_complete
 
 
 def _is_told(run: contents.Run, inventory: Inventory) -> bool:
@@ -367,7 +375,7 @@ def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> It
         if (key := repeatable(run, convention)) is not None:
             same[key].append(run)
     for runs in same.values():
-        runs.sort(key=lambda run: run.standing.extent is not _COMPLETE)
+        runs.sort(key=_reached, reverse=True)
         first = runs[0]
         for run in runs[1:]:
             if run.run_id is not None and run.run_id == first.run_id:
@@ -376,7 +384,7 @@ def _check_repeated(whole: Iterable[contents.Run], convention: Convention) -> It
                 continue  # parts of one run, in two folders
             keys = comparing.differing_keys(first.config, run.config, convention.ignored_keys)
             differ = f"; their configurations differ in {', '.join(keys)}" if keys else ""
-            if first.standing.extent is _COMPLETE is not run.standing.extent:
+            if _reached(run) < _reached(first):
                 differ += f"; it has only: {', '.join(sorted(run.standing.kinds))}"
             yield finding(
                 "repeated-run",

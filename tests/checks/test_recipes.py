@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import ingest
-from tests.helpers.raw import name_of, write_checkpoint
+from tests.helpers.raw import START, name_of, write_checkpoint, write_run
 from tests.helpers.trees import (
     CHECKPOINT,
     FINAL,
     FIXED,
+    RUN,
     make_tree,
     small_config,
 )
@@ -98,3 +100,22 @@ def test_runs_of_one_cell_whose_recipes_differ_are_told_of_with_what_differs(tmp
     result = validate(root, ignore=["missing"])
     assert codes(result) == {"repeated-run"}
     assert "their configurations differ in learning_rate" in result.findings[0].message
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(FINAL, "missing-checkpoint"), (CHECKPOINT, "missing-final")])
+def test_of_a_run_that_one_without_its_checkpoint_repeats_the_end_is_not_missed(
+    tmp_path: Path, kept: str, expected: str
+) -> None:
+    source = tmp_path / "raw" / "len_gen_single_k4" / "task_0003"
+    write_run(source / "a", small_config(), run_id="killed11", files=("Checkpoint",), last_iter=21_000)
+    write_run(source / "b", small_config(), run_id="ended222", started=START + 1000, salt=1, files=("Final",))
+    root = tmp_path / "checkpoints"
+    ingest(tmp_path / "raw", root)
+    result = validate(root, ignore=["missing-seed", "missing-task"])
+    assert {item.code: item.path for item in result.findings} == {
+        "missing-checkpoint": f"{RUN}-ended222",
+        "repeated-run": RUN,
+    }
+    assert of(result, "repeated-run")[0].endswith("it has only: Checkpoint")
+    shutil.rmtree(root / (RUN if kept == FINAL else f"{RUN}-ended222"))  # alone, each lacks what it lacks
+    assert codes(validate(root, ignore=["missing-seed", "missing-task"])) == {expected}
