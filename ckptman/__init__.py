@@ -1,6 +1,6 @@
 """ckptman: sort, check and document the model checkpoints of a training grid.
 
-Each command is one call:
+Each command that reads or writes checkpoints is one call:
 
     import ckptman
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ckptman.ingestion.assigning import assign as assign
     from ckptman.ingestion.ingesting import IngestResult as IngestResult
     from ckptman.ingestion.ingesting import ingest as ingest
+    from ckptman.ingestion.learning import Learnt as Learnt
+    from ckptman.ingestion.learning import learn as learn
     from ckptman.ingestion.migrating import MigrateResult as MigrateResult
     from ckptman.ingestion.migrating import migrate as migrate
     from ckptman.queries.inspection import ShownCheckpoint as ShownCheckpoint
@@ -90,6 +92,7 @@ _HOMES = {
     "GridStatus": "sweeps.grid_status",
     "How": "sweeps.sweeping",
     "IngestResult": "ingestion.ingesting",
+    "Learnt": "ingestion.learning",
     "Listing": "queries.listing",
     "MachineError": "text.errors",
     "MigrateResult": "ingestion.migrating",
@@ -113,6 +116,7 @@ _HOMES = {
     "evaluate": "training.evaluation",
     "export": "training.exporting",
     "ingest": "ingestion.ingesting",
+    "learn": "ingestion.learning",
     "list_checkpoints": "queries.listing",
     "load": "training.loading",
     "load_convention": "rules.convention_file",

@@ -94,7 +94,7 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
         progress: Called with `reading`, and the bytes.
 
     Raises:
-        UsageError: (`no-checkpoints`) if there is none.
+        UsageError: (`no-source`) if there is no such folder; (`no-checkpoints`) if no checkpoint is in it.
     """
     folder = Path(source)
     suffix = _suffix_of(folder)

@@ -113,7 +113,7 @@ def rules_for(convention: Convention | None, start: str | os.PathLike[str]) -> C
         start: The file or folder that the call is about, in or above which the `ckptman.yaml` is looked for.
 
     Raises:
-        UsageError: (`bad-convention`) what was given is no convention, but the path of one, say.
+        UsageError: (`not-a-convention`) what was given is no convention, but the path of one, say.
         ConfigurationError: as `find_file` and `load_convention`.
     """
     if convention is None:
@@ -121,7 +121,7 @@ def rules_for(convention: Convention | None, start: str | os.PathLike[str]) -> C
     if not isinstance(convention, Convention):
         raise UsageError(
             f"{convention!r} is no convention",
-            code="bad-convention",
+            code="not-a-convention",
             fix="Load one with ckptman.load_convention, which takes the path of a ckptman.yaml.",
         )
     return convention
