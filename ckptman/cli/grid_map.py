@@ -258,8 +258,12 @@ def _tell_recipe(found: GridStatus) -> None:
         said = f"{count_text(refused, 'run')} {have} refused, and {are} not among these: ckptman status tells why"
         console(stderr=True).print(plain(said))
     _tell_others(found)
-    flags = flags_of(_shared_recipe(found))
-    if flags and found.to_train:
+    shared = _shared_recipe(found).items()
+    # What the groups of all of them decide, sweep would refuse.
+    flags = flags_of(
+        {key: value for key, value in shared if any(key not in item.run.values for item in found.to_train)}
+    )
+    if flags:
         console(stderr=True).print(
             plain(f"with the recipe that the other runs share: {' '.join(flags)}"), soft_wrap=True
         )

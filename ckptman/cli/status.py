@@ -104,7 +104,8 @@ def _status(
         if watch:
             grid_map.watch(look, every, verbose)
             raise typer.Exit
-        found, flags = look(), grid_map.where_flags(out, numbering, context.obj)
+        found = look()
+        flags = grid_map.where_flags(out, numbering, context.obj) if missing else []
         grid_map.answer(found, as_json=as_json, missing=missing, verbose=verbose, flags=flags)
 
 

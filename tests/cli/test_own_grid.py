@@ -37,7 +37,7 @@ def test_a_group_says_what_is_trained(own: Convention, tmp_path: Path) -> None:
     assert [config.seed for config in training_configs(own, k=8, task=3)] == [1337]
     (other,) = training_configs(own, k=8, task=3, seeds=(2,))
     assert (other.length_mode, other.n_layers, other.weight_decay) == ("curriculum", 2, 0.0), "that of the first group"
-    with pytest.raises(UsageError, match="weight_decay cannot be set beside --group and --task"):
+    with pytest.raises(UsageError, match="weight_decay cannot be set: --group, --task and --seed"):
         training_configs(own, group="decay_k8", task=3, recipe={"weight_decay": 0.5})
     with pytest.raises(UsageError, match="'decay_8' is of no known group pattern") as caught:
         training_configs(own, group="decay_8", task=3)

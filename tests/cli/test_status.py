@@ -16,7 +16,7 @@ from ckptman.cli.app import run
 from ckptman.cli.options import settings_of
 from ckptman.cli.recipe import common_recipe, flags_of, recipe_of, train_command
 from ckptman.ingestion.ingesting import ingest
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, load_convention, shipped
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.selection import Selection, grid_runs
 from ckptman.sweeps.sweeping import plan_sweep
@@ -199,6 +199,24 @@ def test_a_run_that_left_no_checkpoint_goes_on_with_its_own_recipe(
     broken = dataclasses.replace(status, config={"n_embd": "x"}, iterations_per_second=5.0)
     folder.status_file.write_bytes(dump_json(document_of(broken)))
     assert plan_sweep(here / "grid_outputs", convention=built_in()).measured_runs == 0
+
+
+def test_in_another_convention_the_shared_recipe_is_one_that_sweep_takes(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later, group = load_convention(shipped()["lab-later"]), "len_gen_v64_e32_k16"
+    first = grid_runs(later, Selection(groups=(group,), seeds=(1337,)))[0]
+    own = TrainConfig.from_dict({**first.values, "wandb_group": group, "max_iters": 7, "warmup_iters": 1})
+    folder = RawRun.of(own, here / "grid_outputs", later)
+    folder.folder.mkdir(parents=True)
+    folder.write_status(INTERRUPTED, None, 3)
+    asked = ["--convention", "lab-later", "status", "--group", group]
+    assert run([*asked, "--missing"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "with the recipe that the other runs share: --iters 7 --warmup-iters 1"
+    assert "put --convention lab-later before train" in said[0]
+    assert run(asked) == 0
+    assert "the commands are for" not in capsys.readouterr().err, "there are none"
 
 
 def test_the_two_outputs_exclude_each_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
