@@ -68,6 +68,8 @@ class RunStanding:
     of_unknown_seed: frozenset[str] = frozenset()
     """The refused files that may be of this run or of another seed of its cell."""
 
+    ends: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """The folder and the configuration of each run of it that is complete: there can be several, each of a recipe."""
     said_complete: bool = False
     """Whether it says that it is complete, though its end is not there: training leaves it as it is."""
 
@@ -554,6 +556,8 @@ def _together(run: selecting.GridRun, own: RunStanding | None, told: Iterable[Ru
     if not ordered:
         return RunStanding(run=run, state=MISSING)
     best = ordered[0]
+    ends = tuple((item.path, item.config) for item in ordered if item.state == COMPLETE and item.config is not None)
+    best = replace(best, ends=ends)
     for other in ordered[1:]:
         best = replace(
             best,

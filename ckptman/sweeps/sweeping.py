@@ -308,11 +308,10 @@ def _planned(
             fix="Mend that file and ingest it; or take it away, and ingest its source again: then the run is missing.",
         )
         return replace(made, todo=Todo.REFUSED, error=error)
-    known = standing.config if standing.state == STANDS_COMPLETE else None
-    if known is not None:
-        if not (keys := raw.differing_from(known)):
-            return replace(made, todo=Todo.COMPLETE, where=standing.path)
-        made = replace(made, note=f"{standing.path} is of another recipe: it differs in {', '.join(keys)}")
+    for path, config in standing.ends:
+        if not (keys := raw.differing_from(config)):
+            return replace(made, todo=Todo.COMPLETE, where=path, note="")
+        made = replace(made, note=f"{path} is of another recipe: it differs in {', '.join(keys)}")
     return replace(made, seconds=_seconds(made, speeds))
 
 
