@@ -145,6 +145,12 @@ def test_headings_fold_before_columns_go_onto_further_lines(capsys: Capture, mon
     assert re.split(r"\n", capsys.readouterr().out)[3:5] == ["1", "    8"]
 
 
+def test_a_heading_alone_is_a_table(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(console(), [("", "Key", "Value")])
+    assert capsys.readouterr().out.split() == ["Key", "Value"]
+
+
 @pytest.mark.parametrize("columns", ["0", "00", "-5", "wide"])
 def test_columns_that_are_no_width_count_for_nothing(
     columns: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,9 @@ def test_each_file_is_of_its_run_with_its_configuration_and_step(
         assert item["step"] == out.steps[source]
     assert all(len(homes) == 1 for homes in folders.values())
     assert len(set.union(*folders.values())) == len(folders)
+    monkeypatch.setenv("COLUMNS", "80")
+    for folder in set.union(*folders.values()):
+        assert run(["show", str(Path("checkpoints", folder))]) == 0
     assert run(["report", "--html"]) == 0
     assert run(["report", "--html", "--check"]) == 0
     results = answer("results")["results"]
