@@ -563,13 +563,16 @@ def _is_end(size: int, tail: bytes, at: int) -> bool:
     return start == _NO_32 or start + length in (where, where - _LOCATOR.size - _END_64.size)
 
 
+TAR: Final = "a tar archive: unpack it first"
+
+
 def what_else(head: bytes) -> str | None:
     """What a file is, by its first bytes, that is no checkpoint; None where they do not tell."""
     for start, what in _BEGINNINGS.items():
         if head.startswith(start):
             return what
     if head[257:262] == b"ustar":
-        return "a tar archive: unpack it first"
+        return TAR
     if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
         return "a plain pickle, which torch.save did not write"
     if head[8:9] == b"{" and head[3:8] == bytes(5):

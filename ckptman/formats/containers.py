@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ckptman.formats import distributed, model_folder, safetensors
+from ckptman.formats.archive import TAR, what_else
 from ckptman.formats.bounded import open_bytes, refusals_name
 from ckptman.formats.checkpoint import TORCH_ARCHIVE, CheckpointInfo, read_checkpoint
 from ckptman.formats.refusals import refusal
@@ -126,6 +127,15 @@ def read(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo:
         if is_safetensors(path):
             return model_folder.read_safetensors(path, rules)
     return read_checkpoint(path, rules)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar archive, as one called so need not be: torch's tutorials call checkpoints `.tar`."""
+    try:
+        with open_bytes(path) as file:
+            return what_else(file.read(0, min(file.size, 512))) == TAR
+    except (OSError, RefusedError):
+        return True
 
 
 def is_safetensors(path: Path, *, fd: int | None = None) -> bool:

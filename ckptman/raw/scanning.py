@@ -569,7 +569,12 @@ class _Walk:
                 self._refuse(path, "symlink", f"{to}, not followed", "Pass --follow-symlinks to follow links.", what)
 
     def _looks_like_one(self, path: Path) -> bool:
-        return path.name.lower().endswith(self.convention.checkpoint.other_suffixes) or self._is_half_written(path)
+        name = path.name.lower()
+        if name.endswith(self.convention.checkpoint.other_suffixes) and not (
+            name.endswith(".tar") and containers.is_tar(path)
+        ):
+            return True
+        return self._is_half_written(path)
 
     def _is_half_written(self, path: Path) -> bool:
         """Whether it is what programs make of a checkpoint on its way, or pack it into, and that is not there."""

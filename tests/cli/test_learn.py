@@ -90,3 +90,10 @@ def test_the_ending_is_that_of_files_that_can_be_read(outputs: Path, capsys: pyt
     out, err = capsys.readouterr()
     assert convention_file.convention_of(out, "stdout").checkpoint.suffix == ".pt"
     assert "20 files with another suffix passed over" in err
+
+
+def test_checkpoints_called_tar_are_read(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in list(outputs.rglob("*.pt")):
+        file.rename(file.with_suffix(".tar"))
+    assert run(["learn", "outputs"]) == 0
+    assert convention_file.convention_of(capsys.readouterr().out, "stdout").checkpoint.suffix == ".tar"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_archives_are_named(task: Path, tmp_path: Path) -> None:
     found = ingest(task, tmp_path / "tree").to_json()
     assert found["archives"] == [f"saved_models/{name}" for name in ("OLD.TGZ", "outputs.tar.gz", "saved_models.zip")]
     assert found["passed_over"] == ["saved_models/model.pt.tar"]
+
+
+def test_a_checkpoint_that_is_called_tar_is_no_archive(task: Path, tmp_path: Path) -> None:
+    file = write_run(task, config(), run_id="abcd1234")[1]
+    with tarfile.open(file.with_name("real.tar"), "w") as archive:
+        archive.add(file)
+    file.rename(file.with_name("model_5.tar"))
+    found = ingest(task, tmp_path / "tree").to_json()
+    assert found["passed_over"] == ["saved_models/model_5.tar"]
+    assert found["archives"] == ["saved_models/real.tar"]
 
 
 def test_what_looks_like_a_checkpoint_and_is_passed_over_is_named(task: Path, tmp_path: Path) -> None:
