@@ -474,6 +474,9 @@ class Rows(Sequence[records.CheckpointRow]):
         """Those of the folders that are wanted."""
         return ((slot, self._row(at)) for at in self._places if is_wanted(slot := self._slots[at]))
 
+    def __reduce__(self) -> tuple[Any, ...]:  # what they are made of stays in this process
+        return tuple, (tuple(self),)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rows | tuple) and len(self) == len(other) and all(map(eq, self, other))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,17 @@ def test_a_tree_is_sorted_by_its_own_rules(source: Path, root: Path) -> None:
     assert validate(root, ignore="missing").findings == ()
     with pytest.raises(UsageError, match=r"'ckptman\.yaml' is no convention"):
         ingest(source, root, convention="ckptman.yaml")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_result_goes_to_another_process(source: Path, root: Path, dry_run: bool) -> None:
+    write_run(task(source), config(), run_id="one")
+    ingest(source, root)
+    more = write_run(task(source), config(seed=2337), run_id="two", started=START + 9000, salt=1)
+    result = ingest(source, root, dry_run=dry_run)
+    other = pickle.loads(pickle.dumps(result))
+    assert other.to_json() == copy.deepcopy(result).to_json() == result.to_json()
+    assert len(other.placed) == len(more)
 
 
 @pytest.mark.parametrize("option", ["mode", "trust"])
