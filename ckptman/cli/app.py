@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import typer
 
 import ckptman
-from ckptman.cli import commands, helping, refused_values, starting, text
+from ckptman.cli import commands, completing, helping, refused_values, starting, text
 from ckptman.cli.text import console, plain
 from ckptman.text import CkptmanError, ConfigurationError, UsageError
 
@@ -139,6 +139,7 @@ def _options(
             envvar="CKPTMAN_CONVENTION",
             metavar="NAME",
             help="A convention that comes with ckptman, in place of a ckptman.yaml: ckptman config lists them.",
+            autocompletion=completing.conventions,
         ),
     ] = None,
     quiet: Annotated[

@@ -128,6 +128,22 @@ def keys(ctx: typer.Context) -> Iterator[str]:
         yield from records.read_record(run).metrics
 
 
+@_last_of_list
+def conventions(ctx: typer.Context) -> Iterator[str]:
+    """Conventions that come with ckptman."""
+    from ckptman.rules import convention_file
+
+    yield from convention_file.shipped()
+
+
+@_last_of_list
+def settings(ctx: typer.Context) -> Iterator[str]:
+    """Keys of the configuration that a command can set."""
+    from ckptman.rules import TrainConfig
+
+    yield from (f"{key}=" for key in TrainConfig.__dataclass_fields__)
+
+
 def _tree(ctx: typer.Context) -> Path:
     from ckptman.cli.options import tree_of
 

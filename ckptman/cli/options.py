@@ -168,6 +168,7 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Another configuration value; may be repeated.",
+        autocompletion=completing.settings,
         rich_help_panel=_CONFIGURATION,
     ),
 ]

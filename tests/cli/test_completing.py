@@ -50,6 +50,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ckptman results --metric gen/K3", {"gen/K32/exact_match_acc"}),
         ("ckptman ls --where use_m", {"use_mlp"}),
         ("ckptman plot l", {"layernorm", "lengths"}),
+        ("ckptman train --set n_e", {"n_embd="}),
+        ("ckptman --convention l", {"lab-later", "lightning"}),
     ],
 )
 def test_values_are_completed_from_the_grid_and_the_tree(tree: Path, words: str, wanted: set[str]) -> None:
