@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of
@@ -504,11 +505,23 @@ def _unmatched(
         or (bool(runs) and _varies(slot, files, runs))
         or (slot.sort == "word" and len(texts) > 1 and _ROLES.issuperset(text.lower() for text in texts))
         or _is_measured(slot)
+        or _grows_with_steps(slot, files)
         or (not runs and len(texts) == 1 and slot.tag.lower() in _ROLES)
     )
     hole = _hole(name, blocked)
     key = name if not runs and hole != name and name.isidentifier() and name not in blocked else None
     return Field(slot, hole, kind, key, unused=unused, words=words)
+
+
+def _grows_with_steps(slot: Slot, files: Sequence[Evidence]) -> bool:
+    """Whether numbers without a tag grow as the steps do, in several folders alike: epochs, where steps are finer."""
+    if slot.tag or slot.sort != "#":
+        return False
+    known = {(step_of(text), files[index].step) for index, text in slot.texts.items()}
+    pairs = sorted((number, step) for number, step in known if number is not None and step is not None)
+    folders = Counter(files[index].folder for index in slot.texts)
+    is_growing = all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(pairs))
+    return len(pairs) == len(known) > 1 and is_growing and len(folders) > 1 < max(folders.values())
 
 
 def _is_measured(slot: Slot, *, of_each: bool = True) -> bool:

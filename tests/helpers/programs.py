@@ -194,6 +194,16 @@ def _numbered(out: Output) -> None:
         out.save(f"{folder}/final.pt", config)
 
 
+def _untagged(out: Output) -> None:
+    """The epoch and a score, without tags, and finer steps inside: Lightning's without `auto_insert_metric_name`."""
+    for number, config in _grid(width=[8, 16], lr=[0.1, 0.01], seed=[1, 2]):
+        folder = f"width{config['width']}_lr{config['lr']}_seed{config['seed']}"
+        for epoch in (2, 3):
+            step = 8 * (epoch + 1)
+            name = f"{epoch}-{0.9 + epoch / 100 + number / 1000:.3f}.pt"
+            out.save(f"{folder}/{name}", config, step, under="state_dict", epoch=epoch, global_step=step)
+
+
 def _logs(out: Output) -> None:
     """A log of one line beside checkpoints is no configuration."""
     for _, config in _grid(arch=["r", "x"], depth=[50, 101]):
@@ -209,5 +219,5 @@ PROGRAMS: dict[str, Callable[[Output], None]] = {
     "timm": _timm, "espnet": _espnet, "options": _options, "net": _net, "tune": _tune, "megatron": _megatron,
     "deepspeed": _deepspeed, "dvc": _dvc, "tasks": _tasks, "gan": _gan, "averages": _averages, "losses": _losses,
     "versions": _versions, "letters": _letters, "powers": _powers, "early": _early,
-    "numbered": _numbered, "logs": _logs,
+    "numbered": _numbered, "untagged": _untagged, "logs": _logs,
 }  # fmt: skip
