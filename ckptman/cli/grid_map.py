@@ -224,6 +224,9 @@ def _tell(found: GridStatus) -> None:
     talk = console(stderr=True)
     if found.out is None and found.root is None:
         warn(f"there is neither {DEFAULT_OUT} nor a tree here: name them with --out and --root")
+    if unasked := sum(item.is_unasked for item in found.gaps):
+        jobs = "its job is" if unasked == 1 else "their jobs are"
+        warn(f"SLURM does not answer: of {count_text(unasked, 'run')} it is not known whether {jobs} in its queue")
     for item in found.refused[:_MOST_LINES]:
         warn(f"{item.source}: {item.message} [{item.code}]")
     if len(found.refused) > _MOST_LINES:

@@ -70,6 +70,8 @@ class RunStanding:
 
     ends: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """The folder and the configuration of each run of it that is complete: there can be several, each of a recipe."""
+    is_unasked: bool = False
+    """Whether a job was submitted to train it, and SLURM does not answer whether that is in the queue."""
     said_complete: bool = False
     """Whether it says that it is complete, though its end is not there: training leaves it as it is."""
 
@@ -205,25 +207,26 @@ def standings(
         elif key not in known and fact.state != REFUSED:  # of a refused file, not all may be known
             outside.add(fact.path or str(fact.run_id))
     own: dict[_Key, RunStanding] = {}
+    unasked: set[_Key] = set()
     if out is not None:
         submissions = read_submissions(out)
         for run in filter(is_trainable, runs):
             config = TrainConfig.from_dict({**run.values, convention.group_key: run.group})
             raw = run_folder.RawRun.of(config, out, convention)
-            said = _said(
-                run,
-                raw,
-                submissions.get(raw.folder.relative_to(out).as_posix()),
-                in_tree=scan is not None and scan.root.is_dir(),
-            )
+            submission = submissions.get(raw.folder.relative_to(out).as_posix())
+            said = _said(run, raw, submission, in_tree=scan is not None and scan.root.is_dir())
             if said is not None:
                 own[run.key] = said
+            if submission is not None and submission.unasked and submission.outcome is None:
+                unasked.add(run.key)
     tree = scan if in_turn is None else in_turn.rest()
     return GridStatus(
         out=out,
         root=root,
         convention=convention,
-        runs=tuple(_together(run, own.get(run.key), told[run.key]) for run in runs),
+        runs=tuple(
+            replace(_together(run, own.get(run.key), told[run.key]), is_unasked=run.key in unasked) for run in runs
+        ),
         outside=tuple(sorted(outside)),
         refused=(
             *(() if raw_outputs is None else _refusals(raw_outputs)),

@@ -19,12 +19,14 @@ from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention, shipped
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.selection import Selection, grid_runs
+from ckptman.sweeps.executors import submissions
 from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.text.json_text import document_of, dump_json
 from ckptman.training.planning import QUICK
 from ckptman.training.progress import FAILED, INTERRUPTED
 from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
+from tests.helpers.sweeps import ONE, plan
 from tests.helpers.trees import small_config, write_source
 
 PART = ["--k", "4", "--regime", "fixed", "--layernorm", "on"]
@@ -104,6 +106,20 @@ def test_a_failed_run_is_named_with_its_log(here: Path, capsys: pytest.CaptureFi
     assert run(["status", *PART]) == 1
     text = capsys.readouterr().out
     assert "seed 1337: 700 of 40,000 iterations; the disk is full\n    log: /logs/2.out" in text
+
+
+def test_it_is_said_where_slurm_does_not_answer(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_,) = plan(here / "grid_outputs", ONE).runs
+    (here / "grid_outputs").mkdir()
+    relative = run_.raw.folder.relative_to(here / "grid_outputs").as_posix()
+    folder = submissions.new_folder(here / "grid_outputs")
+    submissions.write_record(folder, "slurm", [submissions.SubmittedRun(relative, "log", "outcome", "7_0")])
+    for answer, told in ((None, True), ({}, False)):
+        monkeypatch.setattr(submissions, "slurm_queue", lambda _, answer=answer: answer)
+        assert run(["status", *PART]) == 0
+        assert ("SLURM does not answer" in capsys.readouterr().err) is told
 
 
 def test_text_from_files_cannot_drive_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

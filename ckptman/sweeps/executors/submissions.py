@@ -60,6 +60,9 @@ class Submission:
     gone: bool = False
     """Whether the job is known to be no longer in the queue."""
 
+    unasked: bool = False
+    """Whether SLURM did not answer, so that nobody knows whether the job is in the queue."""
+
     @property
     def in_queue(self) -> bool:
         """Whether the job is waiting, or at work."""
@@ -122,7 +125,8 @@ def read_submissions(out: Path) -> dict[str, Submission]:
         for run in runs:
             # Clusters can hide the jobs of others: of those it is never known that they are gone.
             gone = queue is not None and bool(run.job) and run.job not in queue and user == os.getuid()
-            submission = Submission(run, queue_state=(queue or {}).get(run.job, ""), gone=gone)
+            state = (queue or {}).get(run.job, "")
+            submission = Submission(run, queue_state=state, gone=gone, unasked=queue is None and bool(run.job))
             if submission.in_queue or run.folder not in found or not found[run.folder].in_queue:
                 found[run.folder] = submission
     return found
