@@ -156,7 +156,10 @@ def _sort_it(inventory: Inventory) -> str:
 def _check_places(runs: list[contents.Run], inventory: Inventory, convention: Convention) -> Iterator[Finding]:
     """Runs in wrong folders; those that were moved with one folder are told of together."""
     misplaced: dict[tuple[PurePosixPath, PurePosixPath, contents.Origin], list[contents.Run]] = defaultdict(list)
+    of_others = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
     for run in runs:
+        if run.origin is contents.Origin.RECORDED and not run.files and run.folder in of_others:
+            continue  # the run.json is in a wrong place, or all its files are: both are told of
         if run.place_problem is not None:
             code = "off-grid" if run.place_problem.code == "off-grid" else "no-place"
             yield finding(code, run.folder, run.place_problem.message)

@@ -808,9 +808,10 @@ class RunFolders:
             fix=f"Look at it with: ckptman validate --root {wording.shell_word(self.root)}",
         )
 
-    def _is_anywhere(self, record: records.RunRecord, entry: records.CheckpointEntry) -> bool:
-        """Whether a file that run.json names as the source of a checkpoint is there; else the source lies elsewhere."""
-        paths = (Path(path) for path, _, of in record.source_paths if of is entry)
+    def _is_anywhere(self, record: records.RunRecord, entry: records.CheckpointEntry, place: str) -> bool:
+        """Whether a file at this place of a source that run.json names for a checkpoint is there; else the source lies
+        elsewhere."""
+        paths = (Path(path) for path, source, of in record.source_paths if of is entry and source.path == place)
         return any(os.path.lexists(path) for path in paths)
 
     def _add_duplicate(self, slot: Slot, file: examination.Examined, name: str) -> None:
@@ -820,7 +821,7 @@ class RunFolders:
         source = _source_file(file, record)
         known = next(entry for entry in record.checkpoints if entry.file == name)
         same_place = any(source.path == other.path for other in (known.source, *known.duplicates))
-        if same_place and source.root is not None and not self._is_anywhere(record, known):
+        if same_place and source.root is not None and not self._is_anywhere(record, known, source.path):
             self.moved.append((slot, name, file.source))
             return
         self.duplicates.append(Duplicate(source=file.source.relative, same_as=str(slot.folder / name)))

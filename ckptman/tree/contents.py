@@ -351,6 +351,8 @@ class Inventory:
                 for entry in lacking:
                     missed[entry.size, entry.step, config].append((folder.path / entry.file, entry.sha256))
                     by_size[entry.size].append(folder.path / entry.file)
+        recorded = (run for run in self.runs if missed and run.origin is Origin.RECORDED)
+        right = {run.folder for run in recorded if run.is_in_place}
         found = {}
         for file in self.files if missed else ():
             is_candidate = file.entry is None or file.path in self.replaced
@@ -358,7 +360,10 @@ class Inventory:
                 key = file.size, file.info.iters_done or file.step, comparing.fingerprint(file.info.config or {}, ())
                 homes = [path for path, sha256 in missed[key] if file.sha256 in (None, sha256)]
                 if homes:
-                    found[file.path] = min(homes, key=lambda path: (path.name != file.path.name, path))
+                    # In a wrong folder lies a copy of a run.json, say.
+                    found[file.path] = min(
+                        homes, key=lambda path: (path.parent not in right, path.name != file.path.name, path)
+                    )
         read, known = {file.path for file in self.files}, set(found.values())
         for item in self.scan.entries if missed else ():
             if item.kind == "file" and item.path not in read and not is_not_ours(item.path):

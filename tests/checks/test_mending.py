@@ -261,3 +261,18 @@ def test_the_command_tells_each_step(root: Path, capsys: pytest.CaptureFixture[s
     rename_file(root)
     assert run(["validate", "--root", str(root), "--fix"]) == 0
     assert f"move {RUN}/best.pt to {RUN}/{FINAL} [missing-file]" in capsys.readouterr().out
+
+
+def test_a_file_goes_back_to_the_run_that_lies_in_its_place_not_to_a_copy_of_its_run_json(
+    good_tree: Path, tmp_path: Path
+) -> None:
+    root = copy(good_tree, tmp_path)
+    wrong = f"{FIXED}/task_0001/seed_1337"  # which comes first
+    shutil.copy2(root / RUN / "run.json", root / wrong / "run.json")
+    (root / RUN / FINAL).rename(root / FINAL)
+    told = {item.path: item for item in validate(root).findings}
+    assert told[f"{RUN}/{FINAL}"].fix == f"Move it back to {RUN}"
+    assert "validate --fix" not in "".join(item.fix for path, item in told.items() if path.startswith(wrong))
+    steps = mend(root, plan_mending(validate(root, deep=True)))
+    assert [(step.path, step.target, step.problem) for step in steps] == [(FINAL, f"{RUN}/{FINAL}", None)]
+    assert [item.code for item in validate(root).findings] == ["config-disagrees"]

@@ -182,3 +182,19 @@ def test_a_tree_sorted_by_hand_is_a_source(source: Path, root: Path) -> None:
     result = ingest(source, root)
     assert [row.path for row in result.placed] == [f"{RUN}/{name_of(config())}"]
     assert [(item.task, item.source_task) for item in result.plan.renumbered] == [(6, 2)]
+
+
+def test_a_source_that_was_moved_is_known_again_beside_a_new_copy_in_it(source: Path, root: Path) -> None:
+    file = write_run(task(source), config(), run_id="abcd1234")[1]
+    ingest(source, root)
+    (source / "again").mkdir()
+    copied = Path(shutil.copy2(file, source / "again"))
+    moved = source.rename(source.with_name("moved"))
+    first = ingest(moved, root)
+    assert [item.source for item in first.plan.duplicates] == [str(copied.relative_to(source))]
+    held = snapshot(root)
+    second = ingest(moved, root)
+    assert second.plan.duplicates == first.plan.duplicates
+    assert snapshot(root) == held
+    shutil.copytree(moved, source)  # where the old place is there too, each is a second one
+    assert len(ingest(moved, root).plan.duplicates) == 3
