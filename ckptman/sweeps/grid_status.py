@@ -176,8 +176,8 @@ def status(
         convention: The rules; by default those of the nearest ckptman.yaml.
 
     Raises:
-        UsageError: (`no-source`, `no-tree`) a folder that is given does not exist; (`no-such-task` …) the grid does not
-            have what is selected.
+        UsageError: (`no-source`) `out` does not exist; (`no-tree`) `root` does not, and no `out` is given: beside one
+            a tree may be still to come; (`no-such-task` …) the grid does not have what is selected.
     """
     raw, tree = None if out is None else Path(out), None if root is None else Path(root)
     rules = convention_file.rules_for(convention, tree or raw or Path.cwd())
