@@ -173,8 +173,6 @@ class Slot:
     """Which has that record."""
     there: Mapping[str, int] | None = None
     """File name → bytes, of the files that are in the tree; None where these are as its record says."""
-    hashed: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    """File name → sha256, of those that are there and in no record, as far as they were read."""
     new: tuple[outputs.SavedFile, ...] = ()
     """Its files that no record has yet, in the order in which they came."""
     copies: tuple[tuple[str, records.SourceFile], ...] = ()
@@ -366,7 +364,7 @@ class Slot:
                 return saved.file.content
         if name not in self.sizes:
             return ""
-        return self.hashed.get(name) or (self.kept.hashes.get(name) if self.kept is not None else None)
+        return self.kept.hashes.get(name) if self.kept is not None else None
 
     def has(self, name: str) -> bool:
         """Whether it has a file of a name."""
@@ -689,13 +687,13 @@ class RunFolders:
                 self._add_duplicate(slot, file, name)
                 return
             if held is None:  # placed by an ingest that did not get to its run.json
-                held = folder_bytes.hash_any(self.root / slot.folder / file.name)
-                slot.hashed = {**slot.hashed, file.name: held}
                 if not self._is_run_of(slot, new):  # the file, or the run.json, lies in a wrong folder
                     continue
+                held = folder_bytes.hash_any(self.root / slot.folder / file.name)
                 if held == file.content:
                     slot.add(new)
                     return
+                continue
             if held == file.content:
                 self.check_kept(slot, file.name)
                 self._add_duplicate(slot, file, file.name)

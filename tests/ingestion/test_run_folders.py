@@ -148,6 +148,10 @@ def test_what_lies_in_the_folder_of_another_run_is_not_written_into_its_record(
     ingest(source, root)
     other = "with_layernorm/dynamic/len_gen_k8/task_0004/seed_1337" if values else f"{RUN}-second22"
     change(root, other)
+    for file in source.rglob("*.pt"):  # a second source of the same bytes
+        shutil.copy2(file, source / f"copy {file.parent.parent.name}{file.name}")
+    for folder in list(source.rglob("saved_models")):
+        shutil.copytree(folder, folder.parent / "again")
     held = {entry.file for entry in read_record(root / RUN).checkpoints}
     for _ in range(2):
         result = ingest(source, root)
