@@ -162,8 +162,12 @@ def _panels(
         high = max(high, _LETTER * 1.2 * max(len(line) for title in rows for line in title.split(", ")))
     height = max(_LEAST_HEIGHT, high * down * parts)
     width = max(6.4, 1.0 + wide * across)
-    title = textwrap.wrap(figure.title, int(width / _TITLE_LETTER))
-    canvas.set_size_inches(width, _AROUND + height + _TITLE_LINE * (len(title) - 1))
+    title = _folded(figure.title, width / _TITLE_LETTER)
+    above = {(row, column): _folded(", ".join(filter(None, (row, column))), (width - 1.0) / across / _LETTER)
+             for row, column in places if titles}  # fmt: skip
+    more = len(title) - 1 + sum(max([len(above[panel]) for panel in above if places[panel][0] == line], default=1) - 1
+                                for line in range(down))  # fmt: skip
+    canvas.set_size_inches(width, _AROUND + height + _TITLE_LINE * more)
     heights = [(1.0, 0.75)[part] for _ in range(down) for part in range(parts)]
     axes = canvas.subplots(down * parts, across, squeeze=False, gridspec_kw={"height_ratios": heights})
     taken = set(places.values())
@@ -176,7 +180,7 @@ def _panels(
         for part, one in enumerate(mine):
             one.tick_params(labelleft=first, labelbottom=last and part == parts - 1)
         if titles:
-            mine[0].set_title(", ".join(filter(None, (row, column))), loc="left", color=_INK)
+            mine[0].set_title("\n".join(above[row, column]), loc="left", color=_INK)
         elif top:
             mine[0].set_title(column.replace(", ", "\n"), loc="left", color=_INK)
         if first and not titles:
@@ -196,11 +200,15 @@ def _ordered(titles: Iterable[str], order: Sequence[str]) -> list[str]:
 def _title_rows(canvas: Any, title: str) -> None:
     """The title of all vertical axes: beside the panels, folded where it is longer than they are."""
     height = canvas.get_figheight()
-    letters = int(0.9 * (height - _AROUND) / _LETTER)
+    letters = 0.9 * (height - _AROUND) / _LETTER
     middle = (_BELOW + (height - _AROUND) / 2) / height
     parts = title.replace(" on ", "\non ", 1).split("\n") if len(title) > letters else [title]
-    folded = (line for part in parts for line in textwrap.wrap(part, letters))
-    canvas.supylabel("\n".join(folded), fontsize=11, y=middle)
+    canvas.supylabel("\n".join(line for part in parts for line in _folded(part, letters)), fontsize=11, y=middle)
+
+
+def _folded(text: str, letters: float) -> list[str]:
+    """A text in lines of so many letters, as it is drawn."""
+    return textwrap.wrap(wording.one_line(text), max(1, int(letters)))
 
 
 def _of_panel(figure: Figure, key: tuple[str, str]) -> list[Row]:
