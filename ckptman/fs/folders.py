@@ -27,9 +27,10 @@ def check_root(root: Path, fix: str) -> None:
         UsageError: `not-a-folder`, with this fix.
     """
     # os.path's tests are False below a folder that may not be entered, where pathlib's raise.
-    there = next(path for path in (root, *root.absolute().parents) if os.path.lexists(path))
+    above = Path(os.getcwd(), root).parents  # noqa: PTH109
+    there = next(path for path in (root, *above) if os.path.lexists(path))
     if not os.path.isdir(there):  # noqa: PTH112
-        what = "not a folder" if os.path.exists(there) else "a symbolic link that leads nowhere"  # noqa: PTH110
+        what = "not a folder" if os.access(there, os.F_OK) else "a symbolic link that leads nowhere"
         raise UsageError(f"{there} is {what}", code="not-a-folder", fix=fix)
 
 

@@ -58,6 +58,7 @@ def growing(work: Callable[[int], object], sizes: tuple[int, ...] = SIZES) -> li
     """The lines that run more and more often for each file, the more files there are."""
     counts = []
     for size in sizes:
+        convention_file._loaded.cache_clear()  # rules remember what is worked out for a configuration
         with counted_lines() as lines:
             work(size)
         counts.append(lines)
