@@ -218,12 +218,13 @@ def copy(bench: Bench) -> Iterator[Row]:
 
     what = f"ingest, copies of {bench.files(1000):,} files of {_size(source):.2f} MB"
     ingest = fresh(tree, ckptman("ingest", source, "--root", tree))
+    least = fresh(bench.at / "bare", bare("copy", source, bench.at / "bare"))
     yield bench.against(
         what, "cp -a; openssl dgst -sha256; sync", 0.9,
         fresh(copied, ["sh", "-c", script, "sh", str(source), str(copied)]),
         ingest,
         turns=3,
-        least=fresh(bench.at / "bare", bare("copy", source, bench.at / "bare")),
+        least=least,
         items=bench.files(1000),
         reason="to plan, each byte is read and hashed once more, and its CRC-32 worked out",
     )  # fmt: skip
@@ -240,8 +241,8 @@ def copy(bench: Bench) -> Iterator[Row]:
         return [dvc, "--cd", str(added), "add", "--quiet", "source"]
 
     yield bench.against(
-        what, "dvc add", 0.5, add, ingest, turns=3,
-        reason="it hashes each file once, with MD5, and syncs none of its copies",
+        what, "dvc add", 0.5, add, ingest, turns=3, least=least, items=bench.files(1000),
+        reason="as above; it hashes each file once, with MD5, and syncs none of its copies",
     )  # fmt: skip
 
 
