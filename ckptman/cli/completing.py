@@ -139,9 +139,10 @@ def conventions(ctx: typer.Context) -> Iterator[str]:
 @_last_of_list
 def settings(ctx: typer.Context) -> Iterator[str]:
     """Keys of the configuration that a command can set."""
+    from ckptman.cli.recipe import NOT_SET
     from ckptman.rules import TrainConfig
 
-    yield from (f"{key}=" for key in TrainConfig.__dataclass_fields__)
+    yield from (f"{key}=" for key in TrainConfig.__dataclass_fields__ if key not in NOT_SET)
 
 
 def _tree(ctx: typer.Context) -> Path:

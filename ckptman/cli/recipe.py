@@ -77,7 +77,7 @@ RECIPE: Mapping[str, RecipeOption] = {
 _WITH_OPTIONS = {key for option in RECIPE.values() for key in option.keys} | {"amp_dtype"}
 """What has an option of its own; the rest goes by `--set`."""
 
-_NOT_SET = {"save_dir": "--out", "use_compile": "--compile", "wandb_mode": "--wandb"}
+NOT_SET = {"save_dir": "--out", "use_compile": "--compile", "wandb_mode": "--wandb"}
 """What a configuration only records."""
 
 Iterations = Annotated[int | None, RECIPE["max_iters"].typer_option()]
@@ -142,8 +142,8 @@ def set_values(texts: Sequence[str] | None) -> dict[str, Any]:
         UsageError: as `settings_of`; (`set-by-an-option`) for what an option of its own decides, whatever is set.
     """
     values = settings_of(texts or (), _PUBLISHED)
-    for key in sorted(values.keys() & _NOT_SET):
-        option = _NOT_SET[key]
+    for key in sorted(values.keys() & NOT_SET):
+        option = NOT_SET[key]
         raise UsageError(
             f"--set {key} would change nothing: {option} decides it", code="set-by-an-option", fix=f"Use {option}."
         )
@@ -172,7 +172,7 @@ def flags_of(values: Mapping[str, Any]) -> list[str]:
     for word, dtype in recipe_rules.PRECISIONS.items():
         if dtype and values.get("amp_dtype") == dtype:
             flags += ["--precision", word]
-    for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS - _NOT_SET.keys()):
+    for key in sorted(_PUBLISHED.keys() - _WITH_OPTIONS - NOT_SET.keys()):
         if key in values and values[key] != _PUBLISHED[key]:
             flags += ["--set", f"{key}={json.dumps(values[key])}"]
     return flags

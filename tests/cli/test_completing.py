@@ -60,6 +60,11 @@ def test_values_are_completed_from_the_grid_and_the_tree(tree: Path, words: str,
     assert all(name.startswith(words.rpartition(" ")[2]) for name in found)
 
 
+def test_keys_that_set_refuses_are_not_offered(tmp_path: Path) -> None:
+    assert set(offered("ckptman train --set wandb_", tmp_path)) >= {"wandb_project="}
+    assert "wandb_mode=" not in offered("ckptman train --set wandb_", tmp_path)
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_what_explains_a_word_stays_in_its_line(shell: str, tmp_path: Path) -> None:
     for words in ("ckptman ", "ckptman train --"):
