@@ -142,7 +142,7 @@ def set_values(texts: Sequence[str] | None) -> dict[str, Any]:
         UsageError: as `settings_of`; (`set-by-an-option`) for what an option of its own decides, whatever is set.
     """
     values = settings_of(texts or (), _PUBLISHED)
-    for key in sorted(values.keys() & NOT_SET):
+    if key := min(values.keys() & NOT_SET, default=""):
         option = NOT_SET[key]
         raise UsageError(
             f"--set {key} would change nothing: {option} decides it", code="set-by-an-option", fix=f"Use {option}."
