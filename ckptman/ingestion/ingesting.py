@@ -231,7 +231,7 @@ def _ingest(
             refused=tuple(sorted(refused, key=_of_refusal)) if changed else made.refused,
             deferred=made.deferred,
             space=_space(made, options.mode, rules.folders.saved_wandb if with_wandb else None),
-            removed=made.removals,
+            removed=tuple(each for each in made.removals if each.same_as.rpartition("/")[0] not in left),
             histories=tuple(str(folder / history.HISTORY_FILE) for folder in made.runs.with_curves),
             warnings=_warnings(options.mode, made),
         )

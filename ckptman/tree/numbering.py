@@ -48,11 +48,11 @@ def require_numbering(scan: TreeScan, convention: Convention) -> None:
 
 
 def misplaced(runs: Iterable[Run]) -> set[tuple[PurePosixPath, str]]:
-    """Those that lie outside of their task folder."""
+    """Those that lie outside of their task folder; what was moved since has a run.json that says the right task."""
     return {
         (run.folder, comparing.fingerprint(run.config, ()))
         for run in runs
-        if run.place is not None and not run.is_in_place
+        if run.place is not None and not run.is_in_place and (run.record is None or run.record.task != run.place.task)
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ckptman.checks.validation import validate
+from ckptman.documents.reporting import report
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import load_convention
 from ckptman.text.errors import MachineError, UsageError
@@ -131,6 +132,19 @@ def test_a_merged_tree_is_clean_by_its_numbering(tmp_path: Path) -> None:
         root / "with_layernorm/dynamic/len_gen_k8/task_0002/seed_1337"
     )
     assert codes(validate(root, convention=merged, ignore=grid)) == {"wrong-run-folder"}
+
+
+def test_a_task_folder_that_was_moved_is_no_other_numbering(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, [config(8, use_mlp=False, n_layers=1)])
+    group = root / "with_layernorm/dynamic/len_gen_k8"
+    (group / "task_0006").rename(group / "task_0002")  # where the other numbering has it
+    grid = ["missing-seed", "missing-task"]
+    assert codes(validate(root, ignore=grid)) == {"misplaced"}
+    assert [item.state for item in report(root).documents] == ["written", "written"]
+    assert ingest(tmp_path / "grid_outputs", root).placed == ()
+    # The control: without its run.json, nothing tells the two apart.
+    next(group.rglob("run.json")).unlink()
+    assert "other-numbering" in codes(validate(root, ignore=grid))
 
 
 def test_raw_outputs_are_no_tree(tmp_path: Path) -> None:

@@ -299,3 +299,16 @@ def test_a_dry_run_tells_of_records_that_nothing_is_written_to(source: Path, roo
     assert {Path(item.source).name for item in done.refused if item.code == "record-changed"} == names
     assert planned.placed == done.placed
     assert {file: file.read_bytes() for file in files} == held
+
+
+def test_a_dry_run_of_a_move_lets_go_of_no_file_whose_record_was_changed(source: Path, root: Path) -> None:
+    write_run(task(source), config(), run_id="first111")
+    write_run(source / "len_gen_k6" / "task_0006", config(6), run_id="second22")
+    ingest(source, root)
+    record = root / RUN / "run.json"
+    record.write_bytes(record.read_bytes().replace(b'"group": "len_gen_k8"', b'"group": "len_gen_k6"'))
+    planned = ingest(source, root, mode="move", dry_run=True)
+    done = ingest(source, root, mode="move")
+    assert [item.code for item in done.refused] == ["record-changed"]
+    assert planned.removed == done.removed
+    assert {item.same_as.split("/")[2] for item in done.removed} == {"len_gen_k6"}
