@@ -115,6 +115,8 @@ _INT32 = Struct("<i").unpack_from
 _UINT64 = Struct("<Q").unpack_from
 _FLOAT64 = Struct(">d").unpack_from
 
+_AS_WRITTEN: Final = "surrogatepass"
+"""How Python pickles text that is no Unicode: a path whose bytes are no UTF-8 has half characters in it."""
 _BINPUT: Final = ord("q")
 _LONG_BINPUT: Final = ord("r")
 _BINGET: Final = ord("h")
@@ -342,7 +344,7 @@ class _Machine:
         end: int = start + _UINT32(data, at)[0]
         if end > self.size:
             raise self.cut()
-        text = data[start:end].decode()
+        text = data[start:end].decode("utf-8", _AS_WRITTEN)
         stack, memo = self.stack, self.memo
         stack.append(text)
         # Mostly it is put into the memo next, and is the key of a small number or of what the memo has: done here,
@@ -370,12 +372,12 @@ class _Machine:
 
     def short_binunicode(self, at: int) -> int:
         length = self.data[at]
-        self.stack.append(self.slice(at + 1, length).decode())
+        self.stack.append(self.slice(at + 1, length).decode("utf-8", _AS_WRITTEN))
         return at + 1 + length
 
     def binunicode8(self, at: int) -> int:
         length = _UINT64(self.data, at)[0]
-        self.stack.append(self.slice(at + 8, length).decode())
+        self.stack.append(self.slice(at + 8, length).decode("utf-8", _AS_WRITTEN))
         return int(at + 8 + length)
 
     def short_binbytes(self, at: int) -> int:

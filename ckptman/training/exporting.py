@@ -162,7 +162,7 @@ def _export(source: Path, copy: Path, target: Target, weights_only: bool, rules:
     document: dict[str, Any] = {}
     left_out: list[str] = []
     if target is Target.SAFETENSORS:
-        data = _safetensors(weights, info, rules)
+        data = _safetensors(source, weights, info, rules)
     else:
         document = _plain(source, weights, info, rules, left_out, weights_only=weights_only)
         buffer = io.BytesIO()
@@ -288,8 +288,20 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def _safetensors(weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Convention) -> bytes:
+def _safetensors(source: Path, weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Convention) -> bytes:
     """The bytes of a safetensors file: the largest elements first, so that each tensor is aligned."""
+
+    def refusal(what: str) -> RefusedError:
+        return RefusedError(
+            f"{show_path(source)}: {what}, which safetensors does not have",
+            code="no-safetensors-type",
+            fix="Export it with --to plain.",
+        )
+
+    try:
+        json.dumps([_known(info, _form(info, rules)), *weights], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise refusal("its configuration, or a name in it, has text that is no Unicode") from None
     entries: dict[str, Any] = {"__metadata__": _metadata(info, rules)}
     parts: list[bytes] = []
     end = 0
@@ -298,11 +310,7 @@ def _safetensors(weights: Mapping[str, Tensor], info: CheckpointInfo, rules: Con
         kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
         if tensor.dtype not in _DTYPES or kind != "strided" or name == "__metadata__":
             what = f"type {tensor.dtype}" if kind == "strided" else f"kind {kind}"
-            raise RefusedError(
-                f"{name} is of the {what}, which safetensors does not have",
-                code="no-safetensors-type",
-                fix="Export it with --to plain.",
-            )
+            raise refusal(f"{name} is of the {what}")
         data = _bytes(tensor)
         entries[name] = {
             "dtype": _DTYPES[tensor.dtype],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -232,6 +233,15 @@ def test_a_name_is_text(root: Path) -> None:
     svg = drawing.draw(named).decode()
     assert "<script>" not in svg
     assert "&lt;script&gt;" in svg
+
+
+def test_a_name_that_is_no_unicode_is_spelled_out(root: Path) -> None:
+    figure = FIGURES["generalization"](selection(root))
+    assert figure is not None
+    rows = tuple({**row, "series": os.fsdecode(b"gr\xf6\xdfe")} for row in figure.rows)
+    named = replace(figure, rows=rows, series=(os.fsdecode(b"gr\xf6\xdfe"),))
+    assert rb"gr\udcf6\udcdfe" in named.csv()
+    assert drawing.draw(named)
 
 
 def test_report_draws_them_once_and_says_when_they_are_stale(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import pathlib
 import pickle
 import random
@@ -74,7 +75,7 @@ def test_plain_values(protocol: int) -> None:
         "flags": [True, False],
         "numbers": [0, 1, 255, 256, 65_535, 65_536, -1, 2**31 - 1, -(2**31), 2**31, 2**63, -(2**63), 2**100],
         "floats": [0.5, -1e300, float("inf")],
-        "text": ["", "é", "a" * 300, "\N{FIRE}", "line\nbreak"],
+        "text": ["", "é", "a" * 300, "\N{FIRE}", "line\nbreak", os.fsdecode(b"/scratch/gr\xf6\xdfe"), "\ud800" * 300],
         "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
         "nested": {"list": [[], [1]], "dict": {}, 7: "key"},
         "long": list(range(3000)),

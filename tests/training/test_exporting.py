@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,6 +179,7 @@ FORMS: dict[str, tuple[Any, tuple[str, ...] | None]] = {
     "negative": ({"model": {"a": torch.tensor([1 + 2j]).conj().imag}}, ()),
     "sparse": ({"model": {"a": ONES.to_sparse()}}, None),
     "meta": ({"model": {"a": torch.empty(3, device="meta")}}, None),
+    "no Unicode": ({"model": {"a": ONES}, "train_config": {"save_dir": os.fsdecode(b"gr\xf6\xdfe")}}, None),
 }
 """What is saved, and what the safetensors file lacks; None where safetensors has no such tensor."""
 
@@ -190,6 +192,7 @@ def test_every_form_is_exported_or_refused_with_the_reason(tmp_path: Path, name:
     result = export([tmp_path / "file.pt"], tmp_path / "out", to=target)
     if target == "safetensors" and left_out is None:
         assert [error.code for _, error in result.refused] == ["no-safetensors-type"]
+        assert "file.pt" in str(result.refused[0][1]), "of many files, nobody could tell which"
         assert list((tmp_path / "out").iterdir()) == []
         return
     [item] = result.exported

@@ -71,7 +71,7 @@ class Figure:
         writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        return text.getvalue().encode()
+        return text.getvalue().encode("utf-8", "backslashreplace")  # names may be no Unicode
 
 
 class Order(NamedTuple):
