@@ -254,6 +254,7 @@ def tests_of(runs: Iterable[contents.Run], convention: Convention) -> _Tests:
         elif (
             convention.metric.fixed not in (None, tested)
             and placement.group_pattern(run.place.group, convention) is not None
+            and run.files
             and run.measured is None  # else on those of the convention, by an evaluation
         ):
             found[run.place.folder.parent, None, *tested] += 1

@@ -286,7 +286,8 @@ class _Presence:
             missing = [f"K = {', '.join(by_k)}"] if by_k else []
             notes.append(f"Not here: {', '.join(missing + others)}.")
         second = [markdown.link(markdown.code(str(run.folder)), run.folder, folder=True)
-                  for runs in self.by_slot.values() for run in runs[1:]]  # fmt: skip
+                  for runs in self.by_slot.values()
+                  for run in sorted(runs, key=lambda run: not run.is_recorded)[1:]]  # fmt: skip
         if second:
             notes.append(f"Second runs of a seed: {', '.join(second)}.")
         return markdown.paragraph(*notes)

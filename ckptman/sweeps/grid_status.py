@@ -348,11 +348,10 @@ def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -
     """The tree's runs, by their run.json; without one, by what is inside their files, which are there all the same."""
     for run in runs:
         folder, record = root / run.folder, run.record
+        held = [(file.kind or "", file.step) for file in run.files]  # those that run.json does not list are there too
         if record is not None:
-            files = [(file.entry.kind, file.entry.step) for file in run.files if file.entry is not None]
-            yield _of_files(record.group, record.config, record.seed, record.run_id, files, folder, convention)
+            yield _of_files(record.group, record.config, record.seed, record.run_id, held, folder, convention)
         elif run.fills and run.seed is not None:
-            held = [(file.kind or "", file.step) for file in run.files]
             yield _of_files(run.group, run.config, run.seed, None, held, folder, convention)
 
 
@@ -391,15 +390,15 @@ def _of_files(
     path: Path,
     convention: Convention,
 ) -> _Fact:
-    done = standing.compare(config, files, convention).has_final
+    done = bool(files) and standing.compare(config, files, convention).has_final
     return _Fact(
         group=group,
         config={**config, convention.seed_key: seed},
-        state=COMPLETE if done else PARTIAL,
+        state=COMPLETE if done else PARTIAL if files else MISSING,
         path=str(path),
         run_id=run_id,
         iters_done=max((step for _, step in files if step is not None), default=None),
-        reason="" if done else "it has no final checkpoint",
+        reason="" if done else "it has no final checkpoint" if files else "none of its checkpoints is there",
     )
 
 

@@ -215,8 +215,8 @@ class Run:
 
     @cached_property
     def measured(self) -> Measured | None:
-        """Its generalization, where run.json tells."""
-        return None if self.record is None else measured(self.record, self.convention)
+        """Its generalization, where run.json tells and a file of it is here: of no other are figures shown."""
+        return None if self.record is None or not self.files else measured(self.record, self.convention)
 
     @cached_property
     def standing(self) -> Standing:

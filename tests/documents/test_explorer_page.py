@@ -278,6 +278,21 @@ def test_figures_are_those_of_the_documents(browser: Any, tmp_path: Path, heard:
     assert heard == Heard()
 
 
+def test_a_run_whose_files_are_gone_has_no_part_in_the_means(browser: Any, tmp_path: Path, heard: Heard) -> None:
+    for seed, value in ((1337, 0.4), (2337, 0.8)):
+        folder = add_run(tmp_path, config(8, seed=seed), run_id=f"r{seed}", metrics=gen_metrics(value))
+    for file, text in ((None, "60.0"), ("*.pt", "40.0")):
+        for gone in folder.glob(file) if file else ():
+            gone.unlink()
+        report(tmp_path, html="")
+        explorer = opened(browser, tmp_path / EXPLORER, heard)
+        for metric in ("gen_em", "gen/K17/exact_match_acc"):
+            explorer.locator("select").first.select_option(metric)
+            assert explorer.locator("td[aria-label*=', K 8: ']:has(small)").first.locator("b").text_content() == text
+        explorer.context.close()
+    assert heard == Heard()
+
+
 def test_the_legend_tells_what_is_drawn(browser: Any, shown: Any, tmp_path: Path, heard: Heard) -> None:
     def legend(page: Any) -> list[str]:
         return [str(text) for text in page.locator(".states li").all_text_contents()]

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import ckptman.cli.task  # noqa: F401  (registers the command that the document 
 from ckptman.cli.app import run as ckptman_run
 from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.ingestion import ingest
+from ckptman.queries import results
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.grids import cells
 from ckptman.rules.terms import Convention
@@ -28,6 +30,7 @@ from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import config, gen_metrics, write_checkpoint, write_run
 from tests.helpers.recorded import add_overwritten, add_run
 from tests.helpers.task_mappings import best, document, rows, section
+from tests.helpers.trees import RUN, small_config, write_source
 
 NUMBERINGS = ["full", "merged"]
 
@@ -204,6 +207,28 @@ def test_the_better_of_two_runs_of_a_seed_is_marked_and_both_are_named(tmp_path:
     text = document(tmp_path)
     assert rows(text, "task_0006", "1", "Off", "mix")[0][4:] == ["●··"]
     assert f"Second runs of a seed: [`{second.relative_to(tmp_path)}`]" in " ".join(text.split())
+
+
+def test_no_copy_without_a_record_is_the_first_run_of_a_seed(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    ingest(write_source(tmp_path / "raw", [small_config(seed=1337)]), root, settle=0)
+    copy = (root / RUN).with_name("seed_0")
+    shutil.copytree(root / RUN, copy)
+    (copy / "run.json").unlink()
+    text = " ".join(document(root).split())
+    assert f"Second runs of a seed: [`{copy.relative_to(root)}`]" in text
+
+
+def test_a_run_whose_files_are_gone_has_no_part_in_the_means(tmp_path: Path) -> None:
+    add_run(tmp_path, config(), metrics=gen_metrics(0.5))
+    gone = add_run(tmp_path, config(seed=2337), run_id="two", metrics=gen_metrics(0.9))
+    assert "70.0 % ± 28.3 (2)" in document(tmp_path)
+    for file in gone.glob("*.pt"):
+        file.unlink()
+    text = document(tmp_path)
+    assert "50.0 % (1)" in text
+    assert "70.0 % ± 28.3 (n = 2)" in text, "over all W&B runs"
+    assert [row.mean for row in results(tmp_path).rows] == [0.5]
 
 
 def test_groups_are_columns_in_natural_order(tmp_path: Path) -> None:

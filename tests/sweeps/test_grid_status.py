@@ -27,7 +27,7 @@ from ckptman.text.json_text import dump_json
 from ckptman.training.progress import FAILED, INTERRUPTED, RUNNING
 from ckptman.training.run_folder import RawRun
 from tests.helpers.raw import START, write_run
-from tests.helpers.trees import RUN, small_config, write_source
+from tests.helpers.trees import RUN, edit_json, small_config, write_source
 
 SMALL = Selection(k=(4,), tasks=(3,), seeds=(1337, 2337, 3337), facets={"regime": ("fixed",), "layernorm": (True,)})
 """One configuration, three seeds: that of `small_config`."""
@@ -96,6 +96,31 @@ def test_a_run_of_the_tree_of_which_no_run_json_tells_is_not_missing(tmp_path: P
     for left in file.parent.iterdir():
         left.unlink()
     assert of(look(None, root)).state == "missing"
+
+
+def test_a_file_of_a_run_that_its_run_json_does_not_list_counts(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    ingest(write_source(tmp_path / "raw", [small_config(seed=1337)]), root, settle=0)
+    record = root / RUN / "run.json"
+    edit_json(record, lambda doc: doc.update(checkpoints=[c for c in doc["checkpoints"] if c["kind"] != "Final"]))
+    assert (of(look(None, root)).state, of(look(None, root)).run_id) == ("complete", "run00000")
+    next(record.parent.glob("Final_*")).unlink()
+    assert of(look(None, root)).state == "partial", "the control"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_of_which_the_tree_has_nothing_but_run_json_is_missing(tmp_path: Path, ends: bool) -> None:
+    root = tmp_path / "checkpoints"
+    ingest(write_source(tmp_path / "raw", [small_config(seed=1337)]), root, settle=0)
+    rules = built_in()
+    if not ends:
+        never = tuple(dataclasses.replace(prefix, final=False) for prefix in rules.prefixes)
+        rules = dataclasses.replace(rules, prefixes=never)
+    assert of(status(None, root, selection=SMALL, convention=rules)).state == "complete"
+    for file in (root / RUN).glob("*.pt"):
+        file.unlink()
+    found = of(status(None, root, selection=SMALL, convention=rules))
+    assert (found.state, found.reason, found.path) == ("missing", "none of its checkpoints is there", str(root / RUN))
 
 
 def test_each_place_adds_what_the_other_lacks(tmp_path: Path) -> None:

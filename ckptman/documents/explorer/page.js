@@ -161,6 +161,8 @@
   /** How runs stand of which no file is here. */
   const AWAY = ["refused", "overwritten", "no file known", "missing"];
   const isAway = (row) => AWAY.includes(runs.state.get(row));
+  /** All others, but for those whose run.json is here alone: figures are over no other run. */
+  const isHere = (row) => !isAway(row) && runs.files.get(row) > 0;
 
   /** Which run or configuration each finding is about: by its path, or the nearest folder above it. */
   function placeFindings() {
@@ -242,7 +244,7 @@
   function over(cell, field) {
     const values = [];
     for (const row of cells.rows[cell]) {
-      const value = isAway(row) ? null : field.get(row);
+      const value = isHere(row) ? field.get(row) : null;
       if (typeof value === "number") values.push(value);
     }
     if (!values.length) return null;
