@@ -172,6 +172,8 @@ def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
     for run in inventory.runs:
         if run.folder in crowded or not _may_move(run, alone, convention):
             continue
+        if run.folder in inventory.record_copies:
+            continue
         if run.files and all(file.path in inventory.told for file in run.files):
             continue  # a copy of a run, for one, which goes nowhere but into the trash
         target = _target(run, convention)

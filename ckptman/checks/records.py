@@ -57,6 +57,9 @@ def check_records(inventory: Inventory, convention: Convention) -> Iterator[Find
         elif folder.path in wrong:
             fix = "Move run.json out of the tree, and ingest the run's source again, which writes it anew."
             yield finding("config-disagrees", folder.path / records.RUN_FILE, _listed(wrong[folder.path]), fix)
+        elif (original := inventory.record_copies.get(folder.path)) is not None:
+            message = f"it is a copy of the one of {original}, where the files are that it lists"
+            yield finding("duplicate", folder.path / records.RUN_FILE, message, "Move it out of the tree.")
         elif folder.record is not None:
             yield from _check_entries(folder, folder.record)
             yield from _check_files_are_there(folder, folder.record, there, found_at)

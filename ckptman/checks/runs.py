@@ -70,6 +70,8 @@ def _is_told(run: contents.Run, inventory: Inventory) -> bool:
     """Whether all there is to say of a run is told of its files, one by one, or is that no run.json tells of them."""
     if run.origin is contents.Origin.LOOSE and inventory.has_records:
         return True
+    if run.origin is contents.Origin.RECORDED and run.folder in inventory.record_copies:
+        return True  # that its run.json is a copy
     if run.origin is contents.Origin.EXTRA and all(file.entry is not None for file in run.files):
         return True  # of another configuration than the run.json that lists them
     return bool(run.files) and all(file.path in inventory.told for file in run.files)

@@ -407,6 +407,22 @@ class Inventory:
         return found
 
     @cached_property
+    def record_copies(self) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Folders with a run.json and none of the files that it lists, where another folder has all of them, by its
+        own: each, and that one."""
+        here: dict[frozenset[str], PurePosixPath] = {}
+        gone: list[tuple[PurePosixPath, frozenset[str]]] = []
+        for folder in self.scan.runs:
+            entries = () if folder.record is None else folder.record.checkpoints
+            content = frozenset(entry.sha256 for entry in entries)
+            there = [entry.file in folder.files for entry in entries]
+            if content and all(there):
+                here[content] = folder.path
+            elif content and not any(there):
+                gone.append((folder.path, content))
+        return {path: here[content] for path, content in gone if content in here}
+
+    @cached_property
     def told(self) -> frozenset[PurePosixPath]:
         """Files of which one finding tells all there is: that they are missed elsewhere, copies, other files than
         run.json lists, or not listed in the folder of a run."""

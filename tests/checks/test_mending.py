@@ -195,6 +195,19 @@ def test_a_run_folder_goes_to_its_place_before_its_files_are_back(root: Path) ->
     assert validate(root, deep=True).findings == ()  # the control
 
 
+@pytest.mark.parametrize("folder", ["task_0009/seed_1337", "task_0003/seed_9"])
+def test_a_copy_of_a_record_alone_is_one_finding_and_moves_nowhere(root: Path, folder: str) -> None:
+    """As is left of a copy of a run once its files are put away; in the run's place it would be a second one."""
+    (root / FIXED / folder).mkdir(parents=True)
+    shutil.copy(root / RUN / "run.json", root / FIXED / folder)
+    found = validate(root, deep=True)
+    assert [(item.code, item.path) for item in found.findings] == [("duplicate", f"{FIXED}/{folder}/run.json")]
+    assert plan_mending(found) == ()
+    # The control: it is no copy where another one has not all of the files.
+    (root / RUN / FINAL).rename(root.with_name(FINAL))
+    assert "missing-file" in {item.code for item in validate(root, deep=True).findings}
+
+
 def test_the_counting_of_bytes_can_fail(root: Path) -> None:
     before = contents(root)
     shutil.copy(root / SECOND / FINAL, root / RUN / FINAL)  # what following the old advice word for word did
