@@ -251,6 +251,7 @@ def schemes_of(files: Sequence[learnt_fields.Evidence]) -> tuple[list[learnt_fie
         name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, 999))) if n not in used)
         used.add(name)
         found.append(learnt_fields.renamed(scheme, name))
+    found = learnt_fields.without_coarser_steps(found, files)
     if not any("Final" in (scheme.kind, *scheme.kinds.values()) for scheme in found):  # the step says which are
         found = [replace(scheme, kind=None) if scheme.kind == "Checkpoint" else scheme for scheme in found]
     return sorted(found, key=_looseness), strange
@@ -417,8 +418,7 @@ def _measured(proposal: _Proposal, explored: outputs.RawOutputs) -> Learnt:
             misfits.items(), key=lambda item: (item[0][0], -len(item[1])))),
         findings=(
             *_told(proposal.schemes, proposal.evidence),
-            *(f"form {name}: weights under {form['weights']}, configuration under {form['config']}, step under "
-              f"{form['iters']}" for name, form in proposal.forms.items()),
+            *learnt_forms.told(proposal.forms),
             *proposal.plan.findings,
             *proposal.sources.findings,
         ),

@@ -14,15 +14,9 @@ from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
-from ckptman.ingestion.learnt_names import Part, Shape, Slot, kind_of
+from ckptman.ingestion.learnt_names import STEP_TAGS, Part, Shape, Slot, kind_of
 from ckptman.rules import comparing, terms
 
-STEP_TAGS = (
-    "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
-    "updates", "batches", "ba", "schritt", "schritte", "pas", "paso", "pasos", "passo", "ckpt", "checkpoint",
-    "snapshot", "tokens", "epoch", "epoche", "epoque", "ep", "e",
-)  # fmt: skip
-"""What stands in front of a step, the surest first."""
 _SEED_TAGS = ("seed", "s", "sd", "rng", "randomseed", "saat", "graine", "semilla", "seme")
 _OF_CHECKPOINTS = ("model", "weights", "net", "state", "opt", "optim", "optimizer", "ema", "generator", "discriminator")
 """What stands in front of a number that nothing else explains, if that is a step."""
@@ -562,6 +556,31 @@ def renamed(scheme: Scheme, name: str) -> Scheme:
     return replace(scheme, name=name)
 
 
+def without_coarser_steps(schemes: Sequence[Scheme], files: Sequence[Evidence]) -> list[Scheme]:
+    """The same, where names that count epochs say no step beside names that count finer (`epoch_0` and `step_500`)."""
+    counted = [
+        (STEP_TAGS.index(_tag(made.slot)), {files[index].folder for index in made.slot.texts}, made)
+        for scheme in schemes
+        for made in scheme.fields.values()
+        if made.hole == "step" and _tag(made.slot) in STEP_TAGS
+    ]
+    coarser = {
+        id(made.slot)
+        for rank, folders, made in counted
+        if _tag(made.slot).startswith("ep") and any(finer < rank and folders & others for finer, others, _ in counted)
+    }
+    return [
+        replace(
+            scheme,
+            fields={
+                at: replace(made, hole=_hole(made.slot.tag, ()), unused=True) if at in coarser else made
+                for at, made in scheme.fields.items()
+            },
+        )
+        for scheme in schemes
+    ]
+
+
 def is_supported(scheme: Scheme, files: Sequence[Evidence]) -> bool:
     """Whether a scheme is more than one odd name: several files have it, or what it says is known from elsewhere."""
     has_config = any(files[index].config for index in scheme.shape.names)
@@ -570,11 +589,11 @@ def is_supported(scheme: Scheme, files: Sequence[Evidence]) -> bool:
     known = sum(made.key is not None for made in fields) + any(made.hole == "step" for made in fields)
     says_kind = (scheme.kind is not None or bool(scheme.kinds)) and len(scheme.shape.columns) <= 2
     if len(scheme.shape.columns) == 1 and not fields:  # one word
-        return says_kind or len(scheme.shape.names) > 2
+        return says_kind or len(scheme.shape.names) > 1
     if len(names) > 1 and fields:
         return True
     tagged = sum(bool(made.slot.tag) and made.slot.sort in ("#", "bool") for made in fields)
-    return says_kind or known >= 2 or len(scheme.shape.names) > 2 or (not has_config and tagged >= 2)
+    return says_kind or known >= 2 or len(scheme.shape.names) > 1 or (not has_config and tagged >= 2)
 
 
 def scheme_name(scheme: Scheme) -> str:

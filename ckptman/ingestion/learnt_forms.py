@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ckptman.formats import whole
-from ckptman.ingestion.learnt_fields import STEP_TAGS
+from ckptman.ingestion.learnt_names import STEP_TAGS
 from ckptman.raw import scanning
 from ckptman.rules import terms
 from ckptman.text import RefusedError
@@ -75,12 +75,9 @@ def _form(
     if reads_config and any(step in (None, form.iters) for form in fitting):
         return None
     optimizers = Counter(key for _, held in seen for key, item in held.items() if item.what == "optimizer")
-    return {
-        "weights": main,
-        "optimizer": min(optimizers, key=lambda key: (-optimizers[key], key)) if optimizers else "optimizer",
-        "config": config or "config",
-        "iters": step or "step",
-    }
+    optimizer = min(optimizers, key=lambda key: (-optimizers[key], key)) if optimizers else None
+    found = {"weights": main, "optimizer": optimizer, "config": config, "iters": step}
+    return {part: key for part, key in found.items() if key is not None}
 
 
 def _first(seen: Sequence[tuple[str, Held]], what: str, order: Sequence[str]) -> str | None:
@@ -107,6 +104,17 @@ def _step(seen: Sequence[tuple[str, Held]], *, steps_named: str) -> str | None:
     return next(iter(named or {BY_STEP: [], BY_COUNT: finer}.get(steps_named, usable)), None)
 
 
-def section_of(suffix: str, forms: Mapping[str, Any]) -> dict[str, Any]:
-    """The section of a convention that says how checkpoints are read."""
-    return {**({} if suffix == ".pt" else {"suffix": suffix}), **({"forms": dict(forms)} if forms else {})}
+def section_of(suffix: str, forms: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """The section of a convention that says how checkpoints are read; a form names keys of what is in none, too."""
+    declared = {name: {"weights": "", "optimizer": "optimizer", "config": "config", "iters": "step"} | {**form}
+              for name, form in forms.items()}  # fmt: skip
+    return {**({} if suffix == ".pt" else {"suffix": suffix}), **({"forms": declared} if forms else {})}
+
+
+def told(forms: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Where the parts of each form stand, as far as files have them."""
+    parts = {"weights": "weights", "config": "configuration", "iters": "step"}
+    return [
+        f"form {name}: " + ", ".join(f"{title} under {form[part]}" for part, title in parts.items() if part in form)
+        for name, form in forms.items()
+    ]

@@ -355,7 +355,7 @@ def said_by_folders(names: Sequence[str]) -> Mapping[str, Config]:
     for (tag, number), texts in slots.items():
         kind, words = learnt_fields.best_type(set(texts.values()))
         key = "seed" if learnt_fields.is_seed(tag) and kind == "int" else re.sub(r"\W", "_", tag).strip("_") or _BARE
-        if not number and not words and len(set(texts.values())) > 1:
+        if not number and not words and (len(set(texts.values())) > 1 or tag.lower() == "seed"):
             for index, text in texts.items():
                 found[names[index]][key] = learnt_fields.parse(kind, text)
     return found

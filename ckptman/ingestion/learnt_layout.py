@@ -84,10 +84,17 @@ def layout_of(
     if with_grids:
         named = {field.key for scheme in schemes for field in scheme.fields.values() if field.key is not None}
         runs = _runs(raw, evidence, folders, outline, inner, task, levels)
-        if not any(run.config for run in runs):  # names are all there is
+        by_names = not any(run.config for run in runs)  # which are all there is
+        if by_names:
             runs, named = _told_by_names(runs, schemes)
             seeds = tuple(sorted({*seeds, *(run.config["seed"] for run in runs if "seed" in run.config)}))
+        elif not seeds:
+            runs, seeds = _seeded_by_groups(runs)
+            findings += [f"seeds, by the names of folders: {', '.join(map(str, seeds[:12]))}"] if seeds else []
         grids = learnt_grid.grids_of(runs, named, outline.ignored_keys, sources.seed_key, seeds, run_level, task)
+        if by_names and not grids.sections.get("groups"):  # then no name of a folder says anything to ingest
+            runs = [replace(run, config={k: v for k, v in run.config.items() if k in named}) for run in runs]
+            grids = learnt_grid.grids_of(runs, named, outline.ignored_keys, sources.seed_key, seeds, run_level, task)
         sections |= grids.sections
         findings += grids.findings
     return Plan(prefixes, sections, {}, tuple(findings))
@@ -148,6 +155,15 @@ def _told_by_names(
                     said = each.words[text] if text in each.words else parse(each.type, text)
                     found[index] = replace(found[index], config={**found[index].config, key: said})
     return found, named
+
+
+def _seeded_by_groups(runs: Sequence[learnt_grid.Run]) -> tuple[list[learnt_grid.Run], tuple[int, ...]]:
+    """The runs with the seeds that the folders of all of them say, where no configuration has one; and the seeds."""
+    said = learnt_grid.said_by_folders(sorted({run.group for run in runs}))
+    if not all("seed" in config for config in said.values()):
+        return [*runs], ()
+    found = [replace(run, config={**run.config, "seed": said[run.group]["seed"]} if run.config else {}) for run in runs]
+    return found, tuple(sorted({config["seed"] for config in said.values()}))
 
 
 def _paths(files: Sequence[scanning.SourceCheckpoint]) -> list[str]:

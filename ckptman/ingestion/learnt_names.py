@@ -63,6 +63,14 @@ def kind_of(word: str) -> str | None:
     return "Checkpoint" if low in CHECKPOINT_WORDS else OTHER_KINDS.get(low)
 
 
+STEP_TAGS = (
+    "iters", "iter", "it", "itr", "iteration", "iterations", "step", "steps", "globalstep", "gstep", "update",
+    "updates", "batches", "ba", "schritt", "schritte", "pas", "paso", "pasos", "passo", "ckpt", "checkpoint",
+    "snapshot", "tokens", "epoch", "epoche", "epoque", "ep", "e",
+)  # fmt: skip
+"""What stands in front of a step, the surest first."""
+
+
 class Token(NamedTuple):
     """A part of a name that is a word, a number or a separator."""
 
@@ -258,6 +266,9 @@ def _likeness(chunk: Chunk, column: Column) -> float:
         return 1.5 if _first_word(chunk) == _first_word(other) else 0.2 if _are_names(chunk, other) else -9.0
     if {chunk.sorts[0]} <= {_WORD} if chunk.sorts else False:
         kinds = [kind_of(chunk.text), kind_of(other.text)]
+        counted = {chunk.text.lower(), other.text.lower()}
+        if kinds == [None, None] and len(counted) == 2 and counted.issubset(STEP_TAGS):
+            return -9.0  # epoch_0 and step_500: other numbers
         if None not in kinds or len(common_start([chunk.text, other.text])) >= 2:
             return 1.5
         return -9.0 if kinds.count(None) == 1 else 0.8

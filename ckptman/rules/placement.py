@@ -381,18 +381,26 @@ def task_folder_of(path: _Path, convention: Convention) -> _Path | None:
 
 def named_by_folders(path: PurePath, convention: Convention) -> tuple[str | None, int | None, int | None]:
     """The group, task id and seed that the names of the folders around a file say; None for what none says."""
-    seed = next((s for folder in path.parents if (s := convention.folders.parse_run(folder.name)) is not None), None)
+    group, task = _group_and_task(path, convention)
+    runs = (convention.folders.parse_run(folder.name) for folder in path.parents)
+    seed = next((seed for seed in runs if seed is not None), None)
+    if seed is None and any(pattern.was for pattern in convention.groups):  # which say the seed, too
+        seed = comparing.whole(said_by_group(group, convention).get(convention.seed_key))
+    return group, task, seed
+
+
+def _group_and_task(path: PurePath, convention: Convention) -> tuple[str | None, int | None]:
     folder = task_folder_of(path.parent, convention)
     if folder is not None:
         names = (above.name for above in (folder.parent, *folder.parent.parents))
-        return _joined(names, convention), convention.folders.parse_task(folder.name), seed
+        return _joined(names, convention), convention.folders.parse_task(folder.name)
     if not convention.folders.raw_task:  # the folder that a run has for itself, whatever it is called
         ignored = {convention.raw.saved_models, *convention.raw.inner}
         home = folder_at_source(path, convention)
         around = itertools.chain([home], home.parents)
         inner = (p.name for p in around if p.name not in ignored and not convention.folders.is_run(p.name))
-        return _joined(inner, convention), None, seed
-    return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None, seed
+        return _joined(inner, convention), None
+    return next((p.name for p in path.parents if group_pattern(p.name, convention) is not None), None), None
 
 
 def configs_of(group: str | None, task: int | None, convention: Convention) -> list[dict[str, Any]]:

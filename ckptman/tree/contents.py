@@ -435,7 +435,8 @@ class Inventory:
         """Files whose bytes are in the tree twice: each copy, and the one that it is a copy of.
 
         That is one that a run.json lists, in the place that its configuration gives it, or else the first by path. A
-        run whose last checkpoint on the way is of its very end has two files of the same bytes, neither a copy.
+        run whose last checkpoint on the way is of its very end has two files of the same bytes, neither a copy; nor is
+        its best or its newest one, whose name says no step.
         """
         places: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in self.files:
@@ -454,7 +455,8 @@ class Inventory:
             original, *others = sorted(paths, key=lambda path: (path not in kinds, path not in right, path))
             for other in others:
                 one, two = kinds.get(original), kinds.get(other)
-                if one is None or two is None or one[:2] != two[:2] or one == two:
+                if one is None or two is None or one[0] != two[0] or one[2] == two[2] or (
+                    one[1] != two[1] and None not in (one[1], two[1])):  # fmt: skip
                     found[other] = original
         return found
 

@@ -1,0 +1,130 @@
+"""`learn` and what follows it, on what the programs of others leave: DeepSpeed, Megatron-LM, fairseq, accelerate …"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckptman.checks import validate
+from ckptman.ingestion import IngestResult, ingest, learning
+from ckptman.rules import convention_file
+
+
+def weights(number: float) -> dict[str, torch.Tensor]:
+    """Of one layer, others for each number."""
+    return {"fc.weight": torch.full((4, 4), float(number)), "fc.bias": torch.full((4,), number + 0.5)}
+
+
+def save(path: Path, document: Any) -> None:
+    """Write a file as its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(document))
+    elif path.suffix == ".safetensors":
+        save_file(document, path)
+    else:
+        torch.save(document, path)
+
+
+def sorted_by_proposal(out: Path, tree: Path) -> tuple[learning.Learnt, IngestResult]:
+    """What is proposed for outputs, and what an ingest that follows it does; the proposal lies in the tree then."""
+    found = learning.learn(out)
+    result = ingest(out, tree, convention=convention_file.convention_of(found.text, "the proposal"), settle=0)
+    (tree / "ckptman.yaml").write_text(found.text)
+    return found, result
+
+
+def runs_of(tree: Path) -> dict[str, dict[str, Any]]:
+    """Each run.json, by its folder."""
+    return {str(path.parent.relative_to(tree)): json.loads(path.read_text()) for path in tree.rglob("run.json")}
+
+
+def steps_of(record: Mapping[str, Any]) -> dict[str, int | None]:
+    """The step of each file of a run."""
+    return {entry["file"]: entry["step"] for entry in record["checkpoints"]}
+
+
+def test_names_that_count_epochs_beside_steps_are_of_the_run_of_these(tmp_path: Path) -> None:
+    for number, run in enumerate(("bert_a", "bert_b")):
+        for at, name in enumerate(("step_3", "step_6", "epoch_0", "step_9", "step_12", "epoch_1")):
+            save(tmp_path / "out" / run / name / "model.safetensors", weights(10 * number + at))
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    runs = runs_of(tmp_path / "tree")
+    assert {run: len(record["checkpoints"]) for run, record in runs.items()} == {
+        "bert_a/seed_unknown": 6, "bert_b/seed_unknown": 6,
+    }  # fmt: skip
+    assert steps_of(runs["bert_a/seed_unknown"]) == {
+        "step_3.pt": 3, "step_6.pt": 6, "step_9.pt": 9, "step_12.pt": 12, "epoch_0.pt": None, "epoch_1.pt": None,
+    }  # fmt: skip
+
+
+def test_epochs_of_one_run_and_steps_of_another_are_the_steps_of_both(tmp_path: Path) -> None:
+    for number, run in enumerate(("epoch_1", "epoch_2", "step_30", "step_60")):
+        save(tmp_path / "out" / f"by_{run[:4]}" / run / "model.safetensors", weights(number))
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert sorted(step or -1 for record in runs_of(tmp_path / "tree").values() for step in steps_of(record).values()) \
+        == [1, 2, 30, 60]  # fmt: skip
+
+
+@pytest.mark.parametrize("says_seed", [True, False])
+def test_seeds_that_only_folders_say_are_those_of_the_configurations_beside(tmp_path: Path, says_seed: bool) -> None:
+    word = "seed" if says_seed else "trial"
+    for lr in (0.1, 0.01):
+        for seed in (1, 2):
+            run = tmp_path / "out" / f"mlp_lr{lr}_{word}{seed}"
+            save(run / "config.json", {"lr": lr, "hidden": 8})
+            save(run / "model.pt", weights(100 * lr + seed))
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    runs = runs_of(tmp_path / "tree")
+    assert {record["seed"] for record in runs.values()} == ({1, 2} if says_seed else {None})
+    if says_seed:
+        assert runs.keys() == {f"mlp_lr{lr}/seed_{seed}" for lr in (0.1, 0.01) for seed in (1, 2)}
+        assert {(record["config"]["lr"], record["config"]["hidden"]) for record in runs.values()} == {
+            (0.1, 8), (0.01, 8),
+        }  # fmt: skip
+        assert validate(tmp_path / "tree").findings == ()
+
+
+def test_a_name_that_two_runs_have_is_no_odd_one(tmp_path: Path) -> None:
+    for number, run in enumerate(("puffy-daks", "wonky-kiss")):
+        save(tmp_path / "out" / run / "model.pt", weights(number))
+    found, result = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert (found.parsed, found.placed, len(result.placed)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_learn_tells_of_the_parts_that_files_have(tmp_path: Path, has_config: bool) -> None:
+    for step in (100, 200):
+        said = {"hparams": {"lr": 0.1}} if has_config else {}
+        save(tmp_path / f"state_step{step}.pt", {"net": weights(step), "step": step, **said})
+    form = next(line for line in learning.learn(tmp_path).findings if line.startswith("form "))
+    assert form == f"form learnt: weights under net,{' configuration under hparams,' * has_config} step under step"
+
+
+@pytest.mark.parametrize("seed", ["", "_seed1"])
+def test_tables_have_no_column_of_what_no_ingest_knows(tmp_path: Path, seed: str) -> None:
+    for lr in (0.1, 0.01):
+        save(tmp_path / "out" / f"ddpm_lr{lr}{seed}" / "model.pt", weights(lr))
+    found, _ = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    told = {record["config"].get("lr") for record in runs_of(tmp_path / "tree").values()}
+    assert told == ({None} if not seed else {0.1, 0.01})
+    assert ("summary: {lr: lr}" if seed else "summary: {}") in found.text
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_the_best_and_the_newest_checkpoint_of_a_run_are_no_copies(tmp_path: Path, at: int) -> None:
+    run = tmp_path / "out" / "run"
+    for epoch in (1, 2, 3):
+        save(run / f"checkpoint{epoch}.pt", {"model": weights(epoch), "cfg": {"seed": 1}})
+    shutil.copy(run / f"checkpoint{at}.pt", run / "checkpoint_best.pt")
+    shutil.copy(run / "checkpoint3.pt", run / "checkpoint_last.pt")
+    _, result = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert len(result.placed) == 5
+    assert [item.code for item in validate(tmp_path / "tree").findings if item.code == "duplicate"] == []
