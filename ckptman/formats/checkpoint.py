@@ -584,7 +584,7 @@ def _as_config(value: Any) -> Mapping[Any, Any] | None:
 
 def _read(value: Any) -> Any:
     """A configuration that was written out, as JSON, as YAML or as pairs of key and value; anything else as it is."""
-    if isinstance(value, list) and value and all(type(pair) is tuple and len(pair) == 2 for pair in value):
+    if isinstance(value, list | tuple) and value and all(type(pair) is tuple and len(pair) == 2 for pair in value):
         return {key: item for key, item in value if type(key) is str} or value
     if not _is_written(value):
         return value

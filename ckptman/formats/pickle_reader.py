@@ -166,8 +166,12 @@ def read_pickle(
     machine = _Machine(data, _known(config_classes), frozenset(inert))
     machine.limits = limits or machine.limits
     with garbage_left():
-        value = machine.run()
-        _measure(value, machine.limits)
+        try:
+            value = machine.run()
+            _measure(value, machine.limits)
+        except RefusedError as error:
+            machine.judge(None, f"; and {error.message}")  # what it calls is called before anybody finds the break
+            raise
         return Pickled(value, machine.storages, machine.judge(value))
 
 
@@ -239,8 +243,12 @@ class _Machine:
             f"the pickle has more than {self.limits.instructions:,} instructions, the limit for {self.size:,} bytes",
         )
 
-    def judge(self, value: Any) -> tuple[Foreign, ...]:
+    def judge(self, value: Any, besides: str = "") -> tuple[Foreign, ...]:
         """The foreign objects of the value.
+
+        Args:
+            value: What the pickle holds.
+            besides: What else is wrong with it.
 
         Raises:
             RefusedError: `unsafe-pickle` with the names of all calls that were not admitted.
@@ -251,7 +259,7 @@ class _Machine:
         if self.refused:
             told = [f"{what} {_shown_name(name)}{_told(places.get(name, ()))}" for name, what in self.refused.items()]
             more = f"; and {len(told) - MAX_NAMES} more" if len(told) > MAX_NAMES else ""
-            raise refusal("unsafe-pickle", f"the pickle {'; '.join(told[:MAX_NAMES])}{more}")
+            raise refusal("unsafe-pickle", f"the pickle {'; '.join(told[:MAX_NAMES])}{more}{besides}")
         return tuple(Foreign(name, how, places.get(name, ())) for name, how in self.foreign)
 
     def spend(self, work: int) -> None:

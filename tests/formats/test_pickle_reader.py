@@ -267,6 +267,15 @@ def test_refused(name: str) -> None:
     assert len(error.value.message) < 700
 
 
+def test_a_call_before_the_place_where_a_pickle_breaks_is_named() -> None:
+    call = b"\x80\2cposix\nsystem\nX\4\0\0\0true\x85R"
+    for rest, code in ((b"", "the pickle ends in the middle"), (b"0q\7N.", "numbers its memo out of order")):
+        assert code_of(b"\x80\2" + rest) in ("cut-pickle", "broken-pickle")
+        with pytest.raises(RefusedError, match=f"the pickle calls posix.system; and .*{code}") as caught:
+            read(call + rest)
+        assert caught.value.code == "unsafe-pickle"
+
+
 def test_the_same_instructions_unbroken_are_read() -> None:
     assert read(hostile.weights_pickle()).value["model"]["weight"].shape == (2,)
     assert read(hostile.pickle(hostile.tensor((3,), (1,), of=hostile.storage(numel=3)))).value.shape == (3,)

@@ -125,6 +125,7 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "JSON as bytes": lambda values: json.dumps(values).encode(),
     "YAML": lambda values: yaml.safe_dump(dict(values)),
     "pairs": lambda values: list(values.items()),
+    "a tuple of pairs": lambda values: tuple(values.items()),
     "pydantic": lambda values: Whole(**values),
     "pydantic 1": lambda values: contents.instance(contents.OldModel, **values),
     "pydantic, more than it has fields": lambda values: contents.Open(**values),
