@@ -64,18 +64,18 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
         steps += _strayed(inventory)
     if others := {item.path: item.code for item in result.findings if item.code in ("wrong-hash", "wrong-size")}:
         steps += _exchanged(inventory, others)
-    moves = _moves(inventory, convention) if codes & {"misplaced", "wrong-run-folder"} else []
-    filled = {folder for step in (*steps, *moves) if step.target for folder in PurePosixPath(step.target).parents}
-    if "duplicate" in codes:  # before the folders move in which they lie
+    filled = {folder for step in steps if step.target for folder in PurePosixPath(step.target).parents}
+    empty = {PurePosixPath(item.path) for item in result.findings if item.code == "empty-folder"} - filled
+    moves = _moves(inventory, convention, empty) if codes & {"misplaced", "wrong-run-folder"} else []
+    # What lies in a folder goes before the folder does.
+    if "duplicate" in codes:
         steps += _copies(inventory, {PurePosixPath(step.path) for step in (*steps, *moves)})
-    steps += moves
+    away = {PurePosixPath(step.path) for step in steps}
     if "system-file" in codes:
-        steps += _left_by_systems(inventory)
-    steps += [
-        Step("remove", item.code, item.path)
-        for item in result.findings
-        if item.code == "empty-folder" and PurePosixPath(item.path) not in filled
-    ]
+        steps += _left_by_systems(inventory, away)
+    alone = (folder for folder in sorted(empty) if away.isdisjoint(folder.parents))
+    steps += [Step("remove", "empty-folder", str(folder)) for folder in alone]
+    steps += moves
     return tuple(steps)
 
 
@@ -154,19 +154,26 @@ def _exchanged(inventory: Inventory, told: Mapping[str, str]) -> Iterator[Step]:
             yield Step("move", told[str(was)], str(path), str(target), sha256=sums[was])
 
 
-def _left_by_systems(inventory: Inventory) -> Iterator[Step]:
-    """What operating systems left, a folder with all there is in it."""
+def _left_by_systems(inventory: Inventory, away: Collection[PurePosixPath]) -> Iterator[Step]:
+    """What operating systems left, a folder with all there is in it; what lies in folders that go away goes along."""
     for entry in inventory.scan.entries:
-        if contents.is_system_name(entry.path.name) and not contents.is_not_ours(entry.path.parent):
+        is_alone = not any(folder in away for folder in entry.path.parents)
+        if is_alone and contents.is_system_name(entry.path.name) and not contents.is_not_ours(entry.path.parent):
             yield Step("trash", "system-file", str(entry.path), str(_trash(entry.path)))
 
 
-def _moves(inventory: Inventory, convention: Convention) -> list[Step]:
-    """Whole run folders, to where their configurations say; two in each other's places change them."""
+def _moves(inventory: Inventory, convention: Convention, empty: Collection[PurePosixPath]) -> list[Step]:
+    """Whole run folders, to where their configurations say; two in each other's places change them.
+
+    Args:
+        inventory: The tree.
+        convention: Its rules.
+        empty: Folders that are removed before.
+    """
     crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
     counts = Counter(run.folder for run in inventory.runs)
     alone = {folder for folder, count in counts.items() if count == 1}
-    taken = _Taken(inventory.scan.root)
+    taken = _Taken(inventory.scan.root, empty)
     wrong: dict[PurePosixPath, tuple[PurePosixPath, contents.Run]] = {}
     steps: list[Step] = []
     for run in inventory.runs:
@@ -206,10 +213,14 @@ class _Taken:
     """The paths at which something is, once the moves so far are done."""
 
     root: Path
+    empty: Collection[PurePosixPath]
+    """Folders that are removed before."""
     moves: dict[PurePosixPath, bool] = field(default_factory=dict)
 
     def __contains__(self, path: PurePosixPath) -> bool:
-        return self.moves[path] if path in self.moves else os.path.lexists(self.root / path)
+        if path in self.moves:
+            return self.moves[path]
+        return os.path.lexists(self.root / path) and not any(each in self.empty for each in (path, *path.parents))
 
 
 def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: Convention) -> bool:

@@ -72,6 +72,23 @@ def link_to_another_name(root: Path, *, to: str = f"{RUN}/best.pt") -> None:
     (root / RUN / FINAL).symlink_to(root / to)
 
 
+def rename_run(root: Path, folder: str = "", file: str = "", *, of: str = RUN, beside: str = "") -> None:
+    """A run, or its task, by another name, with a folder or a file in it, or a folder `beside` it."""
+    moved = (root / of).rename((root / of).with_name("task_0009" if of == TASK else "seed_9"))
+    if folder:
+        (moved / folder).mkdir(parents=True)
+    if beside:
+        (root / beside).mkdir(parents=True)
+    if file:
+        (moved / file).write_bytes(b"x")
+
+
+def copy_of_a_run(root: Path) -> None:
+    again = Path(shutil.copytree(root / RUN, root / TASK / "seed_9"))
+    (again / "new").mkdir()
+    (again / ".DS_Store").write_bytes(b"x")
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "swapped seeds": swap_seeds,
     "three runs turned": turn_three,
@@ -99,6 +116,11 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a system's file": lambda root: (root / RUN / ".DS_Store").write_bytes(b"x"),
     "a system's file like a checkpoint": lambda root: (root / RUN / f"._{FINAL}").write_bytes(b"y"),
     "swapped and copied": swap_and_copy,
+    "a renamed run with an empty folder": lambda root: rename_run(root, "new/er"),
+    "a renamed run with a system's file": lambda root: rename_run(root, file=".DS_Store"),
+    "a copy of a run with an empty folder and a system's file": copy_of_a_run,
+    "a renamed run, and an empty folder in its place": lambda root: rename_run(root, beside=RUN),
+    "a renamed task, and an empty one in its place": lambda root: rename_run(root, of=TASK, beside=RUN),
     "a file under another name, and a link to it": link_to_another_name,
     "a file at the root, and a link to it": lambda root: link_to_another_name(root, to=FINAL),
     "a link to a file": lambda root: (root / RUN / "best.pt").symlink_to(root / RUN / FINAL),
