@@ -7,11 +7,13 @@ import os
 import shutil
 import textwrap
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ckptman.cli import text
+from ckptman.cli import refused_values, text
+from ckptman.text import UsageError
 
 _EXAMPLE = "Example: "
 _LINE = 56
@@ -56,6 +58,12 @@ def briefly(items: list[Any]) -> list[Any]:
     return items
 
 
+def _is_path(param: Any) -> bool:
+    """Whether a parameter is a path that the library is given as it is read, or several: others look for themselves."""
+    kind = getattr(param, "type_descriptor", None)
+    return kind is not None and kind.parameter_info.parser is None and kind.annotation in (Path, list[Path])
+
+
 class Helped(typer.core.TyperCommand):
     """A command whose help is laid out so."""
 
@@ -63,6 +71,17 @@ class Helped(typer.core.TyperCommand):
         """The parameters; --quiet may stand behind the command as well as before it."""
         params = super().get_params(ctx)
         return [*params[:-1], _quiet(), *params[-1:]]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Read the command line. An empty path, as of a shell variable that is not set, would be the current folder."""
+        if not ctx.resilient_parsing and any(word == "" or word.endswith("=") for word in args):
+            given = self.make_parser(ctx).parse_args(args=list(args))[0]
+            for param in self.get_params(ctx):
+                value = given.get(param.name)
+                if _is_path(param) and "" in (value if isinstance(value, list | tuple) else (value,)):
+                    fix = "Name a file or a folder; the current folder is: ."
+                    raise UsageError(f"{refused_values.name_of(param)} is empty", code="empty-path", fix=fix)
+        return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """What the shell is offered; a minus behind an option that takes a value begins the value: `--sort -gen_em`."""

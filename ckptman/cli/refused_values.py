@@ -18,7 +18,7 @@ def message_of(error: typer.TyperException) -> str:
     """The message of a refused command line."""
     param = getattr(error, "param", None)
     wrong = _wrong(error, param)
-    return f"{_name(param)}: {wrong}" if wrong else error.format_message()
+    return f"{name_of(param)}: {wrong}" if wrong else error.format_message()
 
 
 def problem_of(error: Exception, option: Any) -> str:
@@ -43,7 +43,8 @@ def _wrong(error: Exception, param: Any) -> str:
     return f"{value!r} is not {kind}" + (f" from {least:g} on" if least is not None else "")
 
 
-def _name(param: Any) -> str:
+def name_of(param: Any) -> str:
+    """What the user calls an option or an argument."""
     return (
         max(param.opts, key=len) if param.param_type_name == "option" else str(param.metavar or param.name).strip("[]")
     )

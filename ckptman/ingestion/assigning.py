@@ -128,7 +128,10 @@ class _Plan:
         self.seed = self.record.seed if seed is None else seed
         self.said_seed = seed is not None and self.record.config.get(convention.seed_key) is None
         self.known = self._known()
-        self.home = next(((at, r) for at, r in self.scan.records if r.run_id == run_id and at != self.old), None)
+        # One file of several, in the folder of that very run: they stay together.
+        self.stays = not self.is_whole and (self.record.run_id, self.record.seed) == (run_id, self.seed)
+        elsewhere = ((at, r) for at, r in self.scan.records if r.run_id == run_id and at != self.old)
+        self.home = (self.old, self.record) if self.stays else next(elsewhere, None)
         self.by, self.at = _person(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.new = self._folder()
 
@@ -282,7 +285,7 @@ class _Plan:
             moving.move_within(self.root, old, new)
             moving.remove_emptied(self.root, old)
         records.write_record(self.root / self.new, self._assigned(), root=self.root)
-        if not self.is_whole:
+        if not self.is_whole and not self.stays:
             files = {entry.file for entry in self.entries}
             rest = tuple(entry for entry in self.record.checkpoints if entry not in self.entries)
             measured = tuple(item for item in self.record.evaluations if item.get("file") not in files)
@@ -321,7 +324,8 @@ class _Plan:
             held = {entry.file for entry in record.checkpoints}
             added = [self._as_of(entry, record) for entry in self.entries if entry.file not in held]
             ordered = tuple(sorted((*record.checkpoints, *added), key=lambda entry: (entry.step, entry.file)))
-            return replace(record, checkpoints=ordered, evaluations=(*record.evaluations, *measured), attribution=note)
+            evaluations = record.evaluations if self.stays else (*record.evaluations, *measured)
+            return replace(record, checkpoints=ordered, evaluations=evaluations, attribution=note)
         before = self.record.attribution.evidence.rpartition(_BEFORE)[2]  # without what a person said before
         note = replace(
             self.record.attribution,
@@ -369,7 +373,9 @@ def _no_run(target: Path) -> Any:
 def _tree_of(path: Path, convention: Convention) -> Path:
     tree = roots.find_tree(path.parent, convention)
     if tree is None:
-        raise UsageError(f"{path} lies in no tree", code="no-tree", fix="Name the tree with --root.")
+        raise UsageError(
+            f"{path} lies in no tree", code="no-tree", fix="Name a run folder of one, or a checkpoint in it."
+        )
     return tree
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptman.cli.app import run
-from tests.helpers.raw import config
+from tests.helpers.raw import config, snapshot
 from tests.helpers.recorded import add_run
 
 PROGRAM = f"{sys.executable} -m ckptman"
@@ -74,6 +75,23 @@ def test_an_empty_root_is_not_the_current_folder(root: Path) -> None:
     assert done.returncode == 2
     assert "--root is empty" in done.stderr
     assert shell(f"cd {root} && {PROGRAM} ls --root .").returncode == 0
+
+
+@pytest.mark.parametrize("command", [
+    "show", "eval --no-record", "eval --no-record Final.pt", "witness", "learn", "doctor", "status",
+    "export x.pt --to plain --out", "export --to plain --out=x", "report --project", "report --html-file",
+    "plot lengths -o", "learn . --write", "assign --run abcd1234",
+])  # fmt: skip
+def test_no_empty_path_is_the_current_folder(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(tmp_path, config())
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    assert run([*command.split(), ""]) == 2
+    assert re.search(r"ERROR [A-Z-][^ ]* is empty\n", capsys.readouterr().err)
+    assert snapshot(tmp_path) == before
+    assert run(["status", "."]) == 0, "the control"
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -19,6 +19,7 @@ from ckptman.text import RefusedError, UsageError
 from ckptman.tree.records import TRASH, read_record, scan_tree
 from tests.helpers.ingested import RUN, task
 from tests.helpers.raw import START, config, gen_metrics, name_of, snapshot, write_checkpoint, write_run
+from tests.helpers.trees import edit_json
 from tests.helpers.validated import codes
 
 
@@ -61,6 +62,19 @@ def test_what_a_person_says_is_kept_with_who_said_it_and_not_asked_again(
     assert (again.placed, again.plan.ambiguous, read_record(open_run).run_id) == ((), (), "first111")
     # Which is settled by that, too: it began after the first had ended, so that one cannot have written over its files.
     assert [item.run.run_id for item in again.plan.without_files] == ["rerun222"]
+
+
+def test_a_file_of_the_run_that_its_folder_is_of_stays_with_the_others(root: Path, open_run: Path) -> None:
+    assign(open_run, "first111")
+    measured = {"file": name_of(config()), "mode": "teacher-forced", "samples": 1, "seed": 0, "k": []}
+    edit_json(open_run / "run.json", lambda doc: doc.update(evaluations=[measured]))
+    before = read_record(open_run)
+    told = assign(open_run / name_of(config()), "first111")
+    assert (told.folder, told.moves) == (PurePosixPath(RUN), ())
+    after = read_record(open_run)
+    assert (after.checkpoints, after.evaluations, after.run_id) == (before.checkpoints, before.evaluations, "first111")
+    assert after.attribution.evidence.endswith(f"said that {name_of(config())} is of it")
+    assert not list(root.rglob("*first111"))
 
 
 def test_one_file_of_several_goes_to_a_folder_of_its_own(source: Path, root: Path, open_run: Path) -> None:
