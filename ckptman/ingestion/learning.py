@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from typing import Any
 from ckptman.formats import containers
 from ckptman.ingestion import learnt_fields, learnt_forms, learnt_layout, learnt_names, learnt_sources, learnt_text
 from ckptman.raw import attribution, outputs, scanning
-from ckptman.rules import Convention, convention_file, naming
+from ckptman.rules import Convention, convention_file, naming, placement
 from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
 from ckptman.tree import contents, records
 
@@ -100,15 +100,17 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
     suffix = _suffix_of(folder)
     outline = _outline(folder, suffix, {})
     explored = _read(folder, outline, progress)
-    evidence = _evidence(explored, outline, suffix)
+    own = learnt_sources.of_files(explored, outline)
+    evidence = _evidence(explored, outline, suffix, own)
     schemes, _ = schemes_of(evidence)
     forms = learnt_forms.forms_of(explored.scan.checkpoints, outline.checkpoint, steps_named=_steps_named(schemes))
     if forms:
         outline = _outline(folder, suffix, forms)
         explored = _read(folder, outline, progress)
-        evidence = _evidence(explored, outline, suffix)
+        own = learnt_sources.of_files(explored, outline)
+        evidence = _evidence(explored, outline, suffix, own)
         schemes, _ = schemes_of(evidence)
-    sources = learnt_sources.sources_of(explored, outline)
+    sources = learnt_sources.sources_of(explored, outline, own)
     best: Learnt | None = None
     for with_grids in (True, False):  # without, where the files do not fit into what seemed to be their grid
         plan = learnt_layout.layout_of(explored, evidence, schemes, outline, sources, with_grids=with_grids)
@@ -134,16 +136,18 @@ def _steps_named(schemes: Sequence[learnt_fields.Scheme]) -> str:
     return learnt_forms.BY_NOTHING if not tags else learnt_forms.BY_COUNT if are_counts else learnt_forms.BY_STEP
 
 
-def _evidence(explored: outputs.RawOutputs, outline: Convention, suffix: str) -> list[learnt_fields.Evidence]:
-    """What is known of each file."""
+def _evidence(
+    explored: outputs.RawOutputs, outline: Convention, suffix: str, own: Collection[str]
+) -> list[learnt_fields.Evidence]:
+    """What is known of each file, without the keys of its configuration that are its own."""
     read = {saved.file.source.path: saved for saved in explored.files}
     evidence = []
     for file in explored.scan.checkpoints:
         # What no rule can say of a name is spelled out, by which it is read by none, and told of.
         name = wording.one_line(_stem(file.name, suffix))
         saved = read.get(file.path)
-        config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key)
-        at = wording.one_line(PurePosixPath(file.relative).parent)
+        config = {} if saved is None else learnt_sources.configuration(saved, explored, outline.seed_key, own)
+        at = wording.one_line(placement.folder_at_source(PurePosixPath(file.relative), outline))
         evidence.append(learnt_fields.Evidence(name, config, None if saved is None else saved.file.step, at))
     return evidence
 
@@ -187,6 +191,10 @@ def _outline(folder: Path, suffix: str, forms: Mapping[str, Any]) -> Convention:
     plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
     if steps := learnt_layout.step_folders([file.relative for file in scanning.scan_source(folder, plain).checkpoints]):
         document["raw"] = {**document["raw"], "step_folders": steps}
+        plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
+    paths = learnt_layout.paths_of(scanning.scan_source(folder, plain).checkpoints)
+    if inner := learnt_layout.inner_folders(paths, plain):
+        document["raw"] = {**document["raw"], "inner": [*plain.raw.inner, *inner]}
         plain = convention_file.convention_of(learnt_text.text_of(document, {}, "outline"), _PROPOSAL)
     if found := learnt_sources.unknown_sidecars(scanning.scan_source(folder, plain), plain):
         document["beside"] = found
@@ -353,7 +361,7 @@ def _text(proposal: _Proposal) -> str:
         for scheme in proposal.schemes
     }
     order = ("title", "replaces", "name", "names", "checkpoint", "run", "facets", "tree", "raw", "lengths", "groups",
-             "grids", "axes", "metrics", "summary", "beside")  # fmt: skip
+             "grids", "axes", "attribution", "metrics", "summary", "beside")  # fmt: skip
     full = {**document, **({"names": names} if names else {})}
     ordered = {key: full[key] for key in order if key in full}
     comments = {key: text for key, text in _COMMENTS.items() if ordered.get(key)}
@@ -375,6 +383,7 @@ _COMMENTS: Mapping[str, str] = {
     "groups": "Groups of runs, by the names of their folders.",
     "grids": "What is varied: groups go over `across`, task ids number the axes (the last varies fastest).",
     "axes": "What tables tell of a run.",
+    "attribution": "Keys of configurations by which no runs are told apart.",
     "metrics": "What runs are judged by.",
     "beside": "Files beside checkpoints that tell of their runs.",
 }

@@ -12,13 +12,10 @@ from typing import Any
 from ckptman.ingestion import learnt_grid
 from ckptman.ingestion.learnt_fields import Evidence, Scheme, parse, step_of
 from ckptman.ingestion.learnt_names import kind_of
-from ckptman.ingestion.learnt_sources import Sources, flat
+from ckptman.ingestion.learnt_sources import ENDS, Sources, flat
 from ckptman.raw import outputs, scanning
-from ckptman.rules import Convention, comparing
+from ckptman.rules import Convention, comparing, convention_file
 
-_ENDS = re.compile(
-    r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
-)
 _STOPS = re.compile(r"patience|early_?stop", re.IGNORECASE)
 """Keys of what lets a run end before that."""
 _SHARE = 0.9
@@ -53,9 +50,10 @@ def layout_of(
     prefixes = _prefixes(evidence, schemes)
     sections: dict[str, Any] = {}
     findings: list[str] = []
-    paths = _paths(raw.scan.checkpoints)
-    more = _inner_folders(paths, outline)
-    inner = {outline.raw.saved_models, *outline.raw.inner, *more}
+    paths = paths_of(raw.scan.checkpoints)
+    inner = {outline.raw.saved_models, *outline.raw.inner}
+    known = convention_file.built_in().raw.inner
+    more = [name for name in outline.raw.inner if name not in known]
     if more:
         findings.append(f"folders that every run has: {', '.join(more)}")
     folders = [_outer(raw.root.name, path, inner, outline) for path in paths]
@@ -69,7 +67,7 @@ def layout_of(
     levels = _group_levels(folders, 0 if task is None else 1)
     sections["raw"] = {
         "task": task,
-        **({"inner": [*outline.raw.inner, *more]} if more else {}),
+        **({"inner": list(outline.raw.inner)} if more else {}),
         **({"group_levels": levels} if levels > 1 else {}),
         **({"step_folders": list(outline.raw.step_folders)} if outline.raw.step_folders else {}),
     }
@@ -166,7 +164,7 @@ def _seeded_by_groups(runs: Sequence[learnt_grid.Run]) -> tuple[list[learnt_grid
     return found, tuple(sorted({config["seed"] for config in said.values()}))
 
 
-def _paths(files: Sequence[scanning.SourceCheckpoint]) -> list[str]:
+def paths_of(files: Sequence[scanning.SourceCheckpoint]) -> list[str]:
     """The paths of checkpoints; of one that is the folder of its run, too, as if it lay in that."""
     homes = {
         str(PurePosixPath(file.relative).parent)
@@ -176,13 +174,15 @@ def _paths(files: Sequence[scanning.SourceCheckpoint]) -> list[str]:
     return [f"{file.relative}/{file.file}" if file.relative in homes else file.relative for file in files]
 
 
-def _inner_folders(files: Sequence[str], outline: Convention) -> tuple[str, ...]:
+def inner_folders(files: Sequence[str], outline: Convention) -> tuple[str, ...]:
     """The folders, from within, that every run has for its files, such as `unet`."""
     found: list[str] = []
     inner = {outline.raw.saved_models, *outline.raw.inner}
     while True:
         folders = [_outer("", relative, {*inner, *found}, outline) for relative in files]
         last = {parts[-1] for parts in folders}
+        if _seed_folders(folders)[1]:
+            return tuple(found)
         if len(last) > 1 or len({parts[:-1] for parts in folders}) < 2 or not all(map(_WORD.fullmatch, last)):
             return tuple(found)
         found += last
@@ -209,14 +209,28 @@ def _outer(root: str, relative: str, inner: set[str], outline: Convention) -> tu
 
 
 def step_folders(files: Sequence[str]) -> list[str]:
-    """The names of folders that hold one checkpoint each, with `*` for the step, where most files lie in such."""
+    """The names of folders that hold one checkpoint each, with `*` for the step, where most files lie in such, or where
+    several in one folder hold files of the same names; and those beside them that are of the end (`final`)."""
     found: Counter[str] = Counter()
+    inside: dict[tuple[str, ...], Counter[tuple[str, ...]]] = defaultdict(Counter)
     for relative in files:
-        folders = PurePosixPath(relative).parent.parts[1:][-_MOST_LEVELS:]
-        found.update(
-            next(([f"{match[1]}*"] for name in reversed(folders) if (match := _STEP_FOLDER.fullmatch(name))), [])
-        )
-    return sorted(found) if 2 * found.total() > len(files) and len(found) <= _MOST_LEVELS else []
+        parts = PurePosixPath(relative).parts
+        for at in range(len(parts) - 2, max(0, len(parts) - 2 - _MOST_LEVELS), -1):
+            if match := _STEP_FOLDER.fullmatch(parts[at]):
+                found[f"{match[1]}*"] += 1
+                inside[parts[:at]][parts[at + 1 :]] += 1
+                break
+    several = any(count > 1 for names in inside.values() for count in names.values())
+    if len(found) > _MOST_LEVELS or not (several or 2 * found.total() > len(files)):
+        return []
+    split = [PurePosixPath(relative).parts for relative in files]
+    ends = {
+        parts[at]
+        for parts in split
+        for at in range(1, len(parts) - 1)
+        if kind_of(parts[at]) not in (None, "Checkpoint") and parts[at + 1 :] in inside.get(parts[:at], ())
+    }
+    return [*sorted(found), *sorted(ends)]
 
 
 def task_pattern(folders: Sequence[tuple[str, ...]]) -> str | None:
@@ -283,7 +297,7 @@ def _end(files: Sequence[Evidence], share: float = 0.5) -> dict[str, Any]:
     beyond: set[str] = set()
     for file in known:
         for key, value in file.config.items():
-            number = comparing.whole(value) if _ENDS.search(key) else None
+            number = comparing.whole(value) if ENDS.search(key) else None
             if number is not None and file.step is not None:
                 ends[key] += number == file.step
                 if file.step > number:

@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePath
 from typing import Any
 
 from ckptman.ingestion.learnt_fields import is_seed
 from ckptman.raw import documents, outputs, scanning
-from ckptman.rules import Convention, comparing, convention_file, terms
+from ckptman.rules import Convention, comparing, convention_file, placement, terms
 from ckptman.text import RefusedError, wording
 
 _CONFIG_PATHS = ("config", "train_config", "cfg", "args", "hparams", "hyperparameters", "hyper_parameters", "params",
@@ -44,8 +45,22 @@ _GOOD = (
 _BAD = ("loss", "ppl", "perplexity", "err", "error", "nll", "mse", "mae", "fid", "wer")
 _WHERE = ("gen", "test", "val", "valid", "eval")
 _FORMS = (".json", ".yaml", ".yml", ".jsonl", ".csv")
-_OF_WEIGHTS = re.compile(r"\.index\.json$|^(tokenizer|special_tokens|added_tokens|vocab|(pre)?processor)[._]")
-"""Files that transformers keeps beside weights, which tell nothing of a run."""
+_OF_NO_RUN = re.compile(
+    r"\.index\.json$|^(tokenizer|special_tokens|added_tokens|vocab|(pre)?processor)[._]"
+    r"|^(conda|environment|python_env|dvc|docker-compose)\.ya?ml$"
+)
+"""Files that transformers keeps beside weights, and those of environments and pipelines: they tell nothing of a run."""
+ENDS = re.compile(
+    r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
+)
+"""Keys of how long a run is."""
+_COUNT = re.compile("^(?:iter|iteration|step|epoch|update)$", re.IGNORECASE)
+_PROGRESS = re.compile(
+    r"^(?:cur|curr|current|start|last|global|resume)_?(?:iter|iteration|step|epoch|update)$|^num_updates$|consumed"
+    r"|_(?:seen|done)$",
+    re.IGNORECASE,
+)
+_RANKS = frozenset({"rank", "local_rank", "global_rank", "node_rank", "process_index"})
 _MOST_LOOKED_AT, _MOST_METRICS = 400, 5
 
 
@@ -105,7 +120,7 @@ def _by_stem(folder: Path, stems: Collection[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names are all that is asked for)
-            if name.endswith(_FORMS) and not _OF_WEIGHTS.search(name):
+            if name.endswith(_FORMS) and not _OF_NO_RUN.search(name):
                 ends = [at for at, letter in enumerate(name) if not letter.isalnum()]
                 found[next((name[:at] for at in reversed(ends) if name[:at] in stems), "")].append(name)
     return found
@@ -150,10 +165,49 @@ def _table_entry(path: Path, form: terms.Form) -> dict[str, Any] | None:
     return None
 
 
-def configuration(saved: outputs.SavedFile, raw: outputs.RawOutputs, seed_key: str) -> Mapping[str, Any]:
-    """The configuration of a file, with the paths of what is in sections; empty where nothing but its name says it."""
+def of_files(raw: outputs.RawOutputs, outline: Convention) -> frozenset[str]:
+    """The keys of configurations that tell of one checkpoint, not of its run: how far that was, and who saved it.
+
+    Programs keep such in their arguments (`iteration`, `consumed_train_samples`, `rank`). They are called so, and in no
+    folder of a run they fall while the steps grow; or they number the processes that saved one step. A bare `epoch` may
+    be how long each of several runs is, unless another key says that.
+    """
+    runs: dict[PurePath, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for saved in raw.files:
+        if saved.file.step is not None and saved.file.config_source != "name":
+            home = placement.run_at_source(saved.file.source.path, outline)
+            runs[home].append((saved.file.step, saved.file.config))
+    keys = {key for files in runs.values() for _, config in files for key in config}
+    has_end = any(ENDS.search(key) for key in keys)
+    found = set()
+    for key in keys:
+        is_rank = key in _RANKS
+        if not (is_rank or _PROGRESS.search(key) or (has_end and _COUNT.search(key))):
+            continue
+        values = [
+            {(step, number) for step, config in files if (number := comparing.whole(config.get(key))) is not None}
+            for files in runs.values()
+        ]
+        if is_rank:
+            steps = [Counter(step for step, _ in known).most_common(1) for known in values if known]
+            are_own = any(most[0][1] > 1 for most in steps) and 0 in {number for known in values for _, number in known}
+        else:
+            ordered = [[number for _, number in sorted(known)] for known in values]
+            grow = all(one <= other for numbers in ordered for one, other in pairwise(numbers))
+            are_own = grow and any(numbers[0] < numbers[-1] for numbers in ordered if numbers)
+            are_own = are_own and all(len(known) == len({step for step, _ in known}) for known in values)
+        if are_own:
+            found.add(key)
+    return frozenset(found)
+
+
+def configuration(
+    saved: outputs.SavedFile, raw: outputs.RawOutputs, seed_key: str, own: Collection[str]
+) -> Mapping[str, Any]:
+    """The configuration of a file, with the paths of what is in sections, without what is of the file alone (`own`);
+    empty where nothing but its name says it."""
     if saved.file.config_source != "name":
-        return flat(saved.file.config)
+        return flat({key: value for key, value in saved.file.config.items() if key not in own})
     near = next((list(runs) for runs in raw.wandb.beside(saved.file.source.path)), [])
     shared: dict[str, Any] = dict(near[0].config) if near else {}
     for run in near[1:]:
@@ -177,10 +231,13 @@ def flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
 # --- seeds and metrics ------------------------------------------------------------------------------------------------
 
 
-def sources_of(raw: outputs.RawOutputs, outline: Convention) -> Sources:
-    """Sidecars, seeds and metrics, as sections of a convention."""
+def sources_of(raw: outputs.RawOutputs, outline: Convention, own: Collection[str]) -> Sources:
+    """Sidecars, seeds and metrics, as sections of a convention; and the keys that are of one file alone (`own`)."""
     sections: dict[str, Any] = {}
     findings: list[str] = []
+    if own:
+        sections["attribution"] = {"ignored": sorted({*outline.ignored_keys, *own})}
+        findings.append(f"keys that are of one checkpoint, not of its run: {', '.join(sorted(own))}")
     found: Counter[str] = Counter()
     contradicted: Counter[str] = Counter()
     runs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []

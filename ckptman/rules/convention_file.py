@@ -621,8 +621,8 @@ def _build_raw(section: _Section) -> RawLayout:
 
 
 def _step_folder(value: Any, where: str) -> str:
-    """The name of a folder, with `*` for a step."""
-    if _text(value, where).count("*") != 1 or value == "*":
+    """The name of a folder, with `*` for a step, or without one, as `final`."""
+    if _text(value, where).count("*") > 1 or value == "*":
         raise _bad(f"{where} must be the name of a folder with one '*', for the step, not {value!r}")
     return _word(value.replace("*", "0"), where) and str(value)
 

@@ -128,3 +128,88 @@ def test_the_best_and_the_newest_checkpoint_of_a_run_are_no_copies(tmp_path: Pat
     _, result = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
     assert len(result.placed) == 5
     assert [item.code for item in validate(tmp_path / "tree").findings if item.code == "duplicate"] == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_a_configuration_says_of_one_checkpoint_does_not_tell_runs_apart(tmp_path: Path, ranks: int) -> None:
+    for lr in (0.001, 0.0003):
+        for step in (1000, 2000):
+            for rank in range(ranks):
+                args = {"lr": lr, "seed": 1, "train_iters": 2000, "iteration": step, "consumed_train_samples": 8 * step}
+                path = (
+                    tmp_path / "out" / f"gpt_lr{lr}" / f"iter_{step:07d}" / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+                )
+                document = {"args": {**args, "rank": rank}, "iteration": step, "model": weights(lr * step + rank)}
+                save(path, document)
+    found, _ = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    own = "consumed_train_samples, iteration" + (", rank" if ranks > 1 else "")
+    assert f"keys that are of one checkpoint, not of its run: {own}" in found.findings
+    runs = runs_of(tmp_path / "tree")
+    assert {run: len(record["checkpoints"]) for run, record in runs.items()} == {
+        f"gpt_lr{lr}/seed_1": 2 * ranks for lr in (0.001, 0.0003)
+    }
+    assert validate(tmp_path / "tree").findings == ()
+
+
+@pytest.mark.parametrize("key", ["epoch", "lr", "rank"])
+def test_what_may_tell_runs_apart_is_not_taken_for_what_is_of_one_checkpoint(tmp_path: Path, key: str) -> None:
+    for at in (1, 2):
+        config = {"seed": 1, "epoch": 10, "lr": 0.1, "rank": 4}
+        save(
+            tmp_path / "out" / f"net_{10 * at}.pt",
+            {"model": weights(at), "config": {**config, key: 10 * at}, "step": 10 * at},
+        )
+    assert "attribution" not in learning.learn(tmp_path / "out").text
+
+
+def test_the_folder_of_the_end_is_of_the_run_whose_steps_have_folders(tmp_path: Path) -> None:
+    for run in ("one", "two"):
+        for step, folder in ((4000, "step-00001000"), (8000, "step-00002000"), (9000, "final")):
+            home = tmp_path / "out" / run / folder
+            save(home / "lit_model.pth", {"model": weights(step + len(run)), "iter_num": step})
+            save(home / "hyperparameters.json", {"seed": 42, "data": run})
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert {
+        run: sorted((entry["file"], entry["kind"], entry["step"]) for entry in record["checkpoints"])
+        for run, record in runs_of(tmp_path / "tree").items()
+    } == {
+        f"{run}/seed_42": [
+            ("final_lit_model.pth", "Final", 9000),
+            ("step-00001000_lit_model.pth", "Checkpoint", 4000),
+            ("step-00002000_lit_model.pth", "Checkpoint", 8000),
+        ]
+        for run in ("one", "two")
+    }  # fmt: skip
+
+
+def test_folders_of_steps_are_found_beside_what_training_leaves_at_its_end(tmp_path: Path) -> None:
+    for number, run in enumerate(("pokemon", "naruto")):
+        for part in ("unet", "vae", "text_encoder", "safety_checker"):
+            save(tmp_path / "out" / run / part / "config.json", {"model_type": part})
+            save(tmp_path / "out" / run / part / "model.safetensors", weights(number + len(part)))
+        for step in (500, 1000):
+            save(tmp_path / "out" / run / f"checkpoint-{step}" / "unet" / "config.json", {"model_type": "unet"})
+            save(tmp_path / "out" / run / f"checkpoint-{step}" / "unet" / "model.safetensors", weights(number + step))
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    runs = runs_of(tmp_path / "tree")
+    assert {record["group"] for record in runs.values()} == {"pokemon", "naruto"}
+    steps = {name: step for record in runs.values() for name, step in steps_of(record).items() if step is not None}
+    assert steps == {"checkpoint-500_unet.pt": 500, "checkpoint-1000_unet.pt": 1000}
+
+
+def test_what_lies_in_a_runs_folder_is_of_the_files_in_the_folder_that_every_run_has(tmp_path: Path) -> None:
+    for number, run in enumerate(("puffy-daks", "wonky-kiss")):
+        save(tmp_path / "out" / run / "models" / "model.pt", weights(number))
+        save(tmp_path / "out" / run / "params.json", {"train": {"lr": 0.1, "seed": number}})
+        (tmp_path / "out" / run / "dvc.yaml").write_text("stages: {train: {cmd: python train.py}}\n")
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert {run: record["config"] for run, record in runs_of(tmp_path / "tree").items()} == {
+        "puffy-daks/seed_0": {"train": {"lr": 0.1, "seed": 0}}, "wonky-kiss/seed_1": {"train": {"lr": 0.1, "seed": 1}},
+    }  # fmt: skip
+
+
+def test_a_seed_folder_that_all_runs_have_is_no_folder_for_their_files(tmp_path: Path) -> None:
+    for number, run in enumerate(("lr0.1", "lr0.01")):
+        save(tmp_path / "out" / run / "seed_7" / "model.pt", weights(number))
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert {record["seed"] for record in runs_of(tmp_path / "tree").values()} == {7}
