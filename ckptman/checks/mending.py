@@ -240,10 +240,11 @@ def _may_move(run: contents.Run, alone: Collection[PurePosixPath], convention: C
 
 
 def _target(run: contents.Run, convention: Convention) -> PurePosixPath | None:
-    """The folder that the run should have; None where it has a right one."""
+    """The folder that the run should have, by its own name where that is right; None where it has a right one."""
     if run.place is None or run.place.is_at(run.folder, convention):
         return None
-    return run.place.run_folder(convention)
+    named = run.place.folder / run.folder.name
+    return named if run.place.is_at(named, convention) else run.place.run_folder(convention)
 
 
 def _files_of(run: contents.Run, target: PurePosixPath, taken: _Taken) -> Iterator[Step]:

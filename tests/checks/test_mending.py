@@ -230,6 +230,15 @@ def test_a_copy_of_a_record_alone_is_one_finding_and_moves_nowhere(root: Path, f
     assert "missing-file" in {item.code for item in validate(root, deep=True).findings}
 
 
+def test_runs_of_a_folder_that_was_renamed_keep_their_names(root: Path) -> None:
+    (root / RUN).rename(root / TASK / "seed_1337-again")  # as a second run of a seed has
+    names = sorted(folder.name for folder in (root / TASK).iterdir())
+    assert "wrong-run-folder" not in {item.code for item in validate(root).findings}  # the control
+    (root / TASK).rename(root / FIXED / "task_0009")
+    mend(root, plan_mending(validate(root, deep=True)))
+    assert sorted(folder.name for folder in (root / TASK).iterdir()) == names
+
+
 def test_the_counting_of_bytes_can_fail(root: Path) -> None:
     before = contents(root)
     shutil.copy(root / SECOND / FINAL, root / RUN / FINAL)  # what following the old advice word for word did
