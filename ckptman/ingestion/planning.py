@@ -6,6 +6,7 @@ Every new file is read once here, in full: its configuration, its archive checks
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_left
 from collections import defaultdict, deque
@@ -575,8 +576,8 @@ class _Planner:
             except RefusedError as error:
                 self.raw.refuse(str(folder / tree_records.OVERWRITTEN_FILE), error)
                 continue
-            overwritten = {run.run_id: run for run in known.runs} | found[folder]
-            others = {run.run_id: run for run in known.without_files} | logged[folder]
+            overwritten = _added({run.run_id: run for run in known.runs}, found[folder])
+            others = _added({run.run_id: run for run in known.without_files}, logged[folder])
             others = {name: run for name, run in others.items() if name not in present and name not in overwritten}
             merged = replace(known, runs=_by_id(overwritten), without_files=_by_id(others))
             if merged != replace(known, runs=_by_id({run.run_id: run for run in known.runs})):
@@ -588,6 +589,22 @@ class _Planner:
         if folder / tree_records.OVERWRITTEN_FILE in self.unreadable:
             return tree_records.read_overwritten(self.folders.root / folder)  # which says why
         return self.tree.lists.get(folder, tree_records.OverwrittenList())
+
+
+def _added(known: _Listed, found: _Listed) -> _Listed:
+    """Runs that are listed, and those that were found now; what a copy of the same W&B folders says again stays as the
+    first one said it, while that is there."""
+
+    def is_known(run: tree_records.OverwrittenRun) -> bool:
+        listed = known.get(run.run_id)
+        if listed is None or replace(run, source=listed.source) != listed:
+            return False
+        return all(os.path.isdir(Path(listed.source.root, folder)) for folder in listed.source.wandb)  # noqa: PTH112
+
+    return known | {run_id: run for run_id, run in found.items() if not is_known(run)}
+
+
+_Listed = dict[str, tree_records.OverwrittenRun]
 
 
 def _by_id(runs: Mapping[str, tree_records.OverwrittenRun]) -> tuple[tree_records.OverwrittenRun, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,15 @@ def test_lost_runs_count_to_the_files_that_spell_their_values_otherwise(source: 
         else:
             assert max(row.over_all.runs for row in rows) == 3  # those of W&B's one spelling
             assert pools == []
+
+
+def test_a_copy_of_the_source_leaves_the_list_as_it_is(lab: Path, root: Path) -> None:
+    again = Path(shutil.copytree(lab, lab.with_name("again"), symlinks=True))
+    ingest(lab, root)
+    [file] = root.rglob("overwritten.json")
+    before = file.read_bytes()
+    ingest(again, root)
+    assert file.read_bytes() == before
+    shutil.rmtree(lab)  # the control: what is gone is no place to find them
+    ingest(again, root)
+    assert {run["source"]["root"] for run in json.loads(file.read_bytes())["runs"]} == {str(again)}
