@@ -317,9 +317,15 @@ class RawOutputs:
         owned = {saved.file.source.path: saved.owner for saved in self.files}
         told: dict[str, Owner] = {}
         of_opaque_keys = []
+        by_folder = {str(folder): run.run_id for run in self.wandb.runs for folder in run.folders}
+        renamed: set[str] = set()
         for before, record in known:
             if record.opaque:
                 of_opaque_keys.append(record)
+            if record.run_id not in self.wandb.by_id and record.attribution.code != records.ASSIGNED:
+                # Its own W&B folders say another id: that was edited, and nobody's files are gone for it.
+                at = (str(Path(record.source.root, folder)) for folder in record.source.wandb)
+                renamed.update(by_folder[folder] for folder in at if folder in by_folder)
             present.add(record.run_id)
             for name, _, entry in record.source_paths:
                 if (path := Path(name)) in not_read:
@@ -338,7 +344,8 @@ class RawOutputs:
             for name in {name for run in self.wandb.runs for name in saved_names(run, self.convention)}:
                 owned.setdefault(folder / name, Owner(None, seed, is_refused=True))
         as_in_files = [_spelled(run, spellings) for run in self.wandb.runs]
-        runs = [run for run in as_in_files if run.run_id not in undecided]
+        present |= renamed
+        runs = [run for run in as_in_files if run.run_id not in undecided | renamed]
         lost = find_lost_files(runs, owned, {run_id for run_id in present if run_id is not None}, self.convention)
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
         present |= {run.run_id for run in overwritten if run is not None}

@@ -222,3 +222,23 @@ def test_a_copy_of_the_source_leaves_the_list_as_it_is(lab: Path, root: Path) ->
     shutil.rmtree(lab)  # the control: what is gone is no place to find them
     ingest(again, root)
     assert {run["source"]["root"] for run in json.loads(file.read_bytes())["runs"]} == {str(again)}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_id_that_was_edited_in_a_record_makes_no_run_overwritten(lab: Path, root: Path, signed: bool) -> None:
+    ingest(lab, root)
+    lists = listed(root)
+    [file] = root.rglob("run.json")
+    document = json.loads(file.read_bytes())
+    assert document["run_id"] == "again111"
+    document["run_id"] = "edited00"
+    if not signed:
+        del document["digest"]
+    file.write_text(json.dumps(document, indent=1))
+    assert "again111" not in {item.run_id for item in ingest(lab, root).plan.overwritten}
+    assert listed(root) == lists
+    # The control: a run whose W&B folder the record does not name.
+    document["source"]["wandb"] = []
+    document.pop("digest", None)
+    file.write_text(json.dumps(document, indent=1))
+    assert "again111" in {item.run_id for item in ingest(lab, root).plan.overwritten}
