@@ -40,6 +40,7 @@ class _Bars:
             TimeRemainingColumn(),
             console=talk,
             transient=True,
+            auto_refresh=False,  # by a thread, with which no process can be copied
             disable=not sys.stderr.isatty(),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -57,11 +58,13 @@ class _Bars:
             return
         self._shown = now
         if not self._tasks:
-            self._progress.start()  # and its thread, with which no process can be copied
+            self._progress.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, amount=amount)
         told = stage if description is None else description
-        self._progress.update(self._tasks[stage], description=told, completed=done, total=total, amount=amount)
+        self._progress.update(
+            self._tasks[stage], description=told, completed=done, total=total, amount=amount, refresh=True
+        )
 
 
 class ByteProgress(_Bars):

@@ -21,6 +21,7 @@ from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ckptman.fs import faults
+from ckptman.fs.processes import copies_for as copies_for
 from ckptman.fs.processes import cores as cores
 from ckptman.fs.processes import in_processes as in_processes
 

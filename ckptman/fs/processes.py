@@ -30,35 +30,54 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_processes(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+def copies_for(count: int) -> int:
+    """How many copies of this process `in_processes` makes for so many items; 0 where it does all here."""
+    if sys.platform != "linux" or count < LEAST or threading.active_count() > 1:
+        return 0
+    copies = min(MOST, cores(), count)
+    return copies if copies > 1 else 0
+
+
+def in_processes(
+    work: Callable[[_T], _R], items: Sequence[_T], *, lost: Callable[[_T], _R] | None = None
+) -> Iterator[_R]:
     """The outcomes of some work on each item, in their order; done by copies of this process, where that pays.
 
     What the work changes is changed in the copies alone, and what it gives is of plain values: numbers, texts, bytes,
     and tuples, lists, sets and dictionaries of them. Where it raises, or gives something else, it is done again here;
     so is what a copy leaves that is killed. No copy is made of a process with threads, which hold who knows what.
 
+    Args:
+        work: What to do with an item.
+        items: What to do it with.
+        lost: Of work that leaves something on the disk, and cannot be done again: what to give, or raise, of an item
+            that a copy was killed over. Where nobody asks any further, such work is interrupted, and tidies up.
+
     Raises:
         Exception: what the work raises.
     """
-    count = min(MOST, cores(), len(items)) if sys.platform == "linux" else 1
-    if count < 2 or len(items) < LEAST or threading.active_count() > 1:
+    count = copies_for(len(items))
+    if not count:
         yield from map(work, items)
         return
     with ExitStack() as cleanup:
         copies: list[_Copy[_R]] = []
         for at in range(count):
-            copies.append(_Copy(work, items[at::count], copies))
+            copies.append(_Copy(work, items[at::count], copies, is_interrupted=lost is not None))
             cleanup.callback(copies[-1].end)
         for at, item in enumerate(items):
             found = copies[at % count].take()
-            yield work(item) if found is None else found[0]
+            yield (lost or work)(item) if found is None else found[0]
 
 
 class _Copy(Generic[_R]):
     """A copy of this process that works through its share of the items, and writes the outcomes into a pipe."""
 
-    def __init__(self, work: Callable[[_T], _R], items: Sequence[_T], others: Sequence[_Copy[_R]]) -> None:
+    def __init__(
+        self, work: Callable[[_T], _R], items: Sequence[_T], others: Sequence[_Copy[_R]], *, is_interrupted: bool
+    ) -> None:
         """`others`: those that are there, with whose pipes this one has nothing to do."""
+        self._is_interrupted = is_interrupted
         outcomes, end = os.pipe()
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # which in the copy would end what it is a copy of
         try:
@@ -66,10 +85,13 @@ class _Copy(Generic[_R]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # of threads that are numpy's, which nobody uses
                 self._process = os.fork()
             if self._process == 0:
-                # Held open here, a pipe would outlive its reader, and who writes into it would wait for ever.
-                for reader in (outcomes, *(other._outcomes.fileno() for other in others)):
-                    os.close(reader)
-                _work_through(work, items, end)
+                try:
+                    # Held open here, a pipe would outlive its reader, and who writes into it would wait for ever.
+                    for reader in (outcomes, *(other._outcomes.fileno() for other in others)):
+                        os.close(reader)
+                    _work_through(work, items, end, _interrupt if is_interrupted else signal.SIG_DFL)
+                finally:
+                    os._exit(1)  # whatever happened: there is one process that goes on
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(end)
@@ -88,27 +110,33 @@ class _Copy(Generic[_R]):
 
     def end(self) -> None:
         """Leave nothing behind."""
-        self._outcomes.close()
         with suppress(OSError):
-            os.kill(self._process, signal.SIGKILL)
+            self._outcomes.close()
+        with suppress(OSError):
+            os.kill(self._process, signal.SIGTERM if self._is_interrupted else signal.SIGKILL)
             os.waitpid(self._process, 0)
 
 
-def _work_through(work: Callable[[_T], _R], items: Sequence[_T], end: int) -> None:
+def _interrupt(*_: object) -> None:
+    for number in _ENDING:  # the next one would interrupt the tidying up
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _work_through(
+    work: Callable[[_T], _R], items: Sequence[_T], end: int, at_signal: Callable[..., None] | signal.Handlers
+) -> None:
     """What a copy does; it ends without a word, and without the doings of the process that it is a copy of."""
-    try:
-        for number in _ENDING:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        with os.fdopen(end, "wb", _BUFFER) as stream:
-            for item in items:
-                try:
-                    done: Any = (work(item),)
-                    outcome = marshal.dumps(done)
-                except Exception:
-                    outcome = marshal.dumps(None)
-                stream.write(outcome)
-                stream.flush()
-    except BaseException:
-        os._exit(1)
+    for number in _ENDING:
+        signal.signal(number, at_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    with os.fdopen(end, "wb", _BUFFER) as stream:
+        for item in items:
+            try:
+                done: Any = (work(item),)
+                outcome = marshal.dumps(done)
+            except Exception:
+                outcome = marshal.dumps(None)
+            stream.write(outcome)
+            stream.flush()
     os._exit(0)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import mmap
 import os
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ckptman.formats import folder_bytes
 from ckptman.fs import (
@@ -334,6 +337,22 @@ class _Turn:
     """What is in the batch."""
 
 
+class _Came(NamedTuple):
+    """What came of a turn that a copy of this process did."""
+
+    refused: list[tuple[str, ...]]
+    deferred: list[tuple[str, ...]]
+    failed: list[str]
+    histories: list[str]
+    written: list[tuple[str, str]]
+    files: int
+    bytes: int
+    errors: list[tuple[str, str, str, str]]
+    """Why it ended early: kind, message, code and fix; of what is no error of ckptman's, its traceback alone."""
+
+
+_KINDS = {kind.__name__: kind for kind in (MachineError, RefusedError, UsageError)}
+"""Of errors that end an ingest."""
 _SUM = 32
 """Bytes of a SHA-256."""
 _MANY = 16
@@ -353,8 +372,9 @@ class _Apply:
         self.options = options
         self.mode = options.mode
         self.progress = progress
-        self.refused = list(plan.refused)
-        self.deferred = list(plan.deferred)
+        self.refused: list[scanning.Refusal] = []
+        self.deferred: list[scanning.Refusal] = []
+        """What the plan has not refused or deferred yet."""
         self.failed: set[str] = set()
         self.wandb_placed: list[str] = []
         self.removed: list[Removal] = []
@@ -364,6 +384,7 @@ class _Apply:
         """W&B files that the tree had, and where."""
         self.histories: list[str] = []
         self.written = _Written(plan.runs)
+        self.note = self.written.note
         self.on_disk: set[Path] = set()
         """Records of which that is known."""
         self.done_bytes = 0
@@ -374,6 +395,7 @@ class _Apply:
         self.publishing: Future[None] | None = None
         """What another thread does meanwhile; there is one turn at most that it has to do."""
         self.finished_files = 0
+        self.is_count_exact = True
 
     def run(self, *, with_wandb: bool) -> None:
         """Place everything. A run's `run.json` is written once its files are durable."""
@@ -391,14 +413,15 @@ class _Apply:
         except MachineError as error:
             count = sum(1 for _ in self.plan.runs.to_place)
             raise MachineError(
-                f"{error.message} ({self.finished_files} of {count} files are in place)",
+                f"{error.message} ({'' if self.is_count_exact else 'at least '}{self.finished_files} of {count} files "
+                "are in place)",
                 code=error.code,
                 fix=f"{error.fix} The next ingest goes on where this one stopped.".strip(),
             ) from error
 
     def _let_go_of_wandb(self) -> None:
         """Take the W&B files away that a move placed, once no file is left at the source of which they may tell."""
-        if self.mode is not Mode.MOVE or self.refused or self.deferred:
+        if self.mode is not Mode.MOVE or any((self.refused, self.deferred, self.plan.refused, self.plan.deferred)):
             return
         for planned, placement in self.wandb_moved:
             self._remove_placed(planned, placement)
@@ -428,8 +451,8 @@ class _Apply:
             mode=self.mode,
             dry_run=False,
             placed=_placed(self.plan, self.failed),
-            refused=tuple(sorted(self.refused, key=_of_refusal)),
-            deferred=tuple(sorted(self.deferred, key=_of_refusal)),
+            refused=tuple(sorted((*self.plan.refused, *self.refused), key=_of_refusal)),
+            deferred=tuple(sorted((*self.plan.deferred, *self.deferred), key=_of_refusal)),
             space=self.space,
             wandb_placed=tuple(sorted(self.wandb_placed)),
             removed=tuple(self.removed),
@@ -440,8 +463,78 @@ class _Apply:
 
     def _place_all(self, *, with_wandb: bool) -> None:
         """Place the files of all runs. While the disk is waited for, for copies, the next ones are made."""
+        turns = self.plan.runs.turns(placing.BATCH_SIZE, with_wandb=with_wandb)
+        if with_wandb or self.mode is Mode.MOVE or not files.copies_for(len(turns)) or self._are_large():
+            self._place_turns(turns, with_wandb=with_wandb)
+        else:
+            self._share_out(turns)
+
+    def _are_large(self) -> bool:
+        """Whether the files are so large that one wants to hear of each piece, and Python is the least of it."""
+        return self.total_bytes > _MUCH * sum(1 for _ in self.plan.runs.to_place)
+
+    def _share_out(self, turns: Sequence[tuple[int, int]]) -> None:
+        """Have copies of this process place the files, a turn at a time."""
+        folders.make_all(map(self.plan.root.joinpath, self.plan.runs.above), self.plan.root)  # several may need one
+        stop = mmap.mmap(-1, 1)  # which all of them see
+        errors = []
+        for found in files.in_processes(partial(self._place_apart, stop), turns, lost=self._lost):
+            came = _Came(*found)
+            self.refused += (scanning.Refusal(*item) for item in came.refused)
+            self.deferred += (scanning.Refusal(*item) for item in came.deferred)
+            self.failed.update(came.failed)
+            self.histories += came.histories
+            for path, sha256 in came.written:
+                self.note(path, sha256)
+            self.finished_files += came.files
+            self.recorded_bytes += came.bytes
+            for stage in ("placing", "syncing", "recording"):
+                self._tell(stage, self.recorded_bytes)
+            errors += came.errors
+        for kind, message, code, fix in errors:
+            raise _KINDS[kind](message, code=code, fix=fix) if kind else RuntimeError(message)
+
+    def _place_apart(self, stop: mmap.mmap, turn: tuple[int, int]) -> tuple[Any, ...]:
+        """Place the files of a turn; what came of it, in plain values (`_Came`)."""
+        part, written = copy.copy(self), list[tuple[str, str]]()
+        part.refused, part.deferred, part.failed, part.histories = [], [], set(), []
+        part.note = lambda path, sha256: written.append((path, sha256))
+        part.progress, part.finished_files, part.recorded_bytes = None, 0, 0
+        errors: list[tuple[str, str, str, str]] = []
+        try:
+            if not stop[0]:  # the disk is full, say: nobody goes on
+                with files.calls_of("the ingest ended early"):
+                    part._place_turns([turn], with_wandb=False)
+        except CkptmanError as error:
+            stop[0] = 1
+            kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
+            errors.append((kind, error.message, error.code, error.fix))
+        except Exception:  # of which only the copy knows where it was raised
+            stop[0] = 1
+            errors.append(("", traceback.format_exc(), "", ""))
+        return (
+            [astuple(item) for item in part.refused],
+            [astuple(item) for item in part.deferred],
+            list(part.failed),
+            part.histories,
+            written,
+            part.finished_files,
+            part.recorded_bytes,
+            errors,
+        )
+
+    def _lost(self, _: tuple[int, int]) -> tuple[Any, ...]:
+        self.is_count_exact = False
+        raise MachineError(
+            "a process of this ingest was killed while it placed files",
+            code="process-killed",
+            fix="See whether memory was short.",
+        )
+
+    def _place_turns(self, turns: Iterable[tuple[int, int]], *, with_wandb: bool) -> None:
         with ThreadPoolExecutor(1) as other:
-            for runs in _together(self.plan.runs.to_do(with_wandb=with_wandb)):
+            for stretch in turns:
+                runs = self.plan.runs.to_do(stretch, with_wandb=with_wandb)
                 turn = _Turn([_RunAtWork(run) for run in runs], Batch(self.plan.root))
                 with ExitStack() as cleanup:
                     cleanup.callback(turn.batch.discard)
@@ -617,7 +710,7 @@ class _Apply:
                 self.failed.update(str(folder / entry.file) for entry in record.checkpoints)
                 self._refuse(root / folder / records.RUN_FILE, outcome)
                 continue
-            self.written.note(str(folder / records.RUN_FILE), outcome)
+            self.note(str(folder / records.RUN_FILE), outcome)
             self.recorded_bytes += sum(item.size for item in work.run.placements)
             self._tell("recording", self.recorded_bytes)
             if self.mode is Mode.MOVE:
@@ -660,7 +753,7 @@ class _Apply:
             return known
         written, sha256 = str(run.folder / history.HISTORY_FILE), hashlib.sha256(data).hexdigest()
         self.histories.append(written)
-        self.written.note(written, sha256)
+        self.note(written, sha256)
         return records.HistoryEntry(
             size=len(data),
             sha256=sha256,
@@ -726,7 +819,7 @@ class _Apply:
             make_folders(folder, root=self.plan.root)
             records.write_overwritten(folder, listed, root=self.plan.root)
             path = str((folder / records.OVERWRITTEN_FILE).relative_to(self.plan.root))
-            self.written.note(path, hashlib.sha256(records.signed(listed)).hexdigest())
+            self.note(path, hashlib.sha256(records.signed(listed)).hexdigest())
         except RefusedError as error:
             self._refuse(folder / records.OVERWRITTEN_FILE, error)
 
@@ -764,20 +857,6 @@ class _Apply:
         if self.progress is not None and self.total_bytes:
             with self.telling:
                 self.progress(stage, min(done, self.total_bytes), self.total_bytes)
-
-
-def _together(runs: Iterable[PlannedFolder]) -> Iterator[list[PlannedFolder]]:
-    """Runs whose files fit in one batch, or one run that has more."""
-    some: list[PlannedFolder] = []
-    count = 0
-    for run in runs:
-        if some and (count + len(run.placements) > placing.BATCH_SIZE or len(some) == placing.BATCH_SIZE):
-            yield some
-            some, count = [], 0
-        some.append(run)
-        count += len(run.placements)
-    if some:
-        yield some
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

@@ -121,9 +121,28 @@ class PlannedFolders(Sequence[PlannedFolder]):
             known=old,
         )
 
-    def to_do(self, *, with_wandb: bool) -> Iterator[PlannedFolder]:
-        """Those in which something is to be placed or written; `with_wandb`, those of W&B runs too."""
-        return (self._made(slot) for slot in self._slots if self._is_to_do(slot, with_wandb))
+    def turns(self, most: int, *, with_wandb: bool) -> list[tuple[int, int]]:
+        """Stretches of those in which something is to be placed or written; `with_wandb`, those of W&B runs too.
+
+        Args:
+            most: How many of them, and of their new files, are in one; more files where one run has more.
+        """
+        turns: list[tuple[int, int]] = []
+        runs = files = 0
+        for at, slot in enumerate(self._slots):
+            if not self._is_to_do(slot, with_wandb):
+                continue
+            count = sum(1 for _ in slot.to_place)
+            if not turns or runs == most or files + count > most:
+                turns.append((at, at))
+                runs = files = 0
+            turns[-1] = turns[-1][0], at + 1
+            runs, files = runs + 1, files + count
+        return turns
+
+    def to_do(self, turn: tuple[int, int], *, with_wandb: bool) -> list[PlannedFolder]:
+        """Those of a turn."""
+        return [self._made(slot) for slot in self._slots[slice(*turn)] if self._is_to_do(slot, with_wandb)]
 
     def _is_to_do(self, slot: Slot, with_wandb: bool) -> bool:
         return not slot.is_as_it_was or (with_wandb and (slot.run_id or "") in self._wandb)
@@ -138,6 +157,11 @@ class PlannedFolders(Sequence[PlannedFolder]):
     def to_place(self) -> Iterator[examination.Examined]:
         """The files that come to their places."""
         return (saved.file for slot in self._slots for saved in slot.to_place)
+
+    @property
+    def above(self) -> list[PurePosixPath]:
+        """The folders of those that get files, relative to the root."""
+        return [PurePosixPath(path) for path in sorted({slot.above for slot in self._slots if any(slot.to_place)})]
 
     @property
     def folders(self) -> Iterator[PurePosixPath]:

@@ -69,6 +69,25 @@ def test_what_a_killed_process_leaves_is_done_here() -> None:
     assert [at for at, (_, process) in enumerate(found) if process == HERE] == list(range(10, 100, 2))
 
 
+def test_a_copy_that_cannot_begin_ends_and_all_is_done_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    close, went_on = os.close, tmp_path / "went on"
+
+    def closing(descriptor: int) -> None:
+        if os.getpid() != HERE:
+            raise OSError
+        close(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closing)
+        try:
+            found = list(in_processes(square, range(8)))
+        except OSError:
+            went_on.touch()
+            os._exit(1)
+    assert found == [(number * number, HERE) for number in range(8)]
+    assert not went_on.exists()
+
+
 def test_an_outcome_that_is_no_plain_value_is_worked_out_here() -> None:
     def work(number: int) -> tuple[object, int]:
         return Path("3") if number == 3 else number, os.getpid()
@@ -103,6 +122,37 @@ def test_whoever_asks_no_further_leaves_no_process() -> None:
 def test_large_outcomes_arrive_whole() -> None:
     found = list(in_processes(lambda number: bytes([number]) * (3 << 20), range(6)))
     assert found == [bytes([number]) * (3 << 20) for number in range(6)]
+
+
+def test_work_that_cannot_be_done_again_is_lost_with_its_copy() -> None:
+    def work(number: int) -> int:
+        if number == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    found = list(in_processes(work, range(20), lost=lambda number: -number))
+    assert found == [-number if number >= 10 and number % 2 == 0 else number for number in range(20)]
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_such_work_is_interrupted_and_tidies_up_where_nobody_asks_any_further(is_left: bool, tmp_path: Path) -> None:
+    def work(number: int) -> int:
+        if number < 2:
+            return number
+        try:
+            (tmp_path / f"begun {number}").touch()
+            time.sleep(60)
+        except KeyboardInterrupt:
+            (tmp_path / f"tidied {number}").touch()
+            raise
+        return number
+
+    found = in_processes(work, range(8), lost=(lambda number: number) if is_left else None)
+    assert next(found) == 0
+    while len(list(tmp_path.glob("begun *"))) < 2:
+        time.sleep(0.001)
+    del found
+    assert {path.name for path in tmp_path.glob("tidied *")} == ({"tidied 2", "tidied 3"} if is_left else set())
 
 
 KILLED = """

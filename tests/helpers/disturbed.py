@@ -14,7 +14,7 @@ import posix
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -45,6 +45,8 @@ class Disturbance:
     act: Callable[[str, Call, tuple[Any, ...], dict[str, Any]], Any] | None = None
     calls: list[str] = field(default_factory=list)
     """The calls so far; one that makes a file is an `open+`."""
+    of: Callable[[str], bool] = lambda name: True
+    """Whether a call can meet it: in a copy of the process, the nth is another one."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,7 +62,7 @@ class Disturbance:
             is_new = name == "open" and len(arguments) > 1 and bool(arguments[1] & os.O_CREAT)
             with self._lock:
                 self.calls.append("open+" if is_new else name)
-                hit = len(self.calls) == self.nth
+                hit = len(self.calls) == self.nth and self.of(self.calls[-1])
             if not hit or self.act is None:
                 return function(*arguments, **options)
             self._inside.on = True
@@ -73,22 +75,29 @@ class Disturbance:
 
 
 class _Stream(io.RawIOBase):
-    """A descriptor as a stream, whose reads are calls of `os` as any other."""
+    """A descriptor as a stream, whose reads and writes are calls of `os` as any other."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_written: bool) -> None:
         self._descriptor = descriptor
+        self._is_written = is_written
 
     def readable(self) -> bool:
-        return True
+        return not self._is_written
+
+    def writable(self) -> bool:
+        return self._is_written
 
     def seekable(self) -> bool:
-        return True
+        return not self._is_written
 
     def fileno(self) -> int:
         return self._descriptor
 
     def readinto(self, buffer: Any) -> int:
         return os.readv(self._descriptor, [buffer])
+
+    def write(self, data: Any) -> int:
+        return os.write(self._descriptor, data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return os.lseek(self._descriptor, offset, whence)
@@ -100,9 +109,11 @@ class _Stream(io.RawIOBase):
 
 
 def _fdopen(descriptor: int, mode: str = "r", buffering: int = -1, *, errors: str | None = None) -> IO[Any]:
-    raw = _Stream(descriptor)
+    raw = _Stream(descriptor, is_written="w" in mode)
     if buffering == 0:
         return raw  # type: ignore[return-value]
+    if "w" in mode:
+        return io.BufferedWriter(raw)
     stream = io.BufferedReader(raw)
     return stream if "b" in mode else io.TextIOWrapper(stream, "utf-8", errors)
 
@@ -232,10 +243,20 @@ class Trial(Protocol):
         """Do it again, undisturbed, and see to it that all is as if nothing had happened."""
 
 
-def disturb_each_call(trial: Trial, fault: Fault, *, first: int = 1, every: int = 1) -> int:
-    """Let each call of a trial meet the fault in turn (or every so many of them); returns how many cases there were."""
+def disturb_each_call(
+    trial: Trial,
+    fault: Fault,
+    *,
+    first: int = 1,
+    every: int = 1,
+    traced: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int:
+    """Let each call of a trial meet the fault in turn (or every so many of them); returns how many cases there were.
+
+    `traced` is where it is done once, to see all calls.
+    """
     trial.furnish()
-    with between(Disturbance()) as undisturbed:
+    with traced(), between(Disturbance()) as undisturbed:
         assert trial.act()
     eligible = [nth for nth, name in enumerate(undisturbed.calls, 1) if fault.of(name)]
     cases = eligible[first % min(every, len(eligible)) :: every]
@@ -255,7 +276,7 @@ def disturb_each_call(trial: Trial, fault: Fault, *, first: int = 1, every: int 
 
 def _disturbed_at(trial: Trial, nth: int, fault: Fault) -> bool:
     try:
-        with between(Disturbance(nth, fault.act)):
+        with between(Disturbance(nth, fault.act, of=fault.of)):
             return trial.act()
     except OSError:  # the command line says that it is the machine's (`cli.app.run`)
         return False
@@ -270,7 +291,7 @@ def _killed_at(trial: Trial, nth: int, fault: Fault) -> bool:
     child = os.fork()
     if child == 0:
         try:
-            with between(Disturbance(nth, fault.act)):
+            with between(Disturbance(nth, fault.act, of=fault.of)):
                 trial.act()
         finally:
             os._exit(0)

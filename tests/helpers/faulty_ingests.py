@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ckptman.tree import contents, history, records
 from tests.helpers.disturbed import FAULTS, disturb_each_call, slice_of
 from tests.helpers.raw import config, snapshot, write_run
 from tests.helpers.recorded import add_overwritten
+from tests.helpers.sharing import shared_out
 
 CURVE = {step: {"loss": 1 / (step + 1)} for step in range(0, 1000, 250)}
 
@@ -159,11 +161,49 @@ class InTurnsTrial(IngestTrial):
             return super().act(progress)
 
 
+class SharedOutTrial(InTurnsTrial):
+    """Each run is a turn of its own, which one of two copies of the process takes.
+
+    A copy counts on from the calls that were before it, so that the nth is disturbed in each.
+    """
+
+    is_shared_out = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.is_shared_out = True
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """Do all in this process."""
+        self.is_shared_out = False
+        yield
+        self.is_shared_out = True
+
+    def act(self, progress: contents.Progress | None = None) -> bool:
+        if not self.is_shared_out:
+            return super().act(progress)
+        with shared_out():
+            return super().act(progress)
+
+    def check(self, *, done: bool) -> None:
+        self._wait()
+        super().check(done=done)
+
+    def _wait(self) -> None:
+        """Until no copy is at work any more, of a process that was killed."""
+        if self.root.exists():
+            descriptor = os.open(self.root, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.close(descriptor)
+
+
 SOURCES: dict[str, Callable[[Path, str], IngestTrial]] = {
     "with W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=True),
     "without W&B": lambda home, mode: IngestTrial(home, mode, with_wandb=False),
     "a tree": lambda home, mode: OfTreeTrial(home, mode, with_wandb=False),
     "in turns": lambda home, mode: InTurnsTrial(home, mode, with_wandb=False),
+    "shared out": lambda home, mode: SharedOutTrial(home, mode, with_wandb=False),
 }
 
 
@@ -171,7 +211,8 @@ def sweep(mode: str, source: str, fault: str, every: int) -> int:
     """Disturb every so many of the calls; how many cases there were. It forks: not where there are threads."""
     with in_memory() as home:
         trial = SOURCES[source](home, mode)
-        return disturb_each_call(trial, FAULTS[fault], first=slice_of(mode, fault), every=every)
+        traced = trial.traced if isinstance(trial, SharedOutTrial) else nullcontext
+        return disturb_each_call(trial, FAULTS[fault], first=slice_of(mode, fault), every=every, traced=traced)
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------

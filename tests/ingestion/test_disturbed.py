@@ -18,7 +18,7 @@ ALL = SLICES >= 10
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES if ALL else ["with W&B", "a tree"])
+@pytest.mark.parametrize("source", SOURCES if ALL else ["with W&B", "a tree", "shared out"])
 @pytest.mark.parametrize("mode", ["copy", "hardlink", "symlink", "move"] if ALL else ["copy", "move"])
 @pytest.mark.parametrize("fault", FAULTS if ALL else ["EIO", "SIGKILL before"])
 def test_an_ingest_that_is_disturbed_at_any_call(mode: str, source: str, fault: str, zygote: Zygote) -> None:
