@@ -20,7 +20,7 @@ from ckptman.fs import files as fs_files
 from ckptman.raw.beside import Beside, Evidence, Reading
 from ckptman.raw.scanning import Around, SourceCheckpoint, SourceFiles
 from ckptman.raw.wandb_index import Claim, WandbIndex
-from ckptman.rules import Convention, Place, naming, placement, terms
+from ckptman.rules import Convention, Place, comparing, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
@@ -379,6 +379,8 @@ class Examiner:
         """Steps and seeds that were met: each is held once."""
         self._common: dict[tuple[object, ...], Common] = {}
         """By what they hold, but where that holds more, by which that is."""
+        self._settled: dict[tuple[object, ...], Common] = {}
+        """By what tells a file whose name and configuration agree, but for its seed (`_key_of`)."""
 
     def examine(self, file: SourceCheckpoint, read: Read, *, called: str | None = None) -> Examined:
         """Tell what a file is that was `read`; `called` is the name of a file of the same bytes, for one whose own name
@@ -387,7 +389,7 @@ class Examiner:
         Raises:
             RefusedError: if it is no checkpoint of the convention, or has no place.
         """
-        info, content, state, parts = read
+        info, state = read.info, read.state
         if not state.same_but_ctime(file.state):
             raise RefusedError("it changed while it was looked at", code=fs_files.CHANGED)
         beside = self._beside.of(file.path) if self._beside.finds_any else Evidence(())
@@ -397,6 +399,11 @@ class Examiner:
             beside = beside.without_steps()
         config, config_source = self._config_of(file, info, beside)
         config, notes = self._completed(config, config_source, beside) if beside.readings else (config, ())
+        settled = None if called is not None or beside.readings else self._key_of(file, info, config, config_source)
+        if settled is not None and (common := self._settled.get(settled)) is not None:
+            own_seed = self._alike.of(config)[1]
+            return self._examined(file, read, common, own_seed, common.place.of_seed(comparing.whole(own_seed)).seed)
+        before = config
         name, parsed, config, config_source = self._name_of(file, info, config, config_source, called)
         key = self._convention.seed_key
         if key not in self._convention.lifted(config) and (seed := parsed.values.get(key, file.seed)) is not None:
@@ -412,10 +419,9 @@ class Examiner:
             shelves=self._shelves,
         )
         alike, own_seed = self._alike.of(config)
-        packed, kind, step = state.packed, parsed.prefix.name, self._numbers.setdefault(parsed.step, parsed.step)
+        kind, step = parsed.prefix.name, self._numbers.setdefault(parsed.step, parsed.step)
         is_end = parsed.prefix.final and step is not None and step == parsed.prefix.expected_step(config)
         unused, opaque = info.unused_configs, info.opaque if config_source == "checkpoint" else ()
-        own = Own(b"" if packed == file.packed else packed, file.home, info.run_id, parts, notes)
         alike_in: tuple[object, ...] = (
             name, kind, step, id(alike), config_source, id(place.family), place.notes, unused, opaque, is_end,
         )  # fmt: skip
@@ -433,12 +439,39 @@ class Examiner:
                 opaque=opaque,
                 is_end=is_end,
             )
-        file.among.note_content(file.place, content)
+        if settled is not None and config is before and self._convention.seed_key not in parsed.values:
+            self._settled[settled] = common
+        return self._examined(file, read, common, own_seed, place.seed, notes)
+
+    def _key_of(
+        self, file: SourceCheckpoint, info: Said, config: Mapping[str, Any], config_source: str
+    ) -> tuple[object, ...] | None:
+        """By what a file is known that differs from one before in the seed alone, where that says nothing else."""
+        if config_source != "checkpoint" or file.is_folder or not self._convention.has_seed_apart:
+            return None
+        alike, own_seed = self._alike.of(config)
+        if own_seed is _NO_SEED:
+            return None
+        name = file.name_by(self._convention)
+        return id(alike), name, file.group, file.task, info.iters_done, info.unused_configs, info.opaque
+
+    def _examined(
+        self,
+        file: SourceCheckpoint,
+        read: Read,
+        common: Common,
+        own_seed: object,
+        seed: int | None,
+        notes: tuple[records.BesideFile, ...] = (),
+    ) -> Examined:
+        packed = read.state.packed
+        own = Own(b"" if packed == file.packed else packed, file.home, read.info.run_id, read.parts, notes)
+        file.among.note_content(file.place, read.content)
         return Examined(
             common=common,
             at=file.place,
             own_seed=self._numbers.setdefault(own_seed, own_seed) if type(own_seed) is int else own_seed,
-            seed=self._numbers.setdefault(place.seed, place.seed),
+            seed=self._numbers.setdefault(seed, seed),
             own=_NOTHING if own == _NOTHING else own,
         )
 
