@@ -345,14 +345,34 @@ def _lost_key(run: tree_records.OverwrittenRun) -> tuple[str, str, int | None, i
 
 
 def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -> Iterator[_Fact]:
-    """The tree's runs, by their run.json; without one, by what is inside their files, which are there all the same."""
+    """The tree's runs, by their run.json; without one, or where that was changed since ckptman wrote it, by what is
+    inside their files, which are there all the same."""
     for run in runs:
         folder, record = root / run.folder, run.record
         held = [(file.kind or "", file.step) for file in run.files]  # those that run.json does not list are there too
-        if record is not None:
+        if (
+            record is not None
+            and _is_changed(folder)
+            and (read := _read_again(run, root, convention)).place is not None
+        ):
+            group, seed = read.place.group, read.place.seed
+            yield _of_files(group, read.config, seed, record.run_id, held, folder, convention)
+        elif record is not None:
             yield _of_files(record.group, record.config, record.seed, record.run_id, held, folder, convention)
         elif run.fills and run.seed is not None:
             yield _of_files(run.group, run.config, run.seed, None, held, folder, convention)
+
+
+def _is_changed(folder: Path) -> bool:
+    with suppress(OSError):
+        return not tree_records.is_as_written(folder / tree_records.RUN_FILE)
+    return False
+
+
+def _read_again(run: contents.Run, root: Path, convention: Convention) -> contents.Run:
+    """A run with what is inside its files."""
+    scan = tree_records.scan_of(root, [tree_records.scan_folder(root, run.folder, convention)])
+    return next(iter(contents.inventory_of(scan, convention, contents.Depth.HEADERS).runs), run)
 
 
 def _of_raw(raw: outputs.RawOutputs, in_tree: Collection[str]) -> Iterator[_Fact]:

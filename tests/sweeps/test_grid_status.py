@@ -72,6 +72,23 @@ def test_raw_outputs_and_the_tree_say_the_same(tmp_path: Path) -> None:
     assert Path(of(look(out, root)).path) == root / "with_layernorm/fixed/len_gen_single_k4/task_0003/seed_1337"
 
 
+@pytest.mark.parametrize("raw_too", [True, False])
+def test_a_configuration_that_was_edited_in_a_record_is_not_believed(tmp_path: Path, raw_too: bool) -> None:
+    """Its digest says that it was; the file says what it is."""
+    out = write_source(tmp_path / "raw", [small_config(seed=1337)])
+    root = tmp_path / "checkpoints"
+    ingest(out, root, settle=0)
+    shutil.rmtree(out / "len_gen_single_k4")
+    [file] = root.rglob("run.json")
+    file.write_bytes(
+        file.read_bytes().replace(b'"n_layers": 1', b'"n_layers": 2').replace(b'"seed": 1337', b'"seed": 5')
+    )
+    found = of(look(out if raw_too else None, root))
+    assert (found.state, found.run_id) == ("complete", "run00000")
+    edit_json(file, lambda _: None)  # the control: without its digest, it is meant
+    assert of(look(out if raw_too else None, root)).state == "missing"
+
+
 @pytest.mark.parametrize("record", ["none", "unusable", "another run's"])
 def test_a_run_of_the_tree_of_which_no_run_json_tells_is_not_missing(tmp_path: Path, record: str) -> None:
     other = small_config(seed=1337, n_layers=2)
