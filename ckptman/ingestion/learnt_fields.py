@@ -496,7 +496,7 @@ def _unmatched(
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
         or kind_of(slot.tag) is not None
         or (_tag(slot) == "rank" and any(not text.strip("0") for text in texts))  # of a process; other ranks begin at 1
-        or (bool(runs) and _varies(slot, files, runs))
+        or (bool(runs) and _varies(slot, files, runs, several=not seeds))
         or (slot.sort == "word" and len(texts) > 1 and _ROLES.issuperset(text.lower() for text in texts))
         or _is_measured(slot)
         or _grows_with_steps(slot, files)
@@ -525,13 +525,15 @@ def _is_measured(slot: Slot, *, of_each: bool = True) -> bool:
     return not slot.tag and slot.sort == "#" and are_own and all("." in text for text in texts)
 
 
-def _varies(slot: Slot, files: Sequence[Evidence], runs: Mapping[tuple[str, str], int]) -> bool:
+def _varies(
+    slot: Slot, files: Sequence[Evidence], runs: Mapping[tuple[str, str], int], *, several: bool = True
+) -> bool:
     """Whether files of one configuration in one folder have several values there, or some of them none."""
     seen: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for index, text in slot.texts.items():
         if files[index].config:
             seen[files[index].run][text] += 1
-    return any(len(texts) > 1 or texts.total() < runs[run] for run, texts in seen.items())
+    return any((several and len(texts) > 1) or texts.total() < runs[run] for run, texts in seen.items())
 
 
 def _hole(name: str, taken: Iterable[str]) -> str:
@@ -586,8 +588,11 @@ def is_supported(scheme: Scheme, files: Sequence[Evidence]) -> bool:
     has_config = any(files[index].config for index in scheme.shape.names)
     names = {files[index].name for index in scheme.shape.names}
     fields = [scheme.named(slot) for slot in scheme.shape.slots]
-    known = sum(made.key is not None for made in fields) + any(made.hole == "step" for made in fields)
-    says_kind = (scheme.kind is not None or bool(scheme.kinds)) and len(scheme.shape.columns) <= 2
+    says_step = any(made.hole == "step" for made in fields)
+    known = sum(made.key is not None for made in fields) + says_step
+    says_kind = (scheme.kind is not None or bool(scheme.kinds)) and (len(scheme.shape.columns) <= 2 or says_step)
+    if len(scheme.shape.names) == len(files):  # no other name is there
+        return True
     if len(scheme.shape.columns) == 1 and not fields:  # one word
         return says_kind or len(scheme.shape.names) > 1
     if len(names) > 1 and fields:

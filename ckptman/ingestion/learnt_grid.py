@@ -430,12 +430,22 @@ def _made(
 
 
 def _have_own_seeds(runs: Sequence[Run], patterns: Sequence[Pattern], seed_key: str) -> bool:
-    """Whether there are groups of one form each, of a single seed each, and not of the same one: they are runs."""
+    """Whether there are groups of one form each, of a single seed each that no name says, and not of the same one:
+    they are runs."""
     seeds: dict[str, set[int | None]] = defaultdict(set)
     for run in runs:
         seeds[run.group].add(comparing.whole(run.config.get(seed_key)))
     several = len(set.union(*seeds.values())) > 1
-    return several and all(not p.holes for p in patterns) and all(len(mine) == 1 for mine in seeds.values())
+    return (
+        several
+        and not any(p.holes or _has_seeds(p, seed_key) for p in patterns)
+        and all(len(mine) == 1 for mine in seeds.values())
+    )
+
+
+def _has_seeds(pattern: Pattern, seed_key: str) -> bool:
+    """Whether the names of these groups said a seed, which is taken out of them."""
+    return f"{{{seed_key.rpartition('.')[2]}}}" in pattern.was
 
 
 def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[Pattern]]:
@@ -544,7 +554,7 @@ def _numbering(
     usable = _usable(runs, taken, choice)
     within = [key for key in usable if _varies_within(runs, key, lambda run: (run.group,))]
     if not choice.with_tasks:
-        return _plain(runs, within, several=any(pattern.holes for pattern in patterns))
+        return _plain(runs, within, several=any(p.holes or _has_seeds(p, choice.seed_key) for p in patterns))
     extra = [key for key in usable if key not in within]
     classes: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for group in sorted({run.group for run in runs}):

@@ -215,7 +215,7 @@ def step_folders(files: Sequence[str]) -> list[str]:
     inside: dict[tuple[str, ...], Counter[tuple[str, ...]]] = defaultdict(Counter)
     for relative in files:
         parts = PurePosixPath(relative).parts
-        for at in range(len(parts) - 2, max(0, len(parts) - 2 - _MOST_LEVELS), -1):
+        for at in range(len(parts) - 2, max(-1, len(parts) - 2 - _MOST_LEVELS), -1):
             if match := _STEP_FOLDER.fullmatch(parts[at]):
                 found[f"{match[1]}*"] += 1
                 inside[parts[:at]][parts[at + 1 :]] += 1
@@ -227,7 +227,7 @@ def step_folders(files: Sequence[str]) -> list[str]:
     ends = {
         parts[at]
         for parts in split
-        for at in range(1, len(parts) - 1)
+        for at in range(len(parts) - 1)
         if kind_of(parts[at]) not in (None, "Checkpoint") and parts[at + 1 :] in inside.get(parts[:at], ())
     }
     return [*sorted(found), *sorted(ends)]
@@ -243,8 +243,8 @@ def task_pattern(folders: Sequence[tuple[str, ...]]) -> str | None:
             ends[match[1]] += 1
             digits[match[1]].add((len(match[2]), match[2].startswith("0") and len(match[2]) > 1))
     for word, count in ends.most_common(1):
-        plain = re.sub("[^a-z]", "", word.lower())
-        if count < _SHARE * len(folders) or plain in ("seed", "s"):
+        is_seed = re.fullmatch(r"(?:.*[^a-z])?seed[^a-z]*|s[^a-z]*", word.lower())
+        if count < _SHARE * len(folders) or is_seed:
             return None
         widths = {width for width, _ in digits[word]}
         padded = any(zero for _, zero in digits[word])

@@ -213,3 +213,57 @@ def test_a_seed_folder_that_all_runs_have_is_no_folder_for_their_files(tmp_path:
         save(tmp_path / "out" / run / "seed_7" / "model.pt", weights(number))
     sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
     assert {record["seed"] for record in runs_of(tmp_path / "tree").values()} == {7}
+
+
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_runs_of_one_configuration_whose_folders_say_their_seeds_are_one_group(tmp_path: Path, where: str) -> None:
+    for seed in (1, 2, 3):
+        run = tmp_path / "out" / f"bert_seed{seed}"
+        config = {"config": {"lr": 0.1, "hidden": 8}} if where == "inside" else {}
+        save(run / "model.pt", {"model": weights(seed), **config})
+        if where == "beside":
+            save(run / "config.json", {"lr": 0.1, "hidden": 8})
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert {run: record["seed"] for run, record in runs_of(tmp_path / "tree").items()} == {
+        "bert/seed_1": 1, "bert/seed_2": 2, "bert/seed_3": 3,
+    }  # fmt: skip
+    assert validate(tmp_path / "tree").findings == ()
+
+
+def test_the_folder_of_one_run_may_be_the_source(tmp_path: Path) -> None:
+    for step in (1000, 2000):
+        args = {"lr": 0.1, "seed": 1, "train_iters": 2000, "iteration": step}
+        path = tmp_path / "gpt" / f"iter_{step:07d}" / "mp_rank_00" / "model_optim_rng.pt"
+        save(path, {"args": args, "iteration": step, "model": weights(step)})
+    sorted_by_proposal(tmp_path / "gpt", tmp_path / "tree")
+    assert {run: len(record["checkpoints"]) for run, record in runs_of(tmp_path / "tree").items()} == {"gpt/seed_1": 2}
+    assert validate(tmp_path / "tree").findings == ()
+
+
+def test_the_one_name_that_is_there_is_no_odd_one(tmp_path: Path) -> None:
+    save(tmp_path / "out" / "thing.v2.old.pt", weights(1))
+    _, result = sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert len(result.placed) == 1
+
+
+@pytest.mark.parametrize("name", ["best_acc_epoch_2", "odd thing 2"])
+def test_a_single_name_is_read_where_it_says_its_kind_and_its_step(tmp_path: Path, name: str) -> None:
+    for epoch in (1, 2, 3):
+        save(tmp_path / "out" / f"epoch_{epoch}.pt", {"state_dict": weights(epoch), "meta": {"epoch": epoch}})
+    save(tmp_path / "out" / f"{name}.pt", {"state_dict": weights(9), "meta": {"epoch": 2}})
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    (record,) = runs_of(tmp_path / "tree").values()
+    kinds = {entry["file"]: (entry["kind"], entry["step"]) for entry in record["checkpoints"]}
+    assert kinds.get("best_acc_epoch_2.pt") == (("Best", 2) if name.startswith("best") else None)
+    assert len(kinds) == (4 if name.startswith("best") else 3)
+
+
+def test_seeds_in_names_of_files_are_those_of_configurations_without_one(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for step in (100, 200):
+            document = {"model": weights(seed + step), "config": {"lr": 0.1}, "step": step}
+            save(tmp_path / "out" / f"net_seed{seed}_step{step}.pt", document)
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    assert {run: len(record["checkpoints"]) for run, record in runs_of(tmp_path / "tree").items()} == {
+        "out/seed_1": 2, "out/seed_2": 2,
+    }  # fmt: skip
