@@ -612,9 +612,8 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
     they are spread over several and do not contradict each other."""
     items = _as_config(value) or {}
     own = _KINDS.keys() & items.keys()
-    if len(own) >= _FEW_KEYS:
-        return key, value
-    items = _written_out(items)
+    if len(own) < _FEW_KEYS:
+        items = _written_out(items)
     sections = {
         name: inner
         for name, item in items.items()
@@ -627,6 +626,8 @@ def _section(key: str, value: Any) -> tuple[str, Any]:
         if sum(key in inner for key in _KINDS) >= _FEW_KEYS:
             return f"{key}.{name}", items[name]
     known = _of_sections(items)
+    if len(own) >= _FEW_KEYS and known.keys() <= own:
+        return key, value
     return key, {**known, **_without_keys(items, known.keys() - own, _SECTION_LEVELS)}
 
 

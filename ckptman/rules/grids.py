@@ -144,6 +144,12 @@ def _index(grid: Grid, axis: str, config: Mapping[str, Any]) -> int:
     for index, known in enumerate(grid.axes[axis]):
         if comparing.same_value(value, known):
             return index
+    if axis not in config:
+        raise RefusedError(
+            f"the configuration has no {axis} where the grid {grid.name!r} needs one",
+            code="off-grid",
+            fix="If the file's name says it, pass --trust name.",
+        )
     listed = ", ".join(str(known) for known in grid.axes[axis])
     raise RefusedError(
         f"{axis} = {value!r} is not on the grid {grid.name!r}, which has {axis} in {listed}",

@@ -28,8 +28,11 @@ class WrongRoot:
 
 
 def is_tree_root(folder: Path, convention: Convention) -> bool:
-    """Whether a folder looks like the root of a tree: it has the folder of a family. Nothing below is read."""
+    """Whether a folder looks like the root of a tree: it has the folder of a family, or what an ingest that could place
+    nothing says of it. Nothing below is read."""
     # os.path's tests are False in a folder that may not be entered, where pathlib's raise.
+    if os.path.isfile(folder / records.REFUSED_FILE):  # noqa: PTH113
+        return True
     if (homes := placement.family_folders(convention)) is not None:
         return any(os.path.isdir(folder / home) for home in homes)  # noqa: PTH112
     return any(os.path.isfile(run / records.RUN_FILE) for run in _some_runs(folder, convention))  # noqa: PTH113

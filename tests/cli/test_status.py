@@ -25,7 +25,7 @@ from ckptman.text.json_text import document_of, dump_json
 from ckptman.training.planning import QUICK
 from ckptman.training.progress import FAILED, INTERRUPTED
 from ckptman.training.run_folder import RawRun
-from tests.helpers.raw import START, write_run
+from tests.helpers.raw import START, name_of, write_run
 from tests.helpers.sweeps import ONE, plan
 from tests.helpers.trees import small_config, write_source
 
@@ -94,6 +94,16 @@ def test_the_tree_is_used_where_it_is(here: Path, capsys: pytest.CaptureFixture[
     assert (document["out"], document["root"], document["counts"]["complete"]) == (None, "checkpoints", 1)
     assert run(["status", *PART, "--json", "--out", "raw", "--root", "checkpoints"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["complete"] == 1
+
+
+def test_a_tree_that_has_nothing_but_what_was_refused_is_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = here / "raw/len_gen_single_k4/task_0003/saved_models" / name_of(small_config())
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK\3\4 and no end")
+    ingest(here / "raw", here / "tree", settle=0)
+    assert [path.name for path in (here / "tree").iterdir()] == ["refused.json"]
+    assert run(["status", "tree", *PART, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["counts"]["refused"] == 3
 
 
 def test_a_failed_run_is_named_with_its_log(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,6 +210,14 @@ def test_sections_that_contradict_each_other_decide_nothing(save: Callable[..., 
     assert config["n_embd"] == 8
 
 
+def test_what_a_configuration_lacks_its_sections_say(save: Callable[..., Path]) -> None:
+    """As Hydra has it: what is of the run above, what is of the model and the data in sections."""
+    top = {key: value for key, value in CONFIG.items() if key not in spread(CONFIG)["model"]}
+    given = {**top, "model": {**spread(CONFIG)["model"], "seed": 5, "dropout": 0.0}}
+    config = read_checkpoint(save(train_config=given), RULES).config
+    assert config == {**CONFIG, "model": {"seed": 5, "dropout": 0.0}}
+
+
 def test_what_cannot_be_read_as_a_configuration_is_named(save: Callable[..., Path]) -> None:
     for value in (contents.FrozenSlots(), contents.Point(1, 2), ["--seed", "1"], "a: [1\n", "a: &x [1]\nb: *x\n"):
         info = read_checkpoint(save(train_config=value, note={"a": 1}, lr_cfg="x"), RULES)

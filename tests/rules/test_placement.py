@@ -93,7 +93,7 @@ def test_a_configuration_that_does_not_say_is_refused(key: str, value: Any, code
     assert f"{key} = {value!r}" in error.value.message
 
 
-@pytest.mark.parametrize("key", ["use_layernorm", "train_max_k"])
+@pytest.mark.parametrize("key", ["use_layernorm", "train_max_k", "n_layers"])
 def test_a_key_that_a_configuration_lacks_is_said_to_be_lacking(key: str) -> None:
     with pytest.raises(RefusedError, match=f"^the configuration has no {key} where "):
         folder({name: value for name, value in config().items() if name != key})
