@@ -54,11 +54,14 @@ _MOST_LINES = 12
 """Runs named of each state; --verbose names all."""
 
 
-def answer(found: GridStatus, *, as_json: bool, missing: bool, verbose: bool, flags: Sequence[str]) -> NoReturn:
+def answer(
+    found: GridStatus, *, as_json: bool, missing: bool, verbose: bool, flags: Sequence[str], is_part: bool
+) -> NoReturn:
     """Print what was asked for, and end the command.
 
     Args:
         missing: Whether the commands are asked for that train what is missing; `flags` are options for all of them.
+        is_part: Whether the command line says which runs.
     """
     if missing:
         sys.stdout.write("".join(f"{line}\n" for line in commands(found, flags)))
@@ -67,7 +70,7 @@ def answer(found: GridStatus, *, as_json: bool, missing: bool, verbose: bool, fl
         print_json(found.to_json())
     else:
         show(found, console(), verbose=verbose)
-        _tell(found)
+        _tell(found, is_part=is_part)
     bad = found.counts[grid_status.FAILED] or found.refused
     raise typer.Exit(1 if bad and not missing else 0)
 
@@ -219,7 +222,7 @@ def _details(item: RunStanding) -> Iterable[str]:
         yield item.job
 
 
-def _tell(found: GridStatus) -> None:
+def _tell(found: GridStatus, *, is_part: bool) -> None:
     """Say on stderr what the map leaves out, and what to do next."""
     talk = console(stderr=True)
     if found.out is None and found.root is None:
@@ -238,9 +241,11 @@ def _tell(found: GridStatus) -> None:
         talk.print(plain(f"{count_text(len(found.outside), 'run')} outside of the grid, such as {found.outside[0]}"))
     if found.to_train:
         waits = "waits" if len(found.to_train) == 1 else "wait"
+        given = ", with the options given here for which runs," if is_part else ""
+        recipe = " by the published recipe" if _recipe_flags(found) else ""
         talk.print(
-            plain(f"{count_text(len(found.to_train), 'run')} {waits} for training: ckptman sweep trains them, "
-                  "ckptman status --missing prints a command for each")
+            plain(f"{count_text(len(found.to_train), 'run')} {waits} for training: ckptman sweep{given} trains them"
+                  f"{recipe}, ckptman status --missing prints a command for each")
         )  # fmt: skip
     _tell_others(found)
 
@@ -261,15 +266,17 @@ def _tell_recipe(found: GridStatus) -> None:
         said = f"{count_text(refused, 'run')} {have} refused, and {are} not among these: ckptman status tells why"
         console(stderr=True).print(plain(said))
     _tell_others(found)
-    shared = _shared_recipe(found).items()
-    # What the groups of all of them decide, sweep would refuse.
-    flags = flags_of(
-        {key: value for key, value in shared if any(key not in item.run.values for item in found.to_train)}
-    )
-    if flags:
+    if flags := _recipe_flags(found):
         console(stderr=True).print(
             plain(f"with the recipe that the other runs share: {' '.join(flags)}"), soft_wrap=True
         )
+
+
+def _recipe_flags(found: GridStatus) -> list[str]:
+    """The options of `sweep` that give the recipe which the known runs share; none where that is the published one."""
+    shared = _shared_recipe(found).items()
+    # What the groups of all of them decide, sweep would refuse.
+    return flags_of({key: value for key, value in shared if any(key not in item.run.values for item in found.to_train)})
 
 
 def _shared_recipe(found: GridStatus) -> dict[str, object]:

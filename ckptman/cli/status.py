@@ -27,6 +27,7 @@ from ckptman.cli.options import (
     tree_there,
 )
 from ckptman.cli.remembering import Remembered
+from ckptman.rules import selection
 from ckptman.text import UsageError
 
 
@@ -106,7 +107,8 @@ def _status(
             raise typer.Exit
         found = look()
         flags = grid_map.where_flags(out, numbering, context.obj) if missing else []
-        grid_map.answer(found, as_json=as_json, missing=missing, verbose=verbose, flags=flags)
+        is_part = asked != selection.Selection()
+        grid_map.answer(found, as_json=as_json, missing=missing, verbose=verbose, flags=flags, is_part=is_part)
 
 
 def _places(

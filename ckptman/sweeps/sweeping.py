@@ -312,6 +312,9 @@ def _planned(
         if not (keys := raw.differing_from(config)):
             return replace(made, todo=Todo.COMPLETE, where=path, note="")
         made = replace(made, note=f"{path} is of another recipe: it differs in {', '.join(keys)}")
+    if standing.is_unasked:
+        unknown = "SLURM does not answer: a job that waits may train it"
+        made = replace(made, note="; ".join(filter(None, (made.note, unknown))))
     return replace(made, seconds=_seconds(made, speeds))
 
 

@@ -130,6 +130,25 @@ def test_it_is_said_where_slurm_does_not_answer(
         monkeypatch.setattr(submissions, "slurm_queue", lambda _, answer=answer: answer)
         assert run(["status", *PART]) == 0
         assert ("SLURM does not answer" in capsys.readouterr().err) is told
+        assert run(["sweep", *PART, "--seed", "1337", "--dry-run"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert ("new; SLURM does not answer: a job that waits may train it" in out) is told
+
+
+def test_what_sweep_trains_is_said_as_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """sweep alone trains the whole grid, by the published recipe."""
+
+    def told(*arguments: str) -> str:
+        assert run(["status", *arguments]) == 0
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "504 runs wait for training: ckptman sweep trains them, ckptman status" in told()
+    part = "12 runs wait for training: ckptman sweep, with the options given here for which runs, trains them"
+    assert f"{part}, ckptman status" in told(*PART)
+    raw = RawRun.of(small_config(max_iters=30), here / "grid_outputs", built_in())
+    raw.saved_models.mkdir(parents=True)
+    raw.write_status(INTERRUPTED, "abcd1234", 7)
+    assert f"{part} by the published recipe, ckptman status" in told(*PART)
 
 
 def test_text_from_files_cannot_drive_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
