@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from ckptman.fs import folders, placing
-from ckptman.ingestion import ingesting
+from ckptman.ingestion import applying
 from ckptman.ingestion.ingesting import ingest
 from ckptman.raw import scanning
 from ckptman.rules.convention_file import built_in
@@ -157,7 +157,7 @@ class InTurnsTrial(IngestTrial):
             write_run(source / f"seed_{number}/len_gen_k8/task_0006", config(seed=number), run_id=f"seed{number}")
 
     def act(self, progress: contents.Progress | None = None) -> bool:
-        with mock.patch.multiple(ingesting, _MUCH=1, _MANY=1), mock.patch.object(placing, "BATCH_SIZE", 2):
+        with mock.patch.multiple(applying, _MUCH=1, _MANY=1), mock.patch.object(placing, "BATCH_SIZE", 2):
             return super().act(progress)
 
 
@@ -230,7 +230,7 @@ def copy_onto_the_final_name(patch: pytest.MonkeyPatch) -> None:
 
 
 def write_the_record_first(patch: pytest.MonkeyPatch) -> None:
-    real = ingesting._Apply._place_all
+    real = applying.Work._place_all
 
     def place(self: Any, **options: Any) -> None:
         for run in self.plan.runs:
@@ -238,11 +238,11 @@ def write_the_record_first(patch: pytest.MonkeyPatch) -> None:
             records.write_record(self.plan.root / run.folder, run.record)
         real(self, **options)
 
-    patch.setattr(ingesting._Apply, "_place_all", place)
+    patch.setattr(applying.Work, "_place_all", place)
 
 
 def unlink_before_the_record(patch: pytest.MonkeyPatch) -> None:
-    real = ingesting._Apply._record
+    real = applying.Work._record
 
     def record(self: Any, works: Any) -> None:
         for work in works:
@@ -250,7 +250,7 @@ def unlink_before_the_record(patch: pytest.MonkeyPatch) -> None:
                 os.unlink(planned.source)  # noqa: PTH108
         real(self, works)
 
-    patch.setattr(ingesting._Apply, "_record", record)
+    patch.setattr(applying.Work, "_record", record)
 
 
 def swallow_the_error(patch: pytest.MonkeyPatch) -> None:

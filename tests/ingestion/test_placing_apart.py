@@ -16,7 +16,7 @@ import pytest
 
 import ckptman
 from ckptman.fs import folders, locks, placing
-from ckptman.ingestion import ingesting, planning
+from ckptman.ingestion import applying, ingesting, planning
 from ckptman.text.errors import MachineError
 from tests.helpers.faulty_ingests import scrubbed
 from tests.helpers.grown import grow_source
@@ -34,14 +34,14 @@ def a_run_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def placers(patch: pytest.MonkeyPatch, folder: Path) -> Callable[[], set[int]]:
     """What tells the processes that placed a turn."""
-    real = ingesting._Apply._place_turns
+    real = applying.Work._place_turns
 
     def place(self: Any, *arguments: Any, **options: Any) -> None:
         (folder / str(os.getpid())).touch()
         real(self, *arguments, **options)
 
     folder.mkdir()
-    patch.setattr(ingesting._Apply, "_place_turns", place)
+    patch.setattr(applying.Work, "_place_turns", place)
     return lambda: {int(path.name) for path in folder.iterdir()}
 
 
@@ -81,7 +81,7 @@ def test_what_one_process_places(
     furnish(source)
     told = placers(monkeypatch, tmp_path / "placers")
     if kind == "large":
-        monkeypatch.setattr(ingesting, "_MUCH", 1)
+        monkeypatch.setattr(applying, "_MUCH", 1)
     with shared_out():
         ckptman.ingest(source, root, mode="move" if kind == "move" else "copy", with_wandb=kind == "with W&B", settle=0)
     assert told() == {HERE}
@@ -162,7 +162,7 @@ def test_a_mistake_in_one_of_them_is_told_as_what_it_is(
     source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     furnish(source)
-    monkeypatch.setattr(ingesting._Apply, "_record", lambda *_: 1 // 0)
+    monkeypatch.setattr(applying.Work, "_record", lambda *_: 1 // 0)
     with shared_out(), pytest.raises(RuntimeError, match="ZeroDivisionError"):
         ckptman.ingest(source, root, settle=0)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ckptman.fs import folders, placing
-from ckptman.ingestion import ingesting
+from ckptman.ingestion import applying
 from tests.helpers.disturbed import FAULTS, disturb_each_call
 from tests.helpers.faulty_ingests import IngestTrial, InTurnsTrial, in_memory
 from tests.helpers.grown import grow_source
@@ -25,14 +25,14 @@ PROMISE = "An ingest whose copies are made while others are published: whole or 
 def publishers(trial: IngestTrial, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each turn, whether the main thread published it."""
     found = []
-    real = ingesting._Apply._publish
+    real = applying.Work._publish
 
     def publish(self: Any, turn: Any) -> None:
         found.append(threading.current_thread() is threading.main_thread())
         real(self, turn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingesting._Apply, "_publish", publish)
+        patch.setattr(applying.Work, "_publish", publish)
         trial.furnish()
         assert trial.act()
     trial.check(done=True)
@@ -119,8 +119,8 @@ def test_what_is_left_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def ingest_with_few_descriptors(home: Path, limit: int, before: str = "pass") -> bool:
     source = grow_source(home / "source", 60)
     code = (
-        f"import sys, ckptman; from ckptman.fs import placing; from ckptman.ingestion import ingesting; {before}; "
-        "ingesting._MUCH = 1; assert len(ckptman.ingest(*sys.argv[1:]).placed) == 120"
+        f"import sys, ckptman; from ckptman.fs import placing; from ckptman.ingestion import applying; {before}; "
+        "applying._MUCH = 1; assert len(ckptman.ingest(*sys.argv[1:]).placed) == 120"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, source, home / "tree"],
