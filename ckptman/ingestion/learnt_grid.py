@@ -403,7 +403,7 @@ def _made(
     choice: _Choice,
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
     """Groups and grids as sections: for each experiment one grid, or one for each value of a facet."""
-    if _have_own_seeds(runs, patterns, choice.seed_key):
+    if _have_own_seeds(runs, patterns, choice):
         return None
     found: dict[str, tuple[Sequence[Pattern], Sequence[Run], Numbering]] = {}
     experiments = _experiments(runs, patterns)
@@ -429,23 +429,28 @@ def _made(
     return _sections(found, choice) if found else None
 
 
-def _have_own_seeds(runs: Sequence[Run], patterns: Sequence[Pattern], seed_key: str) -> bool:
+def _have_own_seeds(runs: Sequence[Run], patterns: Sequence[Pattern], choice: _Choice) -> bool:
     """Whether there are groups of one form each, of a single seed each that no name says, and not of the same one:
     they are runs."""
     seeds: dict[str, set[int | None]] = defaultdict(set)
     for run in runs:
-        seeds[run.group].add(comparing.whole(run.config.get(seed_key)))
+        seeds[run.group].add(comparing.whole(run.config.get(choice.seed_key)))
     several = len(set.union(*seeds.values())) > 1
     return (
         several
-        and not any(p.holes or _has_seeds(p, seed_key) for p in patterns)
+        and not any(p.holes or _are_seeds_of_one(p, runs, choice) for p in patterns)
         and all(len(mine) == 1 for mine in seeds.values())
     )
 
 
-def _has_seeds(pattern: Pattern, seed_key: str) -> bool:
-    """Whether the names of these groups said a seed, which is taken out of them."""
-    return f"{{{seed_key.rpartition('.')[2]}}}" in pattern.was
+def _are_seeds_of_one(pattern: Pattern, runs: Sequence[Run], choice: _Choice) -> bool:
+    """Whether the names of these groups said a seed, which is taken out of them, and their runs differ in it alone."""
+    if f"{{{choice.seed_key.rpartition('.')[2]}}}" not in pattern.was:
+        return False
+    configs = [run.config for run in runs if run.group in pattern.groups]
+    own = {key for config in configs for key in config if learnt_names.OF_THE_RUN.search(key)}
+    ignored = choice.ignored | own | {choice.seed_key}
+    return all(comparing.same_configuration(configs[0], config, ignored) for config in configs)
 
 
 def _experiments(runs: Sequence[Run], patterns: Sequence[Pattern]) -> list[list[Pattern]]:
@@ -554,7 +559,7 @@ def _numbering(
     usable = _usable(runs, taken, choice)
     within = [key for key in usable if _varies_within(runs, key, lambda run: (run.group,))]
     if not choice.with_tasks:
-        return _plain(runs, within, several=any(p.holes or _has_seeds(p, choice.seed_key) for p in patterns))
+        return _plain(runs, within, several=any(p.holes or _are_seeds_of_one(p, runs, choice) for p in patterns))
     extra = [key for key in usable if key not in within]
     classes: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for group in sorted({run.group for run in runs}):

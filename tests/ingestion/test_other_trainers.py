@@ -267,3 +267,13 @@ def test_seeds_in_names_of_files_are_those_of_configurations_without_one(tmp_pat
     assert {run: len(record["checkpoints"]) for run, record in runs_of(tmp_path / "tree").items()} == {
         "out/seed_1": 2, "out/seed_2": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("lr", [0.0, 0.1])
+def test_runs_that_differ_in_more_than_the_seed_of_their_names_are_no_group(tmp_path: Path, lr: float) -> None:
+    for seed in (1, 2, 3):
+        config = {"lr": 0.1 + lr * seed, "seed": seed, "save_dir": f"run-seed{seed}"}
+        save(tmp_path / "out" / f"run-seed{seed}" / "model.pt", {"model": weights(seed), "config": config})
+    sorted_by_proposal(tmp_path / "out", tmp_path / "tree")
+    groups = {record["group"] for record in runs_of(tmp_path / "tree").values()}
+    assert groups == ({"run-seed1", "run-seed2", "run-seed3"} if lr else {"run"})
