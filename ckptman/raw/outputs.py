@@ -316,6 +316,7 @@ class RawOutputs:
         not_read = {self.scan.checkpoints[place].path for place in self._known}
         owned = {saved.file.source.path: saved.owner for saved in self.files}
         told: dict[str, Owner] = {}
+        kept: defaultdict[str | None, set[str]] = defaultdict(set)
         of_opaque_keys = []
         by_folder = {str(folder): run.run_id for run in self.wandb.runs for folder in run.folders}
         renamed: set[str] = set()
@@ -327,6 +328,7 @@ class RawOutputs:
                 at = (str(Path(record.source.root, folder)) for folder in record.source.wandb)
                 renamed.update(by_folder[folder] for folder in at if folder in by_folder)
             present.add(record.run_id)
+            kept[record.run_id].update(entry.file for entry in record.checkpoints)
             for name, _, entry in record.source_paths:
                 if (path := Path(name)) in not_read:
                     owned[path] = Owner.recorded(before, entry)
@@ -350,7 +352,9 @@ class RawOutputs:
         overwritten = [self._overwritten(item) for item in lost if item.overwritten and not item.survives]
         present |= {run.run_id for run in overwritten if run is not None}
         overwritten += self._listed((run for listed in self.scan.lists for run in listed.runs), present)
-        partly = [self._overwritten(item) for item in lost if item.overwritten and item.survives]
+        # What was written over after the tree had got it is not lost.
+        in_part = ((item, tuple(n for n in item.overwritten if n not in kept[item.run.run_id])) for item in lost)
+        partly = [self._overwritten(replace(item, overwritten=n)) for item, n in in_part if n and item.survives]
         gone = tuple(item for item in lost if not item.overwritten and not item.survives)
         open_runs = [run for run in as_in_files if run.run_id in undecided - present]
         logged = [self._logged(item.run, item.folder, item.missing) for item in gone]

@@ -102,6 +102,14 @@ def test_a_final_that_survives_a_killed_later_seed_is_overwritten_in_part(source
     assert (partly.run_id, partly.files) == ("first", (name_of(config(), "Checkpoint"),))
 
 
+def test_what_was_written_over_after_an_ingest_is_not_lost(source: Path, root: Path) -> None:
+    write_run(task(source), config(seed=1337), run_id="first")
+    ingest(source, root)
+    write_run(task(source), config(seed=2337), run_id="later", started=START + 1000)
+    result = ingest(source, root)
+    assert (len(result.placed), result.plan.overwritten, result.plan.partly_overwritten) == (2, (), ())
+
+
 def test_the_merged_numbering(source: Path, root: Path) -> None:
     for mlp in (False, True):
         write_run(task(source, 2), config(use_mlp=mlp), run_id=f"mlp{int(mlp)}")
