@@ -38,6 +38,8 @@ def raw_folder(text: str | Path) -> Path:
 def _named(option: str, text: str | Path, what: str) -> Path:
     if text == "":  # a shell variable that is not set, which pathlib would take for the current folder
         raise UsageError(f"{option} is empty", code="empty-path", fix=f"Name {what}: {option} DIR")
+    if "\0" in str(text):  # a ckptman.yaml can say so
+        raise UsageError(f"{option} holds a zero byte: {text!r}", code="bad-path", fix=f"Name {what} without it.")
     return Path(text)
 
 

@@ -230,7 +230,8 @@ class TrainConfig:
 
         Args:
             values: Field values. Derived keys of the published trainer (`sep_id`, `device` …) are not fields.
-            strict: Refuse keys that are not fields instead of leaving them out, and a precision that cannot be trained.
+            strict: Refuse keys that are not fields instead of leaving them out, a precision that cannot be trained, and
+                what is no text where one belongs.
 
         Raises:
             UsageError: for an unknown key when `strict`, and for values that do not fit together.
@@ -243,6 +244,10 @@ class TrainConfig:
             raise _bad(
                 f"amp_dtype must be one of {', '.join(filter(None, PRECISIONS.values()))}, not {values['amp_dtype']!r}"
             )
+        for field in dataclasses.fields(cls) if strict else ():
+            value = values.get(field.name, field.default)
+            if field.type in ("str", "str | None") and not isinstance(value, str | None):
+                raise _bad(f"{field.name} must be a text, not {value!r}")
         return cls(**{key: value for key, value in values.items() if key in known})
 
 

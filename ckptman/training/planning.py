@@ -266,9 +266,17 @@ def plan_training(
 
     Raises:
         RefusedError: a configuration has no place: it is off the grid of its group.
-        UsageError: (`not-a-folder`) `out` is none, and cannot be made.
+        UsageError: (`not-a-folder`) `out` is none, and cannot be made; (`bad-config`) one of them is no `TrainConfig`.
     """
     folders.check_root(out, NO_FOLDER)
+    configs = tuple(configs)
+    for config in configs:
+        if not isinstance(config, TrainConfig):
+            raise UsageError(
+                f"{config!r:.80} is no TrainConfig",
+                code="bad-config",
+                fix="Make one of a dictionary with: ckptman.TrainConfig.from_dict(values, strict=True)",
+            )
     runs = {run.folder: run for run in (RawRun.of(config, out, convention) for config in configs)}
     return TrainPlan(out=out, runs=tuple(plan_run(run, resume=resume) for run in runs.values()))
 

@@ -172,8 +172,8 @@ def train(
 
     Raises:
         RefusedError: a configuration is off the grid of its group.
-        UsageError: there is no such kind of device (`bad-device`), no such W&B mode (`bad-wandb`), or no such number of
-            threads (`bad-threads`).
+        UsageError: one of `configs` is no TrainConfig (`bad-config`), there is no such kind of device (`bad-device`),
+            no such W&B mode (`bad-wandb`), or no such number of threads (`bad-threads`).
         MachineError: the machine has no such device (`no-device`), `out` cannot be written to, the disk has too little
             free space (`disk-full`), wandb cannot start (`wandb-failed`), or there is no compiler for `compiled`
             (`no-compiler`); before anything is trained.

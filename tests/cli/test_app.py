@@ -94,6 +94,16 @@ def test_no_empty_path_is_the_current_folder(
     assert run(["status", "."]) == 0, "the control"
 
 
+def test_a_zero_byte_in_the_settings_is_no_bug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root, said in (("a\\0b", "--root holds a zero byte"), ("ab", "there is no tree at")):
+        (tmp_path / "ckptman.yaml").write_text(f'settings: {{root: "{root}"}}\n')
+        assert run(["ls"]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_shell_whose_folder_is_gone_is_no_bug(is_there: bool, tmp_path: Path) -> None:
     gone = "" if is_there else f"rmdir {tmp_path}/here;"

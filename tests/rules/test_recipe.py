@@ -60,3 +60,12 @@ def test_names_that_are_no_devices(name: str) -> None:
 @pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps", "xpu:1"])
 def test_names_of_devices(name: str) -> None:
     check_device_name(name)
+
+
+@pytest.mark.parametrize("key", ["wandb_project", "wandb_entity", "save_dir"])
+def test_what_is_no_text_is_refused_where_one_belongs(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig.from_dict({key: 1}, strict=True)
+    assert caught.value.message == f"{key} must be a text, not 1"
+    assert getattr(TrainConfig.from_dict({key: "1"}, strict=True), key) == "1"
+    assert getattr(TrainConfig.from_dict({key: 1}), key) == 1, "of a checkpoint, whatever it holds is read"

@@ -16,6 +16,7 @@ import ckptman.training.loop as trainer
 from ckptman.checks.validation import validate
 from ckptman.ingestion.ingesting import ingest
 from ckptman.rules.convention_file import built_in, load_convention
+from ckptman.rules.recipe import TrainConfig
 from ckptman.text.errors import CkptmanError, MachineError, UsageError
 from ckptman.training.loop import Computing
 from ckptman.training.planning import Action, plan_training, training_configs
@@ -293,3 +294,12 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
     plan = plan_training([short_config(), short_config()], tmp_path / "out", convention=built_in())
     assert [run.action for run in plan.runs] == [Action.NEW]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dictionary_is_no_configuration(tmp_path: Path) -> None:
+    values = short_config().to_dict()
+    with pytest.raises(UsageError) as caught:
+        train([values], tmp_path)  # type: ignore[list-item]
+    assert caught.value.code == "bad-config"
+    assert "is no TrainConfig" in caught.value.message
+    assert len(plan_training([TrainConfig.from_dict(values)], tmp_path, convention=built_in()).runs) == 1
