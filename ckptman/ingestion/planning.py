@@ -464,18 +464,15 @@ class _Planner:
         """Bring the record of each run up to date: as the tree has it, and as it will be."""
         taken = {slot.run_id for slot in self.folders if slot.has_record}
         for slot in self.folders:
-            self._refresh(slot, taken)
             if (record := slot.record) is not None:
+                record = self._refresh(slot, record, taken) if record.checkpoints else record
                 yield slot.old or record, record
 
-    def _refresh(self, slot: Slot, taken: set[str | None]) -> None:
-        """Bring a run's record up to date with what W&B says now; what W&B no longer says is kept.
+    def _refresh(self, slot: Slot, before: tree_records.RunRecord, taken: set[str | None]) -> tree_records.RunRecord:
+        """The record of a run, brought up to date with what W&B says now; what W&B no longer says is kept.
 
         `taken` are the ids of the runs that have a folder.
         """
-        before = slot.record
-        if before is None or not before.checkpoints:
-            return
         record = before
         if record.run_id is None and slot.kept is not None:
             record = self._resolve(record, slot.learnt, taken)
@@ -492,6 +489,7 @@ class _Planner:
         slot.is_unsigned = not self.folders.is_signed(slot)
         logs = (*self.raw.curves_of(record), *(run.history if run is not None else ()), *curves)
         self._note_curve(slot, record, logs)
+        return record
 
     def _note_curve(self, slot: Slot, record: tree_records.RunRecord, logs: Iterable[Path]) -> None:
         """Note the files to read the run's learning curve from, unless it was read from them as they are."""
