@@ -125,6 +125,8 @@ class Beside:
         self._wandb = wandb
         self._convention = convention
         self._naming = naming.naming_of(convention)
+        self._any = re.compile("|".join(rule.beginning for rule in convention.beside), re.DOTALL)
+        """What may be called so."""
         self._names: dict[Path, frozenset[str]] = {}
         """By folder, of those that were looked into last."""
         self._called_so: dict[tuple[Path, str], list[str]] = {}
@@ -258,9 +260,14 @@ class Beside:
             folders = self._folders(home, file.folder)
             if len(self._names) > _MOST_LISTED:
                 self._let_go()
-            shared = {rule: self._nearest(rule, folders, "") for rule in self._convention.beside if not rule.is_named}
+            if not any(self._any.fullmatch(name) for folder in folders for name in self._listed(folder)):
+                folders = []
+            rules = self._convention.beside if folders else ()
+            shared = {rule: self._nearest(rule, folders, "") for rule in rules if not rule.is_named}
             self._of_folder = home, folders, shared
         _, folders, shared = self._of_folder
+        if not folders:
+            return
         for rule in self._convention.beside:
             found = self._nearest(rule, folders, stem) if rule.is_named else shared[rule]
             yield from ((rule, path) for path in found)

@@ -77,6 +77,11 @@ class BesideRule:
             for pieces in parts
         ]
 
+    @cached_property
+    def beginning(self) -> str:
+        """A regular expression for what the first folder of its path is called, or it, whatever the checkpoint is."""
+        return ".*".join(map(re.escape, re.split(r"\*|\{stem\}", self.pattern.split("/")[0])))
+
     def is_of(self, path: PurePath) -> bool:
         """Whether a file is of this sort, by its path."""
         return self._regex.fullmatch("/" + path.as_posix()) is not None
