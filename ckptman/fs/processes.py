@@ -62,12 +62,16 @@ def in_processes(
         return
     with ExitStack() as cleanup:
         copies: list[_Copy[_R]] = []
-        for at in range(count):
-            copies.append(_Copy(work, items[at::count], copies, is_interrupted=lost is not None))
-            cleanup.callback(copies[-1].end)
+        with suppress(OSError):  # so many processes may not be
+            for at in range(count):
+                copies.append(_Copy(work, items[at::count], copies, is_interrupted=lost is not None))
+                cleanup.callback(copies[-1].end)
         for at, item in enumerate(items):
-            found = copies[at % count].take()
-            yield (lost or work)(item) if found is None else found[0]
+            if at % count >= len(copies):
+                yield work(item)
+            else:
+                found = copies[at % count].take()
+                yield (lost or work)(item) if found is None else found[0]
 
 
 class _Copy(Generic[_R]):
@@ -79,6 +83,7 @@ class _Copy(Generic[_R]):
         """`others`: those that are there, with whose pipes this one has nothing to do."""
         self._is_interrupted = is_interrupted
         outcomes, end = os.pipe()
+        self._outcomes: Any = os.fdopen(outcomes, "rb", _BUFFER)
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # which in the copy would end what it is a copy of
         try:
             with warnings.catch_warnings():
@@ -92,10 +97,12 @@ class _Copy(Generic[_R]):
                     _work_through(work, items, end, _interrupt if is_interrupted else signal.SIG_DFL)
                 finally:
                     os._exit(1)  # whatever happened: there is one process that goes on
+        except OSError:
+            self._outcomes.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(end)
-        self._outcomes: Any = os.fdopen(outcomes, "rb", _BUFFER)
 
     def take(self) -> tuple[_R] | None:
         """The next outcome; None where there is none any more."""

@@ -88,6 +88,24 @@ def test_a_copy_that_cannot_begin_ends_and_all_is_done_here(monkeypatch: pytest.
     assert not went_on.exists()
 
 
+@pytest.mark.parametrize("made", [0, 1])
+@pytest.mark.parametrize("is_left", [True, False])
+def test_where_no_more_processes_may_be_their_share_is_done_here(
+    made: int, is_left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, left = os.fork, iter(range(made))
+
+    def limited() -> int:
+        if next(left, None) is None:
+            raise BlockingIOError
+        return fork()
+
+    monkeypatch.setattr(os, "fork", limited)
+    found = list(in_processes(square, range(8), lost=(lambda _: (-1, -1)) if is_left else None))
+    assert [number for number, _ in found] == [number * number for number in range(8)]
+    assert [process == HERE for _, process in found] == [made == 0 or at % 2 == 1 for at in range(8)]
+
+
 def test_an_outcome_that_is_no_plain_value_is_worked_out_here() -> None:
     def work(number: int) -> tuple[object, int]:
         return Path("3") if number == 3 else number, os.getpid()
