@@ -16,7 +16,7 @@ from ckptman.checks.records import check_records
 from ckptman.checks.runs import check_numbering, check_root, check_runs
 from ckptman.checks.weights import Witness, check_weights
 from ckptman.rules import Convention, convention_file
-from ckptman.text import MachineError, wording
+from ckptman.text import MachineError, given_path, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records
 from ckptman.tree import findings as finding_table
 
@@ -112,7 +112,7 @@ def validate(
     Raises:
         UsageError: there is no tree (`no-tree`), or no such code (`unknown-code`).
     """
-    root = Path(root)
+    root = given_path(root, "the path of the tree")
     codes = finding_table.chosen_codes(select, ignore)
     rules = convention_file.rules_for(convention, root)
     depth = contents.Depth.BYTES if deep else contents.Depth.HEADERS

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ckptman.cli import refused_values, text
-from ckptman.text import UsageError
+from ckptman.text import given_path
 
 _EXAMPLE = "Example: "
 _LINE = 56
@@ -79,8 +79,7 @@ class Helped(typer.core.TyperCommand):
             for param in self.get_params(ctx):
                 value = given.get(param.name)
                 if _is_path(param) and "" in (value if isinstance(value, list | tuple) else (value,)):
-                    fix = "Name a file or a folder; the current folder is: ."
-                    raise UsageError(f"{refused_values.name_of(param)} is empty", code="empty-path", fix=fix)
+                    given_path("", refused_values.name_of(param))
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:

@@ -17,7 +17,7 @@ from ckptman.cli import completing, helping
 from ckptman.cli.app import convention_for
 from ckptman.cli.text import be_verbose
 from ckptman.rules import Convention, convention_file, grids, selection, terms
-from ckptman.text import ConfigurationError, UsageError, strict_yaml, wording
+from ckptman.text import ConfigurationError, UsageError, given_path, strict_yaml, wording
 
 if TYPE_CHECKING:  # imported where they are used: --help and completion need neither
     from ckptman.queries import conditions
@@ -36,11 +36,7 @@ def raw_folder(text: str | Path) -> Path:
 
 
 def _named(option: str, text: str | Path, what: str) -> Path:
-    if text == "":  # a shell variable that is not set, which pathlib would take for the current folder
-        raise UsageError(f"{option} is empty", code="empty-path", fix=f"Name {what}: {option} DIR")
-    if "\0" in str(text):  # a ckptman.yaml can say so
-        raise UsageError(f"{option} holds a zero byte: {text!r}", code="bad-path", fix=f"Name {what} without it.")
-    return Path(text)
+    return given_path(text, option, f"Name {what}: {option} DIR")  # a shell variable that is not set
 
 
 Root = Annotated[

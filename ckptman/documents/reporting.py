@@ -20,7 +20,7 @@ from ckptman.documents.task_mapping import GENERATED, task_mapping_text
 from ckptman.documents.tree_readme import README, TASK_MAPPING, block_contents, readme_text
 from ckptman.fs import files, locks, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file
-from ckptman.text import MachineError, RefusedError, UsageError, wording
+from ckptman.text import MachineError, RefusedError, UsageError, given_path, wording
 from ckptman.tree import Finding, findings, numbering, records, roots
 from ckptman.tree import statistics as tree_statistics
 
@@ -151,11 +151,11 @@ def report(
         MachineError: a document cannot be written, another ckptman is writing to the tree, or figures are asked for and
             matplotlib is not installed (`no-matplotlib`).
     """
-    root = Path(root).absolute()
+    root = given_path(root, "the path of the tree").absolute()
     records.require_no_migration(root)
     rules = convention_file.rules_for(convention, root)
     if html:
-        html = Path(html).absolute()
+        html = given_path(html, "the path of the explorer").absolute()
         if not html.parent.is_dir():
             raise UsageError(f"there is no folder {html.parent}", code="no-folder", fix="Make the folder first.")
     with locks.lock_tree(root) if root.is_dir() and not check else nullcontext():

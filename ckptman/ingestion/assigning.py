@@ -15,7 +15,7 @@ from ckptman.formats import read_checkpoint
 from ckptman.fs import locks, moving
 from ckptman.raw import attribution, scanning, wandb_runs
 from ckptman.rules import Convention, comparing, convention_file, placement
-from ckptman.text import RefusedError, UsageError
+from ckptman.text import RefusedError, UsageError, given_path
 from ckptman.tree import records, roots
 
 _BEFORE = "; known before: "
@@ -94,7 +94,7 @@ def assign(
         RefusedError: (`contradicted`) if what is known of the files or of the run says otherwise; (`taken`) if a file
             of that run has the same name and other bytes; (`bad-record`) if run.json cannot be used.
     """
-    target = Path(path).absolute()
+    target = given_path(path).absolute()
     if not target.exists():
         raise UsageError(f"{path} is not there", code="no-such-path", fix="Name a run folder, or a checkpoint in one.")
     rules = convention_file.rules_for(convention, target.parent)
@@ -102,7 +102,7 @@ def assign(
         raise UsageError(f"{seed!r} is no seed", code="bad-seed", fix="Give a whole number of at least 0.")
     if not wandb_runs.is_run_id(run_id):
         raise UsageError(f"{run_id!r} is no W&B run id", code="bad-run-id", fix="W&B shows it in the run's address.")
-    tree = _tree_of(target, rules) if root is None else Path(root).absolute()
+    tree = _tree_of(target, rules) if root is None else given_path(root, "the path of the tree").absolute()
     with locks.lock_tree(tree):
         records.require_no_migration(tree)
         plan = _Plan(tree, target, run_id, seed, rules)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -16,7 +15,7 @@ from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolders, Remo
 from ckptman.ingestion.run_folders import Rows
 from ckptman.raw import outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
-from ckptman.text import RefusedError, UsageError, json_text
+from ckptman.text import RefusedError, UsageError, given_path, json_text
 from ckptman.tree import contents, history, records
 
 
@@ -169,7 +168,8 @@ def ingest(
             files (`disk-full`), which is known before the first one is written. Otherwise what was placed
             before stays, and the next ingest goes on from there.
     """
-    source, root = _given(source, "source"), _given(root, "root")
+    source = given_path(source, "the path of the source").absolute()
+    root = given_path(root, "the path of the root").absolute()
     rules = convention_file.rules_for(convention, root)
     mode, trust = _chosen(Mode, mode, "mode"), _chosen(naming.Trust, trust, "trust")
     options = IngestOptions(mode, trust, settle, checksum, follow_symlinks)
@@ -271,12 +271,6 @@ def _chosen(choices: type[_Choice], value: str, what: str) -> _Choice:
         raise UsageError(
             f"{what} is {value!r}, which is none", code=f"bad-{what}", fix=f"There are: {known}."
         ) from None
-
-
-def _given(path: str | Path, what: str) -> Path:
-    if not os.fspath(path):
-        raise UsageError(f"the path of the {what} is empty", code="empty-path", fix="Name a folder; this one is: .")
-    return Path(path).absolute()
 
 
 def _check_apart(source: Path, root: Path) -> None:

@@ -18,7 +18,7 @@ from ckptman.formats import containers
 from ckptman.ingestion import learnt_fields, learnt_forms, learnt_layout, learnt_names, learnt_sources, learnt_text
 from ckptman.raw import attribution, outputs, scanning
 from ckptman.rules import Convention, convention_file, naming, placement
-from ckptman.text import ConfigurationError, RefusedError, UsageError, wording
+from ckptman.text import ConfigurationError, RefusedError, UsageError, given_path, wording
 from ckptman.tree import contents, records
 
 MOST_READ = 2000
@@ -96,7 +96,7 @@ def learn(source: str | Path, *, progress: contents.Progress | None = None) -> L
     Raises:
         UsageError: (`no-source`) if there is no such folder; (`no-checkpoints`) if no checkpoint is in it.
     """
-    folder = Path(source)
+    folder = given_path(source, "the path of the source")
     suffix = _suffix_of(folder)
     outline = _outline(folder, suffix, {})
     explored = _read(folder, outline, progress)

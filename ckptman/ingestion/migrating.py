@@ -20,7 +20,7 @@ from ckptman.fs import FileState, files, folders, locks, make_folders, moving, w
 from ckptman.ingestion import journals
 from ckptman.ingestion.journals import Journal, MigratedRun, Moved, Step
 from ckptman.rules import Convention, Place, comparing, convention_file, naming, placement
-from ckptman.text import RefusedError, json_text, wording
+from ckptman.text import RefusedError, given_path, json_text, wording
 from ckptman.tree import contents, records
 
 Progress = Callable[[int, int], None]
@@ -109,7 +109,7 @@ def migrate(
         RefusedError: (`nothing-to-undo`); (`changed`) what is to be moved, or moved back, was changed meanwhile.
         MachineError: the tree cannot be written, or another ckptman is writing to it.
     """
-    tree = Path(root).absolute()
+    tree = given_path(root, "the path of the tree").absolute()
     rules = convention_file.rules_for(convention, tree)
     if dry_run:
         return _migrated(tree, rules, undo=undo, dry_run=True, progress=progress)

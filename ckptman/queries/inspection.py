@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ckptman.checks import check_files, check_records, check_runs
 from ckptman.formats import CheckpointInfo, architecture, containers, refusals
 from ckptman.rules import Convention, Place, convention_file, naming, placement
-from ckptman.text import RefusedError, json_text
+from ckptman.text import RefusedError, given_path, json_text
 from ckptman.tree import Finding, Inventory, contents, finding, history, metrics, records
 
 _MOST_LISTED = 8
@@ -145,7 +145,7 @@ def show(path: str | os.PathLike[str], *, convention: Convention | None = None) 
     Raises:
         RefusedError: if it is no checkpoint that can be read safely, with a code of `refusals.REFUSALS`.
     """
-    path = Path(path)
+    path = given_path(path)
     rules = convention_file.rules_for(convention, path.parent)
     info = containers.read(path, rules.checkpoint)
     location = _locate(path, rules)

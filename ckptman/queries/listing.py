@@ -21,7 +21,7 @@ from typing import Any, cast
 from ckptman.queries import conditions
 from ckptman.queries.conditions import Where, check_key
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, placement, terms
-from ckptman.text import UsageError, json_text, wording
+from ckptman.text import UsageError, given_path, json_text, wording
 from ckptman.tree import Finding, Inventory, contents, finding, records
 from ckptman.tree import metrics as tree_metrics
 
@@ -193,7 +193,7 @@ def list_checkpoints(
     Raises:
         UsageError: where there is no tree, for a condition that is none, and for a key or metric that nothing has.
     """
-    root, every = Path(root), conditions.all_of(where)
+    root, every = given_path(root, "the path of the tree"), conditions.all_of(where)
     metrics = (metrics,) if isinstance(metrics, str) else metrics
     convention = convention_file.rules_for(convention, root)
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)

@@ -28,7 +28,7 @@ from ckptman.queries.listing import (
     value_of,
 )
 from ckptman.rules import Convention, comparing, convention_file, terms
-from ckptman.text import UsageError, json_text, wording
+from ckptman.text import UsageError, given_path, json_text, wording
 from ckptman.tree import metrics, records, statistics
 
 
@@ -175,7 +175,7 @@ def results(
     Raises:
         UsageError: where there is no tree, for a condition that is none, and for a key or metric that nothing has.
     """
-    root, by = Path(root), (by,) if isinstance(by, str) else by
+    root, by = given_path(root, "the path of the tree"), (by,) if isinstance(by, str) else by
     convention = convention_file.rules_for(convention, root)
     if where:
         listing = list_checkpoints(root, convention=convention, where=where)

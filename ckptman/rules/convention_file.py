@@ -37,7 +37,7 @@ from ckptman.rules.terms import (
     Regime,
     Setting,
 )
-from ckptman.text import CkptmanError, ConfigurationError, UsageError, strict_yaml
+from ckptman.text import CkptmanError, ConfigurationError, UsageError, given_path, strict_yaml
 
 FILE_NAME = "ckptman.yaml"
 BUILT_IN = Path(__file__).with_name("convention.yaml")
@@ -84,7 +84,7 @@ def load_convention(file: str | os.PathLike[str] | None = None, *, numbering: st
         ConfigurationError: naming the file, the key and the nearest known one; (`unknown-numbering`) where a grid has
             no numbering `numbering`.
     """
-    file = None if file is None else Path(file)
+    file = None if file is None else given_path(file, "the path of the convention")
     return _loaded(file, None if file is None else _bytes_of(file), numbering)
 
 

@@ -20,7 +20,7 @@ from ckptman.raw import outputs, overwritten, scanning
 from ckptman.rules import Convention, TrainConfig, comparing, convention_file, naming, placement
 from ckptman.rules import selection as selecting
 from ckptman.sweeps.executors.submissions import Submission, read_submissions
-from ckptman.text import RefusedError, UsageError
+from ckptman.text import RefusedError, UsageError, given_path
 from ckptman.training import progress, run_folder
 from ckptman.tree import contents, standing
 from ckptman.tree import records as tree_records
@@ -179,7 +179,8 @@ def status(
         UsageError: (`no-source`) `out` does not exist; (`no-tree`) `root` does not, and no `out` is given: beside one
             a tree may be still to come; (`no-such-task` …) the grid does not have what is selected.
     """
-    raw, tree = None if out is None else Path(out), None if root is None else Path(root)
+    raw = None if out is None else given_path(out, "the path of the raw outputs")
+    tree = None if root is None else given_path(root, "the path of the tree")
     rules = convention_file.rules_for(convention, tree or raw or Path.cwd())
     return standings(selecting.grid_runs(rules, selection), raw, tree, rules)
 

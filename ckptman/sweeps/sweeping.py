@@ -29,7 +29,7 @@ from ckptman.sweeps.executors.submissions import SubmittedRun, new_folder, write
 from ckptman.sweeps.grid_status import COMPLETE as STANDS_COMPLETE
 from ckptman.sweeps.grid_status import REFUSED as STANDS_REFUSED
 from ckptman.sweeps.grid_status import RunStanding, standings
-from ckptman.text import CkptmanError, RefusedError, UsageError
+from ckptman.text import CkptmanError, RefusedError, UsageError, given_path
 from ckptman.training import planning, progress, run_folder, stopping
 from ckptman.training import wandb as wandb_logging
 from ckptman.tree import records
@@ -259,12 +259,13 @@ def plan_sweep(
             `out` is none, and cannot be made.
         RefusedError: a configuration is off the grid of its group.
     """
-    raw_root = Path(out)
+    raw_root = given_path(out, "the path of the raw outputs")
     folders.check_root(raw_root, planning.NO_FOLDER)
     rules = convention_file.rules_for(convention, raw_root)
     asked = selecting.grid_runs(rules, selection)
     listed = {run.key: run for run in (*asked, *selecting.grid_runs(rules))}  # the others tell how fast runs are here
-    tree = Path(root) if root is not None and os.path.lexists(root) else None
+    tree = None if root is None else given_path(root, "the path of the tree")
+    tree = tree if tree is not None and os.path.lexists(tree) else None
     found = standings(list(listed.values()), raw_root if raw_root.is_dir() else None, tree, rules)
     by_key = {item.run.key: item for item in found.runs}
     speeds = Speeds.of(found.runs)

@@ -20,7 +20,7 @@ import torch
 from ckptman.formats import containers
 from ckptman.fs import folders, locks
 from ckptman.rules import Convention, convention_file, naming, placement
-from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, wording
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, given_path, wording
 from ckptman.training.accuracy import Accuracy, Predictor, check_length, measure_accuracy
 from ckptman.training.loading import load, pick_device
 from ckptman.training.model import GPT
@@ -257,7 +257,8 @@ def by_rules(
     """The paths with the rules that each is read by: those given, or those of its place."""
     found: dict[Convention, list[Path]] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        found.setdefault(convention_file.rules_for(convention, path), []).append(Path(path))
+        named = given_path(path)
+        found.setdefault(convention_file.rules_for(convention, named), []).append(named)
     return found
 
 

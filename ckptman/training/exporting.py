@@ -28,7 +28,7 @@ from torch import Tensor
 from ckptman.formats import CheckpointInfo, containers, mapping, pickled, show_path
 from ckptman.fs import files, make_folders, write_atomically
 from ckptman.rules import Convention, convention_file, terms
-from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError
+from ckptman.text import CkptmanError, MachineError, RefusedError, UsageError, given_path
 from ckptman.training.loading import Tensors, load_weights
 from ckptman.tree import records
 
@@ -107,9 +107,9 @@ def export(
         UsageError: (`bad-target`) for an unknown target; (`same-name`) where two files would have one name.
         MachineError: a copy cannot be written, or does not come back as it was written (`not-verified`).
     """
-    named = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    named = [given_path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     rules = convention_file.rules_for(convention, named[0].parent if named else Path.cwd())
-    target, folder = _target(to), Path(out)
+    target, folder = _target(to), given_path(out, "the folder of the copies")
     copies = _names(named, folder, target, rules)
     make_folders(folder, folder)
     exported: list[Exported] = []

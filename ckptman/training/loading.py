@@ -16,14 +16,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ckptman.formats import CheckpointInfo, architecture, mapping, pickled, show_path
 from ckptman.rules import Convention, convention_file, recipe
-from ckptman.text import CkptmanError, MachineError, RefusedError
+from ckptman.text import CkptmanError, MachineError, RefusedError, given_path
 from ckptman.training.marking import mark_safe
 from ckptman.training.model import GPT, GPTConfig
 
@@ -66,7 +65,7 @@ def load(
         UsageError: (`bad-device`) there is no such kind of device.
         MachineError: (`no-device`) the machine has no such device.
     """
-    rules = convention_file.rules_for(convention, Path(path).parent)
+    rules = convention_file.rules_for(convention, given_path(path).parent)
     target = pick_device(device)
     try:
         mapped = mapping.map_weights(path, rules.checkpoint)
@@ -109,7 +108,7 @@ def load_weights(
     Raises:
         RefusedError: the file is not a safe and whole checkpoint (codes of `refusals.REFUSALS`).
     """
-    rules = convention_file.rules_for(convention, Path(path).parent)
+    rules = convention_file.rules_for(convention, given_path(path).parent)
     mapped = mapping.map_weights(path, rules.checkpoint, verify=verify)
     try:
         return _tensors(mapped), mapped.info

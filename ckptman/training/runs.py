@@ -18,7 +18,7 @@ import torch
 
 from ckptman.fs import folders, make_folders
 from ckptman.rules import Convention, TrainConfig, convention_file
-from ckptman.text import CkptmanError, MachineError, wording
+from ckptman.text import CkptmanError, MachineError, given_path, wording
 from ckptman.training.loading import pick_device
 from ckptman.training.loop import Computing, check_can_compile, initial_model, training
 from ckptman.training.planning import Action, PlannedRun, TrainPlan, error_json, plan_run, plan_training
@@ -178,7 +178,7 @@ def train(
             free space (`disk-full`), wandb cannot start (`wandb-failed`), or there is no compiler for `compiled`
             (`no-compiler`); before anything is trained.
     """
-    root = Path(out)
+    root = given_path(out, "the path of the raw outputs")
     rules = convention_file.rules_for(convention, root)
     listed = [configs] if isinstance(configs, TrainConfig) else configs
     plan = plan_training(listed, root, convention=rules, resume=resume)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ckptman.formats import CheckpointInfo
 from ckptman.rules import Convention, convention_file
-from ckptman.text import RefusedError, UsageError
+from ckptman.text import RefusedError, UsageError, given_path
 from ckptman.training.evaluation import RefusedFile, find_checkpoints
 from ckptman.training.loading import LM_HEAD, WPE, WTE, load_weights
 from ckptman.tree import records
@@ -149,7 +149,7 @@ def witness(
     Raises:
         UsageError: a path does not exist, a folder has no checkpoints, or a seed is none.
     """
-    named = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    named = [given_path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     rules = convention_file.rules_for(convention, named[0] if named else Path.cwd())
     tried = sorted(set(seeds) if seeds is not None else {s for grid in rules.grids.values() for s in grid.seeds})
     if not tried or tried[0] < 0 or tried[-1] >= 2**63:

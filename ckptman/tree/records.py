@@ -19,7 +19,7 @@ from ckptman.fs import FileState, placing, write_atomically
 from ckptman.fs import files as fs_files
 from ckptman.fs import folders as fs_folders
 from ckptman.rules import Convention, placement
-from ckptman.text import RefusedError, UsageError, json_text, wording
+from ckptman.text import RefusedError, UsageError, given_path, json_text, wording
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -436,7 +436,8 @@ def scan_tree(root: str | Path, convention: Convention, *, missing_ok: bool = Fa
     Raises:
         UsageError: (`no-tree`) where there is no folder `root`.
     """
-    return scan_of(Path(root), scan_folders(Path(root), convention, missing_ok=missing_ok))
+    root = given_path(root, "the path of the tree")
+    return scan_of(root, scan_folders(root, convention, missing_ok=missing_ok))
 
 
 def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
