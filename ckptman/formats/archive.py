@@ -507,7 +507,7 @@ def _find_end(fd: int, size: int, tail: bytes) -> _End:
     locator = tail[-_END.size - _LOCATOR.size : -_END.size]
     if locator[:4] == _LOCATOR_SIGNATURE:
         after -= _LOCATOR.size + _END_64.size
-        long = _read_end_64(tail, locator, after)
+        long = _read_end_64(fd, tail, locator, after)
         # Each field of the short record is either the same as in the long one, or says that it does not fit.
         counts_agree = {entries_here, entries} <= {_NO_16, long.entries}
         if not counts_agree or length not in (_NO_32, long.size) or start not in (_NO_32, long.start):
@@ -520,30 +520,40 @@ def _find_end(fd: int, size: int, tail: bytes) -> _End:
     if disk or first_disk:
         raise refusal("unsafe-archive", "the archive has several parts")
     if end.start + end.size != after:
-        raise refusal("broken-archive", "the archive's directory is not where its end record says")
+        raise _misplaced(fd, after - end.start - end.size, "directory is not where its end record says")
     if end.entries > MAX_ENTRIES or end.size > MAX_DIRECTORY:
         raise refusal("pickle-bomb", f"the archive has {end.entries:,} entries with a directory of {end.size:,} bytes")
     return end
 
 
-def _read_end_64(tail: bytes, locator: bytes, start: int) -> _End:
+def _read_end_64(fd: int, tail: bytes, locator: bytes, start: int) -> _End:
     _, disk, offset, disks = _LOCATOR.unpack(locator)
     record = tail[-_END.size - _LOCATOR.size - _END_64.size : -_END.size - _LOCATOR.size]
     if disk or disks != 1 or offset != start or len(record) < _END_64.size:
-        raise refusal("broken-archive", "the archive's zip64 end record is not where its locator says")
+        raise _misplaced(fd, start - offset, "zip64 end record is not where its locator says")
     signature, rest, disk, first_disk, entries_here, entries, length, directory = _END_64.unpack(record)
     if signature != _END_64_SIGNATURE or rest != _END_64.size - 12 or disk or first_disk or entries_here != entries:
         raise refusal("broken-archive", "the archive's zip64 end record contradicts itself")
     return _End(entries, directory, length)
 
 
+def _misplaced(fd: int, by: int, what: str) -> RefusedError:
+    """What is wrong with an archive, a record of which lies so many bytes behind where another one says."""
+    if by > 0 and _read_at(fd, by, len(_LOCAL_SIGNATURE)) == _LOCAL_SIGNATURE:  # it begins there
+        return refusal(
+            "broken-archive",
+            f"there are {by:,} bytes before the archive, which `tail -c +{by + 1} FILE > COPY` leaves out",
+        )
+    return refusal("broken-archive", f"the archive's {what}")
+
+
 def _refuse_without_end(fd: int, size: int, tail: bytes) -> NoReturn:
     """Say what a file is that does not end as an archive."""
     head = tail if size <= len(tail) else _read_at(fd, 0, 512)
     if head.startswith(_LOCAL_SIGNATURE) or _LOCAL_SIGNATURE.startswith(head):
-        raise refusal("cut", f"it begins as a checkpoint and is cut short, after {size:,} bytes")
+        raise refusal("cut", f"it begins as a checkpoint and is cut short, after {size:,} bytes, or its end is damaged")
     if not head.strip(b"\0"):
-        raise refusal("cut", "it begins with zero bytes: its content never reached the disk")
+        raise refusal("cut", "it begins with zero bytes, as where the content never reached the disk")
     if head[:1] == b"\x80" and head[2:].startswith(_LEGACY_MAGIC):
         raise refusal("legacy-format", "it is in torch's old format, which is not a zip archive")
     what = what_else(head) or "something that torch.save did not write"

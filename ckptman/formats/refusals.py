@@ -15,7 +15,11 @@ class Refusal(NamedTuple):
     fix: str
 
 
-_COPY_AGAIN: Final = "Copy the file again from where it was written; if it is like this there, train the run again."
+_KEEP: Final = (  # what is damaged may have its weights whole
+    "again from where it was written; if it is like this there, keep it, and train the run again only if its weights "
+    "cannot be got out of it."
+)
+_COPY_AGAIN: Final = f"Copy the file {_KEEP}"
 
 REFUSALS: Final[Mapping[str, Refusal]] = {
     # The file
@@ -24,10 +28,14 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The path is a folder, a pipe, a socket or a device.",
         "Give the path of a checkpoint, or move this out of the way.",
     ),
-    "empty": Refusal("The file has no bytes: its writer was killed, or the disk was full.", _COPY_AGAIN),
+    "empty": Refusal(
+        "The file has no bytes: its writer was killed, or the disk was full.",
+        "Copy the file again from where it was written; if it is like this there, train the run again.",
+    ),
     "cut": Refusal(
-        "The file begins like a checkpoint and has no end: it is still being written, or its writer was killed.",
-        "Wait until it is written; if nothing writes to it any more, copy it again or train the run again.",
+        "The file begins like a checkpoint and has no end: it is still being written, its writer was killed, or its "
+        "end is damaged.",
+        f"Wait until it is written; if nothing writes to it any more, copy it {_KEEP}",
     ),
     "not-a-checkpoint": Refusal(
         "The file is not one that torch.save wrote.",
@@ -52,7 +60,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "Do not extract it. If you know where it comes from, load it there with torch and save it again.",
     ),
     "broken-archive": Refusal(
-        "The archive's records contradict each other: the file is damaged or forged.", _COPY_AGAIN
+        "The archive's records contradict each other: the file is damaged or forged.",
+        f"{_COPY_AGAIN} Where the message says so, bytes that stand before the archive can be left out.",
     ),
     "bad-crc": Refusal(
         "The content of an entry does not fit its checksum: bytes changed after they were written.",
