@@ -8,6 +8,7 @@ tensors are really in the file.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -583,24 +584,44 @@ def _as_config(value: Any) -> Mapping[Any, Any] | None:
 
 
 def _read(value: Any) -> Any:
-    """A configuration that was written out, as JSON, as YAML or as pairs of key and value; anything else as it is."""
+    """A configuration that was written out, as JSON, as YAML, as Python prints it or as pairs of key and value;
+    anything else as it is."""
     if isinstance(value, list | tuple) and value and all(type(pair) is tuple and len(pair) == 2 for pair in value):
         return {key: item for key, item in value if type(key) is str} or value
     if not _is_written(value):
         return value
     try:
         text = value if type(value) is str else bytes(value).decode()
-        found = json.loads(text) if text.startswith("{") else strict_yaml.load_yaml(text, "", max_bytes=_MAX_YAML)
+        if text.startswith("{"):
+            found = json.loads(text)
+        elif text.startswith(_NAMESPACE):
+            found = _printed(text)
+        else:
+            found = strict_yaml.load_yaml(text, "", max_bytes=_MAX_YAML)
     except (ValueError, RecursionError, ConfigurationError):
-        return value
+        found = _printed(text) if text.startswith("{") else None
     return found if isinstance(found, dict) else value
+
+
+def _printed(text: str) -> Any:
+    """What `str()` made of a dictionary or a Namespace, if all in it are literals, which are read and not run."""
+    try:
+        call = ast.parse(text, mode="eval").body if len(text) <= _MAX_YAML else None
+        if isinstance(call, ast.Call) and text.startswith(_NAMESPACE) and not call.args:
+            return {item.arg: ast.literal_eval(item.value) for item in call.keywords if item.arg}
+        return None if call is None else ast.literal_eval(call)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+_NAMESPACE: Final = "Namespace("
 
 
 def _is_written(value: object) -> bool:
     if not isinstance(value, str | bytes | bytearray) or len(value) > MAX_TEXT:
         return False
     start = value[:64] if isinstance(value, str) else bytes(value[:64]).decode("latin-1")
-    return start.startswith("{") or _YAML.match(start) is not None
+    return start.startswith(("{", _NAMESPACE)) or _YAML.match(start) is not None
 
 
 _YAML: Final = re.compile(r"(#.*|---)?\s*[\w-]+:(\s|$)")

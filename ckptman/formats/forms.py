@@ -324,9 +324,12 @@ def _what_dict(value: Mapping[Any, Any], forms: tuple[terms.CheckpointForm, ...]
     shown = ", ".join(repr(key[:40]) if type(key) is str else str(key)[:80] for key in list(value)[:_MOST_NAMED])
     more = ", …" if len(value) > _MOST_NAMED else ""
     wanted = " or ".join(dict.fromkeys(repr(form.weights) for form in forms if form.weights))
+    inner = {id(item): item for item in value.values() if isinstance(item, dict)}.values()  # each once
+    held = (value, *inner, *(item for each in inner for item in each.values()))
+    state = "the state of an optimizer in " if any(map(is_optimizer, held)) else ""
     return (
-        f"a torch file that holds a dictionary with the keys {shown}{more}, and no weights under {wanted}, nor a "
-        "dictionary of tensors by name under another key"
+        f"a torch file that holds {state}a dictionary with the keys {shown}{more}, and no weights under {wanted}, nor "
+        "a dictionary of tensors by name under another key"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -138,7 +139,7 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
     state = read_json(folder / STATE, MAX_INDEX) if STATE in sizes else {}
     named = next((name for name in CONFIGS if name in sizes), None)
     config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
-    step = state.get("global_step")
+    step = _step(state)
     kind = ".bin" if ".bin" in main else "safetensors"
     return CheckpointInfo(
         container=f"{kind} in {'shards' if index else 'a folder'}",
@@ -192,6 +193,17 @@ def read_safetensors(path: Path, rules: terms.CheckpointRules) -> CheckpointInfo
         config_key=None if form is None else form.config,
         nbytes=weights.nbytes,
     )
+
+
+def _step(state: Mapping[str, Any]) -> Any:
+    """The iterations that the Trainer's state tells of the weights beside it.
+
+    None where it was written after the end, when the Trainer may have loaded its best checkpoint, of another step.
+    """
+    step, best, rows = (state.get(key) for key in ("global_step", "best_model_checkpoint", "log_history"))
+    named = re.search(r"-(\d{1,18})[/\\]?$", best) if isinstance(best, str) else None
+    has_ended = isinstance(rows, list) and any(isinstance(row, dict) and "train_runtime" in row for row in rows)
+    return None if has_ended and named is not None and int(named[1]) != step else step
 
 
 def _odd(value: object, name: str) -> tuple[str, ...]:

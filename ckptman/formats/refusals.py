@@ -50,7 +50,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "A torch file, but not a checkpoint that is known: no weights under a known key, and none, or several, under "
         "others.",
         "If it is a checkpoint, add its keys to `checkpoint.forms` in ckptman.yaml; save one in another byte order "
-        "again: torch.save(torch.load(path), new_path). Otherwise move it out of the way.",
+        "again: torch.save(torch.load(path), new_path). Otherwise, as with an optimizer's state, ckptman leaves it "
+        "where it is.",
     ),
     # Its zip archive
     "unsafe-archive": Refusal(
@@ -81,7 +82,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "cut-pickle": Refusal("The pickle ends in the middle: the file is damaged or forged.", _COPY_AGAIN),
     "pickle-bomb": Refusal(
         "The pickle takes more time or memory than the limits for its size allow: it is deeply nested, refers to its "
-        "own parts very often, or has very many instructions.",
+        "own parts very often, holds a value that contains itself, which has no end, or has very many instructions.",
         "Save the checkpoint again with just the weights, the optimizer and a plain configuration.",
     ),
     # Headers and JSON files of other containers, and folders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import pathlib
@@ -458,3 +459,23 @@ def test_mutations(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_10_000_mutations(tmp_path: Path) -> None:
     check_mutations(tmp_path / "file.pt", 10_000, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (str({"lr": 1e-4, "name": "it's", "betas": (0.9, 0.95), "x": None}),
+         {"lr": 1e-4, "name": "it's", "betas": [0.9, 0.95], "x": None}),
+        (str(argparse.Namespace(lr=0.1, n=[1, 2])), {"lr": 0.1, "n": [1, 2]}),
+        ("{'lr': print(1)}", None),
+        ("Namespace(lr=print(1))", None),
+        ("{" * 60_000, None),
+        ("{'a': " + "-" * 60_000 + "1}", None),
+        ("{[]: 1}", None),
+    ],
+)  # fmt: skip
+def test_a_configuration_as_python_prints_it_is_read_and_not_run(
+    tmp_path: Path, text: str, expected: dict[str, Any] | None
+) -> None:
+    torch.save({"model": {"w": torch.ones(2)}, "config": text}, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt", built_in().checkpoint).config == expected

@@ -254,6 +254,25 @@ def shard(folder: Path, save: Callable[[dict[str, torch.Tensor], Path], object],
     return shards
 
 
+@pytest.mark.parametrize(
+    ("best", "row", "expected"),
+    [
+        ("out/checkpoint-300", {"train_runtime": 9.5, "step": 500}, None),
+        ("out/checkpoint-500", {"train_runtime": 9.5, "step": 500}, 500),
+        (None, {"train_runtime": 9.5, "step": 500}, 500),
+        ("out/checkpoint-300", {"eval_loss": 1.0, "step": 500}, 500),  # on the way: checkpoint-500 itself
+    ],
+)
+def test_the_end_of_a_trainer_with_another_best_checkpoint_tells_no_step(
+    tmp_path: Path, best: str | None, row: dict[str, Any], expected: int | None
+) -> None:
+    folder = trainer_folder(tmp_path / "out")
+    state = {"global_step": 500, "best_model_checkpoint": best, "log_history": [{"loss": 1.0, "step": 10}, row]}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    info = containers.read(folder, RULES)
+    assert (info.iters_done, info.odd_fields) == (expected, ())
+
+
 BOTH = pytest.mark.parametrize(("save", "suffix"), [(save_safetensors, "safetensors"), (torch.save, "bin")])
 
 
