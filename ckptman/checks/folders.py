@@ -54,6 +54,7 @@ class _Walk:
         self.kept = inventory.scan.kept_wandb
         self.checkpoints = {file.path for file in inventory.files}
         self.astray = inventory.astray
+        self.strayed_lists = inventory.strayed_lists(convention)
         self.children: dict[PurePosixPath, list[records.Entry]] = defaultdict(list)
         for entry in inventory.scan.entries:
             self.children[entry.path.parent].append(entry)
@@ -153,6 +154,8 @@ class _Walk:
         if path in self.checkpoints or path in self.astray or (name in _OF_A_RUN and folder in self.records):
             return True
         if name == records.OVERWRITTEN_FILE:
+            if folder in self.strayed_lists:
+                return True  # told of as that
             is_task = len(folder.parts) == self.convention.folders.depth - 1
             return is_task and self._is_structural(folder)
         return not folder.parts and (name in _AT_THE_ROOT or _DOCUMENT.fullmatch(name) is not None)

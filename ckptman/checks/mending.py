@@ -70,6 +70,12 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
     # What lies in a folder goes before the folder does.
     if "duplicate" in codes:
         steps += _copies(inventory, {PurePosixPath(step.path) for step in (*steps, *moves)})
+    if "misplaced" in codes:
+        for path, _, target in places.strayed_lists(inventory, convention):
+            if target is not None:
+                steps.append(
+                    Step("trash" if target == places.trash(path) else "move", "misplaced", str(path), str(target))
+                )
     away = {PurePosixPath(step.path) for step in steps}
     if "system-file" in codes:
         steps += _left_by_systems(inventory, away)
@@ -159,7 +165,7 @@ def _left_by_systems(inventory: Inventory, away: Collection[PurePosixPath]) -> I
     for entry in inventory.scan.entries:
         is_alone = not any(folder in away for folder in entry.path.parents)
         if is_alone and contents.is_system_name(entry.path.name) and not contents.is_not_ours(entry.path.parent):
-            yield Step("trash", "system-file", str(entry.path), str(_trash(entry.path)))
+            yield Step("trash", "system-file", str(entry.path), str(places.trash(entry.path)))
 
 
 def _moves(inventory: Inventory, convention: Convention, empty: Collection[PurePosixPath]) -> list[Step]:
@@ -271,20 +277,16 @@ def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
     recorded = {file.path for file in inventory.files if file.entry is not None}
     root = inventory.scan.root
     for folder in sorted(places.copied_runs(inventory) - moved):
-        yield Step("trash", "duplicate", str(folder), str(_trash(folder)))
+        yield Step("trash", "duplicate", str(folder), str(places.trash(folder)))
     for copy, source in sorted(inventory.copies.items()):
         if copy in recorded or copy in moved:
             continue
         if _leads_to(root / source, root / copy):  # which is no copy, but what the link stands for
-            yield Step("trash", "duplicate", str(source), str(_trash(source)), same_as=str(copy))
+            yield Step("trash", "duplicate", str(source), str(places.trash(source)), same_as=str(copy))
             yield Step("move", "duplicate", str(copy), str(source))
         else:
-            yield Step("trash", "duplicate", str(copy), str(_trash(copy)), same_as=str(source))
+            yield Step("trash", "duplicate", str(copy), str(places.trash(copy)), same_as=str(source))
 
 
 def _leads_to(link: Path, file: Path) -> bool:
     return link.is_symlink() and not file.is_symlink() and link.resolve() == file.resolve()
-
-
-def _trash(path: PurePosixPath) -> PurePosixPath:
-    return PurePosixPath(records.TRASH, path)

@@ -73,7 +73,9 @@ class _Sieve:
         for folder in above:
             self._hold(folder)
         self._take_back(replace(reader, progress=None))
-        scan = replace(records.scan_of(self.root, self.held.values()), passed=frozenset(self.passed.run_ids))
+        scan = replace(
+            records.scan_of(self.root, self.held.values(), self.convention), passed=frozenset(self.passed.run_ids)
+        )
         files = sorted(self.files, key=lambda file: file.path)
         return replace(contents.inventory_of_files(scan, files, self.convention), passed=self.passed)
 
@@ -97,7 +99,7 @@ class _Sieve:
         self, folders: Sequence[records.ScannedFolder], reader: contents.Reader
     ) -> Iterator[tuple[records.ScannedFolder, Inventory]]:
         """The folders, each with what it is as a tree of its own."""
-        scans = [records.scan_of(self.root, [folder]) for folder in folders]
+        scans = [records.scan_of(self.root, [folder], self.convention) for folder in folders]
         unread = [
             [] if folder.is_kept else contents.unread_files(scan, self.convention)
             for folder, scan in zip(folders, scans, strict=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from ckptman.tree import Inventory
+from ckptman.rules import Convention
+from ckptman.tree import Inventory, records
 
 
 def apart(one: PurePosixPath, other: PurePosixPath) -> tuple[PurePosixPath, PurePosixPath]:
@@ -38,3 +40,27 @@ def copied_runs(inventory: Inventory) -> set[PurePosixPath]:
         if original not in copied and one is not None and two is not None and one.run_id in (None, two.run_id):
             found.add(folder)
     return found
+
+
+def strayed_lists(
+    inventory: Inventory, convention: Convention
+) -> Iterator[tuple[PurePosixPath, PurePosixPath, PurePosixPath | None]]:
+    """Lists of runs without checkpoints in other folders than their tasks': each, its task's folder, and where it can
+    go: there, or into the trash where the list there says all that it says; None where that one says something else.
+    """
+    scan, going = inventory.scan, set[PurePosixPath]()
+    there = {entry.path for entry in scan.entries}
+    for folder, home in inventory.strayed_lists(convention).items():
+        path, target = folder / records.OVERWRITTEN_FILE, home / records.OVERWRITTEN_FILE
+        if target not in there | going:
+            going.add(target)
+            yield path, home, target
+        else:
+            kept = scan.lists.get(home)
+            says_all = kept is not None and scan.lists[folder].says_no_more(kept)
+            yield path, home, trash(path) if says_all else None
+
+
+def trash(path: PurePosixPath) -> PurePosixPath:
+    """Where `validate --fix` puts what it takes out of the tree."""
+    return PurePosixPath(records.TRASH, path)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import PurePosixPath
 
-from ckptman.checks.places import apart
+from ckptman.checks.places import apart, strayed_lists
 from ckptman.rules import Convention, Place, comparing, naming, placement
 from ckptman.text import RefusedError, wording
 from ckptman.tree import Finding, Inventory, contents, finding, numbering, records, roots, standing
@@ -21,8 +21,16 @@ _MOST_STEPS = 4
 
 
 def check_runs(inventory: Inventory, convention: Convention) -> Iterator[Finding]:
-    """Check every run."""
+    """Check every run, and the place of every list of runs without checkpoints."""
     yield from check_each_run(inventory, convention)
+    for path, home, target in strayed_lists(inventory, convention):
+        message = f"by their configurations, the runs without checkpoints that it lists belong in {home}"
+        fix = f"Let ckptman move it there: {_MEND}"
+        if target is None:
+            fix = "Move it out of the tree, and ingest the source again, which writes the list there anew."
+        elif target.parent != home:
+            fix = f"The list there tells of all of them. Let ckptman put this one away: {_MEND}"
+        yield finding("misplaced", path, message, fix)
     runs = [run for run in inventory.runs if not _is_told(run, inventory)]
     yield from _check_tests(inventory.passed.tests + tests_of(runs, convention), convention)
     yield from _check_repeated((run for run in runs if run.origin is not contents.Origin.EXTRA), convention)

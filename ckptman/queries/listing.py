@@ -332,7 +332,9 @@ def _in_turn(
         elif (whole := contents.run_of(folder, convention)) is not None:
             yield sorted(_listed([whole]), key=_by_name)
         else:
-            inventory = contents.inventory_of(records.scan_of(root, [folder]), convention, contents.Depth.NAMES)
+            inventory = contents.inventory_of(
+                records.scan_of(root, [folder], convention), convention, contents.Depth.NAMES
+            )
             not_listed += _not_listed(inventory, convention)
             yield sorted(_listed(inventory.runs), key=_by_name)
 

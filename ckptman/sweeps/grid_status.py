@@ -324,12 +324,12 @@ def _facts(
     elif tree is not None:
         found = contents.inventory_of(tree, convention, contents.Depth.UNRECORDED)
         yield from _of_tree(found.runs, tree.root, convention)
-    lost = {} if tree is None else {_lost_key(run): run for runs in tree.overwritten.values() for run in runs}
+    lost = {} if tree is None else {run.key: run for runs in tree.overwritten.values() for run in runs}
     without_files: tuple[overwritten.LostFiles, ...] = ()
     if raw is not None:
         yield from _of_raw(raw, set() if tree is None else _contents(tree, raw))
         missed = raw.lost(() if tree is None else ((record, record) for _, record in tree.records))
-        lost |= {_lost_key(run): run for run in missed.overwritten}
+        lost |= {run.key: run for run in missed.overwritten}
         without_files = missed.without_files
     for file in _not_taken(raw, tree):
         yield _of_refused(file, convention)
@@ -338,11 +338,6 @@ def _facts(
     for item in without_files:
         if (fact := _of_wandb_alone(item, convention)) is not None:
             yield fact
-
-
-def _lost_key(run: tree_records.OverwrittenRun) -> tuple[str, str, int | None, int | None]:
-    """What tells lost runs apart: `wandb agent` gives several of them one id."""
-    return run.run_id, run.group, run.task, run.seed
 
 
 def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -> Iterator[_Fact]:
@@ -372,7 +367,7 @@ def _is_changed(folder: Path) -> bool:
 
 def _read_again(run: contents.Run, root: Path, convention: Convention) -> contents.Run:
     """A run with what is inside its files."""
-    scan = tree_records.scan_of(root, [tree_records.scan_folder(root, run.folder, convention)])
+    scan = tree_records.scan_of(root, [tree_records.scan_folder(root, run.folder, convention)], convention)
     return next(iter(contents.inventory_of(scan, convention, contents.Depth.HEADERS).runs), run)
 
 

@@ -25,6 +25,7 @@ from ckptman.rules import Convention, Place, comparing, grids, naming, placement
 from ckptman.text import RefusedError
 from ckptman.tree.metrics import Measured, measured
 from ckptman.tree.records import (
+    OVERWRITTEN_FILE,
     RUN_FILE,
     CheckpointEntry,
     Entry,
@@ -422,6 +423,19 @@ class Inventory:
                 gone.append((folder.path, content))
         return {path: here[content] for path, content in gone if content in here}
 
+    def strayed_lists(self, convention: Convention) -> Mapping[PurePosixPath, PurePosixPath]:
+        """Folders with a list of runs without checkpoints all of which belong in one other folder: each, and that one.
+
+        As ckptman wrote the list: of one that was changed, nothing says where it belongs.
+        """
+        found: dict[PurePosixPath, PurePosixPath] = {}
+        for folder, listed in self.scan.lists.items():
+            homes = {run.task_folder(convention) for run in (*listed.runs, *listed.without_files)}
+            home = homes.pop() if len(homes) == 1 else None
+            if home not in (None, folder) and is_signed(self.scan.root / folder / OVERWRITTEN_FILE):
+                found[folder] = home
+        return found
+
     @cached_property
     def told(self) -> frozenset[PurePosixPath]:
         """Files of which one finding tells all there is: that they are missed elsewhere, copies, other files than
@@ -562,7 +576,7 @@ def runs_of(root: Path, folder: ScannedFolder, convention: Convention, depth: De
     if folder.is_kept:
         return ()
     run = run_of(folder, convention)
-    return inventory_of(scan_of(root, [folder]), convention, depth).runs if run is None else (run,)
+    return inventory_of(scan_of(root, [folder], convention), convention, depth).runs if run is None else (run,)
 
 
 def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, convention: Convention) -> Inventory:
@@ -571,7 +585,7 @@ def inventory_of_one(root: Path, folder: RunFolder, file: CheckpointFile, conven
     if record is not None:
         entries = () if file.entry is None else (file.entry,)
         folder = replace(folder, record=replace(record, checkpoints=entries, wandb=()))
-    scan = TreeScan(root=root, runs=(folder,), lists={}, entries=())
+    scan = TreeScan(root=root, convention=convention, runs=(folder,), lists={}, entries=())
     return Inventory(scan=scan, files=(file,), runs=tuple(_runs(scan, [file], convention)))
 
 

@@ -289,7 +289,7 @@ def count_runs(root: Path, convention: Convention) -> tuple[records.TreeScan, li
         counted[run.alike.folder].append(run)
     for folder in above:
         leave(folder)
-    scan = records.scan_of(root, held)
+    scan = records.scan_of(root, held, convention)
     runs = [
         run
         for home in sorted(counted, key=wording.path_key)  # all of one depth

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -240,6 +241,17 @@ class OverwrittenRun:
     source: LostSource
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> tuple[str, str, int | None, int | None]:
+        """What tells it from others: `wandb agent` gives several runs one id."""
+        return self.run_id, self.group, self.task, self.seed
+
+    def task_folder(self, convention: Convention) -> PurePosixPath | None:
+        """The folder whose list it belongs in; None where it has no place."""
+        with suppress(RefusedError):
+            return placement.place_of(self.config, convention, source_group=self.group, source_task=self.task).folder
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class OverwrittenList:
@@ -250,6 +262,14 @@ class OverwrittenList:
     without_files: tuple[OverwrittenRun, ...] = field(default=(), metadata=json_text.OMIT_NONE)
     """Other W&B runs of which no file is known to be, whatever became of it: they are here for what they logged."""
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def says_no_more(self, other: OverwrittenList) -> bool:
+        """Whether the other one says of each run here the same, but for where the run's records are."""
+        told = {run.key: replace(run, source=_NOWHERE) for run in (*other.runs, *other.without_files)}
+        return all(told.get(run.key) == replace(run, source=_NOWHERE) for run in (*self.runs, *self.without_files))
+
+
+_NOWHERE = LostSource("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,6 +394,8 @@ class TreeScan:
     """Everything in a tree, in path order."""
 
     root: Path
+    convention: Convention
+    """The rules that it was read by."""
     runs: tuple[RunFolder, ...]
     lists: Mapping[PurePosixPath, OverwrittenList]
     """By task folder, as they stand."""
@@ -394,16 +416,38 @@ class TreeScan:
 
     @cached_property
     def overwritten(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
-        """By task folder; runs that are in the tree after all are left out."""
+        """By task folder; runs that are in the tree after all are left out, and one that several lists tell of is in
+        the folder where it belongs."""
         present = {record.run_id for _, record in self.records} | self.passed
-        return _but({folder: listed.runs for folder, listed in self.lists.items()}, present)
+        return self._but({folder: listed.runs for folder, listed in self.lists.items()}, present)
 
     @cached_property
     def without_files(self) -> Mapping[PurePosixPath, tuple[OverwrittenRun, ...]]:
         """By task folder: W&B runs that left no file, or none that is known to be theirs."""
         present = {record.run_id for _, record in self.records} | self.passed
         present |= {run.run_id for lost in self.overwritten.values() for run in lost}
-        return _but({folder: listed.without_files for folder, listed in self.lists.items()}, present)
+        return self._but({folder: listed.without_files for folder, listed in self.lists.items()}, present)
+
+    def _but(
+        self, runs: Mapping[PurePosixPath, tuple[OverwrittenRun, ...]], present: Collection[str | None]
+    ) -> dict[PurePosixPath, tuple[OverwrittenRun, ...]]:
+        """Each once, and without those that are somewhere else."""
+        told: dict[tuple[object, ...], list[PurePosixPath]] = defaultdict(list)
+        for folder, listed in runs.items():
+            for run in listed:
+                told[run.key].append(folder)
+
+        def is_told_here(run: OverwrittenRun, folder: PurePosixPath) -> bool:
+            if len(folders := told[run.key]) == 1:
+                return True
+            home = run.task_folder(self.convention)
+            return folder == (home if home in folders else folders[0])
+
+        left = {
+            folder: tuple(run for run in listed if run.run_id not in present and is_told_here(run, folder))
+            for folder, listed in runs.items()
+        }
+        return {folder: listed for folder, listed in left.items() if listed}
 
     @property
     def records(self) -> Iterator[tuple[PurePosixPath, RunRecord]]:
@@ -437,15 +481,16 @@ def scan_tree(root: str | Path, convention: Convention, *, missing_ok: bool = Fa
         UsageError: (`no-tree`) where there is no folder `root`.
     """
     root = given_path(root, "the path of the tree")
-    return scan_of(root, scan_folders(root, convention, missing_ok=missing_ok))
+    return scan_of(root, scan_folders(root, convention, missing_ok=missing_ok), convention)
 
 
-def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
+def scan_of(root: Path, folders: Iterable[ScannedFolder], convention: Convention) -> TreeScan:
     """These folders of a tree, together."""
     if type(folders) is list and len(folders) == 1:  # as below, in less time
         folder = folders[0]
         return TreeScan(
             root=root,
+            convention=convention,
             runs=() if folder.run is None else (folder.run,),
             lists={} if folder.overwritten == _NO_RUNS else {folder.path: folder.overwritten},
             entries=folder.entries,
@@ -468,6 +513,7 @@ def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
         kept_wandb += [folder.kept_wandb] if folder.kept_wandb is not None else ()
     return TreeScan(
         root=root,
+        convention=convention,
         runs=tuple(sorted(runs, key=lambda run: run.path)),
         lists=dict(sorted(lists, key=lambda item: item[0])),
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
@@ -475,14 +521,6 @@ def scan_of(root: Path, folders: Iterable[ScannedFolder]) -> TreeScan:
         refused=tuple(file for file in refused if not file.is_gone),
         kept_wandb=frozenset(kept_wandb),
     )
-
-
-def _but(
-    runs: Mapping[PurePosixPath, tuple[OverwrittenRun, ...]], present: Collection[str | None]
-) -> dict[PurePosixPath, tuple[OverwrittenRun, ...]]:
-    """Without the runs that are somewhere else."""
-    left = {folder: tuple(run for run in listed if run.run_id not in present) for folder, listed in runs.items()}
-    return {folder: listed for folder, listed in left.items() if listed}
 
 
 _NO_RUNS = OverwrittenList()
@@ -515,7 +553,7 @@ class FoldersInTurn:
 
     def rest(self) -> TreeScan:
         """The scan of the folders that were read, without their entries and runs."""
-        return replace(scan_of(self.root, self._rest), passed=frozenset(self._run_ids))
+        return replace(scan_of(self.root, self._rest, self.convention), passed=frozenset(self._run_ids))
 
 
 def scan_folders(

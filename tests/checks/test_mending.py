@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import pytest
 from ckptman.checks.mending import mend, plan_mending
 from ckptman.checks.validation import validate
 from ckptman.cli.app import run
+from ckptman.documents import report
+from ckptman.ingestion import ingest
+from ckptman.tree import records
+from tests.helpers.raw import START, config, write_run
 from tests.helpers.trees import CHECKPOINT, DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK, copy
 
 SECOND = f"{TASK}/seed_2337"
@@ -320,3 +325,47 @@ def test_a_file_goes_back_to_the_run_that_lies_in_its_place_not_to_a_copy_of_its
     steps = mend(root, plan_mending(validate(root, deep=True)))
     assert [(step.path, step.target, step.problem) for step in steps] == [(FINAL, f"{RUN}/{FINAL}", None)]
     assert [item.code for item in validate(root).findings] == ["config-disagrees"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["moved", "moved, and ingested again"])
+def test_a_list_of_overwritten_runs_that_was_moved_goes_back_and_its_runs_count_once(
+    tmp_path: Path, again: bool
+) -> None:
+    source, root = tmp_path / "outputs", tmp_path / "tree"
+    for index, seed in enumerate((1337, 2337, 3337)):
+        write_run(
+            source / "len_gen_k8" / "task_0006", config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index
+        )
+    ingest(source, root)
+    before = {path.relative_to(root): path.read_bytes() for path in root.rglob("*.json")}
+    task = next(root.rglob("overwritten.json")).parent
+    moved = task.rename(task.with_name("task_0001"))
+    if again:
+        ingest(source, root)
+        assert len(list(root.rglob("overwritten.json"))) == 2
+    assert report(root).to_json()["statistics"]["overwritten_runs"] == 2
+    result = validate(root, deep=True)
+    strayed = [item.fix for item in result.findings if item.path == str((moved / "overwritten.json").relative_to(root))]
+    assert len(strayed) == 1
+    assert ("put this one away" in strayed[0]) is again
+    done = mend(root, plan_mending(result))
+    assert [step.problem for step in done] == [None] * len(done)
+    assert plan_mending(validate(root, deep=True)) == ()
+    assert {path.relative_to(root): path.read_bytes() for path in root.glob("*_layernorm/**/*.json")} == before
+
+
+def test_a_strayed_list_of_other_runs_than_that_of_its_task_stays(tmp_path: Path) -> None:
+    source, root = tmp_path / "outputs", tmp_path / "tree"
+    for index, seed in enumerate((1337, 2337, 3337)):
+        write_run(
+            source / "len_gen_k8" / "task_0006", config(seed=seed), run_id=f"run{seed}", started=START + 1000 * index
+        )
+    ingest(source, root)
+    listed = next(root.rglob("overwritten.json"))
+    more = records.read_overwritten(listed.parent)
+    (away := listed.parent.with_name("task_0001")).mkdir()
+    records.write_overwritten(away, more)
+    records.write_overwritten(listed.parent, replace(more, runs=more.runs[:1]))
+    result = validate(root, deep=True)
+    assert [item.fix[:20] for item in result.findings if item.code == "misplaced"] == ["Move it out of the t"]
+    assert plan_mending(result) == ()

@@ -23,7 +23,7 @@ METRICS = [f"{kind}/K{k}/{what}" for kind, ks in (("test", range(2, 9)), ("gen",
 def many_runs(number: int, metrics: Sequence[str] = METRICS) -> TreeStatistics:
     """A tree of so many runs: every task of the grid, of more seeds and for more K the more runs there are."""
     runs = tuple(islice(runs_of_grid(max(3, number // 1400), metrics), number))
-    scan = TreeScan(root=Path("/tree"), runs=(), lists={}, entries=())
+    scan = TreeScan(root=Path("/tree"), convention=built_in(), runs=(), lists={}, entries=())
     files = tuple(file for run in runs for file in run.files)
     return TreeStatistics(Inventory(scan=scan, files=files, runs=runs), built_in())
 
