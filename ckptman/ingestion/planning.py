@@ -21,7 +21,16 @@ from typing import overload
 from ckptman.formats import folder_bytes
 from ckptman.fs import FileState, Mode, files
 from ckptman.ingestion.assigning import PROOF
-from ckptman.ingestion.run_folders import Duplicate, FilePlacement, Rows, RunFolders, Slot, by_parts, note_of
+from ckptman.ingestion.run_folders import (
+    TREE_FILE_CHANGED,
+    Duplicate,
+    FilePlacement,
+    Rows,
+    RunFolders,
+    Slot,
+    by_parts,
+    note_of,
+)
 from ckptman.raw import attribution as attributing
 from ckptman.raw import beside, examination, outputs, scanning, wandb_index, wandb_runs
 from ckptman.raw import overwritten as lost_files
@@ -560,11 +569,13 @@ class _Planner:
             return None
         mine = self.raw.refused_files()
         seen = {(file.root, file.path) for file in mine}
+        # A copy of the source is refused for the same file in the tree, which the message names.
+        unsound = {file.message for file in mine if file.code == TREE_FILE_CHANGED}
         others = [f for f in self.tree.refused if (f.root, f.path) not in seen and not self._is_read(f)]
         found = [
             file
             for file in (*others, *mine)
-            if not is_taken(file) or (file in mine and file.code != outputs.PASSED_OVER)
+            if not is_taken(file) or file.message in unsound or (file in mine and file.code != outputs.PASSED_OVER)
         ]
         return tuple(sorted(found, key=lambda file: (file.root, file.path, file.code)))
 

@@ -54,6 +54,8 @@ class FilePlacement:
 
 _NOTHING: Mapping[str, Any] = {}
 """What most slots have: held once."""
+TREE_FILE_CHANGED = "tree-file-changed"
+"""The code of a file that the tree has, but not as it was placed."""
 _LEARNT = ("run_id", "metrics", "metrics_source", "source", "attribution")
 """The fields of a record that an ingest learns without a new file."""
 
@@ -929,6 +931,6 @@ def _changing(what: str) -> MachineError:
 def _tree_file_changed(path: PurePosixPath, how: str) -> RefusedError:
     return RefusedError(
         f"{path} in the tree was changed after it was placed: {how}",
-        code="tree-file-changed",
+        code=TREE_FILE_CHANGED,
         fix="Move the damaged file out of the tree and ingest again: it is then placed anew.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,24 @@ def test_a_dry_run_of_a_move_lets_go_of_no_file_whose_record_was_changed(source:
     assert [item.code for item in done.refused] == ["record-changed"]
     assert planned.removed == done.removed
     assert {item.same_as.split("/")[2] for item in done.removed} == {"len_gen_k6"}
+
+
+def test_copies_of_a_source_that_are_refused_for_one_file_of_the_tree_are_remembered_together(
+    source: Path, root: Path, good: list[Path]
+) -> None:
+    again = Path(shutil.copytree(source, source.with_name("again"), symlinks=True))
+    ingest(source, root)
+    final = next((root / RUN).glob("Final_*"))
+    whole = final.read_bytes()
+    final.write_bytes(b"")
+    for each in (source, again):
+        assert codes(ingest(each, root)) == ["tree-file-changed"]
+    told = (root / "refused.json").read_bytes()
+    assert told.count(b'"root"') == 2
+    for each in (source, again, source):
+        ingest(each, root)
+        assert (root / "refused.json").read_bytes() == told
+    final.unlink()
+    assert ingest(source, root).placed
+    assert final.read_bytes() == whole
+    assert not (root / "refused.json").exists()
