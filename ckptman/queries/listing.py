@@ -407,7 +407,7 @@ def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
             continue
         k = run.record.config.get(run.convention.k_key or "")
         for file in run.files:
-            if file.entry is not None:
+            if file.entry is not None and file.is_of_listed_size:
                 yield ListedCheckpoint(
                     row=records.row_of(run.folder, run.record, file.entry),
                     final=file.entry.kind in run.convention.final_kinds,
@@ -451,6 +451,8 @@ def _not_listed(inventory: Inventory, convention: Convention) -> Iterator[Findin
         yield finding("unreadable", path, f"it cannot be read: {problem}")
     unlisted: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in inventory.files:
+        if not file.is_of_listed_size:
+            yield finding("wrong-size", file.path, "it has another size than its run.json says")
         if file.entry is None:
             unlisted[file.path.parent].append(file.path)
     for run in scan.runs:

@@ -276,7 +276,7 @@ def _read(out: Path, tree: tree_records.TreeScan | None, convention: Convention)
         for run in (() if tree is None else tree.runs)
         if run.record is not None
         for path, remembered, entry in run.record.source_paths
-        if entry.file in run.files
+        if run.files.get(entry.file) == entry.size
     }
 
     # Damage behind a header, which is not looked for here, was found by the ingest.
@@ -345,16 +345,20 @@ def _of_tree(runs: Iterable[contents.Run], root: Path, convention: Convention) -
     inside their files, which are there all the same."""
     for run in runs:
         folder, record = root / run.folder, run.record
-        held = [(file.kind or "", file.step) for file in run.files]  # those that run.json does not list are there too
+        # Those that run.json does not list are there too; one of another size than it lists is not that checkpoint.
+        held = [(file.kind or "", file.step) for file in run.files if file.is_of_listed_size]
+        spoilt = [file.path.name for file in run.files if not file.is_of_listed_size]
         if (
             record is not None
             and _is_changed(folder)
             and (read := _read_again(run, root, convention)).place is not None
         ):
             group, seed = read.place.group, read.place.seed
+            held = [(file.kind or "", file.step) for file in run.files]  # whatever it says of them
             yield _of_files(group, read.config, seed, record.run_id, held, folder, convention)
         elif record is not None:
-            yield _of_files(record.group, record.config, record.seed, record.run_id, held, folder, convention)
+            said = record.group, record.config, record.seed, record.run_id
+            yield _of_files(*said, held, folder, convention, spoilt)
         elif run.fills and run.seed is not None:
             yield _of_files(run.group, run.config, run.seed, None, held, folder, convention)
 
@@ -388,11 +392,11 @@ def _contents(scan: tree_records.TreeScan, raw: outputs.RawOutputs) -> set[str]:
     """The content of the tree's files that may be copies of raw ones, which their headers tell."""
     wanted = {(saved.file.name, saved.file.state.size) for saved in raw.files}
     found = set()
-    for folder, record in scan.records:
-        for entry in record.checkpoints:
-            if (entry.file, entry.size) in wanted:
+    for run in scan.runs:
+        for entry in () if run.record is None else run.record.checkpoints:
+            if (entry.file, entry.size) in wanted and run.files.get(entry.file) == entry.size:
                 with suppress(RefusedError):  # which `validate` tells
-                    path = scan.root / folder / entry.file
+                    path = scan.root / run.path / entry.file
                     found.add(whole.read_header(path, raw.convention.checkpoint, follow_symlinks=True).content)
     return found
 
@@ -405,16 +409,20 @@ def _of_files(
     files: Sequence[tuple[str, int | None]],
     path: Path,
     convention: Convention,
+    spoilt: Sequence[str] = (),
 ) -> _Fact:
     done = bool(files) and standing.compare(config, files, convention).has_final
+    why = "it has no final checkpoint" if files or spoilt else "none of its checkpoints is there"
+    if spoilt:
+        why += f"; {' and '.join(spoilt)} {'has' if len(spoilt) == 1 else 'have'} another size than run.json says"
     return _Fact(
         group=group,
         config={**config, convention.seed_key: seed},
-        state=COMPLETE if done else PARTIAL if files else MISSING,
+        state=COMPLETE if done else PARTIAL if files or spoilt else MISSING,
         path=str(path),
         run_id=run_id,
         iters_done=max((step for _, step in files if step is not None), default=None),
-        reason="" if done else "it has no final checkpoint" if files else "none of its checkpoints is there",
+        reason="" if done else why,
     )
 
 

@@ -120,6 +120,11 @@ class CheckpointFile:
         return self.path.parent
 
     @property
+    def is_of_listed_size(self) -> bool:
+        """Whether it can be the file that run.json lists; True for one that is not listed."""
+        return self.entry is None or self.size == self.entry.size
+
+    @property
     def kind(self) -> str | None:
         """The prefix of its name, as run.json or the name says."""
         if self.entry is not None:
@@ -217,17 +222,21 @@ class Run:
     @cached_property
     def measured(self) -> Measured | None:
         """Its generalization, where run.json tells and a file of it is here: of no other are figures shown."""
-        return None if self.record is None or not self.files else measured(self.record, self.convention)
+        is_here = self.record is not None and any(file.is_of_listed_size for file in self.files)
+        return measured(self.record, self.convention) if self.record is not None and is_here else None
 
     @cached_property
     def standing(self) -> Standing:
         """Which of its checkpoints are here."""
-        return self.compared([(file.kind, file.step) for file in self.files])
+        spoilt = tuple(file.kind for file in self.files if not file.is_of_listed_size)
+        return self.compared(((file.kind, file.step) for file in self.files if file.is_of_listed_size), spoilt)
 
-    def compared(self, checkpoints: Iterable[tuple[str | None, int | None]]) -> Standing:
+    def compared(
+        self, checkpoints: Iterable[tuple[str | None, int | None]], spoilt: tuple[str | None, ...] = ()
+    ) -> Standing:
         """As `standing.compare`, of these checkpoints."""
         found = tuple(checkpoints)
-        return self.once(("standing", found), lambda: compare(self.config, found, self.convention))
+        return self.once(("standing", found, spoilt), lambda: compare(self.config, found, self.convention, spoilt))
 
     @property
     def place(self) -> Place | None:
@@ -380,7 +389,7 @@ class Inventory:
         return frozenset(
             file.path
             for file, entry in listed
-            if file.size != entry.size or (file.sha256 is not None and file.sha256 != entry.sha256)
+            if not file.is_of_listed_size or (file.sha256 is not None and file.sha256 != entry.sha256)
         )
 
     @cached_property
@@ -559,7 +568,8 @@ class Reader:
 
 
 def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:
-    """The run of a folder with exactly the files that its run.json lists, as most are; None for any other folder."""
+    """The run of a folder with exactly the files that its run.json lists, by their names and sizes, as most are; None
+    for any other folder."""
     if folder.run is None or folder.run.record is None or folder.unreadable:
         return None
     record, suffix = folder.run.record, convention.checkpoint.suffix
@@ -568,6 +578,8 @@ def run_of(folder: ScannedFolder, convention: Convention) -> Run | None:
     if listed.keys() != here.keys() or any(entry.kind != "file" or is_not_ours(entry.path) for entry in here.values()):
         return None
     files = tuple(CheckpointFile(here[name].path, here[name].size, entry) for name, entry in listed.items())
+    if not all(file.is_of_listed_size for file in files):
+        return None
     return Run(folder.path, Origin.RECORDED, record, convention.lifted(record.config), files, convention)
 
 

@@ -126,8 +126,8 @@ class Alike:
     has_history: bool
     has_wandb: bool
     """Whether W&B folders are kept with it."""
-    shapes: tuple[tuple[str, str | None, int | None, bool], ...]
-    """Of each file its name, kind and step, and whether it is a folder."""
+    shapes: tuple[tuple[str, str | None, int | None, bool, bool], ...]
+    """Of each file its name, kind and step, and whether it is a folder, and of the size that run.json lists."""
 
     @cached_property
     def folder(self) -> PurePosixPath:
@@ -144,6 +144,8 @@ class CountedFile(NamedTuple):
     step: int | None
     is_folder: bool
     """Whether it is one with several files in it."""
+    is_of_listed_size: bool
+    """As `CheckpointFile.is_of_listed_size`."""
     size: int
 
     @property
@@ -223,15 +225,23 @@ class CountedRun:
     @property
     def standing(self) -> Standing:
         """Which of its checkpoints are here."""
-        shapes = ((kind, step) for _, kind, step, _ in self.alike.shapes)
-        return compare(self.config, shapes, self.alike.convention)
+        sound = ((kind, step) for _, kind, step, _, is_sound in self.alike.shapes if is_sound)
+        spoilt = (kind for _, kind, _, _, is_sound in self.alike.shapes if not is_sound)
+        return compare(self.config, sound, self.alike.convention, spoilt)
 
 
 def told(run: contents.Run) -> ToldRun:
     """What is counted of a run."""
     record, measured = run.record, run.measured
     shapes = tuple(
-        (file.path.name, file.kind, file.step, file.entry is not None and bool(file.entry.parts)) for file in run.files
+        (
+            file.path.name,
+            file.kind,
+            file.step,
+            file.entry is not None and bool(file.entry.parts),
+            file.is_of_listed_size,
+        )
+        for file in run.files
     )
     return ToldRun(
         name=run.folder.name,

@@ -65,12 +65,18 @@ class Standing:
 
 
 def compare(
-    config: Mapping[str, Any], checkpoints: Iterable[tuple[str | None, int | None]], convention: Convention
+    config: Mapping[str, Any],
+    checkpoints: Iterable[tuple[str | None, int | None]],
+    convention: Convention,
+    spoilt: Iterable[str | None] = (),
 ) -> Standing:
     """Compare what is here of a run with what its recipe saves.
 
     Args:
         checkpoints: The kind and the iterations of each that is here, where they are known.
+        config: Its configuration.
+        convention: The rules.
+        spoilt: The kinds of those of which a file is here, but not the one that was placed.
     """
     here: dict[str, set[int]] = defaultdict(set)
     for kind, step in checkpoints:
@@ -90,4 +96,5 @@ def compare(
         saved = max(0, -((due.start - due.stop) // due.step))  # len() holds no number above 2^63
         if count := saved - sum(step in due for step in steps):
             missing.append(Missing(kind, count, due, steps))
-    return Standing(frozenset(here), has_final, tuple(missing))
+    kinds = frozenset((*here, *(kind for kind in spoilt if kind is not None and convention.prefix(kind) is not None)))
+    return Standing(kinds, has_final, tuple(missing))

@@ -175,7 +175,9 @@ class TreeStatistics:
             yield from run.files
         for file in self.inventory.files:
             is_folder = file.entry is not None and bool(file.entry.parts)
-            yield CountedFile(file.path.parent, file.path.name, file.kind, file.step, is_folder, file.size)
+            yield CountedFile(
+                file.path.parent, file.path.name, file.kind, file.step, is_folder, file.is_of_listed_size, file.size
+            )
 
     @cached_property
     def file_count(self) -> int:

@@ -14,6 +14,7 @@ import pytest
 from ckptman.checks import validate
 from ckptman.fs import write_atomically
 from ckptman.ingestion.ingesting import ingest
+from ckptman.queries import list_checkpoints
 from ckptman.rules.convention_file import built_in, load_convention
 from ckptman.rules.recipe import TrainConfig
 from ckptman.rules.selection import Selection
@@ -123,6 +124,21 @@ def test_a_file_of_a_run_that_its_run_json_does_not_list_counts(tmp_path: Path) 
     assert (of(look(None, root)).state, of(look(None, root)).run_id) == ("complete", "run00000")
     next(record.parent.glob("Final_*")).unlink()
     assert of(look(None, root)).state == "partial", "the control"
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_a_run_whose_final_checkpoint_was_cut_is_not_complete(tmp_path: Path, cut: int) -> None:
+    root, out = tmp_path / "checkpoints", write_source(tmp_path / "raw", [small_config(seed=1337)])
+    ingest(out, root, settle=0)
+    final = next((root / RUN).glob("Final_*"))
+    final.write_bytes(final.read_bytes()[:cut])
+    found = of(look(None, root))
+    assert (found.state, found.run_id) == ("partial", "run00000")
+    assert found.reason == f"it has no final checkpoint; {final.name} has another size than run.json says"
+    assert of(look(out, root)).state == "complete", "it is among the raw outputs"
+    listing = list_checkpoints(root)
+    assert [item.row.kind for item in listing.checkpoints] == ["Checkpoint"]
+    assert [(item.code, item.path) for item in listing.not_listed] == [("wrong-size", f"{RUN}/{final.name}")]
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -64,6 +64,10 @@ def gone(root: Path) -> None:
     next(run_of(root).glob("*.pt")).unlink()
 
 
+def cut(root: Path) -> None:
+    next(run_of(root).glob("Final_*.pt")).write_bytes(b"")
+
+
 def linked(root: Path) -> None:
     file = next(run_of(root).glob("*.pt"))
     file.rename(root / "elsewhere")
@@ -95,7 +99,7 @@ def run_of(root: Path) -> Path:
 
 
 CHANGES: list[Callable[[Path], None]] = [
-    nothing, beside, inside, kept, gone, linked, unfinished, moved, listed, loose,
+    nothing, beside, inside, kept, gone, cut, linked, unfinished, moved, listed, loose,
 ]  # fmt: skip
 
 
@@ -111,6 +115,14 @@ def test_documents_are_those_of_all_that_is_known(change: Callable[[Path], None]
     assert whole.counted == ()
     for each in (found, shared):
         assert said(each) == said(whole)
+
+
+def test_a_run_whose_final_checkpoint_was_cut_is_not_complete(root: Path) -> None:
+    before = count_tree(root, built_in()).grid_counts
+    cut(root)
+    after = count_tree(root, built_in()).grid_counts
+    assert [count.complete - now.complete for count, now in zip(before, after, strict=True)].count(1) == 1
+    assert sum(now.partial for now in after) == sum(count.partial for count in before) + 1
 
 
 def test_what_is_not_as_its_record_says_is_held(root: Path) -> None:
