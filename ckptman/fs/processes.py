@@ -126,8 +126,12 @@ class _Copy(Generic[_R]):
 
 def _interrupt(*_: object) -> None:
     for number in _ENDING:  # the next one would interrupt the tidying up
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _no_more)  # if ignored, one that is here already would be told of, with a traceback
     raise KeyboardInterrupt
+
+
+def _no_more(*_: object) -> None:
+    """At a signal of which all is done that there is to do."""
 
 
 def _work_through(

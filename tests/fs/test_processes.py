@@ -193,3 +193,24 @@ def test_no_copy_outlives_a_process_that_is_killed() -> None:
             with suppress(ProcessLookupError):
                 os.killpg(killed.pid, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
+
+
+def test_two_interrupts_at_once_are_one_and_nothing_is_said() -> None:
+    """Of Ctrl-C, which all processes get, and the end that this one makes of its copies then."""
+    code = """
+        import os, signal
+        from ckptman.fs import processes
+        for number in processes._ENDING:
+            signal.signal(number, processes._interrupt)
+        signal.pthread_sigmask(signal.SIG_BLOCK, processes._ENDING)
+        for number in processes._ENDING:
+            os.kill(os.getpid(), number)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, processes._ENDING)
+        except KeyboardInterrupt:
+            print("interrupted")
+        sum(range(1000))
+        print("tidied up")
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert (done.stdout.split("\n"), done.stderr) == (["interrupted", "tidied up", ""], "")
