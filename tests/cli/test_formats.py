@@ -15,6 +15,7 @@ import torch
 from ckptman.cli import commands
 from ckptman.cli.app import run
 from tests.helpers import reference
+from tests.helpers.learnable import EXPERIMENTS, make
 from tests.helpers.model_folders import trainer
 from tests.helpers.raw import START, config, name_of, write_checkpoint, write_run
 from tests.helpers.trees import edit_record
@@ -180,6 +181,9 @@ def samples(folder: Path, call: Callable[..., Any]) -> Iterator[tuple[str, Any]]
         yield "ckptman show --json", call("show", file)
     yield "ckptman show --json of several files", call("show", final, folder / "bad.pt")
     yield "ckptman validate --json", call("validate", "--root", root, "--deep")
+    (root / "Thumbs.db").touch()
+    yield "ckptman validate --json", call("validate", "--root", root, "--fix", "--dry-run")
+    yield "ckptman validate --json", call("validate", "--root", root, "--fix")
     yield "ckptman validate --explain CODE --json", call("validate", "--explain", "cut")
     yield "ckptman validate --explain CODE --json", call("validate", "--explain", "missing-seed")
     (root / "TASK_MAPPING.md").write_text("ours\n")
@@ -253,3 +257,21 @@ def test_every_command_with_a_document_is_described() -> None:
 def test_a_difference_is_noticed(change: dict[str, Any], wrong: list[str]) -> None:
     document = {"schema_version": 1, "names": [], "refused": [], **change}
     assert list(Checker().fields("name", DOCUMENTS["ckptman name --json"], document, "x")) == wrong
+
+
+@pytest.mark.parametrize("name", ["run folders", "standard"])
+def test_documents_of_a_learnt_experiment_are_as_described(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "raw", EXPERIMENTS[name], "nowhere")
+    assert run(["learn", "raw", "--write", "ckptman.yaml"]) in (0, 1)
+    found = []
+    for command, *arguments in (["ingest", "raw"], ["ls"], ["results"], ["validate"]):
+        capsys.readouterr()
+        run([command, *arguments, "--json"])
+        title = f"ckptman {command} --json"
+        found += Checker().fields(title, DOCUMENTS[title], json.loads(capsys.readouterr().out), title)
+    for file in tmp_path.glob("checkpoints/**/run.json"):
+        found += Checker().fields("run.json", DOCUMENTS["run.json"], json.loads(file.read_text()), str(file))
+    assert found == []
