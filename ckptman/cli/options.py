@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckptman.cli import completing, helping
-from ckptman.cli.app import convention_for
+from ckptman.cli.app import convention_for, warn
 from ckptman.cli.text import be_verbose
 from ckptman.rules import Convention, convention_file, grids, selection, terms
 from ckptman.text import ConfigurationError, UsageError, given_path, strict_yaml, wording
@@ -88,6 +88,12 @@ def tree_there(context: typer.Context, root: Path | None) -> Path | None:
     """The tree as `tree_of` gives it; None where none is named and none is there."""
     tree = tree_of(context, root)
     return tree if root is not None or tree.is_dir() else None
+
+
+def warn_of_no_tree(tree: Path | None) -> None:
+    """Say where a tree that is named, and need not be there yet, is not."""
+    if tree is not None and not tree.exists():
+        warn(f"there is no tree at {tree}, so none of its runs is known to be complete")
 
 
 Numbering = Annotated[

@@ -103,10 +103,14 @@ def _results(
 
     Example: ckptman results --all-runs --population
     """
-    if sum((threshold is not None, versus is not None, as_csv)) > 1 or (as_csv and (as_json or by)):
+    if sum((threshold is not None, versus is not None, as_csv)) > 1:
         raise UsageError(
             "--threshold, --versus and --csv are different tables", code="bad-usage", fix="Give one of them."
         )
+    if as_csv and (as_json or output not in (Format.TABLE, Format.CSV)):
+        raise UsageError("--csv, --json and --format ask for two outputs", code="bad-usage", fix="Give one of them.")
+    if as_csv and by:
+        raise UsageError("--csv has the rows of the convention's `summary`", code="bad-usage", fix="Leave out --by.")
     root = tree_of(context, root, directory)
     convention = convention_for(context, root)
     with Remembered(context, root, convention):

@@ -25,6 +25,7 @@ from ckptman.cli.options import (
     selection_of,
     tree_of,
     tree_there,
+    warn_of_no_tree,
 )
 from ckptman.cli.remembering import Remembered
 from ckptman.rules import selection
@@ -91,6 +92,8 @@ def _status(
             code="nothing-here",
             fix="Name them with --out and --root; ckptman sweep --dry-run plans a grid of which nothing is trained.",
         )
+    if raw is not None:  # of a tree alone it is an error
+        warn_of_no_tree(tree)
     convention = convention_for(context, tree or raw or Path.cwd(), numbering)
     asked = selection_of(convention, context, k=k, task=task, seed=seed, group=group)
     with (

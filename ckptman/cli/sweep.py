@@ -31,6 +31,7 @@ from ckptman.cli.options import (
     WithFacetLists,
     selection_of,
     tree_there,
+    warn_of_no_tree,
 )
 from ckptman.cli.recipe import (
     Batch,
@@ -210,8 +211,7 @@ def _sweep(
     recipe = recipe_of(context.params, quick=quick, compiled=compiled)
     recipe |= set_values(settings)
     tree = tree_there(context, root)
-    if tree is not None and not tree.exists():
-        warn(f"there is no tree at {tree}, so none of its runs is known to be complete")
+    warn_of_no_tree(tree)
     plan = sweeping.plan_sweep(
         out,
         selection=selection_of(convention, context, k=k, task=task, seed=seed, group=group),

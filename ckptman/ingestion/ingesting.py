@@ -15,8 +15,8 @@ from ckptman.ingestion.planning import IngestOptions, Plan, PlannedFolders, Remo
 from ckptman.ingestion.run_folders import Rows
 from ckptman.raw import outputs, scanning
 from ckptman.rules import Convention, convention_file, naming
-from ckptman.text import RefusedError, UsageError, given_path, json_text
-from ckptman.tree import contents, history, records
+from ckptman.text import RefusedError, UsageError, given_path, json_text, wording
+from ckptman.tree import contents, history, records, roots
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _ingest(
     progress: contents.Progress | None,
 ) -> IngestResult:
     folders.check_root(root, "Name a folder for the tree with --root.")
-    _check_apart(source, root)
+    _check_apart(source, root, rules)
     if dry_run:
         made = make_plan(source, root, rules, options, progress=progress)
         changed = dict(_changed(made, with_wandb=with_wandb))
@@ -273,13 +273,20 @@ def _chosen(choices: type[_Choice], value: str, what: str) -> _Choice:
         ) from None
 
 
-def _check_apart(source: Path, root: Path) -> None:
+def _check_apart(source: Path, root: Path, rules: Convention) -> None:
     real_source, real_root = source.resolve(), root.resolve()
     if real_source == real_root or real_source.is_relative_to(real_root):
         raise UsageError(
             f"the source {source} is the tree {root} itself, or lies inside it",
             code="source-inside-root",
             fix="Name another tree with --root, or another source.",
+        )
+    around = roots.find_tree(real_root.parent, rules)
+    if around is not None and not roots.is_tree_root(real_root, rules):
+        raise UsageError(
+            f"the root {root} lies inside the tree {around}",
+            code="root-inside-tree",
+            fix=f"Name that tree with --root {wording.shell_word(str(around))}, or a folder outside of it.",
         )
 
 

@@ -266,7 +266,7 @@ def test_documents_of_a_learnt_experiment_are_as_described(
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "raw", EXPERIMENTS[name], "nowhere")
     assert run(["learn", "raw", "--write", "ckptman.yaml"]) in (0, 1)
-    found = []
+    found: list[str] = []
     for command, *arguments in (["ingest", "raw"], ["ls"], ["results"], ["validate"]):
         capsys.readouterr()
         run([command, *arguments, "--json"])
