@@ -606,7 +606,8 @@ def _read(value: Any) -> Any:
 def _printed(text: str) -> Any:
     """What `str()` made of a dictionary or a Namespace, if all in it are literals, which are read and not run."""
     try:
-        call = ast.parse(text, mode="eval").body if len(text) <= _MAX_YAML else None
+        is_literal = len(text) <= _MAX_YAML and _LITERALS.fullmatch(text)
+        call = ast.parse(text, mode="eval").body if is_literal else None
         if isinstance(call, ast.Call) and text.startswith(_NAMESPACE) and not call.args:
             return {item.arg: ast.literal_eval(item.value) for item in call.keywords if item.arg}
         return None if call is None else ast.literal_eval(call)
@@ -615,6 +616,13 @@ def _printed(text: str) -> Any:
 
 
 _NAMESPACE: Final = "Namespace("
+_LITERALS: Final = re.compile(
+    r"""(?x: [\s{}\[\]():,=+-] | b?'(?:[^'\\] | \\[\\'"abfnrtvxuU])*+' | b?"(?:[^"\\] | \\[\\'"abfnrtvxuU])*+"
+    | (?: [0-9]++(?:\.[0-9]*+)?(?:e[+-]?[0-9]++)?j? | True | False | None | Namespace | set
+        | [A-Za-z_][A-Za-z0-9_]*+(?==) )
+    (?![A-Za-z0-9_.]) )*+"""
+)
+"""What Python prints of literals: of other text, its parser may warn."""
 
 
 def _is_written(value: object) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 
+from ckptman.formats import checkpoint
 from ckptman.formats.archive import verify_crcs
 from ckptman.formats.checkpoint import CheckpointInfo, TensorInfo, read_checkpoint
 from ckptman.formats.plain_values import MAX_TEXT
@@ -479,3 +481,10 @@ def test_a_configuration_as_python_prints_it_is_read_and_not_run(
 ) -> None:
     torch.save({"model": {"w": torch.ones(2)}, "config": text}, tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt", built_in().checkpoint).config == expected
+
+
+def test_nothing_is_printed_of_text_that_python_would_warn_of() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert checkpoint._printed("{'a': 1if 1 else 2}") is None
+    assert told == []
