@@ -265,7 +265,7 @@ def links(bench: Bench) -> Iterator[Row]:
         turns=3,
         least=fresh(bench.at / "bare", bare("link", source, bench.at / "bare")),
         items=count,
-        reason="what is planned and placed is Python on one core (cp reads no byte, and syncs none)",
+        reason="headers, plans, places and records are Python (cp reads no byte, and syncs none)",
     )  # fmt: skip
     again = ckptman("ingest", source, "--root", tree, "--mode", "hardlink")
 
