@@ -281,7 +281,7 @@ def _check_apart(source: Path, root: Path, rules: Convention) -> None:
             code="source-inside-root",
             fix="Name another tree with --root, or another source.",
         )
-    around = roots.find_tree(real_root.parent, rules)
+    around = roots.tree_around(real_root.parent, rules)
     if around is not None and not roots.is_tree_root(real_root, rules):
         raise UsageError(
             f"the root {root} lies inside the tree {around}",

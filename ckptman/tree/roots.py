@@ -58,6 +58,17 @@ def find_tree(folder: Path, convention: Convention) -> Path | None:
     return next((above for above in (folder, *folder.parents) if is_tree_root(above, convention)), None)
 
 
+def tree_around(folder: Path, convention: Convention) -> Path | None:
+    """The root of the tree that a folder is or lies in, where the folders of families tell and a run.json proves it.
+
+    Where any name may be a group's, the folders above would have to be looked through.
+    """
+    found = find_tree(folder, convention) if placement.family_folders(convention) is not None else None
+    if found is None or not any(os.path.isfile(run / records.RUN_FILE) for run in _some_runs(found, convention)):  # noqa: PTH113
+        return None
+    return found
+
+
 def wrong_root(inventory: Inventory, convention: Convention) -> WrongRoot | None:
     """Why the root is not one: it lies within a tree, above one, or is what training leaves; None if it may be one."""
     root = inventory.scan.root.resolve()
