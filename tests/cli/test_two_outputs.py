@@ -49,6 +49,6 @@ def test_no_tree_is_made_inside_a_tree(tree: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_folder_that_is_called_like_a_family_makes_no_tree_of_what_is_around_it(tree: Path, tmp_path: Path) -> None:
-    (tmp_path / "with_layernorm" / "src").mkdir(parents=True)
+    (tmp_path / "with_layernorm" / "dynamic" / "src").mkdir(parents=True)
     assert run(["ingest", "grid_outputs", "--root", "second"]) == 0
     assert len(list((tmp_path / "second").rglob("*.pt"))) == 2
