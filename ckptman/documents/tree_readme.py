@@ -103,6 +103,8 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
     counted.append(wording.count_text(len(statistics.configurations), "configuration"))
     complete = sum(count.complete for count in statistics.grid_counts)
     expected = sum(count.runs_expected for count in statistics.grid_counts)
+    is_told = all(kind.step_config for kind in statistics.convention.prefixes)
+    all_of_them = "all checkpoints" if is_told else "all checkpoints of which a rule tells when they are saved"
     refused = statistics.inventory.scan.refused
     whose = "its" if len(statistics.lost) == 1 else "their"
     gone = f"{wording.count_text(len(statistics.lost), 'run')} lost {whose} checkpoints"
@@ -110,7 +112,7 @@ def _summary(statistics: tree_statistics.TreeStatistics) -> str:
         f"**{', '.join(counted)}**, {wording.size_text(statistics.size)}:",
         f"{markdown.text(statistics.convention.title)}.",
         f"Of the {wording.count_text(expected, 'run')} that the experiment's grid expects, {complete:,} "
-        f"{'is' if complete == 1 else 'are'} here with all checkpoints."
+        f"{'is' if complete == 1 else 'are'} here with {all_of_them}."
         if any(map(statistics.expects, statistics.convention.grids))
         else "",
         f"{gone} to later runs that overwrote them." if statistics.lost else "",

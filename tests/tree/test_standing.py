@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,19 @@ def test_readme_mapping_status_and_validate_say_the_same_of_a_run_with_only_its_
     assert (found.findings == ()) is is_complete
     (one,) = [item for item in status(root=root).runs if item.path]
     assert one.state == "complete"  # its end is here: it need not be trained again
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_where_no_rule_tells_when_a_kind_is_saved_not_all_of_a_run_is_said_to_be_here(
+    tmp_path: Path, is_told: bool
+) -> None:
+    run = small_config(**SHORT)
+    source = tmp_path / "grid_outputs" / "len_gen_single_k4" / "task_0003"
+    write_checkpoint(source / name_of(run), run, step=run.max_iters)
+    root = make_tree(tmp_path, [])
+    on_the_way, end = built_in().prefixes
+    rules = built_in() if is_told else replace(built_in(), prefixes=(replace(on_the_way, step_config=""), end))
+    report(root, convention=rules)
+    readme = (root / "README.md").read_text()
+    assert ("1 is here with all checkpoints." in readme) is is_told
+    assert ("1 is here with all checkpoints of which a rule tells when they are saved." in readme) is not is_told
