@@ -17,6 +17,8 @@ LEAST = 4
 MOST = 8
 """Processes: where there are more cores, the disk is waited for."""
 _BUFFER = 1 << 20
+_INTERRUPTED = 130
+"""Exit status of a copy that was interrupted."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _T = TypeVar("_T")
@@ -82,6 +84,7 @@ class _Copy(Generic[_R]):
     ) -> None:
         """`others`: those that are there, with whose pipes this one has nothing to do."""
         self._is_interrupted = is_interrupted
+        self._has_ended = False
         outcomes, end = os.pipe()
         self._outcomes: Any = os.fdopen(outcomes, "rb", _BUFFER)
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # which in the copy would end what it is a copy of
@@ -95,6 +98,8 @@ class _Copy(Generic[_R]):
                     for reader in (outcomes, *(other._outcomes.fileno() for other in others)):
                         os.close(reader)
                     _work_through(work, items, end, _interrupt if is_interrupted else signal.SIG_DFL)
+                except KeyboardInterrupt:
+                    os._exit(_INTERRUPTED)
                 finally:
                     os._exit(1)  # whatever happened: there is one process that goes on
         except OSError:
@@ -105,7 +110,11 @@ class _Copy(Generic[_R]):
             os.close(end)
 
     def take(self) -> tuple[_R] | None:
-        """The next outcome; None where there is none any more."""
+        """The next outcome; None where there is none any more.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted, as is this process then, which may hear of it a moment later.
+        """
         if self._outcomes.closed:
             return None
         try:
@@ -113,15 +122,29 @@ class _Copy(Generic[_R]):
             return found
         except (EOFError, ValueError, TypeError):  # it has ended, in the middle of an outcome perhaps
             self._outcomes.close()
-            return None
+        if self._wait() == _INTERRUPTED:
+            raise KeyboardInterrupt
+        return None
 
     def end(self) -> None:
         """Leave nothing behind."""
         with suppress(OSError):
             self._outcomes.close()
-        with suppress(OSError):
-            os.kill(self._process, signal.SIGTERM if self._is_interrupted else signal.SIGKILL)
-            os.waitpid(self._process, 0)
+        if not self._has_ended:
+            with suppress(OSError):
+                os.kill(self._process, signal.SIGTERM if self._is_interrupted else signal.SIGKILL)
+            self._wait()
+
+    def _wait(self) -> int | None:
+        """Wait until it has ended: its exit status."""
+        if self._has_ended:
+            return None
+        try:
+            status = os.waitpid(self._process, 0)[1]
+        except OSError:  # somebody else has waited for it
+            status = 0
+        self._has_ended = True
+        return os.waitstatus_to_exitcode(status)
 
 
 def _interrupt(*_: object) -> None:

@@ -419,7 +419,7 @@ NEEDS = {
 def test_an_answer_that_is_remembered_imports_nothing_that_finds_answers(verb: str, source: Path, root: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "ckptman", *verb.split(), "--root", str(root)]
     if verb == "ingest":
-        command[-1:] = [str(root / "new"), str(source)]
+        command[-1:] = [str(root.with_name("new")), str(source)]
     time.sleep(SETTLED_NS / 1e9 + 0.1)
     first, second = (subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2))
     imported = [{line.rpartition("|")[2].strip() for line in done.stderr.splitlines()} for done in (first, second)]

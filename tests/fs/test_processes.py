@@ -152,6 +152,19 @@ def test_work_that_cannot_be_done_again_is_lost_with_its_copy() -> None:
     assert found == [-number if number >= 10 and number % 2 == 0 else number for number in range(20)]
 
 
+def test_where_a_copy_is_interrupted_so_is_the_process() -> None:
+    def work(number: int) -> int:
+        if number == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        return number
+
+    found = in_processes(work, range(20), lost=lambda number: -number)
+    assert [next(found) for _ in range(10)] == list(range(10))
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+
+
 @pytest.mark.parametrize("is_left", [True, False])
 def test_such_work_is_interrupted_and_tidies_up_where_nobody_asks_any_further(is_left: bool, tmp_path: Path) -> None:
     def work(number: int) -> int:

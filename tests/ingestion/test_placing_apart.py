@@ -168,11 +168,17 @@ def test_a_mistake_in_one_of_them_is_told_as_what_it_is(
 
 
 INTERRUPTED = """
-    import os, signal, sys, threading
+    import os, sys, time
     from ckptman.cli import main
-    from ckptman.fs import placing, processes
+    from ckptman.fs import placing
 
-    placing.BATCH_SIZE = 2
+    publish = placing.Batch.publish
+
+    def slowly(batch):
+        time.sleep(0.05)
+        return publish(batch)
+
+    placing.BATCH_SIZE, placing.Batch.publish = 2, slowly
     os.sched_getaffinity = lambda _: {0, 1}
     sys.argv = ["ckptman", "ingest", *sys.argv[1:]]
     main()
