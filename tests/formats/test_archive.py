@@ -24,30 +24,12 @@ from ckptman.formats.refusals import REFUSALS
 from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
 from tests.helpers.hostile import End, Entry, build_zip
+from tests.helpers.odd_archives import contents
 from tests.helpers.timed import in_time
 
 PICKLE_ENTRY = Entry("top/data.pkl", hostile.weights_pickle())
 STORAGE_ENTRY = Entry("top/data/0", bytes(8))
 GOOD = build_zip([PICKLE_ENTRY, STORAGE_ENTRY])
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Writes a file for the test, over the one before."""
-
-    def write_file(content: bytes) -> Path:
-        path = tmp_path / "file.pt"
-        path.write_bytes(content)
-        return path
-
-    return write_file
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """All entries by name, after a check of everything."""
-    with open_archive(path) as archive:
-        archive.verify_crcs()
-        return {name: archive.read(name, 1 << 30) for name in archive.entries}
 
 
 def as_zipfile_reads_it(content: bytes) -> dict[str, bytes]:

@@ -11,31 +11,15 @@ import pytest
 import torch
 
 from ckptman.formats import containers
-from ckptman.formats.archive import open_archive
 from ckptman.formats.refusals import REFUSALS
 from ckptman.rules.convention_file import built_in
 from ckptman.text.errors import RefusedError
 from tests.helpers import hostile
 from tests.helpers.hostile import End, Entry, build_zip
+from tests.helpers.odd_archives import contents
 
 ENTRIES = (Entry("top/data.pkl", hostile.weights_pickle()), Entry("top/data/0", bytes(8)))
 GOOD = build_zip(ENTRIES)
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[bytes], Path]:
-    def write_file(content: bytes) -> Path:
-        path = tmp_path / "file.pt"
-        path.write_bytes(content)
-        return path
-
-    return write_file
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with open_archive(path) as archive:
-        archive.verify_crcs()
-        return {name: archive.read(name, 1 << 30) for name in archive.entries}
 
 
 def refused(path: Path) -> RefusedError:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import random
 import struct
 import zlib
+from pathlib import Path
 
+from ckptman.formats.archive import open_archive
 from tests.helpers import hostile
 
 ALL_32 = 0xFFFFFFFF
 NAMES = (b"top/data.pkl", b"top/byteorder", b"top/data/0", b"top/version")
 ATTRIBUTES = (0x10, 8, 0x20, 1, 0x80, 0o40755 << 16, 0o120777 << 16, 0o100644 << 16, 0x18)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """All entries by name, after a check of everything."""
+    with open_archive(path) as archive:
+        archive.verify_crcs()
+        return {name: archive.read(name, 1 << 30) for name in archive.entries}
 
 
 def field(kind: int, data: bytes, length: int | None = None) -> bytes:
