@@ -162,7 +162,8 @@ def _work_through(
 ) -> None:
     """What a copy does; it ends without a word, and without the doings of the process that it is a copy of."""
     for number in _ENDING:
-        signal.signal(number, at_signal)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, at_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     with os.fdopen(end, "wb", _BUFFER) as stream:
         for item in items:

@@ -159,10 +159,31 @@ def test_where_a_copy_is_interrupted_so_is_the_process() -> None:
             time.sleep(60)
         return number
 
-    found = in_processes(work, range(20), lost=lambda number: -number)
-    assert [next(found) for _ in range(10)] == list(range(10))
-    with pytest.raises(KeyboardInterrupt):
-        next(found)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        found = in_processes(work, range(20), lost=lambda number: -number)
+        assert [next(found) for _ in range(10)] == list(range(10))
+        with pytest.raises(KeyboardInterrupt):
+            next(found)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("is_left", [True, False])
+def test_what_the_process_ignores_its_copies_ignore(number: signal.Signals, is_left: bool) -> None:
+    def work(at: int) -> tuple[int, int]:
+        if at == 10 and os.getpid() != HERE:
+            os.kill(os.getpid(), number)
+        return square(at)
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        found = list(in_processes(work, range(20), lost=(lambda _: (-1, -1)) if is_left else None))
+    finally:
+        signal.signal(number, before)
+    assert [value for value, _ in found] == [at * at for at in range(20)]
+    assert HERE not in {process for _, process in found}
 
 
 @pytest.mark.parametrize("is_left", [True, False])

@@ -168,10 +168,11 @@ def test_a_mistake_in_one_of_them_is_told_as_what_it_is(
 
 
 INTERRUPTED = """
-    import os, sys, time
+    import os, signal, sys, time
     from ckptman.cli import main
     from ckptman.fs import placing
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in the background of a shell
     publish = placing.Batch.publish
 
     def slowly(batch):
