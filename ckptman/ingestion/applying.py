@@ -226,7 +226,7 @@ class Work:
                 folders.remove_partials(root / folder, root)
 
     def _place_all(self, *, with_wandb: bool) -> None:
-        """Place the files of all runs. While the disk is waited for, for copies, the next ones are made."""
+        """Place the files of all runs: many small ones by several processes."""
         turns = self.plan.runs.turns(placing.BATCH_SIZE, with_wandb=with_wandb)
         if with_wandb or self.mode is Mode.MOVE or not files.copies_for(len(turns)) or self._are_large():
             self._place_turns(turns, with_wandb=with_wandb)
@@ -296,6 +296,7 @@ class Work:
         )
 
     def _place_turns(self, turns: Iterable[tuple[int, int]], *, with_wandb: bool) -> None:
+        """Place the files of some runs. While the disk is waited for, for copies, the next ones are made."""
         with ThreadPoolExecutor(1) as other:
             for stretch in turns:
                 runs = self.plan.runs.to_do(stretch, with_wandb=with_wandb)
