@@ -64,18 +64,14 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
         steps += _strayed(inventory)
     if others := {item.path: item.code for item in result.findings if item.code in ("wrong-hash", "wrong-size")}:
         steps += _exchanged(inventory, others)
-    filled = {folder for step in steps if step.target for folder in PurePosixPath(step.target).parents}
+    lists = list(_lists(inventory, convention)) if "misplaced" in codes else []
+    filled = {folder for step in (*steps, *lists) if step.target for folder in PurePosixPath(step.target).parents}
     empty = {PurePosixPath(item.path) for item in result.findings if item.code == "empty-folder"} - filled
     moves = _moves(inventory, convention, empty) if codes & {"misplaced", "wrong-run-folder"} else []
     # What lies in a folder goes before the folder does.
     if "duplicate" in codes:
         steps += _copies(inventory, {PurePosixPath(step.path) for step in (*steps, *moves)})
-    if "misplaced" in codes:
-        for path, _, target in places.strayed_lists(inventory, convention):
-            if target is not None:
-                steps.append(
-                    Step("trash" if target == places.trash(path) else "move", "misplaced", str(path), str(target))
-                )
+    steps += lists
     away = {PurePosixPath(step.path) for step in steps}
     if "system-file" in codes:
         steps += _left_by_systems(inventory, away)
@@ -99,6 +95,7 @@ def _done(root: Path, step: Step) -> Step:
             raise RefusedError(f"its bytes are not those of {step.same_as}", code="changed", fix="")
         if step.target is None:
             moving.remove_empty_folder(root, path)
+            moving.remove_emptied(root, path)
         else:
             return _moved(root, step, path, PurePosixPath(step.target))
     except CkptmanError as error:
@@ -158,6 +155,13 @@ def _exchanged(inventory: Inventory, told: Mapping[str, str]) -> Iterator[Step]:
         for path, target in moves:
             was = first if path == aside else path
             yield Step("move", told[str(was)], str(path), str(target), sha256=sums[was])
+
+
+def _lists(inventory: Inventory, convention: Convention) -> Iterator[Step]:
+    """Lists of runs without checkpoints, to their tasks' folders; one that says nothing more, out of the way."""
+    for path, _, target in places.strayed_lists(inventory, convention):
+        if target is not None:
+            yield Step("trash" if target == places.trash(path) else "move", "misplaced", str(path), str(target))
 
 
 def _left_by_systems(inventory: Inventory, away: Collection[PurePosixPath]) -> Iterator[Step]:

@@ -48,15 +48,16 @@ def strayed_lists(
     """Lists of runs without checkpoints in other folders than their tasks': each, its task's folder, and where it can
     go: there, or into the trash where the list there says all that it says; None where that one says something else.
     """
-    scan, going = inventory.scan, set[PurePosixPath]()
-    there = {entry.path for entry in scan.entries}
+    scan = inventory.scan
+    files = (entry.path for entry in scan.entries if entry.path.name == records.OVERWRITTEN_FILE)
+    there = {path: scan.lists.get(path.parent) for path in files}
     for folder, home in inventory.strayed_lists(convention).items():
         path, target = folder / records.OVERWRITTEN_FILE, home / records.OVERWRITTEN_FILE
-        if target not in there | going:
-            going.add(target)
+        if target not in there:
+            there[target] = scan.lists[folder]
             yield path, home, target
         else:
-            kept = scan.lists.get(home)
+            kept = there[target]
             says_all = kept is not None and scan.lists[folder].says_no_more(kept)
             yield path, home, trash(path) if says_all else None
 

@@ -94,6 +94,13 @@ def copy_of_a_run(root: Path) -> None:
     (again / ".DS_Store").write_bytes(b"x")
 
 
+def copy_of_a_run_that_lost_its_record(root: Path) -> None:
+    (root / RUN).rename(root / TASK / "aside")
+    shutil.copytree(root / TASK / "aside", root / RUN)
+    (root / TASK / "aside" / "run.json").unlink()
+    (root / TASK / "aside" / "run.json").mkdir()
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "swapped seeds": swap_seeds,
     "three runs turned": turn_three,
@@ -124,6 +131,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a renamed run with an empty folder": lambda root: rename_run(root, "new/er"),
     "a renamed run with a system's file": lambda root: rename_run(root, file=".DS_Store"),
     "a copy of a run with an empty folder and a system's file": copy_of_a_run,
+    "a copy of a run, with an empty folder for a record": copy_of_a_run_that_lost_its_record,
     "a renamed run, and an empty folder in its place": lambda root: rename_run(root, beside=RUN),
     "a renamed task, and an empty one in its place": lambda root: rename_run(root, of=TASK, beside=RUN),
     "a file under another name, and a link to it": link_to_another_name,
@@ -327,10 +335,8 @@ def test_a_file_goes_back_to_the_run_that_lies_in_its_place_not_to_a_copy_of_its
     assert [item.code for item in validate(root).findings] == ["config-disagrees"]
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["moved", "moved, and ingested again"])
-def test_a_list_of_overwritten_runs_that_was_moved_goes_back_and_its_runs_count_once(
-    tmp_path: Path, again: bool
-) -> None:
+@pytest.mark.parametrize("how", ["moved", "moved, and ingested again", "moved, and copied", "moved, with all above it"])
+def test_a_list_of_overwritten_runs_that_was_moved_goes_back_and_its_runs_count_once(tmp_path: Path, how: str) -> None:
     source, root = tmp_path / "outputs", tmp_path / "tree"
     for index, seed in enumerate((1337, 2337, 3337)):
         write_run(
@@ -339,15 +345,19 @@ def test_a_list_of_overwritten_runs_that_was_moved_goes_back_and_its_runs_count_
     ingest(source, root)
     before = {path.relative_to(root): path.read_bytes() for path in root.rglob("*.json")}
     task = next(root.rglob("overwritten.json")).parent
-    moved = task.rename(task.with_name("task_0001"))
-    if again:
+    place = root / "without_layernorm" / "dynamic" if how == "moved, with all above it" else task.parent
+    place.mkdir(parents=True, exist_ok=True)  # what is left of the old place is empty then, until the list is back
+    moved = task.rename(place / "task_0001")
+    if how == "moved, and ingested again":
         ingest(source, root)
-        assert len(list(root.rglob("overwritten.json"))) == 2
+    elif how == "moved, and copied":
+        shutil.copytree(moved, moved.with_name("task_0002"))
+    lists = {str(path.relative_to(root)) for path in root.rglob("overwritten.json")}
+    assert len(lists) == (2 if how in ("moved, and ingested again", "moved, and copied") else 1)
     assert report(root).to_json()["statistics"]["overwritten_runs"] == 2
     result = validate(root, deep=True)
-    strayed = [item.fix for item in result.findings if item.path == str((moved / "overwritten.json").relative_to(root))]
-    assert len(strayed) == 1
-    assert ("put this one away" in strayed[0]) is again
+    strayed = ["put this one away" in item.fix for item in result.findings if item.path in lists]
+    assert strayed == {"moved, and ingested again": [True], "moved, and copied": [False, True]}.get(how, [False])
     done = mend(root, plan_mending(result))
     assert [step.problem for step in done] == [None] * len(done)
     assert plan_mending(validate(root, deep=True)) == ()
