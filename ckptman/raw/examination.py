@@ -20,7 +20,7 @@ from ckptman.fs import files as fs_files
 from ckptman.raw.beside import Beside, Evidence, Reading
 from ckptman.raw.scanning import Around, SourceCheckpoint, SourceFiles
 from ckptman.raw.wandb_index import Claim, WandbIndex
-from ckptman.rules import Convention, Place, comparing, naming, placement, terms
+from ckptman.rules import Convention, Place, naming, placement, terms
 from ckptman.text import RefusedError
 from ckptman.tree import records
 
@@ -402,7 +402,7 @@ class Examiner:
         settled = None if called is not None or beside.readings else self._key_of(file, info, config, config_source)
         if settled is not None and (common := self._settled.get(settled)) is not None:
             own_seed = self._alike.of(config)[1]
-            return self._examined(file, read, common, own_seed, common.place.of_seed(comparing.whole(own_seed)).seed)
+            return self._examined(file, read, common, own_seed, placement.seed_of(own_seed))
         before = config
         name, parsed, config, config_source = self._name_of(file, info, config, config_source, called)
         key = self._convention.seed_key

@@ -38,10 +38,10 @@ class Owner:
         candidates = () if record.run_id is not None else record.attribution.candidates
         return cls(record.run_id, record.seed, record.config, entry.sha256, candidates=candidates)
 
-    def may_be(self, run_id: str, seed: object) -> bool:
-        """Whether the run with this id and seed could have written the file."""
+    def may_be(self, run_id: str, seed: int | None) -> bool:
+        """Whether the run with this id could have written the file; its seed is None where the record tells none."""
         if self.run_id is None and not self.candidates:
-            return self.seed in (None, seed)
+            return None in (self.seed, seed) or self.seed == seed
         return run_id in (self.run_id, *self.candidates)
 
 
@@ -91,7 +91,7 @@ def find_lost_files(
     ended = {run.run_id: run.ended for run in runs}
     for run in runs:
         names = saved_names(run, convention)
-        seed = run.config.get(convention.seed_key)
+        seed = placement.seed_of(run.config.get(convention.seed_key))
         saved = {name: files.where_saved(run, name) for name in names}
         # What an earlier run wrote was not written over this one's.
         saved = {name: [at for at in paths if not _is_before(ended, owners[at], run)] for name, paths in saved.items()}
@@ -194,8 +194,8 @@ class _Files:
         rules, config = self._convention, self._owners[path].config
         folders = {_named_folder(each, rules) for each in (run.config, config)} - {()}
         groups = {group for each in (run.config, config) if isinstance(group := each.get(rules.group_key), str)}
-        seed = placement.named_by_folders(path, rules)[2]
-        return len(folders) < 2 and len(groups) < 2 and seed in (None, run.config.get(rules.seed_key))
+        seeds = placement.named_by_folders(path, rules)[2], placement.seed_of(run.config.get(rules.seed_key))
+        return len(folders) < 2 and len(groups) < 2 and (None in seeds or seeds[0] == seeds[1])
 
     def _is_below(self, path: Path, home: Path) -> bool:
         """Whether a file lies below a folder where W&B recorded the runs of several tasks."""

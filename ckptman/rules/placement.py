@@ -60,16 +60,17 @@ class Place:
         name = convention.folders.run(self.seed, *self.notes, family=self.family)
         return folder.parent == self.folder and f"{folder.name}-".startswith(f"{name}-")
 
-    def of_seed(self, seed: int | None) -> Place:
-        """The place of a run that differs in the seed alone."""
-        seed = seed if seed is not None and 0 <= seed < SEED_END else None
-        return Place(self.family, self.group, self.task, seed, self.notes, self.folder)
-
     def root_of(self, folder: Path) -> Path | None:
         """The root of the tree in which `folder` is this task folder; None where it is another one."""
         wanted = self.folder.parts
         end = len(folder.parts) - len(wanted)
         return Path(*folder.parts[:end]) if folder.parts[end:] == wanted and end >= 0 else None
+
+
+def seed_of(said: object) -> int | None:
+    """The seed, as a configuration says it; None where that is none, or no seed."""
+    seed = comparing.whole(said)
+    return seed if seed is not None and 0 <= seed < SEED_END else None
 
 
 def family_of(config: Mapping[str, Any], convention: Convention) -> Family:
@@ -324,7 +325,6 @@ def place_of(
         if not convention.folders.has_tasks:
             apart = grid.regimes[pattern.regime].axes
         notes = tuple(naming.short(axis, config) for axis in apart)
-    seed = comparing.whole(config.get(convention.seed_key))
     key = repr(family), group, task  # in which 1 is not true
     shelf = None if shelves is None else shelves.get(key)
     if shelf is None:
@@ -332,7 +332,7 @@ def place_of(
         if shelves is not None:
             shelves[key] = shelf
     named, folder = shelf
-    return Place(named, intern(group), task, None, notes, folder).of_seed(seed)
+    return Place(named, intern(group), task, seed_of(config.get(convention.seed_key)), notes, folder)
 
 
 def root_above(folder: Path, convention: Convention) -> Path | None:

@@ -206,7 +206,7 @@ class Run:
     def seed(self) -> int | None:
         """As run.json says, else the configuration."""
         seed = self.record.seed if self.record is not None else self.config.get(self.convention.seed_key)
-        return comparing.whole(seed)
+        return placement.seed_of(seed)
 
     @cached_property
     def cell(self) -> CellKey | None:
@@ -268,8 +268,8 @@ class Run:
                 return None, error
 
         place, problem = self.once(("place", group, task), find)
-        seed = comparing.whole(self.config.get(self.convention.seed_key))
-        return None if place is None else place.of_seed(seed), problem
+        seed = placement.seed_of(self.config.get(self.convention.seed_key))
+        return None if place is None else place.with_seed(seed), problem
 
     @property
     def is_in_place(self) -> bool:

@@ -122,6 +122,23 @@ def test_once_its_file_comes_a_run_is_no_longer_listed(source: Path, root: Path)
     assert [file.parent.name for file in root.rglob("overwritten.json")] == ["task_0004"]
 
 
+@pytest.mark.parametrize("folder", ["saved_models", "seed_1337/saved_models"])
+@pytest.mark.parametrize("seed", [None, -1, "random", 1337.5, 10**30, 2337])
+def test_a_run_whose_record_tells_no_seed_may_have_written_the_file(
+    source: Path, root: Path, seed: Any, folder: str
+) -> None:
+    """A trainer may draw its seed after it has told W&B its configuration."""
+    write_run(task(source), config(), run_id="aaaa1111", saved_models=folder)
+    for file in (task(source) / "wandb").rglob("config.yaml"):
+        file.write_text(file.read_text().replace("seed:\n  value: 1337", f"seed:\n  value: {json.dumps(seed)}"))
+    found = ingest(source, root).plan
+    if seed != 2337:
+        assert listed(root) == ([], ["aaaa1111"])
+        assert not found.without_files[0].missing
+    elif folder == "saved_models":  # the control: the file is of another seed
+        assert listed(root) == (["aaaa1111"], [])
+
+
 def test_of_an_ambiguous_file_every_candidate_is_in_the_figures_until_it_is_decided(source: Path, root: Path) -> None:
     for number, run_id in enumerate(("first111", "rerun222")):
         files = write_run(task(source), config(), run_id=run_id, started=START + number * 1_000, salt=number,
