@@ -353,12 +353,14 @@ def check_source(source: Path) -> None:
 
 _ON_THE_WAY = re.compile(
     r"(\.syncthing\.|~syncthing~|\.)?(.+?)"
-    r"((\.\w{6,8})?\.partial|\.(tmp|temp|part|filepart|crdownload|incomplete)|_\.gstmp|\.[0-9a-fA-F]{8}"
-    r"|(\.tar)?\.(gz|xz|zst|bz2)|\.(tar|tgz|zip|dvc)|\.(bak|old|orig)|~|(?(1)\.\w{6}))",
+    r"((\.\w{6,8})?\.partial|\.(tmp|temp|part|filepart|(cr|op)?download|incomplete|!\w+)|_\.gstmp"
+    r"|\.[0-9a-fA-F]{8}|(\.tar)?\.(gz|xz|zst|bz2|lz4)|\.(tar|tgz|zip|7z|gpg|dvc)"
+    r"|\.(bak|backup|old|orig|save|[0-9]{1,3}|~\w+~?)|~|(?(1)\.\w{6}))",
     re.DOTALL,
 )
 """Names that copying, packing, tracking and keeping programs give; rsync's is `.NAME.aX3bY7`, rclone's
-`NAME.1a2b3c4d.partial`, that of aws `NAME.1a2B3c4D`, gsutil's `NAME_.gstmp`."""
+`NAME.1a2b3c4d.partial`, that of aws `NAME.1a2B3c4D`, gsutil's `NAME_.gstmp`, wget's `NAME.1`, that of `cp --backup`
+`NAME.~1~`, of Nextcloud `.NAME.~1a2b`, of BitTorrent and Resilio `NAME.!qB`."""
 
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z")
@@ -373,11 +375,12 @@ def checkpoint_name(path: Path, convention: Convention) -> str | None:
 
 
 _COPY = re.compile(
-    r"(?:Copy of )?(.+?)(?: ?\([0-9]+\)| (?:- )?[Cc]opy(?: \(?[0-9]+\)?)?| \(copy(?: [0-9]+)?\)|-v[0-9]+|_[0-9]"
-    r"|\.sync-conflict-[\w-]+| \([^()]*conflicted copy[^()]*\))?",
+    r"(?:Copy of )?(.+?)(?: ?\([0-9]+\)| (?:- )?[Cc]opy(?: \(?[0-9]+\)?)?| \(copy(?: [0-9]+)?\)|-v[0-9]+|[ _][0-9]"
+    r"|[_-][Cc]opy[0-9]*|\.sync-conflict-[\w-]+| \([^()]*[Cc]onflict[^()]*\)|-[A-Z][A-Z0-9-]+)?",
     re.DOTALL,
 )
-"""Names that copies get where there is a file already: of browsers, file managers, Lightning, syncthing, Dropbox."""
+"""Names that copies get where there is a file already: of browsers, file managers, Jupyter, Lightning, syncthing,
+Dropbox, OneDrive (by the computer's name)."""
 
 
 def original_name(path: Path, convention: Convention) -> str:

@@ -149,7 +149,8 @@ def test_what_was_deferred_linked_or_named_otherwise_stands_for_its_run(source: 
     "name",
     [
         ".syncthing.{}.tmp", "~syncthing~{}.tmp", "{}.1a2b3c4d.partial", "{}.1a2B3c4D", "{}_.gstmp", "{}.tar",
-        "{}.tar.gz", "{}.incomplete", "{}.dvc",
+        "{}.tar.gz", "{}.incomplete", "{}.dvc", "{}.1", "{}.~1~", ".{}.~1a2b", "{}.!qB", "{}.download",
+        "{}.7z",
     ],
 )  # fmt: skip
 def test_what_other_programs_make_of_a_final_on_its_way_stands_for_it(name: str, source: Path, root: Path) -> None:
@@ -166,7 +167,8 @@ def test_what_other_programs_make_of_a_final_on_its_way_stands_for_it(name: str,
     "name",
     [
         "{} (1)", "{}(2)", "{}-v1", "{}_1", "{} copy", "{} - Copy (2)", "{} (copy)", "Copy of {}",
-        "{} (my conflicted copy 1)", "{}.sync-conflict-20260310-152800-ABCDEFG",
+        "{} (my conflicted copy 1)", "{}.sync-conflict-20260310-152800-ABCDEFG", "{} 2", "{}-Copy1", "{}_copy",
+        "{} (Case Conflict)", "{} (SFConflict me@x.org 2026-03-10-15-28-00)", "{}-DESKTOP-1A2B3C4",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_there", [False, True])
@@ -198,7 +200,7 @@ def test_a_folder_called_as_a_final_that_is_not_whole_stands_for_it(files: list[
     assert standings(root)[1337] == "refused"
 
 
-@pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY"])
+@pytest.mark.parametrize("name", ["{}.sha256", "{}.tmp", ".{}.aX3bY", "{}.1", "{}.lock"])
 def test_a_file_beside_a_checkpoint_stands_for_nothing(name: str, source: Path, root: Path) -> None:
     [first, final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234")
     for file in (first, final):
