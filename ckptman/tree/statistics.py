@@ -102,11 +102,14 @@ class Configuration:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the exact match, from the lists of all measured runs together; None where none is."""
-        known = [run.measured for run in self.runs if run.measured is not None and run.measured.interval is not None]
-        lists = [item.lists for item in known]
-        right = sum(round(min(max(item.value, 0.0), 1.0) * n) for item, n in zip(known, lists, strict=True))
-        return wilson_interval(right, sum(lists)) if known else None
+        """95 % interval of the mean over its measured runs, each counted alike, from their lists; None without one."""
+        known = [run.measured for run in self.runs if run.measured is not None and run.measured.is_share]
+        if not known:
+            return None
+        # As many lists tell as much of that mean, if each run had an equal part of them.
+        lists = round(len(known) ** 2 / sum(1 / item.lists for item in known))
+        share = sum(min(max(item.value, 0.0), 1.0) for item in known) / len(known)
+        return wilson_interval(round(share * lists), lists)
 
     @property
     def overlaps(self) -> bool:

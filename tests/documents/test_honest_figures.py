@@ -48,6 +48,17 @@ def test_an_interval_is_that_of_all_lists(tmp_path: Path) -> None:
     assert row[8] == "83.7–86.2 %"  # Wilson, 2,720 of 3,200
 
 
+def test_an_interval_is_about_the_mean_beside_it(tmp_path: Path) -> None:
+    for seed, value in ((1337, 0.9), (2337, 0.5)):
+        add_run(tmp_path, config(seed=seed), run_id=str(seed), metrics=gen_metrics(value))
+    final = str(next(tmp_path.glob("**/seed_2337/Final*")))
+    by_k = {k: Accuracy(k, 10_000, 5_000, 5_000 * k) for k in range(17, 33)}
+    record_evaluation(Evaluation(final, EvaluationMode.TEACHER_FORCED, 10_000, 0, by_k, (17, 32)), built_in())
+    (row,) = best(document(tmp_path))
+    assert row[5].startswith("70.0 % ±")
+    assert row[8] == "68.9–71.1 %"  # as of 3,168 lists a run, the harmonic mean of 1,600 and 160,000
+
+
 @pytest.mark.parametrize(("value", "mark"), [(0.0, ""), (0.002, ""), (0.02, "⭐")])
 def test_no_star_is_given_for_chance(value: float, mark: str, tmp_path: Path) -> None:
     add_run(tmp_path, config(), metrics=gen_metrics(value))
