@@ -254,6 +254,7 @@ class Held(NamedTuple):
     what: str
     """`weights`, `optimizer`, `config` or `count`."""
     number: int | None = None
+    """The count, or how many weights there are."""
 
 
 def outline(archive: Archive, rules: terms.CheckpointRules) -> dict[str, Held]:
@@ -273,8 +274,8 @@ def outline(archive: Archive, rules: terms.CheckpointRules) -> dict[str, Held]:
             continue
         if _optimizer_parts(item):
             found[key] = Held("optimizer")
-        elif forms.weights_of(item) is not None:
-            found[key] = Held("weights")
+        elif (weights := forms.weights_of(item)) is not None:
+            found[key] = Held("weights", len(weights))
         elif _is_count(item):
             found[key] = Held("count", item)
         elif held := _as_config(_read(item)):
@@ -856,7 +857,7 @@ def _optimizer_parts(value: object) -> list[dict[Any, Any]]:
         parts = list(value.values())
         if any(map(forms.is_optimizer, parts)):  # beside what a wrapper of optimizers keeps
             parts = list(filter(forms.is_optimizer, parts))
-    if not all(isinstance(part, dict) and isinstance(part.get("state"), dict) for part in parts):
+    if not all(isinstance(p, dict) and (isinstance(p.get("state"), dict) or forms.is_optimizer(p)) for p in parts):
         return []
     return parts
 
@@ -884,10 +885,11 @@ def _optimizer(value: object, keys: tuple[str, ...], read_number: ReadNumber | N
     groups: list[ParamGroup] = []
     plain = Plain(", ".join(keys), read_number)
     for part in _optimizer_parts(value):
-        for state in part["state"].values():
+        known = part["state"]
+        for state in known.values() if isinstance(known, dict) else known:
             states += 1
             tensors += _tensors_in(state)
-        param_groups = part.get("param_groups")
+        param_groups = part.get("param_groups", part.get("hypers"))
         groups += (
             [_param_group(group, plain) for group in param_groups if isinstance(group, dict)]
             if isinstance(param_groups, list | tuple)

@@ -210,8 +210,11 @@ def _is_matrix(tensor: Any) -> bool:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Whether it is the `state_dict()` of an optimizer."""
-    return isinstance(value, dict) and isinstance(value.get("state"), dict) and "param_groups" in value
+    """Whether it is the `state_dict()` of an optimizer, of torch or of fastai."""
+    if not isinstance(value, dict):
+        return False
+    state = value.get("state")
+    return (isinstance(state, dict) and "param_groups" in value) or (isinstance(state, list) and "hypers" in value)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ def read_folder(folder: Path, rules: terms.CheckpointRules, files: tuple[Member,
     compiled = any(rules.compiled_prefix in tensor.name for tensor in tensors)
     tensors = _seen_through(tensors, replace(rules, prefixes=()))  # `model.` is part of the names in transformers
     state = read_json(folder / STATE, MAX_INDEX) if STATE in sizes else {}
-    named = next((name for name in CONFIGS if name in sizes), None)
+    own = CONFIGS[::-1] if main.startswith("adapter_") else CONFIGS  # beside an adapter, config.json is of its base
+    named = next((name for name in own if name in sizes), None)
     config = None if named is None else _json_config(read_json(folder / named, MAX_CONFIG), named)
     step = _step(state)
     kind = ".bin" if ".bin" in main else "safetensors"

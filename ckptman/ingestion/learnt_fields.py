@@ -18,6 +18,8 @@ from ckptman.ingestion.learnt_names import STEP_TAGS, Part, Shape, Slot, kind_of
 from ckptman.rules import comparing, terms
 
 _SEED_TAGS = ("seed", "s", "sd", "rng", "randomseed", "saat", "graine", "semilla", "seme")
+_FOLD_TAGS = ("fold", "kfold", "cvfold", "cv")
+"""What stands in front of the part of the data that a run was not trained on: each of them has runs of its own."""
 _OF_CHECKPOINTS = ("model", "weights", "net", "state", "opt", "optim", "optimizer", "ema", "generator", "discriminator")
 """What stands in front of a number that nothing else explains, if that is a step."""
 _ROLES = frozenset({"netg", "netd", "g", "d", "gen", "disc", "generator", "discriminator", "encoder", "decoder",
@@ -496,7 +498,7 @@ def _unmatched(
         or (not seeds and bool(_PROGRESS.search(slot.tag)))
         or kind_of(slot.tag) is not None
         or (_tag(slot) == "rank" and any(not text.strip("0") for text in texts))  # of a process; other ranks begin at 1
-        or (bool(runs) and _varies(slot, files, runs, several=not seeds))
+        or (bool(runs) and _varies(slot, files, runs, several=not (seeds or _tag(slot) in _FOLD_TAGS)))
         or (slot.sort == "word" and len(texts) > 1 and _ROLES.issuperset(text.lower() for text in texts))
         or _is_measured(slot)
         or _grows_with_steps(slot, files)

@@ -20,8 +20,8 @@ _STEPS = ("global_step", "global_steps", "iters_done", "iter_num", "num_updates"
           "iteration", "iterations", "iter", "iters", "itr", "it", "batch", "trained_steps", "epoch", "epochs_done",
           "episode", "ep")  # fmt: skip
 """Keys of the step, those that count the finest first."""
-_CONFIGS = ("config", "train_config", "cfg", "args", "opt", "opts", "options", "hparams", "hyper_parameters", "hps",
-            "params", "settings", "conf", "flags", "kwargs")  # fmt: skip
+_CONFIGS = ("config", "train_config", "cfg", "args", "train_args", "training_args", "opt", "opts", "options", "hparams",
+            "hyper_parameters", "hps", "params", "settings", "conf", "flags", "kwargs")  # fmt: skip
 _WEIGHTS = re.compile(r"^(model|net|network|module|state_dict|weights|params|policy)|_state_dict$|model|net")
 _STEP_IN_NAME = re.compile(rf"(?<![a-z])(?:{'|'.join(STEP_TAGS)})[_=:.-]?[0-9]", re.IGNORECASE)
 _NOT_TRAINED = re.compile(r"optim|sched|scaler|ema|best|buffer|rng", re.IGNORECASE)
@@ -65,9 +65,10 @@ def _form(
     if not weights:
         return None
     known = [form for form in rules.forms if not form.whole]
+    many = {key: max(held[key].number or 0 for _, held in seen) for key in weights}
     main = min(weights, key=lambda key: (
         next((at for at, form in enumerate(known) if form.weights == key), len(known)),
-        bool(_NOT_TRAINED.search(key)), not _WEIGHTS.search(key), key))  # fmt: skip
+        bool(_NOT_TRAINED.search(key)), not _WEIGHTS.search(key), -many[key], key))  # fmt: skip
     fitting = [form for form in known if form.weights == main]
     config = _first(seen, "config", _CONFIGS)
     step = _step(seen, steps_named=steps_named)

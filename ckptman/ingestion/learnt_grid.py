@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptman.ingestion import learnt_fields, learnt_names
-from ckptman.rules import comparing, terms
+from ckptman.rules import comparing, placement, terms
 from ckptman.text import wording
 
 Config = Mapping[str, Any]
@@ -434,7 +434,7 @@ def _have_own_seeds(runs: Sequence[Run], patterns: Sequence[Pattern], choice: _C
     they are runs."""
     seeds: dict[str, set[int | None]] = defaultdict(set)
     for run in runs:
-        seeds[run.group].add(comparing.whole(run.config.get(choice.seed_key)))
+        seeds[run.group].add(placement.seed_of(run.config.get(choice.seed_key)))
     several = len(set.union(*seeds.values())) > 1
     return (
         several
@@ -481,7 +481,7 @@ def _sections(
         held = [values for pattern in patterns for values in pattern.held.values()]
         if any(held):
             grid["across"] = _across(held)
-        seeds = {comparing.whole(run.config.get(choice.seed_key)) for run in runs}
+        seeds = {placement.seed_of(run.config.get(choice.seed_key)) for run in runs}
         grid["seeds"] = sorted(seed for seed in seeds if seed is not None)
         grid["axes"] = {key: list(values) for key, values in numbering.axes.items()}
         holes = {hole: key for pattern in patterns for hole, key in pattern.holes.items()}

@@ -302,7 +302,7 @@ def _seeds(configs: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[int, ...]]:
         for key, value in config.items():
             leaf = key.rpartition(".")[2]
             if ("seed" in key.lower() or (len(leaf) > 2 and is_seed(leaf))) and (
-                number := comparing.whole(value)
+                number := placement.seed_of(value)
             ) is not None:
                 values[key].add(number)
                 count[key] += 1

@@ -400,3 +400,12 @@ def test_torch_and_safetensors_are_not_imported(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("weights", "key"), [("adapter_model", "adapter_config.json"), ("model", "config.json")])
+def test_a_folder_has_the_configuration_of_the_weights_in_it(weights: str, key: str, tmp_path: Path) -> None:
+    """Programs save the configuration of the base model beside an adapter, too."""
+    save_file(WEIGHTS, tmp_path / f"{weights}.safetensors")
+    for name in ("config.json", "adapter_config.json"):
+        (tmp_path / name).write_text(json.dumps({"of": name}))
+    assert containers.read(tmp_path, RULES).config == {"of": key}

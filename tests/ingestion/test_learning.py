@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from ckptman.checks import validate
 from ckptman.ingestion import ingest, learning
 from ckptman.rules import convention_file
+from ckptman.text import RefusedError, strict_yaml
 from tests.helpers.learnable import EXPERIMENTS, make
 
 WHERE = ("inside", "beside", "nowhere")
@@ -102,3 +104,53 @@ def test_a_final_checkpoint_is_missed_only_where_it_is_known_that_the_run_should
     assert not ingest(source, tmp_path / "tree", convention=rules, settle=0).refused
     found = [item.code for item in validate(tmp_path / "tree", convention=rules).findings]
     assert found.count("missing-final") == unfinished
+
+
+@pytest.mark.parametrize(("seed", "codes"), [(-1, {"unknown-seed"}), (3, set())])
+def test_a_seed_that_is_none_is_not_missed(seed: int, codes: set[str], tmp_path: Path) -> None:
+    """Programs write -1 where no seed was set."""
+    for lr in (0.1, 0.01):
+        (tmp_path / "raw" / f"out_lr{lr}").mkdir(parents=True)
+        document = {"model": {"w": torch.full((4, 4), lr)}, "config": {"LR": lr, "SEED": seed}, "step": 10}
+        torch.save(document, tmp_path / "raw" / f"out_lr{lr}" / "model_10.pt")
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "the proposal")
+    assert len(ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0).placed) == 2
+    assert {item.code for item in validate(tmp_path / "tree", convention=rules).findings} == codes
+
+
+@pytest.mark.parametrize(("tag", "runs"), [("fold", 3), ("part", 1)])
+def test_each_fold_is_a_run_though_the_configuration_is_of_all(tag: str, runs: int, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "config.json").write_text('{"lr": 0.1, "seed": 1}')
+    for number in range(3):
+        document = {"model": {"w": torch.full((4, 4), float(number))}, "epoch": 9}
+        torch.save(document, tmp_path / "raw" / f"unet_{tag}{number}_best.pt")
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "the proposal")
+    assert len(ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0).placed) == 3
+    assert len(list((tmp_path / "tree").rglob("run.json"))) == runs
+
+
+def _form(out: Path, **document: object) -> dict[str, Any]:
+    """The keys of the form that is proposed for two files of this content."""
+    out.mkdir()
+    for number in range(2):
+        weights = {"w": torch.full((4, 4), float(number)), "b": torch.zeros(4)}
+        torch.save({key: weights if item is None else item for key, item in document.items()}, out / f"{number}.pt")
+    said: Any = strict_yaml.load_yaml(learning.learn(out).text, "it", error=RefusedError)
+    (form,) = said["checkpoint"]["forms"].values()
+    return {part: key for part, key in form.items() if key in document or "." in key}
+
+
+@pytest.mark.parametrize(
+    ("document", "form"),
+    [
+        ({"student": None, "dino_loss": {"center": torch.zeros(1)}}, {"weights": "student"}),
+        ({"net": None, "train_args": {"batch": 16, "epochs": 3}}, {"weights": "net", "config": "train_args"}),
+        ({"net": None, "opt": {"state": [], "hypers": [{"lr": 0.1}]}}, {"weights": "net", "optimizer": "opt"}),
+    ],
+    ids=["most weights", "sizes of batches", "fastai"],
+)
+def test_keys_inside_files_are_taken_for_what_they_are(
+    document: dict[str, object], form: dict[str, str], tmp_path: Path
+) -> None:
+    assert _form(tmp_path / "raw", **document) == form
