@@ -80,8 +80,8 @@ def _is_told(run: contents.Run, inventory: Inventory) -> bool:
         return True
     if run.origin is contents.Origin.RECORDED and run.folder in inventory.record_copies:
         return True  # that its run.json is a copy
-    if run.origin is contents.Origin.EXTRA and all(file.entry is not None for file in run.files):
-        return True  # of another configuration than the run.json that lists them
+    if run.is_in_place_of_another:
+        return True  # file by file
     return bool(run.files) and all(file.path in inventory.told for file in run.files)
 
 

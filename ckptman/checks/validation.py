@@ -134,7 +134,7 @@ def validate(
         deep=deep,
         numbering=fitting.numbering,
         checked=len(inventory.files) + inventory.passed.files,
-        runs=len(inventory.runs) + inventory.passed.runs,
+        runs=sum(not run.is_in_place_of_another for run in inventory.runs) + inventory.passed.runs,
         size=sum(file.size for file in inventory.files) + inventory.passed.size,
         findings=tuple(sorted(kept, key=lambda item: (item.path, item.code, item.message))),
         inventory=inventory,

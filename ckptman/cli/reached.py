@@ -96,11 +96,11 @@ def tell(found: Results, convention: Convention, *, is_spread_shown: bool) -> No
 
 
 def _tell_of_all(logged: Sequence[over_seeds.LoggedRun]) -> None:
-    """Say on stderr how many W&B runs there are, and which of them left no file."""
+    """Say on stderr how many W&B runs there are, and of which of them no checkpoint is here."""
     gone = [run.run_id or "" for run in logged if not run.has_files]
     named = f" ({', '.join(gone[:_MOST_RUNS])}{', …' if len(gone) > _MOST_RUNS else ''})" if gone else ""
     of_all = f"all: {count_text(sum(run.value is not None for run in logged), 'W&B run')} by what they logged"
-    console(stderr=True).print(plain(f"{of_all}; of {len(gone):,} no file is here{named}", "dim"))
+    console(stderr=True).print(plain(f"{of_all}; of {len(gone):,} no checkpoint is here{named}", "dim"))
 
 
 _MOST_RUNS = 8

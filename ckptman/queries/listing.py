@@ -50,7 +50,7 @@ class ListedCheckpoint:
 
     @property
     def has_file(self) -> bool:
-        """Whether there is one; not for the W&B runs of `Listing.without_files`."""
+        """Whether there is one; not for the runs of `Listing.without_files` and `Listing.gone`."""
         return bool(self.row.kind)
 
     @cached_property
@@ -143,6 +143,8 @@ class Listing:
     unmatched: tuple[Unmatched, ...]
     without_files: tuple[ListedCheckpoint, ...] = ()
     """The W&B runs without a checkpoint, overwritten or not, that fulfil the conditions."""
+    gone: tuple[ListedCheckpoint, ...] = ()
+    """The same of the runs with a run.json of which no checkpoint is here any more."""
 
     @property
     def summary(self) -> Summary:
@@ -197,7 +199,8 @@ def list_checkpoints(
     metrics = (metrics,) if isinstance(metrics, str) else metrics
     convention = convention_file.rules_for(convention, root)
     inventory = contents.take_inventory(root, convention, contents.Depth.NAMES)
-    found = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
+    every_run = sorted(_listed(inventory.runs), key=lambda item: wording.natural_key(item.row.path))
+    found = [item for item in every_run if item.has_file]
     asked = {*(key for condition in every for key in condition.keys), (sort or "").removeprefix("-")}
     named = [*metrics, *(name for name in convention.metrics if name in asked)]
     if named:
@@ -207,7 +210,11 @@ def list_checkpoints(
     known = known_keys(convention)
     for condition in every:
         condition.check(rows, known)
-    chosen = [item for item in found if all(condition.matches(item.values) for condition in every)]
+
+    def fulfil(items: Iterable[ListedCheckpoint]) -> list[ListedCheckpoint]:
+        return [item for item in items if all(condition.matches(item.values) for condition in every)]
+
+    chosen = fulfil(found)
     if sort is not None:
         key = sort.removeprefix("-")
         check_key(key, rows, known)
@@ -222,11 +229,8 @@ def list_checkpoints(
             for condition in every
             if rows and not any(condition.matches(row) for row in rows)
         ),
-        without_files=tuple(
-            item
-            for item in _without_files(inventory.scan, convention)
-            if all(condition.matches(item.values) for condition in every)
-        ),
+        without_files=tuple(fulfil(_without_files(inventory.scan, convention))),
+        gone=tuple(fulfil(item for item in every_run if not item.has_file)),
     )
 
 
@@ -237,7 +241,8 @@ def json_lines(root: Path, convention: Convention, summary: Summary) -> Iterator
         UsageError: where there is no tree.
     """
 
-    def text_of(items: Sequence[ListedCheckpoint]) -> _Text:
+    def text_of(found: Iterable[ListedCheckpoint]) -> _Text:
+        items = [item for item in found if item.has_file]
         values = items[0].line_of_values() if items else b""  # a folder holds one run
         folder = items[0].row.path.rpartition("/")[0] if items else ""
         text = b",\n".join(item.to_line(values) for item in items)
@@ -291,10 +296,14 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
     names: set[str] = set()
     sharing = statistics.Sharing(convention)
     families: dict[str, Mapping[str, Any]] = {}
+    gone: list[ListedCheckpoint] = []
     total = 0
     for items in _in_turn(root, convention, folders, not_listed):
-        total += len(items)
-        for item in items[-1:]:
+        total += sum(item.has_file for item in items)
+        for item in items[-1:]:  # a folder holds one run
+            if not item.has_file:
+                gone.append(item)
+                continue
             names.update(item.metrics)
             row = item.row
             family = families.setdefault(repr(row.family), row.family)
@@ -316,7 +325,7 @@ def list_runs(root: Path, convention: Convention, keep: Callable[[str], bool]) -
             found.append(replace(item, row=row, config=config, metrics=metrics or _NONE, facets=item.facets or _NONE))
     without_files = tuple(_without_files(folders.rest(), convention))
     not_listed.sort(key=lambda item: (item.path, item.code))
-    return Listing(root, tuple(found), total, tuple(not_listed), (), without_files), frozenset(names)
+    return Listing(root, tuple(found), total, tuple(not_listed), (), without_files, tuple(gone)), frozenset(names)
 
 
 _NONE: Mapping[str, Any] = {}
@@ -402,21 +411,26 @@ def check_metrics(
 
 
 def _listed(runs: Iterable[contents.Run]) -> Iterator[ListedCheckpoint]:
+    """The checkpoints of runs; of one with a record and none of those, what is known of it, as one that is nowhere."""
     for run in runs:
         if run.record is None:
             continue
         k = run.record.config.get(run.convention.k_key or "")
-        for file in run.files:
-            if file.entry is not None and file.is_of_listed_size:
-                yield ListedCheckpoint(
-                    row=records.row_of(run.folder, run.record, file.entry),
-                    final=file.entry.kind in run.convention.final_kinds,
-                    k=comparing.whole(k),
-                    generalization=run.measured,
-                    config=run.config,
-                    metrics=run.record.metrics,
-                    facets=placement.other_facets(run.record.config, run.convention),
-                )
+        for entry in [file.entry for file in run.files if file.entry is not None and file.is_listed] or [_NOWHERE]:
+            yield ListedCheckpoint(
+                row=records.row_of(run.folder, run.record, entry),
+                final=entry.kind in run.convention.final_kinds,
+                k=comparing.whole(k),
+                generalization=run.measured,
+                config=run.config,
+                metrics=run.record.metrics,
+                facets=placement.other_facets(run.record.config, run.convention),
+            )
+
+
+_NOWHERE = records.CheckpointEntry(
+    records.RUN_FILE, "", None, 0, "", records.SourceFile(path="", size=0, mtime_ns=0, inode=0)
+)
 
 
 def _without_files(scan: records.TreeScan, convention: Convention) -> Iterator[ListedCheckpoint]:

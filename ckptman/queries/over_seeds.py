@@ -191,7 +191,7 @@ def results(
         check_key(key, rows, known_keys(convention))
     check_metrics([metric], runs, convention, names)
     groups: dict[object, list[ListedCheckpoint]] = {}
-    for item in runs:
+    for item in (*runs, *(listing.gone if all_runs else ())):
         groups.setdefault(_group_key(item, by, convention, summary=summary), []).append(item)
     for item, counted in _without_files(without_files, {} if by or summary else groups, convention):
         groups.setdefault(counted or _group_key(item, by, convention, summary=summary), []).append(item)

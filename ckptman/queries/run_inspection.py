@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptman.rules import Convention, convention_file, placement
 from ckptman.text import UsageError, json_text, wording
-from ckptman.tree import metrics, records
+from ckptman.tree import contents, metrics, records
 
 _MOST_NAMED = 8
 """Runs that a message names."""
@@ -77,7 +77,11 @@ def show_run(name: str, root: str | os.PathLike[str], *, convention: Convention 
         root=scan.root,
         folder=run.path,
         record=run.record,
-        here=frozenset(entry.file for entry in run.record.checkpoints if entry.file in run.files),
+        here=frozenset(
+            file.path.name
+            for file in contents.unread_files(scan, rules)
+            if file.entry is not None and file.folder == run.path
+        ),
         by_k=dict(_by_k(run.record, rules)),
         generalization=metrics.measured(run.record, rules),
     )

@@ -125,6 +125,11 @@ class CheckpointFile:
         return self.entry is None or self.size == self.entry.size
 
     @property
+    def is_listed(self) -> bool:
+        """Whether it is, by its name and size, one that run.json lists."""
+        return self.entry is not None and self.size == self.entry.size
+
+    @property
     def kind(self) -> str | None:
         """The prefix of its name, as run.json or the name says."""
         if self.entry is not None:
@@ -215,6 +220,12 @@ class Run:
         return self.once(("cell", group), lambda: cell_of(group, self.config, self.convention))
 
     @property
+    def is_in_place_of_another(self) -> bool:
+        """Whether it is nothing but files of another configuration than that of the run.json that lists them: by their
+        places, they are that run's, and only who reads them knows better."""
+        return self.origin is Origin.EXTRA and all(file.entry is not None for file in self.files)
+
+    @property
     def fills(self) -> bool:
         """Whether its configuration and seed are there; what lies in the folder of another run is missed at its own."""
         return self.origin is not Origin.EXTRA or self.is_in_place
@@ -222,7 +233,7 @@ class Run:
     @cached_property
     def measured(self) -> Measured | None:
         """Its generalization, where run.json tells and a file of it is here: of no other are figures shown."""
-        is_here = self.record is not None and any(file.is_of_listed_size for file in self.files)
+        is_here = any(file.is_listed for file in self.files)
         return measured(self.record, self.convention) if self.record is not None and is_here else None
 
     @cached_property

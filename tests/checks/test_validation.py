@@ -26,6 +26,7 @@ from tests.helpers.trees import (
     FINAL,
     FIXED,
     RUN,
+    RUNS,
     TASK,
     make_tree,
     small_config,
@@ -55,6 +56,15 @@ def test_overwritten_seeds_are_missing_and_it_is_said_who_overwrote_them(tmp_pat
     [finding] = [item for item in result.findings if item.code == "missing-seed"]
     assert "so that none overwrites another" in finding.fix
     assert finding.path == TASK
+
+
+def test_a_file_in_the_place_of_another_is_no_run_more(root: Path) -> None:
+    assert validate(root).runs == RUNS
+    other = next((root / DYNAMIC_RUN).glob("Final*"))
+    shutil.copy(other, root / RUN / FINAL)
+    assert validate(root).runs == report(root).to_json()["statistics"]["runs"] == RUNS
+    shutil.copy(other, root / RUN / other.name)  # of which no run.json tells: the configuration inside does
+    assert validate(root).runs == RUNS + 1
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -81,7 +81,7 @@ def test_the_command_tells_both_and_names_the_runs(lab: Path, root: Path, capsys
     every = [value for _, value in RUNS.values()]
     assert float(found["mean (all)"]) == pytest.approx(statistics.mean(every))
     assert float(found["dev. (all)"]) == pytest.approx(statistics.pstdev(every))
-    assert "4 W&B runs by what they logged; of 3 no file is here (first111, second22, third333)" in told.err
+    assert "4 W&B runs by what they logged; of 3 no checkpoint is here (first111, second22, third333)" in told.err
     assert run(["results", "--csv", "--all-runs", "--root", str(root)]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(",4")
     assert run(["results", "--csv", "--root", str(root)]) == 0

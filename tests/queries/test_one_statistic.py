@@ -73,3 +73,24 @@ def test_the_order_of_runs_changes_nothing(tmp_path: Path) -> None:
         assert [row[::2] for row in found] == [row[::2] for row in documents]
         means.add(tuple(row[::2] for row in found))
     assert len(means) == 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "renamed", "dangling", "none"])
+def test_a_run_whose_files_are_gone_counts_to_all_runs_alone(tmp_path: Path, damage: str) -> None:
+    write(tmp_path / "raw", RUNS[:3])
+    ingest(tmp_path / "raw", root := tmp_path / "tree", settle=0)
+    for file in root.rglob("seed_2/*.pt"):
+        if damage == "gone":
+            file.unlink()
+        elif damage == "cut":
+            file.write_bytes(b"")
+        elif damage == "renamed":
+            file.rename(file.with_name(f"old_{file.name}"))
+        elif damage == "dangling":
+            file.unlink()
+            file.symlink_to("nowhere.pt")
+    found, documents = both(root)
+    of_two = (2, 0.15, 2, 0.15) if damage == "none" else (1, 0.1, 2, 0.15)
+    assert found == documents == [pytest.approx(row) for row in sorted([(1, 0.3, 1, 0.3), of_two])]
+    where = [row for row in results(root, where="k == 8", all_runs=True).rows if row.runs]
+    assert sorted((row.runs, row.over_all.runs) for row in where) == sorted((row[0], row[2]) for row in found)

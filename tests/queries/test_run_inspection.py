@@ -34,6 +34,18 @@ def test_a_run_is_found_by_folder_id_and_group_task_seed(root: Path) -> None:
     assert len(shown.here) == 2
 
 
+def test_a_checkpoint_that_is_a_link_is_there_where_its_target_is(root: Path) -> None:
+    file = next((root / RUN).glob("Final*"))
+    moved = file.rename(root.parent / "moved.pt")
+    file.symlink_to(moved)
+    assert file.name in show_run(RUN, root).here
+    moved.rename(away := root.parent / "away.pt")
+    assert file.name not in show_run(RUN, root).here
+    assert len(show_run(RUN, root).here) == 1
+    file.unlink()
+    away.rename(file)
+
+
 def test_several_runs_of_a_seed_are_named(root: Path) -> None:
     task = RUN.rpartition("/")[0]
     for name in (f"{task}/3337", f"{task}/seed_3337"):
