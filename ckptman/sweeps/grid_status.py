@@ -502,6 +502,8 @@ def _said(
     `in_tree` tells whether a tree is looked at too, which may have the files that were moved away.
     """
     said = raw.read_status()
+    if said is not None and comparing.differing_keys(said.config or {}, run.values, ()):
+        said = None  # it is of another run, whose folder was copied, or renamed
     waiting = submission is not None and submission.in_queue
     standing = RunStanding(
         run=run,

@@ -293,6 +293,16 @@ def test_a_complete_run_needs_its_final_checkpoint(tmp_path: Path) -> None:
     assert (str(found.todo), found.note) == ("complete", "")
 
 
+def test_the_word_of_another_run_whose_folder_was_copied_does_not_count(tmp_path: Path) -> None:
+    run = raw(tmp_path)
+    write_run(run.folder, small_config(), run_id="abcd1234", started=START)
+    run.write_status("complete", "abcd1234", 40_000)
+    shutil.copytree(run.folder, run.folder.with_name("seed_2337"))
+    assert [item.state for item in look(tmp_path).runs] == ["complete", "missing", "missing"]
+    raw(tmp_path / "control", 2337).write_status(INTERRUPTED, "abcd1234", 500)
+    assert of(look(tmp_path / "control"), 2337).state == "partial"
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 
