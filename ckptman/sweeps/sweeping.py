@@ -206,7 +206,7 @@ class SweepResult:
     folder: Path | None = None
     """Where its logs are; None where there was nothing to do."""
     interrupted: bool = False
-    """Whether it was asked to end before its end."""
+    """Whether it, or the process of one of its runs, was asked to end before its end."""
     notes: tuple[str, ...] = ()
     """What is worth knowing about all of them, in sentences."""
 
@@ -447,7 +447,8 @@ def sweep(
     with ending.on_signals():
         outcomes = pool.run(stopped=lambda: ending.wanted)
     swept = {run.raw.folder: _swept(run, outcome) for run, outcome in zip(wanted, outcomes, strict=True)}
-    return replace(_result(plan, "local", swept, folder), interrupted=ending.wanted, notes=notes)
+    interrupted = ending.wanted or any(outcome.state == progress.INTERRUPTED for outcome in outcomes)
+    return replace(_result(plan, "local", swept, folder), interrupted=interrupted, notes=notes)
 
 
 def submit_sweep(plan: SweepPlan, options: SlurmOptions, *, how: How | None = None) -> SweepResult:

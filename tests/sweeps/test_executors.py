@@ -14,7 +14,7 @@ import pytest
 from ckptman.rules.convention_file import built_in
 from ckptman.sweeps.executors import slurm, submissions
 from ckptman.sweeps.executors.job import JobOutcome, RunJob, read_outcome, train_job
-from ckptman.sweeps.executors.local import LocalPool
+from ckptman.sweeps.executors.local import JobUpdate, LocalPool
 from ckptman.sweeps.executors.slurm import SlurmOptions, TrainingJob, parse_minutes, parse_option
 from ckptman.sweeps.sweeping import (
     plan_sweep,
@@ -36,6 +36,20 @@ def test_a_process_that_cannot_start_fails_its_run(tmp_path: Path, monkeypatch: 
     assert outcome.state == FAILED
     assert "exit status 1" in outcome.reason
     assert "no_such_module" in Path(outcome.log).read_text()
+
+
+@pytest.mark.slow
+def test_a_process_that_said_nothing_has_no_log(tmp_path: Path) -> None:
+    (run,) = plan(tmp_path, ONE).runs
+    job = RunJob.of(run.raw, log=str(tmp_path / "run.log"))
+
+    def kill(_: JobUpdate) -> None:
+        for worker in pool._workers:
+            worker.process.kill()
+
+    pool = LocalPool([job], processes=1, folder=tmp_path, update=kill)
+    (outcome,) = pool.run()
+    assert (outcome.state, outcome.reason, outcome.log) == (FAILED, "its process was killed by SIGKILL", "")
 
 
 @pytest.mark.slow

@@ -275,6 +275,17 @@ def test_a_process_that_is_killed_takes_down_no_other_run(tmp_path: Path) -> Non
     assert [run.action for run in plan_again(tmp_path)] == ["resume"], "it goes on from its newest state"
 
 
+@pytest.mark.slow
+def test_a_process_that_is_told_to_end_saves_its_run_and_the_others_are_trained(tmp_path: Path) -> None:
+    long, short = plan(tmp_path, ONE, LONG), plan(tmp_path, dataclasses.replace(ONE, seeds=(2337, 3337)))
+    both = SweepPlan(out=tmp_path, runs=(*long.runs, *short.runs))
+    watch = Watch(lambda run: os.kill(process_of(run), signal.SIGTERM))
+    result = sweep(both, processes=1, how=HOW, update=watch)
+    assert states(result) == [INTERRUPTED, COMPLETE, COMPLETE]
+    assert (result.interrupted, result.wrong) == (True, ())
+    assert [run.action for run in plan_again(tmp_path)] == ["resume"]
+
+
 def plan_again(out: Path) -> list[Any]:
     return [plan_run(run.raw) for run in plan(out, ONE, LONG).runs]
 

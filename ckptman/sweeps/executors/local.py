@@ -176,7 +176,10 @@ class LocalPool:
         status = worker.process.wait()
         self._workers.remove(worker)
         if worker.job is not None:
-            self._done(worker.job, self._died(worker, worker.job, status))
+            if status == 0 and not self._stopping:  # somebody ended it, and it did not begin with the run that came next
+                self._waiting.appendleft(worker.job)
+            else:
+                self._done(worker.job, self._died(worker, worker.job, status))
             if self._waiting and not self._stopping:
                 self._start()
 
@@ -185,9 +188,8 @@ class LocalPool:
         if self._stopping and status == 0:
             return JobOutcome(state=run_progress.INTERRUPTED)  # it had not begun when it was told to end
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
-        log = self._jobs[job].log
-        if not _has_output(log):
-            log = str(worker.log)  # it did not get as far as the run
+        # It may not have got as far as the run; one that was killed may have said nothing at all.
+        log = next(filter(_has_output, (self._jobs[job].log, str(worker.log))), "")
         return JobOutcome(state=run_progress.FAILED, reason=f"its process {how}", log=log)
 
     # --- the end ------------------------------------------------------------------------------------------------------
