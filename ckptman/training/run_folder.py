@@ -143,6 +143,9 @@ class RawRun:
         """
         final: Path | None = None
         progress: list[tuple[int, Path, CheckpointInfo]] = []
+        if self.state.exists():  # before checkpoints of the same step, which do not say what they were computed with
+            info = self._read(self.state, verify=verify)
+            progress.append((info.iters_done or 0, self.state, info))
         saved: list[tuple[int, Path]] = []
         suffix = self.convention.checkpoint.suffix
         for path in sorted(self.saved_models.glob(f"*{suffix}")):
@@ -153,9 +156,6 @@ class RawRun:
                 final = path
             if info.optimizer is not None:
                 progress.append((steps, path, info))
-        if self.state.exists():
-            info = self._read(self.state, verify=verify)
-            progress.append((info.iters_done or 0, self.state, info))
         steps, newest, info_or_none = max(progress, key=lambda item: item[0], default=(0, None, None))
         return Found(
             newest=newest,

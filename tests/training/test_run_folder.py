@@ -64,6 +64,8 @@ def test_the_newest_of_state_and_checkpoints_is_found(tmp_path: Path) -> None:
     assert run.find().newest == run.state
     save_checkpoint(run, path, state(6))
     assert (run.find().newest, run.find().iters_done) == (path, 6)
+    save_state(run, state(6))
+    assert run.find().newest == run.state, "it says with how many threads it was computed; a checkpoint does not"
     save_state(run, state(8))
     assert (run.find().newest, run.find().iters_done) == (run.state, 8)
 
