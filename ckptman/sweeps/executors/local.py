@@ -176,7 +176,7 @@ class LocalPool:
         status = worker.process.wait()
         self._workers.remove(worker)
         if worker.job is not None:
-            if status == 0 and not self._stopping:  # somebody ended it, and it did not begin with the run that came next
+            if status == 0 and not self._stopping:  # somebody ended it, before it began with this one
                 self._waiting.appendleft(worker.job)
             else:
                 self._done(worker.job, self._died(worker, worker.job, status))
