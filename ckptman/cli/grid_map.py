@@ -118,13 +118,24 @@ def show(found: GridStatus, out: Console, *, verbose: bool = False) -> None:
                 out.print(line)
             out.print()
     if empty:
-        titles = "; ".join(_title(pattern, found.convention) for pattern, _ in empty)
+        shown = [_title(pattern, found.convention) for pattern, _ in families]
+        titles = "; ".join(
+            title if shown.count(title) == 1 else f"{title} {pattern.pattern}"
+            for (pattern, items), title in zip(families, shown, strict=True)
+            if (pattern, items) in empty
+        )
         waiting = sum(len(items) for _, items in empty)
         out.print(plain(f"nothing yet ({count_text(waiting, 'run')}, --verbose shows them): {titles}", "dim"))
         out.print()
     out.print(_legend(found, signs, out.width))
-    seeds = list(dict.fromkeys(str(item.run.seed) for item in found.runs))
-    out.print(plain(f"in each cell: seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}", "dim"))
+    by_seeds: dict[str, list[str]] = {}
+    for pattern, items in families:
+        if (pattern, items) not in empty:
+            seeds = list(dict.fromkeys(str(item.run.seed) for item in items))
+            by_seeds.setdefault(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", []).append(pattern.pattern)
+    for said, patterns in by_seeds.items():
+        of = f" of {', '.join(patterns)}" if len(by_seeds) > 1 else ""
+        out.print(plain(f"in each cell{of}: {said}", "dim"))
     for state in _TOLD:
         _section(out, state, [item for item in found.runs if item.state == state], verbose=verbose)
     _section(

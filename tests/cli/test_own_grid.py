@@ -17,6 +17,8 @@ from ckptman.sweeps.grid_status import status
 from ckptman.sweeps.sweeping import plan_sweep
 from ckptman.text.errors import UsageError
 from ckptman.training.planning import plan_training, training_configs
+from tests.helpers.raw import config
+from tests.helpers.recorded import add_run
 from tests.helpers.sweeps import QUICKLY
 from tests.helpers.worked_example import WORKED_EXAMPLE
 
@@ -58,6 +60,23 @@ def test_a_missing_run_is_trained_by_the_command_that_status_prints(own: Convent
     (tmp_path / "grid_outputs").mkdir()
     lines = commands(status("grid_outputs", selection=part, convention=own))
     assert lines == ["ckptman train --k 8 --task 1 --seed 2", "ckptman train --group decay_k8 --task 1 --seed 2"]
+
+
+def test_the_map_tells_the_seeds_of_the_cells_that_it_shows(
+    own: Convention, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert own
+    assert run(["status", "--root", "checkpoints", "--out", str(tmp_path)]) == 0
+    assert "in each cell" not in capsys.readouterr().out, "none is shown"
+    mine = config(k=8, wandb_group="decay_k8", n_layers=2, weight_decay=0.1, seed=2)
+    add_run(tmp_path / "checkpoints", mine, run_id="a", convention=own)
+    assert run(["status"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "in each cell: seeds 1, 2" in out
+    assert "shows them): With LayerNorm, dynamic training len_gen_k{K};" in out, "not the family that is shown"
+    assert run(["status", "--verbose"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "len_gen_single_no_ln_k{K}: seeds 1337, 2337, 3337 in each cell of decay_k{K}: seeds 1, 2" in out
 
 
 @pytest.mark.slow

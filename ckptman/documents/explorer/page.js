@@ -590,10 +590,11 @@
     const isEmpty = rows.every((row) => runs.state.get(row) === "missing");
     const found = (cellFindings.get(cell)?.length ?? 0) + rows.reduce((sum, row) => sum + (findingsOf.get(row)?.length ?? 0), 0);
     const kinds = AWAY.map((state) => [rows.filter((row) => runs.state.get(row) === state).length, state]).filter(([number]) => number);
+    const label = `${cellRowLabel(cell)}${hasK ? `, K ${k ?? "unknown"}` : ""}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`;
     return h("td", {
         tabindex: -1, "data-cell": cell, "aria-selected": String(compared.includes(cell)), set: { "--t": `${(100 * share).toFixed(1)}%` },
         class: [isEmpty ? "blank" : value === null ? "unmeasured" : share > 0.5 ? "high" : "low", compared.includes(cell) ? "chosen" : ""].join(" "),
-        "aria-label": `${cellRowLabel(cell)}${hasK ? `, K ${k ?? "unknown"}` : ""}: ${isEmpty ? "nothing here" : spoken}${kinds.map(([number, state]) => `, ${number} ${state}`).join("")}${found ? `, ${count(found, "finding")}` : ""}`,
+        "aria-label": label, title: label,
         onclick: (event) => (event.shiftKey || event.ctrlKey || event.metaKey ? toggleCompared(cell) : openCell(cell)),
       },
       isEmpty && metric !== COMPLETENESS ? null : h("b", {}, text || NOTHING),
