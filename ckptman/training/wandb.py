@@ -136,7 +136,7 @@ class WandbLogger:
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
             )
         except Exception as error:  # wandb raises its own kinds, and those of its services
-            raise _cannot_start(f"{type(error).__name__}: {error}") from error
+            raise _cannot_start(f"{type(error).__name__}: {error}", online=online) from error
 
     @property
     def run_id(self) -> str | None:
@@ -214,9 +214,9 @@ def check_can_start(mode: WandbMode, *, runs: int = 1) -> None:
     if mode is not WandbMode.ONLINE:
         return
     if not has_key():
-        raise _cannot_start("no API key is set up (wandb login, or WANDB_API_KEY)")
+        raise _cannot_start("no API key is set up (wandb login, or WANDB_API_KEY)", online=True)
     if not server_answers():
-        raise _cannot_start(_no_answer())
+        raise _cannot_start(_no_answer(), online=True)
 
 
 def has_key() -> bool:
@@ -287,9 +287,7 @@ def _said_by_environment() -> WandbMode | None:
     return _SAID_BY_WANDB_MODE.get(said)
 
 
-def _cannot_start(reason: str) -> MachineError:
-    return MachineError(
-        f"wandb cannot start: {reason}",
-        code="wandb-failed",
-        fix="Log to files with --wandb offline, or not at all with --wandb disabled.",
-    )
+def _cannot_start(reason: str, *, online: bool = False) -> MachineError:
+    to_files = "Log to files with --wandb offline, or not at all with --wandb disabled."
+    nothing = "Log nothing there with --wandb disabled; the learning curve is kept beside the run all the same."
+    return MachineError(f"wandb cannot start: {reason}", code="wandb-failed", fix=to_files if online else nothing)

@@ -461,6 +461,7 @@ def test_wandb_that_cannot_start_fails_before_the_first_iteration(
     with pytest.raises(MachineError) as caught:
         train_run(run, replace(CPU, wandb=WandbMode.OFFLINE))
     assert caught.value.code == "wandb-failed"
+    assert "--wandb offline" not in caught.value.fix, "it was"
     status = run.read_status()
     assert status is not None
     assert (status.state, status.iters_done) == (FAILED, 0)

@@ -86,6 +86,7 @@ def test_a_server_that_does_not_answer(server: socket.socket, monkeypatch: pytes
     with pytest.raises(MachineError, match=r"127\.0\.0\.1 cannot be reached") as caught:
         check_can_start(WandbMode.ONLINE)
     assert caught.value.code == "wandb-failed"
+    assert "--wandb offline" in caught.value.fix
     mode, note = settle(WandbMode.AUTO)
     assert mode is WandbMode.OFFLINE
     assert "cannot be reached" in note
@@ -144,8 +145,9 @@ def test_offline_for_want_of_a_key_is_said_and_not_where_it_was_asked_for(monkey
 def test_without_wandb_only_disabled_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_logger, "find_spec", lambda name: None)
     check_can_start(WandbMode.DISABLED)
-    with pytest.raises(MachineError, match="not installed"):
+    with pytest.raises(MachineError, match="not installed") as caught:
         check_can_start(WandbMode.OFFLINE)
+    assert "--wandb offline" not in caught.value.fix
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
