@@ -529,7 +529,7 @@ def _said(
             return replace(standing, state=COMPLETE)
         reason = "it was complete, but its final checkpoint is no longer there"
         again = f"to train it again, move its {raw.status_file.name} away"
-        look = again if in_tree else "if it was moved into a tree, name that with --root"
+        look = again if in_tree else f"if it was moved into a tree, name that with --root; {again}"
         return replace(standing, state=PARTIAL, reason=f"{reason} ({look})", said_complete=True)
     newer = None if submission is None or waiting else _said_by_submission(submission, said)
     if newer is not None and submission is not None:
