@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptman.raw.scanning import SAVE_FOLDER, wandb_home
 from ckptman.raw.wandb_runs import WandbRun
-from ckptman.rules import Convention, comparing, placement
+from ckptman.rules import Convention, comparing, placement, recipe
 from ckptman.rules import naming as naming_rules
 from ckptman.text import RefusedError
 from ckptman.tree import records
@@ -237,9 +237,10 @@ def saved_names(run: WandbRun, convention: Convention) -> list[str]:
     """Names of the files that a run has saved, judged by its recipe and its last logged iteration."""
     naming = naming_rules.naming_of(convention)
     names = []
+    planned = recipe.saved_by(run.config, convention)
     for prefix in convention.prefixes:
-        step = prefix.expected_step(run.config)
-        if step is None or (run.last_iter is None and not run.finished):
+        step, steps = prefix.expected_step(run.config), planned[prefix.name]
+        if step is None or (steps is not None and step not in steps) or (run.last_iter is None and not run.finished):
             continue
         # The last log may lie one interval before the save.
         interval = run.config.get("log_interval")

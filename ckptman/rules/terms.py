@@ -72,9 +72,10 @@ class Prefix:
     """Training may end, and this be saved, before the step that the recipe says."""
 
     def expected_step(self, config: Mapping[str, Any]) -> int | None:
-        """Iterations done when this kind is saved, by the recipe in `config`; None where the recipe does not say."""
+        """Iterations done when this kind is saved, by the recipe in `config`; None where the recipe does not say, an
+        end of 0 or -1 being none."""
         value = comparing.whole(comparing.at(config, self.step_config))
-        return None if value is None else value + self.step_plus
+        return None if value is None or (self.final and value < 1) else value + self.step_plus
 
 
 @dataclass(frozen=True)

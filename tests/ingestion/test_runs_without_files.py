@@ -111,6 +111,14 @@ def test_a_run_that_left_no_file_is_not_called_overwritten_and_stays_when_nothin
     assert "## Overwritten runs" not in text
 
 
+@pytest.mark.parametrize(("interval", "saved"), [(20_000, 2), (0, 1), (-1, 1)])
+def test_a_run_misses_no_checkpoint_that_its_recipe_does_not_save(
+    source: Path, root: Path, interval: int, saved: int
+) -> None:
+    write_run(task(source), config(), run_id="aaaa1111", save=False, more={"ckpt_interval": interval})
+    assert len(ingest(source, root).plan.without_files[0].missing) == saved
+
+
 def test_once_its_file_comes_a_run_is_no_longer_listed(source: Path, root: Path) -> None:
     write_run(task(source), config(), run_id="aaaa1111", save=False)
     write_run(task(source, 4), config(use_mlp=True), run_id="bbbb2222", started=START + 1000, save=False)

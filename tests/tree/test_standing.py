@@ -27,6 +27,8 @@ def test_what_a_recipe_saves() -> None:
     assert [list(steps or ()) for steps in saved.values()] == [[], [300]]
     assert saved_by({}, built_in()) == {"Checkpoint": None, "Final": None}
     assert saved_by({"ckpt_interval": 0, "max_iters": 9}, built_in())["Checkpoint"] == range(0)
+    for no_end in (0, -1):
+        assert saved_by({"ckpt_interval": 5, "max_iters": no_end}, built_in()) == {"Checkpoint": None, "Final": None}
 
 
 @pytest.mark.parametrize(
