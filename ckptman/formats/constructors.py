@@ -340,12 +340,12 @@ def _make_reconstructed(args: tuple[Any, ...]) -> Record:
     return record
 
 
-def _make_path(separator: str) -> Callable[[tuple[Any, ...]], PathParts]:
+def _make_path(of_windows: bool) -> Callable[[tuple[Any, ...]], PathParts]:
     def make(args: tuple[Any, ...]) -> PathParts:
         # Counted before they are walked: the parts may be shared by many paths.
         _check(len(args) <= MAX_PATH_PARTS and all(type(part) is str for part in args))
         _check(sum(map(len, args)) <= MAX_PATH)
-        return PathParts(args, separator)
+        return PathParts(args, of_windows)
 
     return make
 
@@ -687,9 +687,9 @@ _FUNCTIONS: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "array.array": _make_python_array,
     "array._array_reconstructor": _make_python_array_of_bytes,
     **{
-        f"{module}.{name}": _make_path(separator)
+        f"{module}.{name}": _make_path(of_windows)
         for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
-        for separator, names in (("/", ("PosixPath", "PurePosixPath")), ("\\", ("WindowsPath", "PureWindowsPath")))
+        for of_windows, names in ((False, ("PosixPath", "PurePosixPath")), (True, ("WindowsPath", "PureWindowsPath")))
         for name in names
     },
     **{

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import math
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -162,11 +163,11 @@ class PathParts(NamedTuple):
     """Stands for a `pathlib` path."""
 
     parts: tuple[str, ...]
-    separator: str
+    """As they were pickled: since Python 3.13 they are what the path was made of (`("/a//b", "../c")`)."""
+    of_windows: bool
 
     def __str__(self) -> str:
-        root = self.parts[0] if self.parts and self.parts[0].endswith(self.separator) else ""
-        return root + self.separator.join(self.parts[1:] if root else self.parts) or "."
+        return str((PureWindowsPath if self.of_windows else PurePosixPath)(*self.parts))
 
 
 @dataclass(slots=True, eq=False)

@@ -127,6 +127,14 @@ def test_path_of_this_system_and_of_python_3_13() -> None:
     assert str(read(hostile.pickle(hostile.call("pathlib._local PosixPath", *parts))).value) == "/data"
 
 
+@pytest.mark.parametrize("kind", ["PosixPath", "PureWindowsPath"])
+@pytest.mark.parametrize("parts", [("/a//b",), ("/a", "./c/"), ("/a", "/b"), ("c:/data", "run"), ("//host/share/x",)])
+def test_path_as_what_it_was_made_of(kind: str, parts: tuple[str, ...]) -> None:
+    """As Python 3.13 pickles it."""
+    call = hostile.call(f"pathlib._local {kind}", *map(hostile.text, parts))
+    assert str(read(hostile.pickle(call)).value) == str(getattr(pathlib, f"Pure{kind.removeprefix('Pure')}")(*parts))
+
+
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.int64,
     torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.uint16, torch.uint32, torch.uint64,
@@ -198,8 +206,9 @@ def test_all_storages_are_listed() -> None:
 
 def config_class(*, slots: bool = False, frozen: bool = False) -> Any:
     fields = [("layers", int, 1), ("mode", str, "mix")]
-    namespace = {"__module__": "__main__"}
-    return dataclasses.make_dataclass("TrainConfig", fields, namespace=namespace, slots=slots, frozen=frozen)
+    made = dataclasses.make_dataclass("TrainConfig", fields, slots=slots, frozen=frozen)
+    made.__module__ = "__main__"
+    return made
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ PAIRS: list[tuple[Any, Any]] = [
     (decimal.Decimal("1.10"), "1.10"),
     (Member("a.Mode", "mix"), "mix"),
     (Member("a.Mode", "MIX", by_name=True), "MIX"),
-    (PathParts(("/", "a", "b"), "/"), "/a/b"),
+    (PathParts(("/", "a", "b"), of_windows=False), "/a/b"),
     (VIEW, "<tensor float32 [2, 3]>"),
     (Array(NumpyType("f8"), (1,), bytes(8)), 0.0),
     (Array(NumpyType("i1"), (3,), b"\1\2\xff"), [1, 2, -1]),
@@ -127,7 +127,7 @@ def test_what_lies_deep_is_named() -> None:
         (lambda count: ["a" * (MAX_TEXT // 10)] * count, "characters"),
         (lambda count: {"k" * (MAX_TEXT // 10) + str(i): 0 for i in range(count)}, "characters"),
         (lambda count: [b"a" * (MAX_TEXT // 10)] * count, "characters"),
-        (lambda count: [PathParts(("a" * (MAX_TEXT // 10),), "/")] * count, "characters"),
+        (lambda count: [PathParts(("a" * (MAX_TEXT // 10),), of_windows=False)] * count, "characters"),
     ],
 )
 def test_limits_on_all_values_together(make: Callable[[int], Any], told: str) -> None:
