@@ -110,25 +110,20 @@ def test_torch_values() -> None:
     assert found["size"] == (2, 3)
 
 
-@pytest.mark.parametrize("path", ["/", "a", "/a/b c", "a/../b", ".", ""])
+@pytest.mark.parametrize("path", ["/", "a", "/a/b c", "a/../b", ".", "", "C:\\data\\run"])
 @pytest.mark.parametrize("kind", [pathlib.PurePosixPath, pathlib.PureWindowsPath])
 def test_paths(path: str, kind: type[pathlib.PurePath]) -> None:
     assert str(round_trip(kind(path))) == str(kind(path))
 
 
-def test_windows_path_with_drive() -> None:
-    path = pathlib.PureWindowsPath("C:\\data\\run")
-    assert str(round_trip(path)) == str(path)
-
-
-def test_path_of_this_system_and_of_python_3_13() -> None:
+def test_path_of_this_system() -> None:
     assert str(round_trip(pathlib.Path("/data/run"))) == "/data/run"
-    parts = map(hostile.text, ("/", "data"))
-    assert str(read(hostile.pickle(hostile.call("pathlib._local PosixPath", *parts))).value) == "/data"
 
 
 @pytest.mark.parametrize("kind", ["PosixPath", "PureWindowsPath"])
-@pytest.mark.parametrize("parts", [("/a//b",), ("/a", "./c/"), ("/a", "/b"), ("c:/data", "run"), ("//host/share/x",)])
+@pytest.mark.parametrize(
+    "parts", [("/", "a"), ("/a//b",), ("/a", "./c/"), ("/a", "/b"), ("c:/data", "run"), ("//host/share/x",)]
+)
 def test_path_as_what_it_was_made_of(kind: str, parts: tuple[str, ...]) -> None:
     """As Python 3.13 pickles it."""
     call = hostile.call(f"pathlib._local {kind}", *map(hostile.text, parts))
