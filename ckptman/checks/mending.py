@@ -67,7 +67,7 @@ def plan_mending(result: ValidationResult) -> tuple[Step, ...]:
     lists = list(_lists(inventory, convention)) if "misplaced" in codes else []
     filled = {folder for step in (*steps, *lists) if step.target for folder in PurePosixPath(step.target).parents}
     empty = {PurePosixPath(item.path) for item in result.findings if item.code == "empty-folder"} - filled
-    moves = _moves(inventory, convention, empty) if codes & {"misplaced", "wrong-run-folder"} else []
+    moves = _moves(inventory, convention, empty, steps, codes)
     # What lies in a folder goes before the folder does.
     if "duplicate" in codes:
         steps += _copies(inventory, {PurePosixPath(step.path) for step in (*steps, *moves)})
@@ -172,15 +172,27 @@ def _left_by_systems(inventory: Inventory, away: Collection[PurePosixPath]) -> I
             yield Step("trash", "system-file", str(entry.path), str(places.trash(entry.path)))
 
 
-def _moves(inventory: Inventory, convention: Convention, empty: Collection[PurePosixPath]) -> list[Step]:
+def _moves(
+    inventory: Inventory,
+    convention: Convention,
+    empty: Collection[PurePosixPath],
+    before: Sequence[Step],
+    codes: Collection[str],
+) -> list[Step]:
     """Whole run folders, to where their configurations say; two in each other's places change them.
 
     Args:
         inventory: The tree.
         convention: Its rules.
         empty: Folders that are removed before.
+        before: What is done with files before.
+        codes: Those of the findings to put right. Of a run whose files all come back before, it is not told where it
+            belongs as long as they are missed.
     """
-    crowded = {run.folder for run in inventory.runs if run.origin is contents.Origin.EXTRA}
+    leaving = {PurePosixPath(step.path) for step in before}
+    filled = {PurePosixPath(step.target).parent for step in before if step.target}
+    extra = (run for run in inventory.runs if run.origin is contents.Origin.EXTRA)
+    crowded = {run.folder for run in extra if not all(file.path in leaving for file in run.files)}
     counts = Counter(run.folder for run in inventory.runs)
     alone = {folder for folder, count in counts.items() if count == 1}
     taken = _Taken(inventory.scan.root, empty)
@@ -194,6 +206,9 @@ def _moves(inventory: Inventory, convention: Convention, empty: Collection[PureP
         if run.files and all(file.path in inventory.told for file in run.files):
             continue  # a copy of a run, for one, which goes nowhere but into the trash
         target = _target(run, convention)
+        code = "wrong-run-folder" if target is not None and target.parent == run.folder.parent else "misplaced"
+        if code not in codes and (run.files or run.folder not in filled):
+            continue
         if target is not None and target.is_relative_to(run.folder):  # its files lie in a folder above
             steps += _files_of(run, target, taken)
         elif target is not None:
@@ -280,10 +295,11 @@ def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
     """Copies that no run.json lists, and whole run folders that are copies of another."""
     recorded = {file.path for file in inventory.files if file.entry is not None}
     root = inventory.scan.root
-    for folder in sorted(places.copied_runs(inventory) - moved):
+    folders = places.copied_runs(inventory) - moved
+    for folder in sorted(folders):
         yield Step("trash", "duplicate", str(folder), str(places.trash(folder)))
     for copy, source in sorted(inventory.copies.items()):
-        if copy in recorded or copy in moved:
+        if copy in recorded or copy in moved or copy.parent in folders:
             continue
         if _leads_to(root / source, root / copy):  # which is no copy, but what the link stands for
             yield Step("trash", "duplicate", str(source), str(places.trash(source)), same_as=str(copy))

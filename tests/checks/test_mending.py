@@ -23,6 +23,7 @@ from tests.helpers.raw import START, config, write_run
 from tests.helpers.trees import CHECKPOINT, DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK, copy
 
 SECOND = f"{TASK}/seed_2337"
+SECOND_TASK = f"{FIXED}/task_0002/seed_1337"
 OTHER_FINAL = FINAL.replace("K4to4", "K2to4")
 
 
@@ -101,6 +102,24 @@ def copy_of_a_run_that_lost_its_record(root: Path) -> None:
     (root / TASK / "aside" / "run.json").mkdir()
 
 
+def swap_records_and_rename_a_file(root: Path) -> None:
+    (root / DYNAMIC_RUN / OTHER_FINAL).rename(root / DYNAMIC_RUN / "best.pt")
+    (root / RUN / "run.json").rename(root / "aside")
+    (root / SECOND_TASK / "run.json").rename(root / RUN / "run.json")
+    (root / "aside").rename(root / SECOND_TASK / "run.json")
+
+
+def file_of_a_renamed_run_in_a_renamed_run(root: Path) -> None:
+    (root / RUN / FINAL).rename(root / SECOND_TASK / FINAL)
+    (root / RUN).rename(root / TASK / "seed_9")
+    (root / SECOND_TASK).rename((root / SECOND_TASK).with_name("seed_9"))
+
+
+def copy_of_a_run_with_a_copy_of_a_file(root: Path) -> None:
+    again = Path(shutil.copytree(root / RUN, root / TASK / "seed_9"))
+    shutil.copy(again / FINAL, again / "copy.pt")
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "swapped seeds": swap_seeds,
     "three runs turned": turn_three,
@@ -132,6 +151,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a renamed run with a system's file": lambda root: rename_run(root, file=".DS_Store"),
     "a copy of a run with an empty folder and a system's file": copy_of_a_run,
     "a copy of a run, with an empty folder for a record": copy_of_a_run_that_lost_its_record,
+    "records of two tasks swapped, and a renamed file": swap_records_and_rename_a_file,
+    "a file of a renamed run in another": file_of_a_renamed_run_in_a_renamed_run,
+    "a copy of a run with a copy of a file": copy_of_a_run_with_a_copy_of_a_file,
     "a renamed run, and an empty folder in its place": lambda root: rename_run(root, beside=RUN),
     "a renamed task, and an empty one in its place": lambda root: rename_run(root, of=TASK, beside=RUN),
     "a file under another name, and a link to it": link_to_another_name,
