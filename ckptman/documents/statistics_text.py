@@ -193,7 +193,7 @@ def _expected(statistics: tree_statistics.TreeStatistics) -> str:
         markdown.paragraph(
             f"{wording.count_text(outside, 'file')} {'is' if outside == 1 else 'are'} outside the grid: of another "
             f"{'K' if names == 'K' else 'group'} or seed, of a",
-            "second run of a seed, of a group of no known pattern, or of nothing known.",
+            "second run of a seed, in the folder of another run, of a group of no known pattern, or of nothing known.",
         ) if outside else "",
     )  # fmt: skip
 

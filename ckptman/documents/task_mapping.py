@@ -225,7 +225,7 @@ class _Presence:
         self.convention = statistics.convention
         self.pattern, self.family = pattern, family
         self.axes = say.pattern_axes(pattern, self.convention)
-        self.runs = [run for run in statistics.runs if self._is_mine(run.group, run.cell)]
+        self.runs = [run for run in statistics.filling if self._is_mine(run.group, run.cell)]
         self.lost = [item for item in statistics.lost if self._is_mine(item.run.group, item.cell)]
         self.groups = say.natural([run.group for run in self.runs] + [item.run.group for item in self.lost])
         expected = [group.name for group in statistics.grid_groups if group.pattern is pattern]

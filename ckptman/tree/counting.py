@@ -205,6 +205,11 @@ class CountedRun:
         return self.alike.cell
 
     @property
+    def fills(self) -> bool:
+        """As `Run.fills`."""
+        return self.whole is None or self.whole.fills
+
+    @property
     def is_recorded(self) -> bool:
         """Whether there is a `run.json`."""
         return self.alike.is_recorded

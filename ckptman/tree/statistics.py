@@ -201,6 +201,11 @@ class TreeStatistics:
         return tuple(merge(self.counted, others, key=_run_order) if others else self.counted)
 
     @cached_property
+    def filling(self) -> tuple[CountedRun, ...]:
+        """Those that count to the grid: files in the folder of another run are missed at their own."""
+        return tuple(run for run in self.runs if run.fills)
+
+    @cached_property
     def unknown(self) -> tuple[PurePosixPath, ...]:
         """Checkpoint files of which neither a `run.json` nor their header says what they are."""
         runs = (run for run in self.inventory.runs if run.family is not None and run.group)
@@ -241,7 +246,7 @@ class TreeStatistics:
         the cell of which the end is not here."""
         found: dict[tuple[CellKey, int | None], list[Refused]] = defaultdict(list)
         of_any = {item.cell for item in self.refused if item.file.seed is None}
-        ended = {(run.cell, run.seed) for run in self.runs if run.cell in of_any and run.standing.has_final}
+        ended = {(run.cell, run.seed) for run in self.filling if run.cell in of_any and run.standing.has_final}
         for item in self.refused:
             if item.cell is not None:
                 for seed in self._seeds_of(item.cell) if item.file.seed is None else (item.file.seed,):
@@ -359,7 +364,8 @@ class TreeStatistics:
 
     @property
     def outside_grid(self) -> Iterator[CountedFile]:
-        """Files that no grid expects: other K or seeds, second runs of a seed, groups of no known pattern."""
+        """Files that no grid expects: other K or seeds, second runs of a seed, those in another run's folder, groups of
+        no known pattern."""
         expected = {group.name: group for group in self.grid_groups}
         kinds, are_told = _kinds(self.convention)
         unknown, filled = set(self.unknown), dict[Any, Any]()
@@ -367,7 +373,7 @@ class TreeStatistics:
         for run in self.runs:
             group = expected.get(run.group)
             seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
-            if run.cell is None or run.seed not in seeds:
+            if run.cell is None or run.seed not in seeds or not run.fills:
                 yield from run.files
                 continue
             for file in run.files:
@@ -479,7 +485,7 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
     kinds, are_told = _kinds(convention)
     held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
     whole: set[tuple[CellKey | None, int | None]] = set()
-    for run in statistics.runs:
+    for run in statistics.filling:
         if run.group not in groups or run.seed not in grid.seeds:
             continue
         there = {str(file.kind if are_told else file.path) for file in run.files if file.kind in kinds}

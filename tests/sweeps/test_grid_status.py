@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from ckptman.checks import validate
+from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.fs import write_atomically
 from ckptman.ingestion.ingesting import ingest
 from ckptman.queries import list_checkpoints
@@ -27,8 +29,9 @@ from ckptman.text.errors import UsageError
 from ckptman.text.json_text import dump_json
 from ckptman.training.progress import FAILED, INTERRUPTED, RUNNING
 from ckptman.training.run_folder import RawRun
+from ckptman.tree.statistics import count_tree
 from tests.helpers.raw import START, write_run
-from tests.helpers.trees import RUN, edit_json, small_config, write_source
+from tests.helpers.trees import RUN, TASK, edit_json, make_tree, small_config, write_source
 
 SMALL = Selection(k=(4,), tasks=(3,), seeds=(1337, 2337, 3337), facets={"regime": ("fixed",), "layernorm": (True,)})
 """One configuration, three seeds: that of `small_config`."""
@@ -227,6 +230,27 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, there: str) -> No
         with pytest.raises(UsageError) as caught:
             look(out, root)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_documents_and_status_miss_a_file_that_lies_in_the_folder_of_another_run(
+    tmp_path: Path, is_moved: bool
+) -> None:
+    root = make_tree(tmp_path, [small_config(), small_config(n_layers=2)])
+    (final,) = (root / RUN).glob("Final*")
+    (other,) = (root / TASK).parent.glob("task_0001/seed_1337")
+    if is_moved:
+        final.rename(other / final.name)
+    found, counts = count_tree(root, built_in()), status(None, root).counts
+    expected = (1, 1) if is_moved else (2, 0)
+    assert (counts["complete"], counts["partial"]) == expected
+    assert (
+        tuple(sum(getattr(each, state) for each in found.grid_counts) for state in ("complete", "partial")) == expected
+    )
+    assert sum(each.files for each in found.grid_counts) + len(list(found.outside_grid)) == found.file_count == 4
+    assert re.findall("^.*task_0003.* ([●◑◐·]{3}) ", task_mapping_text(built_in(), found), re.MULTILINE) == [
+        "◐··" if is_moved else "●··"
+    ]
 
 
 # --- what runs say of themselves --------------------------------------------------------------------------------------

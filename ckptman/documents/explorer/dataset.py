@@ -299,7 +299,7 @@ class _Cells:
 
     def _add_refused(self) -> None:
         """What ingest refused of cells of the grid of which no run is told yet."""
-        told = {(run.cell, run.seed) for run in self.statistics.runs}
+        told = {(run.cell, run.seed) for run in self.statistics.filling}
         told |= {(item.cell, item.run.seed) for item in (*self.statistics.lost, *self.statistics.without_files)}
         for (key, seed), found in self.statistics.refused_slots.items():
             if (key, seed) not in told:
@@ -313,7 +313,7 @@ class _Cells:
     def _add_missing(self) -> None:
         """The runs that the grids expect and of which nothing is here, lost ones apart."""
         convention = self.convention
-        there = {(run.cell, run.seed) for run in self.statistics.runs}
+        there = {(run.cell, run.seed) for run in self.statistics.filling}
         there |= {(item.cell, item.run.seed) for item in (*self.statistics.lost, *self.statistics.without_files)}
         there |= self.statistics.refused_slots.keys()
         for group in self.statistics.grid_groups:
