@@ -52,6 +52,18 @@ def make_folders(path: Path, root: Path) -> None:
         files.close(descend(path, root, make=True))
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a file can be written there.
+
+    Raises:
+        MachineError: it cannot (`permission-denied`, `disk-full` …).
+    """
+    import tempfile  # which few need, and which imports much
+
+    with faults.writing(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"0")
+
+
 def make_all(paths: Iterable[Path], root: Path) -> None:
     """As `make_folders`, of many: the disk is waited for once for each folder in which some are made.
 

@@ -170,10 +170,11 @@ def take_file(path: Path) -> tuple[int, bool] | None:
         Its descriptor, and whether it is locked: the file system may have no locks. None where another process has it.
 
     Raises:
-        OSError: as open(2).
+        MachineError: it cannot be made or opened.
     """
     for left in reversed(range(_TRIES)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with faults.writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

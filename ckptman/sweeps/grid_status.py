@@ -540,7 +540,7 @@ def _said(
         return replace(standing, state=FAILED, reason=said.reason)
     reason = "interrupted"
     if said.state == progress.RUNNING:
-        reason = f"it stopped without a word on {said.host}: it was killed, or the machine went down"
+        reason = f"it stopped without a word on {said.host}: it was killed, the disk was full, or the machine went down"
     return replace(standing, state=PARTIAL, reason=reason)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ckptman.formats import CheckpointInfo, read_checkpoint
 from ckptman.fs import files, locks, make_folders, write_atomically
 from ckptman.rules import Convention, Place, TrainConfig, comparing, naming, placement, recipe, terms
-from ckptman.text import MachineError, RefusedError, json_text
+from ckptman.text import RefusedError, json_text
 from ckptman.training.progress import COMPLETE, RUNNING, RunStatus
 from ckptman.tree import history
 
@@ -222,7 +222,7 @@ class RawRun:
 
         Raises:
             RefusedError: (`running`) another process has it.
-            MachineError: (`not-writable`) the folder cannot be written to.
+            MachineError: the folder cannot be written to (`permission-denied`, `disk-full` …).
         """
         descriptor, locked = self._take_lock()
         try:
@@ -253,14 +253,7 @@ class RawRun:
 
     def _take_lock(self) -> tuple[int, bool]:
         """An open lock file, and whether it is locked; the file system may have no locks."""
-        try:
-            taken = locks.take_file(self._lock_file)
-        except OSError as error:
-            raise MachineError(
-                f"{self._lock_file} cannot be written: {os.strerror(error.errno or 0).lower()}",
-                code="not-writable",
-                fix="Choose another folder with --out, or have this one opened to you.",
-            ) from error
+        taken = locks.take_file(self._lock_file)
         if taken is None:
             raise self.running_error()
         return taken

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -219,7 +218,8 @@ def run_plan(
         check_can_start(mode, runs=len(plan.wanted))
         if compiled:
             check_can_compile(target)
-        check_folder(plan.out)
+        make_folders(plan.out, plan.out)
+        folders.check_writable(plan.out)
         check_space(plan)
         computing = Computing(device=target, compiled=compiled, wandb=mode, log=log)
         with stop.on_signals(), limited_threads(threads):
@@ -232,24 +232,6 @@ def run_plan(
                 if any(isinstance(results[planned.run.folder].error, MachineError) for planned in several):
                     break  # the next run would meet the same
     return TrainResult(tuple(results.values()), notes=(note,) if note else ())
-
-
-def check_folder(out: Path) -> None:
-    """Make the folder of the outputs, and check that files can be written there.
-
-    Raises:
-        MachineError, RefusedError: they cannot.
-    """
-    make_folders(out, out)
-    try:
-        with tempfile.TemporaryFile(dir=out) as probe:
-            probe.write(b"0")
-    except OSError as error:
-        raise MachineError(
-            f"{out} cannot be written to: {os.strerror(error.errno or 0).lower()}",
-            code="not-writable",
-            fix="Choose another folder with --out, or have this one opened to you.",
-        ) from error
 
 
 def check_space(plan: TrainPlan) -> None:

@@ -268,6 +268,7 @@ def test_a_run_that_is_being_trained_is_running(tmp_path: Path) -> None:
     item = of(look(tmp_path))
     assert item.state == "partial"
     assert "without a word" in item.reason
+    assert "the disk was full" in item.reason, "its last word did not get there either"
     assert item.is_gap
 
 

@@ -171,7 +171,7 @@ def test_a_lock_that_cannot_be_written_is_the_machines_fault(tmp_path: Path) -> 
     (run.folder / LOCK_FILE).mkdir()
     with pytest.raises(MachineError) as caught, run.lock():
         pass
-    assert caught.value.code == "not-writable"
+    assert caught.value.code == "io-error"
 
 
 def test_a_status_that_says_nothing_readable(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +115,23 @@ def test_an_unwritable_folder_is_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(CkptmanError, match="file"):
         short_train(tmp_path / "file" / "out")
     assert states(short_train(tmp_path / "folder" / "out")) == ["complete"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "disk-full"), (errno.EDQUOT, "quota-exceeded")])
+def test_a_full_folder_is_to_be_freed_and_not_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    """In another folder an interrupted run would start again."""
+
+    def full(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", full)
+        with pytest.raises(MachineError) as caught:
+            short_train(tmp_path)
+    assert (caught.value.code, caught.value.fix[:10]) == (code, "Free space")
+    assert states(short_train(tmp_path)) == ["complete"]
 
 
 def test_too_little_free_space_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
