@@ -243,7 +243,7 @@ def task_pattern(folders: Sequence[tuple[str, ...]]) -> str | None:
             ends[match[1]] += 1
             digits[match[1]].add((len(match[2]), match[2].startswith("0") and len(match[2]) > 1))
     for word, count in ends.most_common(1):
-        is_seed = re.fullmatch(r"(?:.*[^a-z])?seed[^a-z]*|s[^a-z]*", word.lower())
+        is_seed = re.fullmatch(r"(?:.*[^a-z])?(?:seed|s)[^a-z]*", word.lower())
         if count < _SHARE * len(folders) or is_seed:
             return None
         widths = {width for width, _ in digits[word]}

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,10 +21,10 @@ _CONFIG_PATHS = ("config", "train_config", "cfg", "args", "hparams", "hyperparam
                  "configuration", "settings")  # fmt: skip
 _METRIC_PATHS = ("metrics", "results", "summary", "final_metrics", "scores", "evaluation", "eval")
 _STEP_NAMES = ("step", "global_step", "iters_done", "iter", "iteration", "iterations", "iters", "it")
-_OF_METRICS = re.compile(r"metric|result|summar|eval|score|stats|(^|[^a-z])logs?([^a-z]|$)", re.IGNORECASE)
+_OF_METRICS = re.compile(r"^CKPT\.yaml$|metric|result|summar|eval|score|stats|(^|[^a-z])logs?([^a-z]|$)", re.IGNORECASE)
 _NO_METRICS = re.compile(
     r"^_|(^|[/_.])(lr|learning_rate|iter|iters|iters_done|iteration|step|steps|global_step|epoch|epochs|time|runtime"
-    r"|timestamp|K_mean|K_min|K_max|seed|grad_norm|total_flos)$|per_second|sum$"
+    r"|timestamp|unixtime|K_mean|K_min|K_max|seed|grad_norm|total_flos)$|per_second|sum$"
 )
 _GOOD = (
     "exact_match",
@@ -50,6 +50,17 @@ _OF_NO_RUN = re.compile(
     r"|^(conda|environment|python_env|dvc|docker-compose)\.ya?ml$"
 )
 """Files that transformers keeps beside weights, and those of environments and pipelines: they tell nothing of a run."""
+_OF_RUNS = re.compile(
+    r"^(?!\.)(.*[^a-z])?(config|conf|cfg|params?|args?|arguments|hparams?|hyper\w*|hyp|opts?|options|settings)([^a-z]|$)",
+    re.IGNORECASE,
+)
+"""What a configuration is called that lies above the folders of runs, where other files do, too."""
+_FOLDERS = {"params": "params", ".guild": ".guild/attrs"}
+"""Folders of a run in which its configuration may lie, by what stands in its own."""
+_YAML = ("params.txt", "flags")
+"""Files of YAML that are not called so, as open_clip and guild write them."""
+_MOST_UP = 2
+"""Folders above a run's in which what is beside it is found, where nothing else is said."""
 ENDS = re.compile(
     r"(max|total|num|n)_?(train_?)?(iter|step|epoch|update)s?|^(train_?)?(iter(ation)?|step|epoch)s$", re.IGNORECASE
 )
@@ -94,12 +105,15 @@ def unknown_sidecars(scan: scanning.SourceScan, rules: Convention) -> dict[str, 
             around[-1].name
         ):
             around.append(around[-1].parent)
-        for folder in around:
+        above = [folder for folder in islice(around[-1].parents, _MOST_UP) if folder.is_relative_to(scan.root)]
+        for folder in (*around, *above):
             shared = "" if folder not in folders else None
             if folder not in folders:
                 folders[folder] = _by_stem(folder, stems)
             for owner in (stem, shared):
                 for name in folders[folder].get(owner, ()) if owner is not None else ():
+                    if folder in above and ("/" in name or not _OF_RUNS.search(name)):
+                        continue
                     if any(rule.is_of(folder / name) for rule in rules.beside if not rule.is_named):
                         continue
                     pattern = f"{{stem}}{name[len(stem) :]}" if owner else name
@@ -120,9 +134,11 @@ def _by_stem(folder: Path, stems: Collection[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names are all that is asked for)
-            if name.endswith(_FORMS) and not _OF_NO_RUN.search(name):
+            if name.endswith((*_FORMS, *_YAML)) and not _OF_NO_RUN.search(name):
                 ends = [at for at, letter in enumerate(name) if not letter.isalnum()]
                 found[next((name[:at] for at in reversed(ends) if name[:at] in stems), "")].append(name)
+            elif inner := _FOLDERS.get(name):
+                found[""] += [f"{inner}/{each}" for each in _by_stem(folder / inner, ()).get("", ())]
     return found
 
 
@@ -134,7 +150,8 @@ def _entry(path: Path) -> dict[str, Any] | None:
     try:
         document = documents.read(path, form)
     except RefusedError:
-        return None
+        rows = _table_entry(path, terms.Form.LINES) if form is terms.Form.JSON else None
+        return None if rows is None else {"form": "jsonl", **rows}  # as detectron2 writes its metrics.json
     if not isinstance(document, dict):
         return None
     entry: dict[str, Any] = {}
@@ -153,7 +170,7 @@ def _entry(path: Path) -> dict[str, Any] | None:
         entry["metrics"] = "."
     if entry.get("config") != "." and isinstance(document.get("seed"), int):
         entry["seed"] = "seed"
-    return entry or None
+    return ({"form": "yaml", **entry} if path.name.endswith(_YAML) else entry) if entry else None
 
 
 def _table_entry(path: Path, form: terms.Form) -> dict[str, Any] | None:
@@ -246,21 +263,27 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention, own: Collection[str
         readings, differing = evidence.readings, evidence.differing_from(saved.file.config, outline.ignored_keys)
         found.update({reading.rule.pattern for reading in readings})
         contradicted.update({reading.rule.pattern for reading in readings if reading.path in differing})
-        beside = next((reading.metrics for reading in readings if reading.metrics), {})
+        beside = {name: value for reading in reversed(readings) for name, value in reading.metrics.items()}
         if values := {**saved.metrics.values, **beside}:
             runs.append((saved.file.config, values))
     known = {rule.pattern for rule in convention_file.built_in().beside}
     others = {pattern for pattern, count in contradicted.items() if 2 * count > found[pattern] and pattern not in known}
+    unused = {
+        rule.pattern
+        for rule in outline.beside
+        if rule.pattern not in found and any(rule.is_of(raw.root / problem.source) for problem in raw.beside_problems)
+    }
     new = {
         rule.pattern: _said(rule)
         for rule in outline.beside
-        if rule.pattern in found and rule.pattern not in known | others
+        if rule.pattern in found.keys() | unused and rule.pattern not in known | others
     }
     if new:
         sections["beside"] = new
     for pattern, count in sorted(found.items()):
         left = "; left out: it mostly says otherwise than the checkpoints" if pattern in others else ""
         findings.append(f"beside checkpoints: {pattern} (of {wording.count_text(count, 'file')}){left}")
+    findings += [f"beside checkpoints: {pattern}; of several runs, and used for none" for pattern in sorted(unused)]
     configs = [flat(saved.file.config) for saved in raw.files]
     configs += [flat(run.config) for run in raw.wandb.runs]
     runs += [(run.config, run.summary) for run in raw.wandb.runs if run.summary]
@@ -282,7 +305,7 @@ def sources_of(raw: outputs.RawOutputs, outline: Convention, own: Collection[str
 
 
 def _said(rule: terms.BesideRule) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {} if rule.form is terms.form_of(rule.pattern) else {"form": str(rule.form)}
     if rule.config:
         said["config"] = rule.config[0] if len(rule.config) == 1 else list(rule.config)
     if rule.metrics:

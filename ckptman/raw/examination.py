@@ -560,7 +560,8 @@ class Examiner:
         with suppress(RefusedError):
             said |= self._naming.parse(file.name_by(self._convention)).values
         agreeing = beside.agreeing_with(said, self._convention.ignored_keys).config
-        return {**said, **agreeing} if agreeing else None
+        has = self._convention.lifted(agreeing)  # under a path, too, as names say what stands in a section
+        return {**{key: value for key, value in said.items() if key not in has}, **agreeing} if agreeing else None
 
     def _completed(
         self, config: Mapping[str, Any], config_source: str, beside: Evidence

@@ -15,6 +15,7 @@ from typing import Any
 from ckptman.rules import comparing
 from ckptman.rules.beside import BesideRule as BesideRule
 from ckptman.rules.beside import Form as Form
+from ckptman.rules.beside import form_of as form_of
 from ckptman.rules.facets import Facet as Facet
 from ckptman.rules.facets import FacetValue as FacetValue
 from ckptman.rules.facets import Family as Family

@@ -154,3 +154,70 @@ def test_keys_inside_files_are_taken_for_what_they_are(
     document: dict[str, object], form: dict[str, str], tmp_path: Path
 ) -> None:
     assert _form(tmp_path / "raw", **document) == form
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("../config.yaml", "lr: 0.1\nseed: 7\n"),
+        ("params/agent.yaml", "lr: 0.1\nseed: 7\n"),
+        (".guild/attrs/flags", "lr: 0.1\nseed: 7\n"),
+        ("params.txt", "lr: 0.1\nseed: 7\nval_data: None\n"),
+    ],
+)
+def test_the_configuration_of_a_run_is_found_where_programs_leave_it(path: str, text: str, tmp_path: Path) -> None:
+    for name in ("a/monday", "b/tuesday"):
+        run = tmp_path / "raw" / name
+        (run / path).parent.mkdir(parents=True, exist_ok=True)
+        run.mkdir(exist_ok=True)
+        (run / path).write_text(text)
+        torch.save({"model": {"w": torch.full((4, 4), float(len(name)))}, "step": 9}, run / "model_9.pt")
+    found = learning.learn(tmp_path / "raw")
+    rules = convention_file.convention_of(found.text, "the proposal")
+    assert len(ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0).placed) == 2
+    assert {path.parent.name for path in (tmp_path / "tree").rglob("run.json")} == {"seed_7"}
+
+
+@pytest.mark.parametrize("name", ["package.json", ".pre-commit-config.yaml", "ci.yaml"])
+def test_what_lies_above_runs_and_is_called_otherwise_is_no_configuration(name: str, tmp_path: Path) -> None:
+    (tmp_path / "raw" / "run").mkdir(parents=True)
+    (tmp_path / "raw" / name).write_text('{"lr": 0.1, "seed": 7}')
+    torch.save({"model": {"w": torch.ones(4, 4)}, "step": 9}, tmp_path / "raw" / "run" / "model_9.pt")
+    assert learning.learn(tmp_path / "raw").attributed == 0
+
+
+def test_a_file_of_several_runs_is_told(tmp_path: Path) -> None:
+    _runs(tmp_path / "raw", [WAY, WAY])
+    (tmp_path / "raw" / "config.yaml").write_text("batch: 3\n")
+    assert "beside checkpoints: config.yaml; of several runs, and used for none" in learning.learn(
+        tmp_path / "raw").findings  # fmt: skip
+
+
+def test_the_metrics_of_all_files_beside_are_known_and_a_table_may_be_called_json(tmp_path: Path) -> None:
+    _runs(tmp_path / "raw", [WAY, WAY])
+    for run in (tmp_path / "raw").iterdir():
+        (run / "log.csv").write_text("epoch,train_loss\n1,2\n")
+        (run / "metrics.json").write_text('{"iteration": 50, "val_acc": 0.1}\n{"iteration": 100, "val_acc": 0.5}\n')
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "the proposal")
+    assert {metric.pattern for metric in rules.metrics.values()} == {"val_acc", "train_loss"}
+
+
+def test_a_run_whose_best_checkpoint_is_named_for_it_alone_is_one(tmp_path: Path) -> None:
+    """Names say keys that stand in a section of the configuration beside them, or say none."""
+    for name in ("Ant", "Humanoid"):
+        run = tmp_path / "raw" / f"{name}_01-10"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"train: {{name: {name}, lr: 0.1}}\nseed: 42\n")
+        for file in (name, f"last_{name}_ep_100", f"last_{name}_ep_200"):
+            torch.save({"model": {"w": torch.full((4, 4), float(len(file) + len(name) ** 2))}}, run / f"{file}.pth")
+    rules = convention_file.convention_of(learning.learn(tmp_path / "raw").text, "the proposal")
+    assert len(ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0).placed) == 6
+    assert len(list((tmp_path / "tree").rglob("run.json"))) == 2
+
+
+def test_a_folder_that_ends_in_a_seed_is_of_no_task(tmp_path: Path) -> None:
+    for seed in (0, 10):
+        run = tmp_path / "raw" / "ppo" / f"ppo_s{seed}"
+        run.mkdir(parents=True)
+        torch.save({"model": {"w": torch.ones(4, 4) * seed}, "config": {"lr": 1, "seed": seed}}, run / "model.pt")
+    assert "task" not in learning.learn(tmp_path / "raw").text.partition("raw:")[0]
