@@ -598,7 +598,7 @@ def _read(value: Any) -> Any:
         elif text.startswith(_NAMESPACE):
             found = _printed(text)
         else:
-            found = strict_yaml.load_yaml(text, "", max_bytes=_MAX_YAML)
+            found = strict_yaml.load_yaml(text, "", max_bytes=_MAX_YAML, dumped=True)
     except (ValueError, RecursionError, ConfigurationError):
         found = _printed(text) if text.startswith("{") else None
     return found if isinstance(found, dict) else value

@@ -26,7 +26,7 @@ def read(path: Path, form: terms.Form) -> Any:
         if len(data) > limit:
             raise ValueError(f"it has more than {limit:,} bytes")
         if form is terms.Form.YAML:
-            return strict_yaml.load_yaml(data, str(path), error=RefusedError)
+            return strict_yaml.load_yaml(data, path.name, error=RefusedError, dumped=True)
         if data.count(b"{") + data.count(b"[") > len(data) // 8 + 1000:  # an empty list takes 30 times its text
             raise ValueError("it has more lists and objects than one for eight bytes")
         return load_json(data.removeprefix(b"\xef\xbb\xbf"))

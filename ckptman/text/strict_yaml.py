@@ -3,13 +3,15 @@
 Scalars are read by the core schema of YAML 1.2, the way they look: `1e-06` is a number, `no` is a string, `0010` is
 ten. (PyYAML's own loader follows YAML 1.1, where they are a string, `False` and eight.) Refused, with the line:
 anchors and aliases (a few lines can stand for billions of values), tags that are not core YAML (`!!python/…` runs
-code in unsafe loaders), a key given twice, more than one document, and whatever is too large or too deep.
+code in unsafe loaders; of what a program dumped they are passed over), a key given twice, more than one document, and
+whatever is too large or too deep.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -37,13 +39,20 @@ _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
 _CORE = "tag:yaml.org,2002:"
+_APPLIED = _CORE + "python/object/apply:"
+_NAMED = _CORE + "python/name:"
 _SCALAR_TAGS: dict[str, type] = {
     _CORE + "str": str, _CORE + "int": int, _CORE + "float": float, _CORE + "bool": bool, _CORE + "null": type(None),
 }  # fmt: skip
 
 
 def load_yaml(
-    source: str | bytes, where: str, *, error: type[CkptmanError] = ConfigurationError, max_bytes: int = MAX_BYTES
+    source: str | bytes,
+    where: str,
+    *,
+    error: type[CkptmanError] = ConfigurationError,
+    max_bytes: int = MAX_BYTES,
+    dumped: bool = False,
 ) -> object:
     """Read one YAML document of plain data.
 
@@ -52,6 +61,8 @@ def load_yaml(
         where: Name of the file, for the message.
         error: Class of the error to raise.
         max_bytes: Largest accepted document.
+        dumped: Whether a program of Python wrote it (`yaml.dump`), as Lightning does: a tag says then of what class a
+            value was, and the plain data under it is read. Nothing is looked up; what functions gave is refused.
 
     Returns:
         Nested dictionaries and lists of str, int, float, bool and None; None for an empty document.
@@ -62,7 +73,7 @@ def load_yaml(
             `yaml-too-deep`, `yaml-key`, `yaml-value`, `yaml-documents`.
     """
     try:
-        return _Builder(_decode(source, max_bytes)).document()
+        return _Builder(_decode(source, max_bytes), dumped).document()
     except _BadYamlError as fault:
         line = f", line {fault.line}" if fault.line else ""
         raise error(f"{where}{line}: {fault}", code=fault.code, fix=fault.fix) from None
@@ -97,8 +108,9 @@ def _decode(source: str | bytes, max_bytes: int) -> str:
 class _Builder:
     """Builds values from the parser's events, refusing what is not plain data."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, dumped: bool) -> None:
         self._events = _events(text)
+        self._dumped = dumped
 
     def document(self) -> object:
         """The one document of the stream."""
@@ -118,12 +130,21 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise _at(event, f"nested deeper than {MAX_DEPTH} levels", code="yaml-too-deep", fix="Flatten it.")
         if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event)
+            return _scalar(event, self._dumped)
         if isinstance(event, yaml.SequenceStartEvent):
-            _check_collection_tag(event, "seq")
-            return [self._value(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)]
-        _check_collection_tag(event, "map")
+            self._check_tag(event, "seq")
+            items = [self._value(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)]
+            tag = str(event.tag)
+            return _made_of(tag, items) if self._dumped and tag.startswith(_APPLIED) else items
+        self._check_tag(event, "map")
         return self._mapping(depth)
+
+    def _check_tag(self, event: Any, name: str) -> None:
+        if event.tag in (None, "!", _CORE + name):
+            return
+        called = event.tag.rpartition(".")[2] if event.tag.startswith(_APPLIED) else "A"
+        if not (self._dumped and called[:1].isupper()):  # of a class, and not of a function
+            raise _foreign_tag(event)
 
     def _mapping(self, depth: int) -> dict[Any, object]:
         mapping: dict[Any, object] = {}
@@ -155,7 +176,7 @@ def _events(text: str) -> Iterator[Any]:
         raise _BadYamlError("a character that YAML does not allow", code="yaml-encoding", fix="Remove it.") from None
 
 
-def _scalar(event: Any) -> object:
+def _scalar(event: Any, dumped: bool) -> object:
     """The value of a scalar: a string when quoted or tagged so, else what the core schema says."""
     try:
         event.value.encode()
@@ -166,6 +187,8 @@ def _scalar(event: Any) -> object:
     if event.tag == "!":  # the non-specific tag: do not interpret
         return event.value
     if (wanted := _SCALAR_TAGS.get(event.tag)) is None:
+        if dumped:
+            return event.value or event.tag.removeprefix(_NAMED)
         raise _foreign_tag(event)
     if wanted is str:
         return event.value
@@ -194,9 +217,11 @@ def _plain(event: Any) -> object:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _check_collection_tag(event: Any, name: str) -> None:
-    if event.tag not in (None, "!", _CORE + name):
-        raise _foreign_tag(event)
+def _made_of(tag: str, items: list[Any]) -> object:
+    """What an object was made of: a path of its parts, the member of an Enum of its value."""
+    if tag.startswith(f"{_APPLIED}pathlib.") and all(type(item) is str for item in items):
+        return str((PureWindowsPath if "Windows" in tag else PurePosixPath)(*items))
+    return items[0] if len(items) == 1 else items
 
 
 def _foreign_tag(event: Any) -> _BadYamlError:

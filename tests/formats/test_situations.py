@@ -124,6 +124,7 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "JSON": lambda values: json.dumps(values),
     "JSON as bytes": lambda values: json.dumps(values).encode(),
     "YAML": lambda values: yaml.safe_dump(dict(values)),
+    "YAML with what Python dumped": lambda values: yaml.dump({**values, "length_mode": contents.Mode.MIX}),
     "pairs": lambda values: list(values.items()),
     "a tuple of pairs": lambda values: tuple(values.items()),
     "pydantic": lambda values: Whole(**values),

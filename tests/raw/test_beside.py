@@ -140,6 +140,7 @@ def test_yaml_is_read_strictly(tmp_path: Path, text: str) -> None:
     with pytest.raises(RefusedError):
         read(tmp_path, text, yaml_rule())
     assert read(tmp_path, "a: 1", yaml_rule()).config == {"a": 1}
+    assert read(tmp_path, "a: !!python/tuple [1]", yaml_rule()).config == {"a": [1]}
 
 
 @pytest.mark.parametrize(

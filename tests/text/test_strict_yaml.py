@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import argparse
+import enum
 import math
+import os
+import pathlib
 import random
 import time
 from typing import Any
@@ -65,6 +69,38 @@ def test_what_pyyaml_writes_is_read_back() -> None:
     # But for text such as "1e5", which PyYAML writes without quotes and the core schema reads as a number.
     value = {"a": [1, 2.5, True, None, "no", "1.5", "0x10", "~", "2026-01-01", "é\n", ""], "b": {"c": 1e-06, "5": -0.0}}
     assert load_yaml(yaml.safe_dump(value), "x") == value
+
+
+class Mode(enum.Enum):
+    """As programs have them."""
+
+    MIX = "mix"
+
+
+DUMPED: list[tuple[Any, Any]] = [
+    ((0.9, 0.95), [0.9, 0.95]), (pathlib.PurePosixPath("/data/x"), "/data/x"), (Mode.MIX, "mix"),
+    (pathlib.PureWindowsPath(r"C:\data"), r"C:\data"), (argparse.Namespace(a=1), {"a": 1}),
+    (os.system, f"{os.system.__module__}.system"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "plain"), DUMPED, ids=lambda value: type(value).__name__)
+def test_of_what_python_dumped_the_plain_data_is_read(value: Any, plain: Any) -> None:
+    text = yaml.dump({"lr": 1e-4, "own": value})
+    assert "!!python/" in text
+    assert load_yaml(text, "x", dumped=True) == {"lr": 1e-4, "own": plain}
+    with pytest.raises(ConfigurationError, match="is not allowed"):  # of what no program wrote
+        load_yaml(text, "x")
+
+
+def test_what_a_tag_would_call_is_not_called(tmp_path: pathlib.Path) -> None:
+    text = f"!!python/object/apply:os.system ['touch {tmp_path}/x']"
+    with pytest.raises(ConfigurationError, match="is not allowed"):
+        load_yaml(text, "x", dumped=True)
+    assert load_yaml(text.replace("apply", "new"), "x", dumped=True) == [f"touch {tmp_path}/x"]
+    assert not list(tmp_path.iterdir())
+    yaml.unsafe_load(text)  # the control
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 BAD: dict[str, tuple[Any, str, int, Any]] = {
