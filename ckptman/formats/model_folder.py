@@ -113,7 +113,11 @@ def members(folder: Path) -> tuple[Member, ...]:
                     elif stat.S_ISREG(state.st_mode):
                         found.append(Member(name, state.st_size))
                     else:
-                        raise refusal("not-a-file", f"{name[:80]!r} in it is not a regular file")
+                        copy = (
+                            "a symbolic link: a copy of the folder is read that has the file itself, as cp -rL makes it"
+                        )
+                        what = copy if item.is_symlink() else "not a regular file"
+                        raise refusal("not-a-file", f"{name[:80]!r} in it is {what}")
         except OSError as error:
             raise refusal("unreadable", f"cannot look into the folder: {error.strerror}") from None
         if len(found) > MAX_MEMBERS:

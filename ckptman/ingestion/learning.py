@@ -5,6 +5,7 @@ The proposal is loaded and tried on the folder itself: what it parses, places an
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -165,14 +166,35 @@ def _suffix_of(folder: Path) -> str:
     for name in scan.passed_over:
         named[next((suffix for suffix in known if name.endswith(suffix)), "")].append(scan.root / name)
     found = {suffix: files for suffix, files in named.items() if suffix and files}
+    if not found and (others := _of_other_suffixes(scan.root, suffixes)):
+        return max(others, key=lambda suffix: (others[suffix], suffix))
     if not found:
+        refused = next((f": {refusal.source} is refused: {refusal.message}" for refusal in scan.refusals), "")
         raise UsageError(
-            f"no checkpoint was found below {folder}",
+            f"no checkpoint was found below {folder}{refused}",
             code="no-checkpoints",
-            fix=f"Name the folder that holds them; their names end in {', '.join(known)}.",
-        )
+            fix=scan.refusals[0].fix if refused
+            else f"Name the folder that holds them; their names end in {', '.join(known)}.",
+        )  # fmt: skip
     read = {suffix: any(_may_be_one(path) for path in files[:_MOST_TRIED]) for suffix, files in found.items()}
     return max(found, key=lambda suffix: (read[suffix], len(found[suffix]), -known.index(suffix)))
+
+
+def _of_other_suffixes(root: Path, known: Collection[str]) -> dict[str, int]:
+    """What else files end in of which the first are checkpoints by what is in them, and how many there are."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for at, _, names in os.walk(root):
+        for path in (Path(at, name) for name in names):
+            is_other = path.suffix not in known and re.fullmatch(r"\.[A-Za-z]\w*", path.suffix, re.ASCII)
+            if is_other and not path.is_symlink():
+                found[path.suffix].append(path)
+    count = {}
+    for suffix, paths in found.items():
+        with suppress(RefusedError):
+            for path in paths[:_MOST_TRIED]:
+                containers.read(path, convention_file.built_in().checkpoint)
+                count[suffix] = len(paths)
+    return count
 
 
 def _may_be_one(path: Path) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ckptman.checks import validate
 from ckptman.ingestion import ingest, learning
 from ckptman.rules import convention_file
-from ckptman.text import RefusedError, strict_yaml
+from ckptman.text import RefusedError, UsageError, strict_yaml
 from tests.helpers.learnable import EXPERIMENTS, make
 
 WHERE = ("inside", "beside", "nowhere")
@@ -221,3 +223,27 @@ def test_a_folder_that_ends_in_a_seed_is_of_no_task(tmp_path: Path) -> None:
         run.mkdir(parents=True)
         torch.save({"model": {"w": torch.ones(4, 4) * seed}, "config": {"lr": 1, "seed": seed}}, run / "model.pt")
     assert "task" not in learning.learn(tmp_path / "raw").text.partition("raw:")[0]
+
+
+def test_checkpoints_of_another_ending_are_found_by_what_is_in_them(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run = tmp_path / "raw" / f"run_seed{seed}"
+        run.mkdir(parents=True)
+        torch.save({"w": torch.full((4, 4), float(seed))}, run / "ppo.cleanrl_model")
+        (run / "notes.log").write_text("x")
+    found = learning.learn(tmp_path / "raw")
+    assert (found.files, found.placed) == (2, 2)
+    assert "suffix: .cleanrl_model" in found.text.replace('"', "")
+
+
+def test_a_folder_of_links_alone_is_told_and_its_copy_is_read(tmp_path: Path) -> None:
+    """As the cache of the Hugging Face Hub is."""
+    folder, blob = tmp_path / "hub" / "snapshots" / "ab12", tmp_path / "hub" / "blobs" / "cd34"
+    folder.mkdir(parents=True)
+    blob.parent.mkdir()
+    save_file({"w": torch.ones(4, 4)}, blob)
+    (folder / "model.safetensors").symlink_to(blob)
+    with pytest.raises(UsageError, match=r"is a symbolic link: a copy .* cp -rL"):
+        learning.learn(tmp_path / "hub")
+    subprocess.run(["cp", "-rL", tmp_path / "hub", tmp_path / "copy"], check=True)
+    assert learning.learn(tmp_path / "copy").files == 1
