@@ -37,7 +37,7 @@ def _plot(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="generalization, distribution, lengths, tokens, curves; or a facet of two values, to compare these.",
+            help="generalization, distribution, lengths, tokens, curves; or the first facet of two values of a key: these compared.",
             autocompletion=completing.figures,
         ),
     ],
