@@ -37,7 +37,7 @@ def _plot(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="generalization, distribution, lengths, tokens, curves; or the first facet of two values of a key: these compared.",
+            help="generalization, distribution, lengths, tokens, curves; or the facet whose two values figures show.",
             autocompletion=completing.figures,
         ),
     ],
