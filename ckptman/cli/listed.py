@@ -113,6 +113,10 @@ def print_paths(listing: listing_of.Listing, *, end: bytes) -> None:
     sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in found))
 
 
+_GONE = ("missing-file", "dangling-link")
+"""Codes of what is not listed since it is not there."""
+
+
 def tell(
     listing: listing_of.Summary,
     conditions: Sequence[where_conditions.Where],
@@ -138,8 +142,10 @@ def tell(
         if any(item.code == "no-record" for item in listing.not_listed):
             command = f"ckptman ingest {wording.shell_word(listing.root)} --root NEW"
             talk.print(plain(f"nothing in {listing.root} is sorted yet; to sort it: {command}"))
-        else:
+        elif all(item.code in _GONE for item in listing.not_listed):
             talk.print(plain(f"there is no checkpoint in {listing.root}"))
+        else:
+            talk.print(plain(f"no checkpoint in {listing.root} can be listed"))
         return
     talk.print(plain(f"none of {count_text(listing.total, 'checkpoint')} fulfils every condition"))
     for item in unmatched:

@@ -366,21 +366,29 @@ class TreeStatistics:
     def outside_grid(self) -> Iterator[CountedFile]:
         """Files that no grid expects: other K or seeds, second runs of a seed, those in another run's folder, groups of
         no known pattern."""
+        unknown = set(self.unknown)
+        yield from (file for file in self.files if unknown and file.path in unknown)
+        yield from (file for _, file, is_expected in self._of_runs if not is_expected)
+
+    @cached_property
+    def grid_files(self) -> Counter[str]:
+        """How many files of each group the grids expect."""
+        return Counter(run.group for run, _, is_expected in self._of_runs if is_expected)
+
+    @property
+    def _of_runs(self) -> Iterator[tuple[CountedRun, CountedFile, bool]]:
+        """The files of each run, and whether a grid expects them."""
         expected = {group.name: group for group in self.grid_groups}
         kinds, are_told = _kinds(self.convention)
-        unknown, filled = set(self.unknown), dict[Any, Any]()
-        yield from (file for file in self.files if unknown and file.path in unknown)
+        filled = dict[Any, Any]()
         for run in self.runs:
             group = expected.get(run.group)
             seeds = self.convention.grids[group.pattern.grid].seeds if group is not None else ()
-            if run.cell is None or run.seed not in seeds or not run.fills:
-                yield from run.files
-                continue
+            is_expected = run.cell is not None and run.seed in seeds and run.fills
             for file in run.files:
                 slot, owner = (run.cell, run.seed, file.kind), file.path if are_told else run.folder
-                is_taken = filled.setdefault(slot, owner) != owner
-                if file.kind not in kinds or is_taken:
-                    yield file
+                fits = is_expected and file.kind in kinds and filled.setdefault(slot, owner) == owner
+                yield run, file, fits
 
 
 def pooled(
@@ -483,26 +491,23 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         tuple(c.values[axis] for axis in axes) for c in grids.cells(grid, pattern.regime, convention.numbering)
     ]
     kinds, are_told = _kinds(convention)
-    held: dict[tuple[CellKey | None, int | None], list[set[str]]] = defaultdict(list)
+    begun: set[tuple[CellKey | None, int | None]] = set()
     whole: set[tuple[CellKey | None, int | None]] = set()
     for run in statistics.filling:
         if run.group not in groups or run.seed not in grid.seeds:
             continue
-        there = {str(file.kind if are_told else file.path) for file in run.files if file.kind in kinds}
-        held[run.cell, run.seed].append(there)
+        if any(file.kind in kinds for file in run.files):
+            begun.add((run.cell, run.seed))
         if run.standing.extent is Extent.COMPLETE:
             whole.add((run.cell, run.seed))
     lost = {(item.cell, item.run.seed) for item in statistics.lost}
     states: Counter[str] = Counter()
-    files = 0
     for slot in (((group, values), seed) for group in groups for values in combinations for seed in grid.seeds):
-        found = held.get(slot, [])
-        files += len(set().union(*found))
         if slot in whole:
             states["complete"] += 1
         elif slot in statistics.refused_slots:
             states["refused"] += 1
-        elif any(found):
+        elif slot in begun:
             states["partial"] += 1
         else:
             states["overwritten" if slot in lost else "missing"] += 1
@@ -517,7 +522,7 @@ def _count_grid(statistics: TreeStatistics, pattern: GroupPattern) -> GridCount:
         refused=states["refused"],
         overwritten=states["overwritten"],
         missing=states["missing"],
-        files=files,
+        files=sum(statistics.grid_files[group] for group in groups),
     )
 
 

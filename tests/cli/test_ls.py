@@ -21,6 +21,7 @@ from ckptman.fs import cache
 from ckptman.ingestion.ingesting import ingest
 from tests.helpers.listed import BEST, FIXED, LARGE, NO_LN, RUNS, make_listed_tree
 from tests.helpers.raw import config
+from tests.helpers.recorded import add_run
 from tests.helpers.trees import copy, edit_json, write_source
 
 
@@ -37,6 +38,20 @@ def listed(tree: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> l
     assert run(["ls", "--root", str(tree), "--json", *arguments]) == 0
     rows: list[Row] = json.loads(capsys.readouterr().out)["checkpoints"]
     return rows
+
+
+@pytest.mark.parametrize(
+    ("is_cut", "told"), [(True, "no checkpoint in {} can be listed"), (False, "there is no checkpoint in {}")]
+)
+def test_a_tree_with_nothing_but_a_damaged_file_is_not_called_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_cut: bool, told: str
+) -> None:
+    file = next(add_run(tmp_path, config(8), kinds=("Final",)).glob("Final*"))
+    file.unlink()
+    if is_cut:
+        file.touch()
+    assert run(["ls", str(tmp_path)]) == 0
+    assert told.format(tmp_path) in " ".join(capsys.readouterr().err.split())
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,16 @@ def test_every_file_is_in_the_grid_or_outside_it(root: Path) -> None:
         ("my_group", "seed_1337"): 2,
         ("len_gen_k8", "seed_1337-again"): 2,
     }
+
+
+def test_where_no_recipe_says_how_many_files_a_run_has_those_of_a_second_run_are_outside_all_the_same(
+    root: Path,
+) -> None:
+    rules = built_in()
+    rules = replace(rules, prefixes=tuple(replace(prefix, step_config="") for prefix in rules.prefixes))
+    found = count_tree(root, rules)
+    assert grid_files(found) + len(list(found.outside_grid)) == found.file_count
+    assert sum(file.path.parts[4] == "seed_1337-again" for file in found.outside_grid) == 2
 
 
 def test_a_run_is_complete_only_by_itself(tmp_path: Path) -> None:
