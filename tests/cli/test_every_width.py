@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
@@ -84,6 +86,7 @@ def test_no_line_is_too_long_and_no_word_is_broken(
     line: str, home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**11))  # others write there meanwhile
     said(line, 1000, capsys, monkeypatch)  # what is written is there from now on, at any width
     whole = words_of(said(line, 1000, capsys, monkeypatch))
     for width in (60, 80, 120, 200):

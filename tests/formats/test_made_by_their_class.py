@@ -46,7 +46,7 @@ KINDS = {
     )
 }  # fmt: skip
 Enums: Any = [
-    contents.placed(enum.Enum(f"Choice{number}", {"A": value}), HERE)
+    contents.placed(enum.Enum(f"Choice{number}", {"A": enum.member(value)}), HERE)
     for number, value in enumerate((
         torch.nn.ReLU, functools.partial(torch.nn.functional.gelu), {"lr": 1e-3, "root": "/d"}, ["lr", 1e-3],
         decimal.Decimal("1.5"), frozenset({1}), b"abc", (1, (2, 3)), datetime.timedelta(hours=1), 1j, "top-1 @ 10 %",
