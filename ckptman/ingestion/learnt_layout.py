@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptman.ingestion import learnt_grid
@@ -64,6 +64,8 @@ def layout_of(
         findings.append(f"seed folders: {run_level}")
     seeds = tuple(sorted({*sources.seeds, *by_folder}))
     task = task_pattern(folders)
+    if task is not None and _are_told_above(raw, folders):
+        task = None
     levels = _group_levels(folders, 0 if task is None else 1)
     sections["raw"] = {
         "task": task,
@@ -96,6 +98,18 @@ def layout_of(
         sections |= grids.sections
         findings += grids.findings
     return Plan(prefixes, sections, {}, tuple(findings))
+
+
+def _are_told_above(raw: outputs.RawOutputs, folders: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the configuration of a run lies above the innermost of these folders, where nothing is looked for if that
+    is its task's."""
+    homes = {file.path: Path(raw.root, *parts[1:]) for file, parts in zip(raw.scan.checkpoints, folders, strict=True)}
+    return any(
+        reading.config and not reading.path.is_relative_to(homes[saved.file.source.path])
+        for saved in raw.files
+        if saved.file.config_source == "beside"
+        for reading in raw.beside(saved.file.source.path).readings
+    )
 
 
 def _seed_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, set[int]]:

@@ -167,13 +167,16 @@ def test_keys_inside_files_are_taken_for_what_they_are(
         ("params.txt", "lr: 0.1\nseed: 7\nval_data: None\n"),
     ],
 )
-def test_the_configuration_of_a_run_is_found_where_programs_leave_it(path: str, text: str, tmp_path: Path) -> None:
-    for name in ("a/monday", "b/tuesday"):
+@pytest.mark.parametrize("names", [("a/monday", "b/tuesday"), ("a/run1", "b/run2")], ids=" ".join)
+def test_the_configuration_of_a_run_is_found_where_programs_leave_it(
+    names: tuple[str, str], path: str, text: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names):
         run = tmp_path / "raw" / name
         (run / path).parent.mkdir(parents=True, exist_ok=True)
         run.mkdir(exist_ok=True)
         (run / path).write_text(text)
-        torch.save({"model": {"w": torch.full((4, 4), float(len(name)))}, "step": 9}, run / "model_9.pt")
+        torch.save({"model": {"w": torch.full((4, 4), float(number))}, "step": 9}, run / "model_9.pt")
     found = learning.learn(tmp_path / "raw")
     rules = convention_file.convention_of(found.text, "the proposal")
     assert len(ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0).placed) == 2
