@@ -454,7 +454,7 @@ class RawOutputs:
             may_be_one = refusal.what == "file" or refusal.code == "incomplete-folder"
             if may_be_one and path.name.endswith(suffix) and os.path.lexists(path):
                 original = path.with_name(original_name(path, self.convention))
-                if not os.path.lexists(original) and naming.knows(original.name):
+                if not naming.knows(path.name) and naming.knows(original.name) and not os.path.lexists(original):
                     path = original  # a copy stands for what is not there
                 yield path, refusal
         owners = self.owners if self.scan.passed_over else {}

@@ -15,7 +15,7 @@ from ckptman.documents.task_mapping import task_mapping_text
 from ckptman.documents.tree_readme import block_contents
 from ckptman.ingestion import ingest
 from ckptman.raw.scanning import scan_source
-from ckptman.rules.convention_file import built_in
+from ckptman.rules.convention_file import built_in, convention_of
 from ckptman.rules.selection import Selection
 from ckptman.sweeps import grid_status
 from ckptman.sweeps.sweeping import plan_sweep
@@ -184,6 +184,35 @@ def test_a_copy_that_is_refused_for_its_name_stands_for_a_final_that_is_not_ther
     [file] = read_refused(root)
     assert (file.path, file.run_id) == (str(copy.relative_to(source)), None if is_there else "abcd1234")
     assert standings(root)[1337] == ("complete" if is_there else "refused")
+
+
+_TWO_NETS = """\
+replaces: [name, facets, tree, groups, grids, axes, metrics, summary]
+name: {keep: true, prefixes: {Checkpoint: {title: "on the way", final: false}}}
+names:
+  other: {template: "net-{net:text}.pt", fields: {net: {words: {GRU: net-GRU}}}, examples: [net-GRU.pt]}
+  net: {template: net.pt, examples: [net.pt]}
+facets: {}
+tree: ["{group}", "seed{seed}"]
+raw: {task: null}
+lengths: null
+groups: {raw: {grid: main, example: raw}}
+grids: {main: {seeds: [1], axes: {net: [net, net-GRU]}}}
+axes: {net: {title: net, short: "{}"}}
+metrics: {loss: {pattern: val_loss, share: false, lower_is_better: true}}
+summary: {net: net}
+"""
+
+
+def test_a_file_that_is_called_by_the_convention_is_no_copy_of_another(tmp_path: Path) -> None:
+    """Though its name ends as one of OneDrive's does."""
+    rules = convention_of(_TWO_NETS, "ckptman.yaml")
+    (tmp_path / "raw" / "seed1").mkdir(parents=True)
+    (tmp_path / "raw" / "seed1" / "net-GRU.pt").write_bytes(b"")
+    ingest(tmp_path / "raw", tmp_path / "tree", convention=rules, settle=0)
+    assert [file.file for file in read_refused(tmp_path / "tree")] == ["net-GRU.pt"]
+    found = grid_status.status(tmp_path / "raw", None, convention=rules)
+    assert {str(item.run.values["net"]): item.state for item in found.runs} == {"net": "missing", "net-GRU": "refused"}
 
 
 @pytest.mark.parametrize("files", [[], ["model.safetensors.index.json"]])
