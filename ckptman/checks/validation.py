@@ -28,6 +28,8 @@ class ValidationResult:
     root: Path
     deep: bool
     """Whether every byte was read."""
+    weights: bool
+    """Whether weights were asked for their seed and run."""
     numbering: str
     """The numbering that the tree was checked by."""
     checked: int
@@ -132,6 +134,7 @@ def validate(
     return ValidationResult(
         root=root,
         deep=deep,
+        weights=witness is not None,
         numbering=fitting.numbering,
         checked=len(inventory.files) + inventory.passed.files,
         runs=sum(not run.is_in_place_of_another for run in inventory.runs) + inventory.passed.runs,

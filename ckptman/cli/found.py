@@ -96,7 +96,8 @@ def _show_folder(folder: str, items: list[Finding], out: Console, explained: set
 
 def _show_counts(result: ValidationResult, out: Console, *, limited: bool) -> None:
     what = f"{count_text(result.checked, 'checkpoint')} of {count_text(result.runs, 'run')} ({size_text(result.size)})"
-    how = "every byte read" if result.deep else "headers read; --deep reads every byte"
+    read = "headers and weights" if result.weights else "headers"
+    how = "every byte read" if result.deep else f"{read} read; --deep reads every byte"
     if not result.findings:
         wrong = "nothing of what was asked for is wrong" if limited else "nothing is wrong"
         out.print(plain("clean: ", "bold green") + plain(f"{wrong} with {what}; {how}"))

@@ -202,6 +202,7 @@ def _legend(found: GridStatus, signs: dict[str, str], width: int) -> Text:
         part = Text(f"{signs[state]} ", style=STYLES[state]) + plain(f"{count:,} {state}", "" if count else "dim")
         part += plain("" if index == len(counts) else ", ")
         if lines[-1].cell_len + part.cell_len > width:
+            lines[-1].rstrip()
             lines.append(Text("  "))
         lines[-1] += part
     return Text("\n").join(lines)

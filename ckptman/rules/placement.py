@@ -103,6 +103,16 @@ def families_of(pattern: GroupPattern, convention: Convention) -> tuple[Family, 
     return tuple(sorted(found, key=lambda family: known.index(family) if family in known else len(known)))
 
 
+def notes_of(pattern: GroupPattern, config: Mapping[str, Any], convention: Convention) -> tuple[str, ...]:
+    """What tells a configuration from others of its task, as names of files have it: `mlp0` where ids leave it open."""
+    grid = convention.grids[pattern.grid]
+    apart = outside(grid, pattern.regime, convention.numbering)
+    if not convention.folders.has_tasks:
+        apart = grid.regimes[pattern.regime].axes
+    naming = naming_of(convention)
+    return tuple(naming.short(axis, config) for axis in apart)
+
+
 def family_of_values(pattern: GroupPattern, values: Mapping[str, Any], convention: Convention) -> dict[str, Scalar]:
     """The family of a cell of the grid, by facet: what its pattern fixes, else what its values say, if they do."""
     found: dict[str, Scalar] = {}
@@ -318,13 +328,8 @@ def place_of(
                 fix="Put the file into a task folder, or add a pattern for the group to ckptman.yaml.",
             )
     else:
-        grid = convention.grids[pattern.grid]
-        task = task_of(grid, pattern.regime, convention.numbering, config)
-        naming = naming_of(convention)
-        apart = outside(grid, pattern.regime, convention.numbering)
-        if not convention.folders.has_tasks:
-            apart = grid.regimes[pattern.regime].axes
-        notes = tuple(naming.short(axis, config) for axis in apart)
+        task = task_of(convention.grids[pattern.grid], pattern.regime, convention.numbering, config)
+        notes = notes_of(pattern, config, convention)
     key = repr(family), group, task  # in which 1 is not true
     shelf = None if shelves is None else shelves.get(key)
     if shelf is None:

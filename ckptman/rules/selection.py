@@ -47,6 +47,8 @@ class GridRun:
     seed: int
     values: Mapping[str, Scalar]
     """The configuration values that the grid decides, the seed included."""
+    notes: tuple[str, ...]
+    """What tells it from other configurations of its task."""
 
     @property
     def k(self) -> int | None:
@@ -61,7 +63,7 @@ class GridRun:
     @property
     def label(self) -> str:
         """The run for people: group, task, seed."""
-        return f"{self.group} task {self.cell.task} seed {self.seed}"
+        return f"{self.group} task {' '.join((str(self.cell.task), *self.notes))} seed {self.seed}"
 
 
 def grid_runs(convention: Convention, selection: Selection | None = None) -> tuple[GridRun, ...]:
@@ -216,6 +218,7 @@ def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) ->
             family = placement.family_of_values(pattern, values, convention)
             if not all(family.get(name) in wanted for name, wanted in asked.facets.items()):
                 continue
+            notes = placement.notes_of(pattern, values, convention)
             for seed in grid.seeds if asked.seeds is None else asked.seeds:
                 yield GridRun(
                     pattern=pattern,
@@ -225,6 +228,7 @@ def _runs_of(pattern: GroupPattern, asked: Selection, convention: Convention) ->
                     cell=cell,
                     seed=seed,
                     values={**values, convention.seed_key: seed},
+                    notes=notes,
                 )
 
 

@@ -73,8 +73,7 @@ class RawRun:
     @property
     def label(self) -> str:
         """The run for people: group, task, seed."""
-        notes = "".join(f" {note}" for note in self.place.notes)
-        return f"{self.place.group} task {self.place.task}{notes} seed {self.place.seed}"
+        return f"{self.place.group} task {' '.join((str(self.place.task), *self.place.notes))} seed {self.place.seed}"
 
     @property
     def saved_models(self) -> Path:

@@ -105,6 +105,7 @@ def test_the_command_asks_the_weights_where_it_is_told_to(
     put(root / TASK / "seed_2337" / FINAL, RUNS[2337], seed=1337)
     assert "other-run" not in run_command("validate", "--root", root)[1]
     status, out = run_command("validate", "--root", root, "--witness", "--select", "other-run")
+    assert "headers and weights read; --deep reads every byte" in " ".join(out.split())
     assert status == 1
     assert "seed 1337 drew its weights" in out
 

@@ -92,6 +92,7 @@ def test_no_line_is_too_long_and_no_word_is_broken(
     for width in (60, 80, 120, 200):
         shown = said(line, width, capsys, monkeypatch)
         for text in shown.splitlines():
+            assert not text.endswith(" "), text
             if cell_len(text) <= width or "ckptman " in text:  # a command is pasted as a whole
                 continue
             begins = len(text) - len(text.lstrip())

@@ -24,6 +24,12 @@ def test_every_numbering_has_the_same_runs() -> None:
     assert {run.cell.task for run in grid_runs(merged)} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("numbering", ["full", "merged"])
+def test_no_two_runs_are_called_the_same(numbering: str) -> None:
+    runs = grid_runs(load_convention(numbering=numbering))
+    assert len({run.label for run in runs}) == len(runs)
+
+
 @pytest.mark.parametrize(
     ("selection", "count"),
     [
