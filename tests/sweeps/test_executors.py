@@ -39,6 +39,18 @@ def test_a_process_that_cannot_start_fails_its_run(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
+def test_a_process_that_ends_without_a_word_is_not_started_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = plan(tmp_path, ONE).runs
+    job = RunJob.of(run.raw, log=str(tmp_path / "run.log"))
+    monkeypatch.setattr("ckptman.sweeps.executors.local._WORKER", "keyword")  # a module that does nothing
+    pool = LocalPool([job], processes=1, folder=tmp_path)
+    (outcome,) = pool.run(stopped=lambda: pool._started > 3)
+    assert (outcome.state, outcome.reason) == (FAILED, "its process ended with exit status 0")
+
+
+@pytest.mark.slow
 def test_a_process_that_said_nothing_has_no_log(tmp_path: Path) -> None:
     (run,) = plan(tmp_path, ONE).runs
     job = RunJob.of(run.raw, log=str(tmp_path / "run.log"))

@@ -47,6 +47,8 @@ class _Worker:
     log: Path
     job: int | None = None
     unread: bytes = b""
+    has_trained: bool = False
+    """Whether it has told what became of a job."""
 
 
 class LocalPool:
@@ -160,6 +162,7 @@ class LocalPool:
             known = json_text.record_of(run_progress.Progress, told)
             self._update(JobUpdate(index=worker.job, state=TRAINING, progress=known))
         if (outcome := said.get("outcome")) is not None:
+            worker.has_trained = True
             self._done(worker.job, json_text.record_of(JobOutcome, outcome))
             self._give(worker)
 
@@ -176,7 +179,7 @@ class LocalPool:
         status = worker.process.wait()
         self._workers.remove(worker)
         if worker.job is not None:
-            if status == 0 and not self._stopping:  # somebody ended it, before it began with this one
+            if status == 0 and worker.has_trained and not self._stopping:  # ended before it began with this one
                 self._waiting.appendleft(worker.job)
             else:
                 self._done(worker.job, self._died(worker, worker.job, status))
