@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -218,9 +219,13 @@ def _plain(event: Any) -> object:
 
 
 def _made_of(tag: str, items: list[Any]) -> object:
-    """What an object was made of: a path of its parts, the member of an Enum of its value."""
+    """What an object was made of: a path of its parts, an ordered dictionary of its pairs, the member of an Enum of its
+    value."""
     if tag.startswith(f"{_APPLIED}pathlib.") and all(type(item) is str for item in items):
         return str((PureWindowsPath if "Windows" in tag else PurePosixPath)(*items))
+    if tag == f"{_APPLIED}collections.OrderedDict":
+        with suppress(TypeError, ValueError):  # not pairs, or a list for a key
+            return dict(*items)
     return items[0] if len(items) == 1 else items
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import time
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ class Mode(enum.Enum):
 DUMPED: list[tuple[Any, Any]] = [
     ((0.9, 0.95), [0.9, 0.95]), (pathlib.PurePosixPath("/data/x"), "/data/x"), (Mode.MIX, "mix"),
     (pathlib.PureWindowsPath(r"C:\data"), r"C:\data"), (argparse.Namespace(a=1), {"a": 1}),
-    (os.system, f"{os.system.__module__}.system"),
+    (OrderedDict(a=(1,)), {"a": [1]}), (OrderedDict(), {}), (os.system, f"{os.system.__module__}.system"),
 ]  # fmt: skip
 
 
@@ -91,6 +92,12 @@ def test_of_what_python_dumped_the_plain_data_is_read(value: Any, plain: Any) ->
     assert load_yaml(text, "x", dumped=True) == {"lr": 1e-4, "own": plain}
     with pytest.raises(ConfigurationError, match="is not allowed"):  # of what no program wrote
         load_yaml(text, "x")
+
+
+@pytest.mark.parametrize("made_of", [["a"], ["a", "b"], [[1]], [[[[1], 2]]]])
+def test_an_ordered_dictionary_of_no_pairs_is_read_as_what_it_was_made_of(made_of: list[Any]) -> None:
+    text = f"!!python/object/apply:collections.OrderedDict {made_of}"
+    assert load_yaml(text, "x", dumped=True) == (made_of[0] if len(made_of) == 1 else made_of)
 
 
 def test_what_a_tag_would_call_is_not_called(tmp_path: pathlib.Path) -> None:
