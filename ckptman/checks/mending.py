@@ -296,10 +296,10 @@ def _copies(inventory: Inventory, moved: set[PurePosixPath]) -> Iterator[Step]:
     recorded = {file.path for file in inventory.files if file.entry is not None}
     root = inventory.scan.root
     folders = places.copied_runs(inventory) - moved
-    for folder in sorted(folders):
+    for folder in sorted(folder for folder in folders if folders.isdisjoint(folder.parents)):
         yield Step("trash", "duplicate", str(folder), str(places.trash(folder)))
     for copy, source in sorted(inventory.copies.items()):
-        if copy in recorded or copy in moved or copy.parent in folders:
+        if copy in recorded or copy in moved or not folders.isdisjoint(copy.parents):
             continue
         if _leads_to(root / source, root / copy):  # which is no copy, but what the link stands for
             yield Step("trash", "duplicate", str(source), str(places.trash(source)), same_as=str(copy))

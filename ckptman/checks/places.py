@@ -25,13 +25,14 @@ def apart(one: PurePosixPath, other: PurePosixPath) -> tuple[PurePosixPath, Pure
 
 
 def copied_runs(inventory: Inventory) -> set[PurePosixPath]:
-    """Run folders that hold nothing but copies of another's files, and whose run.json knows of no other run than that
-    one's."""
+    """Run folders whose checkpoints are copies of another's, one and all, and whose run.json knows of no other run than
+    that one's."""
     folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in inventory.files:
         if file.entry is not None:
             folders[file.path.parent].append(file.path)
-    copied = {folder for folder, files in folders.items() if all(file in inventory.copies for file in files)}
+    own = {folder for file in inventory.files if file.path not in inventory.copies for folder in file.path.parents}
+    copied = folders.keys() - own
     records_of = {folder.path: folder.record for folder in inventory.scan.runs}
     found = set()
     for folder in copied:

@@ -19,8 +19,8 @@ from ckptman.cli.app import run
 from ckptman.documents import report
 from ckptman.ingestion import ingest
 from ckptman.tree import records
-from tests.helpers.raw import START, config, write_run
-from tests.helpers.trees import CHECKPOINT, DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK, copy
+from tests.helpers.raw import START, config, write_checkpoint, write_run
+from tests.helpers.trees import CHECKPOINT, DYNAMIC, DYNAMIC_RUN, FINAL, FIXED, RUN, TASK, copy, small_config
 
 SECOND = f"{TASK}/seed_2337"
 SECOND_TASK = f"{FIXED}/task_0002/seed_1337"
@@ -117,7 +117,14 @@ def file_of_a_renamed_run_in_a_renamed_run(root: Path) -> None:
 
 def copy_of_a_run_with_a_copy_of_a_file(root: Path) -> None:
     again = Path(shutil.copytree(root / RUN, root / TASK / "seed_9"))
-    shutil.copy(again / FINAL, again / "copy.pt")
+    (again / "old").mkdir()
+    for name in ("copy.pt", "old/copy.pt"):
+        shutil.copy(again / FINAL, again / name)
+
+
+def copy_of_a_run_in_a_copy_of_it(root: Path) -> None:
+    for name in ("seed_9", "seed_9/again"):
+        shutil.copytree(root / RUN, root / TASK / name)
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {
@@ -153,7 +160,8 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a copy of a run, with an empty folder for a record": copy_of_a_run_that_lost_its_record,
     "records of two tasks swapped, and a renamed file": swap_records_and_rename_a_file,
     "a file of a renamed run in another": file_of_a_renamed_run_in_a_renamed_run,
-    "a copy of a run with a copy of a file": copy_of_a_run_with_a_copy_of_a_file,
+    "a copy of a run with copies of a file": copy_of_a_run_with_a_copy_of_a_file,
+    "a copy of a run in a copy of it": copy_of_a_run_in_a_copy_of_it,
     "a renamed run, and an empty folder in its place": lambda root: rename_run(root, beside=RUN),
     "a renamed task, and an empty one in its place": lambda root: rename_run(root, of=TASK, beside=RUN),
     "a file under another name, and a link to it": link_to_another_name,
@@ -290,6 +298,18 @@ def test_a_run_keeps_its_place_when_another_claims_it(root: Path) -> None:
     mend(root, plan_mending(validate(root, deep=True)))
     assert contents(root) == before
     assert (root / RUN / FINAL).is_file()
+
+
+@pytest.mark.parametrize("folder", ["", "old"])
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_copy_of_a_run_with_a_checkpoint_that_is_nowhere_else_stays(root: Path, folder: str, is_copy: bool) -> None:
+    again = Path(shutil.copytree(root / RUN, root / TASK / "seed_9"))
+    (again / folder).mkdir(exist_ok=True)
+    write_checkpoint(again / folder / "best.pt", small_config(), saved_at=START, salt=7)
+    if is_copy:  # the control
+        shutil.copy(root / RUN / FINAL, again / folder / "best.pt")
+    mend(root, plan_mending(validate(root, deep=True)))
+    assert (again / folder / "best.pt").is_file() is not is_copy
 
 
 def test_a_file_with_other_bytes_is_not_taken_for_the_missing_one(root: Path) -> None:
