@@ -206,12 +206,11 @@ def _moves(
         if run.files and all(file.path in inventory.told for file in run.files):
             continue  # a copy of a run, for one, which goes nowhere but into the trash
         target = _target(run, convention)
-        code = "wrong-run-folder" if target is not None and target.parent == run.folder.parent else "misplaced"
-        if code not in codes and (run.files or run.folder not in filled):
+        if target is None or (_code(run.folder, target) not in codes and (run.files or run.folder not in filled)):
             continue
-        if target is not None and target.is_relative_to(run.folder):  # its files lie in a folder above
+        if target.is_relative_to(run.folder):  # its files lie in a folder above
             steps += _files_of(run, target, taken)
-        elif target is not None:
+        else:
             wrong[run.folder] = (target, run)
     while wrong:
         free = [folder for folder, (target, _) in wrong.items() if target not in taken]
@@ -227,10 +226,14 @@ def _moves(
             if waits:
                 wrong[aside] = (target, run)
             target = aside
-        code = "wrong-run-folder" if folder.parent == target.parent else "misplaced"
-        steps.append(Step("move", code, str(folder), str(target)))
+        steps.append(Step("move", _code(folder, target), str(folder), str(target)))
         taken.moves[folder], taken.moves[target] = False, True
     return steps
+
+
+def _code(folder: PurePosixPath, target: PurePosixPath) -> str:
+    """The finding of a run folder that belongs elsewhere."""
+    return "wrong-run-folder" if folder.parent == target.parent else "misplaced"
 
 
 @dataclass
