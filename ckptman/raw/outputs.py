@@ -378,7 +378,8 @@ class RawOutputs:
             with suppress(RefusedError):  # a name of no convention says nothing
                 named = naming.parse(placement.name_at_source(path, self.convention)).values
                 config = config or {**placement.said_by_group(group, self.convention), **named}
-            if (seed := config.get(self.convention.seed_key, seed)) is not None:
+            said_seed = placement.seed_of(config.get(self.convention.seed_key))
+            if (seed := seed if said_seed is None else said_seed) is not None:
                 config[self.convention.seed_key] = seed
             with suppress(RefusedError):  # it has no place that is known
                 said = group_said(config, group, self.convention)

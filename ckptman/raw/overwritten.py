@@ -41,7 +41,7 @@ class Owner:
     def may_be(self, run_id: str, seed: int | None) -> bool:
         """Whether the run with this id could have written the file; its seed is None where the record tells none."""
         if self.run_id is None and not self.candidates:
-            return None in (self.seed, seed) or self.seed == seed
+            return _may_be_one(self.seed, seed)
         return run_id in (self.run_id, *self.candidates)
 
 
@@ -125,6 +125,11 @@ def find_lost_files(
     return sorted(found, key=lambda item: item.run.run_id)
 
 
+def _may_be_one(seed: int | None, other: int | None) -> bool:
+    """Whether two seeds may be one; None is one that is not told."""
+    return None in (seed, other) or seed == other
+
+
 def _is_before(ended: Mapping[str, float | None], owner: Owner, run: WandbRun) -> bool:
     """Whether the run that wrote a file had ended when another began."""
     end = ended.get(owner.run_id or "")
@@ -147,7 +152,8 @@ def owner_of_refused(
         writers = [
             run
             for run in runs
-            if path.name in saved_names(run, convention) and seed in (None, run.config.get(convention.seed_key))
+            if path.name in saved_names(run, convention)
+            and _may_be_one(seed, placement.seed_of(run.config.get(convention.seed_key)))
         ]
         for found in (writers, [run for run in writers if saved_at is not None and run.covers(saved_at)]):
             if len(found) == 1:
@@ -195,7 +201,7 @@ class _Files:
         folders = {_named_folder(each, rules) for each in (run.config, config)} - {()}
         groups = {group for each in (run.config, config) if isinstance(group := each.get(rules.group_key), str)}
         seeds = placement.named_by_folders(path, rules)[2], placement.seed_of(run.config.get(rules.seed_key))
-        return len(folders) < 2 and len(groups) < 2 and (None in seeds or seeds[0] == seeds[1])
+        return len(folders) < 2 and len(groups) < 2 and _may_be_one(*seeds)
 
     def _is_below(self, path: Path, home: Path) -> bool:
         """Whether a file lies below a folder where W&B recorded the runs of several tasks."""

@@ -47,6 +47,18 @@ def test_a_refused_final_is_neither_missing_nor_overwritten(source: Path, root: 
     assert standing.state == ("refused" if spoilt else "complete")
 
 
+@pytest.mark.parametrize("seed", ["null", "-1", "2337"])
+def test_a_refused_file_is_of_a_run_whose_record_tells_no_other_seed(seed: str, source: Path, root: Path) -> None:
+    [final] = write_run(task(source) / "seed_1337", config(), run_id="abcd1234", files=("Final",))
+    for file in (task(source) / "seed_1337" / "wandb").rglob("config.yaml"):
+        file.write_text(file.read_text().replace("seed:\n  value: 1337", f"seed:\n  value: {seed}"))
+    final.write_bytes(b"no checkpoint")
+    ingest(source, root, settle=0)
+    [found] = read_refused(root)
+    assert found.run_id == ("abcd1234" if seed != "2337" else None)
+    assert (found.seed, standings(root)[1337]) == (1337, "refused")
+
+
 def test_a_later_ingest_with_the_right_times_tells_the_run(source: Path, root: Path, tmp_path: Path) -> None:
     for number, run_id in enumerate(("first111", "rerun222")):
         files = write_run(task(source), config(), run_id=run_id, started=START + number * 1_000, salt=number)
