@@ -181,7 +181,7 @@ def _suffix_of(folder: Path) -> str:
 
 
 def _of_other_suffixes(root: Path, known: Collection[str]) -> dict[str, int]:
-    """What else files end in of which the first are checkpoints by what is in them, and how many there are."""
+    """What else files end in, some of which are checkpoints by what is in them, and how many there are."""
     found: dict[str, list[Path]] = defaultdict(list)
     for at, _, names in os.walk(root):
         for path in (Path(at, name) for name in names):
@@ -190,8 +190,8 @@ def _of_other_suffixes(root: Path, known: Collection[str]) -> dict[str, int]:
                 found[path.suffix].append(path)
     count = {}
     for suffix, paths in found.items():
-        with suppress(RefusedError):
-            for path in paths[:_MOST_TRIED]:
+        for path in paths[:_MOST_TRIED]:
+            with suppress(RefusedError):
                 containers.read(path, convention_file.built_in().checkpoint)
                 count[suffix] = len(paths)
     return count

@@ -234,8 +234,9 @@ def test_checkpoints_of_another_ending_are_found_by_what_is_in_them(tmp_path: Pa
         run.mkdir(parents=True)
         torch.save({"w": torch.full((4, 4), float(seed))}, run / "ppo.cleanrl_model")
         (run / "notes.log").write_text("x")
+    (tmp_path / "raw" / "cut.cleanrl_model").write_bytes(b"x")  # which is seen first
     found = learning.learn(tmp_path / "raw")
-    assert (found.files, found.placed) == (2, 2)
+    assert (found.files, found.placed) == (3, 2)
     assert "suffix: .cleanrl_model" in found.text.replace('"', "")
 
 
