@@ -50,7 +50,8 @@ class _Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._tasks:  # before rich 14.3, one that was never begun writes an empty line
+            self._progress.stop()
 
     def _show(self, stage: str, done: int, total: int, *, description: str | None = None, amount: str = "") -> None:
         now = monotonic()

@@ -324,7 +324,8 @@ class RunProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._terminal:
+            self._bar.stop()
 
     def __call__(self, progress: run_progress.BatchProgress) -> None:
         """Show how far a run is."""

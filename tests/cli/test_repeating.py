@@ -213,6 +213,7 @@ OF_NO_ANSWER = {
     "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION",
     "OMP_WAIT_POLICY",
     "PYDANTIC_DISABLE_PLUGINS",
+    "PYDANTIC_VALIDATE_CORE_SCHEMAS",
 }
 """Variables on which completion, torch and pydantic hang; where a shell completes, no answer is looked for."""
 

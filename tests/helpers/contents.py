@@ -166,6 +166,8 @@ CONTENTS |= {
         "cuda": [torch.zeros(16, dtype=torch.uint8)],
     },
 }
+if hasattr(np.dtypes, "StringDType"):  # since numpy 2
+    CONTENTS["numpy: text of any length"] = lambda: np.array(["a", "bcd"], dtype=np.dtypes.StringDType())
 for _name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"):
     CONTENTS[f"random: numpy's {_name}"] = functools.partial(
         lambda name: np.random.Generator(getattr(np.random, name)(5)), _name
@@ -192,7 +194,6 @@ CONTENTS |= {
     "numpy: array without dimensions": lambda: np.array(3.0),
     "numpy: transposed array": lambda: np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     "numpy: part of an array": lambda: np.arange(20)[3:17:2],
-    "numpy: text of any length": lambda: np.array(["a", "bcd"], dtype=np.dtypes.StringDType()),
     "numpy: masked array": lambda: np.ma.masked_array([1.0, 2.0], [True, False]),
     "numpy: matrix-like list of arrays": lambda: [np.eye(2), np.zeros(3, np.int8)],
     "numpy: type": lambda: np.dtype("float32"),
