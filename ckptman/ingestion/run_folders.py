@@ -552,7 +552,6 @@ class RunFolders:
         """
         self.root = root
         self._convention = convention
-        self._source_root = str(source.root)
         self._read_kept = read_kept
         self._kept: set[tuple[str, str]] = set()
         """Folders and files of the tree that were read, and found as run.json says."""
