@@ -139,7 +139,7 @@ def destination_error(error: OSError, path: Path) -> CkptmanError:
         return RefusedError(
             f"{shown(path)} is too long a name for its file system",
             code="name-too-long",
-            fix="Rename the source, or choose a root with a shorter path.",
+            fix="Choose a folder with a shorter path, or rename the source.",
         )
     otherwise = ("io-error", reason_of(error), "Check the disk, or the network it is on, then do it again.")
     code, reason, fix = _WRITE_FAULTS.get(error.errno or 0, otherwise)
