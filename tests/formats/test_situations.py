@@ -585,14 +585,10 @@ def test_what_a_tool_added_to_the_archive(save: Callable[..., Path]) -> None:
     assert checked(path).config == CONFIG
 
 
-_PATHLIB = [b"cpathlib\n", b"cpathlib._local\n"]
-"""The module of its classes in most versions of Python, and in 3.13."""
-if pathlib.Path.__module__ != "pathlib":
-    _PATHLIB.reverse()
-
-
-@pytest.mark.parametrize("names", [(b"numpy._core", b"numpy.core"), tuple(_PATHLIB)])
+@pytest.mark.parametrize("names", [(b"numpy._core", b"numpy.core"), (b"cpathlib\n", b"cpathlib._local\n")])
 def test_modules_by_their_other_names(save: Callable[..., Path], names: tuple[bytes, bytes]) -> None:
     config = {**CONFIG, "best": np.float64(0.5), "grid": np.arange(2), "save_dir": pathlib.Path("/a/b")}
-    found = read_checkpoint(renamed(save(train_config=config), names), RULES).config
+    path = save(train_config=config)
+    other = names if names[0] in path.read_bytes() else names[::-1]  # before numpy 2; in Python 3.13
+    found = read_checkpoint(renamed(path, other), RULES).config
     assert found == {**CONFIG, "best": 0.5, "grid": [0, 1], "save_dir": "/a/b"}
