@@ -263,12 +263,17 @@ def process_of(run: SweepRun) -> int:
     return said.pid
 
 
+def with_a_signal_to_the_first(out: Path, number: signal.Signals) -> SweepResult:
+    """A sweep of a long run and two short ones; the process of the long one gets a signal."""
+    long, short = plan(out, ONE, LONG), plan(out, dataclasses.replace(ONE, seeds=(2337, 3337)))
+    both = SweepPlan(out=out, runs=(*long.runs, *short.runs))
+    watch = Watch(lambda run: os.kill(process_of(run), number))
+    return sweep(both, processes=1, how=HOW, update=watch)
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_takes_down_no_other_run(tmp_path: Path) -> None:
-    long, short = plan(tmp_path, ONE, LONG), plan(tmp_path, dataclasses.replace(ONE, seeds=(2337, 3337)))
-    both = SweepPlan(out=tmp_path, runs=(*long.runs, *short.runs))
-    watch = Watch(lambda run: os.kill(process_of(run), signal.SIGKILL))
-    result = sweep(both, processes=1, how=HOW, update=watch)
+    result = with_a_signal_to_the_first(tmp_path, signal.SIGKILL)
     assert states(result) == [FAILED, COMPLETE, COMPLETE]
     assert result.runs[0].reason == "its process was killed by SIGKILL"
     assert Path(result.runs[0].log).is_file()
@@ -277,10 +282,7 @@ def test_a_process_that_is_killed_takes_down_no_other_run(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_process_that_is_told_to_end_saves_its_run_and_the_others_are_trained(tmp_path: Path) -> None:
-    long, short = plan(tmp_path, ONE, LONG), plan(tmp_path, dataclasses.replace(ONE, seeds=(2337, 3337)))
-    both = SweepPlan(out=tmp_path, runs=(*long.runs, *short.runs))
-    watch = Watch(lambda run: os.kill(process_of(run), signal.SIGTERM))
-    result = sweep(both, processes=1, how=HOW, update=watch)
+    result = with_a_signal_to_the_first(tmp_path, signal.SIGTERM)
     assert states(result) == [INTERRUPTED, COMPLETE, COMPLETE]
     assert (result.interrupted, result.wrong) == (True, ())
     assert [run.action for run in plan_again(tmp_path)] == ["resume"]
